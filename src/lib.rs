@@ -1,0 +1,3 @@
+//! Fine-tuning of generative information retrieval models.
+
+pub mod random;
