@@ -260,12 +260,13 @@ def run_case(network: torch.nn.Module, case: Case, seed: int) -> tuple[dict, lis
 
 
 def source_batch(vocabulary: int, length: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three rows of random tokens that end with `</s>`: whole, with more than half and with a fifth of the length."""
+    """Three rows of random tokens: whole, with two thirds and with a fifth of the length; longer than 1 they end with `</s>`."""
     source = torch.randint(2, vocabulary, (BATCH, length), generator=generator(seed))
     mask = torch.zeros_like(source)
     for row, kept in enumerate((length, (2 * length + 2) // 3, (length + 4) // 5)):
         mask[row, :kept] = 1
-        source[row, kept - 1] = END
+        if kept > 1:
+            source[row, kept - 1] = END
         source[row, kept:] = PAD
     return source, mask
 
