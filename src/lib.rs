@@ -1,3 +1,7 @@
 //! Fine-tuning of generative information retrieval models.
 
+pub mod files;
+pub mod monitor;
 pub mod random;
+pub mod retrieval;
+pub mod run;
