@@ -1,6 +1,6 @@
 //! Metrics agree with `ir_measures` on the same run files, and run files survive a round trip.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use genir::retrieval::run_files::{
@@ -22,7 +22,7 @@ fn judge(run: &Path, qrels: &Path) -> Metrics {
         .into_iter()
         .map(|line| ((line.query, line.document), line.rank))
         .collect();
-    let mut queries: HashMap<String, JudgedRanks> = HashMap::new();
+    let mut queries: BTreeMap<String, JudgedRanks> = BTreeMap::new();
     for line in read_qrels(qrels).unwrap() {
         if line.grade > 0 {
             let key = (line.query.clone(), line.document);
