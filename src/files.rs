@@ -78,7 +78,7 @@ impl WholeFile {
             .map_err(FileError::new("write", &self.path))?;
         fs::rename(&self.temporary, &self.path).map_err(FileError::new("write", &self.path))?;
         self.committed = true;
-        sync_directory(&self.path)
+        sync_parent(&self.path)
     }
 }
 
@@ -111,8 +111,8 @@ pub fn write_whole(
     file.commit()
 }
 
-/// Makes a rename inside the directory that holds `path` survive a power failure.
-fn sync_directory(path: &Path) -> Result<(), FileError> {
+/// Makes a rename to `path`, of a file or a directory, survive a power failure.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), FileError> {
     if cfg!(unix) {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -23,13 +23,13 @@ pub(super) struct Progress {
     /// When and at which step the first step was reported.
     start: Option<(Instant, u64)>,
     shown: Option<Instant>,
-    now: Now,
+    newest: Newest,
     rate: Rate,
 }
 
 /// The newest values.
 #[derive(Default)]
-struct Now {
+struct Newest {
     step: u64,
     loss: Option<f64>,
     metric: Option<String>,
@@ -41,8 +41,7 @@ impl Progress {
         let bar = console.bar(total);
         if let Some(bar) = &bar {
             // `wide_msg` is cut at the width of the terminal: the bar never wraps.
-            let style =
-                ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed_precise} {wide_msg}");
+            let style = ProgressStyle::with_template("{bar:12} {pos}/{len} {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         }
         Progress {
@@ -51,7 +50,7 @@ impl Progress {
             total,
             start: None,
             shown: None,
-            now: Now::default(),
+            newest: Newest::default(),
             rate: Rate::default(),
         }
     }
@@ -59,13 +58,13 @@ impl Progress {
     pub fn step(&mut self, step: u64, loss: f64, examples_done: u64) {
         let time = Instant::now();
         let &mut (start, first_step) = self.start.get_or_insert((time, step));
-        self.now.step = step;
-        self.now.loss = Some(loss);
+        self.newest.step = step;
+        self.newest.loss = Some(loss);
         let done = step.saturating_sub(first_step);
         if done > 0 {
             let a_step = time.duration_since(start).as_secs_f64() / done as f64;
             let left = a_step * self.total.saturating_sub(step) as f64;
-            self.now.left = Duration::try_from_secs_f64(left).ok();
+            self.newest.left = Duration::try_from_secs_f64(left).ok();
         }
         self.rate.update(time, examples_done);
 
@@ -92,7 +91,7 @@ impl Progress {
         }
         self.console
             .message(&format!("{line}  ({} queries)", metrics.queries));
-        self.now.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
+        self.newest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
     }
 
     pub fn examples_per_second(&self) -> Option<f64> {
@@ -105,6 +104,7 @@ impl Progress {
 
     /// Shows the last values once more and leaves them on the screen.
     pub fn finish(&mut self) {
+        self.newest.left = None;
         self.show();
         if let Some(bar) = &self.bar {
             bar.abandon();
@@ -114,27 +114,31 @@ impl Progress {
     fn show(&self) {
         match &self.bar {
             Some(bar) => {
-                bar.set_position(self.now.step);
+                bar.set_position(self.newest.step);
                 bar.set_message(self.status());
             }
             None => {
-                let step = self.now.step;
+                let step = self.newest.step;
                 let text = format!("step {step}/{}  {}", self.total, self.status());
                 self.console.progress(&text);
             }
         }
     }
 
-    /// Loss, newest metric, speed, memory and time left: those that are known.
+    /// Time left, loss, newest metric, speed and memory: those that are known. A narrow terminal
+    /// cuts the end off, so what matters most comes first.
     fn status(&self) -> String {
+        let rate = self.rate.value.map(|rate| {
+            let digits = usize::from(rate < 10.0);
+            format!("{rate:.digits$} examples/s")
+        });
+        let left = self.newest.left.map(FormattedDuration);
         let parts = [
-            self.now.loss.map(|loss| format!("loss {loss:.4}")),
-            self.now.metric.clone(),
-            self.rate.value.map(|rate| format!("{rate:.0} examples/s")),
+            left.map(|left| format!("{left} left")),
+            self.newest.loss.map(|loss| format!("loss {loss:.4}")),
+            self.newest.metric.clone(),
+            rate,
             resident_memory().map(|bytes| HumanBytes(bytes).to_string()),
-            self.now
-                .left
-                .map(|left| format!("{} left", FormattedDuration(left))),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
     }
