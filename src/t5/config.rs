@@ -112,7 +112,9 @@ impl T5Config {
         let tie_word_embeddings = keys.boolean("tie_word_embeddings", true)?;
         // transformers 5 always says tie_word_embeddings = true and keeps the key's old second
         // meaning, whether the decoder's output is scaled, in a key of its own.
-        let scale_decoder_outputs = keys.boolean("scale_decoder_outputs", tie_word_embeddings)?;
+        // mT5's code never scales, whatever its file says.
+        let scale_decoder_outputs = !is_mt5(&original)
+            && keys.boolean("scale_decoder_outputs", tie_word_embeddings)?;
         let num_layers = keys.size("num_layers", None)?;
         let pad_token_id = keys.size_or_zero("pad_token_id", 0)? as u32;
         let config = Self {
@@ -174,20 +176,33 @@ impl T5Config {
         self.num_heads * self.d_kv
     }
 
-    /// `config.json` for an export with `rows` embedding rows and an output matrix that is tied or not.
+    /// `config.json` for an export with `rows` embedding rows.
+    ///
+    /// Whether the head is tied is told by the weights. `tie_word_embeddings` is what transformers takes
+    /// the scaling of the decoder's output from, in its versions 4 and 5 (mT5 is never scaled).
     pub fn export(&self, rows: usize, tied: bool) -> Value {
         let mut map = self.original.clone();
-        map.insert("model_type".into(), map.get("model_type").cloned().unwrap_or("t5".into()));
-        map.insert("architectures".into(), vec!["T5ForConditionalGeneration"].into());
+        let mt5 = is_mt5(&map);
+        let (kind, class) = match mt5 {
+            true => ("mt5", "MT5ForConditionalGeneration"),
+            false => ("t5", "T5ForConditionalGeneration"),
+        };
+        map.insert("model_type".into(), kind.into());
+        map.insert("architectures".into(), vec![class].into());
         map.insert("vocab_size".into(), rows.into());
-        map.insert("tie_word_embeddings".into(), tied.into());
+        let tie = if mt5 { tied } else { self.scale_decoder_outputs };
+        map.insert("tie_word_embeddings".into(), tie.into());
         map.insert("scale_decoder_outputs".into(), self.scale_decoder_outputs.into());
         map.insert("num_decoder_layers".into(), self.num_decoder_layers.into());
         map.insert("decoder_start_token_id".into(), self.decoder_start_token_id.into());
-        map.insert("torch_dtype".into(), "float32".into());
-        map.remove("dtype");
+        map.insert("dtype".into(), "float32".into());
+        map.remove("torch_dtype");
         Value::Object(map)
     }
+}
+
+fn is_mt5(map: &Map<String, Value>) -> bool {
+    map.get("model_type").and_then(Value::as_str) == Some("mt5")
 }
 
 /// Reads typed keys out of a JSON object, with errors that name file, key and value.
