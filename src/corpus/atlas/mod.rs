@@ -1,0 +1,8 @@
+//! The bundled corpus.
+
+use super::Corpus;
+
+/// The bundled corpus `bundled:atlas`.
+pub fn atlas() -> Corpus {
+    Corpus::default()
+}
