@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The bundled corpus.
 
 use super::Corpus;
@@ -5,4 +6,84 @@ use super::Corpus;
 /// The bundled corpus `bundled:atlas`.
 pub fn atlas() -> Corpus {
     Corpus::default()
+=======
+//! The bundled corpus `bundled:atlas`: chemical elements, countries, constellations and states of the
+//! United States, so that the first command works without a network and without data.
+//!
+//! The facts are tables beside this file. A family of documents is one table, the facts that are asked
+//! about, and a template that turns a row into a document; questions come from the wordings of a fact.
+//! Everything is the same on every machine and in every run.
+
+mod constellations;
+mod countries;
+mod elements;
+mod questions;
+mod states;
+mod table;
+mod text;
+
+use super::{Corpus, Document};
+use table::{Row, Table};
+
+/// The documents of one kind: where their facts are, how they are written and what is asked.
+struct Family {
+    /// First part of each document's id.
+    name: &'static str,
+    /// The table's file name, for error messages.
+    file: &'static str,
+    /// The table's text, tab separated, with a header line.
+    table: &'static str,
+    facts: &'static [Fact],
+    describe: fn(&Row) -> String,
+}
+
+/// One column of a table, and the ways to ask about it.
+struct Fact {
+    column: &'static str,
+    /// Wordings that name the subject, as `{subject}`, and ask for the fact.
+    asked: &'static [&'static str],
+    /// Wordings that name the fact, as `{value}`, and ask for the subject. Used only for a value that no
+    /// other document shares.
+    given: &'static [&'static str],
+}
+
+const FAMILIES: [Family; 4] = [
+    elements::FAMILY,
+    countries::FAMILY,
+    constellations::FAMILY,
+    states::FAMILY,
+];
+
+/// The bundled corpus: 451 documents, each with ten training questions and two each for validation and
+/// test.
+///
+/// A document's id is its family and subject (`element-iron`). A query's id is the document's, the
+/// fact's column, `asked` (the question names the subject) or `given` (it names the fact) and the
+/// number of the wording: `element-iron/symbol/given/2`.
+pub fn atlas() -> Corpus {
+    let tables = FAMILIES.map(|family| {
+        let table = Table::parse(family.file, family.table)
+            .expect("a bundled table is part of the program, and the tests read each of them");
+        (family, table)
+    });
+    let mut corpus = Corpus {
+        documents: Vec::new(),
+        train: Vec::new(),
+        validation: Vec::new(),
+        test: Vec::new(),
+        generated: Vec::new(),
+    };
+    let shared = questions::SharedValues::of(&tables);
+    for (family, table) in &tables {
+        for row in table.rows() {
+            let document = Document {
+                id: format!("{}-{}", family.name, row.id()),
+                text: (family.describe)(&row),
+            };
+            questions::ask(&mut corpus, family, &row, &document.id, &shared);
+            corpus.documents.push(document);
+        }
+    }
+    corpus
+>>>>>>> atlas
 }

@@ -1,0 +1,145 @@
+//! Questions about the bundled facts, and the split that each belongs to.
+//!
+//! A document and a fact that is asked, or given, is a topic. The wordings of a topic are dealt out in an
+//! order of its own: two to training and, for some topics, one to validation and one to test. So a held-out
+//! question always asks something that training asks in other words, and its words are trained on other
+//! documents.
+
+use std::collections::{HashMap, HashSet};
+
+use super::table::{Row, Table};
+use super::text::{capitalised, listed};
+use super::{Fact, Family};
+use crate::corpus::{Corpus, Judgement, Query};
+use crate::random;
+
+/// The split of questions is part of the corpus: another seed would be another corpus.
+const SEED: u64 = 1;
+/// Topics that a document is asked about.
+const TOPICS: usize = 5;
+/// How many of them give the fact and ask for the subject.
+const GIVEN_TOPICS: usize = 2;
+/// Wordings of each topic that go to training.
+const TRAIN_WORDINGS: usize = 2;
+
+/// The values that more than one document has, for each column: no question may be asked from them.
+pub(super) struct SharedValues(HashSet<(&'static str, String)>);
+
+impl SharedValues {
+    pub(super) fn of(tables: &[(Family, Table)]) -> Self {
+        let mut counts: HashMap<(&'static str, String), usize> = HashMap::new();
+        for (family, table) in tables {
+            for row in table.rows() {
+                for fact in family.facts {
+                    for value in row.list(fact.column) {
+                        *counts
+                            .entry((fact.column, value.to_lowercase()))
+                            .or_default() += 1;
+                    }
+                }
+            }
+        }
+        let shared = counts.into_iter().filter(|(_, count)| *count > 1);
+        Self(shared.map(|(value, _)| value).collect())
+    }
+
+    /// Whether another document has any of the fact's values.
+    fn contains(&self, fact: &Fact, row: &Row) -> bool {
+        row.list(fact.column)
+            .iter()
+            .any(|value| self.0.contains(&(fact.column, value.to_lowercase())))
+    }
+}
+
+/// One fact of one document in one direction.
+struct Topic {
+    column: &'static str,
+    direction: &'static str,
+    wordings: &'static [&'static str],
+    placeholder: &'static str,
+    filling: String,
+}
+
+/// Adds the questions of the next document, described by `row`, to the splits.
+pub(super) fn ask(
+    corpus: &mut Corpus,
+    family: &Family,
+    row: &Row,
+    document_id: &str,
+    shared: &SharedValues,
+) {
+    let document = corpus.documents.len() as u32;
+    let (asked, given) = topics(family, row, shared, u64::from(document));
+    for (place, topic) in asked.iter().chain(&given).enumerate() {
+        // The first topic of each direction goes to validation, the second (or else the first) to test.
+        let held_out = if place < asked.len() { &asked } else { &given };
+        let rank = if place < asked.len() {
+            place
+        } else {
+            place - asked.len()
+        };
+        let test_rank = usize::from(held_out.len() > 1);
+
+        let mut order: Vec<usize> = (0..topic.wordings.len()).collect();
+        let position = u64::from(document) * 64 + place as u64;
+        random::shuffle(&mut order, SEED, position, "atlas wordings");
+        let query = |wording: usize| Query {
+            id: format!(
+                "{document_id}/{}/{}/{wording}",
+                topic.column, topic.direction
+            ),
+            text: capitalised(&topic.wordings[wording].replace(topic.placeholder, &topic.filling)),
+            relevant: vec![Judgement { document, grade: 1 }],
+        };
+        corpus.train.extend(
+            order[..TRAIN_WORDINGS]
+                .iter()
+                .map(|wording| query(*wording)),
+        );
+        if rank == 0 {
+            corpus.validation.push(query(order[TRAIN_WORDINGS]));
+        }
+        if rank == test_rank {
+            corpus.test.push(query(order[TRAIN_WORDINGS + 1]));
+        }
+    }
+}
+
+/// The topics that a document is asked about: those that name its subject, and those that name a fact.
+fn topics(
+    family: &Family,
+    row: &Row,
+    shared: &SharedValues,
+    document: u64,
+) -> (Vec<Topic>, Vec<Topic>) {
+    let known = || {
+        family
+            .facts
+            .iter()
+            .filter(|fact| row.get(fact.column).is_some())
+    };
+    let mut asked: Vec<Topic> = known()
+        .map(|fact| Topic {
+            column: fact.column,
+            direction: "asked",
+            wordings: fact.asked,
+            placeholder: "{subject}",
+            filling: row.name().to_owned(),
+        })
+        .collect();
+    let mut given: Vec<Topic> = known()
+        .filter(|fact| !fact.given.is_empty() && !shared.contains(fact, row))
+        .map(|fact| Topic {
+            column: fact.column,
+            direction: "given",
+            wordings: fact.given,
+            placeholder: "{value}",
+            filling: listed(&row.list(fact.column)),
+        })
+        .collect();
+    random::shuffle(&mut asked, SEED, document, "atlas asked topics");
+    random::shuffle(&mut given, SEED, document, "atlas given topics");
+    given.truncate(GIVEN_TOPICS);
+    asked.truncate(TOPICS - given.len());
+    (asked, given)
+}
