@@ -341,6 +341,14 @@ fn conflicts_between_keys_are_refused() {
 }
 
 #[test]
+fn parts_of_an_inline_value_are_placed_where_it_was_given() {
+    let wrong = "corpus.leave_out={count=0}";
+    assert!(problem(&[wrong]).starts_with("command line: corpus.leave_out.count = 0: expected"));
+    let text = format!("{SMALL}\n[corpus.leave_out]\ncount = 0\n");
+    assert!(problems(&text, &[])[0].starts_with("line 15: corpus.leave_out.count = 0"));
+}
+
+#[test]
 fn a_conflict_with_a_wrong_value_is_not_told() {
     let told = problem(&["train.steps=0", "schedule.warmup_steps=5"]);
     assert!(told.starts_with("command line: train.steps = 0"), "{told}");
