@@ -46,7 +46,7 @@ pub struct EvaluateSection {
 
 /// What a ranking is judged by; larger is better in all of them.
 pub const RANKING_METRICS: [&str; 7] = [
-    "hits@1", "hits@5", "hits@10", "hits@100", "r@5", "mrr@10", "ndcg@10",
+    "hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10",
 ];
 
 /// The rankings of what was trained on, for `memorisation`.
