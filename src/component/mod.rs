@@ -1,0 +1,9 @@
+//! Components, stages and selectors: from a recipe's text to the exact list of trained parameters.
+
+mod place;
+mod selector;
+mod stages;
+
+pub use place::{Component, ParameterPlace, Part, Stack};
+pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
+pub use stages::{Stage, Stages, StagesError, parse_layers};
