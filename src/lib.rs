@@ -13,4 +13,3 @@ pub mod retrieval;
 pub mod run;
 pub mod t5;
 pub mod task;
-pub mod train;

@@ -1,12 +1,3 @@
-<<<<<<< HEAD
-//! The bundled corpus.
-
-use super::Corpus;
-
-/// The bundled corpus `bundled:atlas`.
-pub fn atlas() -> Corpus {
-    Corpus::default()
-=======
 //! The bundled corpus `bundled:atlas`: chemical elements, countries, constellations and states of the
 //! United States, so that the first command works without a network and without data.
 //!
@@ -85,5 +76,4 @@ pub fn atlas() -> Corpus {
         }
     }
     corpus
->>>>>>> atlas
 }
