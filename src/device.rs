@@ -1,6 +1,6 @@
 //! Where a run computes: the CPU, or an NVIDIA GPU in builds with the feature `cuda`.
 
-use burn::tensor::{Device, DispatchDevice};
+use burn::tensor::Device;
 use thiserror::Error;
 
 /// Why a device cannot be had.
@@ -15,7 +15,7 @@ pub enum DeviceError {
     /// This binary was built without CUDA.
     #[error(
         "device `{found}`: this build of genir has no CUDA; build it with `--features cuda` \
-         (README, \\"GPU\\"), or use `cpu`"
+         (README, \"GPU\"), or use `cpu`"
     )]
     NotBuilt {
         /// What was asked for.
@@ -59,7 +59,8 @@ pub fn device(name: &str) -> Result<Device, DeviceError> {
 
 /// Whether tensors of `device` lie in memory that the CPU computes in.
 pub fn is_host(device: &Device) -> bool {
-    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+    // Device equality ignores autodiff.
+    *device == Device::flex()
 }
 
 /// `cpu` or `cuda:N`, as written to the run directory.
