@@ -224,8 +224,7 @@ fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
                     .map(|index| seen[index])
                     .collect();
                 assert_eq!(counts.iter().sum::<u64>(), share.per_epoch);
-                if share.examples > 0 {
-                    let floor = share.per_epoch / share.examples;
+                if let Some(floor) = share.per_epoch.checked_div(share.examples) {
                     let ceil = share.per_epoch.div_ceil(share.examples);
                     assert!(counts.iter().all(|&count| count == floor || count == ceil));
                 }
