@@ -122,6 +122,13 @@ fn a_text_is_cut_at_tokens_and_keeps_its_end() {
     };
     assert_eq!(encode("one two", &three), [3, 4, 1]);
     assert_eq!(encode("one two three four", &three), [3, 4, 1]);
+    // A word so long that the first bytes of the text hold too few tokens.
+    let four = EncodeOptions {
+        max_tokens: 4,
+        ..PLAIN
+    };
+    let text = format!("one {} two three four", "x".repeat(100));
+    assert_eq!(encode(&text, &four), [3, 2, 4, 1]);
     let prefixed = EncodeOptions {
         prefix: "to: ".to_owned(),
         lowercase: true,
