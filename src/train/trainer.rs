@@ -1,6 +1,5 @@
 //! The training loop: the only one there is.
 
-use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -25,7 +24,6 @@ pub struct Trainer<'a> {
     plan: &'a Plan,
     /// With autodiff.
     device: Device,
-    model: GenirModel,
     optimizer: Optimizer,
     schedule: Schedule,
     sampler: Sampler,
@@ -50,13 +48,11 @@ struct Step {
 }
 
 impl<'a> Trainer<'a> {
-    /// Puts the plan's model on its device, with everything frozen that is not to be trained.
+    /// A run that follows `plan`, before its first step.
     pub fn new(plan: &'a Plan) -> Result<Self, TrainError> {
-        let device = plan.device.clone().autodiff();
         let recipe = &plan.recipe;
         let total_steps = plan.total_steps();
         Ok(Self {
-            model: freeze_all_but(plan.model(&device)?, &plan.trained),
             optimizer: Optimizer::new(&recipe.optimizer),
             schedule: Schedule {
                 name: recipe.schedule.name,
@@ -71,14 +67,14 @@ impl<'a> Trainer<'a> {
                 recipe.run.seed,
             )?,
             total_steps,
+            device: plan.device.clone().autodiff(),
             plan,
-            device,
         })
     }
 
-    /// The model as it is.
-    pub fn model(&self) -> &GenirModel {
-        &self.model
+    /// The model before the first step, with everything frozen that is not to be trained.
+    pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
+        Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
     }
 
     /// Names of the parameters that the optimizer keeps a state for.
@@ -86,32 +82,35 @@ impl<'a> Trainer<'a> {
         self.optimizer.names()
     }
 
-    /// Trains to the last step, or until a callback stops the run.
+    /// Trains `model` to the last step, or until a callback stops the run, and gives it back.
     ///
     /// # Errors
     /// The first error of a callback, or a loss or gradient that is not finite: the update that it would
     /// have led to is not made, and the checkpoints written before stay.
     pub fn run(
         &mut self,
+        mut model: GenirModel,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
-    ) -> Result<Outcome, TrainError> {
+    ) -> Result<(GenirModel, Outcome), TrainError> {
         let mut examples = 0;
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
-        self.call_back(0, &before, callbacks, monitor)?;
+        self.call_back(0, &model, &before, callbacks, monitor)?;
         for step in 1..=self.total_steps {
-            let done = self.step(step)?;
+            let done;
+            (model, done) = self.step(model, step)?;
             examples += done.examples;
             monitor.step(step, done.loss, examples);
-            if let Some(stopped) = self.call_back(step, &done, callbacks, monitor)? {
-                return Ok(Outcome { steps: step, stopped: Some(stopped) });
+            if let Some(stopped) = self.call_back(step, &model, &done, callbacks, monitor)? {
+                return Ok((model, Outcome { steps: step, stopped: Some(stopped) }));
             }
         }
-        Ok(Outcome { steps: self.total_steps, stopped: None })
+        Ok((model, Outcome { steps: self.total_steps, stopped: None }))
     }
 
-    /// One update: forward and backward for each of its batches, then the optimizer.
-    fn step(&mut self, step: u64) -> Result<Step, TrainError> {
+    /// One update: forward and backward for each of its batches, then the optimizer. The model goes in and
+    /// comes out, so that the optimizer alone owns each tensor that it updates in place.
+    fn step(&mut self, model: GenirModel, step: u64) -> Result<(GenirModel, Step), TrainError> {
         let train = &self.plan.recipe.train;
         let learning_rate = self.schedule.at(step - 1);
         let mut accumulator = GradientsAccumulator::new();
@@ -121,7 +120,7 @@ impl<'a> Trainer<'a> {
             let position = (step - 1) * train.accumulate as u64 + part;
             let batch = self.batch(position);
             examples += batch.size() as u64;
-            let (value, found) = self.forward_backward(&batch, position);
+            let (value, found) = self.forward_backward(&model, &batch, position);
             if !value.is_finite() {
                 return Err(self.non_finite(NonFinite::Loss, value, step, learning_rate));
             }
@@ -129,19 +128,15 @@ impl<'a> Trainer<'a> {
             if train.accumulate == 1 {
                 gradients = Some(found);
             } else {
-                accumulator.accumulate(&self.model, found);
+                accumulator.accumulate(&model, found);
             }
         }
         let gradients = gradients.unwrap_or_else(|| accumulator.grads());
-        // The optimizer takes the model apart and puts it together again, so that it alone owns each tensor
-        // that it updates in place.
-        let model = std::mem::replace(&mut self.model, GenirModel::placeholder());
         let (model, updated) = self.optimizer.step(model, gradients, learning_rate);
-        self.model = model;
         match updated {
             Ok(updated) => {
                 let gradient_norm = updated.gradient_norm;
-                Ok(Step { loss, learning_rate, gradient_norm, examples })
+                Ok((model, Step { loss, learning_rate, gradient_norm, examples }))
             }
             Err(norm) => Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate)),
         }
@@ -158,7 +153,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// Mean loss of a batch, and its gradients over the number of batches of an update.
-    fn forward_backward(&self, batch: &Batch, position: u64) -> (f64, GradientsParams) {
+    fn forward_backward(
+        &self,
+        model: &GenirModel,
+        batch: &Batch,
+        position: u64,
+    ) -> (f64, GradientsParams) {
         let train = &self.plan.recipe.train;
         // Dropout draws from the device's generator: seeded here, its masks depend on the position alone.
         self.device.seed(random::key(self.plan.recipe.run.seed, position, "dropout"));
@@ -169,11 +169,11 @@ impl<'a> Trainer<'a> {
 
         let mut tap = NoTap;
         let mut pass = Pass::train(&mut tap, self.plan.dropout());
-        let output = self.model.t5.encode_and_decode_start(&source, &mut pass); // [batch, d_model]
-        let logits = self.model.logits(output);
+        let output = model.t5.encode_and_decode_start(&source, &mut pass); // [batch, d_model]
+        let logits = model.logits(output);
         let weight = 1.0 / train.accumulate as f64;
         let loss = cross_entropy(logits, targets, train.label_smoothing, weight);
-        let gradients = GradientsParams::from_grads(loss.root.backward(), &self.model);
+        let gradients = GradientsParams::from_grads(loss.root.backward(), model);
         (f64::from(loss.value.into_scalar::<f32>()), gradients)
     }
 
@@ -181,6 +181,7 @@ impl<'a> Trainer<'a> {
     fn call_back(
         &self,
         step: u64,
+        model: &GenirModel,
         done: &Step,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
@@ -192,7 +193,7 @@ impl<'a> Trainer<'a> {
             total_steps: self.total_steps,
             epoch: step as f64 / updates_per_epoch,
             is_last: step == self.total_steps,
-            model: &self.model,
+            model,
             loss: done.loss,
             learning_rate: done.learning_rate,
             gradient_norm: done.gradient_norm,
@@ -224,12 +225,5 @@ impl<'a> Trainer<'a> {
             .map(|example| self.plan.examples.source_id(example as usize))
             .collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples }
-    }
-}
-
-/// The trained model off the autodiff graph, for whatever comes after training.
-impl From<Trainer<'_>> for GenirModel {
-    fn from(trainer: Trainer) -> Self {
-        trainer.model.valid()
     }
 }
