@@ -1,5 +1,6 @@
 //! Fine-tuning of generative information retrieval models.
 
+mod choice;
 pub mod component;
 pub mod corpus;
 pub mod device;

@@ -61,7 +61,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     ) else {
         return Err(CorpusError::NothingFound {
             path: directory.display().to_string(),
-            layout: Layout::Beir.name(),
+            layout: Layout::Beir,
             looked_for: vec![CORPUS.to_owned(), QUERIES.to_owned()],
         });
     };
@@ -93,7 +93,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     if splits == 0 {
         return Err(CorpusError::NothingFound {
             path: directory.display().to_string(),
-            layout: Layout::Beir.name(),
+            layout: Layout::Beir,
             looked_for: JUDGEMENTS.map(|(_, name)| name.to_owned()).to_vec(),
         });
     }

@@ -2,7 +2,9 @@
 
 pub mod evaluation;
 pub mod metrics;
+pub mod names;
 pub mod ranking;
 pub mod run_files;
 
 pub use metrics::{JudgedRanks, MetricSums, Metrics};
+pub use ranking::Vocabulary;
