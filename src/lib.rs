@@ -1,4 +1,15 @@
 //! Fine-tuning of generative information retrieval models.
 
+pub mod component;
 pub mod corpus;
+pub mod device;
+pub mod docid;
+pub mod files;
+pub mod monitor;
+pub mod nearest;
 pub mod random;
+pub mod recipe;
+pub mod retrieval;
+pub mod run;
+pub mod t5;
+pub mod task;

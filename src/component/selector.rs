@@ -1,0 +1,365 @@
+//! Selectors: a recipe's words for parts of the model, and the parameters that they name together.
+//!
+//! ```text
+//! full | restricted | encoder | decoder | encoder.* | decoder.*
+//! docids | words | head
+//! encoder.final_norm | decoder.final_norm | encoder.relative_bias | decoder.relative_bias
+//! decoder.self_attention | decoder.cross_attention | decoder.mlp | decoder.layers
+//! encoder.self_attention | encoder.mlp | encoder.layers
+//! ```
+//!
+//! The last two lines may name their layers: `decoder.cross_attention[II,III]`, `decoder.mlp[18..24]`
+//! (end exclusive), `encoder.layers[0-3,5]`. `layers` means all components of these layers. A leading
+//! `-` or `!` takes parameters away again: `["full", "-words"]`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::place::{Component, ParameterPlace, Part, Stack};
+use super::stages::{Stage, Stages, StagesError, layers_text, parse_layers};
+use crate::nearest::nearest;
+
+/// One selector, read from its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    text: String,
+    /// Whether what it names is taken away from what the selectors before it named.
+    pub takes_away: bool,
+    pub target: Target,
+}
+
+/// What a selector names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Every parameter, word embedding, docid rows and head included.
+    Full,
+    /// Cross-attention of stages II and III, MLPs of stage III.
+    Restricted,
+    /// All of one stack; without word embedding, docid rows and head, which are not the stack's own.
+    Whole(Stack),
+    /// One part outside the layers.
+    Single(Stack, Part),
+    /// Parts of the layers of one stack.
+    Layered {
+        stack: Stack,
+        /// `None`: all components.
+        component: Option<Component>,
+        /// `None`: all layers.
+        layers: Option<Vec<LayerSet>>,
+    },
+}
+
+/// Layers as a selector names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerSet {
+    Stage(Stage),
+    Range(Range<usize>),
+}
+
+/// Why selectors cannot be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SelectorError {
+    #[error("selector `{selector}` is not known{}", suggestion(.nearest))]
+    Unknown {
+        selector: String,
+        nearest: Option<String>,
+    },
+    #[error("selector `{selector}`: {word} has no layers to choose from")]
+    NoLayers { selector: String, word: String },
+    #[error("selector `{selector}` has no closing bracket")]
+    NotClosed { selector: String },
+    #[error("selector `{selector}`: {source}, or in the decoder a stage: I, II or III")]
+    Layers {
+        selector: String,
+        #[source]
+        source: StagesError,
+    },
+    #[error("selector `{selector}`: stages are the decoder's, the encoder has none")]
+    EncoderStage { selector: String },
+    #[error("selector `{selector}` matches nothing: {reason}")]
+    MatchesNothing { selector: String, reason: String },
+    #[error("selector `{selector}` takes away nothing: begin with what to train, such as `full`")]
+    TakesNothingAway { selector: String },
+    #[error("nothing is selected to be trained")]
+    NothingSelected,
+    #[error("parameter `{name}` has no place in the model that selectors know")]
+    UnknownParameter { name: String },
+    #[error(transparent)]
+    Stages(#[from] StagesError),
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    match nearest {
+        Some(word) => format!("; did you mean `{word}`?"),
+        None => format!("; known are {}", words().join(", ")),
+    }
+}
+
+/// The selectors that take no layers.
+const FIXED: [(&str, Target); 13] = [
+    ("full", Target::Full),
+    ("restricted", Target::Restricted),
+    ("encoder", Target::Whole(Stack::Encoder)),
+    ("decoder", Target::Whole(Stack::Decoder)),
+    ("encoder.*", Target::Whole(Stack::Encoder)),
+    ("decoder.*", Target::Whole(Stack::Decoder)),
+    ("docids", Target::Single(Stack::Shared, Part::Docids)),
+    ("words", Target::Single(Stack::Shared, Part::Words)),
+    ("head", Target::Single(Stack::Shared, Part::Head)),
+    (
+        "encoder.final_norm",
+        Target::Single(Stack::Encoder, Part::FinalNorm),
+    ),
+    (
+        "decoder.final_norm",
+        Target::Single(Stack::Decoder, Part::FinalNorm),
+    ),
+    (
+        "encoder.relative_bias",
+        Target::Single(Stack::Encoder, Part::RelativeBias),
+    ),
+    (
+        "decoder.relative_bias",
+        Target::Single(Stack::Decoder, Part::RelativeBias),
+    ),
+];
+
+/// The selectors that may name layers: word, stack and component (`None`: all).
+fn layered() -> impl Iterator<Item = (String, Stack, Option<Component>)> {
+    [Stack::Encoder, Stack::Decoder]
+        .into_iter()
+        .flat_map(|stack| {
+            let components = Component::ALL
+                .into_iter()
+                .filter(move |component| {
+                    stack == Stack::Decoder || *component != Component::CrossAttention
+                })
+                .map(Some);
+            components.chain([None]).map(move |component| {
+                let word = component.map_or("layers", Component::name);
+                (format!("{stack}.{word}"), stack, component)
+            })
+        })
+}
+
+/// Every word a selector can be, without layers.
+fn words() -> Vec<String> {
+    let fixed = FIXED.iter().map(|(word, _)| (*word).to_owned());
+    fixed.chain(layered().map(|(word, ..)| word)).collect()
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    fn from_str(text: &str) -> Result<Self, SelectorError> {
+        let text = text.trim();
+        let selector = text.to_owned();
+        let named = text.strip_prefix(['-', '!']);
+        let (word, layers) = match named.unwrap_or(text).split_once('[') {
+            None => (named.unwrap_or(text), None),
+            Some((word, rest)) => match rest.strip_suffix(']') {
+                Some(layers) => (word, Some(layers)),
+                None => return Err(SelectorError::NotClosed { selector }),
+            },
+        };
+        let word = word.trim();
+        let fixed = FIXED.iter().find(|(known, _)| *known == word);
+        let target = if let Some((_, target)) = fixed {
+            if layers.is_some() {
+                let word = word.to_owned();
+                return Err(SelectorError::NoLayers { selector, word });
+            }
+            target.clone()
+        } else if let Some((_, stack, component)) = layered().find(|(known, ..)| known == word) {
+            let layers = layers
+                .map(|layers| {
+                    let sets = layers.split(',');
+                    sets.map(|layers| layer_set(layers, stack, text)).collect()
+                })
+                .transpose()?;
+            Target::Layered {
+                stack,
+                component,
+                layers,
+            }
+        } else {
+            let words = words();
+            let nearest = nearest(word, words.iter().map(String::as_str)).map(str::to_owned);
+            return Err(SelectorError::Unknown { selector, nearest });
+        };
+        Ok(Self {
+            text: selector,
+            takes_away: named.is_some(),
+            target,
+        })
+    }
+}
+
+fn layer_set(text: &str, stack: Stack, selector: &str) -> Result<LayerSet, SelectorError> {
+    let selector = || selector.to_owned();
+    let named = Stage::ALL
+        .into_iter()
+        .find(|stage| stage.name() == text.trim());
+    match named {
+        Some(_) if stack == Stack::Encoder => Err(SelectorError::EncoderStage {
+            selector: selector(),
+        }),
+        Some(stage) => Ok(LayerSet::Stage(stage)),
+        None => parse_layers(text)
+            .map(LayerSet::Range)
+            .map_err(|source| SelectorError::Layers {
+                selector: selector(),
+                source,
+            }),
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl LayerSet {
+    fn range<'a>(&'a self, stages: &'a Stages) -> &'a Range<usize> {
+        match self {
+            LayerSet::Stage(stage) => stages.layers(*stage),
+            LayerSet::Range(range) => range,
+        }
+    }
+}
+
+impl Selector {
+    /// Whether the selector names the parameter at `place`, be it to train it or to take it away.
+    pub fn matches(&self, place: ParameterPlace, stages: &Stages) -> bool {
+        match &self.target {
+            Target::Full => true,
+            Target::Whole(stack) => place.stack == *stack,
+            Target::Single(stack, part) => place.stack == *stack && place.part == *part,
+            Target::Restricted => match place.part {
+                Part::CrossAttention(layer) => {
+                    stages.second.contains(&layer) || stages.third.contains(&layer)
+                }
+                Part::Mlp(layer) => place.stack == Stack::Decoder && stages.third.contains(&layer),
+                _ => false,
+            },
+            Target::Layered {
+                stack,
+                component: wanted,
+                layers,
+            } => {
+                let Some((component, layer)) = place.component() else {
+                    return false;
+                };
+                let within = |set: &LayerSet| set.range(stages).contains(&layer);
+                place.stack == *stack
+                    && wanted.is_none_or(|wanted| wanted == component)
+                    && layers
+                        .as_ref()
+                        .is_none_or(|layers| layers.iter().any(within))
+            }
+        }
+    }
+
+    /// The layers of the selector that the stack does not have. They tell of a recipe made for another
+    /// model, even when other layers match.
+    fn beyond<'a>(&'a self, stages: &'a Stages, places: &Places) -> Option<SelectorError> {
+        let Target::Layered {
+            stack,
+            layers: Some(layers),
+            ..
+        } = &self.target
+        else {
+            return None;
+        };
+        let depth = depth(places, *stack);
+        let mut ranges = layers.iter().map(|set| set.range(stages));
+        let beyond = ranges.find(|range| range.end > depth)?;
+        Some(SelectorError::MatchesNothing {
+            selector: self.text.clone(),
+            reason: format!(
+                "layers {} go beyond the {stack}'s {depth} layers",
+                layers_text(beyond)
+            ),
+        })
+    }
+
+    fn matches_nothing(&self) -> SelectorError {
+        let reason = match self.target {
+            Target::Single(_, Part::Head) => {
+                "the model has no head of its own, it is tied to the word embedding"
+            }
+            _ => "the model has no such parameter",
+        };
+        SelectorError::MatchesNothing {
+            selector: self.text.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+type Places<'a> = [(&'a str, ParameterPlace)];
+
+/// The number of layers of a stack, from the parameters that there are.
+fn depth(places: &Places, stack: Stack) -> usize {
+    let of_stack = places.iter().filter(|(_, place)| place.stack == stack);
+    of_stack
+        .filter_map(|(_, place)| place.component().map(|(_, layer)| layer + 1))
+        .max()
+        .unwrap_or(0)
+}
+
+/// The parameters of the model with these `names` that `selectors` name together, read from the
+/// first to the last: each adds what it matches or takes it away again.
+///
+/// Errors: a selector that is not understood, matches nothing or takes nothing away; stages that do
+/// not fit the decoder; a parameter of unknown form; nothing selected at all.
+pub fn trainable_set<'a>(
+    selectors: &[String],
+    stages: &Stages,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeSet<String>, SelectorError> {
+    let places = names
+        .into_iter()
+        .map(|name| match ParameterPlace::of(name) {
+            Some(place) => Ok((name, place)),
+            None => Err(SelectorError::UnknownParameter {
+                name: name.to_owned(),
+            }),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    stages.check_depth(depth(&places, Stack::Decoder))?;
+
+    let mut selected = BTreeSet::new();
+    for text in selectors {
+        let selector: Selector = text.parse()?;
+        if let Some(error) = selector.beyond(stages, &places) {
+            return Err(error);
+        }
+        let matched: BTreeSet<String> = places
+            .iter()
+            .filter(|(_, place)| selector.matches(*place, stages))
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        if matched.is_empty() {
+            return Err(selector.matches_nothing());
+        }
+        if !selector.takes_away {
+            selected.extend(matched);
+        } else if selected.is_disjoint(&matched) {
+            return Err(SelectorError::TakesNothingAway {
+                selector: selector.text,
+            });
+        } else {
+            selected.retain(|name| !matched.contains(name));
+        }
+    }
+    if selected.is_empty() {
+        return Err(SelectorError::NothingSelected);
+    }
+    Ok(selected)
+}

@@ -1,0 +1,71 @@
+//! Documents that training never sees: they keep their docid row but give no example of any task.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Corpus, CorpusError};
+use crate::random;
+
+/// Which documents to leave out of training.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum LeaveOut {
+    /// Train on all documents.
+    #[default]
+    None,
+    /// Leave out the documents with these ids.
+    Ids(Vec<String>),
+    /// Leave out this many, drawn by `seed` alone.
+    Count {
+        /// How many.
+        count: usize,
+        /// Seed of the draw; another run with the same corpus and seed leaves out the same ones.
+        seed: u64,
+    },
+}
+
+impl LeaveOut {
+    /// The indices into [`Corpus::documents`] of the documents to leave out.
+    pub fn resolve(&self, corpus: &Corpus) -> Result<HashSet<u32>, CorpusError> {
+        let left_out: HashSet<u32> = match self {
+            Self::None => HashSet::new(),
+            Self::Ids(ids) => rows_of(ids, corpus)?,
+            Self::Count { count, seed } => {
+                let mut rows: Vec<u32> = (0..corpus.documents.len() as u32).collect();
+                random::shuffle(&mut rows, *seed, 0, "documents to leave out");
+                rows.truncate(*count);
+                rows.into_iter().collect()
+            }
+        };
+        let asked = match self {
+            Self::Count { count, .. } => *count,
+            _ => left_out.len(),
+        };
+        if asked > 0 && asked >= corpus.documents.len() {
+            return Err(CorpusError::TooManyLeftOut {
+                count: asked,
+                documents: corpus.documents.len(),
+            });
+        }
+        Ok(left_out)
+    }
+}
+
+fn rows_of(ids: &[String], corpus: &Corpus) -> Result<HashSet<u32>, CorpusError> {
+    let rows: HashMap<&str, u32> = (0..)
+        .zip(&corpus.documents)
+        .map(|(row, document)| (document.id.as_str(), row))
+        .collect();
+    let unknown: Vec<&String> = ids
+        .iter()
+        .filter(|id| !rows.contains_key(id.as_str()))
+        .collect();
+    if !unknown.is_empty() {
+        return Err(CorpusError::UnknownLeftOut {
+            count: unknown.len(),
+            first: unknown.into_iter().take(5).cloned().collect(),
+        });
+    }
+    Ok(ids
+        .iter()
+        .filter_map(|id| rows.get(id.as_str()).copied())
+        .collect())
+}

@@ -1,0 +1,94 @@
+//! TensorBoard events.
+//!
+//! The records and summaries are those of `tensorboard-rs`; the file is ours. That crate's own
+//! `SummaryWriter` writes on a thread that panics when the disk is full or the directory cannot
+//! be written, and panics again when it is dropped; here both are errors. Nor does it take the
+//! wall time, which must be that of `metrics.jsonl`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::process;
+
+use protobuf::Message;
+use tensorboard_proto::event::Event;
+use tensorboard_rs::record_writer::RecordWriter;
+use tensorboard_rs::summary::scalar;
+
+use crate::files::FileError;
+
+/// One file of events; TensorBoard reads all files of a directory in the order of their names,
+/// which begin with the time.
+pub(super) struct EventFile {
+    writer: RecordWriter<BufWriter<File>>,
+    /// The same open file, to flush it to disk: the record writer keeps its own to itself.
+    file: File,
+    path: PathBuf,
+}
+
+impl EventFile {
+    /// Starts a new file in `directory`, beside those that are there.
+    pub fn create(directory: &Path, wall_time: f64) -> Result<EventFile, FileError> {
+        let (file, path) = new_file(directory, wall_time)?;
+        let same = file.try_clone().map_err(FileError::new("write", &path))?;
+        let mut events = EventFile {
+            writer: RecordWriter::new(BufWriter::new(same)),
+            file,
+            path,
+        };
+        let mut version = Event::new();
+        version.set_wall_time(wall_time);
+        version.set_file_version("brain.Event:2".to_string());
+        events.write_all([version])?;
+        Ok(events)
+    }
+
+    /// Adds one event a scalar. TensorBoard's scalars are of 32 bits.
+    pub fn write(
+        &mut self,
+        step: u64,
+        wall_time: f64,
+        values: &[(&str, f64)],
+    ) -> Result<(), FileError> {
+        let step = i64::try_from(step).unwrap_or(i64::MAX);
+        self.write_all(values.iter().map(|&(tag, value)| {
+            let mut event = Event::new();
+            event.set_wall_time(wall_time);
+            event.set_step(step);
+            event.set_summary(scalar(tag, value as f32));
+            event
+        }))
+    }
+
+    /// Flushes the file to disk.
+    pub fn sync(&self) -> Result<(), FileError> {
+        let synced = self.file.sync_all();
+        synced.map_err(FileError::new("write", &self.path))
+    }
+
+    fn write_all(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), FileError> {
+        let write = || {
+            for event in events {
+                let record = event.write_to_bytes().map_err(io::Error::other)?;
+                self.writer.write(&record)?;
+            }
+            self.writer.flush()
+        };
+        write().map_err(FileError::new("write", &self.path))
+    }
+}
+
+/// A file of a name that no other process, and no earlier call, has taken.
+fn new_file(directory: &Path, wall_time: f64) -> Result<(File, PathBuf), FileError> {
+    let mut count = 0;
+    loop {
+        let (time, process) = (wall_time as u64, process::id());
+        let name = format!("events.out.tfevents.{time:010}.genir.{process}.{count}");
+        let path = directory.join(name);
+        match File::create_new(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => count += 1,
+            Err(error) => return Err(FileError::new("create", &path)(error)),
+            Ok(file) => return Ok((file, path)),
+        }
+    }
+}

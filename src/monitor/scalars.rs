@@ -1,0 +1,90 @@
+//! `metrics.jsonl`: scalars as one JSON object a line.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::files::FileError;
+
+/// A file of lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "train/loss": 2.5}`.
+///
+/// JSON has no numbers that are not finite: they are the strings `"NaN"`, `"inf"` and `"-inf"`,
+/// which Python's `float` and Rust's `parse` read back.
+pub(super) struct ScalarFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl ScalarFile {
+    /// Opens the file to write after what is there.
+    pub fn open(path: &Path) -> Result<ScalarFile, FileError> {
+        let file = File::options().append(true).create(true).open(path);
+        Ok(ScalarFile {
+            file: file.map_err(FileError::new("write", path))?,
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Adds one line. It is handed to the system in one piece.
+    pub fn write(
+        &mut self,
+        step: u64,
+        epoch: f64,
+        wall_time: f64,
+        values: &[(&str, f64)],
+    ) -> Result<(), FileError> {
+        let line = Line {
+            step,
+            epoch,
+            wall_time,
+            values,
+        };
+        serde_json::to_vec(&line)
+            .map_err(Into::into)
+            .and_then(|mut bytes| {
+                bytes.push(b'\n');
+                self.file.write_all(&bytes)
+            })
+            .map_err(FileError::new("write", &self.path))
+    }
+
+    /// Flushes the file to disk.
+    pub fn sync(&self) -> Result<(), FileError> {
+        let synced = self.file.sync_all();
+        synced.map_err(FileError::new("write", &self.path))
+    }
+}
+
+struct Line<'a> {
+    step: u64,
+    epoch: f64,
+    wall_time: f64,
+    values: &'a [(&'a str, f64)],
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(3 + self.values.len()))?;
+        map.serialize_entry("step", &self.step)?;
+        map.serialize_entry("epoch", &Number(self.epoch))?;
+        map.serialize_entry("wall_time", &Number(self.wall_time))?;
+        for &(tag, value) in self.values {
+            map.serialize_entry(tag, &Number(value))?;
+        }
+        map.end()
+    }
+}
+
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() {
+            serializer.serialize_f64(self.0)
+        } else {
+            serializer.collect_str(&self.0)
+        }
+    }
+}

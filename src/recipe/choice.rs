@@ -1,0 +1,50 @@
+//! Choices: enums whose variants a recipe writes as words, each word written once.
+
+use std::fmt::Display;
+
+/// A value that a recipe picks by its word.
+pub(super) trait Choice: Copy + Display + 'static {
+    /// All that can be picked, in the order in which messages list them.
+    const ALL: &'static [Self];
+
+    /// What `word` picks.
+    fn named(word: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|choice| choice.to_string() == word)
+    }
+
+    /// The words, for messages: `"docids", "all"`.
+    fn words() -> String {
+        let words: Vec<String> = Self::ALL
+            .iter()
+            .map(|choice| format!("\"{choice}\""))
+            .collect();
+        words.join(", ")
+    }
+}
+
+/// Declares an enum with the word of each variant; `Display` and serde write that word.
+macro_rules! choice {
+    (
+        $(#[$about:meta])*
+        $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal),+ $(,)? }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+        pub enum $name {
+            $($(#[$meaning])* #[serde(rename = $word)] $variant),+
+        }
+
+        impl $crate::recipe::choice::Choice for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+pub(super) use choice;

@@ -1,0 +1,171 @@
+//! What is learnt from: `[corpus]`, `[docids]` and `[task]`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::choice::{Choice, choice};
+use super::ranges::{POSITIVE, positive};
+use super::reader::Section;
+
+choice! {
+    /// The layout of a corpus on disk.
+    Layout {
+        /// Told from the files.
+        Auto = "auto",
+        /// `documents.json` and `*_queries.json`, as the paper's released code has them.
+        Paper = "paper",
+        /// JSON lines of `text_id` and `text`.
+        Dsi = "dsi",
+        /// `corpus.jsonl`, `queries.jsonl` and `qrels/`.
+        Beir = "beir",
+    }
+}
+
+/// Documents that give no training example. Untagged, so that it is written as it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum LeaveOut {
+    /// The documents with these ids.
+    Ids { ids: Vec<String> },
+    /// So many documents, drawn by the seed.
+    Count { count: usize, seed: u64 },
+}
+
+/// `[corpus]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CorpusSection {
+    /// A directory, a file, or `bundled:atlas`.
+    pub path: String,
+    pub layout: Layout,
+    /// More queries for training only: JSON lines of query and docid.
+    pub generated_queries: Option<PathBuf>,
+    pub leave_out: Option<LeaveOut>,
+}
+
+impl CorpusSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            path: section.text("path").required(),
+            layout: section.choice("layout").or(Layout::Auto),
+            generated_queries: section
+                .text("generated_queries")
+                .optional()
+                .map(PathBuf::from),
+            leave_out: section
+                .optional_section("leave_out", LeaveOut::read)
+                .flatten(),
+        }
+    }
+}
+
+impl LeaveOut {
+    fn read(section: &mut Section<'_, '_>) -> Option<Self> {
+        let ids = section.texts("ids").optional();
+        let count = section.integer("count", 1).optional();
+        let seed = section.integer("seed", 0).optional();
+        match (ids, count) {
+            (Some(_), Some(_)) => {
+                let message = "expected either `ids` or `count`, found both";
+                section.problem("count", message.to_owned());
+                None
+            }
+            (Some(ids), None) => {
+                if seed.is_some() {
+                    let message = "ids are not drawn: a seed belongs to `count`";
+                    section.problem("seed", message.to_owned());
+                }
+                Some(LeaveOut::Ids { ids })
+            }
+            (None, Some(count)) => Some(LeaveOut::Count {
+                count,
+                seed: seed.unwrap_or(1),
+            }),
+            (None, None) => {
+                if !section.has("ids") && !section.has("count") {
+                    let message = "missing: expected `ids`, or `count` with a `seed`";
+                    section.problem("ids", message.to_owned());
+                }
+                None
+            }
+        }
+    }
+}
+
+choice! {
+    /// How docid rows start.
+    RowInit {
+        /// As T5 starts its embedding.
+        Random = "random",
+        /// From the mean word embedding of the document's tokens.
+        Text = "text",
+    }
+}
+
+/// `[docids]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DocidSection {
+    pub rows: RowInit,
+}
+
+impl DocidSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            rows: section.choice("rows").or(RowInit::Random),
+        }
+    }
+}
+
+choice! {
+    /// A training task.
+    Task {
+        /// Document text to docid.
+        Indexing = "indexing",
+        /// Query to docid.
+        Retrieval = "retrieval",
+    }
+}
+
+/// `[task]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskSection {
+    pub tasks: Vec<Task>,
+    /// Indexing examples for each retrieval example; every example once when not given.
+    pub ratio: Option<f64>,
+    /// For both tasks, where they have no length of their own.
+    pub max_tokens: usize,
+    /// Tokens of a document, `</s>` included.
+    pub document_tokens: usize,
+    /// Tokens of a query, `</s>` included.
+    pub query_tokens: usize,
+    pub indexing_prefix: String,
+    pub retrieval_prefix: String,
+    pub lowercase: bool,
+}
+
+/// One token of text and `</s>`.
+const LEAST_TOKENS: i64 = 2;
+
+impl TaskSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let max_tokens = section.integer("max_tokens", LEAST_TOKENS).or(32);
+        let mut tokens = |key| section.integer(key, LEAST_TOKENS).or(max_tokens);
+        let task = Self {
+            max_tokens,
+            document_tokens: tokens("document_tokens"),
+            query_tokens: tokens("query_tokens"),
+            tasks: section.choices("tasks").or(Task::ALL.to_vec()),
+            ratio: section.number("ratio", POSITIVE, positive).optional(),
+            indexing_prefix: section.text("indexing_prefix").or(String::new()),
+            retrieval_prefix: section.text("retrieval_prefix").or(String::new()),
+            lowercase: section.flag("lowercase").or(false),
+        };
+        if task.tasks.is_empty() {
+            section.problem("tasks", "expected at least one task".to_owned());
+        } else if task.ratio.is_some() && task.tasks.len() < Task::ALL.len() {
+            let message = "a ratio mixes two tasks, but `tasks` has only one";
+            section.conflict("ratio", &["tasks"], message.to_owned());
+        }
+        task
+    }
+}

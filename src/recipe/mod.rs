@@ -1,0 +1,177 @@
+//! Recipes: the TOML file that says everything about a run, read into plain typed data.
+//!
+//! A recipe is read with the command line's overrides (`train.steps=100`, `~train.epochs`) laid over
+//! it. All that is wrong is told at once, each with its key. A [`Recipe`] holds every default, so that
+//! the one written to the run directory is resolved: it says the same when the defaults have changed.
+
+mod choice;
+mod data;
+mod error;
+mod model;
+mod ranges;
+mod reader;
+mod source;
+mod training;
+mod watching;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+pub use data::{CorpusSection, DocidSection, Layout, LeaveOut, RowInit, Task, TaskSection};
+pub use error::{Place, Problem, RecipeErrors};
+pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
+pub use training::{
+    Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
+};
+pub use watching::{
+    EvaluateSection, LogSection, MEMORISATION, RANKING_METRICS, SaveSection, Split, StopSection,
+    Vocabulary,
+};
+
+use crate::component::Stages;
+use crate::nearest::nearest;
+use reader::Section;
+use source::Source;
+
+/// Everything about a run; each field is a section of the file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    pub run: RunSection,
+    pub model: ModelSection,
+    pub corpus: CorpusSection,
+    pub docids: DocidSection,
+    pub task: TaskSection,
+    pub trainable: TrainableSection,
+    /// `None`: scaled from the paper's to the decoder's depth.
+    pub stages: Option<Stages>,
+    pub optimizer: OptimizerSection,
+    pub schedule: ScheduleSection,
+    pub train: TrainSection,
+    pub evaluate: EvaluateSection,
+    pub save: SaveSection,
+    /// `None`: no early stopping.
+    pub stop: Option<StopSection>,
+    pub log: LogSection,
+}
+
+impl Recipe {
+    /// Reads the recipe in `file`, with `overrides` (`key=value` sets, `~key` removes) laid over it in
+    /// order. Relative paths in it are relative to the current directory.
+    pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
+        let name = file.display().to_string();
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::from_text(&name, &text, overrides),
+            Err(error) => Err(RecipeErrors {
+                file: name,
+                problems: vec![Problem {
+                    place: None,
+                    key: String::new(),
+                    found: None,
+                    message: format!("cannot be read: {error}"),
+                }],
+            }),
+        }
+    }
+
+    /// Reads a recipe from its text; `name` stands for its file in messages.
+    pub fn from_text(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
+        Source::read(text, overrides)
+            .and_then(|source| reader::read(&source, Self::read))
+            .map_err(|mut problems| {
+                problems.sort_by_key(|problem| (problem.place.is_none(), problem.place));
+                RecipeErrors {
+                    file: name.to_owned(),
+                    problems,
+                }
+            })
+    }
+
+    /// The recipe as TOML, every default written out; read again it is the same recipe.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    fn read(file: &mut Section<'_, '_>) -> Self {
+        let evaluate = file.section("evaluate", EvaluateSection::read);
+        let save = file.section("save", |section| SaveSection::read(section, &evaluate));
+        let recipe = Self {
+            run: file.section("run", RunSection::read),
+            model: file.section("model", ModelSection::read),
+            corpus: file.section("corpus", CorpusSection::read),
+            docids: file.section("docids", DocidSection::read),
+            task: file.section("task", TaskSection::read),
+            trainable: file.section("trainable", TrainableSection::read),
+            stages: file
+                .optional_section("stages", model::read_stages)
+                .flatten(),
+            optimizer: file.section("optimizer", OptimizerSection::read),
+            schedule: file.section("schedule", ScheduleSection::read),
+            train: file.section("train", TrainSection::read),
+            stop: file.optional_section("stop", |section| {
+                StopSection::read(section, &save.best_metric)
+            }),
+            log: file.section("log", LogSection::read),
+            evaluate,
+            save,
+        };
+        recipe.check_together(file);
+        recipe
+    }
+
+    /// Notes what does not go together across sections.
+    fn check_together(&self, file: &mut Section<'_, '_>) {
+        if let Span::Steps(steps) = self.train.length
+            && self.schedule.warmup_steps > steps
+        {
+            let message = format!("the warm-up is longer than the training, train.steps = {steps}");
+            file.conflict("schedule.warmup_steps", &["train.steps"], message);
+        }
+        self.check_metric(file, "save.best_metric", &self.save.best_metric);
+        if let Some(stop) = &self.stop
+            && stop.metric != self.save.best_metric
+        {
+            self.check_metric(file, "stop.metric", &stop.metric);
+        }
+        if self.stop.is_some() && self.evaluate.every.is_none() {
+            let message = "early stopping needs evaluations during training: give \
+                           evaluate.every_steps or evaluate.every_epochs";
+            let others = ["evaluate.every_steps", "evaluate.every_epochs"];
+            file.conflict("stop", &others, message.to_owned());
+        }
+        if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
+            let message = "generated queries are retrieval examples, but task.tasks is without it";
+            file.conflict(
+                "corpus.generated_queries",
+                &["task.tasks"],
+                message.to_owned(),
+            );
+        }
+        if let Some(depth) = self.model.config.num_decoder_layers {
+            let fits = match &self.stages {
+                Some(stages) => stages.check_depth(depth),
+                None => Stages::scaled(depth).map(|_| ()),
+            };
+            if let Err(error) = fits {
+                let key = "model.config.num_decoder_layers";
+                file.conflict(key, &["model.config", "stages"], error.to_string());
+            }
+        }
+    }
+
+    fn check_metric(&self, file: &mut Section<'_, '_>, key: &str, metric: &str) {
+        let metrics = self.evaluate.metrics();
+        if metrics.iter().any(|known| known == metric) {
+            return;
+        }
+        let message = match nearest(metric, metrics.iter().map(String::as_str)) {
+            Some(known) => format!("no evaluation gives this metric; did you mean `{known}`?"),
+            None => format!(
+                "no evaluation gives this metric; there are {}",
+                metrics.join(", ")
+            ),
+        };
+        let others = ["evaluate.splits", "evaluate.memorisation"];
+        file.conflict(key, &others, message);
+    }
+}

@@ -1,0 +1,156 @@
+//! What is trained: `[run]`, `[model]`, `[trainable]` and `[stages]`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::choice::choice;
+use super::ranges::{SHARE, share};
+use super::reader::Section;
+use crate::component::{Selector, Stage, Stages, parse_layers};
+
+/// `[run]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunSection {
+    /// The run directory.
+    pub directory: PathBuf,
+    /// Everything random in the run follows from it.
+    pub seed: u64,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+}
+
+impl RunSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            directory: section.text("directory").required().into(),
+            seed: section.integer("seed", 0).or(1),
+            device: section
+                .parsed(
+                    "device",
+                    r#"one of "auto", "cpu", "cuda", "cuda:N" (N counts from 0)"#,
+                    device,
+                )
+                .or("auto".to_owned()),
+        }
+    }
+}
+
+fn device(text: &str) -> Option<String> {
+    let numbered = text.strip_prefix("cuda:");
+    let known = matches!(text, "auto" | "cpu" | "cuda")
+        || numbered.is_some_and(|number| number.parse::<u16>().is_ok());
+    known.then(|| text.to_owned())
+}
+
+choice! {
+    /// Where a run's weights start.
+    Init {
+        /// From the base's weights.
+        Pretrained = "pretrained",
+        /// From T5's own initialisation; of the base only the configuration and the tokenizer are used.
+        Scratch = "scratch",
+    }
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelSection {
+    /// A directory, or a Hugging Face hub id.
+    pub base: String,
+    /// Branch, tag or commit on the hub, `main` when not given.
+    pub revision: Option<String>,
+    pub init: Init,
+    /// In place of the base's `dropout_rate`.
+    pub dropout: Option<f64>,
+    /// In place of sizes in the base's `config.json`.
+    pub config: ConfigSection,
+}
+
+/// `[model.config]`: sizes in place of the base's, for a model from scratch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigSection {
+    pub d_model: Option<usize>,
+    pub d_ff: Option<usize>,
+    pub d_kv: Option<usize>,
+    pub num_heads: Option<usize>,
+    pub num_layers: Option<usize>,
+    pub num_decoder_layers: Option<usize>,
+}
+
+impl ModelSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let model = Self {
+            base: section.text("base").required(),
+            revision: section.text("revision").optional(),
+            init: section.choice("init").or(Init::Pretrained),
+            dropout: section.number("dropout", SHARE, share).optional(),
+            config: section.section("config", |section| ConfigSection {
+                d_model: section.integer("d_model", 1).optional(),
+                d_ff: section.integer("d_ff", 1).optional(),
+                d_kv: section.integer("d_kv", 1).optional(),
+                num_heads: section.integer("num_heads", 1).optional(),
+                num_layers: section.integer("num_layers", 1).optional(),
+                num_decoder_layers: section.integer("num_decoder_layers", 1).optional(),
+            }),
+        };
+        if model.init == Init::Pretrained && model.config != ConfigSection::default() {
+            let message = "pretrained weights have the base's sizes: give init = \"scratch\", \
+                           or no sizes";
+            section.conflict("config", &["init"], message.to_owned());
+        }
+        model
+    }
+}
+
+/// `[trainable]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TrainableSection {
+    /// Selectors; see [`crate::component::trainable_set`].
+    pub select: Vec<String>,
+}
+
+impl TrainableSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let select = section.texts("select").or(vec!["full".to_owned()]);
+        if select.is_empty() {
+            section.problem("select", "expected at least one selector".to_owned());
+        }
+        for text in &select {
+            if let Err(error) = text.parse::<Selector>() {
+                section.problem("select", error.to_string());
+            }
+        }
+        Self { select }
+    }
+}
+
+/// Reads `[stages]`, the decoder layers of each stage.
+pub(super) fn read_stages(section: &mut Section<'_, '_>) -> Option<Stages> {
+    let mut layers = |stage: Stage| {
+        section
+            .parsed(
+                stage.name(),
+                r#"layers, as "7..18" (without layer 18) or "7-17""#,
+                |text| parse_layers(text).ok(),
+            )
+            .required()
+    };
+    let (first, second, third) = (
+        layers(Stage::First),
+        layers(Stage::Second),
+        layers(Stage::Third),
+    );
+    match Stages::consecutive(first, second, third) {
+        Ok(stages) => Some(stages),
+        Err(error) => {
+            let names = Stage::ALL.map(Stage::name);
+            let missing = names.iter().any(|name| !section.has(name));
+            if !missing {
+                let wrong = error.stage().map_or(names[0], Stage::name);
+                section.conflict(wrong, &names, error.to_string());
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A recipe's text with the command line's overrides laid over it, and where each key was given.
+
+use std::collections::HashMap;
+
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::error::{Place, Problem};
+use crate::nearest::nearest;
+
+/// The keys and values of a recipe before anything is known about them.
+#[derive(Default)]
+pub(super) struct Source {
+    pub(super) table: Table,
+    /// By dotted key.
+    places: HashMap<String, Place>,
+    /// The text of overrides by dotted key: what looks like a number may be asked for as a text.
+    texts: HashMap<String, String>,
+}
+
+impl Source {
+    /// Reads TOML `text`, then applies `overrides` in order: `key=value` sets, `~key` removes.
+    ///
+    /// Errors: what is no TOML, by line; overrides that cannot be applied.
+    pub(super) fn read(text: &str, overrides: &[String]) -> Result<Self, Vec<Problem>> {
+        let (places, mistakes) = DeTable::parse_recoverable(text);
+        let line = |offset: usize| {
+            let before = text.bytes().take(offset);
+            1 + before.filter(|byte| *byte == b'\n').count()
+        };
+        let problem = |error: &toml::de::Error| Problem {
+            place: error.span().map(|span| Place::Line(line(span.start))),
+            key: String::new(),
+            found: None,
+            message: error.message().replace('\n', "; "),
+        };
+        if !mistakes.is_empty() {
+            return Err(mistakes.iter().map(problem).collect());
+        }
+        let table = text.parse().map_err(|error| vec![problem(&error)])?;
+        let mut source = Self {
+            table,
+            ..Self::default()
+        };
+        source.note_lines("", places.get_ref(), &line);
+
+        let applied = overrides.iter().map(|text| source.apply(text));
+        let problems: Vec<Problem> = applied.filter_map(Result::err).collect();
+        if problems.is_empty() {
+            Ok(source)
+        } else {
+            Err(problems)
+        }
+    }
+
+    fn note_lines(&mut self, path: &str, table: &DeTable<'_>, line: &impl Fn(usize) -> usize) {
+        for (key, value) in table {
+            let path = join(path, key.get_ref());
+            if let DeValue::Table(table) = value.get_ref() {
+                self.note_lines(&path, table, line);
+            }
+            let place = Place::Line(line(key.span().start));
+            self.places.insert(path, place);
+        }
+    }
+
+    fn apply(&mut self, text: &str) -> Result<(), Problem> {
+        let (key, value) = match (text.strip_prefix('~'), text.split_once('=')) {
+            (Some(key), _) => (key.trim(), None),
+            (None, Some((key, value))) => (key.trim(), Some(value.trim())),
+            (None, None) => {
+                let message = "an override is key=value, or ~key to remove the key";
+                return Err(refused(text, message.to_owned()));
+            }
+        };
+        let path: Vec<&str> = key.split('.').map(str::trim).collect();
+        let Some((last, parents)) = path
+            .split_last()
+            .filter(|_| path.iter().all(|part| !part.is_empty()))
+        else {
+            let message = "an override's key is section.key, such as train.batch_size";
+            return Err(refused(key, message.to_owned()));
+        };
+        let mut table = &mut self.table;
+        for parent in parents {
+            let entry = table
+                .entry((*parent).to_owned())
+                .or_insert_with(|| Value::Table(Table::new()));
+            table = entry
+                .as_table_mut()
+                .ok_or_else(|| refused(key, format!("`{parent}` is a value, not a section")))?;
+        }
+        let key = path.join(".");
+        match value {
+            Some(text) => {
+                let value = text
+                    .parse()
+                    .unwrap_or_else(|_| Value::String(text.to_owned()));
+                table.insert((*last).to_owned(), value);
+                self.places.insert(key.clone(), Place::CommandLine);
+                self.texts.insert(key, text.to_owned());
+            }
+            None if table.remove(*last).is_none() => {
+                let nearest = nearest(last, table.keys().map(String::as_str));
+                let suggestion = nearest.map(|word| format!("; did you mean `{word}`?"));
+                let message = format!(
+                    "the recipe does not give it, so it cannot be removed{}",
+                    suggestion.unwrap_or_default()
+                );
+                return Err(refused(&key, message));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Where `key` was given: itself or, for a part of an inline table, what holds it.
+    pub(super) fn place(&self, key: &str) -> Option<Place> {
+        let found = self.places.get(key).copied();
+        found.or_else(|| self.place(key.rsplit_once('.')?.0))
+    }
+
+    /// The text of `key` as the command line gave it.
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.texts.get(key).map(String::as_str)
+    }
+
+    /// The value of the dotted `key`.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let first = self.table.get(parts.next()?)?;
+        parts.try_fold(first, |value, part| value.get(part))
+    }
+}
+
+/// A key inside a section: `train` and `steps` make `train.steps`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+fn refused(key: &str, message: String) -> Problem {
+    Problem {
+        place: Some(Place::CommandLine),
+        key: key.to_owned(),
+        found: None,
+        message,
+    }
+}

@@ -1,0 +1,169 @@
+//! What is done beside the training: `[evaluate]`, `[save]`, `[stop]` and `[log]`.
+
+use serde::{Serialize, Serializer};
+
+use super::choice::choice;
+use super::ranges::{NOT_NEGATIVE, not_negative};
+use super::reader::Section;
+use super::training::Span;
+
+choice! {
+    /// A part of the corpus' queries.
+    Split {
+        Train = "train",
+        Validation = "validation",
+        Test = "test",
+    }
+}
+
+choice! {
+    /// What a query's relevant docid is ranked among.
+    Vocabulary {
+        Docids = "docids",
+        /// Words and docids, as the paper's released code ranks.
+        All = "all",
+    }
+}
+
+/// `[evaluate]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvaluateSection {
+    /// How often, as `every_steps` or `every_epochs`; `None`: after the last step only.
+    #[serde(flatten, serialize_with = "every")]
+    pub every: Option<Span>,
+    pub splits: Vec<Split>,
+    /// Queries of each split, drawn by the seed; all when not given.
+    pub queries: Option<usize>,
+    pub batch_size: usize,
+    pub vocabulary: Vocabulary,
+    /// Indexing examples, and training queries, that are ranked to see what is memorised; 0: none.
+    pub memorisation: usize,
+    /// Documents for each query in run files.
+    pub run_depth: usize,
+    /// Whether the model is evaluated before the first step.
+    pub at_start: bool,
+}
+
+/// What a ranking is judged by; larger is better in all of them.
+pub const RANKING_METRICS: [&str; 7] = [
+    "hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10",
+];
+
+/// The rankings of what was trained on, for `memorisation`.
+pub const MEMORISATION: [&str; 2] = ["memorisation/indexing", "memorisation/retrieval"];
+
+/// Writes a span as [`EvaluateSection`] reads it.
+fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Every {
+        every_steps: Option<u64>,
+        every_epochs: Option<f64>,
+    }
+    let (every_steps, every_epochs) = match *span {
+        None => (None, None),
+        Some(Span::Steps(steps)) => (Some(steps), None),
+        Some(Span::Epochs(epochs)) => (None, Some(epochs)),
+    };
+    let every = Every {
+        every_steps,
+        every_epochs,
+    };
+    every.serialize(serializer)
+}
+
+impl EvaluateSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        let evaluate = Self {
+            every: Span::read(section, "every_steps", "every_epochs"),
+            splits: section.choices("splits").or(vec![Split::Validation]),
+            queries: section.integer("queries", 1).optional(),
+            batch_size: section.integer("batch_size", 1).or(64),
+            vocabulary: section.choice("vocabulary").or(Vocabulary::Docids),
+            memorisation: section.integer("memorisation", 0).or(0),
+            run_depth: section.integer("run_depth", 1).or(100),
+            at_start: section.flag("at_start").or(false),
+        };
+        if evaluate.splits.is_empty() && evaluate.memorisation == 0 {
+            let message = "expected at least one split, or examples for `memorisation`";
+            section.conflict("splits", &["memorisation"], message.to_owned());
+        }
+        evaluate
+    }
+
+    /// The names of the metrics that every evaluation gives, such as `validation/hits@1`, those of
+    /// the first split first.
+    pub fn metrics(&self) -> Vec<String> {
+        let splits = self.splits.iter().map(Split::to_string);
+        let memorised = MEMORISATION.iter().filter(|_| self.memorisation > 0);
+        splits
+            .chain(memorised.map(|ranking| (*ranking).to_owned()))
+            .flat_map(|ranking| RANKING_METRICS.map(|metric| format!("{ranking}/{metric}")))
+            .collect()
+    }
+}
+
+/// `[save]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SaveSection {
+    /// `None`: at each evaluation.
+    pub every_steps: Option<u64>,
+    /// Checkpoints that are kept beside the best, the latest first.
+    pub keep_last: usize,
+    /// By which the best checkpoint is known; the first of [`EvaluateSection::metrics`] by default.
+    pub best_metric: String,
+}
+
+impl SaveSection {
+    pub(super) fn read(section: &mut Section<'_, '_>, evaluate: &EvaluateSection) -> Self {
+        let first_metric = evaluate.metrics().into_iter().next();
+        Self {
+            every_steps: section.integer("every_steps", 1).optional(),
+            keep_last: section.integer("keep_last", 1).or(2),
+            best_metric: section
+                .text("best_metric")
+                .or(first_metric.unwrap_or_default()),
+        }
+    }
+}
+
+/// `[stop]`: early stopping.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StopSection {
+    /// The metric that saving goes by when not given.
+    pub metric: String,
+    /// Evaluations in a row that bring no improvement.
+    pub patience: u64,
+    /// What must be gained to be an improvement.
+    pub min_delta: f64,
+}
+
+impl StopSection {
+    pub(super) fn read(section: &mut Section<'_, '_>, best_metric: &str) -> Self {
+        Self {
+            metric: section.text("metric").or(best_metric.to_owned()),
+            patience: section.integer("patience", 1).required(),
+            min_delta: section
+                .number("min_delta", NOT_NEGATIVE, not_negative)
+                .or(0.0),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogSection {
+    pub every_steps: u64,
+    pub tensorboard: bool,
+    /// Whether a progress bar is shown on a terminal.
+    pub progress: bool,
+}
+
+impl LogSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        Self {
+            every_steps: section.integer("every_steps", 1).or(10),
+            tensorboard: section.flag("tensorboard").or(true),
+            progress: section.flag("progress").or(true),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Ranks documents for queries: one pass of the model, ranks counted on the device, nothing kept.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::t5::{GenirModel, NoTap, Pass, Tokens};
+
+/// What a document competes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// The docids alone: the default, since the model is asked for a document.
+    Docids,
+    /// Words and docids, as the paper's code does it: words that score higher take up places.
+    All,
+}
+
+/// One text to rank documents for.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Tokens, ending in `</s>`.
+    pub tokens: Vec<u32>,
+    /// Docid rows of the relevant documents; may be empty.
+    pub relevant: Vec<u32>,
+}
+
+/// What the model makes of one question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranking {
+    /// Rank of each relevant document, in the order given: 1 + how many score strictly higher.
+    pub ranks: Vec<u32>,
+    /// The best documents, best first, with their logits: as many as were asked for.
+    pub best: Vec<(u32, f32)>,
+}
+
+/// How to rank.
+#[derive(Debug, Clone, Copy)]
+pub struct RankOptions {
+    /// What a document competes with. [`Ranking::best`] always lists documents only.
+    pub vocabulary: Vocabulary,
+    /// Documents in [`Ranking::best`].
+    pub depth: usize,
+    /// Questions at once.
+    pub batch_size: usize,
+    /// Padding token.
+    pub pad_id: u32,
+}
+
+/// Ranks documents for all `questions` with a model off the autodiff graph, and hands each ranking to
+/// `each` with its question's index. Questions come in order of length, so that little is padded.
+///
+/// Memory is bounded by one batch of logits. The first error of `each` ends the ranking.
+pub fn rank<E>(
+    model: &GenirModel,
+    device: &Device,
+    questions: &[Question],
+    options: RankOptions,
+    mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut order: Vec<usize> = (0..questions.len()).collect();
+    order.sort_by_key(|&index| questions[index].tokens.len());
+    for batch in order.chunks(options.batch_size.max(1)) {
+        let batch_questions: Vec<&Question> = batch.iter().map(|&index| &questions[index]).collect();
+        let rankings = rank_batch(model, device, &batch_questions, options);
+        for (&index, ranking) in batch.iter().zip(rankings) {
+            each(index, ranking)?;
+        }
+    }
+    Ok(())
+}
+
+fn rank_batch(
+    model: &GenirModel,
+    device: &Device,
+    questions: &[&Question],
+    options: RankOptions,
+) -> Vec<Ranking> {
+    let tokens = tokens_of(questions, options.pad_id, device);
+    let mut tap = NoTap;
+    let mut pass = Pass::evaluate(&mut tap);
+    let states = model.t5.encode(&tokens, &mut pass);
+    let output = model.t5.decode_start(&states, &mut pass); // [batch, d_model]
+    let docids = model.docid_logits(output.clone()); // [batch, documents]
+    let words = match options.vocabulary {
+        Vocabulary::All => Some(model.t5.word_logits(output)), // [batch, words]
+        Vocabulary::Docids => None,
+    };
+    let most = questions.iter().map(|question| question.relevant.len()).max().unwrap_or(0);
+    let mut ranks = vec![Vec::new(); questions.len()];
+    for place in 0..most {
+        // Questions with fewer relevant documents look one up for nothing.
+        let rows: Vec<i32> = questions
+            .iter()
+            .map(|question| question.relevant.get(place).map_or(0, |&row| row as i32))
+            .collect();
+        let rows = TensorData::new(rows, [questions.len(), 1]);
+        let rows = Tensor::<2, Int>::from_data(rows, device);
+        let target = docids.clone().gather(1, rows); // [batch, 1]
+        let mut higher = count_higher(&docids, &target); // [batch]
+        if let Some(words) = &words {
+            higher = higher + count_higher(words, &target);
+        }
+        let higher: Vec<i64> = higher.into_data().iter::<i64>().collect();
+        for ((ranks, question), higher) in ranks.iter_mut().zip(questions).zip(higher) {
+            if place < question.relevant.len() {
+                ranks.push(higher as u32 + 1);
+            }
+        }
+    }
+    let best = best_documents(docids, options.depth, questions.len());
+    ranks.into_iter().zip(best).map(|(ranks, best)| Ranking { ranks, best }).collect()
+}
+
+/// How many of each row's `logits` are strictly greater than its `target`: `[batch]`.
+fn count_higher(logits: &Tensor<2>, target: &Tensor<2>) -> Tensor<1, Int> {
+    logits.clone().greater(target.clone()).int().sum_dim(1).squeeze_dim(1)
+}
+
+/// The `depth` highest of each row, best first; equal logits in document order.
+fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32, f32)>> {
+    let [_, documents] = logits.dims();
+    let depth = depth.min(documents);
+    if depth == 0 {
+        return vec![Vec::new(); rows];
+    }
+    let data = logits.into_data();
+    let values: &[f32] = data.as_slice().unwrap_or_else(|_| unreachable!("logits are f32"));
+    values
+        .par_chunks(documents)
+        .map(|row| {
+            let better = |&a: &u32, &b: &u32| {
+                row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b))
+            };
+            let mut order: Vec<u32> = (0..documents as u32).collect();
+            // Linear in the documents; only what is asked for is sorted.
+            if depth < documents {
+                order.select_nth_unstable_by(depth - 1, better);
+                order.truncate(depth);
+            }
+            order.sort_unstable_by(better);
+            order.into_iter().map(|document| (document, row[document as usize])).collect()
+        })
+        .collect()
+}
+
+/// Pads the questions' tokens to one length and moves them to `device`.
+fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
+    let lengths: Vec<u32> = questions.iter().map(|question| question.tokens.len() as u32).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    let ids: Vec<i32> = questions
+        .iter()
+        .flat_map(|question| {
+            let padding = longest - question.tokens.len();
+            let tokens = question.tokens.iter().copied();
+            tokens.chain(std::iter::repeat_n(pad_id, padding)).map(|id| id as i32)
+        })
+        .collect();
+    Tokens::new(&ids, &lengths, device)
+}

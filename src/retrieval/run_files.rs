@@ -1,0 +1,301 @@
+//! Files of ranked and judged documents: TREC runs, TREC qrels, and `correct_valid.json` of the
+//! paper's released code. Each is written whole or not at all.
+//!
+//! A TREC run has lines `query Q0 document rank score tag`, qrels have lines
+//! `query 0 document grade`. Fields are parted by white space, so an id that holds white space
+//! (or is empty) cannot stand in them and is refused.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::files::{FileError, WholeFile, write_whole};
+
+/// Why a run, qrels or correct-queries file could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFileError {
+    /// The file itself could not be opened, read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// An id that the format cannot hold.
+    #[error(
+        "{}: the {field} {id:?} is empty or holds white space, which TREC files cannot represent; \
+         rename it in the corpus or leave out run files", path.display()
+    )]
+    Id {
+        /// The file being written.
+        path: PathBuf,
+        /// Which field: "query id", "docid" or "tag".
+        field: &'static str,
+        /// The id.
+        id: String,
+    },
+    /// A score that gives no order: not finite, or higher than the one before it.
+    #[error(
+        "{}: query {query:?}: docid {document:?} has score {score} at rank {rank}; \
+         scores must be finite and must not rise from rank to rank", path.display()
+    )]
+    Score {
+        /// The file being written.
+        path: PathBuf,
+        /// The query's id.
+        query: String,
+        /// The document's docid.
+        document: String,
+        /// Its place in the ranking, from 1.
+        rank: u32,
+        /// Its score.
+        score: f32,
+    },
+    /// A line that is not of the format.
+    #[error("{}:{line}: {field} is {found:?}, expected {expected}", path.display())]
+    Line {
+        /// The file being read.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Which field of the line.
+        field: &'static str,
+        /// What stands there.
+        found: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// A correct-queries file that is not a JSON array of pairs.
+    #[error("{}: {source}; expected [[docid token, query id], ...]", path.display())]
+    Json {
+        /// The file being read.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        source: serde_json::Error,
+    },
+}
+
+/// One line of a TREC run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunLine {
+    /// The query's id.
+    pub query: String,
+    /// The document's docid.
+    pub document: String,
+    /// The rank as written; most tools count from 1 and go by the score alone.
+    pub rank: u32,
+    /// The score, finite.
+    pub score: f64,
+    /// The name of the system that ranked.
+    pub tag: String,
+}
+
+/// One line of TREC qrels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QrelsLine {
+    /// The query's id.
+    pub query: String,
+    /// The document's docid.
+    pub document: String,
+    /// The grade; 0 and below mean judged and not relevant.
+    pub grade: i32,
+}
+
+/// A TREC run being written, query by query. Nothing is at its path before
+/// [`RunWriter::finish`].
+#[derive(Debug)]
+pub struct RunWriter {
+    file: WholeFile,
+    tag: String,
+}
+
+impl RunWriter {
+    /// Starts a run; `tag` names the system in every line.
+    pub fn create(path: &Path, tag: &str) -> Result<RunWriter, RunFileError> {
+        check_id(path, "tag", tag)?;
+        Ok(RunWriter {
+            file: WholeFile::create(path)?,
+            tag: tag.to_string(),
+        })
+    }
+
+    /// Writes the ranking of one query: docids with their scores, best first.
+    pub fn write<'a>(
+        &mut self,
+        query: &str,
+        ranking: impl IntoIterator<Item = (&'a str, f32)>,
+    ) -> Result<(), RunFileError> {
+        let path = self.file.path().to_path_buf();
+        check_id(&path, "query id", query)?;
+        let mut previous = f32::INFINITY;
+        for (rank, (document, score)) in (1_u32..).zip(ranking) {
+            check_id(&path, "docid", document)?;
+            if !score.is_finite() || score > previous {
+                return Err(RunFileError::Score {
+                    path,
+                    query: query.to_string(),
+                    document: document.to_string(),
+                    rank,
+                    score,
+                });
+            }
+            previous = score;
+            let tag = &self.tag;
+            writeln!(self.file, "{query} Q0 {document} {rank} {score} {tag}")
+                .map_err(FileError::new("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the run at its path.
+    pub fn finish(self) -> Result<(), RunFileError> {
+        Ok(self.file.commit()?)
+    }
+}
+
+/// Writes qrels from `(query id, docid, grade)`.
+pub fn write_qrels<'a>(
+    path: &Path,
+    judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
+) -> Result<(), RunFileError> {
+    let mut file = WholeFile::create(path)?;
+    for (query, document, grade) in judgements {
+        check_id(path, "query id", query)?;
+        check_id(path, "docid", document)?;
+        writeln!(file, "{query} 0 {document} {grade}").map_err(FileError::new("write", path))?;
+    }
+    Ok(file.commit()?)
+}
+
+/// Reads a TREC run, in the order of its lines.
+pub fn read_run(path: &Path) -> Result<Vec<RunLine>, RunFileError> {
+    let expected = "6 fields: query Q0 document rank score tag";
+    read_lines(
+        path,
+        expected,
+        |line, [query, _, document, rank, score, tag]| {
+            Ok(RunLine {
+                query: query.to_string(),
+                document: document.to_string(),
+                rank: line.number("the rank", rank, "a whole number", |_| true)?,
+                score: line.number("the score", score, "a finite number", |score: &f64| {
+                    score.is_finite()
+                })?,
+                tag: tag.to_string(),
+            })
+        },
+    )
+}
+
+/// Reads TREC qrels, in the order of their lines.
+pub fn read_qrels(path: &Path) -> Result<Vec<QrelsLine>, RunFileError> {
+    let expected = "4 fields: query 0 document grade";
+    read_lines(path, expected, |line, [query, _, document, grade]| {
+        Ok(QrelsLine {
+            query: query.to_string(),
+            document: document.to_string(),
+            grade: line.number("the grade", grade, "a whole number", |_| true)?,
+        })
+    })
+}
+
+/// Writes the queries whose relevant document is at rank 1, as `(docid token, query id)`.
+pub fn write_correct_queries(path: &Path, correct: &[(String, String)]) -> Result<(), FileError> {
+    write_whole(path, |file| Ok(serde_json::to_writer(file, correct)?))
+}
+
+/// Reads such a file; query ids that are JSON integers become their decimal text.
+pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFileError> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a query id must be a string or an integer")]
+    enum QueryId {
+        Text(String),
+        Number(i64),
+    }
+    let file = File::open(path).map_err(FileError::new("read", path))?;
+    let pairs: Vec<(String, QueryId)> =
+        serde_json::from_reader(BufReader::new(file)).map_err(|source| RunFileError::Json {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    Ok(pairs
+        .into_iter()
+        .map(|(token, query)| match query {
+            QueryId::Text(id) => (token, id),
+            QueryId::Number(id) => (token, id.to_string()),
+        })
+        .collect())
+}
+
+/// Refuses what would break a line into other fields.
+fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileError> {
+    // Control characters too: Python's `str.split` parts fields at some of them.
+    let breaks = |letter: char| letter.is_whitespace() || letter.is_control();
+    if id.is_empty() || id.contains(breaks) {
+        return Err(RunFileError::Id {
+            path: path.to_path_buf(),
+            field,
+            id: id.to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Where a line stands, for the errors of its fields.
+struct Place<'a> {
+    path: &'a Path,
+    line: usize,
+}
+
+impl Place<'_> {
+    fn error(&self, field: &'static str, found: &str, expected: &'static str) -> RunFileError {
+        RunFileError::Line {
+            path: self.path.to_path_buf(),
+            line: self.line,
+            field,
+            found: found.to_string(),
+            expected,
+        }
+    }
+
+    fn number<T: FromStr>(
+        &self,
+        field: &'static str,
+        found: &str,
+        expected: &'static str,
+        allowed: impl Fn(&T) -> bool,
+    ) -> Result<T, RunFileError> {
+        let number = found.parse().ok().filter(allowed);
+        number.ok_or_else(|| self.error(field, found, expected))
+    }
+}
+
+/// Parses each line of exactly `FIELDS` fields; blank lines are passed over.
+fn read_lines<T, const FIELDS: usize>(
+    path: &Path,
+    expected: &'static str,
+    parse: impl Fn(&Place, [&str; FIELDS]) -> Result<T, RunFileError>,
+) -> Result<Vec<T>, RunFileError> {
+    let mut reader = BufReader::new(File::open(path).map_err(FileError::new("read", path))?);
+    let mut lines = Vec::new();
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        let read = reader.read_until(b'\n', &mut bytes);
+        if read.map_err(FileError::new("read", path))? == 0 {
+            break;
+        }
+        let place = Place { path, line };
+        let text = str::from_utf8(&bytes).map_err(|_| {
+            let found = String::from_utf8_lossy(&bytes);
+            place.error("the line", found.trim_end(), "text in UTF-8")
+        })?;
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        if fields.is_empty() {
+            continue;
+        }
+        let fields = <[&str; FIELDS]>::try_from(fields)
+            .map_err(|_| place.error("the line", text.trim_end(), expected))?;
+        lines.push(parse(&place, fields)?);
+    }
+    Ok(lines)
+}

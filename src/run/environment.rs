@@ -1,0 +1,179 @@
+//! What a run ran on and with: versions, machine, git revision, command line.
+
+use std::env;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of Burn that this crate is built with, as `Cargo.toml` pins it.
+const BURN_VERSION: &str = "0.22.1";
+
+/// Where and with what a run was started; what cannot be found out is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// The version of genir.
+    pub genir: String,
+    /// The version of Burn.
+    pub burn: String,
+    /// When, in UTC: `2026-01-31T12:00:00Z`.
+    pub started: String,
+    /// The command line, one argument an entry.
+    pub command: Vec<String>,
+    /// The device that computes, as the caller names it.
+    pub device: String,
+    /// Architecture and system that the binary was built for: `x86_64-linux`.
+    pub target: String,
+    /// The name and version of the operating system.
+    pub system: Option<String>,
+    /// The processor's name.
+    pub cpu: Option<String>,
+    /// How many threads this process may run at once.
+    pub cores: Option<usize>,
+    /// The machine's memory in bytes.
+    pub memory: Option<u64>,
+    /// The git revision of the directory that the run was started in.
+    pub git: Option<GitRevision>,
+}
+
+/// The state of a git repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitRevision {
+    /// The commit that is checked out.
+    pub commit: String,
+    /// Whether tracked files differ from it.
+    pub dirty: bool,
+}
+
+impl Environment {
+    /// The environment of this process, now; `device` is recorded as given.
+    pub fn capture(device: &str) -> Environment {
+        let arguments = env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+        Environment {
+            genir: env!("CARGO_PKG_VERSION").to_string(),
+            burn: BURN_VERSION.to_string(),
+            started: utc(SystemTime::now()),
+            command: arguments.collect(),
+            device: device.to_string(),
+            target: format!("{}-{}", env::consts::ARCH, env::consts::OS),
+            system: system(),
+            cpu: field("/proc/cpuinfo", "model name"),
+            cores: thread::available_parallelism().ok().map(Into::into),
+            memory: bytes(field("/proc/meminfo", "MemTotal")),
+            git: git_revision(),
+        }
+    }
+}
+
+/// The memory in bytes that this process holds now (Linux; none elsewhere).
+pub(crate) fn resident_memory() -> Option<u64> {
+    bytes(field("/proc/self/status", "VmRSS"))
+}
+
+/// The value of the first line `name : value` of a file under `/proc`.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_string())
+    })
+}
+
+/// `"12 kB"` in bytes.
+fn bytes(text: Option<String>) -> Option<u64> {
+    let kibibytes: u64 = text?.strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// The distribution's name with the kernel's version.
+fn system() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").ok()?;
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    Some(format!(
+        "{}, Linux {}",
+        name.trim_matches('"'),
+        kernel.trim()
+    ))
+}
+
+/// Asks `git`; none where there is no git, no repository or no commit yet.
+fn git_revision() -> Option<GitRevision> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            // Looking must not take the lock that a commit made meanwhile needs.
+            .arg("--no-optional-locks")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_string())
+    };
+    Some(GitRevision {
+        commit: git(&["rev-parse", "--verify", "HEAD"])?,
+        dirty: !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty(),
+    })
+}
+
+/// A time in UTC to the second; times before 1970 are written as 1970.
+fn utc(time: SystemTime) -> String {
+    let since_1970 = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    let (mut days, second) = (since_1970 / 86_400, since_1970 % 86_400);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let day = days + 1;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        let at = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+        assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn the_version_of_burn_is_the_one_that_cargo_pins() {
+        let manifest: toml::Table = include_str!("../../Cargo.toml").parse().unwrap();
+        let pinned = manifest["dependencies"]["burn"]["version"].as_str();
+        assert_eq!(pinned, Some(format!("={BURN_VERSION}").as_str()));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_holds_some_memory() {
+        let resident = resident_memory().unwrap();
+        assert!(resident > 100 * 1024, "{resident}");
+    }
+}

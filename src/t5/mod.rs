@@ -1,0 +1,20 @@
+//! The T5 encoder-decoder: configuration, layers, taps, weights in and out.
+//!
+//! Knows no trainer, no probe and no file format but Hugging Face's own.
+
+mod attention;
+mod config;
+mod layers;
+mod model;
+mod pass;
+mod stack;
+mod tap;
+pub mod weights;
+
+pub use attention::{AttentionBlock, RelativeBias, bucket};
+pub use config::{ConfigError, FeedForward, T5Config};
+pub use layers::{Embedding, Linear, Mlp, RmsNorm};
+pub use model::{GenirModel, Logits, T5};
+pub use pass::Pass;
+pub use stack::{Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens};
+pub use tap::{Attention, Hook, NoTap, Site, Stack, Tap};

@@ -1,0 +1,143 @@
+//! The T5 itself, and the GenIR model: a T5 with one output row for each docid.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::config::T5Config;
+use super::layers::Embedding;
+use super::pass::Pass;
+use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
+
+/// An encoder-decoder T5, v1.0 or v1.1.
+#[derive(Module, Debug)]
+pub struct T5 {
+    /// Word embedding of both stacks; the output matrix too when `lm_head` is none.
+    pub shared: Embedding,
+    /// The encoder.
+    pub encoder: Encoder,
+    /// The decoder.
+    pub decoder: Decoder,
+    /// The output matrix of untied models, `[tokens, d_model]`.
+    pub lm_head: Option<Embedding>,
+    #[module(skip)]
+    config: T5Config,
+}
+
+impl T5 {
+    /// A model whose weights are zeros, to be filled by [`super::weights`].
+    pub(super) fn zeros(config: &T5Config, tied: bool, device: &Device) -> Self {
+        let table = || Embedding::new(config.vocab_size, config.d_model, device);
+        Self {
+            shared: table(),
+            encoder: Encoder::new(config, device),
+            decoder: Decoder::new(config, device),
+            lm_head: (!tied).then(table),
+            config: config.clone(),
+        }
+    }
+
+    /// Sizes and switches.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// Whether the word embedding is the output matrix too.
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// The encoder's states of `source`.
+    pub fn encode(&self, source: &Tokens, pass: &mut Pass) -> EncoderStates {
+        let embeddings = self.shared.forward(source.ids.clone()); // [batch * length, d_model]
+        self.encoder.forward(embeddings, source.batch, source.mask.clone(), pass)
+    }
+
+    /// The decoder's output for given target tokens: `[batch * target, d_model]`.
+    pub fn decode(&self, target: &Tokens, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
+        let embeddings = self.shared.forward(target.ids.clone()); // [batch * target, d_model]
+        self.decoder.forward(embeddings, target.mask.clone(), states, pass)
+    }
+
+    /// The decoder's output for the start token alone: `[batch, d_model]`.
+    pub fn decode_start(&self, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
+        let device = states.rows.device();
+        let embedding = self.shared.forward(self.start_token(&device)); // [1, d_model]
+        self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
+    }
+
+    /// [`Self::encode`] and [`Self::decode_start`] with one lookup for both stacks: the gradient of a
+    /// lookup has the size of the whole embedding, so in training one is worth making once.
+    pub fn encode_and_decode_start(&self, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
+        let start = self.start_token(&source.ids.device());
+        let ids = Tensor::cat(vec![source.ids.clone(), start], 0); // [batch * length + 1]
+        let rows = self.shared.forward(ids); // [batch * length + 1, d_model]
+        let tokens = source.batch * source.length;
+        let states = self.encoder.forward(
+            rows.clone().slice([0..tokens]),
+            source.batch,
+            source.mask.clone(),
+            pass,
+        );
+        let start = self.for_each(rows.slice([tokens..tokens + 1]), source.batch);
+        self.decoder.forward(start, None, &states, pass) // [batch, d_model]
+    }
+
+    /// Logits of all words, `[rows, d_model] -> [rows, vocabulary]`.
+    pub fn word_logits(&self, output: Tensor<2>) -> Tensor<2> {
+        self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output))
+    }
+
+    /// The decoder's output as the output matrix reads it.
+    fn scaled(&self, output: Tensor<2>) -> Tensor<2> {
+        if self.config.scale_decoder_outputs {
+            output * (self.config.d_model as f64).powf(-0.5)
+        } else {
+            output
+        }
+    }
+
+    fn start_token(&self, device: &Device) -> Tensor<1, Int> {
+        let id = self.config.decoder_start_token_id as i32;
+        Tensor::from_data(TensorData::new(vec![id], [1]), device)
+    }
+
+    /// `[1, d_model] -> [batch, d_model]`
+    fn for_each(&self, row: Tensor<2>, batch: usize) -> Tensor<2> {
+        row.expand([batch, self.config.d_model])
+    }
+}
+
+/// A T5 whose output vocabulary is its words and one atomic docid for each document.
+#[derive(Module, Debug)]
+pub struct GenirModel {
+    /// The T5.
+    pub t5: T5,
+    /// Docid rows, `[documents, d_model]`, in document order. Docids are never an input.
+    pub docids: Embedding,
+}
+
+/// Logits of one batch at the start token's position.
+#[derive(Debug, Clone)]
+pub struct Logits {
+    /// `[batch, words]`
+    pub words: Tensor<2>,
+    /// `[batch, documents]`
+    pub docids: Tensor<2>,
+}
+
+impl GenirModel {
+    /// Logits of words and docids from the decoder's output `[batch, d_model]`.
+    pub fn logits(&self, output: Tensor<2>) -> Logits {
+        Logits { words: self.t5.word_logits(output.clone()), docids: self.docid_logits(output) }
+    }
+
+    /// Logits of the docids alone: `[batch, d_model] -> [batch, documents]`.
+    pub fn docid_logits(&self, output: Tensor<2>) -> Tensor<2> {
+        self.docids.logits(self.t5.scaled(output))
+    }
+
+    /// Documents in the docid vocabulary.
+    pub fn documents(&self) -> usize {
+        self.docids.weight.dims()[0]
+    }
+}

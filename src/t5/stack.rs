@@ -1,0 +1,203 @@
+//! Encoder and decoder: layers of attention and MLP over a residual stream.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::attention::{AttentionBlock, RelativeBias};
+use super::config::T5Config;
+use super::layers::{Mlp, RmsNorm};
+use super::pass::{Pass, Place};
+use super::tap::{Hook, Stack};
+
+/// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.
+const MASKED: f32 = -1e9;
+
+/// A padded batch of token sequences on a device.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    /// `[batch * length]`, row after row.
+    pub ids: Tensor<1, Int>,
+    /// Sequences.
+    pub batch: usize,
+    /// Positions of each, padding included.
+    pub length: usize,
+    /// `[batch, 1, 1, length]`: 0 at tokens, a large negative number at padding; none without padding.
+    pub mask: Option<Tensor<4>>,
+}
+
+impl Tokens {
+    /// Moves `ids` (`[batch * length]`, padded on the right) to `device`; `lengths` counts each row's tokens.
+    pub fn new(ids: &[i32], lengths: &[u32], device: &Device) -> Self {
+        let batch = lengths.len();
+        let length = ids.len() / batch.max(1);
+        let padded = lengths.iter().any(|&tokens| (tokens as usize) < length);
+        let mask = padded.then(|| {
+            let values: Vec<f32> = lengths
+                .iter()
+                .flat_map(|&tokens| {
+                    (0..length).map(move |at| if at < tokens as usize { 0.0 } else { MASKED })
+                })
+                .collect();
+            Tensor::from_data(TensorData::new(values, [batch, 1, 1, length]), device)
+        });
+        let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
+        Self { ids, batch, length, mask }
+    }
+}
+
+/// What the encoder makes of a batch, and cross-attention reads.
+#[derive(Debug, Clone)]
+pub struct EncoderStates {
+    /// `[batch * length, d_model]`, after the final RMSNorm.
+    pub rows: Tensor<2>,
+    /// Examples.
+    pub batch: usize,
+    /// `[batch, 1, 1, length]` as in [`Tokens`].
+    pub mask: Option<Tensor<4>>,
+}
+
+/// One encoder layer.
+#[derive(Module, Debug)]
+pub struct EncoderLayer {
+    /// Self-attention.
+    pub self_attention: AttentionBlock,
+    /// MLP.
+    pub mlp: Mlp,
+}
+
+/// The encoder.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    /// Bias of all layers' self-attention.
+    pub relative_bias: RelativeBias,
+    /// Layers, first to last.
+    pub layers: Vec<EncoderLayer>,
+    /// RMSNorm of the output.
+    pub final_norm: RmsNorm,
+}
+
+impl Encoder {
+    pub(super) fn new(config: &T5Config, device: &Device) -> Self {
+        let layer = |_| EncoderLayer {
+            self_attention: AttentionBlock::new(config, device),
+            mlp: Mlp::new(config, device),
+        };
+        Self {
+            relative_bias: RelativeBias::new(config, true, device),
+            layers: (0..config.num_layers).map(layer).collect(),
+            final_norm: RmsNorm::new(config, device),
+        }
+    }
+
+    /// From embeddings `[batch * length, d_model]` to states of the same shape.
+    pub(super) fn forward(
+        &self,
+        embeddings: Tensor<2>,
+        batch: usize,
+        mask: Option<Tensor<4>>,
+        pass: &mut Pass,
+    ) -> EncoderStates {
+        let length = embeddings.dims()[0] / batch;
+        let start = Place { stack: Stack::Encoder, layer: 0, batch };
+        let bias = self.relative_bias.forward(length); // [1, heads, length, length]
+        let bias = match &mask {
+            Some(mask) => bias + mask.clone(), // [batch, heads, length, length]
+            None => bias,
+        };
+        let embeddings = pass.stream(start, Hook::Embed, embeddings);
+        let mut x = pass.dropout(embeddings); // [batch * length, d_model]
+        for (layer, block) in self.layers.iter().enumerate() {
+            let at = Place { layer, ..start };
+            x = pass.stream(at, Hook::ResidualPre, x);
+            x = x.clone() + block.self_attention.over_itself(x, || bias.clone(), at, pass);
+            x = pass.stream(at, Hook::ResidualMid, x);
+            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = pass.stream(at, Hook::ResidualPost, x);
+        }
+        let rows = pass.dropout(self.final_norm.forward(x));
+        EncoderStates { rows: pass.stream(start, Hook::Final, rows), batch, mask }
+    }
+}
+
+/// One decoder layer.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// Self-attention.
+    pub self_attention: AttentionBlock,
+    /// Cross-attention.
+    pub cross_attention: AttentionBlock,
+    /// MLP.
+    pub mlp: Mlp,
+}
+
+/// The decoder, for any target length; one token takes a short path (see `AttentionBlock::over_itself`).
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Bias of all layers' self-attention.
+    pub relative_bias: RelativeBias,
+    /// Layers, first to last.
+    pub layers: Vec<DecoderLayer>,
+    /// RMSNorm of the output.
+    pub final_norm: RmsNorm,
+}
+
+impl Decoder {
+    pub(super) fn new(config: &T5Config, device: &Device) -> Self {
+        let layer = |_| DecoderLayer {
+            self_attention: AttentionBlock::new(config, device),
+            cross_attention: AttentionBlock::new(config, device),
+            mlp: Mlp::new(config, device),
+        };
+        Self {
+            relative_bias: RelativeBias::new(config, false, device),
+            layers: (0..config.num_decoder_layers).map(layer).collect(),
+            final_norm: RmsNorm::new(config, device),
+        }
+    }
+
+    /// From embeddings `[batch * target, d_model]` to the decoder's output of the same shape, after its
+    /// final RMSNorm. `mask`, `[batch, 1, 1, target]`, hides padding among the targets.
+    pub(super) fn forward(
+        &self,
+        embeddings: Tensor<2>,
+        mask: Option<Tensor<4>>,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let batch = states.batch;
+        let target = embeddings.dims()[0] / batch;
+        let start = Place { stack: Stack::Decoder, layer: 0, batch };
+        // Made once, and only if a layer computes self-attention scores.
+        let mut bias = None;
+        let embeddings = pass.stream(start, Hook::Embed, embeddings);
+        let mut x = pass.dropout(embeddings); // [batch * target, d_model]
+        for (layer, block) in self.layers.iter().enumerate() {
+            let at = Place { layer, ..start };
+            x = pass.stream(at, Hook::ResidualPre, x);
+            let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();
+            x = x.clone() + block.self_attention.over_itself(x, bias, at, pass);
+            x = pass.stream(at, Hook::ResidualMid, x);
+            let (rows, hidden) = (states.rows.clone(), states.mask.clone());
+            x = x.clone() + block.cross_attention.over_states(x, rows, hidden, at, pass);
+            x = pass.stream(at, Hook::ResidualMidCross, x);
+            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = pass.stream(at, Hook::ResidualPost, x);
+        }
+        let x = pass.dropout(self.final_norm.forward(x));
+        pass.stream(start, Hook::Final, x)
+    }
+
+    /// Position bias, causal mask and padding mask: `[batch or 1, heads, target, target]`.
+    fn causal_bias(&self, target: usize, mask: &Option<Tensor<4>>) -> Tensor<4> {
+        let bias = self.relative_bias.forward(target); // [1, heads, target, target]
+        let hidden: Vec<f32> = (0..target)
+            .flat_map(|at| (0..target).map(move |seen| if seen <= at { 0.0 } else { MASKED }))
+            .collect();
+        let hidden = TensorData::new(hidden, [1, 1, target, target]);
+        let bias = bias.clone() + Tensor::from_data(hidden, &bias.device());
+        match mask {
+            Some(mask) => bias + mask.clone(), // [batch, heads, target, target]
+            None => bias,
+        }
+    }
+}

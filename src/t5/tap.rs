@@ -1,0 +1,164 @@
+//! Taps: named places in the forward pass where an activation can be read or replaced.
+//!
+//! Names follow TransformerLens: `decoder.7.hook_cross_attn_out`, `encoder.0.attn.hook_pattern`. A tap
+//! says which sites it wants; nothing is reshaped, copied or computed for the others.
+
+use std::fmt;
+
+use burn::tensor::Tensor;
+
+/// Encoder or decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stack {
+    /// The encoder.
+    Encoder,
+    /// The decoder.
+    Decoder,
+}
+
+impl fmt::Display for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stack::Encoder => "encoder",
+            Stack::Decoder => "decoder",
+        })
+    }
+}
+
+/// What is read or replaced at a site.
+///
+/// *Stream* hooks pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head*
+/// hooks pass rank 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// Stream: a layer's input.
+    ResidualPre,
+    /// Stream: after self-attention.
+    ResidualMid,
+    /// Stream: after cross-attention (decoder only).
+    ResidualMidCross,
+    /// Stream: a layer's output.
+    ResidualPost,
+    /// Stream: self-attention's output, as it is added to the residual stream.
+    AttentionOut,
+    /// Stream: cross-attention's output, as it is added to the residual stream.
+    CrossAttentionOut,
+    /// Stream: the MLP's output, as it is added to the residual stream.
+    MlpOut,
+    /// Stream of width d_ff: before the activation (the gate's, in gated models).
+    MlpPre,
+    /// Stream of width d_ff: the linear half of a gated MLP.
+    MlpPreLinear,
+    /// Stream of width d_ff: what the MLP's output matrix reads.
+    MlpPost,
+    /// Stream: what self-attention reads, after its RMSNorm.
+    AttentionIn,
+    /// Stream: what cross-attention's queries read, after its RMSNorm.
+    CrossAttentionIn,
+    /// Stream: what the MLP reads, after its RMSNorm.
+    MlpIn,
+    /// Heads, `[batch, target, head, d_kv]`: queries.
+    Query(Attention),
+    /// Heads, `[batch, source, head, d_kv]`: keys.
+    Key(Attention),
+    /// Heads, `[batch, source, head, d_kv]`: values.
+    Value(Attention),
+    /// Heads, `[batch, head, target, source]`: scores with bias and mask, before the softmax.
+    Scores(Attention),
+    /// Heads, `[batch, head, target, source]`: attention weights, after dropout.
+    Pattern(Attention),
+    /// Heads, `[batch, target, head, d_kv]`: weighted values, before the output matrix.
+    Mixed(Attention),
+    /// Stream: token embeddings (no layer).
+    Embed,
+    /// Stream: the stack's output, after its final RMSNorm (no layer).
+    Final,
+}
+
+/// Self-attention or cross-attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Attention {
+    /// Within a stack.
+    SelfAttention,
+    /// From the decoder to the encoder's states.
+    CrossAttention,
+}
+
+/// One place in the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// Encoder or decoder.
+    pub stack: Stack,
+    /// Layer, from 0; not shown for [`Hook::Embed`] and [`Hook::Final`], where it is 0.
+    pub layer: usize,
+    /// What is read or replaced there.
+    pub hook: Hook,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stack, layer, hook } = self;
+        let name = |attention: &Attention, hook: &str| match attention {
+            Attention::SelfAttention => format!("attn.{hook}"),
+            Attention::CrossAttention => format!("cross_attn.{hook}"),
+        };
+        let hook = match hook {
+            Hook::Embed => return write!(f, "{stack}.hook_embed"),
+            Hook::Final => return write!(f, "{stack}_final_ln.hook_normalized"),
+            Hook::ResidualPre => "hook_resid_pre".into(),
+            Hook::ResidualMid => "hook_resid_mid".into(),
+            Hook::ResidualMidCross => "hook_resid_mid_cross".into(),
+            Hook::ResidualPost => "hook_resid_post".into(),
+            Hook::AttentionOut => "hook_attn_out".into(),
+            Hook::CrossAttentionOut => "hook_cross_attn_out".into(),
+            Hook::MlpOut => "hook_mlp_out".into(),
+            Hook::MlpPre => "mlp.hook_pre".into(),
+            Hook::MlpPreLinear => "mlp.hook_pre_linear".into(),
+            Hook::MlpPost => "mlp.hook_post".into(),
+            Hook::AttentionIn => "ln1.hook_normalized".into(),
+            Hook::CrossAttentionIn => "ln2.hook_normalized".into(),
+            // The MLP's norm is the last of its layer: the second of two, or the third of three.
+            Hook::MlpIn => match stack {
+                Stack::Encoder => "ln2.hook_normalized".into(),
+                Stack::Decoder => "ln3.hook_normalized".into(),
+            },
+            Hook::Query(attention) => name(attention, "hook_q"),
+            Hook::Key(attention) => name(attention, "hook_k"),
+            Hook::Value(attention) => name(attention, "hook_v"),
+            Hook::Scores(attention) => name(attention, "hook_attn_scores"),
+            Hook::Pattern(attention) => name(attention, "hook_pattern"),
+            Hook::Mixed(attention) => name(attention, "hook_z"),
+        };
+        write!(f, "{stack}.{layer}.{hook}")
+    }
+}
+
+/// Reads or replaces activations while a model runs.
+///
+/// Reading is keeping a clone (tensors are reference-counted); patching is returning another tensor of
+/// the same shape.
+pub trait Tap {
+    /// Whether this tap is to be called at `site`.
+    fn wants(&self, site: Site) -> bool;
+
+    /// Called at wanted stream hooks with `[batch, position, width]`; what is returned goes on.
+    fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
+        let _ = site;
+        value
+    }
+
+    /// Called at wanted head hooks (shapes: [`Hook`]); what is returned goes on.
+    fn heads(&mut self, site: Site, value: Tensor<4>) -> Tensor<4> {
+        let _ = site;
+        value
+    }
+}
+
+/// The tap that wants nothing.
+pub struct NoTap;
+
+impl Tap for NoTap {
+    fn wants(&self, _site: Site) -> bool {
+        false
+    }
+}

@@ -1,0 +1,41 @@
+//! T5's own initialisation, as transformers does it (`T5PreTrainedModel._init_weights`).
+
+use rand_distr::{Distribution, Normal};
+
+use crate::random;
+use crate::t5::T5Config;
+
+/// Initial values of the parameter `name` (dotted, ours) with as many values as `shape` holds.
+///
+/// Each parameter draws from a generator of its own, so its values depend on `seed` and its name alone.
+pub fn initial(config: &T5Config, seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
+    let count = shape.iter().product();
+    match deviation(config, name) {
+        None => vec![config.initializer_factor as f32; count],
+        Some(deviation) => {
+            let mut generator = random::generator(seed, 0, name);
+            let normal = Normal::new(0.0_f32, deviation as f32).unwrap_or_else(|_| {
+                unreachable!("sizes are positive and the factor is finite, so is {deviation}")
+            });
+            (0..count).map(|_| normal.sample(&mut generator)).collect()
+        }
+    }
+}
+
+/// Standard deviation of an initial weight; none for norms, which start at the factor itself.
+fn deviation(config: &T5Config, name: &str) -> Option<f64> {
+    let inverse_root = |size: usize| (size as f64).powf(-0.5);
+    let mut parts = name.rsplit('.').skip(1); // without the closing `weight`
+    let matrix = parts.next().unwrap_or(name);
+    let in_mlp = parts.next() == Some("mlp");
+    let scale = match matrix {
+        "norm" | "final_norm" => return None,
+        "query" => inverse_root(config.d_model * config.d_kv),
+        "key" | "value" | "relative_bias" | "gate" | "input" => inverse_root(config.d_model),
+        "output" if in_mlp => inverse_root(config.d_ff),
+        "output" => inverse_root(config.inner()),
+        // Word, head and docid rows.
+        _ => 1.0,
+    };
+    Some(config.initializer_factor * scale)
+}

@@ -1,0 +1,226 @@
+//! Weights in and out: Hugging Face safetensors (one file or shards; f32, f16, bf16) and T5's own initialisation.
+
+mod fill;
+mod initial;
+mod names;
+mod read;
+mod write;
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use rayon::prelude::*;
+use thiserror::Error;
+
+pub use fill::{Parameter, parameters};
+pub use read::StoredTensors;
+pub use write::write;
+
+use super::layers::Embedding;
+use super::{FeedForward, GenirModel, T5, T5Config};
+use names::stored;
+
+/// What can be wrong with weights.
+#[derive(Debug, Error)]
+pub enum WeightsError {
+    /// Neither of the files that hold weights is there.
+    #[error(
+        "{directory}: no weights: expected model.safetensors or model.safetensors.index.json \
+         (other formats, such as pytorch_model.bin, must be converted with transformers' save_pretrained)"
+    )]
+    NoWeights {
+        /// The checkpoint directory.
+        directory: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{file}: cannot be read: {source}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{file}: damaged: {reason}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A tensor that the model needs is not there.
+    #[error("{directory}: the tensor `{tensor}` is missing")]
+    Missing {
+        /// The checkpoint directory.
+        directory: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A tensor does not fit the configuration.
+    #[error("{file}: the tensor `{tensor}` is {found:?}, expected {expected:?} (see config.json)")]
+    Shape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions.
+        found: Vec<usize>,
+        /// What the configuration asks for; for an embedding, at least so many rows.
+        expected: Vec<usize>,
+    },
+    /// A tensor's type is not a float that T5 weights come in.
+    #[error("{file}: the tensor `{tensor}` is {found}, expected F32, F16 or BF16")]
+    Type {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// The weights cannot be written.
+    #[error("{file}: cannot be written: {reason}")]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where the docids of a checkpoint stand in its embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocidRows {
+    /// Row of the first docid; the words are the rows before it.
+    pub first: usize,
+    /// Number of docids; their rows follow one another in document order.
+    pub count: usize,
+}
+
+/// A T5 with T5's own initialisation and `config.vocab_size` words.
+pub fn initialise(config: &T5Config, seed: u64, device: &Device) -> T5 {
+    let model = T5::zeros(config, config.tie_word_embeddings, device);
+    let filled = fill::fill(model, |name, shape| {
+        Ok::<_, std::convert::Infallible>(initial::initial(config, seed, name, shape))
+    });
+    match filled {
+        Ok(model) => model,
+        Err(never) => match never {},
+    }
+}
+
+/// Reads the T5 of a checkpoint directory, with the first `words` rows of its embedding.
+///
+/// Whether the head is untied is told by the file: a `lm_head.weight` that differs from `shared.weight`.
+pub fn load(
+    tensors: &StoredTensors,
+    config: &T5Config,
+    words: usize,
+    device: &Device,
+) -> Result<T5, WeightsError> {
+    let config = config.with_words(words);
+    let gated = config.feed_forward == FeedForward::GatedGelu;
+    let tied = is_tied(tensors)?;
+    fill::fill(T5::zeros(&config, tied, device), |name, shape| {
+        let place = stored(name, gated)
+            .unwrap_or_else(|| unreachable!("every parameter of a T5 has a place, {name} too"));
+        match (place.name.as_str(), shape) {
+            // Embeddings may have more rows than there are words: docids, or padding.
+            (table @ ("shared.weight" | "lm_head.weight"), &[rows, width]) => {
+                tensors.rows(table, 0..rows, width)
+            }
+            (matrix, &[input, output]) if place.transposed => {
+                Ok(transposed(&tensors.values(matrix, &[output, input])?, output, input))
+            }
+            (other, shape) => tensors.values(other, shape),
+        }
+    })
+}
+
+/// Reads the docid rows of a checkpoint: those of the output matrix.
+pub fn load_docids(
+    tensors: &StoredTensors,
+    config: &T5Config,
+    docids: DocidRows,
+    device: &Device,
+) -> Result<Embedding, WeightsError> {
+    let table = if is_tied(tensors)? { "shared.weight" } else { "lm_head.weight" };
+    let rows = docids.first..docids.first + docids.count;
+    fill::fill(Embedding::new(docids.count, config.d_model, device), |_, _| {
+        tensors.rows(table, rows.clone(), config.d_model)
+    })
+}
+
+/// Docid rows from given values, `[count, d_model]` row after row.
+pub fn docids_from(values: Vec<f32>, d_model: usize, device: &Device) -> Embedding {
+    let empty = Embedding::new(values.len() / d_model, d_model, device);
+    let mut values = Some(values);
+    match fill::fill(empty, |_, _| Ok::<_, std::convert::Infallible>(values.take().unwrap_or_default())) {
+        Ok(embedding) => embedding,
+        Err(never) => match never {},
+    }
+}
+
+/// Docid rows as T5 initialises embeddings: `[count, d_model]`, row after row.
+pub fn random_rows(config: &T5Config, count: usize, seed: u64) -> Vec<f32> {
+    initial::initial(config, seed, "docids.weight", &[count, config.d_model])
+}
+
+/// A docid row for each text: the mean of its tokens' rows in the output matrix.
+pub fn rows_from_text(t5: &T5, texts: &[Vec<u32>]) -> Vec<f32> {
+    let table = t5.lm_head.as_ref().unwrap_or(&t5.shared).weight.val().inner().into_data();
+    let table: &[f32] = table.as_slice().unwrap_or_else(|_| unreachable!("parameters are f32"));
+    let width = t5.config().d_model;
+    texts
+        .par_iter()
+        .flat_map_iter(|tokens| {
+            let mut mean = vec![0.0; width];
+            for &token in tokens {
+                let row = &table[token as usize * width..][..width];
+                mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            let count = tokens.len().max(1) as f32;
+            mean.into_iter().map(move |sum| sum / count)
+        })
+        .collect()
+}
+
+impl GenirModel {
+    /// Dotted names and sizes of the parameters that a model of this shape has, in the order of its fields.
+    pub fn parameter_sizes(
+        config: &T5Config,
+        tied: bool,
+        documents: usize,
+    ) -> Vec<(String, usize)> {
+        let device = Device::flex();
+        // Zeros that nothing is written to: the system gives no memory for them.
+        let t5 = T5::zeros(config, tied, &device);
+        let docids = Embedding::new(documents, config.d_model, &device);
+        parameters(&GenirModel { t5, docids })
+            .into_iter()
+            .map(|parameter| (parameter.name, parameter.shape.iter().product()))
+            .collect()
+    }
+}
+
+/// Whether a checkpoint's head is its word embedding.
+pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
+    Ok(!tensors.contains("lm_head.weight") || tensors.same("shared.weight", "lm_head.weight")?)
+}
+
+/// The transpose of `values`, `[rows, columns]` row after row, in blocks that fit the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(block, out)| {
+        let first = block * BLOCK;
+        for start in (0..rows).step_by(BLOCK) {
+            for (offset, out) in out.chunks_mut(rows).enumerate() {
+                for row in start..rows.min(start + BLOCK) {
+                    out[row] = values[row * columns + first + offset];
+                }
+            }
+        }
+    });
+    out
+}

@@ -1,0 +1,194 @@
+//! Reads the tensors of a Hugging Face checkpoint: one safetensors file, or shards with an index.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use super::WeightsError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a checkpoint directory, read from disk when asked for.
+pub struct StoredTensors {
+    directory: PathBuf,
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: HashMap<String, StoredTensor>,
+}
+
+struct StoredTensor {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+impl StoredTensors {
+    /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
+    pub fn open(directory: &Path) -> Result<Self, WeightsError> {
+        let single = directory.join(SINGLE);
+        let index = directory.join(INDEX);
+        let names = if single.is_file() {
+            vec![SINGLE.to_owned()]
+        } else if index.is_file() {
+            shards(&index)?
+        } else {
+            return Err(WeightsError::NoWeights { directory: directory.to_owned() });
+        };
+        let mut opened =
+            Self { directory: directory.to_owned(), files: Vec::new(), tensors: HashMap::new() };
+        for name in names {
+            opened.add(directory.join(name))?;
+        }
+        Ok(opened)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
+        let file = File::open(&path)
+            .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
+        // SAFETY: the map is read-only and private. As for every reader of safetensors files, a file cut
+        // short by another process while it is mapped ends this one; checkpoints are written whole and
+        // renamed into place, never changed afterwards.
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
+        let damaged = |error: safetensors::SafeTensorError| WeightsError::Damaged {
+            file: path.clone(),
+            reason: error.to_string(),
+        };
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
+        let start = header + size_of::<u64>();
+        for (name, info) in metadata.tensors() {
+            let (from, to) = info.data_offsets;
+            let tensor = StoredTensor {
+                file: self.files.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: start + from..start + to,
+            };
+            self.tensors.insert(name, tensor);
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// Whether there is a tensor called `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Dimensions of the tensor `name`.
+    pub fn shape(&self, name: &str) -> Result<&[usize], WeightsError> {
+        Ok(&self.tensor(name)?.shape)
+    }
+
+    /// The whole tensor `name` as f32, which must have `shape`.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(name)?;
+        if tensor.shape != shape {
+            return Err(WeightsError::Shape {
+                file: self.files[tensor.file].0.clone(),
+                tensor: name.to_owned(),
+                found: tensor.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        self.decode(name, tensor, tensor.bytes.clone())
+    }
+
+    /// Rows `rows` of the matrix `name`, which must have `columns` columns and that many rows.
+    pub fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let tensor = self.tensor(name)?;
+        match tensor.shape[..] {
+            [stored, width] if width == columns && rows.end <= stored => {
+                let row = tensor.bytes.len() / stored.max(1);
+                let start = tensor.bytes.start;
+                self.decode(name, tensor, start + rows.start * row..start + rows.end * row)
+            }
+            _ => Err(WeightsError::Shape {
+                file: self.files[tensor.file].0.clone(),
+                tensor: name.to_owned(),
+                found: tensor.shape.clone(),
+                expected: vec![rows.end, columns],
+            }),
+        }
+    }
+
+    /// Whether two tensors hold the same bytes.
+    pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
+        let (one, other) = (self.tensor(one)?, self.tensor(other)?);
+        let bytes = |tensor: &StoredTensor| &self.files[tensor.file].1[tensor.bytes.clone()];
+        Ok(one.dtype == other.dtype && bytes(one) == bytes(other))
+    }
+
+    fn tensor(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
+        self.tensors.get(name).ok_or_else(|| WeightsError::Missing {
+            directory: self.directory.clone(),
+            tensor: name.to_owned(),
+        })
+    }
+
+    fn decode(
+        &self,
+        name: &str,
+        tensor: &StoredTensor,
+        bytes: Range<usize>,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let (path, map) = &self.files[tensor.file];
+        let bytes = &map[bytes];
+        let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+        Ok(match tensor.dtype {
+            Dtype::F32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            Dtype::F16 => halves().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
+            Dtype::BF16 => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
+            found => {
+                return Err(WeightsError::Type {
+                    file: path.clone(),
+                    tensor: name.to_owned(),
+                    found: format!("{found:?}"),
+                });
+            }
+        })
+    }
+}
+
+/// The files that an index names, each once.
+fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(index)
+        .map_err(|source| WeightsError::Read { file: index.to_owned(), source })?;
+    let parsed: Index = serde_json::from_str(&text).map_err(|error| WeightsError::Damaged {
+        file: index.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let mut files: Vec<String> = parsed.weight_map.into_values().collect();
+    files.sort();
+    files.dedup();
+    // An index comes from outside: it may name files beside it and nothing else.
+    match files.iter().find(|file| Path::new(file).components().count() != 1) {
+        Some(file) => Err(WeightsError::Damaged {
+            file: index.to_owned(),
+            reason: format!("the shard `{file}` is not a file name"),
+        }),
+        None => Ok(files),
+    }
+}

@@ -1,0 +1,137 @@
+//! The two training tasks: examples, their mixture, the sampler and its batches.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::docid::TokenizerError;
+
+mod batch;
+mod examples;
+mod mixture;
+mod sampler;
+
+pub use batch::{Batch, assemble};
+pub use examples::Examples;
+pub use mixture::{Mixture, Share};
+pub use sampler::Sampler;
+
+/// What a text is turned into its docid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// Document text to docid.
+    Indexing,
+    /// Query to docid.
+    Retrieval,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Indexing => "indexing",
+            Self::Retrieval => "retrieval",
+        })
+    }
+}
+
+impl FromStr for Task {
+    type Err = TaskError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Indexing, Self::Retrieval]
+            .into_iter()
+            .find(|task| task.to_string() == name)
+            .ok_or_else(|| TaskError::UnknownTask {
+                found: name.to_owned(),
+            })
+    }
+}
+
+/// How a corpus becomes examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskOptions {
+    /// The tasks to train: one or both.
+    pub tasks: Vec<Task>,
+    /// Indexing examples per retrieval example, see [`Mixture`]; `None`: every example once an epoch.
+    pub ratio: Option<f64>,
+    /// The most tokens of a document, `</s>` included.
+    pub document_tokens: usize,
+    /// The most tokens of a query, `</s>` included.
+    pub query_tokens: usize,
+    /// Put in front of every document, as it is.
+    pub indexing_prefix: String,
+    /// Put in front of every query, as it is.
+    pub retrieval_prefix: String,
+    /// Lower-case documents and queries.
+    pub lowercase: bool,
+}
+
+impl Default for TaskOptions {
+    /// The paper's: both tasks, ratio 32, 32 tokens.
+    fn default() -> Self {
+        Self {
+            tasks: vec![Task::Indexing, Task::Retrieval],
+            ratio: Some(32.0),
+            document_tokens: 32,
+            query_tokens: 32,
+            indexing_prefix: String::new(),
+            retrieval_prefix: String::new(),
+            lowercase: false,
+        }
+    }
+}
+
+/// Why there is nothing to train on as it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// A name that is no task's.
+    #[error("unknown task `{found}`; right would be indexing or retrieval")]
+    UnknownTask {
+        /// The name found.
+        found: String,
+    },
+    /// No task at all.
+    #[error("no task is named; right would be indexing, retrieval or both")]
+    NoTask,
+    /// Retrieval is to be trained and there is no query to train it with.
+    #[error(
+        "the mixture needs training queries and there are none ({left_out}); give the corpus training or \
+         generated queries, or train indexing alone"
+    )]
+    NoTrainingQueries {
+        /// What is known of the reason.
+        left_out: String,
+    },
+    /// Indexing is to be trained and there is no document to train it with.
+    #[error("the mixture needs documents to index and there are none: all of them are left out")]
+    NoDocuments,
+    /// A ratio that is not a number above 0.
+    #[error("ratio {ratio} is not a finite number above 0")]
+    Ratio {
+        /// The ratio found.
+        ratio: f64,
+    },
+    /// A ratio between two tasks when only one is trained.
+    #[error("ratio {ratio} needs both tasks, and only {task} is trained; leave the ratio out")]
+    RatioOfOne {
+        /// The ratio found.
+        ratio: f64,
+        /// The task that is trained.
+        task: Task,
+    },
+    /// More examples in one epoch than can be numbered.
+    #[error("ratio {ratio} makes {examples} examples an epoch; at most {most} are possible")]
+    TooMany {
+        /// The ratio.
+        ratio: f64,
+        /// Examples an epoch.
+        examples: u64,
+        /// The most.
+        most: u64,
+    },
+    /// A batch of nothing.
+    #[error("batch size 0; right would be at least 1")]
+    BatchSize,
+    /// A text could not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}

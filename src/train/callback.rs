@@ -1,0 +1,75 @@
+//! Callbacks: what happens beside training, each at a cadence of its own.
+
+use std::collections::BTreeMap;
+
+use crate::monitor::Monitor;
+use crate::t5::GenirModel;
+
+use super::TrainError;
+
+/// When a callback runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cadence {
+    /// After every so many updates; none for never in between.
+    pub every: Option<u64>,
+    /// Before the first update.
+    pub at_start: bool,
+    /// After the last update, whatever `every` says.
+    pub at_end: bool,
+}
+
+impl Cadence {
+    /// Whether it is time after `step` updates (0 before the first).
+    pub fn is_due(&self, step: u64, is_last: bool) -> bool {
+        if step == 0 {
+            return self.at_start;
+        }
+        (is_last && self.at_end) || self.every.is_some_and(|every| step.is_multiple_of(every))
+    }
+}
+
+/// The state of a run between two updates, as callbacks see it.
+pub struct Moment<'a> {
+    /// Updates done.
+    pub step: u64,
+    /// Updates of the whole run.
+    pub total_steps: u64,
+    /// Passes over the examples, with their fraction.
+    pub epoch: f64,
+    /// Whether no update follows: the last step, or a callback before this one stopped the run.
+    pub is_last: bool,
+    /// The model. Evaluate on `model.valid()`.
+    pub model: &'a GenirModel,
+    /// Mean loss of the newest update's batches; NaN before the first.
+    pub loss: f64,
+    /// Learning rate of the newest update.
+    pub learning_rate: f64,
+    /// Norm of its gradients before clipping.
+    pub gradient_norm: f64,
+    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: those that
+    /// measure add here, those that decide (best checkpoint, early stopping) come after and read.
+    pub metrics: BTreeMap<String, f64>,
+    /// Where numbers and words go.
+    pub monitor: &'a mut Monitor,
+}
+
+/// Whether training goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Continue,
+    /// It ends here, for this reason.
+    Stop(String),
+}
+
+/// Something that happens beside training: evaluation, a checkpoint, a log line, a probe.
+pub trait Callback {
+    /// When it runs.
+    fn cadence(&self) -> Cadence;
+
+    /// Runs at `moment`.
+    ///
+    /// # Errors
+    /// An error ends the run; the checkpoints written before stay.
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError>;
+}

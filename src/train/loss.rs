@@ -1,0 +1,63 @@
+//! Cross-entropy over words and docids together, with its gradient written by hand.
+//!
+//! The gradient of a softmax cross-entropy is known in closed form, so it is computed once, off the graph,
+//! and handed to autodiff as a constant factor of the logits. Nothing is concatenated: the two parts of
+//! the output vocabulary share one normaliser.
+
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+
+use crate::t5::Logits;
+
+/// A loss and the scalar whose gradients are the loss's.
+pub struct Loss {
+    /// Mean over the batch, `[1]`, off the graph.
+    pub value: Tensor<1>,
+    /// Its *gradients* are the loss's, times the weight that was asked for; its value means nothing. `[1]`.
+    pub root: Tensor<1>,
+}
+
+/// Mean cross-entropy of `targets` (docid rows, `[batch]`) under a softmax over all words and docids.
+///
+/// `smoothing` spreads that share of the target evenly over the whole output vocabulary, as PyTorch's
+/// `cross_entropy(label_smoothing=...)` does. `weight` multiplies the gradients, not the value: with
+/// gradients accumulated over several batches it is one over their number.
+pub fn cross_entropy(
+    logits: Logits,
+    targets: Tensor<1, Int>,
+    smoothing: f64,
+    weight: f64,
+) -> Loss {
+    let words = logits.words.clone().inner(); // [batch, words]
+    let docids = logits.docids.clone().inner(); // [batch, documents]
+    let [batch, word_count] = words.dims();
+    let [_, docid_count] = docids.dims();
+    let classes = (word_count + docid_count) as f64;
+    let targets = targets.inner().reshape([batch, 1]);
+
+    let highest = words.clone().max_dim(1).max_pair(docids.clone().max_dim(1)); // [batch, 1]
+    let word_share = (words.clone() - highest.clone()).exp(); // [batch, words]
+    let docid_share = (docids.clone() - highest.clone()).exp(); // [batch, documents]
+    let total = word_share.clone().sum_dim(1) + docid_share.clone().sum_dim(1); // [batch, 1]
+    let log_total = total.clone().log() + highest; // [batch, 1]
+
+    let target = docids.clone().gather(1, targets.clone()); // [batch, 1]
+    let mut losses = log_total.clone() - target * (1.0 - smoothing);
+    if smoothing > 0.0 {
+        let mean = (words.sum_dim(1) + docids.sum_dim(1)) / classes; // [batch, 1]
+        losses = losses - mean * smoothing;
+    }
+
+    // d loss / d logit = softmax - (1 - smoothing) at the target - smoothing / classes everywhere.
+    let weight = weight / batch as f64;
+    let scale = total.recip() * weight; // [batch, 1]
+    let even = weight * smoothing / classes;
+    let at_target = Tensor::full([batch, 1], -weight * (1.0 - smoothing), &targets.device());
+    let spread = |gradient: Tensor<2>| if smoothing > 0.0 { gradient - even } else { gradient };
+    let word_gradient = spread(word_share * scale.clone()); // [batch, words]
+    let docid_gradient =
+        spread(docid_share * scale).scatter(1, targets, at_target, IndexingUpdateOp::Add); // [batch, documents]
+
+    let root = (logits.words * Tensor::from_inner(word_gradient)).sum()
+        + (logits.docids * Tensor::from_inner(docid_gradient)).sum();
+    Loss { value: losses.mean(), root }
+}

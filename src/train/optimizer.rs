@@ -1,0 +1,208 @@
+//! Applies an update rule to every trained parameter of a module, with clipping by global norm.
+//!
+//! Burn's own `ModuleOptimizer` clips each tensor by itself and keys states by ids that are new in every
+//! process. Here the norm is taken over all gradients, and states have the parameters' names.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{Adafactor, AdafactorConfig, DynState, GradientsParams, Optimizer as Rule};
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::adamw::AdamW;
+use crate::device::is_host;
+use crate::recipe;
+
+/// The optimizer of a run: a rule, and a state for each parameter that it has updated.
+pub struct Optimizer {
+    rule: UpdateRule,
+    clip_norm: Option<f64>,
+    states: BTreeMap<String, DynState>,
+}
+
+/// AdamW of our own, Adafactor of Burn's.
+#[derive(Clone)]
+enum UpdateRule {
+    AdamW(AdamW),
+    Adafactor(Adafactor),
+}
+
+/// What one update did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Updated {
+    /// Norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+}
+
+impl Optimizer {
+    /// The optimizer that a recipe asks for, without states.
+    pub fn new(section: &recipe::OptimizerSection) -> Self {
+        let rule = match section.optimizer {
+            recipe::Optimizer::AdamW { betas: [beta_1, beta_2], eps: epsilon, weight_decay } => {
+                UpdateRule::AdamW(AdamW {
+                    beta_1,
+                    beta_2,
+                    epsilon,
+                    weight_decay,
+                    gradient_scale: 1.0,
+                })
+            }
+            recipe::Optimizer::Adafactor {
+                eps: [epsilon_1, epsilon_2],
+                clip_threshold,
+                decay_rate,
+                weight_decay,
+                scale_parameter,
+                ..
+            } => UpdateRule::Adafactor(
+                AdafactorConfig::new()
+                    .with_epsilon_1(epsilon_1 as f32)
+                    .with_epsilon_2(epsilon_2 as f32)
+                    .with_clip_threshold(clip_threshold as f32)
+                    .with_decay_rate(decay_rate)
+                    .with_relative_step(false)
+                    .with_scale_parameter(scale_parameter)
+                    .with_weight_decay(weight_decay as f32)
+                    .build(),
+            ),
+        };
+        Self { rule, clip_norm: section.clip_norm, states: BTreeMap::new() }
+    }
+
+    /// Names of the parameters that have a state: those updated so far.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.states.keys().map(String::as_str)
+    }
+
+    /// Updates every parameter of `module` that has a gradient.
+    ///
+    /// # Errors
+    /// The norm, when it is not finite; the module is then returned as it was.
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        mut gradients: GradientsParams,
+        learning_rate: f64,
+    ) -> (M, Result<Updated, f64>) {
+        let mut norm = NormOf { gradients: &mut gradients, sum_of_squares: 0.0 };
+        module.visit(&mut norm);
+        let gradient_norm = norm.sum_of_squares.sqrt();
+        if !gradient_norm.is_finite() {
+            return (module, Err(gradient_norm));
+        }
+        // As torch.nn.utils.clip_grad_norm_ has it.
+        let scale = match self.clip_norm {
+            Some(limit) => (limit / (gradient_norm + 1e-6)).min(1.0),
+            None => 1.0,
+        };
+        let mut apply = Apply {
+            rule: &self.rule,
+            states: &mut self.states,
+            gradients: &mut gradients,
+            path: Vec::new(),
+            learning_rate,
+            scale,
+        };
+        (module.map(&mut apply), Ok(Updated { gradient_norm }))
+    }
+}
+
+/// Sums the squares of all gradients of a module.
+struct NormOf<'a> {
+    gradients: &'a mut GradientsParams,
+    sum_of_squares: f64,
+}
+
+impl ModuleVisitor for NormOf<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        // Taken out and put back: a tensor with one owner gives its data without a copy.
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            let (sum, gradient) = sum_of_squares(gradient);
+            self.sum_of_squares += sum;
+            self.gradients.register(param.id, gradient);
+        }
+    }
+}
+
+fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
+    let device = gradient.device();
+    if !is_host(&device) {
+        let sum: f32 = gradient.clone().square().sum().into_scalar();
+        return (f64::from(sum), gradient);
+    }
+    let data = gradient.into_data();
+    let values: &[f32] =
+        data.as_slice().unwrap_or_else(|_| unreachable!("gradients of f32 parameters are f32"));
+    // Fixed chunks summed in order: the result does not depend on the number of threads.
+    let sums: Vec<f64> = values
+        .par_chunks(1 << 14)
+        .map(|chunk| {
+            let lanes = chunk.chunks(16).fold([0.0_f32; 16], |mut sums, values| {
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += value * value;
+                }
+                sums
+            });
+            lanes.iter().map(|&sum| f64::from(sum)).sum()
+        })
+        .collect();
+    (sums.iter().sum(), Tensor::from_data(data, &device))
+}
+
+/// Walks a module and updates each parameter that has a gradient.
+struct Apply<'a> {
+    rule: &'a UpdateRule,
+    states: &'a mut BTreeMap<String, DynState>,
+    gradients: &'a mut GradientsParams,
+    path: Vec<String>,
+    learning_rate: f64,
+    scale: f64,
+}
+
+impl ModuleMapper for Apply<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+            return param;
+        };
+        let (id, tensor, mapper) = param.consume();
+        let name = self.path.join(".");
+        let state = self.states.remove(&name);
+        let tensor = tensor.inner();
+        let (tensor, state) = match self.rule {
+            UpdateRule::AdamW(rule) => {
+                let rule = AdamW { gradient_scale: self.scale, ..*rule };
+                update(&rule, self.learning_rate, tensor, gradient, state)
+            }
+            UpdateRule::Adafactor(rule) => {
+                let gradient = if self.scale < 1.0 { gradient * self.scale } else { gradient };
+                update(rule, self.learning_rate, tensor, gradient, state)
+            }
+        };
+        if let Some(state) = state {
+            self.states.insert(name, state);
+        }
+        let tensor = Tensor::from_inner(tensor).require_grad();
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+fn update<R: Rule, const D: usize>(
+    rule: &R,
+    learning_rate: f64,
+    tensor: Tensor<D>,
+    gradient: Tensor<D>,
+    state: Option<DynState>,
+) -> (Tensor<D>, Option<DynState>) {
+    let state = state.map(|state| state.downcast::<R::State<D>>());
+    let (tensor, state) = rule.step(learning_rate, tensor, gradient, state);
+    (tensor, state.map(|state| DynState::create(state, D)))
+}

@@ -1,0 +1,241 @@
+//! Logits, loss, encoder states and gradients equal what `transformers` computes from the same checkpoints.
+//!
+//! The fixtures are made by `tests/python/make_parity_fixtures.py`; see `tests/fixtures/README.md`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Param;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use genir::t5::weights::{self, StoredTensors};
+use genir::t5::{NoTap, Pass, T5, T5Config, Tokens, bucket};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")
+}
+
+/// The tensors of one `expected.safetensors`.
+struct Expected(Vec<u8>);
+
+impl Expected {
+    fn read(model: &str) -> Self {
+        Self(std::fs::read(fixtures().join(model).join("expected.safetensors")).unwrap())
+    }
+
+    fn view<T>(&self, key: &str, convert: impl Fn(&[u8]) -> Vec<T>) -> (Vec<T>, Vec<usize>) {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(key).unwrap_or_else(|_| panic!("no {key}"));
+        (convert(tensor.data()), tensor.shape().to_vec())
+    }
+
+    fn floats(&self, key: &str) -> (Vec<f32>, Vec<usize>) {
+        self.view(key, |bytes| {
+            bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        })
+    }
+
+    fn ids(&self, key: &str) -> (Vec<i32>, Vec<usize>) {
+        self.view(key, |bytes| {
+            bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as i32).collect()
+        })
+    }
+
+    /// Tokens under `<key>`, with lengths from the mask under `<mask>` if there is one.
+    fn tokens(&self, key: &str, mask: Option<&str>, device: &Device) -> Tokens {
+        let (ids, shape) = self.ids(key);
+        let lengths: Vec<u32> = match mask {
+            Some(mask) => {
+                self.ids(mask).0.chunks(shape[1]).map(|row| row.iter().sum::<i32>() as u32).collect()
+            }
+            None => vec![shape[1] as u32; shape[0]],
+        };
+        Tokens::new(&ids, &lengths, device)
+    }
+}
+
+fn load(model: &str, device: &Device) -> T5 {
+    let directory = fixtures().join(model);
+    let config = T5Config::read(&directory).unwrap();
+    let tensors = StoredTensors::open(&directory).unwrap();
+    weights::load(&tensors, &config, config.vocab_size, device).unwrap()
+}
+
+fn assert_close(found: &Tensor<2>, expected: &[f32], tolerance: f32, what: &str) {
+    let found: Vec<f32> = found.clone().inner().into_data().try_to_vec().unwrap();
+    assert_eq!(found.len(), expected.len(), "{what}: sizes");
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: differs by {worst}, allowed {tolerance}");
+}
+
+/// Checks all cases of one model; `tolerance` is absolute, on logits.
+fn check(model: &str) {
+    let manifest = std::fs::read_to_string(fixtures().join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let models = manifest["models"].as_array().unwrap();
+    let entry = models.iter().find(|entry| entry["name"] == model).expect(model);
+    let device = Device::flex().autodiff();
+    let t5 = load(model, &device);
+    let expected = Expected::read(model);
+    for case in entry["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let what = format!("{model} {name}");
+        let source = format!("{name}.input_ids");
+        let mask = format!("{name}.attention_mask");
+        let source = expected.tokens(&source, Some(&mask), &device);
+        let target = expected.tokens(&format!("{name}.decoder_input_ids"), None, &device);
+        let mut tap = NoTap;
+        let mut pass = Pass::evaluate(&mut tap);
+        let states = t5.encode(&source, &mut pass);
+        let output = t5.decode(&target, &states, &mut pass);
+        let logits = t5.word_logits(output);
+        assert_close(&logits, &expected.floats(&format!("{name}.logits")).0, 1e-4, &what);
+        if case["encoder_last_hidden_state"] == true {
+            let (states_expected, _) =
+                expected.floats(&format!("{name}.encoder_last_hidden_state"));
+            assert_close(&states.rows, &states_expected, 1e-4, &format!("{what} states"));
+        }
+        if target.length == 1 {
+            // The start token alone, with one lookup for both stacks, is the same computation.
+            let output = t5.encode_and_decode_start(&source, &mut pass);
+            let (logits_expected, _) = expected.floats(&format!("{name}.logits"));
+            assert_close(&t5.word_logits(output), &logits_expected, 1e-4, &format!("{what} merged"));
+        }
+        let (labels, _) = expected.ids(&format!("{name}.labels"));
+        let count = labels.len();
+        let labels = TensorData::new(labels, [count, 1]);
+        let labels = Tensor::<2, Int>::from_data(labels, &device);
+        let loss = log_softmax(logits, 1).gather(1, labels).mean().neg();
+        let loss_expected = expected.floats(&format!("{name}.loss")).0[0];
+        assert_close(&loss.clone().reshape([1, 1]), &[loss_expected], 1e-5, &format!("{what} loss"));
+        let gradients = loss.backward();
+        let found = all_gradients(&t5, &gradients);
+        let named = case["gradients"].as_array().unwrap();
+        for stored in named.iter().map(|name| name.as_str().unwrap()) {
+            let (values, shape) = expected.floats(&format!("{name}.grad.{stored}"));
+            // Where a weight has no effect, Burn gives no gradient and PyTorch zeros.
+            let Some(gradient) = found.get(stored) else {
+                assert!(values.iter().all(|&g| g == 0.0), "{what}: no gradient of {stored}");
+                continue;
+            };
+            let transposed = shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
+            let gradient =
+                if transposed { gradient.clone().transpose() } else { gradient.clone() };
+            assert_close(&gradient, &values, 2e-5, &format!("{what} gradient of {stored}"));
+        }
+    }
+}
+
+/// Gradients by Hugging Face's names, written out by hand: an independent statement of the mapping.
+fn all_gradients(t5: &T5, gradients: &Gradients) -> HashMap<String, Tensor<2>> {
+    let mut found = HashMap::new();
+    let mut put = |name: String, gradient: Option<Tensor<2>>| {
+        if let Some(gradient) = gradient {
+            found.insert(name, gradient);
+        }
+    };
+    let matrix = |param: &Param<Tensor<2>>| param.val().grad(gradients);
+    let vector = |param: &Param<Tensor<1>>| param.val().grad(gradients).map(|g| g.unsqueeze::<2>());
+    put("shared.weight".into(), matrix(&t5.shared.weight));
+    if let Some(head) = &t5.lm_head {
+        put("lm_head.weight".into(), matrix(&head.weight));
+    }
+    let bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+    put(format!("encoder.{bias}"), matrix(&t5.encoder.relative_bias.weight));
+    put(format!("decoder.{bias}"), matrix(&t5.decoder.relative_bias.weight));
+    put("encoder.final_layer_norm.weight".into(), vector(&t5.encoder.final_norm.weight));
+    put("decoder.final_layer_norm.weight".into(), vector(&t5.decoder.final_norm.weight));
+    let mut components = Vec::new();
+    for (i, layer) in t5.encoder.layers.iter().enumerate() {
+        let prefix = format!("encoder.block.{i}.layer");
+        components.push((format!("{prefix}.0"), "SelfAttention", Some(&layer.self_attention), None));
+        components.push((format!("{prefix}.1"), "DenseReluDense", None, Some(&layer.mlp)));
+    }
+    for (i, layer) in t5.decoder.layers.iter().enumerate() {
+        let prefix = format!("decoder.block.{i}.layer");
+        components.push((format!("{prefix}.0"), "SelfAttention", Some(&layer.self_attention), None));
+        components.push((format!("{prefix}.1"), "EncDecAttention", Some(&layer.cross_attention), None));
+        components.push((format!("{prefix}.2"), "DenseReluDense", None, Some(&layer.mlp)));
+    }
+    for (prefix, module, attention, mlp) in components {
+        if let Some(block) = attention {
+            put(format!("{prefix}.layer_norm.weight"), vector(&block.norm.weight));
+            for (letter, linear) in
+                [("q", &block.query), ("k", &block.key), ("v", &block.value), ("o", &block.output)]
+            {
+                put(format!("{prefix}.{module}.{letter}.weight"), matrix(&linear.weight));
+            }
+        }
+        if let Some(mlp) = mlp {
+            put(format!("{prefix}.layer_norm.weight"), vector(&mlp.norm.weight));
+            put(format!("{prefix}.{module}.wo.weight"), matrix(&mlp.output.weight));
+            let input = if mlp.gate.is_some() { "wi_1" } else { "wi" };
+            put(format!("{prefix}.{module}.{input}.weight"), matrix(&mlp.input.weight));
+            if let Some(gate) = &mlp.gate {
+                put(format!("{prefix}.{module}.wi_0.weight"), matrix(&gate.weight));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn v1_0_with_tied_embeddings_agrees() {
+    check("v1_0_tied");
+}
+
+#[test]
+fn v1_0_with_an_untied_head_agrees() {
+    check("v1_0_untied");
+}
+
+#[test]
+fn v1_1_with_tied_embeddings_agrees() {
+    check("v1_1_tied");
+}
+
+#[test]
+fn v1_1_with_an_untied_head_agrees() {
+    check("v1_1_untied");
+}
+
+#[test]
+fn an_untied_head_with_a_scaled_decoder_agrees() {
+    check("scaled_untied");
+}
+
+#[test]
+fn mt5_agrees() {
+    check("mt5");
+}
+
+#[test]
+fn a_sharded_checkpoint_agrees() {
+    check("sharded");
+}
+
+#[test]
+fn f16_weights_agree() {
+    check("f16");
+}
+
+#[test]
+fn bf16_weights_agree() {
+    check("bf16");
+}
+
+#[test]
+fn relative_position_buckets_agree() {
+    let table = std::fs::read_to_string(fixtures().join("position_buckets.json")).unwrap();
+    let table: Value = serde_json::from_str(&table).unwrap();
+    let first = table["first_distance"].as_i64().unwrap();
+    for (key, bidirectional) in [("bidirectional", true), ("causal", false)] {
+        for (at, expected) in table[key].as_array().unwrap().iter().enumerate() {
+            let distance = first + at as i64;
+            let found = bucket(distance, bidirectional, 32, 128);
+            assert_eq!(Some(found), expected.as_i64(), "{key} distance {distance}");
+        }
+    }
+}

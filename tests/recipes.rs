@@ -1,0 +1,420 @@
+//! Recipes: what is read, what is refused and how it is said.
+
+use std::path::Path;
+
+use genir::recipe::{Init, LeaveOut, Optimizer, Place, Recipe, RecipeErrors, Span, Split, Task};
+
+/// A recipe with the required keys only.
+const SMALL: &str = r#"
+[run]
+directory = "runs/small"
+[model]
+base = "google-t5/t5-small"
+[corpus]
+path = "bundled:atlas"
+[optimizer]
+learning_rate = 1e-3
+[train]
+steps = 100
+batch_size = 8
+"#;
+
+fn read(text: &str, overrides: &[&str]) -> Result<Recipe, RecipeErrors> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    Recipe::from_text("small.toml", text, &overrides)
+}
+
+fn small(overrides: &[&str]) -> Recipe {
+    read(SMALL, overrides).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The lines of the problems, without the heading.
+fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
+    let errors = read(text, overrides).expect_err("the recipe is wrong");
+    errors.problems.iter().map(ToString::to_string).collect()
+}
+
+/// The only problem of the small recipe with these overrides.
+fn problem(overrides: &[&str]) -> String {
+    let mut problems = problems(SMALL, overrides);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems.remove(0)
+}
+
+#[test]
+fn five_mistakes_are_shown_at_once_each_with_its_key() {
+    let text = r#"
+[run]
+directory = 7
+sed = 3
+
+[model]
+base = "google-t5/t5-small"
+
+[corpus]
+path = "bundled:atlas"
+
+[optimizer]
+name = "adam"
+learning_rate = 1e-3
+
+[train]
+steps = 100
+batch_size = 0
+
+[trian]
+epochs = 1
+"#;
+    let shown = read(text, &[]).unwrap_err().to_string();
+    let expected = r#"recipe small.toml: 5 problems
+  line 3: run.directory = 7: expected a text
+  line 4: run.sed = 3: unknown key; did you mean `seed`?
+  line 13: optimizer.name = "adam": expected one of "adamw", "adafactor"
+  line 18: train.batch_size = 0: expected a whole number of at least 1
+  line 20: trian: unknown section; did you mean `train`?"#;
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_is_expected() {
+    let problems = problems("", &[]);
+    assert_eq!(
+        problems,
+        [
+            "run.directory: missing: expected a text",
+            "model.base: missing: expected a text",
+            "corpus.path: missing: expected a text",
+            "optimizer.learning_rate: missing: expected a number above 0",
+            "train.steps: missing: expected `steps` or `epochs`",
+            "train.batch_size: missing: expected a whole number of at least 1",
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_show_the_nearest_known_one() {
+    assert!(problem(&["train.batchsize=3"]).ends_with("did you mean `batch_size`?"));
+    assert!(problem(&["schedule.warmup=3"]).ends_with("did you mean `warmup_steps`?"));
+    assert!(
+        problem(&[
+            "stop.patiance=3",
+            "stop.patience=1",
+            "evaluate.every_steps=5"
+        ])
+        .ends_with("did you mean `patience`?")
+    );
+    assert!(problem(&["model.config.d_mode=8"]).ends_with("did you mean `d_model`?"));
+    // A key that other sections have is shown with them.
+    assert!(
+        problem(&["batch_size=3"])
+            .ends_with("did you mean `evaluate.batch_size` or `train.batch_size`?")
+    );
+    assert!(problem(&["docids.zzz=3"]).ends_with("known here are rows"));
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let recipe = small(&[]);
+    assert_eq!(recipe.run.seed, 1);
+    assert_eq!(recipe.run.device, "auto");
+    assert_eq!(recipe.model.init, Init::Pretrained);
+    assert_eq!(recipe.task.tasks, [Task::Indexing, Task::Retrieval]);
+    assert_eq!(recipe.trainable.select, ["full"]);
+    assert_eq!(recipe.stages, None);
+    let optimizer = Optimizer::AdamW {
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weight_decay: 0.01,
+    };
+    assert_eq!(recipe.optimizer.optimizer, optimizer);
+    assert_eq!(recipe.optimizer.clip_norm, Some(1.0));
+    assert_eq!(recipe.evaluate.splits, [Split::Validation]);
+    assert_eq!(recipe.evaluate.every, None);
+    assert_eq!(recipe.save.best_metric, "validation/hits@1");
+    assert_eq!(
+        small(&["evaluate.splits=test"]).save.best_metric,
+        "test/hits@1"
+    );
+    assert_eq!(recipe.stop, None);
+}
+
+#[test]
+fn token_lengths_follow_max_tokens_unless_given() {
+    let task = small(&["task.max_tokens=64", "task.query_tokens=16"]).task;
+    assert_eq!((task.document_tokens, task.query_tokens), (64, 16));
+}
+
+#[test]
+fn overrides_set_values_of_every_kind() {
+    let recipe = small(&[
+        "train.steps=7",
+        "optimizer.learning_rate=2",
+        "optimizer.clip_norm=none",
+        "run.directory=runs/a=b",
+        "corpus.path=2024",
+        "task.lowercase=true",
+        "trainable.select=decoder.cross_attention[II,III]",
+        "corpus.leave_out={ids=[3, \"x\"]}",
+        "stages={I=\"0..1\", II=\"1-2\", III=\"3\"}",
+    ]);
+    assert_eq!(recipe.train.length, Span::Steps(7));
+    assert_eq!(recipe.optimizer.learning_rate, 2.0);
+    assert_eq!(recipe.optimizer.clip_norm, None);
+    assert_eq!(recipe.run.directory, Path::new("runs/a=b"));
+    assert_eq!(recipe.corpus.path, "2024");
+    assert!(recipe.task.lowercase);
+    assert_eq!(recipe.trainable.select, ["decoder.cross_attention[II,III]"]);
+    let ids = vec!["3".to_owned(), "x".to_owned()];
+    assert_eq!(recipe.corpus.leave_out, Some(LeaveOut::Ids { ids }));
+    assert_eq!(recipe.stages.unwrap().to_string(), "I 0, II 1-2, III 3");
+}
+
+#[test]
+fn a_later_override_wins_and_a_tilde_removes() {
+    let recipe = small(&["train.batch_size=3", "train.batch_size=5"]);
+    assert_eq!(recipe.train.batch_size, 5);
+    let recipe = small(&["~train.steps", "train.epochs=0.5"]);
+    assert_eq!(recipe.train.length, Span::Epochs(0.5));
+    assert_eq!(recipe.train.length.steps(11), 6);
+    assert_eq!(recipe.train.length.steps(0), 1);
+}
+
+#[test]
+fn overrides_that_cannot_be_applied_are_refused() {
+    assert!(problem(&["train.steps"]).contains("an override is key=value"));
+    assert!(problem(&["train..steps=1"]).contains("section.key"));
+    assert!(problem(&["=1"]).contains("section.key"));
+    assert!(problem(&["train.steps.x=1"]).contains("`steps` is a value, not a section"));
+    assert!(problem(&["~train.step"]).ends_with("did you mean `steps`?"));
+    assert_eq!(
+        problem(&["train.steps=many"]),
+        "command line: train.steps = \"many\": expected a whole number of at least 1"
+    );
+    // A second key is no part of a value.
+    let path = small(&["corpus.path=1\nrun.seed=2"]);
+    assert_eq!(
+        (path.run.seed, path.corpus.path.as_str()),
+        (1, "1\nrun.seed=2")
+    );
+}
+
+#[test]
+fn a_recipe_is_read_again_as_it_was_written() {
+    let all = [
+        "model.init=scratch",
+        "model.revision=abc",
+        "model.dropout=0.25",
+        "model.config.d_model=64",
+        "model.config.num_decoder_layers=5",
+        "stages={I=\"0..2\", II=\"2..4\", III=\"4\"}",
+        "corpus.generated_queries=more.jsonl",
+        "corpus.leave_out={count=10, seed=3}",
+        "task.ratio=32",
+        "task.document_tokens=48",
+        "optimizer.name=adafactor",
+        "optimizer.beta1=0.9",
+        "optimizer.clip_norm=0",
+        "schedule.name=inverse_sqrt",
+        "~train.steps",
+        "train.epochs=2",
+        "evaluate.every_epochs=0.5",
+        "evaluate.queries=100",
+        "evaluate.memorisation=9",
+        "save.every_steps=40",
+        "stop.metric=memorisation/indexing/hits@1",
+        "stop.patience=3",
+    ];
+    let off = [
+        "optimizer.clip_norm=none",
+        "evaluate.every_steps=3",
+        "corpus.leave_out.ids=[1]",
+    ];
+    for overrides in [&all[..], &off[..], &[]] {
+        let recipe = small(overrides);
+        let text = recipe.to_toml().unwrap();
+        assert_eq!(read(&text, &[]).as_ref(), Ok(&recipe), "{text}");
+    }
+}
+
+#[test]
+fn conflicts_between_keys_are_refused() {
+    for (overrides, key, message) in [
+        (&["train.epochs=3"][..], "train.epochs", "found both"),
+        (
+            &["~train.steps"],
+            "train.steps",
+            "missing: expected `steps` or `epochs`",
+        ),
+        (
+            &["schedule.warmup_steps=101"],
+            "schedule.warmup_steps",
+            "train.steps = 100",
+        ),
+        (
+            &["model.config.d_ff=9"],
+            "model.config",
+            "init = \"scratch\"",
+        ),
+        (
+            &["optimizer.clip_threshold=1"],
+            "optimizer.clip_threshold",
+            "a key of adafactor",
+        ),
+        (
+            &["optimizer.name=adafactor", "optimizer.betas=[0.9, 0.99]"],
+            "optimizer.betas",
+            "a key of adamw",
+        ),
+        (
+            &["task.ratio=32", "task.tasks=[\"retrieval\"]"],
+            "task.ratio",
+            "only one",
+        ),
+        (
+            &["corpus.generated_queries=x", "task.tasks=indexing"],
+            "corpus.generated_queries",
+            "retrieval examples",
+        ),
+        (
+            &["corpus.leave_out={count=1, ids=[2]}"],
+            "corpus.leave_out.count",
+            "found both",
+        ),
+        (&["corpus.leave_out={}"], "corpus.leave_out.ids", "missing"),
+        (
+            &["corpus.leave_out={seed=1, ids=[2]}"],
+            "corpus.leave_out.seed",
+            "belongs to `count`",
+        ),
+        (
+            &["save.best_metric=test/hits@1"],
+            "save.best_metric",
+            "no evaluation gives",
+        ),
+        (
+            &[
+                "evaluate.every_steps=5",
+                "stop.metric=validation/hits@2",
+                "stop.patience=1",
+            ],
+            "stop.metric",
+            "did you mean `validation/hits@1`?",
+        ),
+        (&["stop.patience=1"], "stop", "give evaluate.every_steps"),
+        (
+            &["evaluate.splits=[]"],
+            "evaluate.splits",
+            "at least one split",
+        ),
+        (
+            &["evaluate.every_steps=5", "evaluate.every_epochs=5"],
+            "evaluate.every_epochs",
+            "found both",
+        ),
+        (
+            &["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"],
+            "stages.II",
+            "an overlap",
+        ),
+        (
+            &[
+                "model.init=scratch",
+                "model.config.num_decoder_layers=4",
+                "stages={I=\"0..2\", II=\"2..4\", III=\"4\"}",
+            ],
+            "model.config.num_decoder_layers",
+            "last layer is 3",
+        ),
+        (
+            &["model.init=scratch", "model.config.num_decoder_layers=2"],
+            "model.config.num_decoder_layers",
+            "3 are the least",
+        ),
+    ] {
+        let problems = read(SMALL, overrides).expect_err(key).problems;
+        let [problem] = problems.as_slice() else {
+            panic!("{key}: {problems:#?}");
+        };
+        assert_eq!(problem.key, key);
+        assert!(problem.message.contains(message), "{key}: {problem}");
+    }
+}
+
+#[test]
+fn parts_of_an_inline_value_are_placed_where_it_was_given() {
+    let wrong = "corpus.leave_out={count=0}";
+    assert!(problem(&[wrong]).starts_with("command line: corpus.leave_out.count = 0: expected"));
+    let text = format!("{SMALL}\n[corpus.leave_out]\ncount = 0\n");
+    assert!(problems(&text, &[])[0].starts_with("line 15: corpus.leave_out.count = 0"));
+}
+
+#[test]
+fn a_conflict_with_a_wrong_value_is_not_told() {
+    let told = problem(&["train.steps=0", "schedule.warmup_steps=5"]);
+    assert!(told.starts_with("command line: train.steps = 0"), "{told}");
+}
+
+#[test]
+fn wrong_values_are_refused_in_every_section() {
+    for (wrong, expected) in [
+        ("run.seed=-1", "at least 0"),
+        ("run.device=gpu", "\"cuda:N\""),
+        ("run.device=cuda:x", "\"cuda:N\""),
+        ("model.dropout=1", "less than 1"),
+        ("corpus.layout=csv", "\"beir\""),
+        ("docids.rows=zero", "\"text\""),
+        ("task.tasks=[\"indexing\", \"indexing\"]", "none twice"),
+        ("task.tasks=[]", "at least one task"),
+        ("task.max_tokens=1", "at least 2"),
+        ("task.ratio=nan", "above 0"),
+        ("trainable.select=[]", "at least one selector"),
+        (
+            "trainable.select=decoder.mpl",
+            "did you mean `decoder.mlp`?",
+        ),
+        ("optimizer.betas=[0.9]", "two numbers"),
+        ("optimizer.clip_norm=off", "\"none\" for off"),
+        ("optimizer.learning_rate=inf", "above 0"),
+        ("schedule.name=step", "\"cosine\""),
+        ("train.label_smoothing=1.0", "less than 1"),
+        ("evaluate.vocabulary=words", "\"all\""),
+        ("save.keep_last=0", "at least 1"),
+        ("log.tensorboard=yes", "true or false"),
+    ] {
+        let problem = problem(&[wrong]);
+        let key = wrong.split_once('=').unwrap().0;
+        assert!(
+            problem.starts_with(&format!("command line: {key} = ")),
+            "{problem}"
+        );
+        assert!(
+            problem.ends_with(expected) || problem.contains(expected),
+            "{problem}"
+        );
+    }
+    assert_eq!(
+        problem(&["log=3"]),
+        "command line: log = 3: expected a section, [log]"
+    );
+}
+
+#[test]
+fn text_that_is_no_toml_is_refused_with_its_lines() {
+    let errors = read("[run]\ndirectory = \nseed = 1\nseed = 2\n", &[]).unwrap_err();
+    let places: Vec<_> = errors
+        .problems
+        .iter()
+        .map(|problem| problem.place)
+        .collect();
+    assert_eq!(
+        places,
+        [Some(Place::Line(2)), Some(Place::Line(4))],
+        "{errors}"
+    );
+    let absent = Recipe::from_file(Path::new("no/such/recipe.toml"), &[]).unwrap_err();
+    let shown = absent.to_string();
+    assert!(
+        shown.starts_with("recipe no/such/recipe.toml: 1 problem\n  cannot be read"),
+        "{shown}"
+    );
+}

@@ -1,0 +1,89 @@
+//! The recipes that are shipped: all are read, each starts with its command, pairs belong together.
+
+use std::path::{Path, PathBuf};
+
+use genir::recipe::{Optimizer, Recipe, ScheduleName};
+
+fn shipped() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let entries = directory.read_dir().unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn shipped_recipes_are_read_and_written_and_read_again() {
+    let files = shipped();
+    let names: Vec<_> = files.iter().map(|file| file.file_stem().unwrap()).collect();
+    for name in [
+        "quickstart",
+        "squad-1000-full",
+        "squad-1000-restricted",
+        "nq-t5-large-full",
+        "nq-t5-large-restricted",
+    ] {
+        assert!(names.contains(&name.as_ref()), "{name} is not shipped");
+    }
+    for file in &files {
+        let recipe = Recipe::from_file(file, &[]).unwrap_or_else(|errors| panic!("{errors}"));
+        let resolved = recipe.to_toml().unwrap();
+        let again = Recipe::from_text("resolved.toml", &resolved, &[]);
+        assert_eq!(again, Ok(recipe), "{resolved}");
+    }
+}
+
+#[test]
+fn shipped_recipes_start_with_their_command() {
+    for file in shipped() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let header: String = text
+            .lines()
+            .take_while(|line| line.starts_with('#'))
+            .collect();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let command = format!("genir train recipes/{name}");
+        assert!(header.contains(&command), "{name} has no `{command}`");
+    }
+}
+
+#[test]
+fn restricted_recipes_differ_from_full_ones_in_what_is_trained() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    for name in ["squad-1000", "nq-t5-large"] {
+        let read = |kind: &str| {
+            let file = directory.join(format!("{name}-{kind}.toml"));
+            Recipe::from_file(&file, &[]).unwrap()
+        };
+        let (full, restricted) = (read("full"), read("restricted"));
+        assert_eq!(full.trainable.select, ["full"]);
+        assert_eq!(restricted.trainable.select, ["restricted", "docids"]);
+        assert_eq!(full.corpus, restricted.corpus);
+        assert_eq!(full.task, restricted.task);
+        assert_eq!(full.evaluate, restricted.evaluate);
+    }
+}
+
+#[test]
+fn the_papers_hyper_parameters_are_kept() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/nq-t5-large-full.toml");
+    let recipe = Recipe::from_file(&file, &[]).unwrap();
+    assert_eq!(recipe.optimizer.learning_rate, 1e-3);
+    assert_eq!(recipe.optimizer.clip_norm, None);
+    assert_eq!(
+        recipe.optimizer.optimizer,
+        Optimizer::Adafactor {
+            eps: [1e-30, 1e-3],
+            clip_threshold: 1.0,
+            decay_rate: -0.8,
+            beta1: None,
+            weight_decay: 0.0,
+            scale_parameter: false,
+        }
+    );
+    assert_eq!(recipe.schedule.name, ScheduleName::Constant);
+    assert_eq!(recipe.train.batch_size * recipe.train.accumulate, 128);
+    assert_eq!(recipe.task.document_tokens, 32);
+    assert_eq!(recipe.task.query_tokens, 32);
+    assert_eq!(recipe.task.ratio, Some(32.0));
+}
