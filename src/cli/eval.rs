@@ -32,7 +32,7 @@ pub struct Eval {
     seed: u64,
 
     /// What a docid is ranked among: docids, or all (words and docids, as the paper's code does).
-    #[arg(long, default_value = "docids")]
+    #[arg(long, default_value = "docids", value_parser = super::picked::<Vocabulary>)]
     vocabulary: Vocabulary,
 
     /// Queries at once.
@@ -125,7 +125,7 @@ impl Eval {
             }
             Format::Table => {
                 let mut table = Table::new();
-                table.load_preset(presets::ASCII_MARKDOWN);
+                table.load_style(presets::ASCII_MARKDOWN);
                 let mut header = vec!["queries".to_owned()];
                 let metrics = parts.first().map(|(_, metrics)| metrics);
                 header.extend(metrics.into_iter().flat_map(|m| m.values()).map(|(name, _)| name.into()));

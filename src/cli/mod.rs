@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with a document's id.
@@ -50,6 +51,11 @@ enum Verb {
     Check(check::Check),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
+}
+
+/// What a word of the command line picks; the error lists the words there are.
+fn picked<T: Choice>(word: &str) -> Result<T, String> {
+    T::named(word).ok_or_else(|| format!("expected one of {}", T::words()))
 }
 
 /// A recipe with overrides.

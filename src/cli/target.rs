@@ -22,7 +22,7 @@ pub struct Target {
     corpus: Option<String>,
 
     /// The corpus's layout: auto, paper, dsi or beir.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = super::picked::<Layout>)]
     layout: Layout,
 
     /// auto, cpu, cuda or cuda:N.

@@ -107,7 +107,7 @@ fn part_of(name: &str, stages: &Stages) -> (u8, String) {
 impl fmt::Display for TrainableTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
-        table.load_preset(presets::ASCII_MARKDOWN);
+        table.load_style(presets::ASCII_MARKDOWN);
         table.set_header(["part", "parameters", "trained", "frozen"]);
         let total = ("all".to_owned(), self.total);
         for (part, count) in self.rows.iter().chain([&total]) {

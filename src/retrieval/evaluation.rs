@@ -150,7 +150,7 @@ pub fn evaluate(
             let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
             run.write(&set.ids[index], best)?;
         }
-        Ok(())
+        Ok::<(), RunFileError>(())
     })?;
     correct.sort_unstable();
     let mut all = MetricSums::default();
