@@ -8,6 +8,7 @@ mod memory;
 mod optimizer;
 mod plan;
 mod schedule;
+mod step;
 mod trainer;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, Updated};
 pub use plan::{Plan, PlanError, PlanErrors};
 pub use schedule::Schedule;
+pub use step::{StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
 
 use crate::checkpoint::CheckpointError;

@@ -4,16 +4,16 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callback::{Callback, Moment, Verdict};
-use super::loss::cross_entropy;
 use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::schedule::Schedule;
+use super::step::{StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
 use crate::device::is_host;
 use crate::monitor::Monitor;
 use crate::random;
-use crate::t5::{GenirModel, NoTap, Pass, Tokens};
+use crate::t5::{GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
 
 /// Source lengths are rounded up to a multiple of this on GPUs, where each new shape compiles kernels.
@@ -166,15 +166,12 @@ impl<'a> Trainer<'a> {
         let targets: Vec<i32> = batch.targets.iter().map(|&row| row as i32).collect();
         let targets = TensorData::new(targets, [batch.size()]);
         let targets = Tensor::<1, Int>::from_data(targets, &self.device);
-
-        let mut tap = NoTap;
-        let mut pass = Pass::train(&mut tap, self.plan.dropout());
-        let output = model.t5.encode_and_decode_start(&source, &mut pass); // [batch, d_model]
-        let logits = model.logits(output);
-        let weight = 1.0 / train.accumulate as f64;
-        let loss = cross_entropy(logits, targets, train.label_smoothing, weight);
-        let gradients = GradientsParams::from_grads(loss.root.backward(), model);
-        (f64::from(loss.value.into_scalar::<f32>()), gradients)
+        let options = StepOptions {
+            dropout: self.plan.dropout(),
+            label_smoothing: train.label_smoothing,
+            weight: 1.0 / train.accumulate as f64,
+        };
+        forward_backward(model, &source, targets, options)
     }
 
     /// Calls the callbacks that are due; the reason, if one of them stopped the run.
