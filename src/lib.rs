@@ -1,5 +1,6 @@
 //! Fine-tuning of generative information retrieval models.
 
+pub mod checkpoint;
 pub mod component;
 pub mod corpus;
 pub mod device;
