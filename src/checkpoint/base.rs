@@ -1,9 +1,143 @@
-//! tmp
-use std::path::PathBuf;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct BaseError;
-pub struct HubSettings;
-impl HubSettings { pub fn from_env() -> Self { Self } }
-pub enum Wanted { Weights, Configuration }
-pub fn locate(base: &str, _revision: Option<&str>, _wanted: Wanted, _settings: &HubSettings) -> Result<PathBuf, BaseError> { Ok(base.into()) }
+//! Where a base model is: a directory, or a model of the Hugging Face hub that is fetched first.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::hub::{self, HubModel, HubProblem, HubSettings};
+
+/// What is needed of a base model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Configuration, tokenizer and weights.
+    Everything,
+    /// No weights: a model that starts from scratch.
+    ConfigAndTokenizer,
+}
+
+/// Why a base model cannot be had.
+#[derive(Debug, Error)]
+pub enum BaseError {
+    /// A path that is no directory.
+    #[error("base model `{base}`: {} is not a directory{}", path.display(), not_an_id(base))]
+    NoDirectory {
+        /// The base as it was given.
+        base: String,
+        /// The directory that was looked for.
+        path: PathBuf,
+    },
+    /// A directory has no revisions.
+    #[error(
+        "base model `{base}`: the revision `{revision}` is only for models of the hub, and {} is on disk; \
+         leave the revision out, or rename what is on disk",
+        path.display()
+    )]
+    RevisionOfDirectory {
+        /// The base as it was given.
+        base: String,
+        /// The revision as it was given.
+        revision: String,
+        /// What is on disk.
+        path: PathBuf,
+    },
+    /// The base has the form of a hub id and cannot be had from the hub.
+    #[error(
+        "base model `{base}`: no directory of that name is on disk, and as a model of {endpoint} \
+         (revision {revision}): {problem}"
+    )]
+    Hub {
+        /// The base as it was given.
+        base: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// The hub that was asked.
+        endpoint: String,
+        /// What went wrong.
+        problem: HubProblem,
+    },
+}
+
+/// The directory that holds the base model, fetched into the cache of the hub where needed.
+///
+/// `base` is a directory when something of that name is on disk or when it cannot be a hub id (`name` or
+/// `organisation/name`); a directory is returned as it is, unread. Of a model of the hub the snapshot of
+/// `revision` (branch, tag or commit; `main` when none is given) is returned: the hub is asked what the
+/// revision is now, and only files that are not in the cache are fetched. When the hub cannot be reached, a
+/// complete snapshot in the cache does, with a warning.
+pub fn locate(
+    base: &str,
+    revision: Option<&str>,
+    wanted: Wanted,
+    settings: &HubSettings,
+) -> Result<PathBuf, BaseError> {
+    let path = hub::expand_home(base, std::env::home_dir().as_deref());
+    if path.exists() || !is_hub_id(base) {
+        return directory(base, revision, path);
+    }
+    let revision = revision.unwrap_or("main");
+    HubModel { id: base, revision, wanted, settings }.locate().map_err(|problem| BaseError::Hub {
+        base: base.to_owned(),
+        revision: revision.to_owned(),
+        endpoint: settings.endpoint.clone(),
+        problem,
+    })
+}
+
+fn directory(base: &str, revision: Option<&str>, path: PathBuf) -> Result<PathBuf, BaseError> {
+    let base = base.to_owned();
+    match revision {
+        _ if !path.is_dir() => Err(BaseError::NoDirectory { base, path: absolute(&path) }),
+        Some(revision) => Err(BaseError::RevisionOfDirectory {
+            base,
+            revision: revision.to_owned(),
+            path: absolute(&path),
+        }),
+        None => Ok(path),
+    }
+}
+
+/// For messages: a relative path says little without the directory it was looked for in.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn not_an_id(base: &str) -> &'static str {
+    if is_hub_id(base) {
+        ""
+    } else {
+        " (and the name cannot be a model of the hub: those are called `name` or `organisation/name`)"
+    }
+}
+
+/// Whether a text has the form that the hub gives its ids. Paths that start with `.`, `/` or `~` have not.
+fn is_hub_id(text: &str) -> bool {
+    let part = |part: &str| {
+        let ends = |end: char| part.starts_with(end) || part.ends_with(end);
+        !part.is_empty()
+            && !ends('.')
+            && !ends('-')
+            && part.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    };
+    text.len() <= 96
+        && text.split('/').count() <= 2
+        && text.split('/').all(part)
+        && !text.contains("--")
+        && !text.contains("..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_hub_id;
+
+    #[test]
+    fn ids_of_the_hub_are_told_from_paths() {
+        for id in ["t5-small", "google-t5/t5-small", "google/t5-v1_1-base", "a/b.c"] {
+            assert!(is_hub_id(id), "{id}");
+        }
+        for path in
+            ["", ".", "./t5", "../t5", "/t5", "~/t5", "a/b/c", "t5/", "a\\b", "C:/t5", "a--b", "é"]
+        {
+            assert!(!is_hub_id(path), "{path}");
+        }
+    }
+}

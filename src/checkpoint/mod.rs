@@ -8,6 +8,8 @@
 //! | `genir.json` | [`Manifest`]: the step, and how texts were encoded |
 
 mod base;
+mod download;
+mod hub;
 mod read;
 mod write;
 
@@ -17,7 +19,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use base::{BaseError, HubSettings, Wanted, locate};
+pub use base::{BaseError, Wanted, locate};
+pub use hub::{HubProblem, HubSettings};
 pub use read::Checkpoint;
 pub(crate) use read::consecutive;
 pub use write::{Contents, link, prune, write};

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 pub use fill::{Parameter, parameters};
 pub use read::StoredTensors;
+pub(crate) use read::{INDEX, SINGLE, shards};
 pub use write::write;
 
 use super::layers::Embedding;

@@ -11,8 +11,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::WeightsError;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint directory, read from disk when asked for.
 pub struct StoredTensors {
@@ -169,7 +169,7 @@ impl StoredTensors {
 }
 
 /// The files that an index names, each once.
-fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
+pub(crate) fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,

@@ -1,0 +1,511 @@
+//! Base models: directories, and models of a hub that speaks the Hugging Face hub's protocol on this machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use genir::checkpoint::{HubSettings, Wanted, locate};
+use tempfile::TempDir;
+
+const MODEL: &str = "genir/tiny";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// The files of a fixture, with a tokenizer beside them.
+fn files(fixture: &str) -> Files {
+    let directory =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(fixture);
+    let mut files: Files = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    for (name, content) in [
+        ("tokenizer.json", "the tokenizer"),
+        ("tokenizer_config.json", "its settings"),
+        ("README.md", "not wanted"),
+    ] {
+        files.insert(name.to_owned(), content.into());
+    }
+    files
+}
+
+/// What of a fixture is not to be fetched.
+const UNWANTED: [&str; 2] = ["expected.safetensors", "README.md"];
+
+#[derive(Clone, Default)]
+struct Request {
+    path: String,
+    range: String,
+    authorization: Option<String>,
+}
+
+#[derive(Default)]
+struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// Bytes of the body that are sent before the connection is closed.
+    cut: Option<usize>,
+}
+
+impl Answer {
+    fn status(status: u16) -> Self {
+        Answer { status, ..Answer::default() }
+    }
+}
+
+/// A server on this machine that lives until it is dropped.
+struct Server {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(answer: impl Fn(&Request, SocketAddr) -> Answer + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (seen, stop) = (Arc::clone(&requests), Arc::clone(&stopped));
+        let thread = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let mut stream = stream.unwrap();
+                let request = read_request(&stream);
+                let reply = answer(&request, address);
+                seen.lock().unwrap().push(request);
+                write_answer(&mut stream, &reply);
+            }
+        });
+        Server { address, requests, stopped, thread: Some(thread) }
+    }
+
+    /// Paths asked for that end with `end`.
+    fn asked(&self, end: &str) -> Vec<Request> {
+        let requests = self.requests.lock().unwrap();
+        requests.iter().filter(|request| request.path.ends_with(end)).cloned().collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits for a connection.
+        let _ = TcpStream::connect(self.address);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Request {
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let first = lines.next().unwrap();
+    let mut request =
+        Request { path: first.split(' ').nth(1).unwrap().to_owned(), ..Request::default() };
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(": ").unwrap();
+        match name.to_lowercase().as_str() {
+            "range" => request.range = value.to_owned(),
+            "authorization" => request.authorization = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    request
+}
+
+fn write_answer(stream: &mut TcpStream, answer: &Answer) {
+    let mut head = format!(
+        "HTTP/1.1 {} -\r\nConnection: close\r\nContent-Length: {}\r\n",
+        answer.status,
+        answer.body.len()
+    );
+    for (name, value) in &answer.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let body = &answer.body[..answer.cut.unwrap_or(answer.body.len())];
+    // Whoever asked may have gone already.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(b"\r\n"));
+    let _ = stream.write_all(body);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = stream.read(&mut [0]);
+}
+
+/// Answers as the hub does for [`MODEL`], whatever its revision: the commit's files, those of weights by way of
+/// a redirection to another place.
+fn hub(request: &Request, address: SocketAddr, commit: &str, files: &Files) -> Answer {
+    if let Some(name) = request.path.strip_prefix("/elsewhere/") {
+        return content(&request.range, &files[name]);
+    }
+    let Some(path) = request.path.strip_prefix(&format!("/{MODEL}/resolve/{commit}/")) else {
+        if !request.path.starts_with(&format!("/api/models/{MODEL}/revision/")) {
+            return Answer::status(404);
+        }
+        let siblings: Vec<_> =
+            files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
+        let info = serde_json::json!({ "sha": commit, "siblings": siblings });
+        return Answer { status: 200, body: info.to_string().into(), ..Answer::default() };
+    };
+    let Some(bytes) = files.get(path) else {
+        return Answer::status(404);
+    };
+    let etag = format!("\"etag-of-{}-{}\"", path.replace('.', "-"), bytes.len());
+    let mut answer = if path.ends_with(".safetensors") {
+        let mut answer = Answer::status(302);
+        answer.headers.push(("Location", format!("http://{address}/elsewhere/{path}")));
+        answer.headers.push(("X-Linked-Etag", etag));
+        answer
+    } else {
+        let mut answer = content(&request.range, bytes);
+        answer.headers.push(("ETag", etag));
+        answer
+    };
+    answer.headers.push(("X-Repo-Commit", commit.to_owned()));
+    answer
+}
+
+/// The bytes of a range `bytes=FROM-` or `bytes=FROM-TO`.
+fn content(range: &str, bytes: &[u8]) -> Answer {
+    let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+    let from: usize = from.parse().unwrap();
+    let end = to.parse().map_or(bytes.len(), |to: usize| to + 1);
+    if from >= bytes.len() {
+        return Answer::status(416);
+    }
+    let range = format!("bytes {from}-{}/{}", end - 1, bytes.len());
+    Answer {
+        status: 206,
+        headers: vec![("Content-Range", range)],
+        body: bytes[from..end].to_vec(),
+        cut: None,
+    }
+}
+
+/// A hub that has `files` as [`MODEL`].
+fn serve(files: &Files) -> Server {
+    let files = files.clone();
+    Server::start(move |request, address| hub(request, address, COMMIT, &files))
+}
+
+/// A cache in `home`, and the hub at `address`.
+fn settings(home: &TempDir, server: &Server) -> HubSettings {
+    HubSettings {
+        cache: home.path().join("hub"),
+        endpoint: format!("http://{}", server.address),
+        token: None,
+        offline: false,
+    }
+}
+
+fn fetch(settings: &HubSettings) -> Result<PathBuf, String> {
+    locate(MODEL, None, Wanted::Everything, settings).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn assert_holds(directory: &Path, files: &Files) {
+    for (name, bytes) in files {
+        let path = directory.join(name);
+        if UNWANTED.contains(&name.as_str()) {
+            assert!(!path.exists(), "{name}");
+        } else {
+            assert!(fs::read(&path).unwrap() == *bytes, "{name}");
+        }
+    }
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+#[test]
+fn both_layouts_of_weights_are_fetched_and_then_served_from_the_cache() {
+    for fixture in ["v1_0_tied", "sharded"] {
+        let files = files(fixture);
+        let home = TempDir::new().unwrap();
+        let server = serve(&files);
+        let mut settings = settings(&home, &server);
+        let fetched = fetch(&settings).unwrap();
+        assert_holds(&fetched, &files);
+        assert!(
+            server.asked("special_tokens_map.json").is_empty(),
+            "it is not there to be fetched"
+        );
+
+        server.requests.lock().unwrap().clear();
+        assert_eq!(fetch(&settings).unwrap(), fetched);
+        assert_eq!(server.requests.lock().unwrap().len(), 1, "only what the revision is now");
+
+        drop(server);
+        assert_eq!(fetch(&settings).unwrap(), fetched, "the hub cannot be reached");
+        settings.offline = true;
+        assert_eq!(fetch(&settings).unwrap(), fetched);
+    }
+}
+
+#[test]
+fn offline_nothing_is_asked_and_what_is_not_cached_is_named() {
+    let home = TempDir::new().unwrap();
+    let server = serve(&files("sharded"));
+    let mut settings = settings(&home, &server);
+    settings.offline = true;
+    let error = fetch(&settings).unwrap_err();
+    assert_says(&error, &["genir/tiny", "main", "HF_HUB_OFFLINE", "the model is not in the cache"]);
+    assert!(server.requests.lock().unwrap().is_empty());
+
+    settings.offline = false;
+    let directory = fetch(&settings).unwrap();
+    settings.offline = true;
+    for file in ["model-00002-of-00002.safetensors", "tokenizer.json"] {
+        fs::rename(directory.join(file), directory.join("away")).unwrap();
+        assert_says(&fetch(&settings).unwrap_err(), &[file, "is not in the cache"]);
+        fs::rename(directory.join("away"), directory.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn weights_are_left_out_when_they_are_not_wanted() {
+    let mut files = files("v1_0_tied");
+    let home = TempDir::new().unwrap();
+    let weights = files.remove("model.safetensors").unwrap();
+    files.insert("pytorch_model.bin".to_owned(), weights);
+    let server = serve(&files);
+    let mut settings = settings(&home, &server);
+    let error = fetch(&settings).unwrap_err();
+    assert_says(&error, &["no model.safetensors, only pytorch_model.bin", "save_pretrained"]);
+    for offline in [false, true] {
+        settings.offline = offline;
+        let directory = locate(MODEL, None, Wanted::ConfigAndTokenizer, &settings).unwrap();
+        files.remove("pytorch_model.bin");
+        assert_holds(&directory, &files);
+        assert!(!directory.join("pytorch_model.bin").exists());
+    }
+}
+
+#[test]
+fn a_model_without_a_fast_tokenizer_or_without_a_shard_is_refused() {
+    for (file, fixture) in
+        [("tokenizer.json", "v1_0_tied"), ("model-00002-of-00002.safetensors", "sharded")]
+    {
+        let mut files = files(fixture);
+        files.remove(file);
+        files.insert("spiece.model".to_owned(), b"sentencepiece".into());
+        let home = TempDir::new().unwrap();
+        let error = fetch(&settings(&home, &serve(&files))).unwrap_err();
+        assert_says(&error, &[&format!("it has no {file}")]);
+        assert_eq!(error.contains("only spiece.model"), file == "tokenizer.json", "{error}");
+    }
+}
+
+#[test]
+fn a_name_that_nothing_has_is_an_error_that_says_where_it_was_looked_for() {
+    let home = TempDir::new().unwrap();
+    let server = serve(&Files::new());
+    let settings = settings(&home, &server);
+    let error = locate("genir/tinny", Some("v2"), Wanted::Everything, &settings).unwrap_err();
+    assert_says(
+        &error.to_string(),
+        &["`genir/tinny`", "no directory", "revision v2", &settings.endpoint, "not found (404)"],
+    );
+}
+
+#[test]
+fn a_gated_model_needs_the_token_which_is_sent_as_bearer() {
+    let files = files("v1_0_tied");
+    let home = TempDir::new().unwrap();
+    let shown = files.clone();
+    let server = Server::start(move |request, address| {
+        // As the hub does it: anyone sees what is there, not everyone gets it.
+        match request.authorization.as_deref() {
+            _ if request.path.starts_with("/api/") => hub(request, address, COMMIT, &shown),
+            Some("Bearer hf_good") => hub(request, address, COMMIT, &shown),
+            Some(_) => Answer::status(403),
+            None => Answer::status(401),
+        }
+    });
+    let mut settings = settings(&home, &server);
+    assert_says(&fetch(&settings).unwrap_err(), &["401", "gated", "set HF_TOKEN"]);
+    settings.token = Some("hf_bad".to_owned());
+    let error = fetch(&settings).unwrap_err();
+    assert_says(&error, &["403", "gated", "HF_TOKEN", "was sent"]);
+    assert!(!error.contains("hf_bad"), "a token is not for logs: {error}");
+    settings.token = Some("hf_good".to_owned());
+    assert_holds(&fetch(&settings).unwrap(), &files);
+}
+
+#[test]
+fn a_hub_that_fails_is_an_error_in_words() {
+    let home = TempDir::new().unwrap();
+    let server = Server::start(|_, _| Answer::status(503));
+    let settings = settings(&home, &server);
+    assert_says(&fetch(&settings).unwrap_err(), &["list of its files", "the hub answered 503"]);
+    drop(server);
+    assert_says(&fetch(&settings).unwrap_err(), &["list of its files", "refused"]);
+}
+
+#[test]
+fn a_revision_that_moved_gives_the_new_commit_whole_and_the_old_one_stays() {
+    const LATER: &str = "fedcba9876543210fedcba9876543210fedcba98";
+    let home = TempDir::new().unwrap();
+    let old = files("v1_0_tied");
+    let first = fetch(&settings(&home, &serve(&old))).unwrap();
+
+    let mut new = old.clone();
+    new.insert("tokenizer.json".to_owned(), b"a later tokenizer".into());
+    let shown = new.clone();
+    let server = Server::start(move |request, address| hub(request, address, LATER, &shown));
+    let mut settings = settings(&home, &server);
+    // A cached commit needs no hub.
+    let pinned = locate(MODEL, Some(COMMIT), Wanted::Everything, &settings).unwrap();
+    assert_eq!(pinned, first);
+    assert!(server.requests.lock().unwrap().is_empty());
+
+    let second = fetch(&settings).unwrap();
+    assert_ne!(second, first);
+    assert_holds(&second, &new);
+    assert_holds(&first, &old);
+
+    let branch = locate(MODEL, Some("refs/pr/1"), Wanted::Everything, &settings).unwrap();
+    assert_eq!(branch, second);
+    assert_eq!(server.asked("/revision/refs%2Fpr%2F1").len(), 1);
+    settings.offline = true;
+    let branch = locate(MODEL, Some("refs/pr/1"), Wanted::Everything, &settings).unwrap();
+    assert_eq!(branch, second);
+}
+
+#[test]
+fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
+    let files = files("v1_0_tied");
+    let home = TempDir::new().unwrap();
+    let shown = files.clone();
+    let server = Server::start(move |request, address| {
+        let mut answer = hub(request, address, COMMIT, &shown);
+        if request.path.starts_with("/elsewhere") && request.range == "bytes=0-" {
+            answer.cut = Some(100_000);
+        }
+        answer
+    });
+    assert_holds(&fetch(&settings(&home, &server)).unwrap(), &files);
+    let ranges: Vec<String> =
+        server.asked("model.safetensors").into_iter().map(|request| request.range).collect();
+    assert!(ranges.contains(&"bytes=100000-".to_owned()), "{ranges:?}");
+}
+
+#[test]
+fn a_whole_part_of_an_earlier_attempt_is_thrown_away() {
+    let files = files("v1_0_tied");
+    let home = TempDir::new().unwrap();
+    let server = serve(&files);
+    let settings = settings(&home, &server);
+    let size = files["model.safetensors"].len();
+    let blobs = settings.cache.join("models--genir--tiny/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    for excess in [0, 1] {
+        let part = blobs.join(format!("etag-of-model-safetensors-{size}.part"));
+        fs::write(&part, vec![7; size + excess]).unwrap();
+        let directory = fetch(&settings).unwrap();
+        assert_holds(&directory, &files);
+        fs::remove_file(directory.join("model.safetensors")).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_another_size_than_announced_is_not_kept() {
+    let mut files = files("v1_0_tied");
+    let home = TempDir::new().unwrap();
+    let shown = files.clone();
+    let server = Server::start(move |request, address| {
+        let mut answer = hub(request, address, COMMIT, &shown);
+        if request.path.starts_with("/elsewhere") && request.range == "bytes=0-0" {
+            answer.headers = vec![("Content-Range", "bytes 0-0/300000".to_owned())];
+        }
+        answer
+    });
+    let mut settings = settings(&home, &server);
+    let found = files["model.safetensors"].len().to_string();
+    assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", &found, "300000"]);
+    settings.offline = true;
+    assert_says(&fetch(&settings).unwrap_err(), &["the model is not in the cache"]);
+    // What came before it does not have to come again.
+    let server = serve(&files);
+    settings.endpoint = format!("http://{}", server.address);
+    settings.offline = false;
+    let directory = fetch(&settings).unwrap();
+    assert!(server.asked("tokenizer.json").is_empty());
+    files.remove("README.md");
+    assert_holds(&directory, &files);
+}
+
+#[test]
+fn a_directory_is_taken_as_it_is() {
+    let home = TempDir::new().unwrap();
+    let server = serve(&Files::new());
+    let settings = settings(&home, &server);
+    let find = |base: &str, revision| {
+        locate(base, revision, Wanted::Everything, &settings).map_err(|error| error.to_string())
+    };
+    // Relative to the package, where tests run; both have the form of hub ids.
+    for name in ["tests", "tests/fixtures", "./tests"] {
+        assert_eq!(find(name, None).unwrap(), Path::new(name));
+    }
+    assert_eq!(find("~", None).unwrap(), std::env::home_dir().unwrap());
+    assert_says(
+        &find("tests", Some("main")).unwrap_err(),
+        &["`main`", "only for models of the hub"],
+    );
+    assert_says(&find("./nothing", None).unwrap_err(), &["`./nothing`", "is not a directory"]);
+    assert_says(&find("a/b/c", None).unwrap_err(), &["is not a directory", "`organisation/name`"]);
+    assert_says(&find("Cargo.toml", None).unwrap_err(), &["Cargo.toml is not a directory"]);
+    assert!(server.requests.lock().unwrap().is_empty());
+}
+
+#[test]
+fn settings_are_read_from_the_variables_of_hugging_face() {
+    let read = |variables: &[(&str, &str)]| {
+        let variables: BTreeMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        HubSettings::from_variables(|name| variables.get(name).cloned())
+    };
+    let home = TempDir::new().unwrap();
+    let stored = home.path().join("huggingface/token");
+    fs::create_dir(stored.parent().unwrap()).unwrap();
+    fs::write(&stored, "hf_stored\n").unwrap();
+    let cache = home.path().to_str().unwrap();
+    let hugging_face = format!("{cache}/huggingface");
+
+    let plain = read(&[("HOME", "/home/me"), ("HF_TOKEN", "  "), ("HF_HUB_OFFLINE", "0")]);
+    assert_eq!(plain.cache, Path::new("/home/me/.cache/huggingface/hub"));
+    assert_eq!(plain.endpoint, "https://huggingface.co");
+    assert_eq!((plain.token, plain.offline), (None, false));
+
+    let other = read(&[("XDG_CACHE_HOME", cache), ("HF_ENDPOINT", "https://hub.example/")]);
+    assert_eq!(other.cache, home.path().join("huggingface/hub"));
+    assert_eq!(other.endpoint, "https://hub.example");
+    assert_eq!(other.token.as_deref(), Some("hf_stored"));
+
+    let other = read(&[("HF_HOME", &hugging_face), ("HF_TOKEN", "hf_given\n")]);
+    assert_eq!(other.cache, home.path().join("huggingface/hub"));
+    assert_eq!(other.token.as_deref(), Some("hf_given"));
+
+    let token_path = stored.to_str().unwrap();
+    let other =
+        read(&[("HOME", "/home/me"), ("HF_HUB_CACHE", "~/hub"), ("HF_TOKEN_PATH", token_path)]);
+    assert_eq!(other.cache, Path::new("/home/me/hub"));
+    assert_eq!(other.token.as_deref(), Some("hf_stored"));
+
+    for value in ["1", "true", "YES", "On"] {
+        assert!(read(&[("HF_HUB_OFFLINE", value)]).offline, "{value}");
+        assert!(read(&[("TRANSFORMERS_OFFLINE", value)]).offline, "{value}");
+    }
+}
