@@ -11,7 +11,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::component::{Stages, freeze_all_but, trainable_set};
 use genir::recipe;
-use genir::t5::{GenirModel, T5Config, Tokens, weights};
+use genir::t5::{Dropout, GenirModel, T5Config, Tokens, weights};
 use genir::train::{Optimizer, StepOptions, forward_backward};
 use rand::RngExt;
 
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         learning_rate: 1e-4,
         clip_norm: None,
     });
-    let options = StepOptions { dropout: 0.0, label_smoothing: 0.0, weight: 1.0 };
+    let options = StepOptions { dropout: Dropout { probability: 0.0, key: 0 }, label_smoothing: 0.0, weight: 1.0 };
     let mut step = |model: GenirModel| -> anyhow::Result<(GenirModel, f64)> {
         let (loss, gradients) = forward_backward(&model, &source, targets.clone(), options);
         let (model, updated) = optimizer.step(model, gradients, 1e-4);

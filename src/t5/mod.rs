@@ -4,6 +4,7 @@
 
 mod attention;
 mod config;
+mod dropout;
 mod layers;
 mod model;
 mod pass;
@@ -13,6 +14,7 @@ pub mod weights;
 
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
+pub use dropout::Dropout;
 pub use layers::{Embedding, Linear, Mlp, RmsNorm};
 pub use model::{GenirModel, Logits, T5};
 pub use pass::Pass;

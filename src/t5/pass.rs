@@ -1,37 +1,39 @@
 //! One walk through the model: its tap and its dropout.
 
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::Tensor;
 
+use super::dropout::Dropout;
 use super::tap::{Hook, Site, Stack, Tap};
 
 /// What a forward pass carries besides activations.
 pub struct Pass<'a> {
     tap: &'a mut dyn Tap,
-    dropout: f64,
+    dropout: Option<Dropout>,
+    /// Dropout masks drawn so far.
+    draws: u64,
 }
 
 impl<'a> Pass<'a> {
     /// A pass without dropout, as for evaluation, probes and caches.
     pub fn evaluate(tap: &'a mut dyn Tap) -> Self {
-        Self { tap, dropout: 0.0 }
+        Self { tap, dropout: None, draws: 0 }
     }
 
-    /// A training pass that drops each value with probability `dropout`.
-    ///
-    /// Masks come from the device's generator: seed it (`Device::seed`) by the step before the pass,
-    /// so that they are a function of the step alone.
-    pub fn train(tap: &'a mut dyn Tap, dropout: f64) -> Self {
-        Self { tap, dropout }
+    /// A training pass with dropout.
+    pub fn train(tap: &'a mut dyn Tap, dropout: Dropout) -> Self {
+        let dropout = (dropout.probability > 0.0).then_some(dropout);
+        Self { tap, dropout, draws: 0 }
     }
 
-    /// Drops values with the pass's probability and scales up the rest, as transformers does.
-    pub(super) fn dropout<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if self.dropout == 0.0 {
-            return x;
+    /// Drops values with the pass's probability and scales up the rest, where transformers does.
+    pub(super) fn dropout<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        match self.dropout {
+            None => x,
+            Some(dropout) => {
+                self.draws += 1;
+                dropout.apply(x, self.draws)
+            }
         }
-        let keep = 1.0 - self.dropout;
-        let mask = Tensor::random(x.dims(), Distribution::Bernoulli(keep), &x.device().inner());
-        x * Tensor::from_inner(mask.mul_scalar(1.0 / keep))
     }
 
     pub(super) fn wants(&self, site: Site) -> bool {

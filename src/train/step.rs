@@ -4,13 +4,13 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor};
 
 use super::loss::cross_entropy;
-use crate::t5::{GenirModel, NoTap, Pass, Tokens};
+use crate::t5::{Dropout, GenirModel, NoTap, Pass, Tokens};
 
 /// How a batch is trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOptions {
-    /// Probability of dropout.
-    pub dropout: f64,
+    /// Dropout of this batch.
+    pub dropout: Dropout,
     /// Share of the target that is spread over the whole output vocabulary.
     pub label_smoothing: f64,
     /// Factor on the gradients: one over the batches of an update.
@@ -19,7 +19,7 @@ pub struct StepOptions {
 
 /// Mean loss of a batch, and the gradients of every trained parameter of `model`.
 ///
-/// `targets`: docid rows, `[batch]`. Seed the device before, see [`Pass::train`].
+/// `targets`: docid rows, `[batch]`.
 pub fn forward_backward(
     model: &GenirModel,
     source: &Tokens,

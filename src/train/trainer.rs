@@ -13,7 +13,7 @@ use crate::component::freeze_all_but;
 use crate::device::is_host;
 use crate::monitor::Monitor;
 use crate::random;
-use crate::t5::{GenirModel, Tokens};
+use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
 
 /// Source lengths are rounded up to a multiple of this on GPUs, where each new shape compiles kernels.
@@ -160,14 +160,15 @@ impl<'a> Trainer<'a> {
         position: u64,
     ) -> (f64, GradientsParams) {
         let train = &self.plan.recipe.train;
-        // Dropout draws from the device's generator: seeded here, its masks depend on the position alone.
-        self.device.seed(random::key(self.plan.recipe.run.seed, position, "dropout"));
         let source = Tokens::new(&batch.ids, &batch.lengths, &self.device);
         let targets: Vec<i32> = batch.targets.iter().map(|&row| row as i32).collect();
         let targets = TensorData::new(targets, [batch.size()]);
         let targets = Tensor::<1, Int>::from_data(targets, &self.device);
         let options = StepOptions {
-            dropout: self.plan.dropout(),
+            dropout: Dropout {
+                probability: self.plan.dropout(),
+                key: random::key(self.plan.recipe.run.seed, position, "dropout"),
+            },
             label_smoothing: train.label_smoothing,
             weight: 1.0 / train.accumulate as f64,
         };
