@@ -1,6 +1,8 @@
 //! Fine-tuning of generative information retrieval models.
 
 pub mod checkpoint;
+mod choice;
+pub mod cli;
 pub mod component;
 pub mod corpus;
 pub mod device;
@@ -14,3 +16,4 @@ pub mod retrieval;
 pub mod run;
 pub mod t5;
 pub mod task;
+pub mod train;

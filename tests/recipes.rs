@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use genir::recipe::{Init, LeaveOut, Optimizer, Place, Recipe, RecipeErrors, Span, Split, Task};
+use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
+use genir::recipe::{Init, Optimizer, Place, Recipe, RecipeErrors, Span};
+use genir::task::{Task, TaskOptions};
 
 /// A recipe with the required keys only.
 const SMALL: &str = r#"
@@ -96,12 +98,8 @@ fn unknown_keys_show_the_nearest_known_one() {
     assert!(problem(&["train.batchsize=3"]).ends_with("did you mean `batch_size`?"));
     assert!(problem(&["schedule.warmup=3"]).ends_with("did you mean `warmup_steps`?"));
     assert!(
-        problem(&[
-            "stop.patiance=3",
-            "stop.patience=1",
-            "evaluate.every_steps=5"
-        ])
-        .ends_with("did you mean `patience`?")
+        problem(&["stop.patiance=3", "stop.patience=1", "evaluate.every_steps=5"])
+            .ends_with("did you mean `patience`?")
     );
     assert!(problem(&["model.config.d_mode=8"]).ends_with("did you mean `d_model`?"));
     // A key that other sections have is shown with them.
@@ -118,23 +116,17 @@ fn defaults_are_filled_in() {
     assert_eq!(recipe.run.seed, 1);
     assert_eq!(recipe.run.device, "auto");
     assert_eq!(recipe.model.init, Init::Pretrained);
+    assert_eq!(recipe.corpus.leave_out, LeaveOut::None);
     assert_eq!(recipe.task.tasks, [Task::Indexing, Task::Retrieval]);
     assert_eq!(recipe.trainable.select, ["full"]);
     assert_eq!(recipe.stages, None);
-    let optimizer = Optimizer::AdamW {
-        betas: [0.9, 0.999],
-        eps: 1e-8,
-        weight_decay: 0.01,
-    };
+    let optimizer = Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     assert_eq!(recipe.optimizer.optimizer, optimizer);
     assert_eq!(recipe.optimizer.clip_norm, Some(1.0));
     assert_eq!(recipe.evaluate.splits, [Split::Validation]);
     assert_eq!(recipe.evaluate.every, None);
     assert_eq!(recipe.save.best_metric, "validation/hits@1");
-    assert_eq!(
-        small(&["evaluate.splits=test"]).save.best_metric,
-        "test/hits@1"
-    );
+    assert_eq!(small(&["evaluate.splits=test"]).save.best_metric, "test/hits@1");
     assert_eq!(recipe.stop, None);
 }
 
@@ -142,6 +134,75 @@ fn defaults_are_filled_in() {
 fn token_lengths_follow_max_tokens_unless_given() {
     let task = small(&["task.max_tokens=64", "task.query_tokens=16"]).task;
     assert_eq!((task.document_tokens, task.query_tokens), (64, 16));
+}
+
+#[test]
+fn sections_give_the_options_of_what_they_describe() {
+    let recipe = small(&[
+        "corpus.path=data/mine",
+        "corpus.layout=beir",
+        "corpus.generated_queries=more.jsonl",
+        "corpus.leave_out.count=10",
+        "task.ratio=8",
+        "task.document_tokens=48",
+        "task.query_tokens=16",
+        "task.indexing_prefix=index: ",
+        "task.retrieval_prefix=\"retrieve: \"",
+        "task.lowercase=true",
+        "model.init=scratch",
+        "model.config={d_kv=8, num_decoder_layers=5}",
+    ]);
+    let corpus = CorpusOptions {
+        path: "data/mine".to_owned(),
+        layout: Layout::Beir,
+        generated_queries: Some("more.jsonl".into()),
+    };
+    assert_eq!(recipe.corpus.options(), corpus);
+    assert_eq!(recipe.corpus.leave_out, LeaveOut::Count { count: 10, seed: 1 });
+    let task = TaskOptions {
+        tasks: vec![Task::Indexing, Task::Retrieval],
+        ratio: Some(8.0),
+        document_tokens: 48,
+        query_tokens: 16,
+        indexing_prefix: "index:".to_owned(),
+        retrieval_prefix: "retrieve: ".to_owned(),
+        lowercase: true,
+    };
+    assert_eq!(recipe.task.options(), task);
+    assert_eq!(recipe.model.config.sizes(), [("d_kv", 8), ("num_decoder_layers", 5)]);
+    let all = "model.config={d_model=1, d_ff=2, d_kv=3, num_heads=4, num_layers=5, \
+               num_decoder_layers=6}";
+    let sizes = [
+        ("d_model", 1),
+        ("d_ff", 2),
+        ("d_kv", 3),
+        ("num_heads", 4),
+        ("num_layers", 5),
+        ("num_decoder_layers", 6),
+    ];
+    assert_eq!(small(&["model.init=scratch", all]).model.config.sizes(), sizes);
+}
+
+#[test]
+fn any_ranking_of_an_evaluation_can_be_saved_and_stopped_by() {
+    let evaluate = small(&["evaluate.splits=[\"validation\", \"test\"]"]).evaluate;
+    let splits =
+        ["validation", "validation/seen", "validation/unseen", "test", "test/seen", "test/unseen"];
+    assert_eq!(evaluate.rankings(), splits);
+    let evaluate = small(&["evaluate.splits=test", "evaluate.memorisation=9"]).evaluate;
+    let memorised = ["memorisation/indexing", "memorisation/retrieval"];
+    assert_eq!(evaluate.rankings()[3..], memorised);
+    for metric in ["validation/seen/hits@1", "validation/unseen/ndcg@10", "validation/recall@5"] {
+        let recipe = small(&[
+            &format!("save.best_metric={metric}"),
+            "evaluate.every_steps=5",
+            "stop.patience=1",
+        ]);
+        assert_eq!(recipe.save.best_metric, metric);
+        assert_eq!(recipe.stop.unwrap().metric, metric);
+    }
+    let unlike = problem(&["save.best_metric=xyz"]);
+    assert!(unlike.contains("mrr@10, ndcg@10 of validation, validation/seen, "), "{unlike}");
 }
 
 #[test]
@@ -165,7 +226,7 @@ fn overrides_set_values_of_every_kind() {
     assert!(recipe.task.lowercase);
     assert_eq!(recipe.trainable.select, ["decoder.cross_attention[II,III]"]);
     let ids = vec!["3".to_owned(), "x".to_owned()];
-    assert_eq!(recipe.corpus.leave_out, Some(LeaveOut::Ids { ids }));
+    assert_eq!(recipe.corpus.leave_out, LeaveOut::Ids(ids));
     assert_eq!(recipe.stages.unwrap().to_string(), "I 0, II 1-2, III 3");
 }
 
@@ -192,10 +253,7 @@ fn overrides_that_cannot_be_applied_are_refused() {
     );
     // A second key is no part of a value.
     let path = small(&["corpus.path=1\nrun.seed=2"]);
-    assert_eq!(
-        (path.run.seed, path.corpus.path.as_str()),
-        (1, "1\nrun.seed=2")
-    );
+    assert_eq!((path.run.seed, path.corpus.path.as_str()), (1, "1\nrun.seed=2"));
 }
 
 #[test]
@@ -221,14 +279,11 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "evaluate.queries=100",
         "evaluate.memorisation=9",
         "save.every_steps=40",
+        "save.best_metric=validation/unseen/mrr@10",
         "stop.metric=memorisation/indexing/hits@1",
         "stop.patience=3",
     ];
-    let off = [
-        "optimizer.clip_norm=none",
-        "evaluate.every_steps=3",
-        "corpus.leave_out.ids=[1]",
-    ];
+    let off = ["optimizer.clip_norm=none", "evaluate.every_steps=3", "corpus.leave_out.ids=[1]"];
     for overrides in [&all[..], &off[..], &[]] {
         let recipe = small(overrides);
         let text = recipe.to_toml().unwrap();
@@ -240,82 +295,38 @@ fn a_recipe_is_read_again_as_it_was_written() {
 fn conflicts_between_keys_are_refused() {
     for (overrides, key, message) in [
         (&["train.epochs=3"][..], "train.epochs", "found both"),
-        (
-            &["~train.steps"],
-            "train.steps",
-            "missing: expected `steps` or `epochs`",
-        ),
-        (
-            &["schedule.warmup_steps=101"],
-            "schedule.warmup_steps",
-            "train.steps = 100",
-        ),
-        (
-            &["model.config.d_ff=9"],
-            "model.config",
-            "init = \"scratch\"",
-        ),
-        (
-            &["optimizer.clip_threshold=1"],
-            "optimizer.clip_threshold",
-            "a key of adafactor",
-        ),
+        (&["~train.steps"], "train.steps", "missing: expected `steps` or `epochs`"),
+        (&["schedule.warmup_steps=101"], "schedule.warmup_steps", "train.steps = 100"),
+        (&["model.config.d_ff=9"], "model.config", "init = \"scratch\""),
+        (&["optimizer.clip_threshold=1"], "optimizer.clip_threshold", "a key of adafactor"),
         (
             &["optimizer.name=adafactor", "optimizer.betas=[0.9, 0.99]"],
             "optimizer.betas",
             "a key of adamw",
         ),
-        (
-            &["task.ratio=32", "task.tasks=[\"retrieval\"]"],
-            "task.ratio",
-            "only one",
-        ),
+        (&["task.ratio=32", "task.tasks=[\"retrieval\"]"], "task.ratio", "only one"),
         (
             &["corpus.generated_queries=x", "task.tasks=indexing"],
             "corpus.generated_queries",
             "retrieval examples",
         ),
-        (
-            &["corpus.leave_out={count=1, ids=[2]}"],
-            "corpus.leave_out.count",
-            "found both",
-        ),
+        (&["corpus.leave_out={count=1, ids=[2]}"], "corpus.leave_out.count", "found both"),
         (&["corpus.leave_out={}"], "corpus.leave_out.ids", "missing"),
+        (&["corpus.leave_out={seed=1, ids=[2]}"], "corpus.leave_out.seed", "belongs to `count`"),
+        (&["save.best_metric=test/hits@1"], "save.best_metric", "no evaluation gives"),
         (
-            &["corpus.leave_out={seed=1, ids=[2]}"],
-            "corpus.leave_out.seed",
-            "belongs to `count`",
-        ),
-        (
-            &["save.best_metric=test/hits@1"],
-            "save.best_metric",
-            "no evaluation gives",
-        ),
-        (
-            &[
-                "evaluate.every_steps=5",
-                "stop.metric=validation/hits@2",
-                "stop.patience=1",
-            ],
+            &["evaluate.every_steps=5", "stop.metric=validation/hits@2", "stop.patience=1"],
             "stop.metric",
             "did you mean `validation/hits@1`?",
         ),
         (&["stop.patience=1"], "stop", "give evaluate.every_steps"),
-        (
-            &["evaluate.splits=[]"],
-            "evaluate.splits",
-            "at least one split",
-        ),
+        (&["evaluate.splits=[]"], "evaluate.splits", "at least one split"),
         (
             &["evaluate.every_steps=5", "evaluate.every_epochs=5"],
             "evaluate.every_epochs",
             "found both",
         ),
-        (
-            &["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"],
-            "stages.II",
-            "an overlap",
-        ),
+        (&["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"], "stages.II", "an overlap"),
         (
             &[
                 "model.init=scratch",
@@ -368,10 +379,7 @@ fn wrong_values_are_refused_in_every_section() {
         ("task.max_tokens=1", "at least 2"),
         ("task.ratio=nan", "above 0"),
         ("trainable.select=[]", "at least one selector"),
-        (
-            "trainable.select=decoder.mpl",
-            "did you mean `decoder.mlp`?",
-        ),
+        ("trainable.select=decoder.mpl", "did you mean `decoder.mlp`?"),
         ("optimizer.betas=[0.9]", "two numbers"),
         ("optimizer.clip_norm=off", "\"none\" for off"),
         ("optimizer.learning_rate=inf", "above 0"),
@@ -383,34 +391,17 @@ fn wrong_values_are_refused_in_every_section() {
     ] {
         let problem = problem(&[wrong]);
         let key = wrong.split_once('=').unwrap().0;
-        assert!(
-            problem.starts_with(&format!("command line: {key} = ")),
-            "{problem}"
-        );
-        assert!(
-            problem.ends_with(expected) || problem.contains(expected),
-            "{problem}"
-        );
+        assert!(problem.starts_with(&format!("command line: {key} = ")), "{problem}");
+        assert!(problem.ends_with(expected) || problem.contains(expected), "{problem}");
     }
-    assert_eq!(
-        problem(&["log=3"]),
-        "command line: log = 3: expected a section, [log]"
-    );
+    assert_eq!(problem(&["log=3"]), "command line: log = 3: expected a section, [log]");
 }
 
 #[test]
 fn text_that_is_no_toml_is_refused_with_its_lines() {
     let errors = read("[run]\ndirectory = \nseed = 1\nseed = 2\n", &[]).unwrap_err();
-    let places: Vec<_> = errors
-        .problems
-        .iter()
-        .map(|problem| problem.place)
-        .collect();
-    assert_eq!(
-        places,
-        [Some(Place::Line(2)), Some(Place::Line(4))],
-        "{errors}"
-    );
+    let places: Vec<_> = errors.problems.iter().map(|problem| problem.place).collect();
+    assert_eq!(places, [Some(Place::Line(2)), Some(Place::Line(4))], "{errors}");
     let absent = Recipe::from_file(Path::new("no/such/recipe.toml"), &[]).unwrap_err();
     let shown = absent.to_string();
     assert!(

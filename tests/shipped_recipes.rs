@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use genir::recipe::{Optimizer, Recipe, ScheduleName};
+use genir::recipe::{Optimizer, Recipe, SHIPPED, ScheduleName};
 
 fn shipped() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
@@ -34,13 +34,40 @@ fn shipped_recipes_are_read_and_written_and_read_again() {
 }
 
 #[test]
+fn every_recipe_is_inside_the_library() {
+    let mut inside: Vec<_> = SHIPPED
+        .iter()
+        .map(|recipe| (format!("{}.toml", recipe.name), recipe.text.to_owned()))
+        .collect();
+    inside.sort();
+    let files: Vec<_> = shipped()
+        .iter()
+        .map(|file| {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(file).unwrap())
+        })
+        .collect();
+    assert_eq!(inside, files);
+}
+
+#[test]
+fn a_summary_is_the_first_sentence_of_the_comment() {
+    for recipe in SHIPPED {
+        let summary = recipe.summary();
+        assert!(summary.ends_with('.') && summary.len() > 40, "{}: {summary}", recipe.name);
+        assert!(!summary.contains('#') && !summary.contains("Needed"), "{summary}");
+    }
+    let restricted = SHIPPED.iter().find(|recipe| recipe.name == "nq-t5-large-restricted").unwrap();
+    let summary = restricted.summary();
+    assert!(summary.starts_with("T5-large on Natural Questions"), "{summary}");
+    assert!(summary.ends_with("components are trained that the paper says matter."), "{summary}");
+}
+
+#[test]
 fn shipped_recipes_start_with_their_command() {
     for file in shipped() {
         let text = std::fs::read_to_string(&file).unwrap();
-        let header: String = text
-            .lines()
-            .take_while(|line| line.starts_with('#'))
-            .collect();
+        let header: String = text.lines().take_while(|line| line.starts_with('#')).collect();
         let name = file.file_name().unwrap().to_str().unwrap();
         let command = format!("genir train recipes/{name}");
         assert!(header.contains(&command), "{name} has no `{command}`");

@@ -1,8 +1,167 @@
-//! Directories with models: bases to start from.
+//! Checkpoints: directories in Hugging Face's layout, written whole or not at all, and base models.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `config.json`, `generation_config.json`, `model.safetensors` | as transformers writes them; docid rows behind the word rows |
+//! | `tokenizer.json` and its companions | the base's tokenizer with one added token `@DOC_ID_<id>@` a document |
+//! | `docids.json` | the documents' ids in the order of their rows |
+//! | `genir.json` | [`Manifest`]: the step, and how texts were encoded |
 
 mod base;
 mod download;
 mod hub;
+mod read;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 pub use base::{BaseError, Wanted, locate};
 pub use hub::{HubProblem, HubSettings};
+pub use read::Checkpoint;
+pub(crate) use read::consecutive;
+pub use write::{Contents, link, prune, write};
+
+use crate::docid::{DocidError, EncodeOptions, TokenizerError};
+use crate::files::FileError;
+use crate::t5::ConfigError;
+use crate::t5::weights::WeightsError;
+use crate::task::TaskOptions;
+
+/// Name of the manifest's file.
+pub(crate) const MANIFEST: &str = "genir.json";
+
+/// What a checkpoint of ours says about itself beside what transformers reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this file's form.
+    pub format: u32,
+    /// Version of genir that wrote it.
+    pub genir: String,
+    /// Updates done.
+    pub step: u64,
+    /// Metrics measured at this step.
+    pub metrics: BTreeMap<String, f64>,
+    /// How texts become tokens.
+    pub encoding: Encoding,
+}
+
+impl Manifest {
+    /// The form that this version writes and reads.
+    pub const FORMAT: u32 = 1;
+}
+
+/// How documents and queries become tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encoding {
+    /// The most tokens of a document, `</s>` included.
+    pub document_tokens: usize,
+    /// The most tokens of a query, `</s>` included.
+    pub query_tokens: usize,
+    /// Put before every document.
+    pub indexing_prefix: String,
+    /// Put before every query.
+    pub retrieval_prefix: String,
+    /// Whether texts are lower-cased.
+    pub lowercase: bool,
+}
+
+impl Encoding {
+    /// How queries are encoded.
+    pub fn queries(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_tokens: self.query_tokens,
+            prefix: self.retrieval_prefix.clone(),
+            lowercase: self.lowercase,
+        }
+    }
+
+    /// How documents are encoded.
+    pub fn documents(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_tokens: self.document_tokens,
+            prefix: self.indexing_prefix.clone(),
+            lowercase: self.lowercase,
+        }
+    }
+}
+
+impl From<&TaskOptions> for Encoding {
+    fn from(options: &TaskOptions) -> Self {
+        Self {
+            document_tokens: options.document_tokens,
+            query_tokens: options.query_tokens,
+            indexing_prefix: options.indexing_prefix.clone(),
+            retrieval_prefix: options.retrieval_prefix.clone(),
+            lowercase: options.lowercase,
+        }
+    }
+}
+
+impl Default for Encoding {
+    /// What the paper's models were trained with.
+    fn default() -> Self {
+        Self::from(&TaskOptions::default())
+    }
+}
+
+/// Why a checkpoint cannot be read or written.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The weights are wrong.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokenizer is wrong.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The docid list cannot be written.
+    #[error(transparent)]
+    Docids(#[from] DocidError),
+    /// A file or directory cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The manifest is not one of ours.
+    #[error("{file}: {found}; expected what genir writes (format {})", Manifest::FORMAT)]
+    Manifest {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The checkpoint is a plain T5.
+    #[error(
+        "{directory}: no docids: its tokenizer has no token of the form @DOC_ID_<id>@, so this is a \
+         base model; fine-tune it first (genir train)"
+    )]
+    NoDocids {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Docids do not stand one after another behind the words.
+    #[error(
+        "{directory}: the docid tokens must have consecutive ids behind the words, but docid \
+         `{docid}` has id {found}, expected {expected}"
+    )]
+    Rows {
+        /// The directory.
+        directory: PathBuf,
+        /// The first docid out of place.
+        docid: String,
+        /// Its token id.
+        found: u32,
+        /// The id that its place in the order asks for.
+        expected: u32,
+    },
+    /// There is a checkpoint already.
+    #[error("{directory}: there is a checkpoint already; it is not overwritten")]
+    Exists {
+        /// The directory.
+        directory: PathBuf,
+    },
+}

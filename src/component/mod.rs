@@ -3,7 +3,9 @@
 mod place;
 mod selector;
 mod stages;
+mod trainable;
 
 pub use place::{Component, ParameterPlace, Part, Stack};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};
+pub use trainable::{Count, TrainableTable, freeze_all_but};

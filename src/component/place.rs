@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// One of the two stacks, or what both share.
+/// One of the two stacks, or what both share. Parameters may lie outside the stacks, sites of the
+/// forward pass may not: [`crate::t5::Stack`] has no `Shared`, and component does not import the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stack {
     Encoder,
@@ -32,11 +33,8 @@ pub enum Component {
 
 impl Component {
     /// All components, in the order in which a decoder layer runs them.
-    pub const ALL: [Component; 3] = [
-        Component::SelfAttention,
-        Component::CrossAttention,
-        Component::Mlp,
-    ];
+    pub const ALL: [Component; 3] =
+        [Component::SelfAttention, Component::CrossAttention, Component::Mlp];
 
     /// The component's word in parameter names and selectors.
     pub fn name(self) -> &'static str {
@@ -48,9 +46,7 @@ impl Component {
     }
 
     fn named(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|component| component.name() == name)
+        Self::ALL.into_iter().find(|component| component.name() == name)
     }
 }
 

@@ -3,8 +3,8 @@
 //! - `corpus.jsonl`: `{"_id": "7", "title": "..", "text": ".."}`; title and text become one text,
 //!   joined by `. `, or the one of the two that is not empty;
 //! - `queries.jsonl`: `{"_id": "q1", "text": ".."}`, the queries of all splits;
-//! - `qrels/train.tsv`, `qrels/dev.tsv`, `qrels/test.tsv`, as far as they are there: a header
-//!   `query-id	corpus-id	score`, then one judgement a line.
+//! - `qrels/train.tsv`, `qrels/dev.tsv`, `qrels/test.tsv`, as far as they are there: a header of
+//!   `query-id`, `corpus-id` and `score`, then one judgement a line, separated by tabs.
 //!
 //! A split holds the queries with at least one score above 0, in the order in which its file first names
 //! them. Scores of 0 and below are judgements of not being relevant and are passed over.
@@ -61,7 +61,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     ) else {
         return Err(CorpusError::NothingFound {
             path: directory.display().to_string(),
-            layout: Layout::Beir.name(),
+            layout: Layout::Beir,
             looked_for: vec![CORPUS.to_owned(), QUERIES.to_owned()],
         });
     };
@@ -93,7 +93,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     if splits == 0 {
         return Err(CorpusError::NothingFound {
             path: directory.display().to_string(),
-            layout: Layout::Beir.name(),
+            layout: Layout::Beir,
             looked_for: JUDGEMENTS.map(|(_, name)| name.to_owned()).to_vec(),
         });
     }

@@ -125,7 +125,7 @@ impl CorpusBuilder {
             "documents".to_owned(),
             corpus.documents.iter().map(|d| (&d.id, &d.text)),
         )?;
-        for split in Split::ALL {
+        for &split in Split::ALL {
             let queries = corpus.split(split).iter().map(|q| (&q.id, &q.text));
             refuse_empty(Part::Split(split).name(), queries)?;
         }

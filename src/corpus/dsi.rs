@@ -47,7 +47,7 @@ pub(super) fn looked_for() -> Vec<String> {
     DOCUMENTS
         .iter()
         .map(|&name| name.to_owned())
-        .chain(Split::ALL.map(|split| format!("*{split}*.jsonl")))
+        .chain(Split::ALL.iter().map(|split| format!("*{split}*.jsonl")))
         .collect()
 }
 
@@ -62,7 +62,7 @@ pub(super) fn read(path: &Path, builder: &mut CorpusBuilder) -> Result<(), Corpu
     if files.documents.is_none() && !train {
         return Err(CorpusError::NothingFound {
             path: path.display().to_string(),
-            layout: Layout::Dsi.name(),
+            layout: Layout::Dsi,
             looked_for: looked_for(),
         });
     }
@@ -163,7 +163,7 @@ fn files(path: &Path) -> Result<Files, CorpusError> {
         )?,
         splits: Vec::new(),
     };
-    for split in Split::ALL {
+    for &split in Split::ALL {
         let stems: Vec<&str> = names
             .iter()
             .map(|name| name.strip_suffix(".gz").unwrap_or(name))

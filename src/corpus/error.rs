@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Layout;
+
 /// Where in a file something was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -20,12 +22,7 @@ pub struct Place {
 impl Place {
     /// A line of a file that is read line by line.
     pub(super) fn line(file: &Path, line: usize) -> Self {
-        Self {
-            file: file.to_path_buf(),
-            element: None,
-            line: Some(line),
-            column: None,
-        }
+        Self { file: file.to_path_buf(), element: None, line: Some(line), column: None }
     }
 }
 
@@ -128,7 +125,7 @@ pub enum CorpusError {
         /// The path that was given.
         path: String,
         /// The layout that was asked for.
-        layout: &'static str,
+        layout: Layout,
         /// The files that would have been read; each may also end in `.gz`.
         looked_for: Vec<String>,
     },
@@ -148,15 +145,11 @@ pub enum CorpusError {
         /// The name after `bundled:`.
         name: String,
     },
-    /// A name that is not one of the allowed ones.
-    #[error("unknown {what} `{found}`; right would be {right}")]
-    UnknownName {
-        /// What was being named.
-        what: &'static str,
+    /// A name that is no split's.
+    #[error("unknown split `{found}`; right would be train, validation (val, valid, dev) or test")]
+    UnknownSplit {
         /// The name found.
         found: String,
-        /// The names allowed.
-        right: &'static str,
     },
     /// Bytes that are not UTF-8.
     #[error("{}, line {line}: not UTF-8; convert the file to UTF-8", file.display())]

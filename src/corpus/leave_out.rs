@@ -2,18 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Serialize;
+
 use super::{Corpus, CorpusError};
 use crate::random;
 
-/// Which documents to leave out of training.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Which documents to leave out of training. Serialised as the keys of `[corpus.leave_out]` in a
+/// recipe, which is absent for [`LeaveOut::None`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub enum LeaveOut {
     /// Train on all documents.
     #[default]
+    #[serde(skip)]
     None,
     /// Leave out the documents with these ids.
+    #[serde(rename = "ids")]
     Ids(Vec<String>),
     /// Leave out this many, drawn by `seed` alone.
+    #[serde(untagged)]
     Count {
         /// How many.
         count: usize,
@@ -50,22 +56,14 @@ impl LeaveOut {
 }
 
 fn rows_of(ids: &[String], corpus: &Corpus) -> Result<HashSet<u32>, CorpusError> {
-    let rows: HashMap<&str, u32> = (0..)
-        .zip(&corpus.documents)
-        .map(|(row, document)| (document.id.as_str(), row))
-        .collect();
-    let unknown: Vec<&String> = ids
-        .iter()
-        .filter(|id| !rows.contains_key(id.as_str()))
-        .collect();
+    let rows: HashMap<&str, u32> =
+        (0..).zip(&corpus.documents).map(|(row, document)| (document.id.as_str(), row)).collect();
+    let unknown: Vec<&String> = ids.iter().filter(|id| !rows.contains_key(id.as_str())).collect();
     if !unknown.is_empty() {
         return Err(CorpusError::UnknownLeftOut {
             count: unknown.len(),
             first: unknown.into_iter().take(5).cloned().collect(),
         });
     }
-    Ok(ids
-        .iter()
-        .filter_map(|id| rows.get(id.as_str()).copied())
-        .collect())
+    Ok(ids.iter().filter_map(|id| rows.get(id.as_str()).copied()).collect())
 }

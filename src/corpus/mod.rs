@@ -4,7 +4,6 @@
 //! file may be plain or gzip (told by its content; a name is looked for as it is, then with `.gz`
 //! appended, and the plain file wins when both are there). Ids may be JSON integers or strings.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -21,6 +20,7 @@ mod read;
 pub use error::{CorpusError, Place, Problem};
 pub use leave_out::LeaveOut;
 
+use crate::choice::choice;
 use builder::CorpusBuilder;
 
 /// One document.
@@ -52,29 +52,16 @@ pub struct Query {
     pub relevant: Vec<Judgement>,
 }
 
-/// A part of the queries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// Trained on.
-    Train,
-    /// Measured during training.
-    Validation,
-    /// Measured at the end.
-    Test,
-}
-
-impl Split {
-    /// All splits.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        })
+choice! {
+    /// A part of the queries.
+    #[derive(Hash)]
+    Split {
+        /// Trained on.
+        Train = "train",
+        /// Measured during training.
+        Validation = "validation",
+        /// Measured at the end.
+        Test = "test",
     }
 }
 
@@ -86,11 +73,7 @@ impl FromStr for Split {
             "train" => Ok(Self::Train),
             "validation" | "val" | "valid" | "dev" => Ok(Self::Validation),
             "test" => Ok(Self::Test),
-            _ => Err(CorpusError::UnknownName {
-                what: "split",
-                found: name.to_owned(),
-                right: "train, validation (val, valid, dev) or test",
-            }),
+            _ => Err(CorpusError::UnknownSplit { found: name.to_owned() }),
         }
     }
 }
@@ -121,54 +104,24 @@ impl Corpus {
     }
 }
 
-/// How the files of a corpus are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Layout {
-    /// Told from the names of the files.
-    #[default]
-    Auto,
-    /// See [`paper`].
-    Paper,
-    /// See [`dsi`].
-    Dsi,
-    /// See [`beir`].
-    Beir,
-}
-
-impl Layout {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Paper => "paper",
-            Self::Dsi => "dsi",
-            Self::Beir => "beir",
-        }
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Layout {
-    type Err = CorpusError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::Auto, Self::Paper, Self::Dsi, Self::Beir]
-            .into_iter()
-            .find(|layout| layout.name() == name)
-            .ok_or_else(|| CorpusError::UnknownName {
-                what: "corpus layout",
-                found: name.to_owned(),
-                right: "auto, paper, dsi or beir",
-            })
+choice! {
+    /// How the files of a corpus are laid out.
+    #[derive(Default)]
+    Layout {
+        /// Told from the names of the files.
+        #[default]
+        Auto = "auto",
+        /// See [`paper`].
+        Paper = "paper",
+        /// See [`dsi`].
+        Dsi = "dsi",
+        /// See [`beir`].
+        Beir = "beir",
     }
 }
 
 /// Which corpus to load.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CorpusOptions {
     /// A directory, one DSI-style file, or `bundled:atlas`.
     pub path: String,
@@ -183,9 +136,7 @@ pub fn load(options: &CorpusOptions) -> Result<Corpus, CorpusError> {
     let mut builder = match options.path.strip_prefix("bundled:") {
         Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas()),
         Some(name) => {
-            return Err(CorpusError::UnknownBundled {
-                name: name.to_owned(),
-            });
+            return Err(CorpusError::UnknownBundled { name: name.to_owned() });
         }
         None => {
             let mut builder = CorpusBuilder::default();
@@ -206,16 +157,14 @@ pub fn load(options: &CorpusOptions) -> Result<Corpus, CorpusError> {
 
 /// The layout that `path` has, given the one that was asked for; never `Auto`.
 fn detect(path: &Path, asked: Layout) -> Result<Layout, CorpusError> {
-    std::fs::metadata(path).map_err(|source| CorpusError::Read {
-        file: path.to_path_buf(),
-        source,
-    })?;
+    std::fs::metadata(path)
+        .map_err(|source| CorpusError::Read { file: path.to_path_buf(), source })?;
     if asked != Layout::Auto {
         return Ok(asked);
     }
     let nothing = |looked_for: Vec<String>| CorpusError::NothingFound {
         path: path.display().to_string(),
-        layout: Layout::Auto.name(),
+        layout: Layout::Auto,
         looked_for,
     };
     match (paper::is_here(path), beir::is_here(path)) {

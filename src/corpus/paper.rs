@@ -45,7 +45,7 @@ pub(super) fn is_here(directory: &Path) -> bool {
 pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), CorpusError> {
     let documents = read::find(directory, DOCUMENTS).ok_or_else(|| CorpusError::NothingFound {
         path: directory.display().to_string(),
-        layout: Layout::Paper.name(),
+        layout: Layout::Paper,
         looked_for: vec![DOCUMENTS.to_owned()],
     })?;
     read::array(&documents, RIGHT_DOCUMENT, |element: DocumentElement| {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rayon::slice::ParallelSliceMut;
 use serde::ser::{SerializeSeq, Serializer};
 
+use crate::choice::choice;
 use crate::corpus::Corpus;
 
 pub mod tokenizer;
@@ -53,6 +54,16 @@ pub enum DocidError {
     },
 }
 
+choice! {
+    /// How the docid rows of a new model start.
+    RowInit {
+        /// As T5 starts its embedding.
+        Random = "random",
+        /// From the mean word embedding of the document's tokens.
+        Text = "text",
+    }
+}
+
 /// Docids in document order: row `i` of the docid parameter belongs to `documents[i]`.
 ///
 /// Kept in one string with offsets and one sorted list of rows, so that a million of them are a few large
@@ -78,17 +89,12 @@ impl DocidVocabulary {
                 text.len()
             })
             .collect();
-        let mut vocabulary = Self {
-            text,
-            sorted: Vec::new(),
-            ends,
-        };
+        let mut vocabulary = Self { text, sorted: Vec::new(), ends };
         let mut sorted: Vec<u32> = (0..vocabulary.ends.len() as u32).collect();
         // By row as well, so that a docid used twice names its first row first.
         sorted.par_sort_unstable_by_key(|&row| (vocabulary.id(row), row));
-        if let Some(pair) = sorted
-            .windows(2)
-            .find(|pair| vocabulary.id(pair[0]) == vocabulary.id(pair[1]))
+        if let Some(pair) =
+            sorted.windows(2).find(|pair| vocabulary.id(pair[0]) == vocabulary.id(pair[1]))
         {
             return Err(DocidError::Duplicate {
                 docid: vocabulary.id(pair[0]).to_owned(),
@@ -146,18 +152,12 @@ impl DocidVocabulary {
 
     /// The docid that a token of the form `@DOC_ID_<id>@` stands for.
     pub fn parse_token(token: &str) -> Option<&str> {
-        token
-            .strip_prefix(TOKEN_START)?
-            .strip_suffix(TOKEN_END)
-            .filter(|id| !id.is_empty())
+        token.strip_prefix(TOKEN_START)?.strip_suffix(TOKEN_END).filter(|id| !id.is_empty())
     }
 
     /// Writes the docids as a JSON array of strings, in row order.
     pub fn write(&self, file: &Path) -> Result<(), DocidError> {
-        let failed = |source| DocidError::File {
-            file: file.to_path_buf(),
-            source,
-        };
+        let failed = |source| DocidError::File { file: file.to_path_buf(), source };
         let mut writer = BufWriter::new(File::create(file).map_err(failed)?);
         let mut serializer = serde_json::Serializer::new(&mut writer);
         let written = (|| {
@@ -167,23 +167,15 @@ impl DocidVocabulary {
             }
             array.end()
         })();
-        written
-            .map_err(io::Error::from)
-            .and_then(|()| writer.flush())
-            .map_err(failed)
+        written.map_err(io::Error::from).and_then(|()| writer.flush()).map_err(failed)
     }
 
     /// Reads what [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self, DocidError> {
-        let bytes = std::fs::read(file).map_err(|source| DocidError::File {
-            file: file.to_path_buf(),
-            source,
-        })?;
-        let docids: Vec<String> =
-            serde_json::from_slice(&bytes).map_err(|source| DocidError::Malformed {
-                file: file.to_path_buf(),
-                source,
-            })?;
+        let bytes = std::fs::read(file)
+            .map_err(|source| DocidError::File { file: file.to_path_buf(), source })?;
+        let docids: Vec<String> = serde_json::from_slice(&bytes)
+            .map_err(|source| DocidError::Malformed { file: file.to_path_buf(), source })?;
         Self::new(docids)
     }
 }

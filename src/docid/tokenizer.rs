@@ -233,7 +233,7 @@ impl TextTokenizer {
         let kept = options.max_tokens.max(1) - 1;
         // Documents may be thousands of times longer than what is kept. T5's tokenizers split at white space
         // before all else, so the tokens of a text's first words are the first tokens of the text.
-        let mut length = options.max_tokens.saturating_mul(16);
+        let mut length = options.max_tokens.saturating_mul(8);
         loop {
             let words = first_words(&text, length);
             let encoding = self.tokenizer.encode_fast(words, false).map_err(|error| {
@@ -248,7 +248,7 @@ impl TextTokenizer {
                 ids.push(self.end_id);
                 return Ok(ids);
             }
-            length = length.saturating_mul(4);
+            length = length.saturating_mul(2);
         }
     }
 

@@ -4,33 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::choice::{Choice, choice};
 use super::ranges::{POSITIVE, positive};
 use super::reader::Section;
-
-choice! {
-    /// The layout of a corpus on disk.
-    Layout {
-        /// Told from the files.
-        Auto = "auto",
-        /// `documents.json` and `*_queries.json`, as the paper's released code has them.
-        Paper = "paper",
-        /// JSON lines of `text_id` and `text`.
-        Dsi = "dsi",
-        /// `corpus.jsonl`, `queries.jsonl` and `qrels/`.
-        Beir = "beir",
-    }
-}
-
-/// Documents that give no training example. Untagged, so that it is written as it is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum LeaveOut {
-    /// The documents with these ids.
-    Ids { ids: Vec<String> },
-    /// So many documents, drawn by the seed.
-    Count { count: usize, seed: u64 },
-}
+use crate::corpus::{CorpusOptions, Layout, LeaveOut};
+use crate::docid::RowInit;
+use crate::task::{Task, TaskOptions};
 
 /// `[corpus]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,7 +18,9 @@ pub struct CorpusSection {
     pub layout: Layout,
     /// More queries for training only: JSON lines of query and docid.
     pub generated_queries: Option<PathBuf>,
-    pub leave_out: Option<LeaveOut>,
+    /// Documents that give no training example.
+    #[serde(skip_serializing_if = "is_default")]
+    pub leave_out: LeaveOut,
 }
 
 impl CorpusSection {
@@ -48,57 +28,53 @@ impl CorpusSection {
         Self {
             path: section.text("path").required(),
             layout: section.choice("layout").or(Layout::Auto),
-            generated_queries: section
-                .text("generated_queries")
-                .optional()
-                .map(PathBuf::from),
+            generated_queries: section.text("generated_queries").optional().map(PathBuf::from),
             leave_out: section
-                .optional_section("leave_out", LeaveOut::read)
-                .flatten(),
+                .optional_section("leave_out", read_leave_out)
+                .flatten()
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Which corpus to load.
+    pub fn options(&self) -> CorpusOptions {
+        CorpusOptions {
+            path: self.path.clone(),
+            layout: self.layout,
+            generated_queries: self.generated_queries.clone(),
         }
     }
 }
 
-impl LeaveOut {
-    fn read(section: &mut Section<'_, '_>) -> Option<Self> {
-        let ids = section.texts("ids").optional();
-        let count = section.integer("count", 1).optional();
-        let seed = section.integer("seed", 0).optional();
-        match (ids, count) {
-            (Some(_), Some(_)) => {
-                let message = "expected either `ids` or `count`, found both";
-                section.problem("count", message.to_owned());
-                None
-            }
-            (Some(ids), None) => {
-                if seed.is_some() {
-                    let message = "ids are not drawn: a seed belongs to `count`";
-                    section.problem("seed", message.to_owned());
-                }
-                Some(LeaveOut::Ids { ids })
-            }
-            (None, Some(count)) => Some(LeaveOut::Count {
-                count,
-                seed: seed.unwrap_or(1),
-            }),
-            (None, None) => {
-                if !section.has("ids") && !section.has("count") {
-                    let message = "missing: expected `ids`, or `count` with a `seed`";
-                    section.problem("ids", message.to_owned());
-                }
-                None
-            }
-        }
-    }
+fn is_default(leave_out: &LeaveOut) -> bool {
+    *leave_out == LeaveOut::default()
 }
 
-choice! {
-    /// How docid rows start.
-    RowInit {
-        /// As T5 starts its embedding.
-        Random = "random",
-        /// From the mean word embedding of the document's tokens.
-        Text = "text",
+fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
+    let ids = section.texts("ids").optional();
+    let count = section.integer("count", 1).optional();
+    let seed = section.integer("seed", 0).optional();
+    match (ids, count) {
+        (Some(_), Some(_)) => {
+            let message = "expected either `ids` or `count`, found both";
+            section.problem("count", message.to_owned());
+            None
+        }
+        (Some(ids), None) => {
+            if seed.is_some() {
+                let message = "ids are not drawn: a seed belongs to `count`";
+                section.problem("seed", message.to_owned());
+            }
+            Some(LeaveOut::Ids(ids))
+        }
+        (None, Some(count)) => Some(LeaveOut::Count { count, seed: seed.unwrap_or(1) }),
+        (None, None) => {
+            if !section.has("ids") && !section.has("count") {
+                let message = "missing: expected `ids`, or `count` with a `seed`";
+                section.problem("ids", message.to_owned());
+            }
+            None
+        }
     }
 }
 
@@ -110,19 +86,7 @@ pub struct DocidSection {
 
 impl DocidSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        Self {
-            rows: section.choice("rows").or(RowInit::Random),
-        }
-    }
-}
-
-choice! {
-    /// A training task.
-    Task {
-        /// Document text to docid.
-        Indexing = "indexing",
-        /// Query to docid.
-        Retrieval = "retrieval",
+        Self { rows: section.choice("rows").or(RowInit::Random) }
     }
 }
 
@@ -167,5 +131,18 @@ impl TaskSection {
             section.conflict("ratio", &["tasks"], message.to_owned());
         }
         task
+    }
+
+    /// How the corpus becomes examples.
+    pub fn options(&self) -> TaskOptions {
+        TaskOptions {
+            tasks: self.tasks.clone(),
+            ratio: self.ratio,
+            document_tokens: self.document_tokens,
+            query_tokens: self.query_tokens,
+            indexing_prefix: self.indexing_prefix.clone(),
+            retrieval_prefix: self.retrieval_prefix.clone(),
+            lowercase: self.lowercase,
+        }
     }
 }

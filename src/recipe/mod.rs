@@ -4,12 +4,12 @@
 //! it. All that is wrong is told at once, each with its key. A [`Recipe`] holds every default, so that
 //! the one written to the run directory is resolved: it says the same when the defaults have changed.
 
-mod choice;
 mod data;
 mod error;
 mod model;
 mod ranges;
 mod reader;
+mod shipped;
 mod source;
 mod training;
 mod watching;
@@ -18,19 +18,19 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use data::{CorpusSection, DocidSection, Layout, LeaveOut, RowInit, Task, TaskSection};
+pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{Place, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
+pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
 };
-pub use watching::{
-    EvaluateSection, LogSection, MEMORISATION, RANKING_METRICS, SaveSection, Split, StopSection,
-    Vocabulary,
-};
+pub use watching::{EvaluateSection, LogSection, SaveSection, StopSection};
 
 use crate::component::Stages;
 use crate::nearest::nearest;
+use crate::retrieval::Metrics;
+use crate::task::Task;
 use reader::Section;
 use source::Source;
 
@@ -76,15 +76,12 @@ impl Recipe {
 
     /// Reads a recipe from its text; `name` stands for its file in messages.
     pub fn from_text(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
-        Source::read(text, overrides)
-            .and_then(|source| reader::read(&source, Self::read))
-            .map_err(|mut problems| {
+        Source::read(text, overrides).and_then(|source| reader::read(&source, Self::read)).map_err(
+            |mut problems| {
                 problems.sort_by_key(|problem| (problem.place.is_none(), problem.place));
-                RecipeErrors {
-                    file: name.to_owned(),
-                    problems,
-                }
-            })
+                RecipeErrors { file: name.to_owned(), problems }
+            },
+        )
     }
 
     /// The recipe as TOML, every default written out; read again it is the same recipe.
@@ -102,15 +99,12 @@ impl Recipe {
             docids: file.section("docids", DocidSection::read),
             task: file.section("task", TaskSection::read),
             trainable: file.section("trainable", TrainableSection::read),
-            stages: file
-                .optional_section("stages", model::read_stages)
-                .flatten(),
+            stages: file.optional_section("stages", model::read_stages).flatten(),
             optimizer: file.section("optimizer", OptimizerSection::read),
             schedule: file.section("schedule", ScheduleSection::read),
             train: file.section("train", TrainSection::read),
-            stop: file.optional_section("stop", |section| {
-                StopSection::read(section, &save.best_metric)
-            }),
+            stop: file
+                .optional_section("stop", |section| StopSection::read(section, &save.best_metric)),
             log: file.section("log", LogSection::read),
             evaluate,
             save,
@@ -141,11 +135,7 @@ impl Recipe {
         }
         if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
             let message = "generated queries are retrieval examples, but task.tasks is without it";
-            file.conflict(
-                "corpus.generated_queries",
-                &["task.tasks"],
-                message.to_owned(),
-            );
+            file.conflict("corpus.generated_queries", &["task.tasks"], message.to_owned());
         }
         if let Some(depth) = self.model.config.num_decoder_layers {
             let fits = match &self.stages {
@@ -167,8 +157,9 @@ impl Recipe {
         let message = match nearest(metric, metrics.iter().map(String::as_str)) {
             Some(known) => format!("no evaluation gives this metric; did you mean `{known}`?"),
             None => format!(
-                "no evaluation gives this metric; there are {}",
-                metrics.join(", ")
+                "no evaluation gives this metric; there are {} of {}",
+                Metrics::NAMES.join(", "),
+                self.evaluate.rankings().join(", ")
             ),
         };
         let others = ["evaluate.splits", "evaluate.memorisation"];

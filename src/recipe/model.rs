@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::choice::choice;
 use super::ranges::{SHARE, share};
 use super::reader::Section;
+use crate::choice::choice;
 use crate::component::{Selector, Stage, Stages, parse_layers};
 
 /// `[run]`
@@ -78,6 +78,21 @@ pub struct ConfigSection {
     pub num_decoder_layers: Option<usize>,
 }
 
+impl ConfigSection {
+    /// The sizes that are given, by their keys in `config.json`.
+    pub fn sizes(&self) -> Vec<(&'static str, usize)> {
+        let sizes = [
+            ("d_model", self.d_model),
+            ("d_ff", self.d_ff),
+            ("d_kv", self.d_kv),
+            ("num_heads", self.num_heads),
+            ("num_layers", self.num_layers),
+            ("num_decoder_layers", self.num_decoder_layers),
+        ];
+        sizes.into_iter().filter_map(|(key, size)| Some((key, size?))).collect()
+    }
+}
+
 impl ModelSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let model = Self {
@@ -129,18 +144,13 @@ impl TrainableSection {
 pub(super) fn read_stages(section: &mut Section<'_, '_>) -> Option<Stages> {
     let mut layers = |stage: Stage| {
         section
-            .parsed(
-                stage.name(),
-                r#"layers, as "7..18" (without layer 18) or "7-17""#,
-                |text| parse_layers(text).ok(),
-            )
+            .parsed(stage.name(), r#"layers, as "7..18" (without layer 18) or "7-17""#, |text| {
+                parse_layers(text).ok()
+            })
             .required()
     };
-    let (first, second, third) = (
-        layers(Stage::First),
-        layers(Stage::Second),
-        layers(Stage::Third),
-    );
+    let (first, second, third) =
+        (layers(Stage::First), layers(Stage::Second), layers(Stage::Third));
     match Stages::consecutive(first, second, third) {
         Ok(stages) => Some(stages),
         Err(error) => {

@@ -6,9 +6,9 @@
 
 use toml::{Table, Value};
 
-use super::choice::Choice;
 use super::error::Problem;
 use super::source::{Source, join};
+use crate::choice::Choice;
 use crate::nearest::nearest;
 
 /// Values longer than this are cut in messages.
@@ -83,21 +83,12 @@ pub(super) fn read<T>(
     let mut reader = Reader::new(source);
     let value = reader.read("", Some(&source.table), read);
     reader.refuse_unknown();
-    if reader.problems.is_empty() {
-        Ok(value)
-    } else {
-        Err(reader.problems)
-    }
+    if reader.problems.is_empty() { Ok(value) } else { Err(reader.problems) }
 }
 
 impl<'a> Reader<'a> {
     fn new(source: &'a Source) -> Self {
-        Self {
-            source,
-            problems: Vec::new(),
-            asked: Vec::new(),
-            unknown: Vec::new(),
-        }
+        Self { source, problems: Vec::new(), asked: Vec::new(), unknown: Vec::new() }
     }
 
     fn read<T>(
@@ -106,12 +97,7 @@ impl<'a> Reader<'a> {
         table: Option<&'a Table>,
         read: impl FnOnce(&mut Section<'_, 'a>) -> T,
     ) -> T {
-        let mut section = Section {
-            reader: self,
-            path: path.to_owned(),
-            table,
-            asked: Vec::new(),
-        };
+        let mut section = Section { reader: self, path: path.to_owned(), table, asked: Vec::new() };
         let value = read(&mut section);
         let asked = section.asked;
         let keys = table.into_iter().flat_map(Table::keys);
@@ -132,10 +118,7 @@ impl<'a> Reader<'a> {
             }
         });
         self.problems.push(Problem {
-            place: self
-                .source
-                .place(&key)
-                .filter(|_| self.source.value(&key).is_some()),
+            place: self.source.place(&key).filter(|_| self.source.value(&key).is_some()),
             key,
             found,
             message,
@@ -162,10 +145,7 @@ impl<'a> Reader<'a> {
             let message = if let Some(word) = nearest(last, siblings.iter().copied()) {
                 format!("unknown {kind}; did you mean `{word}`?")
             } else if !elsewhere.is_empty() {
-                format!(
-                    "unknown {kind}; did you mean `{}`?",
-                    elsewhere.join("` or `")
-                )
+                format!("unknown {kind}; did you mean `{}`?", elsewhere.join("` or `"))
             } else {
                 format!("unknown {kind}; known here are {}", siblings.join(", "))
             };
@@ -239,12 +219,8 @@ impl<'r, 'a> Section<'r, 'a> {
     ) {
         let nothing = Source::default();
         let mut reader = Reader::new(&nothing);
-        let mut scratch = Section {
-            reader: &mut reader,
-            path: String::new(),
-            table: None,
-            asked: Vec::new(),
-        };
+        let mut scratch =
+            Section { reader: &mut reader, path: String::new(), table: None, asked: Vec::new() };
         read(&mut scratch);
         for key in scratch.asked {
             if self.has(key) && !self.asked.contains(&key) {
@@ -300,9 +276,7 @@ impl<'r, 'a> Section<'r, 'a> {
         wanted: &str,
         allowed: impl Fn(f64) -> bool,
     ) -> Asked<'_, 'r, 'a, f64> {
-        self.ask(key, wanted.to_owned(), |value| {
-            finite(value).filter(|number| allowed(*number))
-        })
+        self.ask(key, wanted.to_owned(), |value| finite(value).filter(|number| allowed(*number)))
     }
 
     /// A number above 0, or 0 or `"none"` for off, both read as 0.
@@ -374,12 +348,7 @@ impl<'r, 'a> Section<'r, 'a> {
                 }
             },
         };
-        Asked {
-            section: self,
-            key,
-            wanted,
-            answer,
-        }
+        Asked { section: self, key, wanted, answer }
     }
 
     fn note(&mut self, key: &'static str) -> String {

@@ -38,19 +38,12 @@ impl Source {
             return Err(mistakes.iter().map(problem).collect());
         }
         let table = text.parse().map_err(|error| vec![problem(&error)])?;
-        let mut source = Self {
-            table,
-            ..Self::default()
-        };
+        let mut source = Self { table, ..Self::default() };
         source.note_lines("", places.get_ref(), &line);
 
         let applied = overrides.iter().map(|text| source.apply(text));
         let problems: Vec<Problem> = applied.filter_map(Result::err).collect();
-        if problems.is_empty() {
-            Ok(source)
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(source) } else { Err(problems) }
     }
 
     fn note_lines(&mut self, path: &str, table: &DeTable<'_>, line: &impl Fn(usize) -> usize) {
@@ -74,18 +67,16 @@ impl Source {
             }
         };
         let path: Vec<&str> = key.split('.').map(str::trim).collect();
-        let Some((last, parents)) = path
-            .split_last()
-            .filter(|_| path.iter().all(|part| !part.is_empty()))
+        let Some((last, parents)) =
+            path.split_last().filter(|_| path.iter().all(|part| !part.is_empty()))
         else {
             let message = "an override's key is section.key, such as train.batch_size";
             return Err(refused(key, message.to_owned()));
         };
         let mut table = &mut self.table;
         for parent in parents {
-            let entry = table
-                .entry((*parent).to_owned())
-                .or_insert_with(|| Value::Table(Table::new()));
+            let entry =
+                table.entry((*parent).to_owned()).or_insert_with(|| Value::Table(Table::new()));
             table = entry
                 .as_table_mut()
                 .ok_or_else(|| refused(key, format!("`{parent}` is a value, not a section")))?;
@@ -93,9 +84,7 @@ impl Source {
         let key = path.join(".");
         match value {
             Some(text) => {
-                let value = text
-                    .parse()
-                    .unwrap_or_else(|_| Value::String(text.to_owned()));
+                let value = text.parse().unwrap_or_else(|_| Value::String(text.to_owned()));
                 table.insert((*last).to_owned(), value);
                 self.places.insert(key.clone(), Place::CommandLine);
                 self.texts.insert(key, text.to_owned());
@@ -135,18 +124,9 @@ impl Source {
 
 /// A key inside a section: `train` and `steps` make `train.steps`.
 pub(super) fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 fn refused(key: &str, message: String) -> Problem {
-    Problem {
-        place: Some(Place::CommandLine),
-        key: key.to_owned(),
-        found: None,
-        message,
-    }
+    Problem { place: Some(Place::CommandLine), key: key.to_owned(), found: None, message }
 }

@@ -2,9 +2,9 @@
 
 use serde::{Serialize, Serializer};
 
-use super::choice::choice;
 use super::ranges::{NOT_NEGATIVE, POSITIVE, SHARE, not_negative, positive, share};
 use super::reader::Section;
+use crate::choice::choice;
 
 choice! {
     /// The word of an optimizer.
@@ -20,11 +20,7 @@ choice! {
 pub enum Optimizer {
     /// As PyTorch's, weight decay decoupled.
     #[serde(rename = "adamw")]
-    AdamW {
-        betas: [f64; 2],
-        eps: f64,
-        weight_decay: f64,
-    },
+    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64 },
     /// As `transformers`', at the given learning rate: `relative_step` is always off, as its
     /// documentation recommends for T5.
     #[serde(rename = "adafactor")]
@@ -61,9 +57,7 @@ fn zero_for_none<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S:
 impl OptimizerSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let name = section.choice("name").or(OptimizerName::AdamW);
-        let learning_rate = section
-            .number("learning_rate", POSITIVE, positive)
-            .required();
+        let learning_rate = section.number("learning_rate", POSITIVE, positive).required();
         // Adafactor clips each update itself; `transformers` advises against a second clipping.
         let default_clip_norm = match name {
             OptimizerName::AdamW => 1.0,
@@ -84,24 +78,16 @@ impl OptimizerSection {
                 optimizer
             }
         };
-        Self {
-            optimizer,
-            learning_rate,
-            clip_norm: Some(clip_norm).filter(|norm| *norm > 0.0),
-        }
+        Self { optimizer, learning_rate, clip_norm: Some(clip_norm).filter(|norm| *norm > 0.0) }
     }
 }
 
 /// The defaults are PyTorch's.
 fn read_adamw(section: &mut Section<'_, '_>) -> Optimizer {
     Optimizer::AdamW {
-        betas: section
-            .pair("betas", "two numbers from 0 to less than 1", share)
-            .or([0.9, 0.999]),
+        betas: section.pair("betas", "two numbers from 0 to less than 1", share).or([0.9, 0.999]),
         eps: section.number("eps", POSITIVE, positive).or(1e-8),
-        weight_decay: section
-            .number("weight_decay", NOT_NEGATIVE, not_negative)
-            .or(0.01),
+        weight_decay: section.number("weight_decay", NOT_NEGATIVE, not_negative).or(0.01),
     }
 }
 
@@ -109,17 +95,11 @@ fn read_adamw(section: &mut Section<'_, '_>) -> Optimizer {
 /// where the learning rate is given.
 fn read_adafactor(section: &mut Section<'_, '_>) -> Optimizer {
     Optimizer::Adafactor {
-        eps: section
-            .pair("eps", "two numbers above 0", positive)
-            .or([1e-30, 1e-3]),
+        eps: section.pair("eps", "two numbers above 0", positive).or([1e-30, 1e-3]),
         clip_threshold: section.number("clip_threshold", POSITIVE, positive).or(1.0),
-        decay_rate: section
-            .number("decay_rate", "a number below 0", |rate| rate < 0.0)
-            .or(-0.8),
+        decay_rate: section.number("decay_rate", "a number below 0", |rate| rate < 0.0).or(-0.8),
         beta1: section.number("beta1", SHARE, share).optional(),
-        weight_decay: section
-            .number("weight_decay", NOT_NEGATIVE, not_negative)
-            .or(0.0),
+        weight_decay: section.number("weight_decay", NOT_NEGATIVE, not_negative).or(0.0),
         scale_parameter: section.flag("scale_parameter").or(false),
     }
 }

@@ -2,28 +2,12 @@
 
 use serde::{Serialize, Serializer};
 
-use super::choice::choice;
 use super::ranges::{NOT_NEGATIVE, not_negative};
 use super::reader::Section;
 use super::training::Span;
-
-choice! {
-    /// A part of the corpus' queries.
-    Split {
-        Train = "train",
-        Validation = "validation",
-        Test = "test",
-    }
-}
-
-choice! {
-    /// What a query's relevant docid is ranked among.
-    Vocabulary {
-        Docids = "docids",
-        /// Words and docids, as the paper's released code ranks.
-        All = "all",
-    }
-}
+use crate::corpus::Split;
+use crate::retrieval::{Metrics, Vocabulary, names};
+use crate::task::Task;
 
 /// `[evaluate]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,14 +28,6 @@ pub struct EvaluateSection {
     pub at_start: bool,
 }
 
-/// What a ranking is judged by; larger is better in all of them.
-pub const RANKING_METRICS: [&str; 7] = [
-    "hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10",
-];
-
-/// The rankings of what was trained on, for `memorisation`.
-pub const MEMORISATION: [&str; 2] = ["memorisation/indexing", "memorisation/retrieval"];
-
 /// Writes a span as [`EvaluateSection`] reads it.
 fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
@@ -64,10 +40,7 @@ fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::
         Some(Span::Steps(steps)) => (Some(steps), None),
         Some(Span::Epochs(epochs)) => (None, Some(epochs)),
     };
-    let every = Every {
-        every_steps,
-        every_epochs,
-    };
+    let every = Every { every_steps, every_epochs };
     every.serialize(serializer)
 }
 
@@ -90,15 +63,19 @@ impl EvaluateSection {
         evaluate
     }
 
-    /// The names of the metrics that every evaluation gives, such as `validation/hits@1`, those of
-    /// the first split first.
+    /// The names of the rankings that evaluations give: those of each split, the first split first,
+    /// then those of what is memorised.
+    pub fn rankings(&self) -> Vec<String> {
+        let splits = self.splits.iter().copied().flat_map(names::of_split);
+        let memorised = Task::ALL.iter().copied().filter(|_| self.memorisation > 0);
+        splits.chain(memorised.map(names::of_memorisation)).collect()
+    }
+
+    /// The names of the metrics that evaluations give, such as `validation/hits@1` and
+    /// `validation/unseen/hits@1`, in the order of [`EvaluateSection::rankings`].
     pub fn metrics(&self) -> Vec<String> {
-        let splits = self.splits.iter().map(Split::to_string);
-        let memorised = MEMORISATION.iter().filter(|_| self.memorisation > 0);
-        splits
-            .chain(memorised.map(|ranking| (*ranking).to_owned()))
-            .flat_map(|ranking| RANKING_METRICS.map(|metric| format!("{ranking}/{metric}")))
-            .collect()
+        let metrics_of = |ranking| Metrics::NAMES.map(|metric| format!("{ranking}/{metric}"));
+        self.rankings().into_iter().flat_map(metrics_of).collect()
     }
 }
 
@@ -119,9 +96,7 @@ impl SaveSection {
         Self {
             every_steps: section.integer("every_steps", 1).optional(),
             keep_last: section.integer("keep_last", 1).or(2),
-            best_metric: section
-                .text("best_metric")
-                .or(first_metric.unwrap_or_default()),
+            best_metric: section.text("best_metric").or(first_metric.unwrap_or_default()),
         }
     }
 }
@@ -142,9 +117,7 @@ impl StopSection {
         Self {
             metric: section.text("metric").or(best_metric.to_owned()),
             patience: section.integer("patience", 1).required(),
-            min_delta: section
-                .number("min_delta", NOT_NEGATIVE, not_negative)
-                .or(0.0),
+            min_delta: section.number("min_delta", NOT_NEGATIVE, not_negative).or(0.0),
         }
     }
 }

@@ -130,26 +130,27 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Names and values in the order of reports, `queries` last.
+    /// What a ranking is judged by, in the order of reports; larger is better in all of them.
+    pub const NAMES: [&'static str; 7] =
+        ["hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10"];
+
+    /// Names and values: [`Metrics::NAMES`], then `queries`.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
-        [
-            ("hits@1", self.hits_1),
-            ("hits@5", self.hits_5),
-            ("hits@10", self.hits_10),
-            ("hits@100", self.hits_100),
-            ("recall@5", self.recall_5),
-            ("mrr@10", self.reciprocal_rank_10),
-            ("ndcg@10", self.ndcg_10),
-            ("queries", self.queries as f64),
-        ]
-        .into_iter()
+        let values = [
+            self.hits_1,
+            self.hits_5,
+            self.hits_10,
+            self.hits_100,
+            self.recall_5,
+            self.reciprocal_rank_10,
+            self.ndcg_10,
+        ];
+        Self::NAMES.into_iter().zip(values).chain([("queries", self.queries as f64)])
     }
 
     /// The value of that name, as [`Metrics::values`] spells it.
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.values()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value)
+        self.values().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 }
 
@@ -160,9 +161,7 @@ mod tests {
     fn sums(queries: &[&[(u32, u32)]]) -> MetricSums {
         let mut sums = MetricSums::default();
         for relevant in queries {
-            sums.add(&JudgedRanks {
-                relevant: relevant.to_vec(),
-            });
+            sums.add(&JudgedRanks { relevant: relevant.to_vec() });
         }
         sums
     }

@@ -3,15 +3,17 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use crate::choice::choice;
 use crate::t5::{GenirModel, NoTap, Pass, Tokens};
 
-/// What a document competes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Vocabulary {
-    /// The docids alone: the default, since the model is asked for a document.
-    Docids,
-    /// Words and docids, as the paper's code does it: words that score higher take up places.
-    All,
+choice! {
+    /// What a document competes with.
+    Vocabulary {
+        /// The docids alone: the default, since the model is asked for a document.
+        Docids = "docids",
+        /// Words and docids, as the paper's code does it: words that score higher take up places.
+        All = "all",
+    }
 }
 
 /// One text to rank documents for.

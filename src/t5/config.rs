@@ -95,9 +95,15 @@ impl T5Config {
         let file = directory.join("config.json");
         let text = std::fs::read_to_string(&file)
             .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
-        let original: Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|error| ConfigError::Json { file: file.clone(), reason: error.to_string() })?;
-        Self::parse(&file, original)
+        Self::from_json(&file, &text)
+    }
+
+    /// Reads the text of a `config.json`; `file` stands for it in errors.
+    pub fn from_json(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let original: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            ConfigError::Json { file: file.to_owned(), reason: error.to_string() }
+        })?;
+        Self::parse(file, original)
     }
 
     fn parse(file: &Path, original: Map<String, Value>) -> Result<Self, ConfigError> {

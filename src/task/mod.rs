@@ -1,8 +1,6 @@
 //! The two training tasks: examples, their mixture, the sampler and its batches.
 
-use std::fmt;
-use std::str::FromStr;
-
+use crate::choice::choice;
 use crate::docid::TokenizerError;
 
 mod batch;
@@ -15,34 +13,14 @@ pub use examples::Examples;
 pub use mixture::{Mixture, Share};
 pub use sampler::Sampler;
 
-/// What a text is turned into its docid for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Task {
-    /// Document text to docid.
-    Indexing,
-    /// Query to docid.
-    Retrieval,
-}
-
-impl fmt::Display for Task {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Indexing => "indexing",
-            Self::Retrieval => "retrieval",
-        })
-    }
-}
-
-impl FromStr for Task {
-    type Err = TaskError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::Indexing, Self::Retrieval]
-            .into_iter()
-            .find(|task| task.to_string() == name)
-            .ok_or_else(|| TaskError::UnknownTask {
-                found: name.to_owned(),
-            })
+choice! {
+    /// What a text is turned into its docid for.
+    #[derive(Hash)]
+    Task {
+        /// Document text to docid.
+        Indexing = "indexing",
+        /// Query to docid.
+        Retrieval = "retrieval",
     }
 }
 
@@ -69,7 +47,7 @@ impl Default for TaskOptions {
     /// The paper's: both tasks, ratio 32, 32 tokens.
     fn default() -> Self {
         Self {
-            tasks: vec![Task::Indexing, Task::Retrieval],
+            tasks: Task::ALL.to_vec(),
             ratio: Some(32.0),
             document_tokens: 32,
             query_tokens: 32,
@@ -83,12 +61,6 @@ impl Default for TaskOptions {
 /// Why there is nothing to train on as it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    /// A name that is no task's.
-    #[error("unknown task `{found}`; right would be indexing or retrieval")]
-    UnknownTask {
-        /// The name found.
-        found: String,
-    },
     /// No task at all.
     #[error("no task is named; right would be indexing, retrieval or both")]
     NoTask,

@@ -70,37 +70,35 @@ pub(super) fn ask(
 ) {
     let document = corpus.documents.len() as u32;
     let (asked, given) = topics(family, row, shared, u64::from(document));
-    for (place, topic) in asked.iter().chain(&given).enumerate() {
-        // The first topic of each direction goes to validation, the second (or else the first) to test.
-        let held_out = if place < asked.len() { &asked } else { &given };
-        let rank = if place < asked.len() {
-            place
-        } else {
-            place - asked.len()
-        };
-        let test_rank = usize::from(held_out.len() > 1);
-
-        let mut order: Vec<usize> = (0..topic.wordings.len()).collect();
-        let position = u64::from(document) * 64 + place as u64;
-        random::shuffle(&mut order, SEED, position, "atlas wordings");
-        let query = |wording: usize| Query {
-            id: format!(
-                "{document_id}/{}/{}/{wording}",
-                topic.column, topic.direction
-            ),
-            text: capitalised(&topic.wordings[wording].replace(topic.placeholder, &topic.filling)),
-            relevant: vec![Judgement { document, grade: 1 }],
-        };
-        corpus.train.extend(
-            order[..TRAIN_WORDINGS]
+    for (first, topics) in [(0, &asked), (asked.len(), &given)] {
+        // The first topic of a direction goes to validation, the second (or else the first) to test.
+        let test_rank = usize::from(topics.len() > 1);
+        for (rank, topic) in topics.iter().enumerate() {
+            let mut order: Vec<usize> = (0..topic.wordings.len()).collect();
+            let position = u64::from(document) * 64 + (first + rank) as u64;
+            random::shuffle(&mut order, SEED, position, "atlas wordings");
+            let query = |wording: usize| topic.query(document_id, document, wording);
+            let train = order[..TRAIN_WORDINGS]
                 .iter()
-                .map(|wording| query(*wording)),
-        );
-        if rank == 0 {
-            corpus.validation.push(query(order[TRAIN_WORDINGS]));
+                .map(|wording| query(*wording));
+            corpus.train.extend(train);
+            if rank == 0 {
+                corpus.validation.push(query(order[TRAIN_WORDINGS]));
+            }
+            if rank == test_rank {
+                corpus.test.push(query(order[TRAIN_WORDINGS + 1]));
+            }
         }
-        if rank == test_rank {
-            corpus.test.push(query(order[TRAIN_WORDINGS + 1]));
+    }
+}
+
+impl Topic {
+    fn query(&self, document_id: &str, document: u32, wording: usize) -> Query {
+        let text = self.wordings[wording].replace(self.placeholder, &self.filling);
+        Query {
+            id: format!("{document_id}/{}/{}/{wording}", self.column, self.direction),
+            text: capitalised(&text),
+            relevant: vec![Judgement { document, grade: 1 }],
         }
     }
 }

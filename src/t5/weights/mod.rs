@@ -6,7 +6,7 @@ mod names;
 mod read;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::tensor::Device;
 use rayon::prelude::*;
@@ -162,20 +162,50 @@ pub fn docids_from(values: Vec<f32>, d_model: usize, device: &Device) -> Embeddi
     }
 }
 
-/// Docid rows as T5 initialises embeddings.
-pub fn random_docids(config: &T5Config, count: usize, seed: u64, device: &Device) -> Embedding {
-    let shape = [count, config.d_model];
-    docids_from(initial::initial(config, seed, "docids.weight", &shape), config.d_model, device)
+/// Docid rows as T5 initialises embeddings: `[count, d_model]`, row after row.
+pub fn random_rows(config: &T5Config, count: usize, seed: u64) -> Vec<f32> {
+    initial::initial(config, seed, "docids.weight", &[count, config.d_model])
+}
+
+/// A docid row for each text: the mean of its tokens' rows in the output matrix.
+pub fn rows_from_text(t5: &T5, texts: &[Vec<u32>]) -> Vec<f32> {
+    let table = t5.lm_head.as_ref().unwrap_or(&t5.shared).weight.val().inner().into_data();
+    let table: &[f32] = table.as_slice().unwrap_or_else(|_| unreachable!("parameters are f32"));
+    let width = t5.config().d_model;
+    texts
+        .par_iter()
+        .flat_map_iter(|tokens| {
+            let mut mean = vec![0.0; width];
+            for &token in tokens {
+                let row = &table[token as usize * width..][..width];
+                mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            let count = tokens.len().max(1) as f32;
+            mean.into_iter().map(move |sum| sum / count)
+        })
+        .collect()
 }
 
 impl GenirModel {
-    /// Dotted names of all parameters, in the order of the fields.
-    pub fn parameter_names(&self) -> Vec<String> {
-        parameters(self).into_iter().map(|parameter| parameter.name).collect()
+    /// Dotted names and sizes of the parameters that a model of this shape has, in the order of its fields.
+    pub fn parameter_sizes(
+        config: &T5Config,
+        tied: bool,
+        documents: usize,
+    ) -> Vec<(String, usize)> {
+        let device = Device::flex();
+        // Zeros that nothing is written to: the system gives no memory for them.
+        let t5 = T5::zeros(config, tied, &device);
+        let docids = Embedding::new(documents, config.d_model, &device);
+        parameters(&GenirModel { t5, docids })
+            .into_iter()
+            .map(|parameter| (parameter.name, parameter.shape.iter().product()))
+            .collect()
     }
 }
 
-fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
+/// Whether a checkpoint's head is its word embedding.
+pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
     Ok(!tensors.contains("lm_head.weight") || tensors.same("shared.weight", "lm_head.weight")?)
 }
 
@@ -194,11 +224,4 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         }
     });
     out
-}
-
-/// Whether a directory holds weights at all.
-pub fn has_weights(directory: &Path) -> bool {
-    ["model.safetensors", "model.safetensors.index.json"]
-        .iter()
-        .any(|name| directory.join(name).is_file())
 }

@@ -1,9 +1,9 @@
-//! Choices: enums whose variants a recipe writes as words, each word written once.
+//! Choices: enums whose variants people write as words, each word written once.
 
 use std::fmt::Display;
 
-/// A value that a recipe picks by its word.
-pub(super) trait Choice: Copy + Display + 'static {
+/// A value that is picked by its word, in a recipe.
+pub(crate) trait Choice: Copy + Display + 'static {
     /// All that can be picked, in the order in which messages list them.
     const ALL: &'static [Self];
 
@@ -15,10 +15,7 @@ pub(super) trait Choice: Copy + Display + 'static {
 
     /// The words, for messages: `"docids", "all"`.
     fn words() -> String {
-        let words: Vec<String> = Self::ALL
-            .iter()
-            .map(|choice| format!("\"{choice}\""))
-            .collect();
+        let words: Vec<String> = Self::ALL.iter().map(|choice| format!("\"{choice}\"")).collect();
         words.join(", ")
     }
 }
@@ -35,8 +32,13 @@ macro_rules! choice {
             $($(#[$meaning])* #[serde(rename = $word)] $variant),+
         }
 
-        impl $crate::recipe::choice::Choice for $name {
-            const ALL: &'static [Self] = &[$(Self::$variant),+];
+        impl $name {
+            /// All of them, in the order of messages.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+
+        impl $crate::choice::Choice for $name {
+            const ALL: &'static [Self] = Self::ALL;
         }
 
         impl std::fmt::Display for $name {
@@ -47,4 +49,4 @@ macro_rules! choice {
     };
 }
 
-pub(super) use choice;
+pub(crate) use choice;

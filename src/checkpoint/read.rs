@@ -1,0 +1,84 @@
+//! Opens a GenIR checkpoint: ours, or one in the paper's released form.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use super::{CheckpointError, Encoding, MANIFEST, Manifest};
+use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
+use crate::files::FileError;
+use crate::t5::weights::{self, DocidRows, StoredTensors};
+use crate::t5::{GenirModel, T5Config};
+
+/// A GenIR model with all that is needed to ask it.
+pub struct Checkpoint {
+    /// The model.
+    pub model: GenirModel,
+    /// The tokenizer, without docids.
+    pub tokenizer: TextTokenizer,
+    /// Docids by row.
+    pub docids: DocidVocabulary,
+    /// What genir wrote about it; none for checkpoints of other origin.
+    pub manifest: Option<Manifest>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `directory` with its weights on `device`.
+    pub fn open(directory: &Path, device: &Device) -> Result<Self, CheckpointError> {
+        let config = T5Config::read(directory)?;
+        let loaded = TextTokenizer::load(directory)?;
+        let Some(imported) = loaded.docids else {
+            return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
+        };
+        let rows = consecutive(&imported, directory)?;
+        let manifest = read_manifest(directory)?;
+        let tensors = StoredTensors::open(directory)?;
+        let t5 = weights::load(&tensors, &config, loaded.tokenizer.words(), device)?;
+        let docids = weights::load_docids(&tensors, &config, rows, device)?;
+        Ok(Self {
+            model: GenirModel { t5, docids },
+            tokenizer: loaded.tokenizer,
+            docids: imported.vocabulary,
+            manifest,
+        })
+    }
+
+    /// How texts were encoded in training; the paper's way where the checkpoint does not say.
+    pub fn encoding(&self) -> Encoding {
+        self.manifest.as_ref().map_or_else(Encoding::default, |manifest| manifest.encoding.clone())
+    }
+}
+
+/// The rows of docids in document order, which must follow one another.
+pub(crate) fn consecutive(
+    docids: &ImportedDocids,
+    directory: &Path,
+) -> Result<DocidRows, CheckpointError> {
+    let first = docids.rows.first().copied().unwrap_or(0);
+    for (row, (&found, expected)) in docids.rows.iter().zip(first..).enumerate() {
+        if found != expected {
+            return Err(CheckpointError::Rows {
+                directory: directory.to_owned(),
+                docid: docids.vocabulary.id(row as u32).to_owned(),
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(DocidRows { first: first as usize, count: docids.rows.len() })
+}
+
+fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {
+    let file = directory.join(MANIFEST);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&file).map_err(FileError::new("read", &file))?;
+    let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    match manifest.format {
+        Manifest::FORMAT => Ok(Some(manifest)),
+        other => Err(wrong(format!("format {other}"))),
+    }
+}

@@ -1,0 +1,28 @@
+//! `genir check`
+
+use anyhow::Result;
+use clap::Args;
+
+use super::RecipeArgs;
+use crate::recipe::Recipe;
+use crate::train::Plan;
+
+/// Show all that is wrong with a recipe, or what it would train and need.
+///
+/// Reads the recipe, the corpus and the base's configuration and tokenizer; trains nothing and writes
+/// nothing.
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+}
+
+impl Check {
+    pub fn run(self) -> Result<()> {
+        let recipe = Recipe::from_file(&self.recipe.recipe, &self.recipe.overrides)?;
+        let plan = Plan::new(recipe)?;
+        println!("{}", super::train::summary(&plan));
+        println!("{}: nothing is wrong with it", self.recipe.recipe.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! `genir eval`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use comfy_table::{Table, presets};
+
+use super::target::Target;
+use crate::corpus::Split;
+use crate::retrieval::Metrics;
+use crate::retrieval::evaluation::{QuerySet, evaluate};
+use crate::retrieval::ranking::{RankOptions, Vocabulary};
+use crate::retrieval::run_files::{RunWriter, write_correct_queries, write_qrels};
+
+/// Rank the queries of a split with a checkpoint, and print its metrics.
+#[derive(Debug, Args)]
+pub struct Eval {
+    #[command(flatten)]
+    target: Target,
+
+    /// train, validation or test.
+    #[arg(long, default_value = "validation")]
+    split: Split,
+
+    /// A sample of this many queries [default: all].
+    #[arg(long)]
+    queries: Option<usize>,
+
+    /// Draws the sample.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// What a docid is ranked among: docids, or all (words and docids, as the paper's code does).
+    #[arg(long, default_value = "docids", value_parser = super::picked::<Vocabulary>)]
+    vocabulary: Vocabulary,
+
+    /// Queries at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: u32,
+
+    /// Write the rankings as a TREC run file.
+    #[arg(long, value_name = "FILE")]
+    run: Option<PathBuf>,
+
+    /// Documents for each query in the run file.
+    #[arg(long, default_value_t = 100)]
+    depth: usize,
+
+    /// Write the judgements as a TREC qrels file.
+    #[arg(long, value_name = "FILE")]
+    qrels: Option<PathBuf>,
+
+    /// Write the queries whose document has rank 1, as the paper's correct_valid.json.
+    #[arg(long, value_name = "FILE")]
+    correct: Option<PathBuf>,
+
+    /// How to print the metrics.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl Eval {
+    pub fn run(self) -> Result<()> {
+        let corpus = self.target.corpus()?;
+        let (checkpoint, device) = self.target.open()?;
+        let ids = corpus.documents.iter().map(|document| document.id.as_str());
+        if !ids.eq(checkpoint.docids.ids()) {
+            bail!(
+                "this checkpoint is of another corpus: its {} docids are not the ids of the corpus's {} \
+                 documents, in their order",
+                checkpoint.docids.len(),
+                corpus.documents.len()
+            );
+        }
+        let queries = corpus.split(self.split);
+        if queries.is_empty() {
+            bail!("the corpus has no {} queries", self.split);
+        }
+        let name = self.split.to_string();
+        let encoding = checkpoint.encoding().queries();
+        let how = (&checkpoint.tokenizer, &encoding);
+        let set = QuerySet::of_queries(&name, &corpus, queries, self.queries, self.seed, how)?;
+        let options = RankOptions {
+            vocabulary: self.vocabulary,
+            depth: if self.run.is_some() { self.depth } else { 0 },
+            batch_size: self.batch_size as usize,
+            pad_id: checkpoint.tokenizer.pad_id(),
+        };
+        let mut run = match &self.run {
+            Some(path) => Some(RunWriter::create(path, "genir")?),
+            None => None,
+        };
+        let writer = run.as_mut().map(|run| (run, &checkpoint.docids));
+        let found = evaluate(&checkpoint.model, &device, &set, options, writer)?;
+        if let Some(run) = run {
+            run.finish()?;
+        }
+        if let Some(path) = &self.qrels {
+            write_qrels(path, set.judgements(&checkpoint.docids))?;
+        }
+        if let Some(path) = &self.correct {
+            write_correct_queries(path, &set.correct_pairs(&found, &checkpoint.docids))?;
+        }
+        let parts = [("all", found.all), ("seen", found.seen), ("unseen", found.unseen)];
+        let parts: Vec<(&str, Metrics)> =
+            parts.into_iter().filter_map(|(name, metrics)| Some((name, metrics?))).collect();
+        self.print(&parts)
+    }
+
+    fn print(&self, parts: &[(&str, Metrics)]) -> Result<()> {
+        match self.format {
+            Format::Json => {
+                let object: serde_json::Map<_, _> = parts
+                    .iter()
+                    .map(|(name, metrics)| Ok(((*name).to_owned(), serde_json::to_value(metrics)?)))
+                    .collect::<serde_json::Result<_>>()?;
+                println!("{}", serde_json::to_string_pretty(&object)?);
+            }
+            Format::Table => {
+                let mut table = Table::new();
+                table.load_style(presets::ASCII_MARKDOWN);
+                let mut header = vec!["queries".to_owned()];
+                let metrics = parts.first().map(|(_, metrics)| metrics);
+                header.extend(metrics.into_iter().flat_map(|m| m.values()).map(|(name, _)| name.into()));
+                table.set_header(header);
+                for (name, metrics) in parts {
+                    let mut row = vec![(*name).to_owned()];
+                    row.extend(metrics.values().map(|(name, value)| match name {
+                        "queries" => value.to_string(),
+                        _ => format!("{value:.4}"),
+                    }));
+                    table.add_row(row);
+                }
+                println!("{table}");
+                println!("seen: a relevant document had a training query; unseen: none had.");
+            }
+        }
+        Ok(())
+    }
+}

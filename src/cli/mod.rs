@@ -1,0 +1,97 @@
+//! The command line: one file a verb, each parses, calls the library and prints.
+
+mod check;
+mod eval;
+mod recipes;
+mod search;
+mod target;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::choice::Choice;
+use crate::monitor::{Console, Verbosity};
+
+/// Fine-tune generative retrieval models: a T5 that answers a query with a document's id.
+#[derive(Debug, Parser)]
+#[command(name = "genir", version, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    /// Show warnings and errors only.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  genir train recipes/quickstart.toml
+  genir train recipes/quickstart.toml train.steps=500 run.directory=runs/short
+  genir search runs/quickstart \"Which element has the symbol Fe?\"
+  genir eval runs/quickstart --split test --run test.run
+  genir check recipes/quickstart.toml
+  genir recipes copy quickstart my-recipe.toml
+
+Every option of training is a key of the recipe: see `genir recipes show quickstart`.
+RUST_LOG=genir=debug shows more.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Fine-tune a model as a recipe says; everything goes into its run directory.
+    Train(train::Train),
+    /// Rank the queries of a split with a checkpoint, and print its metrics.
+    Eval(eval::Eval),
+    /// Answer typed queries with ranked documents.
+    Search(search::Search),
+    /// Show all that is wrong with a recipe, or what it would train and need.
+    Check(check::Check),
+    /// List, show or copy the recipes that come with genir.
+    Recipes(recipes::Recipes),
+}
+
+/// What a word of the command line picks; the error lists the words there are.
+fn picked<T: Choice>(word: &str) -> Result<T, String> {
+    T::named(word).ok_or_else(|| format!("expected one of {}", T::words()))
+}
+
+/// A recipe with overrides.
+#[derive(Debug, Args)]
+struct RecipeArgs {
+    /// The recipe, a TOML file.
+    recipe: std::path::PathBuf,
+
+    /// Keys to set (`train.steps=500`) or to remove (`~train.epochs`).
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// Parses the command line and runs its verb: exit code 0, or 1 with the error on standard error (2 for
+/// a command line that cannot be parsed).
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(console.clone())
+        .with_ansi(false)
+        .init();
+    let done = match cli.verb {
+        Verb::Train(train) => train.run(&console),
+        Verb::Eval(eval) => eval.run(),
+        Verb::Search(search) => search.run(),
+        Verb::Check(check) => check.run(),
+        Verb::Recipes(recipes) => recipes.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! `genir recipes`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Subcommand};
+
+use crate::nearest::nearest;
+use crate::recipe::{SHIPPED, ShippedRecipe};
+
+/// List, show or copy the recipes that come with genir.
+#[derive(Debug, Args)]
+pub struct Recipes {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Name every recipe, with what it is for.
+    List,
+    /// Print a recipe.
+    Show {
+        /// Its name, as `list` shows it.
+        name: String,
+    },
+    /// Copy a recipe, to change it.
+    Copy {
+        /// Its name, as `list` shows it.
+        name: String,
+        /// The new file; an existing one is not overwritten.
+        to: PathBuf,
+    },
+}
+
+impl Recipes {
+    pub fn run(self) -> Result<()> {
+        match self.action {
+            Action::List => {
+                let width = SHIPPED.iter().map(|recipe| recipe.name.len()).max().unwrap_or(0);
+                for recipe in SHIPPED {
+                    println!("{:width$}  {}", recipe.name, recipe.summary());
+                }
+            }
+            Action::Show { name } => print!("{}", find(&name)?.text),
+            Action::Copy { name, to } => {
+                let recipe = find(&name)?;
+                if to.exists() {
+                    bail!("{} is there already; it is not overwritten", to.display());
+                }
+                std::fs::write(&to, recipe.text)
+                    .with_context(|| format!("cannot write {}", to.display()))?;
+                println!("{}: edit it, then: genir train {}", to.display(), to.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn find(name: &str) -> Result<&'static ShippedRecipe> {
+    let names = || SHIPPED.iter().map(|recipe| recipe.name);
+    SHIPPED.iter().find(|recipe| recipe.name == name).ok_or_else(|| {
+        let hint = nearest(name, names()).map(|n| format!("; did you mean `{n}`?"));
+        let all = names().collect::<Vec<_>>().join(", ");
+        anyhow!("no recipe is called `{name}`{} (there are {all})", hint.unwrap_or_default())
+    })
+}

@@ -1,0 +1,140 @@
+//! Applies a trainable set to a model, and shows it as a table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::Tensor;
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{Component, ParameterPlace, Part, Stack, Stage, Stages};
+
+/// Freezes every parameter of `module` whose dotted name is not in `trained`, and thaws the others.
+pub fn freeze_all_but<M: Module>(module: M, trained: &BTreeSet<String>) -> M {
+    module.map(&mut Freezer { path: Vec::new(), trained })
+}
+
+struct Freezer<'a> {
+    path: Vec<String>,
+    trained: &'a BTreeSet<String>,
+}
+
+impl ModuleMapper for Freezer<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trained = self.trained.contains(&self.path.join("."));
+        param.set_require_grad(trained)
+    }
+}
+
+/// What is trained and what is frozen, by part of the model, in numbers of parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainableTable {
+    rows: Vec<(String, Count)>,
+    /// All parameters together.
+    pub total: Count,
+}
+
+/// Parameters of a part of the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trained: usize,
+}
+
+impl TrainableTable {
+    /// Counts `parameters`, given by dotted name and size.
+    pub fn new(
+        parameters: &[(String, usize)],
+        trained: &BTreeSet<String>,
+        stages: &Stages,
+    ) -> Self {
+        let mut parts: BTreeMap<(u8, String), Count> = BTreeMap::new();
+        let mut total = Count::default();
+        for (name, size) in parameters {
+            let trained = if trained.contains(name) { *size } else { 0 };
+            for count in [parts.entry(part_of(name, stages)).or_default(), &mut total] {
+                count.parameters += size;
+                count.trained += trained;
+            }
+        }
+        let rows = parts.into_iter().map(|((_, part), count)| (part, count)).collect();
+        Self { rows, total }
+    }
+}
+
+/// The part that a parameter is counted under, with its place in the order of rows.
+fn part_of(name: &str, stages: &Stages) -> (u8, String) {
+    let Some(place) = ParameterPlace::of(name) else {
+        return (u8::MAX, name.to_owned());
+    };
+    match (place.stack, place.part) {
+        (_, Part::Words) => (0, "word embedding".into()),
+        (_, Part::Docids) => (1, "docid rows".into()),
+        (_, Part::Head) => (2, "output matrix (words)".into()),
+        (stack, Part::FinalNorm | Part::RelativeBias) => {
+            let order = if stack == Stack::Encoder { 5 } else { 40 };
+            (order, format!("{stack} relative bias, final norm"))
+        }
+        (stack, _) => match place.component() {
+            Some((component, layer)) if stack == Stack::Decoder => {
+                let within = Component::ALL.iter().position(|&other| other == component);
+                let mut all = Stage::ALL.into_iter().enumerate();
+                let stage = all.find(|(_, stage)| stages.layers(*stage).contains(&layer));
+                let (order, stage) = stage.unwrap_or((0, Stage::First));
+                let order = 10 + 10 * order as u8 + within.unwrap_or(0) as u8;
+                let component = component.name().replace('_', "-");
+                (order, format!("decoder Stage {stage} {component}"))
+            }
+            Some((component, _)) => {
+                let order = if component == Component::Mlp { 4 } else { 3 };
+                (order, format!("encoder {}", component.name().replace('_', "-")))
+            }
+            None => (u8::MAX, name.to_owned()),
+        },
+    }
+}
+
+impl fmt::Display for TrainableTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN);
+        table.set_header(["part", "parameters", "trained", "frozen"]);
+        let total = ("all".to_owned(), self.total);
+        for (part, count) in self.rows.iter().chain([&total]) {
+            let frozen = count.parameters - count.trained;
+            table.add_row([
+                part.clone(),
+                grouped(count.parameters),
+                grouped(count.trained),
+                grouped(frozen),
+            ]);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        write!(f, "{table}")
+    }
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

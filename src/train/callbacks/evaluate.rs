@@ -1,0 +1,143 @@
+//! Ranks the queries of the recipe's splits, and what was trained on, at the evaluation cadence.
+
+use burn::module::Module;
+
+use crate::checkpoint::Encoding;
+use crate::corpus::Split;
+use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
+use crate::retrieval::ranking::RankOptions;
+use crate::retrieval::run_files::{RunFileError, RunWriter, write_correct_queries, write_qrels};
+use crate::run::RunDirectory;
+use crate::task::Task;
+use crate::train::TrainError;
+use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::plan::Plan;
+
+/// The query sets of a run, encoded once.
+pub struct Evaluate<'a> {
+    plan: &'a Plan,
+    run: &'a RunDirectory,
+    cadence: Cadence,
+    /// Each with whether its rankings are written to run files.
+    sets: Vec<(QuerySet, bool)>,
+}
+
+impl<'a> Evaluate<'a> {
+    /// Encodes the queries, and writes the judgements of the splits as qrels files.
+    pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
+        let section = &plan.recipe.evaluate;
+        let every = section.every.map(|span| span.steps(plan.steps_per_epoch()));
+        let cadence = Cadence { every, at_start: section.at_start, at_end: true };
+        let mut sets = Vec::new();
+        for &split in &section.splits {
+            let set = split_set(plan, split, section.queries)?;
+            let qrels = run.retrieval().join(format!("{}.qrels", set.name));
+            let writable = match write_qrels(&qrels, set.judgements(&plan.docids)) {
+                Ok(()) => true,
+                // Not a reason to lose a run: metrics need no files.
+                Err(error @ RunFileError::Id { .. }) => {
+                    tracing::warn!("no TREC files of {}: {error}", set.name);
+                    false
+                }
+                Err(error) => return Err(error.into()),
+            };
+            sets.push((set, writable));
+        }
+        if section.memorisation > 0 {
+            sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
+        }
+        Ok(Self { plan, run, cadence, sets })
+    }
+
+    fn evaluate(
+        &self,
+        set: &QuerySet,
+        to_files: bool,
+        model: &crate::t5::GenirModel,
+    ) -> Result<Evaluated, TrainError> {
+        let section = &self.plan.recipe.evaluate;
+        let options = RankOptions {
+            vocabulary: section.vocabulary,
+            depth: if to_files { section.run_depth } else { 0 },
+            batch_size: section.batch_size,
+            pad_id: self.plan.tokenizer.pad_id(),
+        };
+        let device = &self.plan.device;
+        if !to_files {
+            return Ok(evaluate(model, device, set, options, None)?);
+        }
+        let directory = self.run.retrieval();
+        let mut run = RunWriter::create(&directory.join(format!("{}.run", set.name)), "genir")?;
+        let evaluated =
+            evaluate(model, device, set, options, Some((&mut run, &self.plan.docids)))?;
+        run.finish()?;
+        let correct = directory.join(format!("correct_{}.json", set.name));
+        write_correct_queries(&correct, &set.correct_pairs(&evaluated, &self.plan.docids))?;
+        Ok(evaluated)
+    }
+}
+
+impl Callback for Evaluate<'_> {
+    fn cadence(&self) -> Cadence {
+        self.cadence
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let model = moment.model.valid();
+        for (set, to_files) in &self.sets {
+            let found = self.evaluate(set, *to_files, &model)?;
+            let parts = [("", &found.all), ("/seen", &found.seen), ("/unseen", &found.unseen)];
+            for (part, metrics) in parts {
+                // Where all queries are of one kind, the parts say nothing that the whole does not.
+                let of_both_kinds = found.seen.is_some() && found.unseen.is_some();
+                let Some(metrics) = metrics.as_ref().filter(|_| part.is_empty() || of_both_kinds)
+                else {
+                    continue;
+                };
+                let name = format!("{}{part}", set.name);
+                moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
+                let named = metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
+                moment.metrics.extend(named);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+}
+
+fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
+    let queries = plan.corpus.split(split);
+    if queries.is_empty() {
+        return Err(TrainError::NoQueries { split });
+    }
+    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let seed = plan.recipe.run.seed;
+    let name = split.to_string();
+    let how = (&plan.tokenizer, &encoding);
+    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, most, seed, how)?)
+}
+
+/// Samples of what was trained on, of each task.
+fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
+    let options = plan.recipe.task.options();
+    let (seed, most) = (plan.recipe.run.seed, plan.recipe.evaluate.memorisation);
+    let encoding = Encoding::from(&options);
+    let mut sets = Vec::new();
+    for &task in &options.tasks {
+        let name = format!("memorisation/{task}");
+        sets.push(match task {
+            Task::Indexing => {
+                let rows: Vec<u32> = (0..plan.docids.len() as u32)
+                    .filter(|row| !plan.left_out.contains(row))
+                    .collect();
+                let how = (&plan.tokenizer, &encoding.documents());
+                QuerySet::of_documents(&name, &plan.corpus, &rows, most, seed, how)?
+            }
+            Task::Retrieval => {
+                let how = (&plan.tokenizer, &encoding.queries());
+                let queries = &plan.corpus.train;
+                QuerySet::of_queries(&name, &plan.corpus, queries, Some(most), seed, how)?
+            }
+        });
+    }
+    Ok(sets)
+}

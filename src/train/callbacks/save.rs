@@ -1,0 +1,94 @@
+//! Writes checkpoints, keeps the last ones and the best, and keeps `latest` and `best` leading there.
+
+use std::collections::VecDeque;
+
+use burn::module::Module;
+
+use crate::checkpoint::{self, Contents, Encoding, Manifest};
+use crate::run::RunDirectory;
+use crate::train::TrainError;
+use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::plan::Plan;
+
+/// Writes the checkpoint `step-<step>` at its cadence, and whenever the best metric so far is measured.
+pub struct Save<'a> {
+    plan: &'a Plan,
+    run: &'a RunDirectory,
+    encoding: Encoding,
+    /// Checkpoints on the disk, oldest first.
+    written: VecDeque<String>,
+    best: Option<(f64, String)>,
+}
+
+impl<'a> Save<'a> {
+    /// Saves under the run's `checkpoints/`.
+    pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
+        let encoding = Encoding::from(&plan.recipe.task.options());
+        Self { plan, run, encoding, written: VecDeque::new(), best: None }
+    }
+
+    /// Removes what is neither among the last ones nor the best.
+    fn prune(&mut self) -> Result<(), TrainError> {
+        let kept = self.plan.recipe.save.keep_last;
+        let best = self.best.as_ref().map(|(_, name)| name.clone());
+        let old = self.written.len().saturating_sub(kept);
+        let (old, mut keep): (Vec<_>, VecDeque<_>) = {
+            let mut all = std::mem::take(&mut self.written);
+            let keep = all.split_off(old);
+            (all.into_iter().collect(), keep)
+        };
+        for name in old.into_iter().rev() {
+            if Some(&name) == best.as_ref() {
+                keep.push_front(name);
+            } else {
+                checkpoint::prune(&self.run.checkpoints(), &name)?;
+            }
+        }
+        self.written = keep;
+        Ok(())
+    }
+}
+
+impl Callback for Save<'_> {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: false, at_end: true }
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let section = &self.plan.recipe.save;
+        let measured = moment.metrics.get(&section.best_metric).copied();
+        let is_best = measured
+            .is_some_and(|value| self.best.as_ref().is_none_or(|(best, _)| value > *best));
+        let is_due = match section.every_steps {
+            Some(every) => moment.step.is_multiple_of(every),
+            None => measured.is_some(),
+        };
+        if !(is_due || is_best || moment.is_last) {
+            return Ok(Verdict::Continue);
+        }
+        let name = format!("step-{:06}", moment.step);
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            genir: env!("CARGO_PKG_VERSION").to_owned(),
+            step: moment.step,
+            metrics: moment.metrics.clone(),
+            encoding: self.encoding.clone(),
+        };
+        let checkpoints = self.run.checkpoints();
+        let contents = Contents {
+            model: &moment.model.valid(),
+            tokenizer: &self.plan.tokenizer,
+            docids: &self.plan.docids,
+            manifest: &manifest,
+        };
+        checkpoint::write(&checkpoints, &name, &contents)?;
+        checkpoint::link(&checkpoints, "latest", &name)?;
+        if let (true, Some(value)) = (is_best, measured) {
+            checkpoint::link(&checkpoints, "best", &name)?;
+            self.best = Some((value, name.clone()));
+        }
+        self.written.push_back(name);
+        self.prune()?;
+        Ok(Verdict::Continue)
+    }
+}

@@ -1,0 +1,54 @@
+//! Stops a run whose metric no longer improves.
+
+use crate::recipe::StopSection;
+use crate::train::TrainError;
+use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+
+/// Counts the evaluations since the metric last improved.
+pub struct EarlyStop {
+    metric: String,
+    patience: u64,
+    min_delta: f64,
+    best: Option<f64>,
+    waited: u64,
+}
+
+impl EarlyStop {
+    /// Early stopping as the recipe asks for it.
+    pub fn new(section: &StopSection) -> Self {
+        Self {
+            metric: section.metric.clone(),
+            patience: section.patience,
+            min_delta: section.min_delta,
+            best: None,
+            waited: 0,
+        }
+    }
+}
+
+impl Callback for EarlyStop {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: true, at_end: false }
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        // Nothing was measured at most steps.
+        let Some(&value) = moment.metrics.get(&self.metric) else {
+            return Ok(Verdict::Continue);
+        };
+        if self.best.is_none_or(|best| value > best + self.min_delta) {
+            self.best = Some(value);
+            self.waited = 0;
+            return Ok(Verdict::Continue);
+        }
+        self.waited += 1;
+        if self.waited < self.patience {
+            return Ok(Verdict::Continue);
+        }
+        let best = self.best.unwrap_or(value);
+        Ok(Verdict::Stop(format!(
+            "{} has not risen by more than {} above {best:.4} for {} evaluations",
+            self.metric, self.min_delta, self.waited
+        )))
+    }
+}

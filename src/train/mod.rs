@@ -1,0 +1,97 @@
+//! Training: from a recipe to a run directory.
+
+mod adamw;
+mod callback;
+pub mod callbacks;
+mod loss;
+mod memory;
+mod optimizer;
+mod plan;
+mod schedule;
+mod step;
+mod trainer;
+
+use std::fmt;
+
+use thiserror::Error;
+
+pub use adamw::AdamW;
+pub use callback::{Cadence, Callback, Moment, Verdict};
+pub use loss::{Loss, cross_entropy};
+pub use memory::MemoryEstimate;
+pub use optimizer::{Optimizer, Updated};
+pub use plan::{Plan, PlanError, PlanErrors};
+pub use schedule::Schedule;
+pub use step::{StepOptions, forward_backward};
+pub use trainer::{Outcome, Trainer};
+
+use crate::checkpoint::CheckpointError;
+use crate::corpus::Split;
+use crate::docid::TokenizerError;
+use crate::files::FileError;
+use crate::retrieval::run_files::RunFileError;
+use crate::task::TaskError;
+
+/// What was not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NonFinite {
+    /// The loss of a batch.
+    Loss,
+    /// The norm of an update's gradients.
+    GradientNorm,
+}
+
+impl fmt::Display for NonFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NonFinite::Loss => "loss",
+            NonFinite::GradientNorm => "gradient norm",
+        })
+    }
+}
+
+/// Why training ended in an error.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The numbers broke down.
+    #[error(
+        "the {what} is {value} at step {step} (learning rate {learning_rate:e}); the update was not \
+         made, and earlier checkpoints are untouched. Its examples: {}", examples.join(", ")
+    )]
+    NotFinite {
+        /// What was not finite.
+        what: NonFinite,
+        /// Its value.
+        value: f64,
+        /// The step.
+        step: u64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// Ids of its documents and queries.
+        examples: Vec<String>,
+    },
+    /// A split to evaluate is empty.
+    #[error("evaluate.splits: the corpus has no {split} queries")]
+    NoQueries {
+        /// The split.
+        split: Split,
+    },
+    /// The model cannot be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The examples cannot be sampled.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A text cannot be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A checkpoint cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A run file cannot be written.
+    #[error(transparent)]
+    RunFile(#[from] RunFileError),
+    /// Another file of the run cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}

@@ -1,0 +1,271 @@
+//! Corpora are read from every layout.
+
+use std::fs;
+
+use genir::corpus::{self, Corpus, CorpusOptions, Layout, LeaveOut, Split};
+
+#[path = "support/collections.rs"]
+mod collections;
+#[path = "support/corpus_files.rs"]
+mod corpus_files;
+
+use corpus_files::{BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, directory, gzip, load, read, refused};
+
+const TRAIN: &str = r#"[{"id": 1, "query": "which letter?", "relevant_docs": ["b", 7]}]"#;
+const VALIDATION: &str = r#"[{"id": "v", "query": "which number?", "relevant_docs": [7]}]"#;
+
+fn ids(corpus: &Corpus) -> Vec<&str> {
+    corpus.documents.iter().map(|d| d.id.as_str()).collect()
+}
+
+#[test]
+fn the_real_collections_load_from_both_layouts_with_the_same_content() {
+    let Some(collections) = collections::collections() else {
+        return;
+    };
+    for (name, counts) in [
+        ("squad-100", [100, 304, 100, 100]),
+        ("squad-1000", [1000, 3278, 1000, 1000]),
+        ("squad-2067", [2067, 6433, 2046, 2048]),
+        ("squadsent-10000", [10000, 10587, 4138, 4146]),
+        ("wikimix-10000", [10000, 13122, 3166, 3208]),
+        ("scifact", [5183, 809, 0, 300]),
+    ] {
+        let path = collections.join("data").join(name);
+        let corpus = load(&path, Layout::Auto).expect(name);
+        let found = [
+            corpus.documents.len(),
+            corpus.train.len(),
+            corpus.validation.len(),
+            corpus.test.len(),
+        ];
+        assert_eq!(found, counts, "{name}");
+        let beir = load(&path.join("beir"), Layout::Auto).expect(name);
+        assert!(corpus == beir, "{name} differs between its layouts");
+    }
+}
+
+#[test]
+fn a_real_collection_is_the_same_plain_and_gzipped() {
+    let Some(collections) = collections::collections() else {
+        return;
+    };
+    let path = collections.join("data/squad-1000");
+    let copy = tempfile::tempdir().expect("a directory");
+    for name in ["documents", "train_queries", "val_queries", "test_queries"] {
+        let packed = fs::File::open(path.join(format!("{name}.json.gz"))).expect("a file");
+        let mut plain = fs::File::create(copy.path().join(format!("{name}.json"))).expect("a file");
+        std::io::copy(&mut flate2::read::GzDecoder::new(packed), &mut plain).expect("unpacked");
+    }
+    let plain = load(copy.path(), Layout::Auto).expect("the plain copy");
+    assert!(plain == load(&path, Layout::Auto).expect("the collection"));
+}
+
+#[test]
+fn the_paper_layout_takes_integer_and_string_ids() {
+    let corpus = read(&[
+        ("documents.json", DOCUMENTS.as_bytes()),
+        ("train_queries.json", TRAIN.as_bytes()),
+        ("val_queries.json", VALIDATION.as_bytes()),
+    ])
+    .expect("a corpus");
+    assert_eq!(ids(&corpus), ["7", "b"]);
+    let relevant: Vec<u32> = corpus.train[0]
+        .relevant
+        .iter()
+        .map(|j| j.document)
+        .collect();
+    assert_eq!((corpus.train[0].id.as_str(), relevant), ("1", vec![1, 0]));
+    assert_eq!(corpus.split(Split::Validation)[0].text, "which number?");
+    assert!(corpus.test.is_empty());
+}
+
+#[test]
+fn gzip_is_told_by_content_whatever_the_name_is() {
+    let plain = read(&[
+        ("documents.json", DOCUMENTS.as_bytes()),
+        ("train_queries.json", TRAIN.as_bytes()),
+    ])
+    .expect("plain");
+    let named = read(&[
+        ("documents.json.gz", &gzip(DOCUMENTS.as_bytes())),
+        ("train_queries.json", TRAIN.as_bytes()),
+    ])
+    .expect("named .gz");
+    let unnamed = read(&[
+        ("documents.json", &gzip(DOCUMENTS.as_bytes())),
+        ("train_queries.json.gz", TRAIN.as_bytes()),
+    ])
+    .expect("not named .gz");
+    assert_eq!(plain, named);
+    assert_eq!(plain, unnamed);
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_passed_over() {
+    let documents = format!("\u{feff}{}", DOCUMENTS.replace(", {", ",\r\n{"));
+    let corpus = read(&[("documents.json", documents.as_bytes())]).expect("a corpus");
+    assert_eq!(ids(&corpus), ["7", "b"]);
+}
+
+#[test]
+fn characters_cut_by_the_ends_of_buffers_are_read_whole() {
+    // Three bytes a character and an odd start: some character lies across every 64 KiB boundary.
+    let text = "x".to_owned() + &"€".repeat(200_000);
+    let documents = serde_json::json!([{"id": 1, "text": text}]).to_string();
+    for content in [documents.clone().into_bytes(), gzip(documents.as_bytes())] {
+        let corpus = read(&[("documents.json", &content)]).expect("a corpus");
+        assert!(corpus.documents[0].text == text);
+    }
+}
+
+#[test]
+fn a_beir_directory_joins_titles_and_keeps_grades_above_zero() {
+    let corpus = read(&[
+        ("corpus.jsonl", BEIR_CORPUS.as_bytes()),
+        ("queries.jsonl", BEIR_QUERIES.as_bytes()),
+        (
+            "qrels/dev.tsv",
+            b"query-id\tcorpus-id\tscore\nq2\t7\t2\nq1\tb\t0\nq2\tc\t1\r\n",
+        ),
+    ])
+    .expect("a corpus");
+    let texts: Vec<&str> = corpus.documents.iter().map(|d| d.text.as_str()).collect();
+    assert_eq!(texts, ["Seven. a number", "letter b", "Only a title"]);
+    assert_eq!(corpus.validation.len(), 1);
+    let query = &corpus.validation[0];
+    let judged: Vec<(u32, u32)> = query
+        .relevant
+        .iter()
+        .map(|j| (j.document, j.grade))
+        .collect();
+    assert_eq!((query.id.as_str(), judged), ("q2", vec![(0, 2), (2, 1)]));
+}
+
+#[test]
+fn dsi_documents_and_queries_in_files_of_their_own_share_their_text_id() {
+    let corpus = read(&[
+        (
+            "corpus.jsonl",
+            b"{\"text_id\": 7, \"text\": \"Passage: question: seven\"}\n{\"text_id\": \"b\", \"text\": \"letter b\"}\n",
+        ),
+        ("train.jsonl", b"{\"text_id\": \"b\", \"text\": \"document: which letter?\"}\n"),
+        ("NQ_10k_valid.json", b"\n{\"text_id\": 7, \"text\": \"Question: which number?\"}\n"),
+    ])
+    .expect("a corpus");
+    assert_eq!(corpus.documents[0].text, "question: seven");
+    assert_eq!(corpus.train[0].text, "document: which letter?");
+    assert_eq!(corpus.train[0].relevant[0].document, 1);
+    assert_eq!(corpus.validation[0].id, "validation-2");
+    assert_eq!(corpus.validation[0].text, "which number?");
+}
+
+#[test]
+fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
+    let train: &[u8] = b"{\"text_id\": \"0\", \"text\": \"question: which one?\"}\n\
+        {\"text_id\": \"0\", \"text\": \"document: the first\"}\n\
+        {\"text_id\": \"1\", \"text\": \"Passage: the second\"}\n";
+    let valid: &[u8] = b"{\"text_id\": \"1\", \"text\": \"question: and which other?\"}\n";
+    let corpus = read(&[
+        ("NQ_10k_multi_task_train.json", train),
+        ("NQ_10k_valid.json", valid),
+    ])
+    .expect("a corpus");
+    assert_eq!(ids(&corpus), ["0", "1"]);
+    assert_eq!(corpus.documents[1].text, "the second");
+    assert_eq!(corpus.train[0].text, "which one?");
+    assert_eq!(corpus.validation[0].relevant[0].document, 1);
+
+    let files = directory(&[("any_name", train)]);
+    let one = load(&files.path().join("any_name"), Layout::Auto).expect("one file");
+    assert_eq!(one.documents, corpus.documents);
+    assert_eq!(one.train, corpus.train);
+
+    refused(
+        &[("train.jsonl", b"{\"text_id\": 0, \"text\": \"no mark\"}\n")],
+        &[
+            "train.jsonl, line 1",
+            "`no mark` has no mark",
+            "`document: `",
+        ],
+    );
+}
+
+#[test]
+fn generated_queries_come_from_one_more_file() {
+    let files = directory(&[
+        ("documents.json", DOCUMENTS.as_bytes()),
+        (
+            "generated",
+            b"{\"query\": \"a letter?\", \"docid\": \"b\"}\n{\"text\": \"a number?\", \"text_id\": 7}\n",
+        ),
+        ("unknown", b"{\"query\": \"a letter?\", \"docid\": \"z\"}\n"),
+    ]);
+    let options = |name: &str| CorpusOptions {
+        path: files.path().display().to_string(),
+        layout: Layout::Paper,
+        generated_queries: Some(files.path().join(name)),
+    };
+    let corpus = corpus::load(&options("generated")).expect("a corpus");
+    assert!(corpus.train.is_empty());
+    let generated: Vec<(&str, &str, u32)> = corpus
+        .generated
+        .iter()
+        .map(|q| (q.id.as_str(), q.text.as_str(), q.relevant[0].document))
+        .collect();
+    assert_eq!(
+        generated,
+        [
+            ("generated-1", "a letter?", 1),
+            ("generated-2", "a number?", 0)
+        ]
+    );
+    let error = corpus::load(&options("unknown")).expect_err("an unknown document");
+    assert!(
+        error
+            .to_string()
+            .contains("unknown, line 1: query `generated-1` is judged for document `z`")
+    );
+}
+
+#[test]
+fn the_same_query_id_may_stand_in_two_splits() {
+    let corpus = read(&[
+        ("documents.json", DOCUMENTS.as_bytes()),
+        ("train_queries.json", VALIDATION.as_bytes()),
+        ("val_queries.json", VALIDATION.as_bytes()),
+    ])
+    .expect("a corpus");
+    assert_eq!(corpus.train, corpus.validation);
+}
+
+#[test]
+fn documents_are_left_out_by_id_or_by_count_and_seed() {
+    let documents: Vec<_> = (0..100)
+        .map(|id| serde_json::json!({"id": id, "text": "t"}))
+        .collect();
+    let documents = serde_json::Value::from(documents).to_string();
+    let corpus = read(&[("documents.json", documents.as_bytes())]).expect("a corpus");
+
+    assert!(LeaveOut::None.resolve(&corpus).expect("none").is_empty());
+    let ids = LeaveOut::Ids(vec!["3".to_owned(), "99".to_owned()]);
+    assert_eq!(ids.resolve(&corpus).expect("two"), [3, 99].into());
+    let count = |count, seed| LeaveOut::Count { count, seed }.resolve(&corpus);
+    let drawn = count(10, 1).expect("ten");
+    assert_eq!(drawn.len(), 10);
+    assert_eq!(drawn, count(10, 1).expect("ten"));
+    assert_ne!(drawn, count(10, 2).expect("ten"));
+
+    let unknown = LeaveOut::Ids(vec!["3".to_owned(), "x".to_owned()]).resolve(&corpus);
+    assert!(
+        unknown
+            .expect_err("unknown")
+            .to_string()
+            .contains("1 of the ids to leave out")
+    );
+    let all = count(100, 1).expect_err("nothing left").to_string();
+    assert!(
+        all.contains("cannot leave out 100 of 100 documents"),
+        "{all}"
+    );
+}

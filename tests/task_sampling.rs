@@ -1,0 +1,301 @@
+//! Examples are mixed in exact numbers, in an order that seed and position alone decide.
+
+use std::collections::HashSet;
+
+use genir::corpus::{Corpus, Document, Judgement, Query};
+use genir::docid::TextTokenizer;
+use genir::task::{Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble};
+
+#[path = "support/small_tokenizer.rs"]
+mod small_tokenizer;
+
+/// A text of `count` words.
+fn words(count: usize) -> String {
+    small_tokenizer::WORDS[..5]
+        .iter()
+        .cycle()
+        .take(count)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// `documents` documents of 1 to 40 words and `queries` queries of 1 to 9, the last of them for two documents.
+fn corpus(documents: usize, queries: usize) -> Corpus {
+    let query = |number: usize| Query {
+        id: format!("q{number}"),
+        text: words(number % 9 + 1),
+        relevant: (0..if number + 1 == queries { 2 } else { 1 })
+            .map(|more| Judgement {
+                document: ((number + more) % documents) as u32,
+                grade: 1,
+            })
+            .collect(),
+    };
+    Corpus {
+        documents: (0..documents)
+            .map(|number| Document {
+                id: format!("d{number}"),
+                text: words(number % 40 + 1),
+            })
+            .collect(),
+        train: (0..queries).map(query).collect(),
+        ..Corpus::default()
+    }
+}
+
+fn tokenizer() -> TextTokenizer {
+    let directory = tempfile::tempdir().expect("a directory");
+    small_tokenizer::write(directory.path(), &[]);
+    TextTokenizer::load(directory.path())
+        .expect("a tokenizer")
+        .tokenizer
+}
+
+fn options(tasks: &[Task], ratio: Option<f64>) -> TaskOptions {
+    TaskOptions {
+        tasks: tasks.to_vec(),
+        ratio,
+        ..TaskOptions::default()
+    }
+}
+
+const BOTH: [Task; 2] = [Task::Indexing, Task::Retrieval];
+
+fn build(corpus: &Corpus, options: &TaskOptions) -> Examples {
+    Examples::build(corpus, &tokenizer(), options, &HashSet::new()).expect("examples")
+}
+
+fn per_epoch(examples: &Examples, ratio: Option<f64>) -> (u64, u64) {
+    let mixture = Mixture::new(examples, &options(&BOTH, ratio)).expect("a mixture");
+    (
+        mixture.share(Task::Indexing).per_epoch,
+        mixture.share(Task::Retrieval).per_epoch,
+    )
+}
+
+#[test]
+fn every_document_and_every_judged_pair_is_an_example() {
+    let mut corpus = corpus(3, 2);
+    corpus.generated.push(Query {
+        id: "generated-1".to_owned(),
+        ..corpus.train[0].clone()
+    });
+    let options = TaskOptions {
+        document_tokens: 2,
+        retrieval_prefix: "to: ".to_owned(),
+        ..options(&BOTH, None)
+    };
+    let examples = build(&corpus, &options);
+    let all: Vec<(String, u32, Vec<u32>)> = (0..examples.len())
+        .map(|i| {
+            (
+                examples.source_id(i),
+                examples.target(i),
+                examples.tokens(i).to_vec(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("doc:d0", 0, vec![3, 1]),
+        ("doc:d1", 1, vec![3, 1]),
+        ("doc:d2", 2, vec![3, 1]),
+        ("query:q0", 0, vec![8, 3, 1]),
+        ("query:q1", 1, vec![8, 3, 4, 1]),
+        ("query:q1", 2, vec![8, 3, 4, 1]),
+        ("query:generated-1", 0, vec![8, 3, 1]),
+    ];
+    assert_eq!(
+        all,
+        expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens))
+    );
+    assert_eq!(
+        (examples.task(2), examples.task(3)),
+        (Task::Indexing, Task::Retrieval)
+    );
+    assert_eq!(examples.count(Task::Retrieval), 4);
+}
+
+#[test]
+fn documents_left_out_give_no_example_of_either_task_and_keep_their_row() {
+    let corpus = corpus(3, 2);
+    let left_out = HashSet::from([1]);
+    let examples =
+        Examples::build(&corpus, &tokenizer(), &options(&BOTH, None), &left_out).expect("examples");
+    let targets: Vec<u32> = (0..examples.len()).map(|i| examples.target(i)).collect();
+    assert_eq!(targets, [0, 2, 0, 2]);
+    assert_eq!(examples.left_out(), 2);
+}
+
+#[test]
+fn the_mixture_is_exact() {
+    let examples = build(&corpus(10, 29), &options(&BOTH, None));
+    assert_eq!(
+        (
+            examples.count(Task::Indexing),
+            examples.count(Task::Retrieval)
+        ),
+        (10, 30)
+    );
+    assert_eq!(per_epoch(&examples, None), (10, 30));
+    assert_eq!(per_epoch(&examples, Some(32.0)), (960, 30));
+    assert_eq!(per_epoch(&examples, Some(0.55)), (17, 30));
+    assert_eq!(per_epoch(&examples, Some(1.0 / 3.0)), (10, 30));
+    assert_eq!(per_epoch(&examples, Some(0.3)), (10, 33));
+    assert_eq!(per_epoch(&examples, Some(0.01)), (10, 1000));
+    let mixture = Mixture::new(&examples, &options(&BOTH, Some(0.55))).expect("a mixture");
+    assert_eq!(
+        mixture.to_string(),
+        "an epoch is 47 examples: 17 indexing (each of 10 seen 1 or 2 times), \
+         30 retrieval (each of 30 seen 1 times); ratio 0.55"
+    );
+}
+
+#[test]
+fn a_mixture_that_cannot_be_is_refused() {
+    let refused = |corpus: &Corpus, options: &TaskOptions| {
+        Mixture::new(&build(corpus, options), options).expect_err("refused")
+    };
+    let both = options(&BOTH, Some(32.0));
+    assert!(matches!(
+        refused(&corpus(3, 0), &both),
+        TaskError::NoTrainingQueries { .. }
+    ));
+    assert!(matches!(
+        refused(&corpus(3, 2), &options(&[Task::Indexing], Some(2.0))),
+        TaskError::RatioOfOne { .. }
+    ));
+    for ratio in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = refused(&corpus(3, 2), &options(&BOTH, Some(ratio)));
+        assert!(matches!(error, TaskError::Ratio { .. }), "{error}");
+    }
+    assert!(matches!(
+        refused(&corpus(3, 2), &options(&BOTH, Some(1e12))),
+        TaskError::TooMany { .. }
+    ));
+    let none = Examples::build(
+        &corpus(3, 2),
+        &tokenizer(),
+        &options(&[], None),
+        &HashSet::new(),
+    );
+    assert!(matches!(none, Err(TaskError::NoTask)));
+
+    let left_out = HashSet::from([0, 1, 2]);
+    let examples =
+        Examples::build(&corpus(3, 2), &tokenizer(), &both, &left_out).expect("examples");
+    assert!(matches!(
+        Mixture::new(&examples, &both),
+        Err(TaskError::NoDocuments)
+    ));
+}
+
+#[test]
+fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
+    let corpus = corpus(70, 50);
+    for (tasks, ratio) in [
+        (BOTH.as_slice(), Some(32.0)),
+        (&BOTH, Some(0.3)),
+        (&BOTH, None),
+        (&[Task::Indexing], None),
+        (&[Task::Retrieval], None),
+    ] {
+        let options = options(tasks, ratio);
+        let examples = build(&corpus, &options);
+        let mixture = Mixture::new(&examples, &options).expect("a mixture");
+        let mut sampler = Sampler::new(&examples, &mixture, 8, 3).expect("a sampler");
+        for epoch in 0..3 {
+            let mut seen = vec![0_u64; examples.len()];
+            let batches = sampler.batches_per_epoch();
+            for batch in 0..batches {
+                let indices = sampler.batch(epoch * batches + batch);
+                let whole = if batch + 1 == batches {
+                    (mixture.per_epoch() - 1) % 8 + 1
+                } else {
+                    8
+                };
+                assert_eq!(indices.len() as u64, whole);
+                indices.iter().for_each(|&index| seen[index as usize] += 1);
+            }
+            for task in BOTH {
+                let share = mixture.share(task);
+                let counts: Vec<u64> = (0..examples.len())
+                    .filter(|&index| examples.task(index) == task)
+                    .map(|index| seen[index])
+                    .collect();
+                assert_eq!(counts.iter().sum::<u64>(), share.per_epoch);
+                if let Some(floor) = share.per_epoch.checked_div(share.examples) {
+                    let ceil = share.per_epoch.div_ceil(share.examples);
+                    assert!(counts.iter().all(|&count| count == floor || count == ceil));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_depends_on_seed_and_position_alone() {
+    let options = options(&BOTH, Some(2.0));
+    let examples = build(&corpus(70, 50), &options);
+    let mixture = Mixture::new(&examples, &options).expect("a mixture");
+    let sampler = |seed| Sampler::new(&examples, &mixture, 8, seed).expect("a sampler");
+    let mut stepped = sampler(3);
+    let batches: Vec<Vec<u32>> = (0..3 * stepped.batches_per_epoch())
+        .map(|n| stepped.batch(n))
+        .collect();
+    for (position, batch) in batches.iter().enumerate() {
+        assert_eq!(&sampler(3).batch(position as u64), batch);
+    }
+    // Back in an earlier epoch, after a later one.
+    assert_eq!(stepped.batch(1), batches[1]);
+    assert_ne!(sampler(4).batch(0), batches[0]);
+    let next_epoch = stepped.batches_per_epoch() as usize;
+    assert_ne!(batches[..next_epoch], batches[next_epoch..2 * next_epoch]);
+}
+
+#[test]
+fn batches_hold_texts_of_about_one_length() {
+    let options = options(&[Task::Indexing], None);
+    let examples = build(&corpus(1280, 0), &options);
+    let mixture = Mixture::new(&examples, &options).expect("a mixture");
+    let mut sampler = Sampler::new(&examples, &mixture, 16, 3).expect("a sampler");
+    let (mut padded, mut tokens) = (0, 0);
+    let mut lengths = Vec::new();
+    for position in 0..sampler.batches_per_epoch() {
+        let batch = assemble(&examples, &sampler.batch(position), 0, 1);
+        padded += batch.ids.len();
+        tokens += batch.lengths.iter().sum::<u32>() as usize;
+        lengths.push(batch.length);
+    }
+    assert!(
+        padded as f64 / (tokens as f64) < 1.12,
+        "{padded} for {tokens}"
+    );
+    // Batches must not come in the order of their lengths.
+    assert!(!lengths[..16].is_sorted());
+}
+
+#[test]
+fn a_batch_is_padded_to_its_longest_example_or_a_multiple() {
+    let examples = build(&corpus(5, 0), &options(&[Task::Indexing], None));
+    let batch = assemble(&examples, &[0, 3], 0, 1);
+    assert_eq!(batch.ids, [3, 1, 0, 0, 0, 3, 4, 5, 6, 1]);
+    assert_eq!((batch.length, batch.size()), (5, 2));
+    assert_eq!(
+        (batch.lengths, batch.targets, batch.examples),
+        (vec![2, 5], vec![0, 3], vec![0, 3])
+    );
+    let rounded = assemble(&examples, &[0, 3], 7, 8);
+    assert_eq!(rounded.length, 8);
+    assert_eq!(rounded.ids[5..10], [7, 7, 7, 3, 4]);
+    assert_eq!(assemble(&examples, &[3], 0, 5).length, 5);
+}
+
+#[test]
+fn a_batch_size_of_zero_is_refused() {
+    let options = options(&BOTH, None);
+    let examples = build(&corpus(5, 5), &options);
+    let mixture = Mixture::new(&examples, &options).expect("a mixture");
+    let sampler = Sampler::new(&examples, &mixture, 0, 1);
+    assert!(matches!(sampler, Err(TaskError::BatchSize)));
+}
