@@ -1,5 +1,6 @@
 //! Base models: directories, and models of a hub on this machine.
 
+#[path = "support/local_hub.rs"]
 mod local_hub;
 
 use std::collections::BTreeMap;
