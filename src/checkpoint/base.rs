@@ -53,7 +53,7 @@ pub enum BaseError {
         /// The hub that was asked.
         endpoint: String,
         /// What went wrong.
-        problem: HubProblem,
+        problem: Box<HubProblem>,
     },
 }
 
@@ -79,7 +79,7 @@ pub fn locate(
         base: base.to_owned(),
         revision: revision.to_owned(),
         endpoint: settings.endpoint.clone(),
-        problem,
+        problem: Box::new(problem),
     })
 }
 

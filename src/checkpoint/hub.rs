@@ -311,6 +311,7 @@ impl HubModel<'_> {
             (None, ApiError::LockAcquisition(lock)) => {
                 format!("another process is fetching it (it holds {})", lock.display())
             }
+            (None, ApiError::RequestError(error)) => error.to_string(),
             (None, error) => error.to_string(),
         };
         HubProblem::Fetch { what: what.to_owned(), reason }
