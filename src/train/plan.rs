@@ -260,7 +260,7 @@ fn read_corpus(recipe: &Recipe) -> Result<(Corpus, HashSet<u32>), PlanError> {
 fn read_base(recipe: &Recipe) -> Result<(TextTokenizer, Base), PlanError> {
     let model = &recipe.model;
     let pretrained = model.init == Init::Pretrained;
-    let wanted = if pretrained { Wanted::Everything } else { Wanted::NoWeights };
+    let wanted = if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
     let directory =
         locate(&model.base, model.revision.as_deref(), wanted, &HubSettings::from_env())?;
     let config = T5Config::read(&directory)?.resized(&model.config.sizes());
