@@ -11,9 +11,7 @@ use genir::corpus::{Query, atlas::atlas};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
-    let directory = std::env::args()
-        .nth(1)
-        .context("usage: dump_corpus DIRECTORY")?;
+    let directory = std::env::args().nth(1).context("usage: dump_corpus DIRECTORY")?;
     let directory = Path::new(&directory);
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;

@@ -61,15 +61,15 @@ fn main() -> anyhow::Result<()> {
     let source = Tokens::new(&ids, &[LENGTH as u32; BATCH], &device);
     let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [BATCH]), &device);
     let mut optimizer = Optimizer::new(&recipe::OptimizerSection {
-        optimizer: recipe::Optimizer::AdamW {
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            weight_decay: 0.01,
-        },
+        optimizer: recipe::Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
         learning_rate: 1e-4,
         clip_norm: None,
     });
-    let options = StepOptions { dropout: Dropout { probability: 0.0, key: 0 }, label_smoothing: 0.0, weight: 1.0 };
+    let options = StepOptions {
+        dropout: Dropout { probability: 0.0, key: 0 },
+        label_smoothing: 0.0,
+        weight: 1.0,
+    };
     let mut step = |model: GenirModel| -> anyhow::Result<(GenirModel, f64)> {
         let (loss, gradients) = forward_backward(&model, &source, targets.clone(), options);
         let (model, updated) = optimizer.step(model, gradients, 1e-4);

@@ -22,11 +22,7 @@ impl FileError {
     /// For `map_err`: names what was being done to which path.
     pub fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
         let path = path.to_path_buf();
-        move |source| FileError {
-            action,
-            path,
-            source,
-        }
+        move |source| FileError { action, path, source }
     }
 }
 
@@ -141,11 +137,7 @@ mod tests {
         })
         .unwrap_err();
 
-        assert!(
-            error
-                .to_string()
-                .contains("values.json: the source ran dry")
-        );
+        assert!(error.to_string().contains("values.json: the source ran dry"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }

@@ -9,11 +9,9 @@ use rand::{Rng, SeedableRng};
 /// A 64-bit key for `(seed, position, purpose)`: different for each purpose at one position.
 pub fn key(seed: u64, position: u64, purpose: &str) -> u64 {
     // FNV-1a over the purpose, then two rounds of SplitMix64's finaliser to spread the counters.
-    let name = purpose
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+    let name = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     mix(mix(seed ^ name).wrapping_add(position))
 }
 

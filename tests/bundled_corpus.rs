@@ -11,10 +11,7 @@ use tokenizers::Tokenizer;
 const TABLES: [(&str, &str); 4] = [
     ("element", include_str!("../src/corpus/atlas/elements.tsv")),
     ("country", include_str!("../src/corpus/atlas/countries.tsv")),
-    (
-        "constellation",
-        include_str!("../src/corpus/atlas/constellations.tsv"),
-    ),
+    ("constellation", include_str!("../src/corpus/atlas/constellations.tsv")),
     ("state", include_str!("../src/corpus/atlas/states.tsv")),
 ];
 
@@ -33,11 +30,7 @@ fn rows() -> BTreeMap<String, HashMap<&'static str, &'static str>> {
 }
 
 fn queries(corpus: &Corpus) -> impl Iterator<Item = &Query> {
-    corpus
-        .train
-        .iter()
-        .chain(&corpus.validation)
-        .chain(&corpus.test)
+    corpus.train.iter().chain(&corpus.validation).chain(&corpus.test)
 }
 
 fn held_out(corpus: &Corpus) -> impl Iterator<Item = &Query> {
@@ -64,10 +57,7 @@ fn normalised(text: &str) -> String {
         }
     });
     let text: String = letters.collect();
-    format!(
-        " {} ",
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    )
+    format!(" {} ", text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// How a cell stands in a sentence: several values become a list.
@@ -87,11 +77,7 @@ fn written(cell: &str) -> String {
 fn every_row_of_the_tables_is_a_document_with_an_id_of_its_own() {
     let corpus = atlas();
     assert_eq!(corpus.documents.len(), 451);
-    let ids: BTreeSet<_> = corpus
-        .documents
-        .iter()
-        .map(|document| document.id.clone())
-        .collect();
+    let ids: BTreeSet<_> = corpus.documents.iter().map(|document| document.id.clone()).collect();
     assert_eq!(ids, rows().into_keys().collect());
     assert!(ids.contains("element-iron") && ids.contains("country-france"));
 }
@@ -105,11 +91,7 @@ fn the_corpus_is_the_same_each_time() {
 fn documents_have_40_to_120_words() {
     for document in atlas().documents {
         let words = document.text.split_whitespace().count();
-        assert!(
-            (40..=120).contains(&words),
-            "{}: {words} words",
-            document.id
-        );
+        assert!((40..=120).contains(&words), "{}: {words} words", document.id);
     }
 }
 
@@ -123,20 +105,12 @@ fn every_document_has_questions_in_each_split_and_at_least_eight_in_all() {
         }
         counts
     };
-    let (train, validation, test) = (
-        count(&corpus.train),
-        count(&corpus.validation),
-        count(&corpus.test),
-    );
+    let (train, validation, test) =
+        (count(&corpus.train), count(&corpus.validation), count(&corpus.test));
     for (index, document) in corpus.documents.iter().enumerate() {
         let total = train[index] + validation[index] + test[index];
         assert!(total >= 8, "{}: {total} questions", document.id);
-        assert!(
-            train[index] >= 6,
-            "{}: {} training questions",
-            document.id,
-            train[index]
-        );
+        assert!(train[index] >= 6, "{}: {} training questions", document.id, train[index]);
         assert!((1..=2).contains(&validation[index]), "{}", document.id);
         assert!((1..=2).contains(&test[index]), "{}", document.id);
     }
@@ -195,8 +169,7 @@ fn a_question_that_gives_a_fact_gives_one_that_no_other_document_has() {
             let others = rows.iter().filter(|(other, row)| {
                 other.as_str() != id
                     && row.get(column).is_some_and(|cell| {
-                        cell.split("; ")
-                            .any(|other| normalised(other) == normalised(value))
+                        cell.split("; ").any(|other| normalised(other) == normalised(value))
                     })
             });
             assert_eq!(others.count(), 0, "{}: {value:?} is not unique", query.id);
@@ -212,11 +185,7 @@ fn a_question_that_asks_for_a_fact_names_its_subject() {
         let [id, _, direction, _] = parts(query);
         if direction == "asked" {
             let name = normalised(rows[id]["name"]);
-            assert!(
-                normalised(&query.text).contains(&name),
-                "{} lacks {name:?}",
-                query.id
-            );
+            assert!(normalised(&query.text).contains(&name), "{} lacks {name:?}", query.id);
         }
     }
 }
@@ -230,10 +199,7 @@ fn a_document_says_what_its_questions_are_about() {
         let document = document(&corpus, query);
         assert_eq!(document.id, id);
         let (text, fact) = (normalised(&document.text), written(rows[id][column]));
-        assert!(
-            text.contains(&normalised(rows[id]["name"])),
-            "{id} does not name its subject"
-        );
+        assert!(text.contains(&normalised(rows[id]["name"])), "{id} does not name its subject");
         // An island's table cell says "none" where the document says that it has no land border.
         let said =
             text.contains(&fact) || (column == "borders" && text.contains(" no land border "));
@@ -247,27 +213,14 @@ fn a_held_out_question_asks_what_training_asks_of_the_document_in_other_words() 
     let mut trained: HashMap<(&str, &str, &str), HashSet<&str>> = HashMap::new();
     for query in &corpus.train {
         let [id, column, direction, wording] = parts(query);
-        trained
-            .entry((id, column, direction))
-            .or_default()
-            .insert(wording);
+        trained.entry((id, column, direction)).or_default().insert(wording);
     }
     for query in held_out(&corpus) {
         let [id, column, direction, wording] = parts(query);
-        let wordings = trained
-            .get(&(id, column, direction))
-            .expect("training asks for the same fact");
-        assert!(
-            wordings.len() >= 2,
-            "{}: trained in {} wordings",
-            query.id,
-            wordings.len()
-        );
-        assert!(
-            !wordings.contains(wording),
-            "{}: trained in the same wording",
-            query.id
-        );
+        let wordings =
+            trained.get(&(id, column, direction)).expect("training asks for the same fact");
+        assert!(wordings.len() >= 2, "{}: trained in {} wordings", query.id, wordings.len());
+        assert!(!wordings.contains(wording), "{}: trained in the same wording", query.id);
     }
 }
 
@@ -281,11 +234,7 @@ fn the_wording_of_a_held_out_question_is_trained_on_other_documents() {
     };
     let trained: HashSet<_> = corpus.train.iter().map(wording).collect();
     for query in held_out(&corpus) {
-        assert!(
-            trained.contains(&wording(query)),
-            "{}: its wording is never trained",
-            query.id
-        );
+        assert!(trained.contains(&wording(query)), "{}: its wording is never trained", query.id);
     }
 }
 
@@ -295,12 +244,7 @@ fn the_first_32_tokens_name_the_subject_and_its_identifying_facts() {
     let tokenizer = Tokenizer::from_file(base).expect("the bundled tokenizer loads");
     let opening = |text: &str, tokens: usize| {
         let encoding = tokenizer.encode(text, false).expect("text is tokenized");
-        encoding
-            .get_ids()
-            .iter()
-            .take(tokens)
-            .copied()
-            .collect::<Vec<_>>()
+        encoding.get_ids().iter().take(tokens).copied().collect::<Vec<_>>()
     };
     let rows = rows();
     let mut openings = HashSet::new();
@@ -324,17 +268,9 @@ fn the_first_32_tokens_name_the_subject_and_its_identifying_facts() {
             };
             let wanted = opening(cell, usize::MAX);
             let there = found.windows(wanted.len()).any(|window| window == wanted);
-            assert!(
-                there,
-                "{}: {cell:?} is not in the first 32 tokens",
-                document.id
-            );
+            assert!(there, "{}: {cell:?} is not in the first 32 tokens", document.id);
         }
-        assert!(
-            openings.insert(found),
-            "{} opens as another document does",
-            document.id
-        );
+        assert!(openings.insert(found), "{} opens as another document does", document.id);
     }
 }
 
@@ -347,17 +283,8 @@ fn the_bundled_tokenizer_knows_every_word_of_the_corpus() {
     let corpus = atlas();
     let documents = corpus.documents.iter().map(|document| &document.text);
     for text in documents.chain(queries(&corpus).map(|query| &query.text)) {
-        let encoding = tokenizer
-            .encode(text.as_str(), true)
-            .expect("text is tokenized");
-        assert_eq!(
-            encoding.get_ids().last(),
-            Some(&1),
-            "{text:?} does not end with </s>"
-        );
-        assert!(
-            !encoding.get_ids().contains(&2),
-            "{text:?} has an unknown token"
-        );
+        let encoding = tokenizer.encode(text.as_str(), true).expect("text is tokenized");
+        assert_eq!(encoding.get_ids().last(), Some(&1), "{text:?} does not end with </s>");
+        assert!(!encoding.get_ids().contains(&2), "{text:?} has an unknown token");
     }
 }

@@ -70,11 +70,7 @@ fn the_paper_layout_takes_integer_and_string_ids() {
     ])
     .expect("a corpus");
     assert_eq!(ids(&corpus), ["7", "b"]);
-    let relevant: Vec<u32> = corpus.train[0]
-        .relevant
-        .iter()
-        .map(|j| j.document)
-        .collect();
+    let relevant: Vec<u32> = corpus.train[0].relevant.iter().map(|j| j.document).collect();
     assert_eq!((corpus.train[0].id.as_str(), relevant), ("1", vec![1, 0]));
     assert_eq!(corpus.split(Split::Validation)[0].text, "which number?");
     assert!(corpus.test.is_empty());
@@ -82,11 +78,9 @@ fn the_paper_layout_takes_integer_and_string_ids() {
 
 #[test]
 fn gzip_is_told_by_content_whatever_the_name_is() {
-    let plain = read(&[
-        ("documents.json", DOCUMENTS.as_bytes()),
-        ("train_queries.json", TRAIN.as_bytes()),
-    ])
-    .expect("plain");
+    let plain =
+        read(&[("documents.json", DOCUMENTS.as_bytes()), ("train_queries.json", TRAIN.as_bytes())])
+            .expect("plain");
     let named = read(&[
         ("documents.json.gz", &gzip(DOCUMENTS.as_bytes())),
         ("train_queries.json", TRAIN.as_bytes()),
@@ -124,21 +118,14 @@ fn a_beir_directory_joins_titles_and_keeps_grades_above_zero() {
     let corpus = read(&[
         ("corpus.jsonl", BEIR_CORPUS.as_bytes()),
         ("queries.jsonl", BEIR_QUERIES.as_bytes()),
-        (
-            "qrels/dev.tsv",
-            b"query-id\tcorpus-id\tscore\nq2\t7\t2\nq1\tb\t0\nq2\tc\t1\r\n",
-        ),
+        ("qrels/dev.tsv", b"query-id\tcorpus-id\tscore\nq2\t7\t2\nq1\tb\t0\nq2\tc\t1\r\n"),
     ])
     .expect("a corpus");
     let texts: Vec<&str> = corpus.documents.iter().map(|d| d.text.as_str()).collect();
     assert_eq!(texts, ["Seven. a number", "letter b", "Only a title"]);
     assert_eq!(corpus.validation.len(), 1);
     let query = &corpus.validation[0];
-    let judged: Vec<(u32, u32)> = query
-        .relevant
-        .iter()
-        .map(|j| (j.document, j.grade))
-        .collect();
+    let judged: Vec<(u32, u32)> = query.relevant.iter().map(|j| (j.document, j.grade)).collect();
     assert_eq!((query.id.as_str(), judged), ("q2", vec![(0, 2), (2, 1)]));
 }
 
@@ -166,11 +153,8 @@ fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
         {\"text_id\": \"0\", \"text\": \"document: the first\"}\n\
         {\"text_id\": \"1\", \"text\": \"Passage: the second\"}\n";
     let valid: &[u8] = b"{\"text_id\": \"1\", \"text\": \"question: and which other?\"}\n";
-    let corpus = read(&[
-        ("NQ_10k_multi_task_train.json", train),
-        ("NQ_10k_valid.json", valid),
-    ])
-    .expect("a corpus");
+    let corpus = read(&[("NQ_10k_multi_task_train.json", train), ("NQ_10k_valid.json", valid)])
+        .expect("a corpus");
     assert_eq!(ids(&corpus), ["0", "1"]);
     assert_eq!(corpus.documents[1].text, "the second");
     assert_eq!(corpus.train[0].text, "which one?");
@@ -183,11 +167,7 @@ fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
 
     refused(
         &[("train.jsonl", b"{\"text_id\": 0, \"text\": \"no mark\"}\n")],
-        &[
-            "train.jsonl, line 1",
-            "`no mark` has no mark",
-            "`document: `",
-        ],
+        &["train.jsonl, line 1", "`no mark` has no mark", "`document: `"],
     );
 }
 
@@ -213,13 +193,7 @@ fn generated_queries_come_from_one_more_file() {
         .iter()
         .map(|q| (q.id.as_str(), q.text.as_str(), q.relevant[0].document))
         .collect();
-    assert_eq!(
-        generated,
-        [
-            ("generated-1", "a letter?", 1),
-            ("generated-2", "a number?", 0)
-        ]
-    );
+    assert_eq!(generated, [("generated-1", "a letter?", 1), ("generated-2", "a number?", 0)]);
     let error = corpus::load(&options("unknown")).expect_err("an unknown document");
     assert!(
         error
@@ -241,9 +215,7 @@ fn the_same_query_id_may_stand_in_two_splits() {
 
 #[test]
 fn documents_are_left_out_by_id_or_by_count_and_seed() {
-    let documents: Vec<_> = (0..100)
-        .map(|id| serde_json::json!({"id": id, "text": "t"}))
-        .collect();
+    let documents: Vec<_> = (0..100).map(|id| serde_json::json!({"id": id, "text": "t"})).collect();
     let documents = serde_json::Value::from(documents).to_string();
     let corpus = read(&[("documents.json", documents.as_bytes())]).expect("a corpus");
 
@@ -257,15 +229,7 @@ fn documents_are_left_out_by_id_or_by_count_and_seed() {
     assert_ne!(drawn, count(10, 2).expect("ten"));
 
     let unknown = LeaveOut::Ids(vec!["3".to_owned(), "x".to_owned()]).resolve(&corpus);
-    assert!(
-        unknown
-            .expect_err("unknown")
-            .to_string()
-            .contains("1 of the ids to leave out")
-    );
+    assert!(unknown.expect_err("unknown").to_string().contains("1 of the ids to leave out"));
     let all = count(100, 1).expect_err("nothing left").to_string();
-    assert!(
-        all.contains("cannot leave out 100 of 100 documents"),
-        "{all}"
-    );
+    assert!(all.contains("cannot leave out 100 of 100 documents"), "{all}");
 }

@@ -12,15 +12,8 @@ use corpus_files::{BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, directory, gzip, load, 
 #[test]
 fn duplicate_ids_are_refused_with_their_place() {
     refused(
-        &[(
-            "documents.json",
-            b"[{\"id\": 7, \"text\": \"a\"},\n{\"id\": \"7\", \"text\": \"b\"}]",
-        )],
-        &[
-            "documents.json, element [1], line 2",
-            "document id `7` is used twice",
-            "number 1",
-        ],
+        &[("documents.json", b"[{\"id\": 7, \"text\": \"a\"},\n{\"id\": \"7\", \"text\": \"b\"}]")],
+        &["documents.json, element [1], line 2", "document id `7` is used twice", "number 1"],
     );
     refused(
         &[
@@ -49,10 +42,7 @@ fn judgements_that_fit_nothing_are_refused_with_their_place() {
     refused(
         &[
             ("documents.json", DOCUMENTS.as_bytes()),
-            (
-                "val_queries.json",
-                b"[\n{\"id\": 1, \"query\": \"a\", \"relevant_docs\": [7, 9]}]",
-            ),
+            ("val_queries.json", b"[\n{\"id\": 1, \"query\": \"a\", \"relevant_docs\": [7, 9]}]"),
         ],
         &[
             "val_queries.json, element [0], line 2",
@@ -77,17 +67,11 @@ fn judgements_that_fit_nothing_are_refused_with_their_place() {
     );
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1\t7\t1\nq1\t7\t1\n"),
-        &[
-            "train.tsv, line 3",
-            "document `7` is judged twice for query `q1`",
-        ],
+        &["train.tsv, line 3", "document `7` is judged twice for query `q1`"],
     );
     let no_document = br#"[{"id": 1, "query": "a", "relevant_docs": []}]"#;
     refused(
-        &[
-            ("documents.json", DOCUMENTS.as_bytes()),
-            ("test_queries.json", no_document),
-        ],
+        &[("documents.json", DOCUMENTS.as_bytes()), ("test_queries.json", no_document)],
         &["element [0]", "query `1` names no relevant document"],
     );
 }
@@ -101,10 +85,8 @@ fn bytes_that_are_not_utf8_are_refused_with_their_line() {
     }
     documents.extend(b"{\"id\": 5000, \"text\": \"caf\xe9\"}]");
     for content in [documents.clone(), gzip(&documents)] {
-        let error = refused(
-            &[("documents.json", &content)],
-            &["documents.json, line 5002: not UTF-8"],
-        );
+        let error =
+            refused(&[("documents.json", &content)], &["documents.json, line 5002: not UTF-8"]);
         assert!(matches!(error, CorpusError::NotUtf8 { line: 5002, .. }));
     }
     refused(
@@ -124,10 +106,7 @@ fn bytes_that_are_not_utf8_are_refused_with_their_line() {
 #[test]
 fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
     refused(
-        &[(
-            "documents.json",
-            b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"txt\": \"b\"}]",
-        )],
+        &[("documents.json", b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"txt\": \"b\"}]")],
         &[
             "documents.json, element [1], line 2, column",
             "missing field `text`",
@@ -135,40 +114,19 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
         ],
     );
     let error = refused(
-        &[(
-            "documents.json",
-            b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"text\": \"b",
-        )],
+        &[("documents.json", b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"text\": \"b")],
         &["element [1], line 2", "EOF while parsing a string"],
     );
-    assert!(matches!(
-        error,
-        CorpusError::At {
-            problem: Problem::Malformed { .. },
-            ..
-        }
-    ));
-    refused(
-        &[("documents.json", b"{\"id\": 1}")],
-        &["invalid type: map, expected an array"],
-    );
-    refused(
-        &[("documents.json", br#"[{"id": 1, "text": "a"}] more"#)],
-        &["trailing characters"],
-    );
+    assert!(matches!(error, CorpusError::At { problem: Problem::Malformed { .. }, .. }));
+    refused(&[("documents.json", b"{\"id\": 1}")], &["invalid type: map, expected an array"]);
+    refused(&[("documents.json", br#"[{"id": 1, "text": "a"}] more"#)], &["trailing characters"]);
     refused(
         &[("documents.json", br#"[{"id": 1.5, "text": "a"}]"#)],
         &["expected an id (an integer or a string)"],
     );
+    refused(&[("documents.json", br#"[{"id": "", "text": "a"}]"#)], &["an empty id"]);
     refused(
-        &[("documents.json", br#"[{"id": "", "text": "a"}]"#)],
-        &["an empty id"],
-    );
-    refused(
-        &[(
-            "corpus.jsonl",
-            b"{\"text_id\": 1, \"text\": \"a\"}\nnot json at all\n",
-        )],
+        &[("corpus.jsonl", b"{\"text_id\": 1, \"text\": \"a\"}\nnot json at all\n")],
         &[
             "corpus.jsonl, line 2",
             "`not json at all`",
@@ -182,27 +140,17 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
             ("qrels/test.tsv", judgements),
         ]
     };
-    refused(
-        &beir(b"q1\t7\t1\n"),
-        &["test.tsv, line 1", "found `q1\t7\t1`", "the header"],
-    );
+    refused(&beir(b"q1\t7\t1\n"), &["test.tsv, line 1", "found `q1\t7\t1`", "the header"]);
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1\t7\tgood\n"),
-        &[
-            "test.tsv, line 2",
-            "found `q1\t7\tgood`",
-            "an integer score",
-        ],
+        &["test.tsv, line 2", "found `q1\t7\tgood`", "an integer score"],
     );
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1 7 1\n"),
         &["test.tsv, line 2", "separated by tabs"],
     );
     let truncated = &gzip(DOCUMENTS.as_bytes())[..30];
-    let error = refused(
-        &[("documents.json.gz", truncated)],
-        &["cannot read", "documents.json.gz"],
-    );
+    let error = refused(&[("documents.json.gz", truncated)], &["cannot read", "documents.json.gz"]);
     assert!(matches!(error, CorpusError::Read { .. }));
 }
 
@@ -218,10 +166,7 @@ fn empty_texts_are_counted_and_the_first_five_named() {
     );
     let queries = br#"[{"id": "q", "query": "", "relevant_docs": [7]}]"#;
     refused(
-        &[
-            ("documents.json", DOCUMENTS.as_bytes()),
-            ("val_queries.json", queries),
-        ],
+        &[("documents.json", DOCUMENTS.as_bytes()), ("val_queries.json", queries)],
         &["1 of the validation queries have an empty text, the first with the ids: q"],
     );
 }
@@ -230,17 +175,11 @@ fn empty_texts_are_counted_and_the_first_five_named() {
 fn where_nothing_is_found_the_files_looked_for_are_named() {
     refused(
         &[("other.txt", b"")],
-        &[
-            "documents.json",
-            "corpus.jsonl with queries.jsonl",
-            "*train*.jsonl",
-        ],
+        &["documents.json", "corpus.jsonl with queries.jsonl", "*train*.jsonl"],
     );
     let files = directory(&[("documents.json", b"[]")]);
-    for (layout, looked_for) in [
-        (Layout::Beir, "queries.jsonl"),
-        (Layout::Dsi, "documents.jsonl"),
-    ] {
+    for (layout, looked_for) in [(Layout::Beir, "queries.jsonl"), (Layout::Dsi, "documents.jsonl")]
+    {
         let error = load(files.path(), layout).expect_err("nothing there");
         assert!(error.to_string().contains(looked_for), "{error}");
     }
@@ -249,10 +188,7 @@ fn where_nothing_is_found_the_files_looked_for_are_named() {
     let error = load(&files.path().join("gone"), Layout::Auto).expect_err("no such directory");
     assert!(error.to_string().contains("gone"), "{error}");
     refused(
-        &[
-            ("corpus.jsonl", BEIR_CORPUS.as_bytes()),
-            ("queries.jsonl", BEIR_QUERIES.as_bytes()),
-        ],
+        &[("corpus.jsonl", BEIR_CORPUS.as_bytes()), ("queries.jsonl", BEIR_QUERIES.as_bytes())],
         &["qrels/train.tsv, qrels/dev.tsv, qrels/test.tsv"],
     );
 }
@@ -267,20 +203,8 @@ fn what_can_be_read_in_two_ways_is_refused() {
     ];
     refused(&both, &["layout paper", "layout beir", "name the layout"]);
     let files = directory(&both);
-    assert_eq!(
-        load(files.path(), Layout::Paper)
-            .expect("paper")
-            .documents
-            .len(),
-        2
-    );
-    assert_eq!(
-        load(files.path(), Layout::Beir)
-            .expect("beir")
-            .documents
-            .len(),
-        3
-    );
+    assert_eq!(load(files.path(), Layout::Paper).expect("paper").documents.len(), 2);
+    assert_eq!(load(files.path(), Layout::Beir).expect("beir").documents.len(), 3);
     refused(
         &[("a_train.json", b""), ("b_train.jsonl.gz", b"")],
         &["a_train.json", "b_train.jsonl.gz", "leave one of them"],

@@ -12,33 +12,20 @@ mod collections;
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
 
-const PLAIN: EncodeOptions = EncodeOptions {
-    max_tokens: 32,
-    prefix: String::new(),
-    lowercase: false,
-};
+const PLAIN: EncodeOptions =
+    EncodeOptions { max_tokens: 32, prefix: String::new(), lowercase: false };
 
 fn small() -> TextTokenizer {
     let directory = tempfile::tempdir().expect("a directory");
     small_tokenizer::write(directory.path(), &[]);
-    TextTokenizer::load(directory.path())
-        .expect("a tokenizer")
-        .tokenizer
+    TextTokenizer::load(directory.path()).expect("a tokenizer").tokenizer
 }
 
 #[test]
 fn rows_are_in_document_order() {
-    let document = |id: &str| Document {
-        id: id.to_owned(),
-        text: "t".to_owned(),
-    };
+    let document = |id: &str| Document { id: id.to_owned(), text: "t".to_owned() };
     let corpus = Corpus {
-        documents: vec![
-            document("z"),
-            document("10"),
-            document("9"),
-            document("@x@"),
-        ],
+        documents: vec![document("z"), document("10"), document("9"), document("@x@")],
         ..Corpus::default()
     };
     let vocabulary = DocidVocabulary::from_corpus(&corpus).expect("a vocabulary");
@@ -48,10 +35,7 @@ fn rows_are_in_document_order() {
         assert_eq!(vocabulary.row(&document.id), Some(row));
         let token = vocabulary.token(row);
         assert_eq!(token, format!("@DOC_ID_{}@", document.id));
-        assert_eq!(
-            DocidVocabulary::parse_token(&token),
-            Some(document.id.as_str())
-        );
+        assert_eq!(DocidVocabulary::parse_token(&token), Some(document.id.as_str()));
     }
     assert_eq!(vocabulary.row("1"), None);
     assert_eq!(DocidVocabulary::parse_token("@DOC_ID_@"), None);
@@ -60,13 +44,8 @@ fn rows_are_in_document_order() {
 
 #[test]
 fn a_docid_used_twice_is_refused_with_both_rows() {
-    let error = DocidVocabulary::new(["a", "b", "c", "b"])
-        .expect_err("refused")
-        .to_string();
-    assert!(
-        error.contains("docid `b` is used for row 1 and row 3"),
-        "{error}"
-    );
+    let error = DocidVocabulary::new(["a", "b", "c", "b"]).expect_err("refused").to_string();
+    assert!(error.contains("docid `b` is used for row 1 and row 3"), "{error}");
 }
 
 #[test]
@@ -91,13 +70,8 @@ fn a_broken_file_of_docids_is_refused() {
     let file = directory.path().join("docids.json");
     for content in ["[\"a\",\n3]", "{}", "[\"a\""] {
         fs::write(&file, content).expect("written");
-        let error = DocidVocabulary::read(&file)
-            .expect_err("refused")
-            .to_string();
-        assert!(
-            error.contains("docids.json") && error.contains("array of strings"),
-            "{error}"
-        );
+        let error = DocidVocabulary::read(&file).expect_err("refused").to_string();
+        assert!(error.contains("docids.json") && error.contains("array of strings"), "{error}");
     }
 }
 
@@ -105,35 +79,19 @@ fn a_broken_file_of_docids_is_refused() {
 fn a_text_is_cut_at_tokens_and_keeps_its_end() {
     let tokenizer = small();
     let encode = |text: &str, options: &EncodeOptions| {
-        tokenizer
-            .encode_batch(&[text], options)
-            .expect("encoded")
-            .remove(0)
+        tokenizer.encode_batch(&[text], options).expect("encoded").remove(0)
     };
-    assert_eq!(
-        (tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()),
-        (9, 0, 1)
-    );
+    assert_eq!((tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()), (9, 0, 1));
     assert_eq!(encode("one two unheard-of", &PLAIN), [3, 4, 2, 1]);
     assert_eq!(encode("", &PLAIN), [1]);
-    let three = EncodeOptions {
-        max_tokens: 3,
-        ..PLAIN
-    };
+    let three = EncodeOptions { max_tokens: 3, ..PLAIN };
     assert_eq!(encode("one two", &three), [3, 4, 1]);
     assert_eq!(encode("one two three four", &three), [3, 4, 1]);
     // A word so long that the first bytes of the text hold too few tokens.
-    let four = EncodeOptions {
-        max_tokens: 4,
-        ..PLAIN
-    };
+    let four = EncodeOptions { max_tokens: 4, ..PLAIN };
     let text = format!("one {} two three four", "x".repeat(100));
     assert_eq!(encode(&text, &four), [3, 2, 4, 1]);
-    let prefixed = EncodeOptions {
-        prefix: "to: ".to_owned(),
-        lowercase: true,
-        ..three
-    };
+    let prefixed = EncodeOptions { prefix: "to: ".to_owned(), lowercase: true, ..three };
     assert_eq!(encode("ONE two", &prefixed), [8, 3, 1]);
 }
 
@@ -142,9 +100,7 @@ fn an_exported_tokenizer_is_read_again_with_its_docids() {
     let directory = tempfile::tempdir().expect("a directory");
     let tokenizer = small();
     let vocabulary = DocidVocabulary::new(["9", "10", "a \"quoted\" id"]).expect("a vocabulary");
-    tokenizer
-        .export(directory.path(), Some(&vocabulary))
-        .expect("exported");
+    tokenizer.export(directory.path(), Some(&vocabulary)).expect("exported");
 
     let loaded = TextTokenizer::load(directory.path()).expect("loaded");
     let docids = loaded.docids.expect("docids");
@@ -153,10 +109,7 @@ fn an_exported_tokenizer_is_read_again_with_its_docids() {
     assert_eq!(loaded.tokenizer.words(), 9);
     let texts = ["one five", "two @DOC_ID_9@"];
     assert_eq!(
-        loaded
-            .tokenizer
-            .encode_batch(&texts, &PLAIN)
-            .expect("encoded"),
+        loaded.tokenizer.encode_batch(&texts, &PLAIN).expect("encoded"),
         tokenizer.encode_batch(&texts, &PLAIN).expect("encoded")
     );
 
@@ -173,16 +126,8 @@ fn an_exported_tokenizer_is_read_again_with_its_docids() {
     assert!(config.get("added_tokens_decoder").is_none());
 
     let without = tempfile::tempdir().expect("a directory");
-    loaded
-        .tokenizer
-        .export(without.path(), None)
-        .expect("exported");
-    assert!(
-        TextTokenizer::load(without.path())
-            .expect("loaded")
-            .docids
-            .is_none()
-    );
+    loaded.tokenizer.export(without.path(), None).expect("exported");
+    assert!(TextTokenizer::load(without.path()).expect("loaded").docids.is_none());
 }
 
 #[test]
@@ -191,16 +136,9 @@ fn imported_docids_come_by_token_id_whatever_their_order_in_the_file() {
     let docid = |id, name: &str| small_tokenizer::added_token(id, name, false);
     small_tokenizer::write(
         directory.path(),
-        &[
-            docid(11, "@DOC_ID_x@"),
-            docid(9, "@DOC_ID_y@"),
-            docid(10, "@DOC_ID_z@"),
-        ],
+        &[docid(11, "@DOC_ID_x@"), docid(9, "@DOC_ID_y@"), docid(10, "@DOC_ID_z@")],
     );
-    let docids = TextTokenizer::load(directory.path())
-        .expect("loaded")
-        .docids
-        .expect("docids");
+    let docids = TextTokenizer::load(directory.path()).expect("loaded").docids.expect("docids");
     assert_eq!(docids.vocabulary.ids().collect::<Vec<_>>(), ["y", "z", "x"]);
     assert_eq!(docids.rows, [9, 10, 11]);
 }
@@ -209,36 +147,22 @@ fn imported_docids_come_by_token_id_whatever_their_order_in_the_file() {
 fn a_tokenizer_that_cannot_be_used_is_refused_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let refused = |part: &str| {
-        let error = TextTokenizer::load(directory.path())
-            .expect_err("refused")
-            .to_string();
-        assert!(
-            error.contains("tokenizer.json") && error.contains(part),
-            "{error}"
-        );
+        let error = TextTokenizer::load(directory.path()).expect_err("refused").to_string();
+        assert!(error.contains("tokenizer.json") && error.contains(part), "{error}");
     };
     refused("is not there");
     fs::write(directory.path().join("tokenizer.json"), "{}").expect("written");
     refused("no array `added_tokens`");
-    fs::write(
-        directory.path().join("tokenizer.json"),
-        r#"{"added_tokens": [{"id": 1}]}"#,
-    )
-    .expect("written");
+    fs::write(directory.path().join("tokenizer.json"), r#"{"added_tokens": [{"id": 1}]}"#)
+        .expect("written");
     refused("missing field `content`");
     // A token behind docids would get another id without them.
     let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
-    small_tokenizer::write(
-        directory.path(),
-        &[token(9, "@DOC_ID_x@"), token(10, "<sep>")],
-    );
+    small_tokenizer::write(directory.path(), &[token(9, "@DOC_ID_x@"), token(10, "<sep>")]);
     refused("added token `<sep>` has id 10");
     small_tokenizer::write(directory.path(), &[]);
-    fs::write(
-        directory.path().join("tokenizer_config.json"),
-        r#"{"pad_token": "[PAD]"}"#,
-    )
-    .expect("written");
+    fs::write(directory.path().join("tokenizer_config.json"), r#"{"pad_token": "[PAD]"}"#)
+        .expect("written");
     refused("no token `[PAD]`, which is its pad_token");
 }
 
@@ -250,21 +174,14 @@ fn the_t5_tokenizer_encodes_as_transformers_does() {
     let loaded = TextTokenizer::load(&collections.join("tokenizer")).expect("loaded");
     let tokenizer = loaded.tokenizer;
     assert!(loaded.docids.is_none());
-    assert_eq!(
-        (tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()),
-        (32_100, 0, 1)
-    );
-    let encoded = tokenizer
-        .encode_batch(&["Hello world"], &PLAIN)
-        .expect("encoded");
+    assert_eq!((tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()), (32_100, 0, 1));
+    let encoded = tokenizer.encode_batch(&["Hello world"], &PLAIN).expect("encoded");
     assert_eq!(encoded, [[8774, 296, 1]]);
 
     let directory = tempfile::tempdir().expect("a directory");
     let vocabulary =
         DocidVocabulary::new((0..20_000).map(|id| id.to_string())).expect("a vocabulary");
-    tokenizer
-        .export(directory.path(), Some(&vocabulary))
-        .expect("exported");
+    tokenizer.export(directory.path(), Some(&vocabulary)).expect("exported");
     let again = TextTokenizer::load(directory.path()).expect("loaded");
     let docids = again.docids.expect("docids");
     assert_eq!(docids.vocabulary, vocabulary);
@@ -276,33 +193,19 @@ fn the_first_words_of_a_document_give_the_tokens_of_the_whole_document() {
     let Some(collections) = collections::collections() else {
         return;
     };
-    let tokenizer = TextTokenizer::load(&collections.join("tokenizer"))
-        .expect("loaded")
-        .tokenizer;
+    let tokenizer = TextTokenizer::load(&collections.join("tokenizer")).expect("loaded").tokenizer;
     let corpus = genir::corpus::load(&genir::corpus::CorpusOptions {
         path: collections.join("data/scifact").display().to_string(),
         layout: Layout::Auto,
         generated_queries: None,
     })
     .expect("a corpus");
-    let texts: Vec<&str> = corpus.documents[..500]
-        .iter()
-        .map(|d| d.text.as_str())
-        .collect();
-    let whole = EncodeOptions {
-        max_tokens: usize::MAX,
-        ..PLAIN
-    };
+    let texts: Vec<&str> = corpus.documents[..500].iter().map(|d| d.text.as_str()).collect();
+    let whole = EncodeOptions { max_tokens: usize::MAX, ..PLAIN };
     let whole = tokenizer.encode_batch(&texts, &whole).expect("encoded");
     for max_tokens in [1, 2, 32, 200] {
         let cut = tokenizer
-            .encode_batch(
-                &texts,
-                &EncodeOptions {
-                    max_tokens,
-                    ..PLAIN
-                },
-            )
+            .encode_batch(&texts, &EncodeOptions { max_tokens, ..PLAIN })
             .expect("encoded");
         for (cut, whole) in cut.iter().zip(&whole) {
             if whole.len() <= max_tokens {

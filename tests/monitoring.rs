@@ -31,10 +31,7 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
     let run = new_run(path);
     let console = Console::stderr(verbosity);
     console.log_to(&run.log()).unwrap();
-    let log = tracing_subscriber::fmt()
-        .with_writer(console.clone())
-        .with_ansi(false)
-        .finish();
+    let log = tracing_subscriber::fmt().with_writer(console.clone()).with_ansi(false).finish();
     tracing::subscriber::with_default(log, || {
         let mut monitor = Monitor::open(&run, 4, &console).unwrap();
         tracing::info!("training begins");
@@ -61,17 +58,13 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
 fn lines(path: &Path) -> Vec<Map<String, Value>> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.ends_with('\n'));
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The events of every file in a directory, in order, with the checksums of their frames checked.
 fn events(directory: &Path) -> Vec<Event> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let mut events = Vec::new();
     for path in paths {
@@ -244,25 +237,13 @@ fn without_a_terminal_progress_is_plain_lines() {
     let text = String::from_utf8(output.stderr).unwrap();
 
     assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
-    let progress = text
-        .lines()
-        .filter(|line| line.starts_with("step "))
-        .count();
+    let progress = text.lines().filter(|line| line.starts_with("step ")).count();
     // The first step, the evaluation and the end; the other steps came within seconds.
     assert_eq!(progress, 3, "{text}");
     assert!(text.contains("step 1/4  loss 1.0000"), "{text}");
-    assert!(
-        text.contains("step 4: validation  hits@1 0.250  hits@5 0.500"),
-        "{text}"
-    );
-    assert!(
-        text.contains("step 4/4  loss 0.2500  validation/hits@1 0.250"),
-        "{text}"
-    );
-    assert!(
-        text.contains("INFO") && text.contains("training begins"),
-        "{text}"
-    );
+    assert!(text.contains("step 4: validation  hits@1 0.250  hits@5 0.500"), "{text}");
+    assert!(text.contains("step 4/4  loss 0.2500  validation/hits@1 0.250"), "{text}");
+    assert!(text.contains("INFO") && text.contains("training begins"), "{text}");
 }
 
 #[test]

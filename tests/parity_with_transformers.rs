@@ -47,9 +47,12 @@ impl Expected {
     fn tokens(&self, key: &str, mask: Option<&str>, device: &Device) -> Tokens {
         let (ids, shape) = self.ids(key);
         let lengths: Vec<u32> = match mask {
-            Some(mask) => {
-                self.ids(mask).0.chunks(shape[1]).map(|row| row.iter().sum::<i32>() as u32).collect()
-            }
+            Some(mask) => self
+                .ids(mask)
+                .0
+                .chunks(shape[1])
+                .map(|row| row.iter().sum::<i32>() as u32)
+                .collect(),
             None => vec![shape[1] as u32; shape[0]],
         };
         Tokens::new(&ids, &lengths, device)
@@ -101,7 +104,12 @@ fn check(model: &str) {
             // The start token alone, with one lookup for both stacks, is the same computation.
             let output = t5.encode_and_decode_start(&source, &mut pass);
             let (logits_expected, _) = expected.floats(&format!("{name}.logits"));
-            assert_close(&t5.word_logits(output), &logits_expected, 1e-4, &format!("{what} merged"));
+            assert_close(
+                &t5.word_logits(output),
+                &logits_expected,
+                1e-4,
+                &format!("{what} merged"),
+            );
         }
         let (labels, _) = expected.ids(&format!("{name}.labels"));
         let count = labels.len();
@@ -109,7 +117,12 @@ fn check(model: &str) {
         let labels = Tensor::<2, Int>::from_data(labels, &device);
         let loss = log_softmax(logits, 1).gather(1, labels).mean().neg();
         let loss_expected = expected.floats(&format!("{name}.loss")).0[0];
-        assert_close(&loss.clone().reshape([1, 1]), &[loss_expected], 1e-5, &format!("{what} loss"));
+        assert_close(
+            &loss.clone().reshape([1, 1]),
+            &[loss_expected],
+            1e-5,
+            &format!("{what} loss"),
+        );
         let gradients = loss.backward();
         let found = all_gradients(&t5, &gradients);
         let named = case["gradients"].as_array().unwrap();
@@ -120,9 +133,9 @@ fn check(model: &str) {
                 assert!(values.iter().all(|&g| g == 0.0), "{what}: no gradient of {stored}");
                 continue;
             };
-            let transposed = shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
-            let gradient =
-                if transposed { gradient.clone().transpose() } else { gradient.clone() };
+            let transposed =
+                shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
+            let gradient = if transposed { gradient.clone().transpose() } else { gradient.clone() };
             assert_close(&gradient, &values, 2e-5, &format!("{what} gradient of {stored}"));
         }
     }
@@ -150,13 +163,28 @@ fn all_gradients(t5: &T5, gradients: &Gradients) -> HashMap<String, Tensor<2>> {
     let mut components = Vec::new();
     for (i, layer) in t5.encoder.layers.iter().enumerate() {
         let prefix = format!("encoder.block.{i}.layer");
-        components.push((format!("{prefix}.0"), "SelfAttention", Some(&layer.self_attention), None));
+        components.push((
+            format!("{prefix}.0"),
+            "SelfAttention",
+            Some(&layer.self_attention),
+            None,
+        ));
         components.push((format!("{prefix}.1"), "DenseReluDense", None, Some(&layer.mlp)));
     }
     for (i, layer) in t5.decoder.layers.iter().enumerate() {
         let prefix = format!("decoder.block.{i}.layer");
-        components.push((format!("{prefix}.0"), "SelfAttention", Some(&layer.self_attention), None));
-        components.push((format!("{prefix}.1"), "EncDecAttention", Some(&layer.cross_attention), None));
+        components.push((
+            format!("{prefix}.0"),
+            "SelfAttention",
+            Some(&layer.self_attention),
+            None,
+        ));
+        components.push((
+            format!("{prefix}.1"),
+            "EncDecAttention",
+            Some(&layer.cross_attention),
+            None,
+        ));
         components.push((format!("{prefix}.2"), "DenseReluDense", None, Some(&layer.mlp)));
     }
     for (prefix, module, attention, mlp) in components {

@@ -270,7 +270,7 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "task.ratio=32",
         "task.document_tokens=48",
         "optimizer.name=adafactor",
-        "optimizer.beta1=0.9",
+        "optimizer.decay_rate=-0.7",
         "optimizer.clip_norm=0",
         "schedule.name=inverse_sqrt",
         "~train.steps",
@@ -387,7 +387,7 @@ fn wrong_values_are_refused_in_every_section() {
         ("train.label_smoothing=1.0", "less than 1"),
         ("evaluate.vocabulary=words", "\"all\""),
         ("save.keep_last=0", "at least 1"),
-        ("log.tensorboard=yes", "true or false"),
+        ("task.lowercase=yes", "true or false"),
     ] {
         let problem = problem(&[wrong]);
         let key = wrong.split_once('=').unwrap().0;

@@ -10,9 +10,7 @@ use genir::retrieval::run_files::{
 use genir::retrieval::{JudgedRanks, MetricSums, Metrics};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/metrics")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics").join(name)
 }
 
 /// What genir says of a run and its qrels.
@@ -27,10 +25,11 @@ fn judge(run: &Path, qrels: &Path) -> Metrics {
         if line.grade > 0 {
             let key = (line.query.clone(), line.document);
             let rank = ranks.get(&key).copied();
-            queries.entry(line.query).or_default().relevant.push((
-                rank.unwrap_or(JudgedRanks::NOT_RETRIEVED),
-                line.grade.unsigned_abs(),
-            ));
+            queries
+                .entry(line.query)
+                .or_default()
+                .relevant
+                .push((rank.unwrap_or(JudgedRanks::NOT_RETRIEVED), line.grade.unsigned_abs()));
         }
     }
     let mut sums = MetricSums::default();
@@ -61,15 +60,10 @@ fn a_written_run_and_qrels_give_the_same_metrics_again() {
     let lines = read_run(&fixture("run.trec")).unwrap();
     let mut writer = RunWriter::create(&run_path, "again").unwrap();
     for query in lines.chunk_by(|a, b| a.query == b.query) {
-        let ranking = query
-            .iter()
-            .map(|line| (line.document.as_str(), line.score as f32));
+        let ranking = query.iter().map(|line| (line.document.as_str(), line.score as f32));
         writer.write(&query[0].query, ranking).unwrap();
     }
-    assert!(
-        !run_path.exists(),
-        "the run stood there before it was whole"
-    );
+    assert!(!run_path.exists(), "the run stood there before it was whole");
     writer.finish().unwrap();
     let judgements = read_qrels(&fixture("qrels.trec")).unwrap();
     let judgements = judgements.iter().map(|line| {
@@ -78,10 +72,7 @@ fn a_written_run_and_qrels_give_the_same_metrics_again() {
     });
     write_qrels(&qrels_path, judgements).unwrap();
 
-    assert_eq!(
-        judge(&run_path, &qrels_path),
-        judge(&fixture("run.trec"), &fixture("qrels.trec"))
-    );
+    assert_eq!(judge(&run_path, &qrels_path), judge(&fixture("run.trec"), &fixture("qrels.trec")));
     assert_eq!(read_run(&run_path).unwrap()[0].tag, "again");
 }
 
@@ -116,11 +107,7 @@ fn a_broken_line_is_named_with_file_line_and_field() {
     let path = directory.path().join("broken.trec");
     let message = |content: &[u8], run: bool| {
         std::fs::write(&path, content).unwrap();
-        let error = if run {
-            read_run(&path).unwrap_err()
-        } else {
-            read_qrels(&path).unwrap_err()
-        };
+        let error = if run { read_run(&path).unwrap_err() } else { read_qrels(&path).unwrap_err() };
         error.to_string()
     };
     let good = b"q1 Q0 d1 1 2.5 tag\n".as_slice();
@@ -156,8 +143,5 @@ fn correct_queries_are_pairs_of_docid_token_and_query_id() {
     assert_eq!(read_correct_queries(&path).unwrap()[0].1, "12");
     std::fs::write(&path, "[[\"@DOC_ID_7@\", \"1\"],\n [\"@DOC_ID_8@\"]]").unwrap();
     let error = read_correct_queries(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("line 2") && error.contains("docid token"),
-        "{error}"
-    );
+    assert!(error.contains("line 2") && error.contains("docid token"), "{error}");
 }

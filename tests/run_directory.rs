@@ -43,11 +43,7 @@ fn a_new_run_holds_its_recipe_and_environment_from_the_start() {
     assert_eq!(environment.device, "cpu");
     assert!(environment.cores.unwrap() >= 1);
     assert!(!environment.command.is_empty());
-    assert!(
-        environment.started.ends_with('Z'),
-        "{}",
-        environment.started
-    );
+    assert!(environment.started.ends_with('Z'), "{}", environment.started);
 }
 
 #[test]
@@ -93,10 +89,7 @@ fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
     assert!(!run.metrics().exists());
     assert_eq!(fs::read_dir(run.tensorboard()).unwrap().count(), 0);
     assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 0);
-    assert_eq!(
-        fs::read_to_string(temporary.path().join("notes.md")).unwrap(),
-        "mine"
-    );
+    assert_eq!(fs::read_to_string(temporary.path().join("notes.md")).unwrap(), "mine");
     assert!(elsewhere.path().join("model.safetensors").exists());
 }
 

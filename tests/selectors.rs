@@ -16,26 +16,16 @@ fn names(encoder: usize, decoder: usize, head: bool) -> Vec<String> {
     let mlp = ["norm", "input", "output"];
     for (stack, layers, components) in [
         ("encoder", encoder, vec!["self_attention", "mlp"]),
-        (
-            "decoder",
-            decoder,
-            vec!["self_attention", "cross_attention", "mlp"],
-        ),
+        ("decoder", decoder, vec!["self_attention", "cross_attention", "mlp"]),
     ] {
         for part in ["final_norm", "relative_bias"] {
             names.push(format!("t5.{stack}.{part}.weight"));
         }
         for layer in 0..layers {
             for component in &components {
-                let tensors: &[&str] = if *component == "mlp" {
-                    &mlp
-                } else {
-                    &attention
-                };
+                let tensors: &[&str] = if *component == "mlp" { &mlp } else { &attention };
                 for tensor in tensors {
-                    names.push(format!(
-                        "t5.{stack}.layers.{layer}.{component}.{tensor}.weight"
-                    ));
+                    names.push(format!("t5.{stack}.layers.{layer}.{component}.{tensor}.weight"));
                 }
             }
         }
@@ -73,11 +63,7 @@ fn stages_scale_from_the_paper_to_any_depth() {
     assert_eq!(shown(3), "I 0, II 1, III 2");
     for depth in 3..200 {
         let stages = Stages::scaled(depth).unwrap();
-        let Stages {
-            first,
-            second,
-            third,
-        } = stages.clone();
+        let Stages { first, second, third } = stages.clone();
         assert_eq!(Stages::explicit(first, second, third, depth), Ok(stages));
     }
     for depth in 0..3 {
@@ -108,15 +94,7 @@ fn layers_are_read_with_either_end() {
     assert_eq!(parse_layers("7..18"), Ok(7..18));
     assert_eq!(parse_layers(" 7 - 17 "), Ok(7..18));
     assert_eq!(parse_layers("7"), Ok(7..8));
-    for wrong in [
-        "",
-        "..",
-        "3..3",
-        "5-2",
-        "a..b",
-        "-1",
-        "18446744073709551615",
-    ] {
+    for wrong in ["", "..", "3..3", "5-2", "a..b", "-1", "18446744073709551615"] {
         assert!(parse_layers(wrong).is_err(), "{wrong}");
     }
 }
@@ -157,24 +135,13 @@ fn selectors_name_layers_parts_and_what_to_take_away() {
     assert_eq!(named(&["decoder.mlp[ 1, 2 ]"]), Ok(mlps));
     assert_eq!(
         named(&["encoder.layers[0-1,3]"]),
-        Ok(starting(&[
-            "t5.encoder.layers.0",
-            "t5.encoder.layers.1",
-            "t5.encoder.layers.3"
-        ]))
+        Ok(starting(&["t5.encoder.layers.0", "t5.encoder.layers.1", "t5.encoder.layers.3"]))
     );
     assert_eq!(
         named(&["encoder.final_norm", "decoder.relative_bias", "words"]),
-        Ok(starting(&[
-            "t5.encoder.final_norm",
-            "t5.decoder.relative_bias",
-            "t5.shared"
-        ]))
+        Ok(starting(&["t5.encoder.final_norm", "t5.decoder.relative_bias", "t5.shared"]))
     );
-    assert_eq!(
-        named(&["full", "-encoder.*", "!words"]),
-        Ok(starting(&["t5.decoder.", "docids."]))
-    );
+    assert_eq!(named(&["full", "-encoder.*", "!words"]), Ok(starting(&["t5.decoder.", "docids."])));
     let untied = resolve(&["head"], &names(2, 3, true), &Stages::scaled(3).unwrap());
     assert_eq!(untied.unwrap().first().unwrap(), "t5.lm_head.weight");
 }
@@ -201,16 +168,8 @@ fn a_selector_that_matches_nothing_says_why() {
         named(&["full", "decoder.mlp[18..24]"]).unwrap_err(),
         "selector `decoder.mlp[18..24]` matches nothing: layers 18-23 go beyond the decoder's 6 layers"
     );
-    assert!(
-        named(&["head"])
-            .unwrap_err()
-            .contains("tied to the word embedding")
-    );
-    assert!(
-        named(&["-words"])
-            .unwrap_err()
-            .contains("takes away nothing")
-    );
+    assert!(named(&["head"]).unwrap_err().contains("tied to the word embedding"));
+    assert!(named(&["-words"]).unwrap_err().contains("takes away nothing"));
 }
 
 #[test]
@@ -224,17 +183,9 @@ fn nothing_selected_is_refused() {
 fn stages_of_another_depth_and_unknown_parameters_are_refused() {
     let stages = Stages::scaled(24).unwrap();
     let refused = resolve(&["restricted"], &names(4, 6, false), &stages).unwrap_err();
-    assert!(
-        refused.contains("the decoder's last layer is 5"),
-        "{refused}"
-    );
+    assert!(refused.contains("the decoder's last layer is 5"), "{refused}");
     let refused = trainable_set(&["full".to_owned()], &stages, ["t5.adapter.weight"]);
-    assert!(
-        refused
-            .unwrap_err()
-            .to_string()
-            .contains("`t5.adapter.weight`")
-    );
+    assert!(refused.unwrap_err().to_string().contains("`t5.adapter.weight`"));
     for unknown in [
         "t5.encoder.layers.0.cross_attention.key.weight",
         "t5.decoder.layers.x.mlp.input.weight",

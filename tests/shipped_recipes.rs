@@ -103,7 +103,6 @@ fn the_papers_hyper_parameters_are_kept() {
             eps: [1e-30, 1e-3],
             clip_threshold: 1.0,
             decay_rate: -0.8,
-            beta1: None,
             weight_decay: 0.0,
             scale_parameter: false,
         }

@@ -11,13 +11,7 @@ mod small_tokenizer;
 
 /// A text of `count` words.
 fn words(count: usize) -> String {
-    small_tokenizer::WORDS[..5]
-        .iter()
-        .cycle()
-        .take(count)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(" ")
+    small_tokenizer::WORDS[..5].iter().cycle().take(count).copied().collect::<Vec<_>>().join(" ")
 }
 
 /// `documents` documents of 1 to 40 words and `queries` queries of 1 to 9, the last of them for two documents.
@@ -26,18 +20,12 @@ fn corpus(documents: usize, queries: usize) -> Corpus {
         id: format!("q{number}"),
         text: words(number % 9 + 1),
         relevant: (0..if number + 1 == queries { 2 } else { 1 })
-            .map(|more| Judgement {
-                document: ((number + more) % documents) as u32,
-                grade: 1,
-            })
+            .map(|more| Judgement { document: ((number + more) % documents) as u32, grade: 1 })
             .collect(),
     };
     Corpus {
         documents: (0..documents)
-            .map(|number| Document {
-                id: format!("d{number}"),
-                text: words(number % 40 + 1),
-            })
+            .map(|number| Document { id: format!("d{number}"), text: words(number % 40 + 1) })
             .collect(),
         train: (0..queries).map(query).collect(),
         ..Corpus::default()
@@ -47,17 +35,11 @@ fn corpus(documents: usize, queries: usize) -> Corpus {
 fn tokenizer() -> TextTokenizer {
     let directory = tempfile::tempdir().expect("a directory");
     small_tokenizer::write(directory.path(), &[]);
-    TextTokenizer::load(directory.path())
-        .expect("a tokenizer")
-        .tokenizer
+    TextTokenizer::load(directory.path()).expect("a tokenizer").tokenizer
 }
 
 fn options(tasks: &[Task], ratio: Option<f64>) -> TaskOptions {
-    TaskOptions {
-        tasks: tasks.to_vec(),
-        ratio,
-        ..TaskOptions::default()
-    }
+    TaskOptions { tasks: tasks.to_vec(), ratio, ..TaskOptions::default() }
 }
 
 const BOTH: [Task; 2] = [Task::Indexing, Task::Retrieval];
@@ -68,19 +50,13 @@ fn build(corpus: &Corpus, options: &TaskOptions) -> Examples {
 
 fn per_epoch(examples: &Examples, ratio: Option<f64>) -> (u64, u64) {
     let mixture = Mixture::new(examples, &options(&BOTH, ratio)).expect("a mixture");
-    (
-        mixture.share(Task::Indexing).per_epoch,
-        mixture.share(Task::Retrieval).per_epoch,
-    )
+    (mixture.share(Task::Indexing).per_epoch, mixture.share(Task::Retrieval).per_epoch)
 }
 
 #[test]
 fn every_document_and_every_judged_pair_is_an_example() {
     let mut corpus = corpus(3, 2);
-    corpus.generated.push(Query {
-        id: "generated-1".to_owned(),
-        ..corpus.train[0].clone()
-    });
+    corpus.generated.push(Query { id: "generated-1".to_owned(), ..corpus.train[0].clone() });
     let options = TaskOptions {
         document_tokens: 2,
         retrieval_prefix: "to: ".to_owned(),
@@ -88,13 +64,7 @@ fn every_document_and_every_judged_pair_is_an_example() {
     };
     let examples = build(&corpus, &options);
     let all: Vec<(String, u32, Vec<u32>)> = (0..examples.len())
-        .map(|i| {
-            (
-                examples.source_id(i),
-                examples.target(i),
-                examples.tokens(i).to_vec(),
-            )
-        })
+        .map(|i| (examples.source_id(i), examples.target(i), examples.tokens(i).to_vec()))
         .collect();
     let expected = [
         ("doc:d0", 0, vec![3, 1]),
@@ -105,14 +75,8 @@ fn every_document_and_every_judged_pair_is_an_example() {
         ("query:q1", 2, vec![8, 3, 4, 1]),
         ("query:generated-1", 0, vec![8, 3, 1]),
     ];
-    assert_eq!(
-        all,
-        expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens))
-    );
-    assert_eq!(
-        (examples.task(2), examples.task(3)),
-        (Task::Indexing, Task::Retrieval)
-    );
+    assert_eq!(all, expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens)));
+    assert_eq!((examples.task(2), examples.task(3)), (Task::Indexing, Task::Retrieval));
     assert_eq!(examples.count(Task::Retrieval), 4);
 }
 
@@ -130,13 +94,7 @@ fn documents_left_out_give_no_example_of_either_task_and_keep_their_row() {
 #[test]
 fn the_mixture_is_exact() {
     let examples = build(&corpus(10, 29), &options(&BOTH, None));
-    assert_eq!(
-        (
-            examples.count(Task::Indexing),
-            examples.count(Task::Retrieval)
-        ),
-        (10, 30)
-    );
+    assert_eq!((examples.count(Task::Indexing), examples.count(Task::Retrieval)), (10, 30));
     assert_eq!(per_epoch(&examples, None), (10, 30));
     assert_eq!(per_epoch(&examples, Some(32.0)), (960, 30));
     assert_eq!(per_epoch(&examples, Some(0.55)), (17, 30));
@@ -157,10 +115,7 @@ fn a_mixture_that_cannot_be_is_refused() {
         Mixture::new(&build(corpus, options), options).expect_err("refused")
     };
     let both = options(&BOTH, Some(32.0));
-    assert!(matches!(
-        refused(&corpus(3, 0), &both),
-        TaskError::NoTrainingQueries { .. }
-    ));
+    assert!(matches!(refused(&corpus(3, 0), &both), TaskError::NoTrainingQueries { .. }));
     assert!(matches!(
         refused(&corpus(3, 2), &options(&[Task::Indexing], Some(2.0))),
         TaskError::RatioOfOne { .. }
@@ -173,21 +128,13 @@ fn a_mixture_that_cannot_be_is_refused() {
         refused(&corpus(3, 2), &options(&BOTH, Some(1e12))),
         TaskError::TooMany { .. }
     ));
-    let none = Examples::build(
-        &corpus(3, 2),
-        &tokenizer(),
-        &options(&[], None),
-        &HashSet::new(),
-    );
+    let none = Examples::build(&corpus(3, 2), &tokenizer(), &options(&[], None), &HashSet::new());
     assert!(matches!(none, Err(TaskError::NoTask)));
 
     let left_out = HashSet::from([0, 1, 2]);
     let examples =
         Examples::build(&corpus(3, 2), &tokenizer(), &both, &left_out).expect("examples");
-    assert!(matches!(
-        Mixture::new(&examples, &both),
-        Err(TaskError::NoDocuments)
-    ));
+    assert!(matches!(Mixture::new(&examples, &both), Err(TaskError::NoDocuments)));
 }
 
 #[test]
@@ -209,11 +156,8 @@ fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
             let batches = sampler.batches_per_epoch();
             for batch in 0..batches {
                 let indices = sampler.batch(epoch * batches + batch);
-                let whole = if batch + 1 == batches {
-                    (mixture.per_epoch() - 1) % 8 + 1
-                } else {
-                    8
-                };
+                let whole =
+                    if batch + 1 == batches { (mixture.per_epoch() - 1) % 8 + 1 } else { 8 };
                 assert_eq!(indices.len() as u64, whole);
                 indices.iter().for_each(|&index| seen[index as usize] += 1);
             }
@@ -240,9 +184,8 @@ fn a_batch_depends_on_seed_and_position_alone() {
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
     let sampler = |seed| Sampler::new(&examples, &mixture, 8, seed).expect("a sampler");
     let mut stepped = sampler(3);
-    let batches: Vec<Vec<u32>> = (0..3 * stepped.batches_per_epoch())
-        .map(|n| stepped.batch(n))
-        .collect();
+    let batches: Vec<Vec<u32>> =
+        (0..3 * stepped.batches_per_epoch()).map(|n| stepped.batch(n)).collect();
     for (position, batch) in batches.iter().enumerate() {
         assert_eq!(&sampler(3).batch(position as u64), batch);
     }
@@ -267,10 +210,7 @@ fn batches_hold_texts_of_about_one_length() {
         tokens += batch.lengths.iter().sum::<u32>() as usize;
         lengths.push(batch.length);
     }
-    assert!(
-        padded as f64 / (tokens as f64) < 1.12,
-        "{padded} for {tokens}"
-    );
+    assert!(padded as f64 / (tokens as f64) < 1.12, "{padded} for {tokens}");
     // Batches must not come in the order of their lengths.
     assert!(!lengths[..16].is_sorted());
 }

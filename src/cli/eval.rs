@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 
 use super::target::Target;
-use crate::corpus::Split;
+use crate::corpus::{Corpus, Document, Split};
+use crate::docid::DocidVocabulary;
 use crate::retrieval::Metrics;
 use crate::retrieval::evaluation::{QuerySet, evaluate};
 use crate::retrieval::ranking::{RankOptions, Vocabulary};
@@ -68,17 +69,9 @@ enum Format {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let corpus = self.target.corpus()?;
+        let (corpus, left_out) = self.target.corpus()?;
         let (checkpoint, device) = self.target.open()?;
-        let ids = corpus.documents.iter().map(|document| document.id.as_str());
-        if !ids.eq(checkpoint.docids.ids()) {
-            bail!(
-                "this checkpoint is of another corpus: its {} docids are not the ids of the corpus's {} \
-                 documents, in their order",
-                checkpoint.docids.len(),
-                corpus.documents.len()
-            );
-        }
+        let rows = rows_of(&corpus, &checkpoint.docids)?;
         let queries = corpus.split(self.split);
         if queries.is_empty() {
             bail!("the corpus has no {} queries", self.split);
@@ -86,7 +79,9 @@ impl Eval {
         let name = self.split.to_string();
         let encoding = checkpoint.encoding().queries();
         let how = (&checkpoint.tokenizer, &encoding);
-        let set = QuerySet::of_queries(&name, &corpus, queries, self.queries, self.seed, how)?;
+        let (most, seed) = (self.queries, self.seed);
+        let mut set = QuerySet::of_queries(&name, &corpus, queries, &left_out, most, seed, how)?;
+        set.use_rows(&rows);
         let options = RankOptions {
             vocabulary: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
@@ -128,7 +123,9 @@ impl Eval {
                 table.load_style(presets::ASCII_MARKDOWN);
                 let mut header = vec!["queries".to_owned()];
                 let metrics = parts.first().map(|(_, metrics)| metrics);
-                header.extend(metrics.into_iter().flat_map(|m| m.values()).map(|(name, _)| name.into()));
+                header.extend(
+                    metrics.into_iter().flat_map(|m| m.values()).map(|(name, _)| name.into()),
+                );
                 table.set_header(header);
                 for (name, metrics) in parts {
                     let mut row = vec![(*name).to_owned()];
@@ -144,4 +141,19 @@ impl Eval {
         }
         Ok(())
     }
+}
+
+/// The docid row of each document of the corpus. A checkpoint may have its docids in another order, as the
+/// paper's released ones have.
+fn rows_of(corpus: &Corpus, docids: &DocidVocabulary) -> Result<Vec<u32>> {
+    let row = |document: &Document| {
+        docids.row(&document.id).with_context(|| {
+            format!(
+                "this checkpoint is of another corpus: document `{}` is none of its {} docids",
+                document.id,
+                docids.len()
+            )
+        })
+    };
+    corpus.documents.iter().map(row).collect()
 }

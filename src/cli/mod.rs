@@ -30,7 +30,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   genir train recipes/quickstart.toml
-  genir train recipes/quickstart.toml train.steps=500 run.directory=runs/short
+  genir train recipes/quickstart.toml train.epochs=2 run.directory=runs/short
   genir search runs/quickstart \"Which element has the symbol Fe?\"
   genir eval runs/quickstart --split test --run test.run
   genir check recipes/quickstart.toml

@@ -37,7 +37,7 @@ impl Search {
         let (checkpoint, device) = self.target.open()?;
         // Texts are a help to the reader: docids are the answer, with or without them.
         let texts: HashMap<String, String> = match self.target.corpus() {
-            Ok(corpus) => corpus.documents.into_iter().map(|d| (d.id, d.text)).collect(),
+            Ok((corpus, _)) => corpus.documents.into_iter().map(|d| (d.id, d.text)).collect(),
             Err(error) => {
                 eprintln!("documents are shown without their text: {error:#}");
                 HashMap::new()
@@ -64,10 +64,8 @@ impl Search {
     ) -> Result<Ranking> {
         let encoding = checkpoint.encoding().queries();
         let tokens = checkpoint.tokenizer.encode_batch(&[query], &encoding)?;
-        let questions: Vec<Question> = tokens
-            .into_iter()
-            .map(|tokens| Question { tokens, relevant: Vec::new() })
-            .collect();
+        let questions: Vec<Question> =
+            tokens.into_iter().map(|tokens| Question { tokens, relevant: Vec::new() }).collect();
         let options = RankOptions {
             vocabulary: Vocabulary::Docids,
             depth: self.top,

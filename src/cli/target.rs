@@ -1,12 +1,13 @@
 //! What `eval` and `search` are pointed at: a checkpoint, and the corpus it was trained on.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, Corpus, CorpusOptions, Layout};
+use crate::corpus::{self, Corpus, CorpusOptions, Layout, LeaveOut};
 use crate::device::device;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
@@ -56,17 +57,22 @@ impl Target {
         }
     }
 
-    /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in.
-    pub fn corpus(&self) -> Result<Corpus> {
-        let options = match &self.corpus {
-            Some(path) => CorpusOptions {
-                path: path.clone(),
-                layout: self.layout,
-                generated_queries: None,
-            },
-            None => self.recipe()?.corpus.options(),
+    /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in, with
+    /// the documents that the run left out of training.
+    pub fn corpus(&self) -> Result<(Corpus, HashSet<u32>)> {
+        let (options, left_out) = match &self.corpus {
+            Some(path) => {
+                let (path, layout) = (path.clone(), self.layout);
+                (CorpusOptions { path, layout, generated_queries: None }, LeaveOut::None)
+            }
+            None => {
+                let section = self.recipe()?.corpus;
+                (section.options(), section.leave_out)
+            }
         };
-        Ok(corpus::load(&options)?)
+        let corpus = corpus::load(&options)?;
+        let left_out = left_out.resolve(&corpus)?;
+        Ok((corpus, left_out))
     }
 
     fn recipe(&self) -> Result<Recipe> {

@@ -34,8 +34,7 @@ impl Train {
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
         let environment = Environment::capture(&device::describe(&plan.device));
         let toml = plan.recipe.to_toml()?;
-        let run =
-            RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
+        let run = RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
         console.log_to(&run.log())?;
         console.message(&summary(&plan));
 

@@ -64,10 +64,7 @@ pub enum LayerSet {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectorError {
     #[error("selector `{selector}` is not known{}", suggestion(.nearest))]
-    Unknown {
-        selector: String,
-        nearest: Option<String>,
-    },
+    Unknown { selector: String, nearest: Option<String> },
     #[error("selector `{selector}`: {word} has no layers to choose from")]
     NoLayers { selector: String, word: String },
     #[error("selector `{selector}` has no closing bracket")]
@@ -110,40 +107,26 @@ const FIXED: [(&str, Target); 13] = [
     ("docids", Target::Single(Stack::Shared, Part::Docids)),
     ("words", Target::Single(Stack::Shared, Part::Words)),
     ("head", Target::Single(Stack::Shared, Part::Head)),
-    (
-        "encoder.final_norm",
-        Target::Single(Stack::Encoder, Part::FinalNorm),
-    ),
-    (
-        "decoder.final_norm",
-        Target::Single(Stack::Decoder, Part::FinalNorm),
-    ),
-    (
-        "encoder.relative_bias",
-        Target::Single(Stack::Encoder, Part::RelativeBias),
-    ),
-    (
-        "decoder.relative_bias",
-        Target::Single(Stack::Decoder, Part::RelativeBias),
-    ),
+    ("encoder.final_norm", Target::Single(Stack::Encoder, Part::FinalNorm)),
+    ("decoder.final_norm", Target::Single(Stack::Decoder, Part::FinalNorm)),
+    ("encoder.relative_bias", Target::Single(Stack::Encoder, Part::RelativeBias)),
+    ("decoder.relative_bias", Target::Single(Stack::Decoder, Part::RelativeBias)),
 ];
 
 /// The selectors that may name layers: word, stack and component (`None`: all).
 fn layered() -> impl Iterator<Item = (String, Stack, Option<Component>)> {
-    [Stack::Encoder, Stack::Decoder]
-        .into_iter()
-        .flat_map(|stack| {
-            let components = Component::ALL
-                .into_iter()
-                .filter(move |component| {
-                    stack == Stack::Decoder || *component != Component::CrossAttention
-                })
-                .map(Some);
-            components.chain([None]).map(move |component| {
-                let word = component.map_or("layers", Component::name);
-                (format!("{stack}.{word}"), stack, component)
+    [Stack::Encoder, Stack::Decoder].into_iter().flat_map(|stack| {
+        let components = Component::ALL
+            .into_iter()
+            .filter(move |component| {
+                stack == Stack::Decoder || *component != Component::CrossAttention
             })
+            .map(Some);
+        components.chain([None]).map(move |component| {
+            let word = component.map_or("layers", Component::name);
+            (format!("{stack}.{word}"), stack, component)
         })
+    })
 }
 
 /// Every word a selector can be, without layers.
@@ -181,40 +164,27 @@ impl FromStr for Selector {
                     sets.map(|layers| layer_set(layers, stack, text)).collect()
                 })
                 .transpose()?;
-            Target::Layered {
-                stack,
-                component,
-                layers,
-            }
+            Target::Layered { stack, component, layers }
         } else {
             let words = words();
             let nearest = nearest(word, words.iter().map(String::as_str)).map(str::to_owned);
             return Err(SelectorError::Unknown { selector, nearest });
         };
-        Ok(Self {
-            text: selector,
-            takes_away: named.is_some(),
-            target,
-        })
+        Ok(Self { text: selector, takes_away: named.is_some(), target })
     }
 }
 
 fn layer_set(text: &str, stack: Stack, selector: &str) -> Result<LayerSet, SelectorError> {
     let selector = || selector.to_owned();
-    let named = Stage::ALL
-        .into_iter()
-        .find(|stage| stage.name() == text.trim());
+    let named = Stage::ALL.into_iter().find(|stage| stage.name() == text.trim());
     match named {
-        Some(_) if stack == Stack::Encoder => Err(SelectorError::EncoderStage {
-            selector: selector(),
-        }),
+        Some(_) if stack == Stack::Encoder => {
+            Err(SelectorError::EncoderStage { selector: selector() })
+        }
         Some(stage) => Ok(LayerSet::Stage(stage)),
         None => parse_layers(text)
             .map(LayerSet::Range)
-            .map_err(|source| SelectorError::Layers {
-                selector: selector(),
-                source,
-            }),
+            .map_err(|source| SelectorError::Layers { selector: selector(), source }),
     }
 }
 
@@ -247,20 +217,14 @@ impl Selector {
                 Part::Mlp(layer) => place.stack == Stack::Decoder && stages.third.contains(&layer),
                 _ => false,
             },
-            Target::Layered {
-                stack,
-                component: wanted,
-                layers,
-            } => {
+            Target::Layered { stack, component: wanted, layers } => {
                 let Some((component, layer)) = place.component() else {
                     return false;
                 };
                 let within = |set: &LayerSet| set.range(stages).contains(&layer);
                 place.stack == *stack
                     && wanted.is_none_or(|wanted| wanted == component)
-                    && layers
-                        .as_ref()
-                        .is_none_or(|layers| layers.iter().any(within))
+                    && layers.as_ref().is_none_or(|layers| layers.iter().any(within))
             }
         }
     }
@@ -268,12 +232,7 @@ impl Selector {
     /// The layers of the selector that the stack does not have. They tell of a recipe made for another
     /// model, even when other layers match.
     fn beyond<'a>(&'a self, stages: &'a Stages, places: &Places) -> Option<SelectorError> {
-        let Target::Layered {
-            stack,
-            layers: Some(layers),
-            ..
-        } = &self.target
-        else {
+        let Target::Layered { stack, layers: Some(layers), .. } = &self.target else {
             return None;
         };
         let depth = depth(places, *stack);
@@ -295,10 +254,7 @@ impl Selector {
             }
             _ => "the model has no such parameter",
         };
-        SelectorError::MatchesNothing {
-            selector: self.text.clone(),
-            reason: reason.to_owned(),
-        }
+        SelectorError::MatchesNothing { selector: self.text.clone(), reason: reason.to_owned() }
     }
 }
 
@@ -327,9 +283,7 @@ pub fn trainable_set<'a>(
         .into_iter()
         .map(|name| match ParameterPlace::of(name) {
             Some(place) => Ok((name, place)),
-            None => Err(SelectorError::UnknownParameter {
-                name: name.to_owned(),
-            }),
+            None => Err(SelectorError::UnknownParameter { name: name.to_owned() }),
         })
         .collect::<Result<Vec<_>, _>>()?;
     stages.check_depth(depth(&places, Stack::Decoder))?;
@@ -351,9 +305,7 @@ pub fn trainable_set<'a>(
         if !selector.takes_away {
             selected.extend(matched);
         } else if selected.is_disjoint(&matched) {
-            return Err(SelectorError::TakesNothingAway {
-                selector: selector.text,
-            });
+            return Err(SelectorError::TakesNothingAway { selector: selector.text });
         } else {
             selected.retain(|name| !matched.contains(name));
         }

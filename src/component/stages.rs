@@ -60,20 +60,12 @@ pub enum StagesError {
     #[error("stage {stage} has no layer: {found:?}")]
     Empty { stage: Stage, found: Range<usize> },
     #[error("stage {stage} starts at layer {start}, but layer {expected} is in no stage: a gap")]
-    Gap {
-        stage: Stage,
-        start: usize,
-        expected: usize,
-    },
+    Gap { stage: Stage, start: usize, expected: usize },
     #[error(
         "stage {stage} starts at layer {start}, but the stage before it ends with layer {}: an overlap",
         .expected - 1
     )]
-    Overlap {
-        stage: Stage,
-        start: usize,
-        expected: usize,
-    },
+    Overlap { stage: Stage, start: usize, expected: usize },
     #[error("stage III ends with layer {}, but the decoder's last layer is {}", .end - 1, .depth - 1)]
     Depth { end: usize, depth: usize },
     #[error("`{text}` is no range of layers: write `7..18` (without layer 18), `7-17` or `7`")]
@@ -102,11 +94,7 @@ impl Stages {
         let boundary = |end: usize| (depth * end + PAPER_DEPTH / 2) / PAPER_DEPTH;
         let first_end = boundary(PAPER_FIRST_END).clamp(1, depth - 2);
         let second_end = boundary(PAPER_SECOND_END).clamp(first_end + 1, depth - 1);
-        Ok(Self {
-            first: 0..first_end,
-            second: first_end..second_end,
-            third: second_end..depth,
-        })
+        Ok(Self { first: 0..first_end, second: first_end..second_end, third: second_end..depth })
     }
 
     /// The given stages of a decoder of `depth` layers; an overlap, a gap and a layer without a stage
@@ -128,11 +116,7 @@ impl Stages {
         second: Range<usize>,
         third: Range<usize>,
     ) -> Result<Self, StagesError> {
-        let stages = Self {
-            first,
-            second,
-            third,
-        };
+        let stages = Self { first, second, third };
         let mut expected = 0;
         for stage in Stage::ALL {
             let layers = stages.layers(stage);
@@ -142,18 +126,10 @@ impl Stages {
                 return Err(StagesError::Empty { stage, found });
             }
             if start > expected {
-                return Err(StagesError::Gap {
-                    stage,
-                    start,
-                    expected,
-                });
+                return Err(StagesError::Gap { stage, start, expected });
             }
             if start < expected {
-                return Err(StagesError::Overlap {
-                    stage,
-                    start,
-                    expected,
-                });
+                return Err(StagesError::Overlap { stage, start, expected });
             }
             expected = layers.end;
         }
@@ -201,11 +177,7 @@ impl fmt::Display for Stages {
 /// Layers as people count them, both ends included: `7-17`, or `7` alone.
 pub(super) fn layers_text(layers: &Range<usize>) -> String {
     let last = layers.end.saturating_sub(1);
-    if last == layers.start {
-        last.to_string()
-    } else {
-        format!("{}-{last}", layers.start)
-    }
+    if last == layers.start { last.to_string() } else { format!("{}-{last}", layers.start) }
 }
 
 /// As a recipe writes them: `I = "0..7"` and so on.
@@ -231,8 +203,6 @@ pub fn parse_layers(text: &str) -> Result<Range<usize>, StagesError> {
     };
     match layers {
         Some((start, end)) if start < end => Ok(start..end),
-        _ => Err(StagesError::NotLayers {
-            text: text.trim().to_owned(),
-        }),
+        _ => Err(StagesError::NotLayers { text: text.trim().to_owned() }),
     }
 }

@@ -49,16 +49,13 @@ struct QueryLine {
 }
 
 pub(super) fn is_here(directory: &Path) -> bool {
-    [CORPUS, QUERIES]
-        .into_iter()
-        .all(|name| read::find(directory, name).is_some())
+    [CORPUS, QUERIES].into_iter().all(|name| read::find(directory, name).is_some())
 }
 
 pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), CorpusError> {
-    let (Some(documents), Some(queries)) = (
-        read::find(directory, CORPUS),
-        read::find(directory, QUERIES),
-    ) else {
+    let (Some(documents), Some(queries)) =
+        (read::find(directory, CORPUS), read::find(directory, QUERIES))
+    else {
         return Err(CorpusError::NothingFound {
             path: directory.display().to_string(),
             layout: Layout::Beir,
@@ -77,10 +74,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     read::json_lines(&queries, RIGHT_QUERY, |_, line: QueryLine| {
         match texts.insert(line.id.0.clone(), line.text) {
             None => Ok(()),
-            Some(_) => Err(Problem::DuplicateQuery {
-                id: line.id.0,
-                part: QUERIES.to_owned(),
-            }),
+            Some(_) => Err(Problem::DuplicateQuery { id: line.id.0, part: QUERIES.to_owned() }),
         }
     })?;
     let mut splits = 0;
@@ -138,19 +132,10 @@ fn read_judgements(
             return Ok(());
         }
         let place = *places.entry(query.to_owned()).or_insert_with(|| {
-            queries.push(Query {
-                id: query.to_owned(),
-                text: text.clone(),
-                relevant: Vec::new(),
-            });
+            queries.push(Query { id: query.to_owned(), text: text.clone(), relevant: Vec::new() });
             queries.len() - 1
         });
-        builder.judge(
-            query,
-            &mut queries[place].relevant,
-            document.to_owned(),
-            grade,
-        )
+        builder.judge(query, &mut queries[place].relevant, document.to_owned(), grade)
     })?;
     builder.queries(Part::Split(split)).append(&mut queries);
     Ok(())

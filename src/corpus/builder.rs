@@ -41,10 +41,7 @@ impl CorpusBuilder {
     pub(super) fn document(&mut self, id: String, text: String) -> Result<(), Problem> {
         let row = self.corpus.documents.len() as u32;
         match self.rows.get(&id) {
-            Some(&first) => Err(Problem::DuplicateDocument {
-                id,
-                first: first as usize + 1,
-            }),
+            Some(&first) => Err(Problem::DuplicateDocument { id, first: first as usize + 1 }),
             None => {
                 self.rows.insert(id.clone(), row);
                 self.corpus.documents.push(Document { id, text });
@@ -68,11 +65,7 @@ impl CorpusBuilder {
         if judgements.is_empty() {
             return Err(Problem::NoJudgement { query: id });
         }
-        self.queries(part).push(Query {
-            id,
-            text,
-            relevant: judgements,
-        });
+        self.queries(part).push(Query { id, text, relevant: judgements });
         Ok(())
     }
 
@@ -92,15 +85,9 @@ impl CorpusBuilder {
             });
         };
         if judgements.iter().any(|earlier| earlier.document == row) {
-            return Err(Problem::DuplicateJudgement {
-                query: query.to_owned(),
-                document,
-            });
+            return Err(Problem::DuplicateJudgement { query: query.to_owned(), document });
         }
-        judgements.push(Judgement {
-            document: row,
-            grade,
-        });
+        judgements.push(Judgement { document: row, grade });
         Ok(())
     }
 
@@ -117,14 +104,9 @@ impl CorpusBuilder {
     pub(super) fn finish(self, path: &str) -> Result<Corpus, CorpusError> {
         let corpus = self.corpus;
         if corpus.documents.is_empty() {
-            return Err(CorpusError::NoDocuments {
-                path: path.to_owned(),
-            });
+            return Err(CorpusError::NoDocuments { path: path.to_owned() });
         }
-        refuse_empty(
-            "documents".to_owned(),
-            corpus.documents.iter().map(|d| (&d.id, &d.text)),
-        )?;
+        refuse_empty("documents".to_owned(), corpus.documents.iter().map(|d| (&d.id, &d.text)))?;
         for &split in Split::ALL {
             let queries = corpus.split(split).iter().map(|q| (&q.id, &q.text));
             refuse_empty(Part::Split(split).name(), queries)?;
@@ -139,18 +121,12 @@ fn refuse_empty<'a>(
     part: String,
     texts: impl Iterator<Item = (&'a String, &'a String)>,
 ) -> Result<(), CorpusError> {
-    let mut empty = texts
-        .filter(|(_, text)| text.trim().is_empty())
-        .map(|(id, _)| id.clone());
+    let mut empty = texts.filter(|(_, text)| text.trim().is_empty()).map(|(id, _)| id.clone());
     let first: Vec<String> = empty.by_ref().take(5).collect();
     if first.is_empty() {
         return Ok(());
     }
-    Err(CorpusError::EmptyTexts {
-        part,
-        count: first.len() + empty.count(),
-        first,
-    })
+    Err(CorpusError::EmptyTexts { part, count: first.len() + empty.count(), first })
 }
 
 /// The query ids of one split, to refuse the second of two.
@@ -161,19 +137,13 @@ pub(super) struct QueryIds {
 
 impl QueryIds {
     pub(super) fn new(part: Part) -> Self {
-        Self {
-            part: part.name(),
-            seen: HashSet::new(),
-        }
+        Self { part: part.name(), seen: HashSet::new() }
     }
 
     pub(super) fn add(&mut self, id: &str) -> Result<(), Problem> {
         if self.seen.insert(id.to_owned()) {
             return Ok(());
         }
-        Err(Problem::DuplicateQuery {
-            id: id.to_owned(),
-            part: self.part.clone(),
-        })
+        Err(Problem::DuplicateQuery { id: id.to_owned(), part: self.part.clone() })
     }
 }

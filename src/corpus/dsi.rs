@@ -103,12 +103,7 @@ fn read_split(
     for (number, line) in queries {
         let text = unmarked(line.text, &QUERY_MARKS);
         builder
-            .query(
-                Part::Split(split),
-                format!("{split}-{number}"),
-                text,
-                [line.text_id.0],
-            )
+            .query(Part::Split(split), format!("{split}-{number}"), text, [line.text_id.0])
             .map_err(|problem| CorpusError::At {
                 place: Box::new(Place::line(file, number)),
                 problem,
@@ -124,8 +119,7 @@ fn has_mark(text: &str, marks: &[&str]) -> Option<usize> {
         .map(|mark| mark.len())
         .zip(marks)
         .find(|(length, mark)| {
-            text.get(..*length)
-                .is_some_and(|start| start.eq_ignore_ascii_case(mark))
+            text.get(..*length).is_some_and(|start| start.eq_ignore_ascii_case(mark))
         })
         .map(|(length, _)| length)
 }
@@ -140,15 +134,9 @@ fn unmarked(mut text: String, marks: &[&str]) -> String {
 /// Finds the files; a path that is a file is the train file.
 fn files(path: &Path) -> Result<Files, CorpusError> {
     if !path.is_dir() {
-        return Ok(Files {
-            documents: None,
-            splits: vec![(Split::Train, path.to_path_buf())],
-        });
+        return Ok(Files { documents: None, splits: vec![(Split::Train, path.to_path_buf())] });
     }
-    let failed = |source| CorpusError::Read {
-        file: path.to_path_buf(),
-        source,
-    };
+    let failed = |source| CorpusError::Read { file: path.to_path_buf(), source };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
         if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
@@ -157,10 +145,7 @@ fn files(path: &Path) -> Result<Files, CorpusError> {
     }
     names.sort();
     let mut files = Files {
-        documents: only(
-            path,
-            DOCUMENTS.iter().filter_map(|name| read::find(path, name)),
-        )?,
+        documents: only(path, DOCUMENTS.iter().filter_map(|name| read::find(path, name)))?,
         splits: Vec::new(),
     };
     for &split in Split::ALL {
@@ -170,10 +155,8 @@ fn files(path: &Path) -> Result<Files, CorpusError> {
             .filter(|name| split_of(name) == Some(split))
             .collect();
         // `x.jsonl` and `x.jsonl.gz` are one file; `find` takes the plain one.
-        let mut found: Vec<PathBuf> = stems
-            .iter()
-            .filter_map(|name| read::find(path, name))
-            .collect();
+        let mut found: Vec<PathBuf> =
+            stems.iter().filter_map(|name| read::find(path, name)).collect();
         found.dedup();
         if let Some(file) = only(path, found.into_iter())? {
             files.splits.push((split, file));
@@ -188,10 +171,7 @@ fn only(path: &Path, found: impl Iterator<Item = PathBuf>) -> Result<Option<Path
     if found.len() > 1 {
         return Err(CorpusError::Ambiguous {
             path: path.display().to_string(),
-            candidates: found
-                .iter()
-                .map(|file| file.display().to_string())
-                .collect(),
+            candidates: found.iter().map(|file| file.display().to_string()).collect(),
             right: "leave one of them in the directory",
         });
     }
@@ -200,9 +180,6 @@ fn only(path: &Path, found: impl Iterator<Item = PathBuf>) -> Result<Option<Path
 
 /// The split that is one of the words of a file's name without `.gz`.
 fn split_of(name: &str) -> Option<Split> {
-    let stem = name
-        .strip_suffix(".jsonl")
-        .or_else(|| name.strip_suffix(".json"))?;
-    stem.split(['_', '-', '.', ' '])
-        .find_map(|word| word.to_ascii_lowercase().parse().ok())
+    let stem = name.strip_suffix(".jsonl").or_else(|| name.strip_suffix(".json"))?;
+    stem.split(['_', '-', '.', ' ']).find_map(|word| word.to_ascii_lowercase().parse().ok())
 }

@@ -56,10 +56,7 @@ pub(super) fn array<T: DeserializeOwned>(
             line: Some(error.line()),
             column: Some(error.column()),
         }),
-        problem: refused.unwrap_or_else(|| Problem::Malformed {
-            found: message(&error),
-            right,
-        }),
+        problem: refused.unwrap_or_else(|| Problem::Malformed { found: message(&error), right }),
     })
 }
 
@@ -94,9 +91,7 @@ pub(super) fn lines(
     loop {
         line.clear();
         number += 1;
-        let read = reader
-            .read_line(&mut line)
-            .map_err(|error| read_error(file, error))?;
+        let read = reader.read_line(&mut line).map_err(|error| read_error(file, error))?;
         if read == 0 {
             return Ok(());
         }
@@ -191,10 +186,7 @@ fn message(error: &serde_json::Error) -> String {
 }
 
 fn open(file: &Path) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
-    let failed = |source| CorpusError::Read {
-        file: file.to_path_buf(),
-        source,
-    };
+    let failed = |source| CorpusError::Read { file: file.to_path_buf(), source };
     let mut plain = BufReader::with_capacity(BUFFER, File::open(file).map_err(failed)?);
     let gzipped = plain.fill_buf().map_err(failed)?.starts_with(GZIP_MAGIC);
     let mut bytes: Box<dyn BufRead> = if gzipped {
@@ -202,34 +194,18 @@ fn open(file: &Path) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
     } else {
         Box::new(plain)
     };
-    if bytes
-        .fill_buf()
-        .map_err(failed)?
-        .starts_with(BYTE_ORDER_MARK)
-    {
+    if bytes.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK) {
         bytes.consume(BYTE_ORDER_MARK.len());
     }
-    Ok(Utf8 {
-        bytes,
-        line: 1,
-        started: Vec::new(),
-    })
+    Ok(Utf8 { bytes, line: 1, started: Vec::new() })
 }
 
 fn read_error(file: &Path, source: io::Error) -> CorpusError {
-    let not_utf8 = source
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<NotUtf8>())
-        .map(|inner| inner.line);
+    let not_utf8 =
+        source.get_ref().and_then(|inner| inner.downcast_ref::<NotUtf8>()).map(|inner| inner.line);
     match not_utf8 {
-        Some(line) => CorpusError::NotUtf8 {
-            file: file.to_path_buf(),
-            line,
-        },
-        None => CorpusError::Read {
-            file: file.to_path_buf(),
-            source,
-        },
+        Some(line) => CorpusError::NotUtf8 { file: file.to_path_buf(), line },
+        None => CorpusError::Read { file: file.to_path_buf(), source },
     }
 }
 

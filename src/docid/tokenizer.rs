@@ -127,26 +127,19 @@ impl TextTokenizer {
         let path = directory.join(TOKENIZER);
         let text =
             read_if_there(&path)?.ok_or_else(|| TokenizerError::Missing { file: path.clone() })?;
-        let malformed = |found: String| TokenizerError::Malformed {
-            file: path.clone(),
-            found,
-        };
+        let malformed = |found: String| TokenizerError::Malformed { file: path.clone(), found };
         let mut file = TokenizerFile::parse(&text).map_err(malformed)?;
         drop(text);
-        let docids = take_docids(&mut file).map_err(|source| TokenizerError::Docids {
-            file: path.clone(),
-            source,
-        })?;
+        let docids = take_docids(&mut file)
+            .map_err(|source| TokenizerError::Docids { file: path.clone(), source })?;
         let mut without_docids = Vec::new();
         file.write(&mut without_docids, std::iter::empty())
             .map_err(|error| malformed(error.to_string()))?;
         let mut tokenizer =
             Tokenizer::from_bytes(&without_docids).map_err(|error| malformed(error.to_string()))?;
         // The library numbers added tokens itself. Behind docids that were taken out it numbers them wrongly.
-        if let Some(moved) = file
-            .added
-            .iter()
-            .find(|token| tokenizer.token_to_id(&token.content) != Some(token.id))
+        if let Some(moved) =
+            file.added.iter().find(|token| tokenizer.token_to_id(&token.content) != Some(token.id))
         {
             return Err(malformed(format!(
                 "added token `{}` has id {}, which it cannot keep without the docids; right would be all docids \
@@ -156,9 +149,7 @@ impl TextTokenizer {
         }
         // Cutting and padding are ours; a tokenizer saved after use may carry its own.
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| malformed(error.to_string()))?;
+        tokenizer.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
 
         let config_path = directory.join(CONFIG);
         let config: Option<Value> = read_if_there(&config_path)?
@@ -170,13 +161,11 @@ impl TextTokenizer {
             })?;
         let id_of = |field, usual| {
             let token = special_token(config.as_ref(), field).unwrap_or(usual);
-            tokenizer
-                .token_to_id(token)
-                .ok_or_else(|| TokenizerError::NoToken {
-                    file: path.clone(),
-                    field,
-                    token: token.to_owned(),
-                })
+            tokenizer.token_to_id(token).ok_or_else(|| TokenizerError::NoToken {
+                file: path.clone(),
+                field,
+                token: token.to_owned(),
+            })
         };
         let (end_id, pad_id) = (id_of("eos_token", "</s>")?, id_of("pad_token", "<pad>")?);
         let highest = tokenizer.get_vocab(true).into_values().max();
@@ -214,18 +203,12 @@ impl TextTokenizer {
         texts: &[&str],
         options: &EncodeOptions,
     ) -> Result<Vec<Vec<u32>>, TokenizerError> {
-        texts
-            .par_iter()
-            .map(|text| self.encode(text, options))
-            .collect()
+        texts.par_iter().map(|text| self.encode(text, options)).collect()
     }
 
     fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
-        let text = if options.lowercase {
-            Cow::Owned(text.to_lowercase())
-        } else {
-            Cow::Borrowed(text)
-        };
+        let text =
+            if options.lowercase { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
         let text = match options.prefix.as_str() {
             "" => text,
             prefix => Cow::Owned(format!("{prefix}{text}")),
@@ -262,18 +245,17 @@ impl TextTokenizer {
     ) -> Result<(), TokenizerError> {
         let path = directory.join(TOKENIZER);
         let first = self.words as u32;
-        let docids = docids
-            .into_iter()
-            .flat_map(DocidVocabulary::ids)
-            .zip(first..)
-            .map(|(id, token_id)| AddedToken {
-                id: token_id,
-                content: token(id),
-                single_word: false,
-                lstrip: false,
-                rstrip: false,
-                normalized: false,
-                special: false,
+        let docids =
+            docids.into_iter().flat_map(DocidVocabulary::ids).zip(first..).map(|(id, token_id)| {
+                AddedToken {
+                    id: token_id,
+                    content: token(id),
+                    single_word: false,
+                    lstrip: false,
+                    rstrip: false,
+                    normalized: false,
+                    special: false,
+                }
             });
         File::create(&path)
             .map(BufWriter::new)
@@ -302,17 +284,14 @@ impl TextTokenizer {
 /// Takes the docids out of the added tokens.
 fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, DocidError> {
     let is_docid = |token: &AddedToken| DocidVocabulary::parse_token(&token.content).is_some();
-    let (mut docids, others): (Vec<AddedToken>, Vec<AddedToken>) = std::mem::take(&mut file.added)
-        .into_iter()
-        .partition(is_docid);
+    let (mut docids, others): (Vec<AddedToken>, Vec<AddedToken>) =
+        std::mem::take(&mut file.added).into_iter().partition(is_docid);
     file.added = others;
     if docids.is_empty() {
         return Ok(None);
     }
     docids.sort_by_key(|token| token.id);
-    let names = docids
-        .iter()
-        .filter_map(|token| DocidVocabulary::parse_token(&token.content));
+    let names = docids.iter().filter_map(|token| DocidVocabulary::parse_token(&token.content));
     Ok(Some(ImportedDocids {
         vocabulary: DocidVocabulary::new(names)?,
         rows: docids.iter().map(|token| token.id).collect(),
@@ -339,9 +318,6 @@ fn read_if_there(file: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TokenizerError::File {
-            file: file.to_path_buf(),
-            source,
-        }),
+        Err(source) => Err(TokenizerError::File { file: file.to_path_buf(), source }),
     }
 }

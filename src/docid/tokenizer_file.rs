@@ -41,11 +41,7 @@ impl TokenizerFile {
         })?;
         let added = serde_json::from_str(&text[start..end])
             .map_err(|error| format!("field `{KEY}`: {error}"))?;
-        Ok(Self {
-            before: text[..start + 1].to_owned(),
-            added,
-            after: text[end - 1..].to_owned(),
-        })
+        Ok(Self { before: text[..start + 1].to_owned(), added, after: text[end - 1..].to_owned() })
     }
 
     /// Writes the file with `more` added tokens behind its own, one at a time.
@@ -143,12 +139,7 @@ mod tests {
 
     #[test]
     fn a_file_without_the_array_is_refused() {
-        for text in [
-            "{}",
-            r#"{"added_tokens": null}"#,
-            r#"{"added_tokens": ["#,
-            "\"",
-        ] {
+        for text in ["{}", r#"{"added_tokens": null}"#, r#"{"added_tokens": ["#, "\""] {
             assert!(TokenizerFile::parse(text).is_err(), "{text}");
         }
     }

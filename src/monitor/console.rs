@@ -64,11 +64,7 @@ impl Console {
     pub fn log_to(&self, path: &Path) -> Result<(), FileError> {
         let file = File::options().append(true).create(true).open(path);
         let file = file.map_err(FileError::new("write", path))?;
-        *self
-            .shared
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(file);
+        *self.shared.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
     }
 
@@ -101,11 +97,7 @@ impl Console {
         if screen {
             self.show(bytes);
         }
-        let mut log = self
-            .shared
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
     }
 }
@@ -114,10 +106,7 @@ impl<'a> MakeWriter<'a> for Console {
     type Writer = LogLine<'a>;
 
     fn make_writer(&'a self) -> LogLine<'a> {
-        LogLine {
-            console: self,
-            screen: true,
-        }
+        LogLine { console: self, screen: true }
     }
 
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogLine<'a> {

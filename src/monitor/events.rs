@@ -31,11 +31,7 @@ impl EventFile {
     pub fn create(directory: &Path, wall_time: f64) -> Result<EventFile, FileError> {
         let (file, path) = new_file(directory, wall_time)?;
         let same = file.try_clone().map_err(FileError::new("write", &path))?;
-        let mut events = EventFile {
-            writer: RecordWriter::new(BufWriter::new(same)),
-            file,
-            path,
-        };
+        let mut events = EventFile { writer: RecordWriter::new(BufWriter::new(same)), file, path };
         let mut version = Event::new();
         version.set_wall_time(wall_time);
         version.set_file_version("brain.Event:2".to_string());

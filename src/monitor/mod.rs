@@ -64,14 +64,10 @@ impl Monitor {
         split: &str,
         metrics: &Metrics,
     ) -> Result<(), FileError> {
-        let tagged: Vec<(String, f64)> = metrics
-            .values()
-            .map(|(name, value)| (format!("{split}/{name}"), value))
-            .collect();
-        let values: Vec<(&str, f64)> = tagged
-            .iter()
-            .map(|(tag, value)| (tag.as_str(), *value))
-            .collect();
+        let tagged: Vec<(String, f64)> =
+            metrics.values().map(|(name, value)| (format!("{split}/{name}"), value)).collect();
+        let values: Vec<(&str, f64)> =
+            tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
         self.progress.evaluation(step, split, metrics);
         self.scalars(step, epoch, &values)
     }
@@ -103,7 +99,5 @@ impl Monitor {
 
 /// Seconds since 1970, as TensorBoard counts wall time.
 fn unix_time() -> f64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |time| time.as_secs_f64())
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }

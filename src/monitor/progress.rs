@@ -68,14 +68,8 @@ impl Progress {
         }
         self.rate.update(time, examples_done);
 
-        let interval = if self.bar.is_some() {
-            BAR_INTERVAL
-        } else {
-            LINE_INTERVAL
-        };
-        let due = self
-            .shown
-            .is_none_or(|shown| time.duration_since(shown) >= interval);
+        let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
+        let due = self.shown.is_none_or(|shown| time.duration_since(shown) >= interval);
         if due {
             self.show();
             self.shown = Some(time);
@@ -89,8 +83,7 @@ impl Progress {
         for (name, value) in metrics.values().filter(|(name, _)| *name != "queries") {
             line += &format!("  {name} {value:.3}");
         }
-        self.console
-            .message(&format!("{line}  ({} queries)", metrics.queries));
+        self.console.message(&format!("{line}  ({} queries)", metrics.queries));
         self.newest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
     }
 

@@ -35,12 +35,7 @@ impl ScalarFile {
         wall_time: f64,
         values: &[(&str, f64)],
     ) -> Result<(), FileError> {
-        let line = Line {
-            step,
-            epoch,
-            wall_time,
-            values,
-        };
+        let line = Line { step, epoch, wall_time, values };
         serde_json::to_vec(&line)
             .map_err(Into::into)
             .and_then(|mut bytes| {

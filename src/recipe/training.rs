@@ -30,8 +30,6 @@ pub enum Optimizer {
         /// Largest root mean square of an update.
         clip_threshold: f64,
         decay_rate: f64,
-        /// First moment; none when not given.
-        beta1: Option<f64>,
         weight_decay: f64,
         /// Whether the learning rate is multiplied by the parameter's root mean square.
         scale_parameter: bool,
@@ -98,7 +96,6 @@ fn read_adafactor(section: &mut Section<'_, '_>) -> Optimizer {
         eps: section.pair("eps", "two numbers above 0", positive).or([1e-30, 1e-3]),
         clip_threshold: section.number("clip_threshold", POSITIVE, positive).or(1.0),
         decay_rate: section.number("decay_rate", "a number below 0", |rate| rate < 0.0).or(-0.8),
-        beta1: section.number("beta1", SHARE, share).optional(),
         weight_decay: section.number("weight_decay", NOT_NEGATIVE, not_negative).or(0.0),
         scale_parameter: section.flag("scale_parameter").or(false),
     }

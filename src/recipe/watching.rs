@@ -126,17 +126,10 @@ impl StopSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogSection {
     pub every_steps: u64,
-    pub tensorboard: bool,
-    /// Whether a progress bar is shown on a terminal.
-    pub progress: bool,
 }
 
 impl LogSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        Self {
-            every_steps: section.integer("every_steps", 1).or(10),
-            tensorboard: section.flag("tensorboard").or(true),
-            progress: section.flag("progress").or(true),
-        }
+        Self { every_steps: section.integer("every_steps", 1).or(10) }
     }
 }

@@ -1,5 +1,7 @@
 //! Evaluates a model on a set of queries: ranks, means over them, run files.
 
+use std::collections::HashSet;
+
 use burn::tensor::Device;
 
 use super::metrics::{JudgedRanks, MetricSums, Metrics};
@@ -37,11 +39,13 @@ pub struct Evaluated {
 }
 
 impl QuerySet {
-    /// `queries`, or a sample of `most` of them that `seed` draws.
+    /// `queries`, or a sample of `most` of them that `seed` draws. Training had no example of the documents in
+    /// `left_out`.
     pub fn of_queries(
         name: &str,
         corpus: &Corpus,
         queries: &[Query],
+        left_out: &HashSet<u32>,
         most: Option<usize>,
         seed: u64,
         (tokenizer, encoding): (&TextTokenizer, &EncodeOptions),
@@ -50,8 +54,9 @@ impl QuerySet {
         let queries: Vec<&Query> = sample.into_iter().map(|index| &queries[index]).collect();
         let texts: Vec<&str> = queries.iter().map(|query| query.text.as_str()).collect();
         let tokens = tokenizer.encode_batch(&texts, encoding)?;
-        let trained = documents_with_training_queries(corpus);
-        let relevant = |query: &Query| query.relevant.iter().map(|judged| judged.document).collect();
+        let trained = documents_with_training_queries(corpus, left_out);
+        let relevant =
+            |query: &Query| query.relevant.iter().map(|judged| judged.document).collect();
         Ok(Self {
             name: name.to_owned(),
             questions: tokens
@@ -96,6 +101,13 @@ impl QuerySet {
             grades: vec![vec![1]; rows.len()],
             seen: vec![true; rows.len()],
         })
+    }
+
+    /// Takes documents for the rows that `rows` says, where a checkpoint has its docids in an order of its own.
+    pub fn use_rows(&mut self, rows: &[u32]) {
+        for row in self.questions.iter_mut().flat_map(|question| &mut question.relevant) {
+            *row = rows[*row as usize];
+        }
     }
 
     /// Judgements as qrels lines: query id, docid, grade.
@@ -160,11 +172,11 @@ pub fn evaluate(
 }
 
 /// Whether each document is relevant to a query that is trained on.
-fn documents_with_training_queries(corpus: &Corpus) -> Vec<bool> {
+fn documents_with_training_queries(corpus: &Corpus, left_out: &HashSet<u32>) -> Vec<bool> {
     let mut trained = vec![false; corpus.documents.len()];
     for query in corpus.train.iter().chain(&corpus.generated) {
         for judged in &query.relevant {
-            trained[judged.document as usize] = true;
+            trained[judged.document as usize] = !left_out.contains(&judged.document);
         }
     }
     trained

@@ -61,7 +61,8 @@ pub fn rank<E>(
     let mut order: Vec<usize> = (0..questions.len()).collect();
     order.sort_by_key(|&index| questions[index].tokens.len());
     for batch in order.chunks(options.batch_size.max(1)) {
-        let batch_questions: Vec<&Question> = batch.iter().map(|&index| &questions[index]).collect();
+        let batch_questions: Vec<&Question> =
+            batch.iter().map(|&index| &questions[index]).collect();
         let rankings = rank_batch(model, device, &batch_questions, options);
         for (&index, ranking) in batch.iter().zip(rankings) {
             each(index, ranking)?;
@@ -129,9 +130,8 @@ fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32,
     values
         .par_chunks(documents)
         .map(|row| {
-            let better = |&a: &u32, &b: &u32| {
-                row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b))
-            };
+            let better =
+                |&a: &u32, &b: &u32| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b));
             let mut order: Vec<u32> = (0..documents as u32).collect();
             // Linear in the documents; only what is asked for is sorted.
             if depth < documents {

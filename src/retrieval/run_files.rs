@@ -112,10 +112,7 @@ impl RunWriter {
     /// Starts a run; `tag` names the system in every line.
     pub fn create(path: &Path, tag: &str) -> Result<RunWriter, RunFileError> {
         check_id(path, "tag", tag)?;
-        Ok(RunWriter {
-            file: WholeFile::create(path)?,
-            tag: tag.to_string(),
-        })
+        Ok(RunWriter { file: WholeFile::create(path)?, tag: tag.to_string() })
     }
 
     /// Writes the ranking of one query: docids with their scores, best first.
@@ -169,21 +166,16 @@ pub fn write_qrels<'a>(
 /// Reads a TREC run, in the order of its lines.
 pub fn read_run(path: &Path) -> Result<Vec<RunLine>, RunFileError> {
     let expected = "6 fields: query Q0 document rank score tag";
-    read_lines(
-        path,
-        expected,
-        |line, [query, _, document, rank, score, tag]| {
-            Ok(RunLine {
-                query: query.to_string(),
-                document: document.to_string(),
-                rank: line.number("the rank", rank, "a whole number", |_| true)?,
-                score: line.number("the score", score, "a finite number", |score: &f64| {
-                    score.is_finite()
-                })?,
-                tag: tag.to_string(),
-            })
-        },
-    )
+    read_lines(path, expected, |line, [query, _, document, rank, score, tag]| {
+        Ok(RunLine {
+            query: query.to_string(),
+            document: document.to_string(),
+            rank: line.number("the rank", rank, "a whole number", |_| true)?,
+            score: line
+                .number("the score", score, "a finite number", |score: &f64| score.is_finite())?,
+            tag: tag.to_string(),
+        })
+    })
 }
 
 /// Reads TREC qrels, in the order of their lines.
@@ -212,11 +204,8 @@ pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFil
         Number(i64),
     }
     let file = File::open(path).map_err(FileError::new("read", path))?;
-    let pairs: Vec<(String, QueryId)> =
-        serde_json::from_reader(BufReader::new(file)).map_err(|source| RunFileError::Json {
-            path: path.to_path_buf(),
-            source,
-        })?;
+    let pairs: Vec<(String, QueryId)> = serde_json::from_reader(BufReader::new(file))
+        .map_err(|source| RunFileError::Json { path: path.to_path_buf(), source })?;
     Ok(pairs
         .into_iter()
         .map(|(token, query)| match query {
@@ -231,11 +220,7 @@ fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileErr
     // Control characters too: Python's `str.split` parts fields at some of them.
     let breaks = |letter: char| letter.is_whitespace() || letter.is_control();
     if id.is_empty() || id.contains(breaks) {
-        return Err(RunFileError::Id {
-            path: path.to_path_buf(),
-            field,
-            id: id.to_string(),
-        });
+        return Err(RunFileError::Id { path: path.to_path_buf(), field, id: id.to_string() });
     }
     Ok(())
 }

@@ -93,9 +93,7 @@ impl RunDirectory {
         recipe: &str,
         environment: &Environment,
     ) -> Result<RunDirectory, RunError> {
-        let run = RunDirectory {
-            path: path.to_path_buf(),
-        };
+        let run = RunDirectory { path: path.to_path_buf() };
         fs::create_dir_all(path).map_err(FileError::new("create", path))?;
         let contents = contents(path)?;
         if !contents.is_empty() {
@@ -121,9 +119,7 @@ impl RunDirectory {
 
     /// Opens the directory of an existing run.
     pub fn open(path: &Path) -> Result<RunDirectory, RunError> {
-        let run = RunDirectory {
-            path: path.to_path_buf(),
-        };
+        let run = RunDirectory { path: path.to_path_buf() };
         run.environment()?;
         if !run.recipe().is_file() {
             return Err(run.not_a_run(format!("{RECIPE} is missing")));
@@ -185,22 +181,11 @@ impl RunDirectory {
     }
 
     fn not_a_run(&self, reason: String) -> RunError {
-        RunError::NotARun {
-            path: self.path.clone(),
-            reason,
-        }
+        RunError::NotARun { path: self.path.clone(), reason }
     }
 
     fn delete(&self) -> Result<(), FileError> {
-        let layout = [
-            CHECKPOINTS,
-            TENSORBOARD,
-            RETRIEVAL,
-            METRICS,
-            LOG,
-            RECIPE,
-            ENVIRONMENT,
-        ];
+        let layout = [CHECKPOINTS, TENSORBOARD, RETRIEVAL, METRICS, LOG, RECIPE, ENVIRONMENT];
         for name in layout {
             let path = self.path.join(name);
             let deleted = match fs::symlink_metadata(&path) {

@@ -90,15 +90,9 @@ fn bytes(text: Option<String>) -> Option<u64> {
 /// The distribution's name with the kernel's version.
 fn system() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").ok()?;
-    let name = release
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
-    Some(format!(
-        "{}, Linux {}",
-        name.trim_matches('"'),
-        kernel.trim()
-    ))
+    Some(format!("{}, Linux {}", name.trim_matches('"'), kernel.trim()))
 }
 
 /// Asks `git`; none where there is no git, no repository or no commit yet.
@@ -122,10 +116,8 @@ fn git_revision() -> Option<GitRevision> {
 
 /// A time in UTC to the second; times before 1970 are written as 1970.
 fn utc(time: SystemTime) -> String {
-    let since_1970 = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    let since_1970 =
+        time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (mut days, second) = (since_1970 / 86_400, since_1970 % 86_400);
     let leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))

@@ -55,9 +55,10 @@ impl AttentionBlock {
         const SELF: Attention = Attention::SelfAttention;
         let x = pass.stream(at, Hook::AttentionIn, self.norm.forward(x));
         let one_token = x.dims()[0] == at.batch;
-        let scores_wanted = [Hook::Query(SELF), Hook::Key(SELF), Hook::Scores(SELF), Hook::Pattern(SELF)]
-            .into_iter()
-            .any(|hook| pass.wants(at.site(hook)));
+        let scores_wanted =
+            [Hook::Query(SELF), Hook::Key(SELF), Hook::Scores(SELF), Hook::Pattern(SELF)]
+                .into_iter()
+                .any(|hook| pass.wants(at.site(hook)));
         let mixed = if one_token && !scores_wanted {
             self.only_value(x, at, pass)
         } else {
@@ -190,7 +191,8 @@ pub fn bucket(distance: i64, bidirectional: bool, buckets: usize, max_distance: 
         return offset + distance;
     }
     // In f32 and in this order, as transformers computes it: the edges of buckets fall on rounding.
-    let log = (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
+    let log =
+        (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
     let far = exact + (log * (buckets - exact) as f32) as i64;
     offset + far.min(buckets - 1)
 }

@@ -119,8 +119,8 @@ impl T5Config {
         // transformers 5 always says tie_word_embeddings = true and keeps the key's old second
         // meaning, whether the decoder's output is scaled, in a key of its own.
         // mT5's code never scales, whatever its file says.
-        let scale_decoder_outputs = !is_mt5(&original)
-            && keys.boolean("scale_decoder_outputs", tie_word_embeddings)?;
+        let scale_decoder_outputs =
+            !is_mt5(&original) && keys.boolean("scale_decoder_outputs", tie_word_embeddings)?;
         let num_layers = keys.size("num_layers", None)?;
         let pad_token_id = keys.size_or_zero("pad_token_id", 0)? as u32;
         let config = Self {
@@ -135,11 +135,24 @@ impl T5Config {
                 .size("relative_attention_num_buckets", Some(32))?,
             relative_attention_max_distance: keys
                 .size("relative_attention_max_distance", Some(128))?,
-            dropout_rate: keys.number("dropout_rate", 0.1, 0.0..1.0, "a number from 0 to below 1")?,
-            layer_norm_epsilon: keys
-                .number("layer_norm_epsilon", 1e-6, 0.0..1.0, "a number from 0 to below 1")?,
-            initializer_factor: keys
-                .number("initializer_factor", 1.0, 0.0..1e6, "a number from 0")?,
+            dropout_rate: keys.number(
+                "dropout_rate",
+                0.1,
+                0.0..1.0,
+                "a number from 0 to below 1",
+            )?,
+            layer_norm_epsilon: keys.number(
+                "layer_norm_epsilon",
+                1e-6,
+                0.0..1.0,
+                "a number from 0 to below 1",
+            )?,
+            initializer_factor: keys.number(
+                "initializer_factor",
+                1.0,
+                0.0..1e6,
+                "a number from 0",
+            )?,
             feed_forward,
             tie_word_embeddings,
             scale_decoder_outputs,
@@ -150,7 +163,9 @@ impl T5Config {
             original: Map::new(),
         };
         if config.relative_attention_num_buckets < 4 {
-            return Err(keys.wrong("relative_attention_num_buckets", "a whole number of at least 4"));
+            return Err(
+                keys.wrong("relative_attention_num_buckets", "a whole number of at least 4")
+            );
         }
         Ok(Self { original, ..config })
     }

@@ -31,11 +31,8 @@ impl Batch {
 ///
 /// When an index is not below the number of examples, as indexing does.
 pub fn assemble(examples: &Examples, indices: &[u32], pad_id: u32, round_to: usize) -> Batch {
-    let longest = indices
-        .iter()
-        .map(|&index| examples.tokens(index as usize).len())
-        .max()
-        .unwrap_or(0);
+    let longest =
+        indices.iter().map(|&index| examples.tokens(index as usize).len()).max().unwrap_or(0);
     let length = longest.next_multiple_of(round_to.max(1));
     let mut batch = Batch {
         ids: Vec::with_capacity(indices.len() * length),

@@ -142,11 +142,7 @@ impl Examples {
 
     /// The task of example `index`.
     pub fn task(&self, index: usize) -> Task {
-        if index < self.indexing {
-            Task::Indexing
-        } else {
-            Task::Retrieval
-        }
+        if index < self.indexing { Task::Indexing } else { Task::Retrieval }
     }
 
     /// Where example `index` comes from: `doc:<id>` or `query:<id>`.

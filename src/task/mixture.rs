@@ -77,14 +77,8 @@ impl Mixture {
         }
         Ok(Self {
             ratio: options.ratio,
-            indexing: Share {
-                examples: documents,
-                per_epoch: indexing,
-            },
-            retrieval: Share {
-                examples: pairs,
-                per_epoch: retrieval,
-            },
+            indexing: Share { examples: documents, per_epoch: indexing },
+            retrieval: Share { examples: pairs, per_epoch: retrieval },
         })
     }
 
@@ -106,10 +100,7 @@ impl fmt::Display for Mixture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an epoch is {} examples: ", self.per_epoch())?;
         let mut first = true;
-        for (task, share) in [
-            (Task::Indexing, self.indexing),
-            (Task::Retrieval, self.retrieval),
-        ] {
+        for (task, share) in [(Task::Indexing, self.indexing), (Task::Retrieval, self.retrieval)] {
             if share.examples == 0 {
                 continue;
             }
@@ -119,11 +110,7 @@ impl fmt::Display for Mixture {
             first = false;
             let floor = share.per_epoch / share.examples;
             let extra = share.per_epoch % share.examples;
-            write!(
-                f,
-                "{} {task} (each of {} seen {floor}",
-                share.per_epoch, share.examples
-            )?;
+            write!(f, "{} {task} (each of {} seen {floor}", share.per_epoch, share.examples)?;
             match extra {
                 0 => write!(f, " times)")?,
                 _ => write!(f, " or {} times)", floor + 1)?,

@@ -40,9 +40,7 @@ impl Sampler {
             return Err(TaskError::BatchSize);
         }
         Ok(Self {
-            lengths: (0..examples.len())
-                .map(|index| examples.tokens(index).len() as u32)
-                .collect(),
+            lengths: (0..examples.len()).map(|index| examples.tokens(index).len() as u32).collect(),
             indexing: examples.count(Task::Indexing),
             mixture: *mixture,
             batch_size,

@@ -35,7 +35,9 @@ impl Optimizer for AdamW {
         state: Option<Self::State<D>>,
     ) -> (Tensor<D>, Option<Self::State<D>>) {
         let (time, first, second) = match state {
-            Some(AdamWState { momentum }) => (momentum.time + 1, momentum.moment_1, momentum.moment_2),
+            Some(AdamWState { momentum }) => {
+                (momentum.time + 1, momentum.moment_1, momentum.moment_2)
+            }
             None => (1, parameter.zeros_like(), parameter.zeros_like()),
         };
         let update = Update {
@@ -119,14 +121,22 @@ impl Update<'_> {
         (parameter, first, second)
     }
 
-    fn chunk(&self, parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+    fn chunk(
+        &self,
+        parameter: &mut [f32],
+        gradient: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) {
         let (beta_1, beta_2) = (self.rule.beta_1 as f32, self.rule.beta_2 as f32);
         // 1 - beta in f64 first, as PyTorch does: in f32, 1 - 0.999 is off by 1e-5 of itself.
         let (new_1, new_2) = ((1.0 - self.rule.beta_1) as f32, (1.0 - self.rule.beta_2) as f32);
         let (rate, keep, epsilon) = (self.rate as f32, self.keep as f32, self.rule.epsilon as f32);
         let (scale, correction) = (self.rule.gradient_scale as f32, self.correction as f32);
         let moments = first.iter_mut().zip(second);
-        for ((parameter, gradient), (first, second)) in parameter.iter_mut().zip(gradient).zip(moments) {
+        for ((parameter, gradient), (first, second)) in
+            parameter.iter_mut().zip(gradient).zip(moments)
+        {
             let gradient = gradient * scale;
             *first = beta_1 * *first + new_1 * gradient;
             *second = beta_2 * *second + new_2 * gradient * gradient;

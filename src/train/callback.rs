@@ -53,6 +53,25 @@ pub struct Moment<'a> {
     pub monitor: &'a mut Monitor,
 }
 
+impl Moment<'_> {
+    /// The newest value of `metric`, which the recipe names under `key`; none where nothing was measured at
+    /// this step.
+    ///
+    /// # Errors
+    /// Something was measured, but not this.
+    pub fn metric(&self, key: &'static str, metric: &str) -> Result<Option<f64>, TrainError> {
+        match self.metrics.get(metric) {
+            Some(&value) => Ok(Some(value)),
+            None if self.metrics.is_empty() => Ok(None),
+            None => Err(TrainError::NoMetric {
+                key,
+                metric: metric.to_owned(),
+                measured: self.metrics.keys().cloned().collect(),
+            }),
+        }
+    }
+}
+
 /// Whether training goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

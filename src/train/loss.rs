@@ -21,12 +21,7 @@ pub struct Loss {
 /// `smoothing` spreads that share of the target evenly over the whole output vocabulary, as PyTorch's
 /// `cross_entropy(label_smoothing=...)` does. `weight` multiplies the gradients, not the value: with
 /// gradients accumulated over several batches it is one over their number.
-pub fn cross_entropy(
-    logits: Logits,
-    targets: Tensor<1, Int>,
-    smoothing: f64,
-    weight: f64,
-) -> Loss {
+pub fn cross_entropy(logits: Logits, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
     let words = logits.words.clone().inner(); // [batch, words]
     let docids = logits.docids.clone().inner(); // [batch, documents]
     let [batch, word_count] = words.dims();

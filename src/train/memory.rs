@@ -70,16 +70,16 @@ fn activations(
     // Norm (input, square, scaled, output), sum and residual of a component: six tensors of the stream's
     // width. Queries, keys, values and their mix; scores and pattern; the MLP before and after its activation.
     let attention = |targets: usize, sources: usize| {
-        targets * (6 * width + 2 * inner) + sources * 2 * inner
+        targets * (6 * width + 2 * inner)
+            + sources * 2 * inner
             + 2 * config.num_heads * targets * sources / batch.max(1)
     };
     let mlp = |rows: usize| rows * (6 * width + halves * wide);
     let encoder_layer = attention(positions, positions) + mlp(positions);
     let decoder_layer = attention(batch, batch) + attention(batch, positions) + mlp(batch);
     // Words are embedded before the encoder: training either keeps all of it; otherwise one layer at a time.
-    let encoder_trained = trained
-        .iter()
-        .any(|name| name.starts_with("t5.encoder.") || name == "t5.shared.weight");
+    let encoder_trained =
+        trained.iter().any(|name| name.starts_with("t5.encoder.") || name == "t5.shared.weight");
     let encoder = if encoder_trained { config.num_layers } else { 1 } * encoder_layer;
     let logits = 4 * batch * (config.vocab_size + documents);
     encoder + config.num_decoder_layers * decoder_layer + logits

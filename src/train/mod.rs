@@ -76,6 +76,19 @@ pub enum TrainError {
         /// The split.
         split: Split,
     },
+    /// An evaluation did not give the metric that decides.
+    #[error(
+        "{key}: the evaluation did not measure `{metric}` (no query of that kind); it measured {}",
+        measured.join(", ")
+    )]
+    NoMetric {
+        /// The recipe's key.
+        key: &'static str,
+        /// The metric.
+        metric: String,
+        /// What there is.
+        measured: Vec<String>,
+    },
     /// The model cannot be made.
     #[error(transparent)]
     Plan(#[from] PlanError),

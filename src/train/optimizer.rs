@@ -54,7 +54,6 @@ impl Optimizer {
                 decay_rate,
                 weight_decay,
                 scale_parameter,
-                ..
             } => UpdateRule::Adafactor(
                 AdafactorConfig::new()
                     .with_epsilon_1(epsilon_1 as f32)

@@ -154,7 +154,8 @@ impl Plan {
                 Some(stages),
                 Some((trained, table)),
             ) if problems.is_empty() => {
-                let memory = MemoryEstimate::new(&recipe, &base.config, &table, &trained, documents);
+                let memory =
+                    MemoryEstimate::new(&recipe, &base.config, &table, &trained, documents);
                 Ok(Self {
                     recipe,
                     device,
@@ -201,7 +202,10 @@ impl Plan {
         if scratch {
             let t5 = weights::initialise(config, self.recipe.run.seed, device);
             let rows = self.new_rows(&t5)?;
-            return Ok(GenirModel { docids: weights::docids_from(rows, config.d_model, device), t5 });
+            return Ok(GenirModel {
+                docids: weights::docids_from(rows, config.d_model, device),
+                t5,
+            });
         }
         let tensors = StoredTensors::open(directory)?;
         let t5 = weights::load(&tensors, config, config.vocab_size, device)?;
@@ -225,11 +229,9 @@ impl Plan {
     /// Rows for all documents as `docids.rows` says, `[documents, d_model]`.
     fn new_rows(&self, t5: &crate::t5::T5) -> Result<Vec<f32>, PlanError> {
         match self.recipe.docids.rows {
-            RowInit::Random => Ok(weights::random_rows(
-                t5.config(),
-                self.docids.len(),
-                self.recipe.run.seed,
-            )),
+            RowInit::Random => {
+                Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
+            }
             RowInit::Text => {
                 let texts: Vec<&str> =
                     self.corpus.documents.iter().map(|document| document.text.as_str()).collect();
@@ -296,4 +298,3 @@ fn trained_of(
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
 }
-

@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 /// The directory that holds `data/` and `tokenizer/`: `GENIR_TEST_COLLECTIONS`, or else `../shared`.
 pub fn collections() -> Option<PathBuf> {
-    let directory = std::env::var_os("GENIR_TEST_COLLECTIONS").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
+    let directory = std::env::var_os("GENIR_TEST_COLLECTIONS")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     if directory.join("data").is_dir() && directory.join("tokenizer").is_dir() {
         return Some(directory);
     }

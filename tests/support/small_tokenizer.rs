@@ -36,10 +36,7 @@ pub fn write(directory: &Path, more: &[Value]) {
         "added_tokens_decoder": {"0": {"content": "<pad>"}},
         "model_max_length": 512,
     });
-    for (name, value) in [
-        ("tokenizer.json", tokenizer),
-        ("tokenizer_config.json", config),
-    ] {
+    for (name, value) in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)] {
         std::fs::write(directory.join(name), value.to_string()).expect("the file is written");
     }
 }

@@ -15,20 +15,14 @@ pub(super) const FAMILY: Family = Family {
 fn describe(row: &Row) -> String {
     let name = row.name();
     let mut marks = Vec::new();
-    for (column, mark) in [
-        ("abbreviation", "abbreviation"),
-        ("genitive", "genitive"),
-        ("star", "brightest star"),
-    ] {
+    for (column, mark) in
+        [("abbreviation", "abbreviation"), ("genitive", "genitive"), ("star", "brightest star")]
+    {
         if let Some(value) = row.get(column) {
             marks.push(format!("{mark} {value}"));
         }
     }
-    let mut text = format!(
-        "{} ({}) is a constellation",
-        capitalised(name),
-        marks.join(", ")
-    );
+    let mut text = format!("{} ({}) is a constellation", capitalised(name), marks.join(", "));
     if let Some(figure) = row.get("figure") {
         text += &format!(" that represents {figure}");
     }

@@ -45,10 +45,7 @@ fn describe(row: &Row) -> String {
         [] => {}
         [language] => text += &format!(" The official language of the state is {language}."),
         several => {
-            text += &format!(
-                " The official languages of the state are {}.",
-                listed(several)
-            )
+            text += &format!(" The official languages of the state are {}.", listed(several))
         }
     }
     match row.list("borders").as_slice() {

@@ -38,12 +38,8 @@ struct Fact {
     given: &'static [&'static str],
 }
 
-const FAMILIES: [Family; 4] = [
-    elements::FAMILY,
-    countries::FAMILY,
-    constellations::FAMILY,
-    states::FAMILY,
-];
+const FAMILIES: [Family; 4] =
+    [elements::FAMILY, countries::FAMILY, constellations::FAMILY, states::FAMILY];
 
 /// The bundled corpus: 451 documents, each with ten training questions and two each for validation and
 /// test.

@@ -32,9 +32,7 @@ impl SharedValues {
             for row in table.rows() {
                 for fact in family.facts {
                     for value in row.list(fact.column) {
-                        *counts
-                            .entry((fact.column, value.to_lowercase()))
-                            .or_default() += 1;
+                        *counts.entry((fact.column, value.to_lowercase())).or_default() += 1;
                     }
                 }
             }
@@ -78,9 +76,7 @@ pub(super) fn ask(
             let position = u64::from(document) * 64 + (first + rank) as u64;
             random::shuffle(&mut order, SEED, position, "atlas wordings");
             let query = |wording: usize| topic.query(document_id, document, wording);
-            let train = order[..TRAIN_WORDINGS]
-                .iter()
-                .map(|wording| query(*wording));
+            let train = order[..TRAIN_WORDINGS].iter().map(|wording| query(*wording));
             corpus.train.extend(train);
             if rank == 0 {
                 corpus.validation.push(query(order[TRAIN_WORDINGS]));
@@ -110,12 +106,7 @@ fn topics(
     shared: &SharedValues,
     document: u64,
 ) -> (Vec<Topic>, Vec<Topic>) {
-    let known = || {
-        family
-            .facts
-            .iter()
-            .filter(|fact| row.get(fact.column).is_some())
-    };
+    let known = || family.facts.iter().filter(|fact| row.get(fact.column).is_some());
     let mut asked: Vec<Topic> = known()
         .map(|fact| Topic {
             column: fact.column,

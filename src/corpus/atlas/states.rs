@@ -15,11 +15,9 @@ pub(super) const FAMILY: Family = Family {
 fn describe(row: &Row) -> String {
     let name = row.name();
     let mut marks = Vec::new();
-    for (column, mark) in [
-        ("capital", "capital"),
-        ("postal", "postal abbreviation"),
-        ("nickname", "nickname"),
-    ] {
+    for (column, mark) in
+        [("capital", "capital"), ("postal", "postal abbreviation"), ("nickname", "nickname")]
+    {
         if let Some(value) = row.get(column) {
             marks.push(format!("{mark} {value}"));
         }

@@ -10,27 +10,13 @@ pub(super) enum TableError {
     #[error("{file}: the header must start with the columns id and name, but reads {found:?}")]
     Header { file: &'static str, found: String },
     #[error("{file}, line {line}: {found} cells, but the header has {expected} columns")]
-    Cells {
-        file: &'static str,
-        line: usize,
-        found: usize,
-        expected: usize,
-    },
+    Cells { file: &'static str, line: usize, found: usize, expected: usize },
     #[error("{file}, line {line}, column {column}: {value:?} has white space around it")]
-    Padded {
-        file: &'static str,
-        line: usize,
-        column: &'static str,
-        value: &'static str,
-    },
+    Padded { file: &'static str, line: usize, column: &'static str, value: &'static str },
     #[error(
         "{file}, line {line}: the id {value:?} must be lower-case letters, digits and hyphens, and unique"
     )]
-    Id {
-        file: &'static str,
-        line: usize,
-        value: &'static str,
-    },
+    Id { file: &'static str, line: usize, value: &'static str },
     #[error("{file}, line {line}: the name is empty")]
     Name { file: &'static str, line: usize },
 }
@@ -54,10 +40,7 @@ impl Table {
         let header = lines.next().unwrap_or_default();
         let columns: Vec<_> = header.split('\t').collect();
         if columns.len() < 2 || columns[0] != "id" || columns[1] != "name" {
-            return Err(TableError::Header {
-                file,
-                found: header.to_owned(),
-            });
+            return Err(TableError::Header { file, found: header.to_owned() });
         }
         let mut ids = HashSet::new();
         let mut rows = Vec::new();
@@ -74,23 +57,14 @@ impl Table {
             }
             for (column, value) in columns.iter().zip(&cells) {
                 if value.trim() != *value {
-                    return Err(TableError::Padded {
-                        file,
-                        line,
-                        column,
-                        value,
-                    });
+                    return Err(TableError::Padded { file, line, column, value });
                 }
             }
             let id = cells[0];
             let plain =
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
             if id.is_empty() || !id.bytes().all(plain) || !ids.insert(id) {
-                return Err(TableError::Id {
-                    file,
-                    line,
-                    value: id,
-                });
+                return Err(TableError::Id { file, line, value: id });
             }
             if cells[1].is_empty() {
                 return Err(TableError::Name { file, line });
@@ -101,10 +75,7 @@ impl Table {
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.rows.iter().map(|cells| Row {
-            columns: &self.columns,
-            cells,
-        })
+        self.rows.iter().map(|cells| Row { columns: &self.columns, cells })
     }
 }
 
@@ -133,9 +104,7 @@ impl Row<'_> {
 
     /// The values of a cell that lists several, separated by semicolons.
     pub(super) fn list(&self, column: &str) -> Vec<&'static str> {
-        self.get(column)
-            .map(|cell| cell.split("; ").collect())
-            .unwrap_or_default()
+        self.get(column).map(|cell| cell.split("; ").collect()).unwrap_or_default()
     }
 }
 
@@ -155,11 +124,7 @@ mod tests {
 
     #[test]
     fn a_malformed_row_is_refused_with_its_line() {
-        let refused = |text| {
-            Table::parse("t.tsv", text)
-                .err()
-                .map(|error| error.to_string())
-        };
+        let refused = |text| Table::parse("t.tsv", text).err().map(|error| error.to_string());
         assert_eq!(
             refused("id\tname\tuse\na\tA\tx\nb\tB\n").unwrap(),
             "t.tsv, line 3: 2 cells, but the header has 3 columns"
@@ -168,26 +133,10 @@ mod tests {
             refused("id\tname\tuse\na\tA\tx \n").unwrap(),
             "t.tsv, line 2, column use: \"x \" has white space around it"
         );
-        assert!(
-            refused("id\tname\na\tA\na\tB\n")
-                .unwrap()
-                .contains("line 3: the id \"a\"")
-        );
-        assert!(
-            refused("id\tname\nA b\tA\n")
-                .unwrap()
-                .contains("line 2: the id")
-        );
-        assert!(
-            refused("id\tname\na\t\n")
-                .unwrap()
-                .contains("line 2: the name is empty")
-        );
-        assert!(
-            refused("name\tuse\n")
-                .unwrap()
-                .contains("the header must start")
-        );
+        assert!(refused("id\tname\na\tA\na\tB\n").unwrap().contains("line 3: the id \"a\""));
+        assert!(refused("id\tname\nA b\tA\n").unwrap().contains("line 2: the id"));
+        assert!(refused("id\tname\na\t\n").unwrap().contains("line 2: the name is empty"));
+        assert!(refused("name\tuse\n").unwrap().contains("the header must start"));
         assert!(refused("id\tname\n\n").unwrap().contains("line 2: 1 cells"));
     }
 }

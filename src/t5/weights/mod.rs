@@ -156,7 +156,9 @@ pub fn load_docids(
 pub fn docids_from(values: Vec<f32>, d_model: usize, device: &Device) -> Embedding {
     let empty = Embedding::new(values.len() / d_model, d_model, device);
     let mut values = Some(values);
-    match fill::fill(empty, |_, _| Ok::<_, std::convert::Infallible>(values.take().unwrap_or_default())) {
+    match fill::fill(empty, |_, _| {
+        Ok::<_, std::convert::Infallible>(values.take().unwrap_or_default())
+    }) {
         Ok(embedding) => embedding,
         Err(never) => match never {},
     }

@@ -152,9 +152,10 @@ impl StoredTensors {
         let bytes = &map[bytes];
         let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match tensor.dtype {
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
             Dtype::F16 => halves().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
             Dtype::BF16 => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
             found => {

@@ -57,11 +57,8 @@ impl View for Entry {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes: Vec<u8> = self
-            .parts
-            .iter()
-            .flat_map(|part| part.to_data().as_bytes().to_vec())
-            .collect();
+        let bytes: Vec<u8> =
+            self.parts.iter().flat_map(|part| part.to_data().as_bytes().to_vec()).collect();
         Cow::Owned(bytes)
     }
 

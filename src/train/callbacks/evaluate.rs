@@ -3,8 +3,9 @@
 use burn::module::Module;
 
 use crate::checkpoint::Encoding;
-use crate::corpus::Split;
+use crate::corpus::{Query, Split};
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
+use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{RunFileError, RunWriter, write_correct_queries, write_qrels};
 use crate::run::RunDirectory;
@@ -28,7 +29,10 @@ impl<'a> Evaluate<'a> {
         let section = &plan.recipe.evaluate;
         let every = section.every.map(|span| span.steps(plan.steps_per_epoch()));
         let cadence = Cadence { every, at_start: section.at_start, at_end: true };
-        let mut sets = Vec::new();
+        let mut sets: Vec<(QuerySet, bool)> = Vec::new();
+        if section.memorisation > 0 {
+            sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
+        }
         for &split in &section.splits {
             let set = split_set(plan, split, section.queries)?;
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
@@ -42,9 +46,6 @@ impl<'a> Evaluate<'a> {
                 Err(error) => return Err(error.into()),
             };
             sets.push((set, writable));
-        }
-        if section.memorisation > 0 {
-            sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
         }
         Ok(Self { plan, run, cadence, sets })
     }
@@ -68,8 +69,7 @@ impl<'a> Evaluate<'a> {
         }
         let directory = self.run.retrieval();
         let mut run = RunWriter::create(&directory.join(format!("{}.run", set.name)), "genir")?;
-        let evaluated =
-            evaluate(model, device, set, options, Some((&mut run, &self.plan.docids)))?;
+        let evaluated = evaluate(model, device, set, options, Some((&mut run, &self.plan.docids)))?;
         run.finish()?;
         let correct = directory.join(format!("correct_{}.json", set.name));
         write_correct_queries(&correct, &set.correct_pairs(&evaluated, &self.plan.docids))?;
@@ -86,17 +86,14 @@ impl Callback for Evaluate<'_> {
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let found = self.evaluate(set, *to_files, &model)?;
-            let parts = [("", &found.all), ("/seen", &found.seen), ("/unseen", &found.unseen)];
+            // The whole last: the progress shows the newest.
+            let parts = [("/seen", &found.seen), ("/unseen", &found.unseen), ("", &found.all)];
             for (part, metrics) in parts {
-                // Where all queries are of one kind, the parts say nothing that the whole does not.
-                let of_both_kinds = found.seen.is_some() && found.unseen.is_some();
-                let Some(metrics) = metrics.as_ref().filter(|_| part.is_empty() || of_both_kinds)
-                else {
-                    continue;
-                };
+                let Some(metrics) = metrics else { continue };
                 let name = format!("{}{part}", set.name);
                 moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
-                let named = metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
+                let named =
+                    metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
                 moment.metrics.extend(named);
             }
         }
@@ -113,7 +110,8 @@ fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet,
     let seed = plan.recipe.run.seed;
     let name = split.to_string();
     let how = (&plan.tokenizer, &encoding);
-    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, most, seed, how)?)
+    let left_out = &plan.left_out;
+    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
 }
 
 /// Samples of what was trained on, of each task.
@@ -123,7 +121,7 @@ fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
     let encoding = Encoding::from(&options);
     let mut sets = Vec::new();
     for &task in &options.tasks {
-        let name = format!("memorisation/{task}");
+        let name = names::of_memorisation(task);
         sets.push(match task {
             Task::Indexing => {
                 let rows: Vec<u32> = (0..plan.docids.len() as u32)
@@ -134,8 +132,21 @@ fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
             }
             Task::Retrieval => {
                 let how = (&plan.tokenizer, &encoding.queries());
-                let queries = &plan.corpus.train;
-                QuerySet::of_queries(&name, &plan.corpus, queries, Some(most), seed, how)?
+                let trained = |query: &&Query| {
+                    query.relevant.iter().all(|judged| !plan.left_out.contains(&judged.document))
+                };
+                let queries: Vec<Query> =
+                    plan.corpus.train.iter().filter(trained).cloned().collect();
+                let left_out = &plan.left_out;
+                QuerySet::of_queries(
+                    &name,
+                    &plan.corpus,
+                    &queries,
+                    left_out,
+                    Some(most),
+                    seed,
+                    how,
+                )?
             }
         });
     }

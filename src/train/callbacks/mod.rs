@@ -10,9 +10,9 @@ pub use log::Log;
 pub use save::Save;
 pub use stop::EarlyStop;
 
+use super::TrainError;
 use super::callback::Callback;
 use super::plan::Plan;
-use super::TrainError;
 use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before

@@ -56,9 +56,9 @@ impl Callback for Save<'_> {
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let section = &self.plan.recipe.save;
-        let measured = moment.metrics.get(&section.best_metric).copied();
-        let is_best = measured
-            .is_some_and(|value| self.best.as_ref().is_none_or(|(best, _)| value > *best));
+        let measured = moment.metric("save.best_metric", &section.best_metric)?;
+        let is_best =
+            measured.is_some_and(|value| self.best.as_ref().is_none_or(|(best, _)| value > *best));
         let is_due = match section.every_steps {
             Some(every) => moment.step.is_multiple_of(every),
             None => measured.is_some(),

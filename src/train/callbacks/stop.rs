@@ -33,7 +33,7 @@ impl Callback for EarlyStop {
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         // Nothing was measured at most steps.
-        let Some(&value) = moment.metrics.get(&self.metric) else {
+        let Some(value) = moment.metric("stop.metric", &self.metric)? else {
             return Ok(Verdict::Continue);
         };
         if self.best.is_none_or(|best| value > best + self.min_delta) {
