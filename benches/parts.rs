@@ -1,0 +1,115 @@
+//! Criterion benches of the parts of a training step that are our own, each beside what it replaces.
+//!
+//!     cargo bench --bench parts
+
+use std::hint::black_box;
+
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::{AdamWConfig, Optimizer as _};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use genir::corpus::atlas::atlas;
+use genir::docid::TextTokenizer;
+use genir::t5::Logits;
+use genir::task::{Examples, Mixture, Sampler, TaskOptions, assemble};
+use genir::train::{AdamW, cross_entropy};
+
+// The allocator that the binary has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BATCH: usize = 32;
+const WORDS: usize = 32_128;
+const DOCUMENTS: usize = 1_000;
+
+/// Loss and gradient over 33,128 rows: ours, and Burn's on concatenated logits.
+fn loss(criterion: &mut Criterion) {
+    let device = Device::flex().autodiff();
+    let logits = |columns| {
+        let shape = [BATCH, columns];
+        Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad()
+    };
+    let (words, docids) = (logits(WORDS), logits(DOCUMENTS));
+    let rows: Vec<i32> = (0..BATCH as i32).collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [BATCH]), &device);
+    let mut group = criterion.benchmark_group("cross-entropy, 32 x 33,128, with gradient");
+    group.bench_function("genir", |bencher| {
+        bencher.iter(|| {
+            let logits = Logits { words: words.clone(), docids: docids.clone() };
+            black_box(cross_entropy(logits, rows.clone(), 0.0, 1.0).root.backward());
+        });
+    });
+    group.bench_function("Burn", |bencher| {
+        let loss = CrossEntropyLossConfig::new().init(&device);
+        bencher.iter(|| {
+            let logits = Tensor::cat(vec![words.clone(), docids.clone()], 1);
+            let targets = rows.clone() + WORDS as i32;
+            black_box(loss.forward(logits, targets).backward());
+        });
+    });
+    group.finish();
+}
+
+/// One update of a 32,128 x 512 matrix: ours in one pass, and Burn's.
+fn adamw(criterion: &mut Criterion) {
+    let device = Device::flex();
+    let matrix = || Tensor::<2>::random([WORDS, 512], Distribution::Normal(0.0, 1.0), &device);
+    let ours = AdamW {
+        beta_1: 0.9,
+        beta_2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        gradient_scale: 1.0,
+    };
+    let burns = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).build();
+    let mut group = criterion.benchmark_group("AdamW, 32,128 x 512");
+    group.sample_size(20);
+    group.bench_function("genir", |bencher| {
+        let mut state = Some(ours.step(1e-3, matrix(), matrix(), None));
+        let gradient = matrix();
+        bencher.iter_batched(
+            || gradient.clone() + 0.0,
+            |gradient| {
+                let (parameter, moments) = state.take().unwrap_or_else(|| unreachable!("put back"));
+                state = Some(ours.step(1e-3, parameter, gradient, moments));
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.bench_function("Burn", |bencher| {
+        let mut state = Some(burns.step(1e-3, matrix(), matrix(), None));
+        let gradient = matrix();
+        bencher.iter_batched(
+            || gradient.clone() + 0.0,
+            |gradient| {
+                let (parameter, moments) = state.take().unwrap_or_else(|| unreachable!("put back"));
+                state = Some(burns.step(1e-3, parameter, gradient, moments));
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+/// A batch from a position: why no thread makes batches ahead of time.
+fn batch(criterion: &mut Criterion) {
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/atlas-base");
+    let loaded = TextTokenizer::load(base.as_ref()).unwrap_or_else(|error| panic!("{error}"));
+    let options = TaskOptions { ratio: Some(1.0), ..TaskOptions::default() };
+    let examples = Examples::build(&atlas(), &loaded.tokenizer, &options, &Default::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    let mixture = Mixture::new(&examples, &options).unwrap_or_else(|error| panic!("{error}"));
+    let mut sampler =
+        Sampler::new(&examples, &mixture, 128, 1).unwrap_or_else(|error| panic!("{error}"));
+    let mut position = 0;
+    criterion.bench_function("batch of 128 from its position", |bencher| {
+        bencher.iter(|| {
+            position = (position + 1) % sampler.batches_per_epoch();
+            let indices = sampler.batch(position);
+            black_box(assemble(&examples, &indices, loaded.tokenizer.pad_id(), 1))
+        });
+    });
+}
+
+criterion_group!(benches, loss, adamw, batch);
+criterion_main!(benches);
