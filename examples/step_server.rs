@@ -26,6 +26,7 @@ const LENGTH: usize = 32;
 const WARM_UP: usize = 3;
 
 fn main() -> anyhow::Result<()> {
+    genir::allocator::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [mode, shape] = arguments.as_slice() else {
         anyhow::bail!("usage: step_server full|restricted t5-small|t5-base");

@@ -1,5 +1,6 @@
 //! Fine-tuning of generative information retrieval models.
 
+pub mod allocator;
 pub mod checkpoint;
 mod choice;
 pub mod cli;

@@ -22,8 +22,8 @@ pub struct QuerySet {
     pub ids: Vec<String>,
     /// Grades of the relevant documents of each question.
     grades: Vec<Vec<u32>>,
-    /// Whether a relevant document of the question had a training query.
-    seen: Vec<bool>,
+    /// Whether a relevant document of the question had a training query; none where that is no question.
+    seen: Option<Vec<bool>>,
 }
 
 /// What an evaluation found. None where there was no query.
@@ -69,10 +69,12 @@ impl QuerySet {
                 .iter()
                 .map(|query| query.relevant.iter().map(|judged| judged.grade).collect())
                 .collect(),
-            seen: queries
-                .iter()
-                .map(|query| query.relevant.iter().any(|j| trained[j.document as usize]))
-                .collect(),
+            seen: Some(
+                queries
+                    .iter()
+                    .map(|query| query.relevant.iter().any(|j| trained[j.document as usize]))
+                    .collect(),
+            ),
         })
     }
 
@@ -99,8 +101,13 @@ impl QuerySet {
                 .collect(),
             ids: rows.iter().map(|row| document(row).id.clone()).collect(),
             grades: vec![vec![1]; rows.len()],
-            seen: vec![true; rows.len()],
+            seen: None,
         })
+    }
+
+    /// The same questions as one whole, not told apart by whether their documents had training queries.
+    pub fn undivided(self) -> Self {
+        Self { seen: None, ..self }
     }
 
     /// Takes documents for the rows that `rows` says, where a checkpoint has its docids in an order of its own.
@@ -148,13 +155,17 @@ pub fn evaluate(
     options: RankOptions,
     mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
 ) -> Result<Evaluated, RunFileError> {
-    let (mut seen, mut unseen) = (MetricSums::default(), MetricSums::default());
+    let (mut all, mut seen, mut unseen) =
+        (MetricSums::default(), MetricSums::default(), MetricSums::default());
     let mut correct = Vec::new();
     rank(model, device, &set.questions, options, |index, ranking| {
         let grades = set.grades[index].iter().copied();
         let judged = JudgedRanks { relevant: ranking.ranks.iter().copied().zip(grades).collect() };
-        let sums = if set.seen[index] { &mut seen } else { &mut unseen };
-        sums.add(&judged);
+        all.add(&judged);
+        if let Some(had_query) = &set.seen {
+            let part = if had_query[index] { &mut seen } else { &mut unseen };
+            part.add(&judged);
+        }
         if ranking.ranks.first() == Some(&1) {
             correct.push(index);
         }
@@ -165,9 +176,6 @@ pub fn evaluate(
         Ok::<(), RunFileError>(())
     })?;
     correct.sort_unstable();
-    let mut all = MetricSums::default();
-    all.merge(&seen);
-    all.merge(&unseen);
     Ok(Evaluated { all: all.means(), seen: seen.means(), unseen: unseen.means(), correct })
 }
 

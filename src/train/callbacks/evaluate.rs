@@ -91,7 +91,10 @@ impl Callback for Evaluate<'_> {
             for (part, metrics) in parts {
                 let Some(metrics) = metrics else { continue };
                 let name = format!("{}{part}", set.name);
-                moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
+                // Where all queries are of one kind, a part says nothing that the whole does not.
+                if part.is_empty() || (found.seen.is_some() && found.unseen.is_some()) {
+                    moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
+                }
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
                 moment.metrics.extend(named);
