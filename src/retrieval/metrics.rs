@@ -65,18 +65,6 @@ impl MetricSums {
         self.ndcg_10 += gain / ideal;
     }
 
-    /// Adds the queries that `other` has seen.
-    pub fn merge(&mut self, other: &MetricSums) {
-        self.queries += other.queries;
-        self.hits_1 += other.hits_1;
-        self.hits_5 += other.hits_5;
-        self.hits_10 += other.hits_10;
-        self.hits_100 += other.hits_100;
-        self.recall_5 += other.recall_5;
-        self.reciprocal_rank_10 += other.reciprocal_rank_10;
-        self.ndcg_10 += other.ndcg_10;
-    }
-
     /// The means over the queries seen; none where there was no query.
     pub fn means(&self) -> Option<Metrics> {
         let mean = |sum: f64| sum / self.queries as f64;
@@ -176,15 +164,6 @@ mod tests {
     fn tied_documents_never_gain_more_than_the_ideal() {
         let means = sums(&[&[(1, 1), (1, 3), (1, 1)]]).means().unwrap();
         assert_eq!(means.ndcg_10, 1.0);
-    }
-
-    #[test]
-    fn merged_sums_are_the_sums_of_all_queries() {
-        let all: [&[(u32, u32)]; 3] = [&[(1, 1)], &[(4, 2), (9, 1)], &[(200, 1)]];
-        let mut merged = sums(&all[..1]);
-        merged.merge(&sums(&all[1..]));
-        assert_eq!(merged.means(), sums(&all).means());
-        assert_eq!(merged.means().unwrap().hits_1, 1.0 / 3.0);
     }
 
     #[test]

@@ -141,15 +141,8 @@ fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
                 let queries: Vec<Query> =
                     plan.corpus.train.iter().filter(trained).cloned().collect();
                 let left_out = &plan.left_out;
-                QuerySet::of_queries(
-                    &name,
-                    &plan.corpus,
-                    &queries,
-                    left_out,
-                    Some(most),
-                    seed,
-                    how,
-                )?
+                let (corpus, most) = (&plan.corpus, Some(most));
+                QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?.undivided()
             }
         });
     }
