@@ -62,7 +62,7 @@ fn gradient(tensor: u64, step: usize) -> Vec<f32> {
     let (name, _, rows, columns) = PARAMETERS[tensor as usize];
     let value = |index: usize| {
         let row = index / columns;
-        if name == "tall" && (row == 5 || (row + step) % 4 == 0) {
+        if name == "tall" && (row == 5 || (row + step).is_multiple_of(4)) {
             return 0.0;
         }
         number(tensor, step, index) * 0.5_f32.powi((step % 4) as i32)
