@@ -114,8 +114,14 @@ fn rank_batch(
 }
 
 /// How many of each row's `logits` are strictly greater than its `target`: `[batch]`.
+///
+/// Counted as those that are not at most the target: where a model has broken down and logits are NaN,
+/// nothing is ranked first for want of a greater number.
 fn count_higher(logits: &Tensor<2>, target: &Tensor<2>) -> Tensor<1, Int> {
-    logits.clone().greater(target.clone()).int().sum_dim(1).squeeze_dim(1)
+    let [_, count] = logits.dims();
+    let others: Tensor<1, Int> =
+        logits.clone().lower_equal(target.clone()).int().sum_dim(1).squeeze_dim(1);
+    others.neg() + count as i64
 }
 
 /// The `depth` highest of each row, best first; equal logits in document order.

@@ -92,8 +92,8 @@ impl AttentionBlock {
         let value = pass.heads(at, Hook::Value(Attention::SelfAttention), value);
         let [_, _, heads, d_kv] = value.dims();
         // Dropping a head's only attention weight drops all of that head: one draw a head.
-        let weight = Tensor::ones([batch, heads, 1, 1], &value.device().inner());
-        let weight = pass.dropout(Tensor::from_inner(weight)).swap_dims(1, 2); // [batch, 1, heads, 1]
+        let weight = Tensor::ones([batch, heads, 1, 1], &value.device());
+        let weight = pass.dropout(weight).swap_dims(1, 2); // [batch, 1, heads, 1]
         let mixed = pass.heads(at, Hook::Mixed(Attention::SelfAttention), value * weight);
         mixed.reshape([batch, heads * d_kv])
     }

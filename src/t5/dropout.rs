@@ -27,7 +27,7 @@ impl Dropout {
     /// `x` with the pass's mask number `draw` on it, scaled up so that its mean stays.
     pub(super) fn apply<const D: usize>(&self, x: Tensor<D>, draw: u64) -> Tensor<D> {
         let keep = 1.0 - self.probability;
-        let device = x.device().inner();
+        let device = x.device();
         let key = random::key(self.key, draw, "mask");
         let mask = if is_host(&device) {
             let values = mask(x.shape().num_elements(), keep, key);
@@ -38,7 +38,7 @@ impl Dropout {
             let mask = Tensor::random(x.dims(), Distribution::Bernoulli(keep), &device);
             mask.mul_scalar(1.0 / keep)
         };
-        x * Tensor::from_inner(mask)
+        x * mask
     }
 }
 

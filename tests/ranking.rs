@@ -1,0 +1,431 @@
+//! Ranks counted on the device are those of a full sort; an evaluation's means agree with its run file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
+
+use burn::tensor::{Device, Tensor};
+use genir::corpus::{Corpus, Document, Judgement, Query};
+use genir::docid::{DocidVocabulary, EncodeOptions, TextTokenizer};
+use genir::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
+use genir::retrieval::ranking::{Question, RankOptions, Ranking, rank};
+use genir::retrieval::run_files::{RunWriter, read_qrels, read_run, write_qrels};
+use genir::retrieval::{JudgedRanks, MetricSums, Metrics, Vocabulary};
+use genir::t5::{GenirModel, NoTap, Pass, Tokens, weights};
+
+#[path = "support/small_models.rs"]
+mod small_models;
+#[path = "support/small_tokenizer.rs"]
+mod small_tokenizer;
+
+const DOCUMENTS: usize = 50;
+
+/// A model with docid rows that `change` has been at: `[documents, d_model]`, row after row.
+fn model(documents: usize, change: impl FnOnce(&mut Vec<f32>, usize)) -> GenirModel {
+    let device = Device::flex();
+    let t5 = small_models::model(false, false, &device);
+    let width = t5.config().d_model;
+    let mut rows = weights::random_rows(t5.config(), documents, 9);
+    change(&mut rows, width);
+    GenirModel { t5, docids: weights::docids_from(rows, width, &device) }
+}
+
+fn plain_model() -> GenirModel {
+    model(DOCUMENTS, |_, _| {})
+}
+
+/// Questions of 1 to 7 tokens with 0 to 3 relevant documents.
+fn questions() -> Vec<Question> {
+    (0..40_u32)
+        .map(|at| Question {
+            tokens: (0..at % 7).map(|place| (at * 5 + place * 3) % 20 + 3).chain([1]).collect(),
+            relevant: (0..at % 4).map(|more| (at * 11 + more * 17) % DOCUMENTS as u32).collect(),
+        })
+        .collect()
+}
+
+fn options(vocabulary: Vocabulary, depth: usize, batch_size: usize) -> RankOptions {
+    RankOptions { vocabulary, depth, batch_size, pad_id: 0 }
+}
+
+/// All rankings, in the order of the questions; each must come once.
+fn rankings(model: &GenirModel, questions: &[Question], options: RankOptions) -> Vec<Ranking> {
+    let mut found = BTreeMap::new();
+    let done = rank(model, &Device::flex(), questions, options, |index, ranking| {
+        assert!(found.insert(index, ranking).is_none(), "question {index} came twice");
+        Ok::<(), Infallible>(())
+    });
+    let Ok(()) = done;
+    assert!(found.keys().copied().eq(0..questions.len()));
+    found.into_values().collect()
+}
+
+/// Logits of docids, and of words, for one question alone: it is not padded.
+fn logits(model: &GenirModel, question: &Question) -> (Vec<f32>, Vec<f32>) {
+    let ids: Vec<i32> = question.tokens.iter().map(|&token| token as i32).collect();
+    let tokens = Tokens::new(&ids, &[ids.len() as u32], &Device::flex());
+    let mut tap = NoTap;
+    let mut pass = Pass::evaluate(&mut tap);
+    let logits = model.logits(model.t5.encode_and_decode_start(&tokens, &mut pass));
+    let values = |tensor: Tensor<2>| tensor.into_data().try_to_vec().expect("logits in f32");
+    (values(logits.docids), values(logits.words))
+}
+
+fn assert_close(found: f32, expected: f32, what: &str) {
+    assert!((found - expected).abs() < 1e-4, "{what}: {found}, expected {expected}");
+}
+
+#[test]
+fn ranks_are_those_of_a_full_sort() {
+    let model = plain_model();
+    let questions = questions();
+    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
+        let found = rankings(&model, &questions, options(vocabulary, 10, 16));
+        for (index, (question, ranking)) in questions.iter().zip(&found).enumerate() {
+            let what = format!("{vocabulary}, question {index}");
+            let (docids, words) = logits(&model, question);
+            let mut sorted: Vec<f32> = match vocabulary {
+                Vocabulary::Docids => docids.clone(),
+                Vocabulary::All => docids.iter().chain(&words).copied().collect(),
+            };
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            let expected: Vec<u32> = question
+                .relevant
+                .iter()
+                .map(|&row| {
+                    let target = docids[row as usize];
+                    1 + sorted.iter().position(|&logit| logit == target).unwrap() as u32
+                })
+                .collect();
+            assert_eq!(ranking.ranks, expected, "{what}");
+
+            let mut documents: Vec<u32> = (0..DOCUMENTS as u32).collect();
+            documents.sort_by(|&a, &b| docids[b as usize].total_cmp(&docids[a as usize]));
+            assert_eq!(ranking.best.len(), 10, "{what}");
+            for (&(document, score), expected) in ranking.best.iter().zip(documents) {
+                assert_eq!(document, expected, "{what}");
+                assert_close(score, docids[document as usize], &what);
+            }
+        }
+    }
+    let by = |vocabulary| {
+        let found = rankings(&model, &questions, options(vocabulary, 0, 16));
+        found.into_iter().map(|ranking| ranking.ranks).collect::<Vec<_>>()
+    };
+    assert_ne!(by(Vocabulary::Docids), by(Vocabulary::All), "no word scored above a document");
+}
+
+#[test]
+fn the_batch_size_changes_no_rank() {
+    let model = plain_model();
+    let questions = questions();
+    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
+        let one_by_one = rankings(&model, &questions, options(vocabulary, 10, 1));
+        // 0 is taken for 1.
+        for batch_size in [0, 3, 100] {
+            let found = rankings(&model, &questions, options(vocabulary, 10, batch_size));
+            for (index, (found, expected)) in found.iter().zip(&one_by_one).enumerate() {
+                let what = format!("{vocabulary}, batch size {batch_size}, question {index}");
+                assert_eq!(found.ranks, expected.ranks, "{what}");
+                for (found, expected) in found.best.iter().zip(&expected.best) {
+                    assert_eq!(found.0, expected.0, "{what}");
+                    assert_close(found.1, expected.1, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn as_many_of_the_best_documents_are_listed_as_there_are() {
+    let model = plain_model();
+    let questions = questions();
+    for (depth, expected) in [(0, 0), (1, 1), (49, 49), (50, 50), (51, 50), (1000, 50)] {
+        for ranking in rankings(&model, &questions, options(Vocabulary::Docids, depth, 16)) {
+            assert_eq!(ranking.best.len(), expected);
+            let documents: HashSet<u32> = ranking.best.iter().map(|&(row, _)| row).collect();
+            assert_eq!(documents.len(), expected);
+            assert!(ranking.best.is_sorted_by(|a, b| a.1 >= b.1));
+        }
+    }
+}
+
+#[test]
+fn a_question_without_relevant_documents_has_no_ranks() {
+    let model = plain_model();
+    let question = |relevant: &[u32]| Question { tokens: vec![4, 5, 1], relevant: relevant.into() };
+    let questions = [question(&[]), question(&[7, 3]), question(&[])];
+    let found = rankings(&model, &questions, options(Vocabulary::Docids, 5, 16));
+    assert_eq!([0, 2, 0], [0, 1, 2].map(|index: usize| found[index].ranks.len()));
+    assert_eq!(found[0].best.len(), 5);
+    assert!(rankings(&model, &[], options(Vocabulary::Docids, 5, 16)).is_empty());
+}
+
+#[test]
+fn ties_share_the_best_rank_and_are_listed_in_document_order() {
+    // Documents 8 to 15 have the row of 8.
+    let model = model(DOCUMENTS, |rows, width| {
+        let row = rows[8 * width..9 * width].to_vec();
+        rows[8 * width..16 * width].chunks_mut(width).for_each(|tied| tied.copy_from_slice(&row));
+    });
+    let tied: Vec<u32> = (8..16).collect();
+    let questions: Vec<Question> =
+        questions().into_iter().map(|q| Question { relevant: tied.clone(), ..q }).collect();
+    for ranking in rankings(&model, &questions, options(Vocabulary::Docids, DOCUMENTS, 16)) {
+        let first = ranking.ranks[0];
+        assert_eq!(ranking.ranks, vec![first; 8]);
+        // Nobody ties with them, so their rank is their first place in the list.
+        let places: Vec<u32> =
+            ranking.best[first as usize - 1..].iter().take(8).map(|&(row, _)| row).collect();
+        assert_eq!(places, tied);
+    }
+}
+
+#[test]
+fn documents_that_all_score_the_same_are_all_first_among_docids() {
+    let model = model(DOCUMENTS, |rows, _| rows.fill(0.0));
+    let questions = questions();
+    let found = rankings(&model, &questions, options(Vocabulary::Docids, 3, 16));
+    for (ranking, question) in found.iter().zip(&questions) {
+        assert_eq!(ranking.ranks, vec![1; question.relevant.len()]);
+        assert_eq!(ranking.best, [(0, 0.0), (1, 0.0), (2, 0.0)]);
+    }
+    let found = rankings(&model, &questions, options(Vocabulary::All, 0, 16));
+    for (ranking, question) in found.iter().zip(&questions) {
+        let words = logits(&model, question).1;
+        let higher = words.iter().filter(|&&logit| logit > 0.0).count() as u32;
+        assert_eq!(ranking.ranks, vec![1 + higher; question.relevant.len()]);
+    }
+}
+
+#[test]
+fn a_model_that_has_broken_down_ranks_nothing_first() {
+    let model = model(DOCUMENTS, |rows, _| rows.fill(f32::NAN));
+    let questions = questions();
+    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
+        for ranking in rankings(&model, &questions, options(vocabulary, 3, 16)) {
+            assert!(ranking.ranks.iter().all(|&rank| rank > DOCUMENTS as u32), "{ranking:?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_error_ends_the_ranking() {
+    let mut calls = 0;
+    let options = options(Vocabulary::Docids, 1, 3);
+    let result = rank(&plain_model(), &Device::flex(), &questions(), options, |_, _| {
+        calls += 1;
+        if calls == 5 { Err("stop") } else { Ok(()) }
+    });
+    assert_eq!((result, calls), (Err("stop"), 5));
+}
+
+/// Documents `d0`..`d7`; 0-3 have training queries, 5 a generated one, 4, 6 and 7 none.
+fn corpus() -> Corpus {
+    let words = small_tokenizer::WORDS;
+    let text = |at: usize| {
+        let word = |digit: usize| words[at / 5_usize.pow(digit as u32) % 5];
+        format!("{} {} {}", word(0), word(1), word(2))
+    };
+    let query = |id: String, at: usize, relevant: &[(u32, u32)]| Query {
+        id,
+        text: text(at),
+        relevant: relevant.iter().map(|&(document, grade)| Judgement { document, grade }).collect(),
+    };
+    let train = |document: u32| query(format!("t{document}"), document as usize, &[(document, 1)]);
+    let judged: [&[(u32, u32)]; 12] = [
+        &[(0, 1)],
+        &[(1, 1)],
+        &[(2, 2), (4, 1)],
+        &[(4, 1)],
+        &[(5, 3)],
+        &[(6, 1)],
+        &[(6, 1), (7, 2), (4, 3)],
+        &[(1, 2), (6, 1)],
+        &[(3, 1), (1, 1), (0, 2)],
+        &[(7, 1)],
+        &[(2, 1)],
+        &[(5, 1), (1, 1)],
+    ];
+    Corpus {
+        documents: (0..8)
+            .map(|at| Document { id: format!("d{at}"), text: text(60 + at) })
+            .collect(),
+        train: (0..4).map(train).collect(),
+        validation: judged
+            .iter()
+            .enumerate()
+            .map(|(at, relevant)| query(format!("v{at}"), 13 + at * 7, relevant))
+            .collect(),
+        test: Vec::new(),
+        generated: vec![query("g5".to_owned(), 11, &[(5, 1)])],
+    }
+}
+
+fn tokenizer() -> TextTokenizer {
+    let directory = tempfile::tempdir().expect("a directory");
+    small_tokenizer::write(directory.path(), &[]);
+    TextTokenizer::load(directory.path()).expect("a tokenizer").tokenizer
+}
+
+const ENCODING: EncodeOptions =
+    EncodeOptions { max_tokens: 32, prefix: String::new(), lowercase: false };
+
+fn validation(corpus: &Corpus, left_out: &[u32]) -> QuerySet {
+    let left_out = left_out.iter().copied().collect();
+    let with = (&tokenizer(), &ENCODING);
+    QuerySet::of_queries("validation", corpus, &corpus.validation, &left_out, None, 1, with)
+        .expect("encoded")
+}
+
+fn measure(set: &QuerySet, vocabulary: Vocabulary) -> Evaluated {
+    evaluate(&model(8, |_, _| {}), &Device::flex(), set, options(vocabulary, 8, 5), None)
+        .expect("evaluated")
+}
+
+/// Means over the queries whose index `counts`, from ranks by hand.
+fn by_hand(set: &QuerySet, corpus: &Corpus, counts: impl Fn(usize) -> bool) -> Option<Metrics> {
+    let found = rankings(&model(8, |_, _| {}), &set.questions, options(Vocabulary::Docids, 0, 1));
+    let mut sums = MetricSums::default();
+    for (index, ranking) in found.iter().enumerate().filter(|(index, _)| counts(*index)) {
+        let grades = corpus.validation[index].relevant.iter().map(|judged| judged.grade);
+        sums.add(&JudgedRanks { relevant: ranking.ranks.iter().copied().zip(grades).collect() });
+    }
+    sums.means()
+}
+
+fn assert_same(found: &Option<Metrics>, expected: &Option<Metrics>, what: &str) {
+    let values = |metrics: &Option<Metrics>| metrics.as_ref().map(|m| m.values().collect());
+    let [found, expected]: [Option<Vec<(&str, f64)>>; 2] = [found, expected].map(values);
+    let (found, expected) = (found.unwrap_or_default(), expected.unwrap_or_default());
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for ((name, found), (_, expected)) in found.into_iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-12, "{what} {name}: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn queries_split_by_whether_a_document_of_theirs_had_a_training_query() {
+    let corpus = corpus();
+    // v3, v5, v6 and v9 ask for documents 4, 6 and 7 alone; with 1 left out, v1 and v7 join them.
+    for (left_out, unseen) in
+        [(vec![], vec![3, 5, 6, 9]), (vec![1], vec![1, 3, 5, 6, 7, 9]), (vec![7], vec![3, 5, 6, 9])]
+    {
+        let set = validation(&corpus, &left_out);
+        let evaluated = measure(&set, Vocabulary::Docids);
+        let what = format!("left out {left_out:?}");
+        assert_same(&evaluated.all, &by_hand(&set, &corpus, |_| true), &what);
+        let of = |unseen_ones| by_hand(&set, &corpus, |at| unseen.contains(&at) == unseen_ones);
+        assert_same(&evaluated.seen, &of(false), &format!("{what}, seen"));
+        assert_same(&evaluated.unseen, &of(true), &format!("{what}, unseen"));
+        let queries = |metrics: &Option<Metrics>| metrics.as_ref().unwrap().queries as usize;
+        assert_eq!(queries(&evaluated.seen) + unseen.len(), 12);
+        assert_eq!(queries(&evaluated.unseen), unseen.len());
+    }
+}
+
+#[test]
+fn a_kind_of_query_that_is_not_there_has_no_means() {
+    let corpus = corpus();
+    let all = measure(&validation(&corpus, &[0, 1, 2, 3, 5]), Vocabulary::Docids);
+    assert!(all.seen.is_none());
+    assert_eq!(all.unseen, all.all);
+    let empty = Corpus { validation: Vec::new(), ..corpus };
+    let none = measure(&validation(&empty, &[]), Vocabulary::Docids);
+    assert!(none.all.is_none() && none.seen.is_none() && none.unseen.is_none());
+    assert!(none.correct.is_empty());
+}
+
+#[test]
+fn correct_queries_have_their_first_relevant_document_at_rank_one() {
+    let corpus = corpus();
+    let docids = DocidVocabulary::from_corpus(&corpus).expect("docids");
+    let plain = model(8, |_, _| {});
+    let mut set = validation(&corpus, &[]);
+    // The first document of each even query is made the best one.
+    for (index, question) in set.questions.iter_mut().enumerate() {
+        let docids = logits(&plain, question).0;
+        let by_logit = |a: &u32, b: &u32| docids[*a as usize].total_cmp(&docids[*b as usize]);
+        let (best, worst) = ((0..8).max_by(by_logit).unwrap(), (0..8).min_by(by_logit).unwrap());
+        question.relevant[0] = if index % 2 == 0 { best } else { worst };
+    }
+    let evaluated = measure(&set, Vocabulary::Docids);
+    assert_eq!(evaluated.correct, [0, 2, 4, 6, 8, 10]);
+    let pairs = set.correct_pairs(&evaluated, &docids);
+    assert_eq!(pairs.len(), 6);
+    for ((token, query), &index) in pairs.iter().zip(&evaluated.correct) {
+        assert_eq!(query, &format!("v{index}"));
+        assert_eq!(token, &format!("@DOC_ID_d{}@", set.questions[index].relevant[0]));
+    }
+}
+
+#[test]
+fn the_run_file_judged_again_gives_the_same_metrics() {
+    let corpus = corpus();
+    let docids = DocidVocabulary::from_corpus(&corpus).expect("docids");
+    let set = validation(&corpus, &[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let [run, qrels] = ["run.trec", "qrels.trec"].map(|name| directory.path().join(name));
+    let mut writer = RunWriter::create(&run, "genir").expect("created");
+    let ranked = options(Vocabulary::Docids, 8, 5);
+    let evaluated =
+        evaluate(&model(8, |_, _| {}), &Device::flex(), &set, ranked, Some((&mut writer, &docids)))
+            .expect("evaluated");
+    writer.finish().expect("written");
+    write_qrels(&qrels, set.judgements(&docids)).expect("written");
+
+    let lines = read_run(&run).expect("read");
+    assert_eq!(lines.len(), 12 * 8);
+    let mut judged: BTreeMap<String, JudgedRanks> = BTreeMap::new();
+    for judgement in read_qrels(&qrels).expect("read") {
+        let line = lines
+            .iter()
+            .find(|line| line.query == judgement.query && line.document == judgement.document);
+        let rank = line.map_or(JudgedRanks::NOT_RETRIEVED, |line| line.rank);
+        let query = judged.entry(judgement.query).or_default();
+        query.relevant.push((rank, judgement.grade as u32));
+    }
+    let mut sums = MetricSums::default();
+    judged.values().for_each(|query| sums.add(query));
+    assert_same(&evaluated.all, &sums.means(), "judged again");
+    let hits_1 = evaluated.all.expect("metrics").hits_1;
+    assert!(hits_1 > 0.0 && hits_1 < 1.0, "a test of nothing: hits@1 is {hits_1}");
+}
+
+#[test]
+fn docids_in_an_order_of_their_own_change_nothing() {
+    let corpus = corpus();
+    let mut set = validation(&corpus, &[]);
+    let expected = measure(&set, Vocabulary::All);
+    // Document i has row 7 - i.
+    let turned = model(8, |rows, width| {
+        let turned: Vec<f32> = rows.rchunks(width).flatten().copied().collect();
+        *rows = turned;
+    });
+    set.use_rows(&[7, 6, 5, 4, 3, 2, 1, 0]);
+    let ranked = options(Vocabulary::All, 8, 5);
+    let found = evaluate(&turned, &Device::flex(), &set, ranked, None).expect("evaluated");
+    assert_same(&found.all, &expected.all, "turned");
+    assert_eq!(found.correct, expected.correct);
+}
+
+#[test]
+fn documents_asked_for_by_their_own_text_are_all_seen() {
+    let corpus = corpus();
+    let with = (&tokenizer(), &ENCODING);
+    let rows = [0, 2, 4, 6];
+    let set = |most| {
+        QuerySet::of_documents("memorisation", &corpus, &rows, most, 1, with).expect("encoded")
+    };
+    let all = set(10);
+    assert_eq!(all.ids, ["d0", "d2", "d4", "d6"]);
+    for (question, row) in all.questions.iter().zip(rows) {
+        assert_eq!(question.relevant, [row]);
+    }
+    let evaluated = measure(&all, Vocabulary::Docids);
+    assert_eq!(evaluated.seen.expect("means").queries, 4);
+    assert!(evaluated.unseen.is_none());
+    let sample = set(2);
+    assert_eq!(sample.ids, set(2).ids);
+    assert_eq!(sample.ids.len(), 2);
+    assert!(sample.ids.iter().all(|id| all.ids.contains(id)));
+}
