@@ -452,7 +452,7 @@ fn a_plan_tells_all_that_stands_in_its_way() {
     );
     refused(
         &[no_corpus, "~model.config", "stages={ I = \"0..1\", II = \"1..2\", III = \"2..7\" }"],
-        &["2 problems", "corpus: ", "stages: ", "7"],
+        &["2 problems", "corpus: ", "stages: ", "layer 6", "last layer is 2"],
     );
     refused(
         &[no_corpus, "trainable.select=[\"decoder.mlp[5]\"]"],
@@ -460,7 +460,13 @@ fn a_plan_tells_all_that_stands_in_its_way() {
     );
     refused(
         &["model.init=pretrained", "~model.config", "corpus.leave_out.ids=[\"8\"]"],
-        &["2 problems", "model.base: ", "no weights", "corpus: ", "`8`"],
+        &[
+            "2 problems",
+            "model.base: ",
+            "no weights",
+            "corpus: ",
+            "belong to no document, the first: 8",
+        ],
     );
     #[cfg(not(feature = "cuda"))]
     refused(
