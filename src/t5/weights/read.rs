@@ -1,6 +1,7 @@
 //! Reads the tensors of a Hugging Face checkpoint: one safetensors file, or shards with an index.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -185,7 +186,8 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
     files.sort();
     files.dedup();
     // An index comes from outside: it may name files beside it and nothing else.
-    match files.iter().find(|file| Path::new(file).components().count() != 1) {
+    let is_name = |file: &String| Path::new(file).file_name() == Some(OsStr::new(file));
+    match files.iter().find(|file| !is_name(file)) {
         Some(file) => Err(WeightsError::Damaged {
             file: index.to_owned(),
             reason: format!("the shard `{file}` is not a file name"),

@@ -1,0 +1,407 @@
+//! Checkpoints open as they were written, are written whole or not at all, and are refused with file and tensor
+//! when they are damaged.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use genir::checkpoint::{Checkpoint, Contents, Encoding, link, prune, write};
+use genir::docid::TextTokenizer;
+use genir::t5::{GenirModel, T5Config};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[path = "support/parameter_bits.rs"]
+mod parameter_bits;
+#[path = "support/small_tokenizer.rs"]
+mod small_tokenizer;
+#[path = "support/tiny_model.rs"]
+mod tiny_model;
+
+use parameter_bits::bits;
+use tiny_model::{DOCIDS, docids, manifest};
+
+/// Tokens of the small tokenizer.
+const WORDS: usize = 9;
+const WIDTH: usize = 6;
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+fn tokenizer() -> TextTokenizer {
+    let directory = TempDir::new().unwrap();
+    small_tokenizer::write(directory.path(), &[]);
+    TextTokenizer::load(directory.path()).unwrap().tokenizer
+}
+
+fn model(tied: bool) -> GenirModel {
+    let sizes = json!({
+        "model_type": "t5", "d_model": WIDTH, "d_kv": 2, "d_ff": 8, "num_heads": 2, "num_layers": 1,
+        "num_decoder_layers": 3, "vocab_size": WORDS, "tie_word_embeddings": tied,
+        "feed_forward_proj": if tied { "relu" } else { "gated-gelu" },
+    });
+    tiny_model::model(&T5Config::from_json(Path::new("config.json"), &sizes.to_string()).unwrap())
+}
+
+/// Writes `parent/name` from `model`.
+fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<PathBuf, String> {
+    let (tokenizer, docids, manifest) = (tokenizer(), docids(), manifest());
+    let contents = Contents { model, tokenizer: &tokenizer, docids: &docids, manifest: &manifest };
+    write(parent, name, &contents).map_err(|error| error.to_string())
+}
+
+/// A checkpoint of a tied model, and the directory that holds it.
+fn written() -> (TempDir, PathBuf) {
+    let parent = TempDir::new().unwrap();
+    let checkpoint = write_model(parent.path(), "step-1", &model(true)).unwrap();
+    (parent, checkpoint)
+}
+
+fn open(directory: &Path) -> Result<Checkpoint, String> {
+    Checkpoint::open(directory, &Device::flex()).map_err(|error| error.to_string())
+}
+
+/// Every file of a directory with its content.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect()
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What `directory` is refused with; all of `parts` must be in it.
+#[track_caller]
+fn assert_refused(directory: &Path, parts: &[&str]) {
+    match open(directory) {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => {
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is not in: {error}");
+            }
+        }
+    }
+}
+
+struct StoredTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+type StoredTensors = BTreeMap<String, StoredTensor>;
+
+fn read_tensors(file: &Path) -> StoredTensors {
+    let bytes = fs::read(file).unwrap();
+    let stored = |view: TensorView| StoredTensor {
+        dtype: view.dtype(),
+        shape: view.shape().to_vec(),
+        bytes: view.data().to_vec(),
+    };
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    tensors.tensors().into_iter().map(|(name, view)| (name, stored(view))).collect()
+}
+
+fn write_tensors(file: &Path, tensors: &StoredTensors) {
+    let views = tensors.iter().map(|(name, tensor)| {
+        (name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, file).unwrap();
+}
+
+/// Changes the tensors of a checkpoint.
+fn change_tensors(checkpoint: &Path, change: impl FnOnce(&mut StoredTensors)) {
+    let file = checkpoint.join(WEIGHTS);
+    let mut tensors = read_tensors(&file);
+    change(&mut tensors);
+    write_tensors(&file, &tensors);
+}
+
+/// Changes a JSON file of a checkpoint.
+fn change_json(file: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(file, value.to_string()).unwrap();
+}
+
+#[test]
+fn what_is_written_opens_again_bit_for_bit() {
+    for tied in [true, false] {
+        let model = model(tied);
+        let parent = TempDir::new().unwrap();
+        let checkpoint = write_model(parent.path(), "step-1", &model).unwrap();
+        let opened = open(&checkpoint).unwrap();
+        assert_eq!(opened.model.t5.is_tied(), tied);
+        assert_eq!(bits(&opened.model), bits(&model));
+        assert_eq!(opened.docids, docids());
+        assert_eq!(opened.encoding(), manifest().encoding);
+        assert_eq!(opened.manifest, Some(manifest()));
+        assert_eq!(opened.tokenizer.words(), WORDS);
+        // What was opened writes the same files.
+        let again = write_model(parent.path(), "again", &opened.model).unwrap();
+        assert!(files(&again) == files(&checkpoint));
+    }
+}
+
+#[test]
+fn an_existing_checkpoint_is_refused_and_untouched() {
+    let (parent, checkpoint) = written();
+    let before = files(&checkpoint);
+    let error = write_model(parent.path(), "step-1", &model(false)).unwrap_err();
+    assert!(error.contains("step-1: there is a checkpoint already"), "{error}");
+    assert!(files(&checkpoint) == before);
+    assert_eq!(names(parent.path()), ["step-1"]);
+
+    link(parent.path(), "latest", "step-1").unwrap();
+    let error = write_model(parent.path(), "latest", &model(false)).unwrap_err();
+    assert!(error.contains("latest: there is a checkpoint already"), "{error}");
+    assert!(files(&checkpoint) == before);
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_leads_nowhere() {
+    let (parent, checkpoint) = written();
+    let left = parent.path().join(".unfinished-step-2");
+    fs::create_dir(&left).unwrap();
+    for (name, content) in files(&checkpoint) {
+        fs::write(left.join(name), &content[..content.len() / 2]).unwrap();
+    }
+    write_model(parent.path(), "step-2", &model(false)).unwrap();
+    assert_eq!(names(parent.path()), ["step-1", "step-2"]);
+    assert_eq!(bits(&open(&parent.path().join("step-2")).unwrap().model), bits(&model(false)));
+
+    fs::create_dir(&left).unwrap();
+    write_model(parent.path(), "step-3", &model(true)).unwrap();
+    assert_eq!(names(parent.path()), ["step-1", "step-2", "step-3"]);
+    prune(parent.path(), "step-2").unwrap();
+    assert_eq!(names(parent.path()), ["step-1", "step-3"]);
+}
+
+#[test]
+fn a_link_leads_to_a_whole_checkpoint_at_every_moment() {
+    let (parent, _) = written();
+    write_model(parent.path(), "step-2", &model(false)).unwrap();
+    // A process was killed between its two steps.
+    std::os::unix::fs::symlink("nowhere", parent.path().join(".unfinished-latest")).unwrap();
+    link(parent.path(), "latest", "step-1").unwrap();
+    let latest = parent.path().join("latest");
+    assert_eq!(fs::read_link(&latest).unwrap(), Path::new("step-1"), "relative: runs are moved");
+
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                fs::read(latest.join("genir.json")).unwrap();
+            }
+        });
+        for turn in 0..300 {
+            link(parent.path(), "latest", ["step-2", "step-1"][turn % 2]).unwrap();
+        }
+        done.store(true, Ordering::SeqCst);
+        reader.join().unwrap();
+    });
+    link(parent.path(), "latest", "step-2").unwrap();
+    assert_eq!(bits(&open(&latest).unwrap().model), bits(&model(false)));
+    assert_eq!(names(parent.path()), ["latest", "step-1", "step-2"]);
+}
+
+#[test]
+fn a_plain_t5_is_refused_in_words() {
+    let (_parent, checkpoint) = written();
+    tokenizer().export(&checkpoint, None).unwrap();
+    assert_refused(&checkpoint, &["step-1", "no docids", "@DOC_ID_<id>@", "genir train"]);
+}
+
+#[test]
+fn docid_tokens_that_do_not_follow_one_another_are_refused_with_the_docid() {
+    let (_parent, checkpoint) = written();
+    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
+        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+        added.retain(|token| token["content"] != "@DOC_ID_10@");
+    });
+    let found = format!("docid `-3` has id {}, expected {}", WORDS + 3, WORDS + 2);
+    assert_refused(&checkpoint, &["step-1", &found]);
+}
+
+#[test]
+fn docids_are_found_whatever_their_order_in_the_tokenizer_file() {
+    let (_parent, checkpoint) = written();
+    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
+        tokenizer["added_tokens"].as_array_mut().unwrap()[3..].reverse();
+    });
+    let opened = open(&checkpoint).unwrap();
+    assert_eq!(opened.docids, docids());
+    assert_eq!(bits(&opened.model), bits(&model(true)));
+}
+
+#[test]
+fn damaged_weights_are_refused_with_file_and_tensor() {
+    const QUERY: &str = "decoder.block.2.layer.1.EncDecAttention.q.weight";
+    let refused = |change: &dyn Fn(&mut StoredTensors), parts: &[&str]| {
+        let (_parent, checkpoint) = written();
+        change_tensors(&checkpoint, change);
+        assert_refused(&checkpoint, parts);
+    };
+    for missing in [QUERY, "shared.weight", "encoder.final_layer_norm.weight"] {
+        let remove = |tensors: &mut StoredTensors| drop(tensors.remove(missing));
+        refused(&remove, &["step-1", &format!("`{missing}` is missing")]);
+    }
+    let transpose = |tensors: &mut StoredTensors| tensors.get_mut(QUERY).unwrap().shape.reverse();
+    refused(&transpose, &[WEIGHTS, QUERY, "[6, 4]", "expected [4, 6]", "config.json"]);
+    let narrow = |tensors: &mut StoredTensors| {
+        tensors.get_mut("shared.weight").unwrap().shape = vec![WIDTH, WORDS + DOCIDS.len()];
+    };
+    refused(&narrow, &[WEIGHTS, "shared.weight", "[6, 29]"]);
+    let shorten = |tensors: &mut StoredTensors| {
+        let shared = tensors.get_mut("shared.weight").unwrap();
+        shared.shape[0] -= 1;
+        shared.bytes.truncate(shared.shape[0] * WIDTH * 4);
+    };
+    refused(&shorten, &[WEIGHTS, "shared.weight", "[28, 6]", "expected [29, 6]"]);
+    for (dtype, name) in [(Dtype::I32, "I32"), (Dtype::U32, "U32")] {
+        let change = |tensors: &mut StoredTensors| tensors.get_mut(QUERY).unwrap().dtype = dtype;
+        refused(&change, &[WEIGHTS, QUERY, name, "F32, F16 or BF16"]);
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_is_refused() {
+    let (_parent, checkpoint) = written();
+    let file = checkpoint.join(WEIGHTS);
+    let whole = fs::read(&file).unwrap();
+    for length in [whole.len() - 1, whole.len() / 2, 100, 8, 4, 0] {
+        fs::write(&file, &whole[..length]).unwrap();
+        assert_refused(&checkpoint, &[WEIGHTS, "damaged"]);
+    }
+    fs::write(&file, [&[0xff; 8], &whole[8..]].concat()).unwrap();
+    assert_refused(&checkpoint, &[WEIGHTS, "damaged"]);
+    fs::remove_file(&file).unwrap();
+    assert_refused(&checkpoint, &["step-1", "no weights", WEIGHTS, INDEX]);
+}
+
+#[test]
+fn an_index_names_files_beside_it_and_nothing_else() {
+    let (parent, checkpoint) = written();
+    let index = |shard: &str| {
+        let map = json!({ "weight_map": { "shared.weight": shard } });
+        fs::write(checkpoint.join(INDEX), map.to_string()).unwrap();
+    };
+    fs::copy(checkpoint.join(WEIGHTS), parent.path().join("x")).unwrap();
+    fs::rename(checkpoint.join(WEIGHTS), checkpoint.join("shard")).unwrap();
+    let absolute = parent.path().join("x");
+    for outside in ["../x", "./../x", absolute.to_str().unwrap(), "..", "/", "a/b", ""] {
+        index(outside);
+        assert_refused(&checkpoint, &[INDEX, &format!("the shard `{outside}` is not a file name")]);
+    }
+    index("away");
+    assert_refused(&checkpoint, &["step-1/away", "cannot be read"]);
+    fs::write(checkpoint.join(INDEX), "{").unwrap();
+    assert_refused(&checkpoint, &[INDEX, "damaged"]);
+    index("shard");
+    assert_eq!(bits(&open(&checkpoint).unwrap().model), bits(&model(true)));
+}
+
+#[test]
+fn other_files_that_are_damaged_are_refused_by_name() {
+    for (name, parts) in [
+        ("config.json", &["not a JSON object"][..]),
+        ("tokenizer.json", &["added_tokens"]),
+        ("genir.json", &["format 1"]),
+    ] {
+        let (_parent, checkpoint) = written();
+        let file = checkpoint.join(name);
+        let whole = fs::read(&file).unwrap();
+        fs::write(&file, &whole[..20]).unwrap();
+        assert_refused(&checkpoint, &[&[name], parts].concat());
+    }
+    let (_parent, checkpoint) = written();
+    change_json(&checkpoint.join("genir.json"), |manifest| manifest["format"] = 7.into());
+    assert_refused(&checkpoint, &["genir.json: format 7", "format 1"]);
+    change_json(&checkpoint.join("config.json"), |config| config["d_model"] = "six".into());
+    assert_refused(&checkpoint, &["config.json", "`d_model`", "\"six\"", "a whole number"]);
+}
+
+#[test]
+fn the_released_form_of_the_paper_opens_with_its_encoding() {
+    let (_parent, checkpoint) = written();
+    for ours in ["genir.json", "docids.json"] {
+        fs::remove_file(checkpoint.join(ours)).unwrap();
+    }
+    let opened = open(&checkpoint).unwrap();
+    assert_eq!(opened.manifest, None);
+    assert_eq!(opened.encoding(), Encoding::default());
+    assert_eq!((opened.encoding().document_tokens, opened.encoding().query_tokens), (32, 32));
+    assert_eq!(opened.docids, docids());
+    assert_eq!(bits(&opened.model), bits(&model(true)));
+}
+
+#[test]
+fn half_precision_weights_are_read_as_their_values() {
+    type Round = fn(f32) -> ([u8; 2], f32);
+    let as_f16: Round = |value| (f16::from_f32(value).to_le_bytes(), f16::from_f32(value).to_f32());
+    let as_bf16: Round =
+        |value| (bf16::from_f32(value).to_le_bytes(), bf16::from_f32(value).to_f32());
+    for (dtype, round) in [(Dtype::F16, as_f16), (Dtype::BF16, as_bf16)] {
+        let (_parent, checkpoint) = written();
+        change_tensors(&checkpoint, |tensors| {
+            for tensor in tensors.values_mut() {
+                let value = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
+                tensor.bytes =
+                    tensor.bytes.chunks(4).flat_map(|bytes| round(value(bytes)).0).collect();
+                tensor.dtype = dtype;
+            }
+        });
+        let mut expected = bits(&model(true));
+        for value in expected.values_mut().flat_map(|(_, values)| values) {
+            *value = round(f32::from_bits(*value)).1.to_bits();
+        }
+        assert_eq!(bits(&open(&checkpoint).unwrap().model), expected, "{dtype:?}");
+    }
+}
+
+#[test]
+fn spare_rows_of_the_embedding_are_dropped() {
+    /// Rows of ones before row `at` of the embedding.
+    fn insert(checkpoint: &Path, at: usize, count: usize) {
+        change_tensors(checkpoint, |tensors| {
+            let shared = tensors.get_mut("shared.weight").unwrap();
+            let spare = vec![1.0_f32.to_le_bytes(); count * WIDTH].concat();
+            let at = at * WIDTH * 4;
+            shared.bytes.splice(at..at, spare);
+            shared.shape[0] += count;
+        });
+        change_json(&checkpoint.join("config.json"), |config| {
+            config["vocab_size"] = (config["vocab_size"].as_u64().unwrap() + count as u64).into();
+        });
+    }
+    let (_parent, checkpoint) = written();
+    insert(&checkpoint, WORDS + DOCIDS.len(), 5);
+    assert_eq!(bits(&open(&checkpoint).unwrap().model), bits(&model(true)), "behind the docids");
+
+    // As T5's own: 32,128 rows for 32,100 tokens.
+    insert(&checkpoint, WORDS, 3);
+    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
+        for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+            let id = token["id"].as_u64().unwrap();
+            if id >= WORDS as u64 {
+                token["id"] = (id + 3).into();
+            }
+        }
+    });
+    let opened = open(&checkpoint).unwrap();
+    assert_eq!(bits(&opened.model), bits(&model(true)), "between words and docids");
+    assert_eq!(opened.model.t5.config().vocab_size, WORDS);
+}

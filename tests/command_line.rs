@@ -1,0 +1,359 @@
+//! The command: a run from a shipped recipe to ranked documents, and what it refuses, in words.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[path = "support/tiny_corpus.rs"]
+mod tiny_corpus;
+
+/// What the command did.
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs `genir` in the package's directory, where the recipes' relative paths lead.
+fn genir_with_input(arguments: &[&str], input: &str) -> Done {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_genir"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // What does not read its input may have ended already.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Done {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[track_caller]
+fn succeeds(arguments: &[&str]) -> Done {
+    let done = genir_with_input(arguments, "");
+    assert_eq!(done.code, 0, "{arguments:?}: {}", done.stderr);
+    done
+}
+
+/// Runs what has to fail with all of `parts` in its message.
+#[track_caller]
+fn is_refused(arguments: &[&str], parts: &[&str]) {
+    let done = genir_with_input(arguments, "");
+    assert_eq!(done.code, 1, "{arguments:?}: {}{}", done.stdout, done.stderr);
+    assert_eq!(done.stdout, "", "{arguments:?}");
+    assert!(done.stderr.starts_with("error: "), "{}", done.stderr);
+    assert_says(&done.stderr, parts);
+}
+
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+/// The tiny recipe as a file in `home`.
+fn tiny_recipe(home: &TempDir) -> String {
+    let file = home.path().join("tiny.toml");
+    fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
+    text(file)
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// A run of one step on the tiny corpus.
+fn tiny_run() -> (TempDir, String) {
+    let home = TempDir::new().unwrap();
+    succeeds(&["train", &tiny_recipe(&home), "train.steps=1"]);
+    let run = text(home.path().join("run"));
+    (home, run)
+}
+
+/// Every file below a directory with its content, links with where they lead.
+fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if let Ok(to) = fs::read_link(&path) {
+            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
+        } else if path.is_dir() {
+            found.extend(everything(&path));
+        } else {
+            let content = fs::read(&path).unwrap();
+            found.insert(path, content);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_copied_recipe_is_trained_evaluated_and_searched() {
+    let home = TempDir::new().unwrap();
+    let at = |name: &str| text(home.path().join(name));
+    let (recipe, run) = (at("mine.toml"), at("run"));
+    let copied = succeeds(&["recipes", "copy", "quickstart", &recipe]);
+    assert_says(&copied.stdout, &["mine.toml", "genir train"]);
+    is_refused(&["recipes", "copy", "quickstart", &recipe], &["mine.toml is there already"]);
+
+    let directory = format!("run.directory={run}");
+    let tiny = [
+        "model.config={ d_model = 16, d_ff = 32, d_kv = 8, num_heads = 2, num_layers = 1 }",
+        "run.device=cpu",
+        "task.max_tokens=16",
+        "~train.epochs",
+        "train.steps=6",
+        "train.batch_size=16",
+        "schedule.warmup_steps=2",
+        "~evaluate.every_epochs",
+        "evaluate.every_steps=3",
+        "evaluate.queries=40",
+        "evaluate.memorisation=20",
+    ];
+    let trained = succeeds(&[&["train", &recipe, &directory], &tiny[..]].concat());
+    assert_eq!(trained.stdout, "", "results are in files; words go to standard error");
+    assert!(!trained.stderr.contains(['\u{1b}', '\r']), "no terminal: {:?}", trained.stderr);
+    assert_says(
+        &trained.stderr,
+        &[
+            "bundled:atlas",
+            "seed 1, device cpu",
+            "decoder Stage III mlp",
+            "about ",
+            "step 3: validation",
+            "step 6: memorisation/indexing",
+            "step 6/6",
+            "genir search",
+        ],
+    );
+
+    let files = [at("test.run"), at("test.qrels"), at("correct.json")];
+    let evaluated = succeeds(&[
+        "eval",
+        &run,
+        "--split",
+        "test",
+        "--queries",
+        "50",
+        "--depth",
+        "7",
+        "--run",
+        &files[0],
+        "--qrels",
+        &files[1],
+        "--correct",
+        &files[2],
+        "--format",
+        "json",
+    ]);
+    let metrics: Value = serde_json::from_str(&evaluated.stdout).unwrap();
+    assert_eq!(metrics["all"]["queries"], 50);
+    let ranked = read_run(Path::new(&files[0])).unwrap();
+    let judged = read_qrels(Path::new(&files[1])).unwrap();
+    let correct = read_correct_queries(Path::new(&files[2])).unwrap();
+    assert_eq!((ranked.len(), judged.len()), (350, 50));
+    let first: Vec<&str> = judged
+        .iter()
+        .filter(|j| {
+            ranked.iter().any(|l| (l.rank, &l.query, &l.document) == (1, &j.query, &j.document))
+        })
+        .map(|j| j.query.as_str())
+        .collect();
+    assert!(correct.iter().map(|(_, query)| query.as_str()).eq(first.iter().copied()));
+    let hits = metrics["all"]["hits@1"].as_f64().unwrap();
+    assert!((hits - first.len() as f64 / 50.0).abs() < 1e-9);
+
+    let table = succeeds(&["eval", &run, "--queries", "20", "--vocabulary", "all"]).stdout;
+    assert_says(
+        &table,
+        &["| queries ", "hits@1", "hits@100", "ndcg@10", "| all ", "| 20 ", "unseen"],
+    );
+
+    let query = "Which element has the symbol Fe?";
+    let found = succeeds(&["search", &run, query, "--top", "3"]).stdout;
+    let ranks: Vec<&str> = found.lines().filter_map(|line| line.get(..3)).collect();
+    assert_eq!(ranks, ["  1", "   ", "  2", "   ", "  3", "   "], "each with its text:\n{found}");
+}
+
+#[test]
+fn search_reads_queries_from_standard_input_and_prints_json_lines() {
+    let (_home, run) = tiny_run();
+    let input = "what is gold\n\n  a river in Africa \nlast without an end";
+    let plain = genir_with_input(&["search", &run, "--top", "2"], input);
+    assert_eq!(plain.code, 0, "{}", plain.stderr);
+    assert_eq!(plain.stdout.lines().count(), 3 * 2 * 2, "{}", plain.stdout);
+
+    let asked = genir_with_input(&["search", &run, "--json", "-k", "20"], input);
+    let lines: Vec<Value> =
+        asked.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3 * 8, "as many as there are documents");
+    for (at, line) in lines.iter().enumerate() {
+        let queries = ["what is gold", "a river in Africa", "last without an end"];
+        assert_eq!(line["query"], queries[at / 8]);
+        assert_eq!(line["rank"], at % 8 + 1);
+        let (_, text) = tiny_corpus::DOCUMENTS.iter().find(|(id, _)| line["docid"] == *id).unwrap();
+        assert_eq!(line["text"], *text);
+        assert!(at % 8 == 0 || line["score"].as_f64() <= lines[at - 1]["score"].as_f64());
+    }
+    let once = succeeds(&["search", &run, "what is gold", "--json", "-k", "8"]).stdout;
+    assert!(asked.stdout.starts_with(&once), "the same from the command line");
+}
+
+#[test]
+fn search_works_without_the_corpus_and_eval_says_what_it_lacks() {
+    let (home, run) = tiny_run();
+    fs::rename(home.path().join("corpus"), home.path().join("moved")).unwrap();
+    let found = genir_with_input(&["search", &run, "what is gold"], "");
+    assert_eq!(found.code, 0, "{}", found.stderr);
+    assert_eq!(found.stdout.lines().count(), 5, "docids alone: {}", found.stdout);
+    assert_says(&found.stderr, &["without their text", "corpus"]);
+    is_refused(&["eval", &run], &["cannot read", "corpus"]);
+
+    let moved = text(home.path().join("moved"));
+    let checkpoint = text(home.path().join("run/checkpoints/step-000001"));
+    for target in [&run, &checkpoint] {
+        let table = succeeds(&["eval", target, "--corpus", &moved]).stdout;
+        assert_says(&table, &["| all ", "| seen ", "| unseen "]);
+    }
+    is_refused(&["eval", &run, "--corpus", "bundled:atlas"], &["of another corpus", "8 docids"]);
+}
+
+#[test]
+fn what_is_no_checkpoint_is_refused() {
+    let (home, run) = tiny_run();
+    let checkpoints = home.path().join("run/checkpoints");
+    for link in ["best", "latest"] {
+        fs::remove_file(checkpoints.join(link)).unwrap();
+    }
+    // What a killed process leaves is not taken for one.
+    fs::rename(checkpoints.join("step-000001"), checkpoints.join(".unfinished-step-000001"))
+        .unwrap();
+    is_refused(&["eval", &run], &["neither a checkpoint", "nor a run with one"]);
+    is_refused(&["search", "no/such/run", "query"], &["no/such/run", "neither a checkpoint"]);
+    is_refused(&["search", "checkpoints/atlas-base", "query"], &["atlas-base", "genir train"]);
+}
+
+#[test]
+fn check_shows_five_mistakes_at_once() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let mut wrong = fs::read_to_string(&recipe).unwrap();
+    wrong = wrong.replace("batch_size = 8", "batch_size = 8, acumulate = 2");
+    wrong = wrong.replace("learning_rate = 3e-3", "learning_rate = -1.0");
+    wrong = wrong.replace("init = \"scratch\"", "init = \"scrach\"");
+    wrong = wrong.replace("dropout = 0.1", "dropout = \"some\"");
+    wrong += "[save]\nbest_metric = \"validation/hits@2\"\n";
+    fs::write(&recipe, wrong).unwrap();
+    is_refused(
+        &["check", &recipe],
+        &[
+            "tiny.toml: 5 problems",
+            "train.acumulate",
+            "did you mean `accumulate`?",
+            "optimizer.learning_rate = -1",
+            "model.init = \"scrach\"",
+            "model.dropout = \"some\"",
+            "save.best_metric = \"validation/hits@2\"",
+            "line 3: ",
+        ],
+    );
+    assert!(!home.path().join("run").exists());
+}
+
+#[test]
+fn check_shows_what_would_be_trained_and_writes_nothing() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let before = everything(home.path());
+    let shown = succeeds(&["check", &recipe, "trainable.select=restricted"]).stdout;
+    assert_says(
+        &shown,
+        &["8 documents", "decoder Stage II cross-attention", "| all ", "MiB", "nothing is wrong"],
+    );
+    assert!(everything(home.path()) == before);
+    is_refused(
+        &["check", &recipe, "corpus.path=no/corpus", "model.base=./no/base"],
+        &["2 problems", "corpus: ", "model.base: "],
+    );
+}
+
+#[test]
+fn an_existing_run_is_refused_and_untouched() {
+    let (home, run) = tiny_run();
+    let recipe = text(home.path().join("tiny.toml"));
+    let before = everything(Path::new(&run));
+    is_refused(&["train", &recipe, "train.steps=2"], &[&run, "already holds a run", "--overwrite"]);
+    assert!(everything(Path::new(&run)) == before);
+
+    succeeds(&["train", &recipe, "train.steps=2", "--overwrite"]);
+    assert!(Path::new(&run).join("checkpoints/step-000002").is_dir());
+    assert!(!Path::new(&run).join("checkpoints/step-000001").exists());
+
+    let foreign = home.path().join("corpus");
+    let before = everything(&foreign);
+    let directory = format!("run.directory={}", foreign.display());
+    is_refused(&["train", &recipe, &directory, "--overwrite"], &["no run of genir"]);
+    assert!(everything(&foreign) == before);
+}
+
+#[test]
+fn a_corpus_that_is_broken_in_the_middle_is_refused_with_its_line() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let corpus = home.path().join("broken.jsonl");
+    let line =
+        |number: u32| format!("{{\"text_id\": {number}, \"text\": \"Document: text {number}\"}}\n");
+    let mut lines: Vec<String> = (0..2000).map(line).collect();
+    lines[1233] = "{\"text_id\": 1233, \"text\": \"Document: cut off\n".to_owned();
+    fs::write(&corpus, lines.concat()).unwrap();
+    let path = format!("corpus.path={}", corpus.display());
+    for verb in ["check", "train"] {
+        is_refused(&[verb, &recipe, &path], &["corpus: ", "broken.jsonl", "line 1234"]);
+    }
+    assert!(!home.path().join("run").exists());
+}
+
+#[test]
+#[cfg(not(feature = "cuda"))]
+fn a_gpu_is_refused_in_words_by_a_build_without_cuda() {
+    let (home, run) = tiny_run();
+    let recipe = text(home.path().join("tiny.toml"));
+    for device in ["cuda", "cuda:1"] {
+        let words = [&format!("device `{device}`"), "this build of genir has no CUDA", "`cpu`"];
+        let key = format!("run.device={device}");
+        is_refused(&["train", &recipe, "--overwrite", &key], &words);
+        is_refused(&["eval", &run, "--device", device], &words);
+        is_refused(&["search", &run, "query", "--device", device], &words);
+    }
+    is_refused(&["search", &run, "query", "--device", "gpu"], &["device `gpu`", "auto, cpu, cuda"]);
+    assert!(
+        Path::new(&run).join("checkpoints/best/config.json").exists(),
+        "the run is still there"
+    );
+}
+
+#[test]
+fn quiet_says_nothing_and_logs_everything() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let done = succeeds(&["train", &recipe, "train.steps=2", "--quiet"]);
+    assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("", ""));
+    let log = fs::read_to_string(home.path().join("run/log.txt")).unwrap();
+    assert_says(&log, &["8 documents", "step 2: validation", "done in"]);
+    let error = genir_with_input(&["--quiet", "train", &recipe], "").stderr;
+    assert_says(&error, &["error: ", "already holds a run"]);
+}

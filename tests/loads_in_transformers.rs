@@ -1,0 +1,125 @@
+//! Checkpoints written here load in `transformers`, docid tokens included, and give the same logits there.
+//!
+//! Needs a Python with `tests/python/requirements.txt`, named by `GENIR_PYTHON`; skipped without.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use burn::tensor::{Device, Tensor};
+use genir::checkpoint::{Contents, write};
+use genir::docid::{EncodeOptions, TextTokenizer};
+use genir::t5::{GenirModel, Logits, NoTap, Pass, T5Config, Tokens};
+use serde_json::{Value, json};
+
+#[path = "support/collections.rs"]
+mod collections;
+#[path = "support/tiny_model.rs"]
+mod tiny_model;
+
+/// Short, long enough to be cut, with words that no tokenizer knows, and of a single letter.
+const QUERIES: [&str; 6] = [
+    "Which element has the symbol Fe?",
+    "what is the capital of France",
+    "A  question   with wide spaces, punctuation ... and 1,234.5 numbers; it goes on and on until it \
+     has to be cut, because it is much longer than any question that anyone would ask of an index.",
+    "Wie heißt die Hauptstadt von Österreich? 東京 🦀",
+    "x",
+    "who wrote @DOC_ID_ and </s> in a query",
+];
+const MAX_TOKENS: usize = 24;
+
+fn package(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Sizes of a parity fixture, for the words of `tokenizer`.
+fn config(fixture: &str, tied: bool, tokenizer: &TextTokenizer) -> T5Config {
+    let file = package("tests/fixtures/parity").join(fixture).join("config.json");
+    let mut map: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    // What a model from scratch is made by.
+    map["tie_word_embeddings"] = tied.into();
+    T5Config::from_json(&file, &map.to_string()).unwrap().with_words(tokenizer.words())
+}
+
+/// Logits of all queries in one padded batch.
+fn logits(model: &GenirModel, queries: &[Vec<u32>], pad_id: u32) -> Logits {
+    let longest = queries.iter().map(Vec::len).max().unwrap();
+    let lengths: Vec<u32> = queries.iter().map(|query| query.len() as u32).collect();
+    let mut ids = Vec::new();
+    for query in queries {
+        ids.extend(query.iter().map(|&id| id as i32));
+        ids.resize(ids.len() + longest - query.len(), pad_id as i32);
+    }
+    let source = Tokens::new(&ids, &lengths, &Device::flex());
+    let mut tap = NoTap;
+    model.logits(model.t5.encode_and_decode_start(&source, &mut Pass::evaluate(&mut tap)))
+}
+
+fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
+    let [_, width] = logits.dims();
+    let values: Vec<f32> = logits.into_data().try_to_vec().unwrap();
+    values.chunks(width).map(<[f32]>::to_vec).collect()
+}
+
+/// Writes a checkpoint with the tokenizer in `base` and lets `transformers` check it.
+fn check(fixture: &str, tied: bool, base: &Path) {
+    let Some(python) = std::env::var_os("GENIR_PYTHON") else {
+        eprintln!("skipped: GENIR_PYTHON names no Python with tests/python/requirements.txt");
+        return;
+    };
+    let tokenizer = TextTokenizer::load(base).unwrap().tokenizer;
+    let model = tiny_model::model(&config(fixture, tied, &tokenizer));
+    assert_eq!(model.t5.is_tied(), tied);
+    let home = tempfile::tempdir().unwrap();
+    let contents = Contents {
+        model: &model,
+        tokenizer: &tokenizer,
+        docids: &tiny_model::docids(),
+        manifest: &tiny_model::manifest(),
+    };
+    let checkpoint = write(home.path(), "step-000012", &contents).unwrap();
+
+    let options = EncodeOptions { max_tokens: MAX_TOKENS, prefix: String::new(), lowercase: false };
+    let tokens = tokenizer.encode_batch(&QUERIES, &options).unwrap();
+    assert_eq!(tokens[2].len(), MAX_TOKENS, "one query is cut");
+    let found = logits(&model, &tokens, tokenizer.pad_id());
+    let given = json!({
+        "queries": QUERIES,
+        "max_tokens": MAX_TOKENS,
+        "input_ids": tokens,
+        "docid_logits": rows(found.docids.clone()),
+        "logits": rows(Tensor::cat(vec![found.words, found.docids], 1)),
+    });
+    let file = home.path().join("logits.json");
+    fs::write(&file, given.to_string()).unwrap();
+
+    let output = Command::new(&python)
+        .arg(package("tests/python/check_export.py"))
+        .args([&checkpoint, &file])
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap_or_else(|error| panic!("GENIR_PYTHON={}: {error}", python.display()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{fixture} with the tokenizer in {}:\n{said}", base.display());
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn v1_0_with_tied_embeddings_loads() {
+    check("v1_0_tied", true, &package("checkpoints/atlas-base"));
+}
+
+#[test]
+fn v1_1_with_an_untied_head_loads() {
+    check("v1_1_untied", false, &package("checkpoints/atlas-base"));
+}
+
+#[test]
+fn both_load_with_the_tokenizer_of_t5() {
+    if let Some(collections) = collections::collections() {
+        let base = collections.join("tokenizer");
+        check("v1_0_tied", true, &base);
+        check("v1_1_untied", false, &base);
+    }
+}
