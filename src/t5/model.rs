@@ -73,12 +73,12 @@ impl T5 {
         let rows = self.shared.forward(ids); // [batch * length + 1, d_model]
         let tokens = source.batch * source.length;
         let states = self.encoder.forward(
-            rows.clone().slice([0..tokens]),
+            rows.clone().slice(0..tokens),
             source.batch,
             source.mask.clone(),
             pass,
         );
-        let start = self.for_each(rows.slice([tokens..tokens + 1]), source.batch);
+        let start = self.for_each(rows.slice(tokens..tokens + 1), source.batch);
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
     }
 
