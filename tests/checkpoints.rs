@@ -23,7 +23,7 @@ mod small_tokenizer;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
-use parameter_bits::bits;
+use parameter_bits::{assert_same, bits};
 use tiny_model::{DOCIDS, docids, manifest};
 
 /// Tokens of the small tokenizer.
@@ -145,7 +145,7 @@ fn what_is_written_opens_again_bit_for_bit() {
         let checkpoint = write_model(parent.path(), "step-1", &model).unwrap();
         let opened = open(&checkpoint).unwrap();
         assert_eq!(opened.model.t5.is_tied(), tied);
-        assert_eq!(bits(&opened.model), bits(&model));
+        assert_same(&bits(&opened.model), &bits(&model), "opened");
         assert_eq!(opened.docids, docids());
         assert_eq!(opened.encoding(), manifest().encoding);
         assert_eq!(opened.manifest, Some(manifest()));
@@ -181,7 +181,11 @@ fn what_a_killed_process_left_is_removed_and_leads_nowhere() {
     }
     write_model(parent.path(), "step-2", &model(false)).unwrap();
     assert_eq!(names(parent.path()), ["step-1", "step-2"]);
-    assert_eq!(bits(&open(&parent.path().join("step-2")).unwrap().model), bits(&model(false)));
+    assert_same(
+        &bits(&open(&parent.path().join("step-2")).unwrap().model),
+        &bits(&model(false)),
+        "opened",
+    );
 
     fs::create_dir(&left).unwrap();
     write_model(parent.path(), "step-3", &model(true)).unwrap();
@@ -214,7 +218,7 @@ fn a_link_leads_to_a_whole_checkpoint_at_every_moment() {
         reader.join().unwrap();
     });
     link(parent.path(), "latest", "step-2").unwrap();
-    assert_eq!(bits(&open(&latest).unwrap().model), bits(&model(false)));
+    assert_same(&bits(&open(&latest).unwrap().model), &bits(&model(false)), "opened");
     assert_eq!(names(parent.path()), ["latest", "step-1", "step-2"]);
 }
 
@@ -244,7 +248,7 @@ fn docids_are_found_whatever_their_order_in_the_tokenizer_file() {
     });
     let opened = open(&checkpoint).unwrap();
     assert_eq!(opened.docids, docids());
-    assert_eq!(bits(&opened.model), bits(&model(true)));
+    assert_same(&bits(&opened.model), &bits(&model(true)), "opened");
 }
 
 #[test]
@@ -311,7 +315,7 @@ fn an_index_names_files_beside_it_and_nothing_else() {
     fs::write(checkpoint.join(INDEX), "{").unwrap();
     assert_refused(&checkpoint, &[INDEX, "damaged"]);
     index("shard");
-    assert_eq!(bits(&open(&checkpoint).unwrap().model), bits(&model(true)));
+    assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "opened");
 }
 
 #[test]
@@ -345,7 +349,7 @@ fn the_released_form_of_the_paper_opens_with_its_encoding() {
     assert_eq!(opened.encoding(), Encoding::default());
     assert_eq!((opened.encoding().document_tokens, opened.encoding().query_tokens), (32, 32));
     assert_eq!(opened.docids, docids());
-    assert_eq!(bits(&opened.model), bits(&model(true)));
+    assert_same(&bits(&opened.model), &bits(&model(true)), "opened");
 }
 
 #[test]
@@ -368,7 +372,7 @@ fn half_precision_weights_are_read_as_their_values() {
         for value in expected.values_mut().flat_map(|(_, values)| values) {
             *value = round(f32::from_bits(*value)).1.to_bits();
         }
-        assert_eq!(bits(&open(&checkpoint).unwrap().model), expected, "{dtype:?}");
+        assert_same(&bits(&open(&checkpoint).unwrap().model), &expected, &format!("{dtype:?}"));
     }
 }
 
@@ -389,7 +393,7 @@ fn spare_rows_of_the_embedding_are_dropped() {
     }
     let (_parent, checkpoint) = written();
     insert(&checkpoint, WORDS + DOCIDS.len(), 5);
-    assert_eq!(bits(&open(&checkpoint).unwrap().model), bits(&model(true)), "behind the docids");
+    assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "behind the docids");
 
     // As T5's own: 32,128 rows for 32,100 tokens.
     insert(&checkpoint, WORDS, 3);
@@ -402,6 +406,6 @@ fn spare_rows_of_the_embedding_are_dropped() {
         }
     });
     let opened = open(&checkpoint).unwrap();
-    assert_eq!(bits(&opened.model), bits(&model(true)), "between words and docids");
+    assert_same(&bits(&opened.model), &bits(&model(true)), "between words and docids");
     assert_eq!(opened.model.t5.config().vocab_size, WORDS);
 }

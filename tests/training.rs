@@ -24,7 +24,7 @@ mod parameter_bits;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
-use parameter_bits::bits;
+use parameter_bits::{assert_same, bits};
 use tiny_corpus::DOCUMENTS;
 
 /// The tiny recipe with overrides, held against its corpus and base.
@@ -116,7 +116,7 @@ fn assert_says(message: &str, parts: &[&str]) {
 #[test]
 fn a_seed_gives_the_same_weights_to_the_last_bit_and_another_gives_others() {
     let one = bits(&train_apart(&[]).model);
-    assert!(one == bits(&train_apart(&[]).model), "the same seed");
+    assert_same(&bits(&train_apart(&[]).model), &one, "the same seed");
     assert!(one != bits(&train_apart(&["model.dropout=0"]).model), "dropout is on");
 
     // From the same weights: only order and dropout differ.
@@ -128,7 +128,7 @@ fn a_seed_gives_the_same_weights_to_the_last_bit_and_another_gives_others() {
         bits(&train_apart(&overrides).model)
     };
     let one = from_base(&["run.seed=5"]);
-    assert!(one == from_base(&["run.seed=5"]));
+    assert_same(&from_base(&["run.seed=5"]), &one, "the same seed and base");
     assert!(one != from_base(&["run.seed=6"]));
 }
 
@@ -148,7 +148,7 @@ fn the_corpus_is_learnt_and_the_saved_model_is_the_trained_one() {
     assert!(*memorised >= 0.75, "memorised are {memorised}");
 
     let saved = open(&checkpoints(home.path()).join("best"));
-    assert!(bits(&saved.model) == bits(&trained.model));
+    assert_same(&bits(&saved.model), &bits(&trained.model), "saved");
     assert_eq!(saved.encoding(), Encoding::from(&plan.recipe.task.options()));
     let ids: Vec<&str> = saved.docids.ids().collect();
     assert_eq!(ids, DOCUMENTS.map(|(id, _)| id));
@@ -407,7 +407,7 @@ fn docids_that_the_base_knows_keep_their_rows() {
         let (mut before, mut after) = (bits(&base), bits(&plan.model(&Device::flex()).unwrap()));
         let (_, before_rows) = before.remove("docids.weight").unwrap();
         let (shape, after_rows) = after.remove("docids.weight").unwrap();
-        assert!(before == after, "the T5 is the base's");
+        assert_same(&after, &before, "the T5 is the base's");
         assert_eq!(shape, [9, 16]);
         let before_rows: Vec<&[u32]> = before_rows.chunks(16).collect();
         let after_rows: Vec<&[u32]> = after_rows.chunks(16).collect();
