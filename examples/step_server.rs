@@ -27,6 +27,11 @@ const WARM_UP: usize = 3;
 
 fn main() -> anyhow::Result<()> {
     genir::allocator::keep_freed_memory();
+    // As the binary does it: see genir::cli::main.
+    rayon::scope(|_| serve())
+}
+
+fn serve() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [mode, shape] = arguments.as_slice() else {
         anyhow::bail!("usage: step_server full|restricted t5-small|t5-base");

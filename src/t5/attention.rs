@@ -79,8 +79,17 @@ impl AttentionBlock {
         at: Place,
         pass: &mut Pass,
     ) -> Tensor<2> {
+        const CROSS: Attention = Attention::CrossAttention;
         let x = pass.stream(at, Hook::CrossAttentionIn, self.norm.forward(x));
-        let mixed = self.mix(x, states, mask, Attention::CrossAttention, at, pass);
+        let one_token = x.dims()[0] == at.batch;
+        let projections_wanted = [Hook::Key(CROSS), Hook::Value(CROSS)]
+            .into_iter()
+            .any(|hook| pass.wants(at.site(hook)));
+        let mixed = if one_token && !projections_wanted {
+            self.absorbed(x, states, mask, at, pass)
+        } else {
+            self.mix(x, states, mask, CROSS, at, pass)
+        };
         let out = pass.dropout(self.output.forward(mixed)); // [batch * target, d_model]
         pass.stream(at, Hook::CrossAttentionOut, out)
     }
@@ -95,6 +104,48 @@ impl AttentionBlock {
         let weight = Tensor::ones([batch, heads, 1, 1], &value.device());
         let weight = pass.dropout(weight).swap_dims(1, 2); // [batch, 1, heads, 1]
         let mixed = pass.heads(at, Hook::Mixed(Attention::SelfAttention), value * weight);
+        mixed.reshape([batch, heads * d_kv])
+    }
+
+    /// Weighted values of one target without keys or values: `[batch, heads * d_kv]`.
+    ///
+    /// A score is `q . (W_K e) = (W_K^T q) . e`, and the weighted sum of `W_V e` is `W_V` of the weighted sum
+    /// (cross-attention has no bias and no positions). So the matrices meet one vector an example and head, and
+    /// not each of its states.
+    fn absorbed(
+        &self,
+        target: Tensor<2>,
+        states: Tensor<2>,
+        mask: Option<Tensor<4>>,
+        at: Place,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        const CROSS: Attention = Attention::CrossAttention;
+        let batch = at.batch;
+        let [n, d_model] = states.dims();
+        let states = states.reshape([batch, n / batch, d_model]); // [batch, source, d_model]
+        let query = self.split(self.query.forward(target), batch); // [batch, 1, heads, d_kv]
+        let query = pass.heads(at, Hook::Query(CROSS), query);
+        let [_, _, heads, d_kv] = query.dims();
+
+        let by_head = |matrix: &Linear| matrix.weight.val().reshape([d_model, heads, d_kv]);
+        let query = query.reshape([batch, heads, d_kv]).swap_dims(0, 1); // [heads, batch, d_kv]
+        let key = by_head(&self.key).permute([1, 2, 0]); // [heads, d_kv, d_model]
+        let asked = query.matmul(key).swap_dims(0, 1); // [batch, heads, d_model]
+        let scores = asked.matmul(states.clone().swap_dims(1, 2)); // [batch, heads, source]
+        let scores = scores.unsqueeze_dim::<4>(2); // [batch, heads, 1, source]
+        let scores = match mask {
+            Some(mask) => scores + mask,
+            None => scores,
+        };
+        let scores = pass.heads(at, Hook::Scores(CROSS), scores);
+        let pattern = pass.dropout(softmax(scores, 3)); // [batch, heads, 1, source]
+        let pattern = pass.heads(at, Hook::Pattern(CROSS), pattern);
+
+        let weighted = pattern.squeeze_dim::<3>(2).matmul(states); // [batch, heads, d_model]
+        let value = by_head(&self.value).swap_dims(0, 1); // [heads, d_model, d_kv]
+        let mixed = weighted.swap_dims(0, 1).matmul(value).swap_dims(0, 1); // [batch, heads, d_kv]
+        let mixed = pass.heads(at, Hook::Mixed(CROSS), mixed.unsqueeze_dim::<4>(1));
         mixed.reshape([batch, heads * d_kv])
     }
 

@@ -132,7 +132,8 @@ impl Update<'_> {
         // 1 - beta in f64 first, as PyTorch does: in f32, 1 - 0.999 is off by 1e-5 of itself.
         let (new_1, new_2) = ((1.0 - self.rule.beta_1) as f32, (1.0 - self.rule.beta_2) as f32);
         let (rate, keep, epsilon) = (self.rate as f32, self.keep as f32, self.rule.epsilon as f32);
-        let (scale, correction) = (self.rule.gradient_scale as f32, self.correction as f32);
+        // Times the inverse: the two divisions and the root are what this loop waits for.
+        let (scale, correction) = (self.rule.gradient_scale as f32, (1.0 / self.correction) as f32);
         let moments = first.iter_mut().zip(second);
         for ((parameter, gradient), (first, second)) in
             parameter.iter_mut().zip(gradient).zip(moments)
@@ -140,7 +141,7 @@ impl Update<'_> {
             let gradient = gradient * scale;
             *first = beta_1 * *first + new_1 * gradient;
             *second = beta_2 * *second + new_2 * gradient * gradient;
-            *parameter = keep * *parameter - rate * *first / (second.sqrt() / correction + epsilon);
+            *parameter = keep * *parameter - rate * *first / (second.sqrt() * correction + epsilon);
         }
     }
 }

@@ -142,7 +142,8 @@ fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
                     plan.corpus.train.iter().filter(trained).cloned().collect();
                 let left_out = &plan.left_out;
                 let (corpus, most) = (&plan.corpus, Some(most));
-                QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?.undivided()
+                QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?
+                    .undivided()
             }
         });
     }
