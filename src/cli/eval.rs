@@ -121,7 +121,7 @@ impl Eval {
             Format::Table => {
                 let mut table = Table::new();
                 table.load_style(presets::ASCII_MARKDOWN);
-                let mut header = vec!["queries".to_owned()];
+                let mut header = vec!["part".to_owned()];
                 let metrics = parts.first().map(|(_, metrics)| metrics);
                 header.extend(
                     metrics.into_iter().flat_map(|m| m.values()).map(|(name, _)| name.into()),

@@ -134,14 +134,7 @@ impl AttentionBlock {
         let asked = query.matmul(key).swap_dims(0, 1); // [batch, heads, d_model]
         let scores = asked.matmul(states.clone().swap_dims(1, 2)); // [batch, heads, source]
         let scores = scores.unsqueeze_dim::<4>(2); // [batch, heads, 1, source]
-        let scores = match mask {
-            Some(mask) => scores + mask,
-            None => scores,
-        };
-        let scores = pass.heads(at, Hook::Scores(CROSS), scores);
-        let pattern = pass.dropout(softmax(scores, 3)); // [batch, heads, 1, source]
-        let pattern = pass.heads(at, Hook::Pattern(CROSS), pattern);
-
+        let pattern = pattern(scores, mask, CROSS, at, pass); // [batch, heads, 1, source]
         let weighted = pattern.squeeze_dim::<3>(2).matmul(states); // [batch, heads, d_model]
         let value = by_head(&self.value).swap_dims(0, 1); // [heads, d_model, d_kv]
         let mixed = weighted.swap_dims(0, 1).matmul(value).swap_dims(0, 1); // [batch, heads, d_kv]
@@ -169,13 +162,7 @@ impl AttentionBlock {
         let [_, target, heads, d_kv] = query.dims();
         // T5 folds 1 / sqrt(d_kv) into W_Q's initialisation: the scores are not scaled.
         let scores = query.swap_dims(1, 2).matmul(key.permute([0, 2, 3, 1])); // [batch, heads, target, source]
-        let scores = match bias {
-            Some(bias) => scores + bias,
-            None => scores,
-        };
-        let scores = pass.heads(at, Hook::Scores(kind), scores);
-        let pattern = pass.dropout(softmax(scores, 3)); // [batch, heads, target, source]
-        let pattern = pass.heads(at, Hook::Pattern(kind), pattern);
+        let pattern = pattern(scores, bias, kind, at, pass); // [batch, heads, target, source]
         let mixed = pattern.matmul(value.swap_dims(1, 2)).swap_dims(1, 2); // [batch, target, heads, d_kv]
         let mixed = pass.heads(at, Hook::Mixed(kind), mixed);
         mixed.reshape([batch * target, heads * d_kv])
@@ -186,6 +173,23 @@ impl AttentionBlock {
         let [n, inner] = rows.dims();
         rows.reshape([batch, n / batch, self.heads, inner / self.heads])
     }
+}
+
+/// From scores to attention weights: `[batch, heads, target, source]` both. `bias` broadcasts to that shape.
+fn pattern(
+    scores: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    kind: Attention,
+    at: Place,
+    pass: &mut Pass,
+) -> Tensor<4> {
+    let scores = match bias {
+        Some(bias) => scores + bias,
+        None => scores,
+    };
+    let scores = pass.heads(at, Hook::Scores(kind), scores);
+    let pattern = pass.dropout(softmax(scores, 3));
+    pass.heads(at, Hook::Pattern(kind), pattern)
 }
 
 /// One learned bias a head for each bucket of relative distance, shared by all layers of a stack.

@@ -135,6 +135,10 @@ impl fmt::Display for Site {
 
 /// Reads or replaces activations while a model runs.
 ///
+/// With one target token some sites exist only on the general path: queries, keys, scores and pattern of the
+/// decoder's self-attention, keys and values of its cross-attention. A tap that wants one of them gets that path,
+/// which is slower and gives the same numbers but for rounding.
+///
 /// Reading is keeping a clone (tensors are reference-counted); patching is returning another tensor of
 /// the same shape.
 pub trait Tap {
