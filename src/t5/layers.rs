@@ -9,6 +9,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::config::{FeedForward, T5Config};
 use super::pass::{Pass, Place};
+use super::product::{Stored, product};
 use super::tap::Hook;
 
 /// A linear map without bias, as everywhere in T5.
@@ -25,7 +26,7 @@ impl Linear {
 
     /// `[rows, in] -> [rows, out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val())
+        product(x, self.weight.val(), Stored::InOut)
     }
 }
 
@@ -74,7 +75,7 @@ impl Embedding {
 
     /// Scores every row: `[rows, d_model] -> [rows, tokens]`
     pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val().transpose())
+        product(x, self.weight.val(), Stored::OutIn)
     }
 }
 

@@ -8,6 +8,7 @@ mod dropout;
 mod layers;
 mod model;
 mod pass;
+mod product;
 mod stack;
 mod tap;
 pub mod weights;
