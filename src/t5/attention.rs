@@ -6,8 +6,9 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::config::T5Config;
-use super::layers::{Linear, RmsNorm, empty};
+use super::layers::{Linear, empty};
 use super::pass::{Pass, Place};
+use super::rms_norm::RmsNorm;
 use super::tap::{Attention, Hook};
 
 /// Attention of one layer with the RMSNorm that feeds its queries.

@@ -1,4 +1,4 @@
-//! The smallest parts of a T5: linear map, RMSNorm, embedding, MLP.
+//! The smallest parts of a T5: linear map, embedding, MLP.
 //!
 //! Activations are carried as rows, `[batch * position, width]`: a rank-3 linear makes its weight gradient
 //! per example and sums it afterwards (Burn 0.22.1), which costs 3.7 times the time of the flat one.
@@ -10,6 +10,7 @@ use burn::tensor::{Device, Int, Tensor};
 use super::config::{FeedForward, T5Config};
 use super::pass::{Pass, Place};
 use super::product::{Stored, product};
+use super::rms_norm::RmsNorm;
 use super::tap::Hook;
 
 /// A linear map without bias, as everywhere in T5.
@@ -27,29 +28,6 @@ impl Linear {
     /// `[rows, in] -> [rows, out]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         product(x, self.weight.val(), Stored::InOut)
-    }
-}
-
-/// T5's layer norm: no mean, no bias.
-#[derive(Module, Debug)]
-pub struct RmsNorm {
-    /// `[d_model]`
-    pub weight: Param<Tensor<1>>,
-    #[module(skip)]
-    epsilon: f64,
-}
-
-impl RmsNorm {
-    pub(super) fn new(config: &T5Config, device: &Device) -> Self {
-        let weight = Param::from_tensor(Tensor::zeros([config.d_model], device));
-        Self { weight, epsilon: config.layer_norm_epsilon }
-    }
-
-    /// `[rows, d_model] -> [rows, d_model]`
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mean_square = x.clone().square().mean_dim(1); // [rows, 1]
-        let scale = (mean_square + self.epsilon).sqrt().recip(); // [rows, 1]
-        x * scale * self.weight.val().unsqueeze() // [rows, d_model]
     }
 }
 

@@ -146,7 +146,10 @@ impl<'a> Matrix<'a> {
         let far = |count: usize, step: isize| (count as isize - 1) * step;
         let last = far(self.rows, self.to_next_row) + far(self.columns, self.to_next_column);
         let forward = self.to_next_row >= 0 && self.to_next_column >= 0;
-        assert!(forward && (last as usize) < self.values.len(), "a matrix reaches out of its memory");
+        assert!(
+            forward && (last as usize) < self.values.len(),
+            "a matrix reaches out of its memory"
+        );
     }
 }
 

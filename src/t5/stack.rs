@@ -5,8 +5,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::attention::{AttentionBlock, RelativeBias};
 use super::config::T5Config;
-use super::layers::{Mlp, RmsNorm};
+use super::layers::Mlp;
 use super::pass::{Pass, Place};
+use super::rms_norm::RmsNorm;
 use super::tap::{Hook, Stack};
 
 /// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.

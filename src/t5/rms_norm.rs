@@ -1,0 +1,186 @@
+//! T5's layer norm: no mean, no bias. On the CPU one operation forward and one backward.
+//!
+//! Made of tensor operations it is seven passes over the activations and about ten for its gradients, each
+//! with an output of its own, most of them on one thread.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use burn_autodiff::Autodiff;
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::checkpoint::strategy::NoCheckpointing;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
+
+use super::config::T5Config;
+use crate::device::is_host;
+
+/// `x / rms(x) * weight`, row by row.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[d_model]`
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn new(config: &T5Config, device: &Device) -> Self {
+        let weight = Param::from_tensor(Tensor::zeros([config.d_model], device));
+        Self { weight, epsilon: config.layer_norm_epsilon }
+    }
+
+    /// `[rows, d_model] -> [rows, d_model]`
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let weight = self.weight.val();
+        if is_host(&x.device()) {
+            return on_host(x, weight, self.epsilon);
+        }
+        let mean_square = x.clone().square().mean_dim(1); // [rows, 1]
+        let scale = (mean_square + self.epsilon).sqrt().recip(); // [rows, 1]
+        x * scale * weight.unsqueeze() // [rows, d_model]
+    }
+}
+
+fn on_host(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    const ON_FLEX: &str = "its device is Flex, and no checkpointing strategy is ever asked for";
+    if !x.is_autodiff() && !weight.is_autodiff() {
+        let x = x.try_into_primitive::<Flex>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
+        let weight =
+            weight.try_into_primitive::<Flex>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
+        let (output, _) = normalise(&x.to_contiguous(), &weight.to_contiguous(), epsilon);
+        return Tensor::from_primitive::<Flex>(output);
+    }
+    // What is not on the graph enters it as a constant.
+    let x = if x.is_autodiff() { x } else { x.autodiff() };
+    let weight = if weight.is_autodiff() { weight } else { weight.autodiff() };
+    let x = x.try_into_primitive::<Autodiff<Flex>>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
+    let weight =
+        weight.try_into_primitive::<Autodiff<Flex>>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
+    let input = x.primitive().to_contiguous();
+    let factors = weight.primitive().to_contiguous();
+    let (output, scales) = normalise(&input, &factors, epsilon);
+    let prepared = Normalise.prepare::<NoCheckpointing>([x.node(), weight.node()]);
+    Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish((input, factors, scales), output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    })
+}
+
+/// Values a task takes at once.
+const TASK: usize = 1 << 14;
+
+/// The normalised rows, and what each row of `x` was multiplied by. Both inputs are contiguous.
+fn normalise(x: &FlexTensor, weight: &FlexTensor, epsilon: f64) -> (FlexTensor, Vec<f32>) {
+    let [rows, width] = [x.layout().shape()[0], x.layout().shape()[1]];
+    let (values, weight) = (x.storage::<f32>(), weight.storage::<f32>());
+    let mut output = vec![0.0_f32; rows * width];
+    let mut scales = vec![0.0_f32; rows];
+    let rows_a_task = TASK.div_ceil(width);
+    output
+        .par_chunks_mut(rows_a_task * width)
+        .zip(values.par_chunks(rows_a_task * width))
+        .zip(scales.par_chunks_mut(rows_a_task))
+        .for_each(|((output, values), scales)| {
+            let rows = output.chunks_exact_mut(width).zip(values.chunks_exact(width));
+            for ((output, row), scale) in rows.zip(scales) {
+                let mean_square = dot(row, row) / width as f32;
+                *scale = (mean_square + epsilon as f32).sqrt().recip();
+                for ((output, value), weight) in output.iter_mut().zip(row).zip(weight) {
+                    *output = value * *scale * weight;
+                }
+            }
+        });
+    (FlexTensor::from_data(TensorData::new(output, [rows, width])), scales)
+}
+
+/// The norm's place in the autodiff graph.
+#[derive(Debug)]
+struct Normalise;
+
+impl Backward<Flex, 2> for Normalise {
+    /// The input and the weight, both contiguous, and the scale of each row.
+    type State = (FlexTensor, FlexTensor, Vec<f32>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        gradients: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let (x, weight, scales) = ops.state;
+        let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
+        let [for_x, for_weight] = ops.parents;
+        let (to_x, to_weight) = gradients_of(&gradient, &x, &weight, &scales);
+        if let Some(node) = for_x {
+            gradients.register::<Flex>(node.id, to_x);
+        }
+        if let Some(node) = for_weight {
+            gradients.register::<Flex>(node.id, to_weight);
+        }
+    }
+}
+
+/// With s the scale of a row, u = gradient * weight and n the width:
+/// dx = s u - x s^3 (u . x) / n, and dweight = the sum over rows of gradient * x * s.
+fn gradients_of(
+    gradient: &FlexTensor,
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    scales: &[f32],
+) -> (FlexTensor, FlexTensor) {
+    let [rows, width] = [x.layout().shape()[0], x.layout().shape()[1]];
+    let (gradient, x) = (gradient.storage::<f32>(), x.storage::<f32>());
+    let weight = weight.storage::<f32>();
+    let mut to_x = vec![0.0_f32; rows * width];
+    let rows_a_task = TASK.div_ceil(width);
+    let task = rows_a_task * width;
+    let parts: Vec<Vec<f32>> = to_x
+        .par_chunks_mut(task)
+        .zip(gradient.par_chunks(task).zip(x.par_chunks(task)))
+        .zip(scales.par_chunks(rows_a_task))
+        .map(|((to_x, (gradient, x)), scales)| {
+            let mut to_weight = vec![0.0_f32; width];
+            let inputs = gradient.chunks_exact(width).zip(x.chunks_exact(width));
+            for ((to_x, (gradient, x)), &scale) in
+                to_x.chunks_exact_mut(width).zip(inputs).zip(scales)
+            {
+                for (((to_x, to_weight), (gradient, x)), weight) in
+                    to_x.iter_mut().zip(&mut to_weight).zip(gradient.iter().zip(x)).zip(weight)
+                {
+                    *to_x = gradient * weight;
+                    *to_weight += gradient * x * scale;
+                }
+                let along = dot(to_x, x) * scale * scale * scale / width as f32;
+                for (to_x, x) in to_x.iter_mut().zip(x) {
+                    *to_x = *to_x * scale - x * along;
+                }
+            }
+            to_weight
+        })
+        .collect();
+    // Summed in the order of the rows: the result does not depend on the number of threads.
+    let mut to_weight = vec![0.0_f32; width];
+    for part in parts {
+        to_weight.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+    (
+        FlexTensor::from_data(TensorData::new(to_x, [rows, width])),
+        FlexTensor::from_data(TensorData::new(to_weight, [width])),
+    )
+}
+
+/// Sixteen sums side by side: one would wait for itself at every step, and round worse.
+fn dot(left: &[f32], right: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    let (left_chunks, right_chunks) = (left.chunks_exact(16), right.chunks_exact(16));
+    let rest: f32 =
+        left_chunks.remainder().iter().zip(right_chunks.remainder()).map(|(a, b)| a * b).sum();
+    for (left, right) in left_chunks.zip(right_chunks) {
+        for ((sum, a), b) in sums.iter_mut().zip(left).zip(right) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
