@@ -82,16 +82,6 @@ impl StoredTensors {
         self.tensors.contains_key(name)
     }
 
-    /// Names of all tensors.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// Dimensions of the tensor `name`.
-    pub fn shape(&self, name: &str) -> Result<&[usize], WeightsError> {
-        Ok(&self.tensor(name)?.shape)
-    }
-
     /// The whole tensor `name` as f32, which must have `shape`.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         let tensor = self.tensor(name)?;
