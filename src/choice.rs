@@ -20,14 +20,14 @@ pub(crate) trait Choice: Copy + Display + 'static {
     }
 }
 
-/// Declares an enum with the word of each variant; `Display` and serde write that word.
+/// Declares an enum with the word of each variant; `Display` and serde use that word.
 macro_rules! choice {
     (
         $(#[$about:meta])*
         $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal),+ $(,)? }
     ) => {
         $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[$meaning])* #[serde(rename = $word)] $variant),+
         }

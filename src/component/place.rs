@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One of the two stacks, or what both share. Parameters may lie outside the stacks, sites of the
 /// forward pass may not: [`crate::t5::Stack`] has no `Shared`, and component does not import the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,8 +24,9 @@ impl fmt::Display for Stack {
     }
 }
 
-/// What a layer is made of; each with the RMSNorm that feeds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a layer is made of; each with the RMSNorm that feeds it. Serde uses [`Component::name`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Component {
     SelfAttention,
     /// Of decoder layers only.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde::de::{Deserializer, Error as _};
+use serde::ser::{SerializeStruct, Serializer};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The depth for which the paper names its stages, and where I and II end there: 7, 11 and 6 layers.
@@ -11,14 +13,17 @@ const PAPER_DEPTH: usize = 24;
 const PAPER_FIRST_END: usize = 7;
 const PAPER_SECOND_END: usize = 18;
 
-/// A stage of the decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A stage of the decoder. Serde uses its numeral.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Stage {
     /// I, priming.
+    #[serde(rename = "I")]
     First,
     /// II, bridging.
+    #[serde(rename = "II")]
     Second,
     /// III, interaction.
+    #[serde(rename = "III")]
     Third,
 }
 
@@ -153,6 +158,12 @@ impl Stages {
         self.third.end
     }
 
+    /// The stage of `layer`; the last one for a layer beyond the decoder.
+    pub fn of(&self, layer: usize) -> Stage {
+        let within = |stage: &Stage| self.layers(*stage).contains(&layer);
+        Stage::ALL.into_iter().find(within).unwrap_or(Stage::Third)
+    }
+
     /// The layers of one stage.
     pub fn layers(&self, stage: Stage) -> &Range<usize> {
         match stage {
@@ -188,6 +199,23 @@ impl Serialize for Stages {
             fields.serialize_field(stage.name(), &format!("{:?}", self.layers(stage)))?;
         }
         fields.end()
+    }
+}
+
+/// As it is serialised; the three must be consecutive.
+impl<'de> Deserialize<'de> for Stages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[allow(non_snake_case)] // the stages' own numerals
+        struct Fields {
+            I: String,
+            II: String,
+            III: String,
+        }
+        let fields = Fields::deserialize(deserializer)?;
+        let layers = |text: &str| parse_layers(text).map_err(D::Error::custom);
+        let (first, second) = (layers(&fields.I)?, layers(&fields.II)?);
+        Self::consecutive(first, second, layers(&fields.III)?).map_err(D::Error::custom)
     }
 }
 

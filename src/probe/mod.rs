@@ -1,0 +1,65 @@
+//! Probes: measurements of what a GenIR model does inside, as the paper made them.
+//!
+//! Definitions: A. Reusch, Y. Belinkov, "Reverse-Engineering the Retrieval Process in GenIR Models", SIGIR 2025
+//! (arXiv 2503.19715). One file a probe; each looks at the model through taps and weights only, and gives a typed
+//! [`ProbeResult`] that is written as it is ([`Record`]). `docs/probes.md` explains each with a picture.
+
+mod attention_reads;
+mod attention_writes;
+mod circuit;
+mod direct_effect;
+mod encoder_swap;
+mod logit_lens;
+mod neuron_reads;
+mod record;
+mod residual_contribution;
+mod shares;
+mod shift;
+mod stage_patching;
+
+pub use attention_writes::{AttentionWrites, DocidShare, HeadWords};
+pub use circuit::{Circuit, CircuitScore, Scores};
+pub use direct_effect::{DirectEffect, EffectOfType};
+pub use encoder_swap::{EncoderSwap, HeldOut, HeldOutScore, Swap};
+pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
+pub use record::{MeasuredOn, ProbeResult, Record, RecordError, SCHEMA};
+pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
+pub use shares::{LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant};
+pub use shift::RankShift;
+pub use stage_patching::{PatchedCell, Replacement, StagePatching};
+
+use crate::choice::choice;
+
+choice! {
+    /// The probes, in the order of the paper.
+    Probe {
+        /// P1: how much each component adds to the residual stream, and in which direction.
+        ResidualContribution = "residual_contribution",
+        /// P2: at which rank the relevant docid stands when the decoder is read off early.
+        LogitLens = "logit_lens",
+        /// P2b: how far one type of component leads by itself.
+        DirectEffect = "direct_effect",
+        /// P3: which queries are lost when a component's output is replaced in a stage.
+        StagePatching = "stage_patching",
+        /// P4: how well the circuit that the paper found retrieves by itself.
+        Circuit = "circuit",
+        /// P5: how well the decoder retrieves from another model's encoder.
+        EncoderSwap = "encoder_swap",
+        /// P6: from which earlier components MLP neurons are activated.
+        NeuronReads = "neuron_reads",
+        /// P7: from which earlier components cross-attention heads take their queries.
+        AttentionReads = "attention_reads",
+        /// P8: whether cross-attention writes words or docids.
+        AttentionWrites = "attention_writes",
+    }
+}
+
+choice! {
+    /// The queries that a probe averages over.
+    Over {
+        /// Those whose relevant docid has rank 1 without intervention: the paper's way.
+        Correct = "correct",
+        /// All that have a relevant docid: shows something before the model has learnt to retrieve.
+        All = "all",
+    }
+}
