@@ -1,6 +1,7 @@
 //! Training: from a recipe to a run directory.
 
 mod adamw;
+mod base;
 mod callback;
 pub mod callbacks;
 mod loss;
@@ -16,6 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use adamw::AdamW;
+pub use base::{Base, name_of_base};
 pub use callback::{Cadence, Callback, Moment, Verdict};
 pub use loss::{Loss, cross_entropy};
 pub use memory::MemoryEstimate;

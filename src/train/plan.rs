@@ -2,24 +2,22 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::path::PathBuf;
 
 use burn::tensor::Device;
 use thiserror::Error;
 
+use super::base::Base;
 use super::memory::MemoryEstimate;
-use crate::checkpoint::{
-    BaseError, CheckpointError, Encoding, HubSettings, Wanted, consecutive, locate,
+use crate::checkpoint::{BaseError, CheckpointError, Encoding, consecutive};
+use crate::component::{
+    ParameterPlace, Part, SelectorError, Stack, Stages, StagesError, TrainableTable, trainable_set,
 };
-use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError};
 use crate::device::{DeviceError, device};
-use crate::docid::{
-    DocidError, DocidVocabulary, ImportedDocids, RowInit, TextTokenizer, TokenizerError,
-};
+use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::recipe::{Init, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
-use crate::t5::{ConfigError, GenirModel, T5Config};
+use crate::t5::{ConfigError, GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
 
 /// A recipe that has been held against its corpus, its base model and its device.
@@ -49,14 +47,6 @@ pub struct Plan {
     /// What the run will need at its peak.
     pub memory: MemoryEstimate,
     base: Base,
-}
-
-/// A base model, without its weights.
-struct Base {
-    directory: PathBuf,
-    config: T5Config,
-    tied: bool,
-    imported: Option<ImportedDocids>,
 }
 
 /// One thing that stands in the way of a run.
@@ -118,7 +108,7 @@ impl Plan {
         let mut problems = Vec::new();
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let corpus = note(&mut problems, read_corpus(&recipe));
-        let base = note(&mut problems, read_base(&recipe));
+        let base = note(&mut problems, Base::read(&recipe));
         let tasks = recipe.task.options();
         let examples = match (&corpus, &base) {
             (Some((corpus, left_out)), Some((tokenizer, _))) => {
@@ -198,19 +188,12 @@ impl Plan {
     /// `docids.rows` says.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let Base { directory, config, imported, .. } = &self.base;
-        let scratch = self.recipe.model.init == Init::Scratch;
-        if scratch {
-            let t5 = weights::initialise(config, self.recipe.run.seed, device);
-            let rows = self.new_rows(&t5)?;
-            return Ok(GenirModel {
-                docids: weights::docids_from(rows, config.d_model, device),
-                t5,
-            });
-        }
-        let tensors = StoredTensors::open(directory)?;
-        let t5 = weights::load(&tensors, config, config.vocab_size, device)?;
+        let t5 = self.base.t5(&self.recipe, device)?;
         let mut rows = self.new_rows(&t5)?;
-        if let Some(imported) = imported {
+        if self.recipe.model.init == Init::Pretrained
+            && let Some(imported) = imported
+        {
+            let tensors = StoredTensors::open(directory)?;
             let place = consecutive(imported, directory)?;
             let known = weights::load_docids(&tensors, config, place, &Device::flex())?;
             let known = known.weight.val().into_data();
@@ -226,8 +209,27 @@ impl Plan {
         Ok(GenirModel { docids: weights::docids_from(rows, config.d_model, device), t5 })
     }
 
+    /// The T5 before the first step, on `device`: what probes compare the trained one with.
+    pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
+        self.base.t5(&self.recipe, device)
+    }
+
+    /// Sizes and switches of the model.
+    pub fn config(&self) -> &T5Config {
+        &self.base.config
+    }
+
+    /// Whether no trained parameter changes the encoder's states: neither its own nor the word rows.
+    pub fn encoder_is_frozen(&self) -> bool {
+        let encodes = |name: &String| {
+            ParameterPlace::of(name)
+                .is_none_or(|place| place.stack == Stack::Encoder || place.part == Part::Words)
+        };
+        !self.trained.iter().any(encodes)
+    }
+
     /// Rows for all documents as `docids.rows` says, `[documents, d_model]`.
-    fn new_rows(&self, t5: &crate::t5::T5) -> Result<Vec<f32>, PlanError> {
+    fn new_rows(&self, t5: &T5) -> Result<Vec<f32>, PlanError> {
         match self.recipe.docids.rows {
             RowInit::Random => {
                 Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
@@ -257,23 +259,6 @@ fn read_corpus(recipe: &Recipe) -> Result<(Corpus, HashSet<u32>), PlanError> {
     let corpus = corpus::load(&recipe.corpus.options())?;
     let left_out = recipe.corpus.leave_out.resolve(&corpus)?;
     Ok((corpus, left_out))
-}
-
-fn read_base(recipe: &Recipe) -> Result<(TextTokenizer, Base), PlanError> {
-    let model = &recipe.model;
-    let pretrained = model.init == Init::Pretrained;
-    let wanted = if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
-    let directory =
-        locate(&model.base, model.revision.as_deref(), wanted, &HubSettings::from_env())?;
-    let config = T5Config::read(&directory)?.resized(&model.config.sizes());
-    let loaded = TextTokenizer::load(&directory)?;
-    let tied = match pretrained {
-        true => weights::is_tied(&StoredTensors::open(&directory)?)?,
-        false => config.tie_word_embeddings,
-    };
-    // As the paper's code resizes the embedding to the tokenizer: rows that no token has are dropped.
-    let config = config.with_words(loaded.tokenizer.words());
-    Ok((loaded.tokenizer, Base { directory, config, tied, imported: loaded.docids }))
 }
 
 fn stages_of(recipe: &Recipe, depth: usize) -> Result<Stages, PlanError> {
