@@ -1,4 +1,4 @@
-//! What `eval` and `search` are pointed at: a checkpoint, and the corpus it was trained on.
+//! What `eval`, `search` and `probe` are pointed at: a checkpoint, and the corpus it was trained on.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, Corpus, CorpusOptions, Layout, LeaveOut};
+use crate::corpus::{self, Corpus, CorpusOptions, Document, Layout, LeaveOut, Split};
 use crate::device::device;
+use crate::docid::DocidVocabulary;
 use crate::recipe::Recipe;
+use crate::retrieval::evaluation::QuerySet;
 use crate::run::RunDirectory;
 
 /// A checkpoint and its corpus.
@@ -75,7 +77,8 @@ impl Target {
         Ok((corpus, left_out))
     }
 
-    fn recipe(&self) -> Result<Recipe> {
+    /// The recipe of the run that the checkpoint is in.
+    pub fn recipe(&self) -> Result<Recipe> {
         let directory = self.directory()?;
         // <run>/checkpoints/<checkpoint>
         let run = directory.parent().and_then(Path::parent).unwrap_or(Path::new("."));
@@ -84,4 +87,54 @@ impl Target {
         })?;
         Ok(Recipe::from_file(&opened.recipe(), &[])?)
     }
+
+    /// Opens the checkpoint and the corpus, to ask queries of one split after another.
+    pub fn asked(&self) -> Result<Asked> {
+        let (corpus, left_out) = self.corpus()?;
+        let (checkpoint, device) = self.open()?;
+        let rows = rows_of(&corpus, &checkpoint.docids)?;
+        Ok(Asked { checkpoint, device, corpus, left_out, rows })
+    }
+}
+
+/// A checkpoint and the corpus whose queries it is asked.
+pub struct Asked {
+    pub checkpoint: Checkpoint,
+    pub device: burn::tensor::Device,
+    pub corpus: Corpus,
+    left_out: HashSet<u32>,
+    /// The docid row of each document of the corpus.
+    rows: Vec<u32>,
+}
+
+impl Asked {
+    /// The queries of `split`, or a sample of `most` of them that `seed` draws.
+    pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
+        let queries = self.corpus.split(split);
+        if queries.is_empty() {
+            bail!("the corpus has no {split} queries");
+        }
+        let encoding = self.checkpoint.encoding().queries();
+        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, &encoding));
+        let left_out = &self.left_out;
+        let mut set =
+            QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, how)?;
+        set.use_rows(&self.rows);
+        Ok(set)
+    }
+}
+
+/// The docid row of each document of the corpus. A checkpoint may have its docids in another order, as the
+/// paper's released ones have.
+fn rows_of(corpus: &Corpus, docids: &DocidVocabulary) -> Result<Vec<u32>> {
+    let row = |document: &Document| {
+        docids.row(&document.id).with_context(|| {
+            format!(
+                "this checkpoint is of another corpus: document `{}` is none of its {} docids",
+                document.id,
+                docids.len()
+            )
+        })
+    };
+    corpus.documents.iter().map(row).collect()
 }

@@ -83,7 +83,7 @@ impl Console {
     }
 
     /// Where progress can be shown as a bar, gives one that shares the screen.
-    pub(super) fn bar(&self, total: u64) -> Option<ProgressBar> {
+    pub(crate) fn bar(&self, total: u64) -> Option<ProgressBar> {
         let wanted = self.shared.verbosity == Verbosity::Normal && !self.shared.bars.is_hidden();
         wanted.then(|| self.shared.bars.add(ProgressBar::new(total)))
     }

@@ -77,14 +77,18 @@ impl Progress {
     }
 
     pub fn evaluation(&mut self, step: u64, split: &str, metrics: &Metrics) {
-        // The time of the evaluation is no training time.
-        self.rate.pause();
+        self.pause();
         let mut line = format!("step {step}: {split}");
         for (name, value) in metrics.values().filter(|(name, _)| *name != "queries") {
             line += &format!("  {name} {value:.3}");
         }
         self.console.message(&format!("{line}  ({} queries)", metrics.queries));
         self.newest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
+    }
+
+    /// What was done since the last step, such as an evaluation, is no training time.
+    pub fn pause(&mut self) {
+        self.rate.pause();
     }
 
     pub fn examples_per_second(&self) -> Option<f64> {

@@ -5,8 +5,9 @@ use serde::{Serialize, Serializer};
 use super::reader::Section;
 use super::training::{Span, zero_for_none};
 use super::watching::every;
+use crate::component::Stages;
 use crate::corpus::Split;
-use crate::probe::{Over, Probe, Variant};
+use crate::probe::{Over, Probe, ProbeOptions, Variant};
 use crate::retrieval::Vocabulary;
 
 /// `[probes]`
@@ -135,6 +136,20 @@ impl ProbesSection {
     /// Queries that are ranked for `probe`.
     pub fn queries(&self, probe: Probe) -> usize {
         self.own(probe).and_then(|own| own.queries).unwrap_or(self.queries)
+    }
+
+    /// How probes are measured on a decoder with these `stages`.
+    pub fn options(&self, stages: &Stages) -> ProbeOptions {
+        ProbeOptions {
+            stages: stages.clone(),
+            vocabulary: self.vocabulary,
+            over: self.over,
+            variant: self.variant,
+            patches: self.patches.clone(),
+            circuit: self.circuit_patches.clone(),
+            samples: self.samples,
+            batch_size: self.batch_size,
+        }
     }
 
     fn own(&self, probe: Probe) -> Option<&OwnSchedule> {

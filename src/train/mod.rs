@@ -31,6 +31,7 @@ use crate::checkpoint::CheckpointError;
 use crate::corpus::Split;
 use crate::docid::TokenizerError;
 use crate::files::FileError;
+use crate::probe::ProbeError;
 use crate::retrieval::run_files::RunFileError;
 use crate::task::TaskError;
 
@@ -106,6 +107,9 @@ pub enum TrainError {
     /// A run file cannot be written.
     #[error(transparent)]
     RunFile(#[from] RunFileError),
+    /// The probes cannot be measured.
+    #[error("probes: {0}")]
+    Probe(#[from] ProbeError),
     /// Another file of the run cannot be written.
     #[error(transparent)]
     File(#[from] FileError),

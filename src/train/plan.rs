@@ -12,10 +12,11 @@ use crate::checkpoint::{BaseError, CheckpointError, Encoding, consecutive};
 use crate::component::{
     ParameterPlace, Part, SelectorError, Stack, Stages, StagesError, TrainableTable, trainable_set,
 };
-use crate::corpus::{self, Corpus, CorpusError};
+use crate::corpus::{self, Corpus, CorpusError, Split};
 use crate::device::{DeviceError, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::recipe::{Init, Recipe};
+use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
+use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
 use crate::t5::{ConfigError, GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
@@ -85,6 +86,22 @@ pub enum PlanError {
     /// The tasks cannot be made of this corpus.
     #[error("task: {0}")]
     Task(#[from] TaskError),
+    /// The probes cannot be measured on this model.
+    #[error("probes.{key}: {problem}")]
+    Probes {
+        /// The key that asks for it.
+        key: &'static str,
+        /// Why not.
+        problem: ProbeError,
+    },
+    /// A split to probe is empty.
+    #[error("probes.{key}: the corpus has no {split} queries")]
+    NoProbeQueries {
+        /// The key that names the split.
+        key: &'static str,
+        /// The split.
+        split: Split,
+    },
 }
 
 /// Everything that stands in the way of a run.
@@ -134,6 +151,14 @@ impl Plan {
             }
             _ => None,
         };
+        if let Some(section) = &recipe.probes {
+            if let Some((corpus, _)) = &corpus {
+                problems.extend(splits_to_probe(section, corpus).err());
+            }
+            if let (Some((_, base)), Some(stages)) = (&base, &stages) {
+                problems.extend(unfit_patches(section, stages, &base.config));
+            }
+        }
         match (device, corpus, base, examples, docids, stages, trained) {
             (
                 Some(device),
@@ -282,4 +307,41 @@ fn trained_of(
     let trained = trainable_set(&recipe.trainable.select, stages, names)?;
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
+}
+
+/// The split whose queries are probed, and the one that circuits are judged on.
+pub(super) fn splits_to_probe(
+    section: &ProbesSection,
+    corpus: &Corpus,
+) -> Result<(Split, Split), PlanError> {
+    let has = |key, split: Split| match corpus.split(split).is_empty() {
+        true => Err(PlanError::NoProbeQueries { key, split }),
+        false => Ok(split),
+    };
+    let split = has("split", section.split)?;
+    let test = match section.test_split {
+        Some(test) => has("test_split", test)?,
+        None if corpus.test.is_empty() => split,
+        None => Split::Test,
+    };
+    Ok((split, test))
+}
+
+/// What is wrong with each patch that `[probes]` asks for.
+fn unfit_patches(section: &ProbesSection, stages: &Stages, config: &T5Config) -> Vec<PlanError> {
+    let options =
+        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
+    let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
+        Ok(_) => None,
+        Err(problem) => Some(PlanError::Probes { key, problem }),
+    };
+    let patches = section.patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { patches: vec![patch.clone()], ..options.clone() };
+        unfit("patches", Probe::StagePatching, options)
+    });
+    let circuit = section.circuit_patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
+        unfit("circuit_patches", Probe::Circuit, options)
+    });
+    patches.chain(circuit).collect()
 }
