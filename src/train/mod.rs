@@ -17,7 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use adamw::AdamW;
-pub use base::{Base, name_of_base};
+pub use base::{Base, OpenBaseError, name_of_base};
 pub use callback::{Cadence, Callback, Moment, Verdict};
 pub use loss::{Loss, cross_entropy};
 pub use memory::MemoryEstimate;

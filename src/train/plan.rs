@@ -6,9 +6,9 @@ use std::fmt;
 use burn::tensor::Device;
 use thiserror::Error;
 
-use super::base::Base;
+use super::base::{Base, OpenBaseError};
 use super::memory::MemoryEstimate;
-use crate::checkpoint::{BaseError, CheckpointError, Encoding, consecutive};
+use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{
     ParameterPlace, Part, SelectorError, Stack, Stages, StagesError, TrainableTable, trainable_set,
 };
@@ -18,7 +18,7 @@ use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, Tokenize
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
-use crate::t5::{ConfigError, GenirModel, T5, T5Config};
+use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
 
 /// A recipe that has been held against its corpus, its base model and its device.
@@ -56,12 +56,9 @@ pub enum PlanError {
     /// The device cannot be had.
     #[error("run.device: {0}")]
     Device(#[from] DeviceError),
-    /// The base model cannot be found or fetched.
+    /// The base model cannot be used.
     #[error("model.base: {0}")]
-    Base(#[from] BaseError),
-    /// The base's configuration is wrong.
-    #[error("model.base: {0}")]
-    Config(#[from] ConfigError),
+    Base(#[from] OpenBaseError),
     /// The base's tokenizer is wrong.
     #[error("model.base: {0}")]
     Tokenizer(#[from] TokenizerError),
@@ -125,7 +122,7 @@ impl Plan {
         let mut problems = Vec::new();
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let corpus = note(&mut problems, read_corpus(&recipe));
-        let base = note(&mut problems, Base::read(&recipe));
+        let base = note(&mut problems, Base::of(&recipe.model).map_err(PlanError::from));
         let tasks = recipe.task.options();
         let examples = match (&corpus, &base) {
             (Some((corpus, left_out)), Some((tokenizer, _))) => {
@@ -213,7 +210,7 @@ impl Plan {
     /// `docids.rows` says.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let Base { directory, config, imported, .. } = &self.base;
-        let t5 = self.base.t5(&self.recipe, device)?;
+        let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
         if self.recipe.model.init == Init::Pretrained
             && let Some(imported) = imported
@@ -236,7 +233,7 @@ impl Plan {
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
-        self.base.t5(&self.recipe, device)
+        Ok(self.base.t5(self.recipe.run.seed, device)?)
     }
 
     /// Sizes and switches of the model.
