@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RankShift;
+use super::bench::{Batch, Bench, Measure};
+use super::patch::{Patch, PatchedPart};
+use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage};
 
@@ -37,4 +39,65 @@ pub struct PatchedCell {
     pub replacement: Replacement,
     #[serde(flatten)]
     pub ranks: RankShift,
+}
+
+/// The probe while it measures: ranks after each intervention.
+pub(super) struct Measuring {
+    cells: Vec<Cell>,
+}
+
+struct Cell {
+    /// The paper's, or none for what was asked for beside it.
+    place: Option<(Component, Stage)>,
+    patch: Patch,
+    ranks: Vec<u32>,
+}
+
+impl Measuring {
+    /// Prepares the paper's cells, and each of `parts`, with every replacement that can be had.
+    pub fn new(bench: &Bench, parts: Vec<PatchedPart>) -> Self {
+        let mut targets = Vec::new();
+        for component in Component::ALL {
+            for stage in Stage::ALL {
+                let part = PatchedPart::of_stage(component, stage, &bench.options.stages);
+                targets.push((Some((component, stage)), part));
+            }
+        }
+        targets.extend(parts.into_iter().map(|part| (None, part)));
+        let replacements = Replacement::ALL.iter().copied();
+        let replacements =
+            replacements.filter(|how| *how != Replacement::Base || bench.base.is_some());
+        // The paper's table whole, then the rest.
+        let mut cells: Vec<Cell> = replacements
+            .flat_map(|replacement| {
+                targets.iter().map(move |(place, part)| Cell {
+                    place: *place,
+                    patch: Patch { part: part.clone(), replacement },
+                    ranks: Vec::new(),
+                })
+            })
+            .collect();
+        cells.sort_by_key(|cell| cell.place.is_none());
+        Self { cells }
+    }
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, bench: &Bench, batch: &Batch) {
+        for cell in &mut self.cells {
+            cell.ranks.extend(bench.patched_ranks(batch, [&cell.patch]));
+        }
+    }
+
+    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+        let cell = |cell: Cell| PatchedCell {
+            component: cell.place.map(|(component, _)| component),
+            stage: cell.place.map(|(_, stage)| stage),
+            selector: cell.patch.part.selector,
+            replacement: cell.patch.replacement,
+            ranks: RankShift::of(cell.ranks),
+        };
+        let cells = self.cells.into_iter().map(cell).collect();
+        ProbeResult::StagePatching(StagePatching { cells })
+    }
 }
