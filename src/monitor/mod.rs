@@ -5,10 +5,12 @@ mod console;
 mod events;
 mod progress;
 mod scalars;
+mod sinks;
 
 use std::time::SystemTime;
 
 pub use console::{Console, LogLine, Verbosity};
+pub use sinks::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
