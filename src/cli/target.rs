@@ -12,7 +12,7 @@ use crate::device::device;
 use crate::docid::DocidVocabulary;
 use crate::recipe::Recipe;
 use crate::retrieval::evaluation::QuerySet;
-use crate::run::RunDirectory;
+use crate::run::{RunDirectory, RunError};
 
 /// A checkpoint and its corpus.
 #[derive(Debug, Args)]
@@ -34,6 +34,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// A checkpoint or run, with the corpus of its run.
+    pub fn at(checkpoint: PathBuf) -> Self {
+        Self { checkpoint, corpus: None, layout: Layout::Auto, device: "auto".to_owned() }
+    }
+
     /// Opens the checkpoint, with its device.
     pub fn open(&self) -> Result<(Checkpoint, burn::tensor::Device)> {
         let device = device(&self.device)?;
@@ -42,7 +47,7 @@ impl Target {
     }
 
     /// The checkpoint's own directory.
-    fn directory(&self) -> Result<PathBuf> {
+    pub fn directory(&self) -> Result<PathBuf> {
         let path = &self.checkpoint;
         if path.join("config.json").exists() {
             return Ok(path.clone());
@@ -77,15 +82,23 @@ impl Target {
         Ok((corpus, left_out))
     }
 
-    /// The recipe of the run that the checkpoint is in.
-    pub fn recipe(&self) -> Result<Recipe> {
+    fn recipe(&self) -> Result<Recipe> {
+        self.run_recipe()?.with_context(|| {
+            let checkpoint = self.checkpoint.display();
+            format!("{checkpoint} is not inside a run directory: name its --corpus")
+        })
+    }
+
+    /// The recipe of the run that the checkpoint is in, if it is in one.
+    pub fn run_recipe(&self) -> Result<Option<Recipe>> {
         let directory = self.directory()?;
         // <run>/checkpoints/<checkpoint>
         let run = directory.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-        let opened = RunDirectory::open(run).with_context(|| {
-            format!("{} is not inside a run directory: name its --corpus", directory.display())
-        })?;
-        Ok(Recipe::from_file(&opened.recipe(), &[])?)
+        match RunDirectory::open(run) {
+            Ok(run) => Ok(Some(Recipe::from_file(&run.recipe(), &[])?)),
+            Err(RunError::NotARun { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens the checkpoint and the corpus, to ask queries of one split after another.

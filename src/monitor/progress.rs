@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{FormattedDuration, HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, HumanBytes, ProgressBar};
 
 use super::console::Console;
 use crate::retrieval::Metrics;
@@ -38,15 +38,9 @@ struct Newest {
 
 impl Progress {
     pub fn new(console: Console, total: u64) -> Progress {
-        let bar = console.bar(total);
-        if let Some(bar) = &bar {
-            // `wide_msg` is cut at the width of the terminal: the bar never wraps.
-            let style = ProgressStyle::with_template("{bar:12} {pos}/{len} {wide_msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        }
         Progress {
+            bar: console.bar(total),
             console,
-            bar,
             total,
             start: None,
             shown: None,
