@@ -1,10 +1,12 @@
 //! What a probe's [`Record`] looks like to people and to other tools: tables, CSV, TensorBoard's scalars and
 //! histograms, pictures. Everything is made from the stored result, so that it can be made again later.
 
+mod pictures;
 mod points;
 mod tables;
 mod tidy;
 
+pub use pictures::{Picture, PictureError, pictures};
 pub use points::{histograms, points};
 pub use tables::{Titled, tables};
 pub use tidy::write_csv;
