@@ -3,6 +3,7 @@
 mod beside;
 mod check;
 mod eval;
+mod plot;
 mod probe;
 mod recipes;
 mod search;
@@ -52,6 +53,8 @@ enum Verb {
     Search(search::Search),
     /// See what a checkpoint does inside: the paper's probes, as tables, JSON or CSV.
     Probe(Box<probe::ProbeVerb>),
+    /// Draw pictures of stored probe results, as SVG.
+    Plot(plot::Plot),
     /// Show all that is wrong with a recipe, or what it would train and need.
     Check(check::Check),
     /// List, show or copy the recipes that come with genir.
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Verb::Eval(eval) => eval.run(),
         Verb::Search(search) => search.run(),
         Verb::Probe(probe) => probe.run(&console),
+        Verb::Plot(plot) => plot.run(),
         Verb::Check(check) => check.run(),
         Verb::Recipes(recipes) => recipes.run(),
     });

@@ -99,6 +99,10 @@ pub struct ProbeVerb {
     /// Where to print them [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// A directory for pictures of the results, as SVG.
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -152,6 +156,9 @@ impl ProbeVerb {
         let records = found?;
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
+        }
+        if let Some(directory) = &self.plots {
+            super::plot::draw(&records, directory)?;
         }
         self.write(&records)
     }

@@ -261,8 +261,10 @@ fn text<DB: DrawingBackend>(
     if text.is_empty() {
         return Ok(());
     }
-    let printable: String =
-        text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    let printable: String = text
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
     area.draw(&Text::new(printable, place, style))
 }
 

@@ -2,9 +2,7 @@
 
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{
-    Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, rank_lines,
-};
+use super::figure::{Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, rank_lines};
 use super::patching::shortened;
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
 use crate::component::{Component, Stage};

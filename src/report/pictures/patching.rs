@@ -7,8 +7,7 @@ use super::color;
 use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    Circuit, DirectEffect, EncoderSwap, HeldOutScore, RankShift, Replacement, Scores,
-    StagePatching,
+    Circuit, DirectEffect, EncoderSwap, HeldOutScore, RankShift, Replacement, Scores, StagePatching,
 };
 
 /// The thresholds of [`RankShift`], as places of an axis.
@@ -194,7 +193,11 @@ pub(super) fn encoder_swap(result: &EncoderSwap) -> Vec<Figure> {
         let names = ["the other encoder", "its own encoder"];
         let bars = Bars {
             places: &places,
-            names: names.iter().zip(0..).map(|(n, i)| ((*n).to_owned(), color::series(i))).collect(),
+            names: names
+                .iter()
+                .zip(0..)
+                .map(|(n, i)| ((*n).to_owned(), color::series(i)))
+                .collect(),
             values,
             digits: Digits::Point(3),
         };

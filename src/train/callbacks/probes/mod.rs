@@ -120,7 +120,7 @@ impl<'a> Probes<'a> {
         self.waiting = due;
     }
 
-    /// Measures `due` and notes the time; whether it `counts` against the share.
+    /// Measures `due`, and notes the time; whether it `counts` against the share.
     fn measure_now(
         &mut self,
         due: &[Probe],
@@ -129,13 +129,26 @@ impl<'a> Probes<'a> {
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
         let measured = self.measure(due, &moment.model.valid(), moment.step)?;
-        let seconds = begun.elapsed().as_secs_f64();
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
+        self.keep(measured, moment)?;
+        let seconds = begun.elapsed().as_secs_f64();
         self.budget.spend(seconds, &parts, counts);
         self.waiting.clear();
+
         moment.monitor.pause();
-        self.report(&measured, seconds, moment)
+        if !parts.is_empty() {
+            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.word()).collect();
+            let names = names.join(", ");
+            moment
+                .monitor
+                .message(&format!("step {}: probed {names} in {seconds:.1} s", moment.step));
+        }
+        let mut values = vec![("time/probes_seconds", self.budget.total)];
+        if moment.training_seconds > 0.0 {
+            values.push(("time/probes_share", self.budget.total / moment.training_seconds));
+        }
+        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
     }
 
     /// Measures `due`, each with its queries. That no query is correct yet is no error.
@@ -179,32 +192,15 @@ impl<'a> Probes<'a> {
         Ok(measured)
     }
 
-    /// Puts what was measured into the run's files, TensorBoard and the log.
-    fn report(
-        &self,
-        measured: &Measured,
-        seconds: f64,
-        moment: &mut Moment,
-    ) -> Result<(), TrainError> {
+    /// Puts what was measured into the run's files and into TensorBoard.
+    fn keep(&mut self, measured: Measured, moment: &mut Moment) -> Result<(), TrainError> {
         let step = moment.step;
         for without in &measured.without {
             moment.monitor.message(&format!("step {step}: probes wait: {without}"));
         }
-        for record in &measured.records {
-            files::append(&self.run.probes(), record)?;
+        for record in measured.records {
+            files::append(&self.run.probes(), &record)?;
         }
-        if !measured.records.is_empty() {
-            let names: Vec<&str> =
-                measured.records.iter().map(|record| record.result.probe().word()).collect();
-            moment
-                .monitor
-                .message(&format!("step {step}: probed {} in {seconds:.1} s", names.join(", ")));
-        }
-        let mut values = vec![("time/probes_seconds", self.budget.total)];
-        if moment.training_seconds > 0.0 {
-            values.push(("time/probes_share", self.budget.total / moment.training_seconds));
-        }
-        moment.monitor.scalars(step, moment.epoch, &values)?;
         Ok(())
     }
 }
