@@ -2,78 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
-/// What the command did.
-struct Done {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-/// Runs `genir` in the package's directory, where the recipes' relative paths lead.
-fn genir_with_input(arguments: &[&str], input: &str) -> Done {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_genir"))
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // What does not read its input may have ended already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Done {
-        code: output.status.code().unwrap(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-#[track_caller]
-fn succeeds(arguments: &[&str]) -> Done {
-    let done = genir_with_input(arguments, "");
-    assert_eq!(done.code, 0, "{arguments:?}: {}", done.stderr);
-    done
-}
-
-/// Runs what has to fail with all of `parts` in its message.
-#[track_caller]
-fn is_refused(arguments: &[&str], parts: &[&str]) {
-    let done = genir_with_input(arguments, "");
-    assert_eq!(done.code, 1, "{arguments:?}: {}{}", done.stdout, done.stderr);
-    assert_eq!(done.stdout, "", "{arguments:?}");
-    assert!(done.stderr.starts_with("error: "), "{}", done.stderr);
-    assert_says(&done.stderr, parts);
-}
-
-#[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
-    }
-}
+use command::{assert_says, genir_with_input, is_refused, succeeds, text};
 
 /// The tiny recipe as a file in `home`.
 fn tiny_recipe(home: &TempDir) -> String {
     let file = home.path().join("tiny.toml");
     fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
     text(file)
-}
-
-fn text(path: PathBuf) -> String {
-    path.to_str().unwrap().to_owned()
 }
 
 /// A run of one step on the tiny corpus.

@@ -75,6 +75,8 @@ fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
     let run = create(temporary.path(), Overwrite::Refuse).unwrap();
     fs::write(run.metrics(), "{}\n").unwrap();
     fs::write(run.tensorboard().join("events"), "old").unwrap();
+    fs::create_dir(run.probes()).unwrap();
+    fs::write(run.probes().join("logit_lens.jsonl"), "{}\n").unwrap();
     fs::write(temporary.path().join("notes.md"), "mine").unwrap();
     fs::write(elsewhere.path().join("model.safetensors"), "weights").unwrap();
     #[cfg(unix)]
@@ -87,6 +89,7 @@ fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
     let run = create(temporary.path(), Overwrite::Replace).unwrap();
 
     assert!(!run.metrics().exists());
+    assert!(!run.probes().exists());
     assert_eq!(fs::read_dir(run.tensorboard()).unwrap().count(), 0);
     assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 0);
     assert_eq!(fs::read_to_string(temporary.path().join("notes.md")).unwrap(), "mine");

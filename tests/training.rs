@@ -1,76 +1,27 @@
 //! Training from a recipe to a run directory: what a run promises, on a corpus of eight documents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::tensor::Device;
 use genir::checkpoint::{Checkpoint, Encoding};
 use genir::component::freeze_all_but;
-use genir::monitor::{Console, Monitor, Verbosity};
-use genir::recipe::Recipe;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
-use genir::run::{Environment, Overwrite, RunDirectory};
-use genir::t5::GenirModel;
 use genir::t5::weights::docids_from;
 use genir::task::Task;
-use genir::train::{NonFinite, Outcome, Plan, TrainError, Trainer, callbacks};
-use serde_json::{Map, Value, json};
+use genir::train::{NonFinite, Outcome, TrainError};
+use serde_json::json;
 use tempfile::TempDir;
 
 #[path = "support/parameter_bits.rs"]
 mod parameter_bits;
-#[path = "support/tiny_corpus.rs"]
-mod tiny_corpus;
+#[path = "support/tiny_run.rs"]
+mod tiny_run;
 
 use parameter_bits::{assert_same, bits};
-use tiny_corpus::DOCUMENTS;
-
-/// The tiny recipe with overrides, held against its corpus and base.
-fn try_plan(home: &Path, overrides: &[&str]) -> Result<Plan, String> {
-    let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
-    let recipe = Recipe::from_text("tiny.toml", &tiny_corpus::recipe(home), &overrides);
-    Plan::new(recipe.map_err(|errors| errors.to_string())?).map_err(|errors| errors.to_string())
-}
-
-#[track_caller]
-fn plan(home: &Path, overrides: &[&str]) -> Plan {
-    try_plan(home, overrides).unwrap_or_else(|errors| panic!("{errors}"))
-}
-
-struct Trained {
-    /// Without autodiff.
-    model: GenirModel,
-    outcome: Outcome,
-    /// Names of the parameters with an optimizer state.
-    optimized: BTreeSet<String>,
-}
-
-/// Trains as `genir train` does; from the plan's model, or another.
-fn train_from(plan: &Plan, model: Option<GenirModel>) -> Result<Trained, TrainError> {
-    let toml = plan.recipe.to_toml().unwrap();
-    let environment = Environment::capture("cpu");
-    let directory = &plan.recipe.run.directory;
-    let run = RunDirectory::create(directory, Overwrite::Refuse, &toml, &environment).unwrap();
-    let mut trainer = Trainer::new(plan)?;
-    let model = match model {
-        Some(model) => model,
-        None => trainer.initial_model()?,
-    };
-    let mut callbacks = callbacks::standard(plan, &run)?;
-    let console = Console::stderr(Verbosity::Quiet);
-    let mut monitor = Monitor::open(&run, plan.total_steps(), &console)?;
-    let (model, outcome) = trainer.run(model, &mut callbacks, &mut monitor)?;
-    monitor.finish()?;
-    let optimized = trainer.optimized().map(str::to_owned).collect();
-    Ok(Trained { model: model.valid(), outcome, optimized })
-}
-
-#[track_caller]
-fn train(plan: &Plan) -> Trained {
-    train_from(plan, None).unwrap_or_else(|error| panic!("{error}"))
-}
+use tiny_run::tiny_corpus::{self, DOCUMENTS};
+use tiny_run::{Trained, logged, plan, train, train_from, try_plan};
 
 /// Trains in a directory of its own.
 fn train_apart(overrides: &[&str]) -> Trained {
@@ -95,15 +46,6 @@ fn open(checkpoint: &Path) -> Checkpoint {
 
 fn leads_to(link: &Path) -> String {
     fs::read_link(link).unwrap().to_str().unwrap().to_owned()
-}
-
-/// The values of one tag of `metrics.jsonl`, by step.
-fn logged(home: &Path, tag: &str) -> BTreeMap<u64, f64> {
-    let text = fs::read_to_string(home.join("run/metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Map<String, Value>>(line).unwrap());
-    lines
-        .filter_map(|line| Some((line["step"].as_u64().unwrap(), line.get(tag)?.as_f64().unwrap())))
-        .collect()
 }
 
 #[track_caller]

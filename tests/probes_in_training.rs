@@ -1,0 +1,300 @@
+//! Probes during training: they change nothing, come when they are due, wait when they must, and say so.
+
+use std::fs;
+use std::path::Path;
+
+use genir::checkpoint::{Checkpoint, Encoding};
+use genir::corpus::Split;
+use genir::probe::{
+    Others, Probe, ProbeQueries, ProbeResult, Record, Replacement, Subject, Suite, files,
+};
+use genir::retrieval::evaluation::QuerySet;
+use genir::train::Plan;
+use tempfile::TempDir;
+
+#[path = "support/parameter_bits.rs"]
+mod parameter_bits;
+#[path = "support/tiny_run.rs"]
+mod tiny_run;
+
+use parameter_bits::{assert_same, bits};
+use tiny_run::{logged, plan, train, train_from, try_plan};
+
+/// The probes that look at no other model and no other set.
+const ALONE: &str = "probes.run=[\"residual_contribution\", \"logit_lens\", \"direct_effect\", \
+                     \"neuron_reads\", \"attention_reads\", \"attention_writes\"]";
+/// Learns the tiny corpus; some validation queries become correct.
+const LEARNS: [&str; 3] = ["train.steps=120", "optimizer.learning_rate=2e-2", "model.dropout=0"];
+
+fn history(home: &Path, probe: Probe) -> Vec<Record> {
+    files::read(&home.join(format!("run/probes/{probe}.jsonl"))).unwrap()
+}
+
+fn steps(home: &Path, probe: Probe) -> Vec<u64> {
+    history(home, probe).iter().map(|record| record.measured_on.step.unwrap()).collect()
+}
+
+/// The lines of the log that hold `part`.
+fn said(home: &Path, part: &str) -> Vec<String> {
+    let log = fs::read_to_string(home.join("run/log.txt")).unwrap();
+    log.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+#[test]
+fn weights_are_bit_identical_with_and_without_probes() {
+    for select in ["[\"full\"]", "[\"restricted\", \"docids\"]"] {
+        let select = format!("trainable.select={select}");
+        let without = TempDir::new().unwrap();
+        let plain = train(&plan(without.path(), &[&select, "model.dropout=0.1"]));
+        assert!(!without.path().join("run/probes").exists());
+
+        let home = TempDir::new().unwrap();
+        let probes = [
+            &select,
+            "model.dropout=0.1",
+            "probes.every_steps=7",
+            "probes.at_start=true",
+            "probes.over=all",
+            "probes.variant=exact",
+            "probes.max_share=0",
+            "probes.patches=[\"decoder.layers[1]\", \"decoder.cross_attention[2].heads[0]\"]",
+            "probes.circuit_patches=[\"decoder.mlp[I,II]=base\"]",
+        ];
+        let probed = train(&plan(home.path(), &probes));
+        assert_same(&bits(&probed.model), &bits(&plain.model), &select);
+        assert_eq!((probed.outcome, probed.optimized), (plain.outcome, plain.optimized));
+        for &probe in Probe::ALL {
+            assert_eq!(steps(home.path(), probe), [0, 7, 14, 21, 28, 30], "{probe}");
+        }
+        assert_eq!(
+            logged(home.path(), "train/loss"),
+            logged(without.path(), "train/loss"),
+            "{select}"
+        );
+    }
+}
+
+#[test]
+fn each_probe_comes_at_its_own_cadence_with_its_own_queries() {
+    let home = TempDir::new().unwrap();
+    let overrides = [
+        "train.steps=14",
+        "probes.run=[\"logit_lens\", \"circuit\", \"direct_effect\"]",
+        "probes.every_steps=4",
+        "probes.over=all",
+        "probes.max_share=none",
+        "probes.circuit={every_steps=10, queries=3}",
+        "probes.direct_effect.queries=3",
+    ];
+    train(&plan(home.path(), &overrides));
+    assert_eq!(steps(home.path(), Probe::LogitLens), [4, 8, 12, 14]);
+    assert_eq!(steps(home.path(), Probe::DirectEffect), [4, 8, 12, 14]);
+    assert_eq!(steps(home.path(), Probe::Circuit), [10, 14]);
+    assert!(!home.path().join("run/probes/stage_patching.jsonl").exists());
+    let on = |probe| history(home.path(), probe)[0].measured_on.clone();
+    assert_eq!((on(Probe::LogitLens).ranked, on(Probe::Circuit).ranked), (8, 3));
+    assert_eq!(on(Probe::LogitLens).queries, "validation");
+    assert_eq!(on(Probe::LogitLens).checkpoint, home.path().join("run").display().to_string());
+    let ProbeResult::Circuit(circuit) = &history(home.path(), Probe::Circuit)[0].result else {
+        panic!("no circuit")
+    };
+    assert_eq!((circuit.test_set.as_str(), circuit.test_queries), ("test", 3));
+
+    let seconds = logged(home.path(), "time/probes_seconds");
+    assert_eq!(seconds.keys().copied().collect::<Vec<u64>>(), [4, 8, 10, 12, 14]);
+    assert!(seconds.values().is_sorted() && seconds[&4] > 0.0, "{seconds:?}");
+    assert!(logged(home.path(), "time/probes_share").values().all(|share| *share > 0.0));
+    assert_eq!(said(home.path(), "probes took").len(), 1);
+}
+
+#[test]
+fn probes_can_leave_out_the_end_and_follow_an_early_stop() {
+    let home = TempDir::new().unwrap();
+    let every = ["train.steps=6", "probes.over=all", "probes.max_share=0"];
+    let overrides = [&every[..], &[ALONE, "probes.every_steps=4", "probes.at_end=false"]].concat();
+    train(&plan(home.path(), &overrides));
+    assert_eq!(steps(home.path(), Probe::LogitLens), [4]);
+
+    let home = TempDir::new().unwrap();
+    let overrides = [
+        ALONE,
+        "probes.over=all",
+        "evaluate.every_steps=2",
+        "stop.patience=2",
+        "stop.min_delta=10",
+        "stop.metric=validation/mrr@10",
+    ];
+    assert_eq!(train(&plan(home.path(), &overrides)).outcome.steps, 6);
+    assert_eq!(steps(home.path(), Probe::LogitLens), [6], "the last step is where it stopped");
+}
+
+#[test]
+fn a_budget_stretches_the_cadence_and_says_so_once() {
+    let over_all = ["probes.over=all", "probes.every_steps=2", "probes.max_share=1e-9"];
+    let home = TempDir::new().unwrap();
+    train(&plan(home.path(), &over_all));
+    // What it costs is known after the first time only, and the end is exempt.
+    for &probe in Probe::ALL {
+        assert_eq!(steps(home.path(), probe), [2, 30], "{probe}");
+    }
+    let told = said(home.path(), "would take more than");
+    let [line] = told.as_slice() else { panic!("{told:#?}") };
+    assert!(line.starts_with("step 4: probes"), "{line}");
+    assert!(line.contains("0.0000001%") && line.ends_with("none before the end"), "{line}");
+
+    let home = TempDir::new().unwrap();
+    train(&plan(home.path(), &[&over_all[..], &["probes.at_start=true"]].concat()));
+    assert_eq!(steps(home.path(), Probe::LogitLens), [0, 30]);
+
+    // A share that the probes stay within.
+    let home = TempDir::new().unwrap();
+    let overrides = ["probes.over=all", "probes.every_steps=10", "probes.max_share=1000"];
+    train(&plan(home.path(), &overrides));
+    assert_eq!(steps(home.path(), Probe::LogitLens), [10, 20, 30]);
+    assert!(said(home.path(), "would take more than").is_empty());
+}
+
+#[test]
+fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
+    let home = TempDir::new().unwrap();
+    let overrides = [&LEARNS[..], &["probes.every_steps=1", "probes.max_share=0"]].concat();
+    let plan = plan(home.path(), &overrides);
+    train(&plan);
+    let waits = said(home.path(), "probes wait");
+    assert!(
+        waits[0].starts_with(
+            "step 1: probes wait: none of 8 validation queries is correct yet, best rank "
+        ),
+        "{}",
+        waits[0]
+    );
+    let steps = steps(home.path(), Probe::StagePatching);
+    assert_eq!(steps.last(), Some(&120), "{waits:?}");
+    assert_eq!(waits.len() + steps.len(), 120, "one or the other at each step");
+    let newest = history(home.path(), Probe::LogitLens).pop().unwrap();
+    let on = newest.measured_on;
+    assert!(on.correct > 0 && on.correct == on.measured && on.ranked == 8, "{on:?}");
+}
+
+/// The records that a fresh set of queries gives on the run's last checkpoint.
+fn measured_afresh(home: &Path, plan: &Plan, probes: &[Probe]) -> Vec<Record> {
+    let section = plan.recipe.probes.as_ref().unwrap();
+    let checkpoint = Checkpoint::open(&home.join("run/checkpoints/latest"), &plan.device).unwrap();
+    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let queries = plan.corpus.split(Split::Validation);
+    let how = (&plan.tokenizer, &encoding);
+    let set = QuerySet::of_queries(
+        "validation",
+        &plan.corpus,
+        queries,
+        &plan.left_out,
+        None,
+        plan.recipe.run.seed,
+        how,
+    );
+    let subject = Subject {
+        model: &checkpoint.model,
+        device: &plan.device,
+        tokenizer: &checkpoint.tokenizer,
+        docids: &checkpoint.docids,
+        checkpoint: home.join("run").display().to_string(),
+        step: checkpoint.manifest.as_ref().map(|manifest| manifest.step),
+        encoder_is_frozen: false,
+    };
+    let suite = Suite::new(probes, section.options(&plan.stages), plan.config()).unwrap();
+    let mut queries = ProbeQueries::new(set.unwrap());
+    suite.measure(&subject, &mut queries, None, &Others::default(), &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn kept_encoder_states_give_what_fresh_ones_give() {
+    for (select, is_frozen) in [
+        ("[\"full\"]", false),
+        ("[\"restricted\", \"docids\"]", true),
+        ("[\"decoder\", \"docids\"]", true),
+        ("[\"restricted\", \"words\"]", false),
+        ("[\"restricted\", \"encoder.relative_bias\"]", false),
+    ] {
+        let select = format!("trainable.select={select}");
+        for over in ["probes.over=all", "probes.over=correct"] {
+            let home = TempDir::new().unwrap();
+            let overrides = [&LEARNS[..], &[&select, over, ALONE, "probes.every_steps=5"]].concat();
+            let plan = plan(home.path(), &overrides);
+            assert_eq!(plan.encoder_is_frozen(), is_frozen, "{select}");
+            train(&plan);
+            let probes = plan.recipe.probes.as_ref().unwrap().run.clone();
+            if said(home.path(), "step 120: probes wait").is_empty() {
+                for mut fresh in measured_afresh(home.path(), &plan, &probes) {
+                    let kept = history(home.path(), fresh.result.probe()).pop().unwrap();
+                    fresh.seconds = kept.seconds;
+                    // As text: NaN is not equal to itself.
+                    let text = |record: &Record| serde_json::to_string(record).unwrap();
+                    assert_eq!(text(&kept), text(&fresh), "{select} {over}");
+                }
+            } else {
+                assert_eq!(over, "probes.over=correct");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_base_is_what_the_run_started_from() {
+    let first = TempDir::new().unwrap();
+    train(&plan(first.path(), &LEARNS));
+    let checkpoint = first.path().join("run/checkpoints/latest");
+    let base = format!("model.base={}", checkpoint.display());
+    let pretrained = [&base, "~model.config", "model.init=pretrained"];
+    let both = [(&[][..], "initialisation by seed 3"), (&pretrained, checkpoint.to_str().unwrap())];
+    for (overrides, name) in both {
+        let home = TempDir::new().unwrap();
+        let probes =
+            ["train.steps=1", "probes.at_start=true", "probes.at_end=false", "probes.over=all"];
+        train(&plan(home.path(), &[overrides, &probes].concat()));
+        let record = history(home.path(), Probe::StagePatching).remove(0);
+        assert_eq!(record.measured_on.base.as_deref(), Some(name));
+        let ProbeResult::StagePatching(patching) = record.result else { panic!("no patching") };
+        // Before the first step, the base's outputs are the model's own.
+        let cells: Vec<_> =
+            patching.cells.iter().filter(|cell| cell.replacement == Replacement::Base).collect();
+        assert_eq!(cells.len(), 9);
+        assert!(cells.iter().all(|cell| cell.ranks == cells[0].ranks), "{cells:#?}");
+        let swap = history(home.path(), Probe::EncoderSwap).remove(0);
+        let ProbeResult::EncoderSwap(swap) = swap.result else { panic!("no swap") };
+        assert_eq!(swap.swaps[0].encoder, name);
+        assert_eq!(swap.swaps[0].ranks, cells[0].ranks);
+    }
+}
+
+#[test]
+fn a_plan_tells_all_that_is_wrong_with_its_probes() {
+    let home = TempDir::new().unwrap();
+    let wrong = [
+        "probes.patches=[\"decoder.mlp[3]\", \"decoder.mlp[0]\", \"encoder.mlp[0]\", \"decoder.mpl\"]",
+        "probes.circuit_patches=[\"decoder.mlp[I]\", \"decoder.mlp[9]=zero\"]",
+    ];
+    let Err(message) = try_plan(home.path(), &wrong) else { panic!("it is accepted") };
+    for part in [
+        "5 problems",
+        "probes.patches: ",
+        "decoder.mlp[3]",
+        "encoder.mlp[0]",
+        "did you mean `decoder.mlp`?",
+        "probes.circuit_patches: ",
+        "expected SELECTOR=zero",
+        "decoder.mlp[9]",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    fs::write(home.path().join("corpus/test_queries.json"), "[]").unwrap();
+    let Err(message) = try_plan(home.path(), &["probes.test_split=test"]) else {
+        panic!("accepted")
+    };
+    assert!(message.contains("probes.test_split: the corpus has no test queries"), "{message}");
+    // Not asked for: the probed queries stand in.
+    let plan = plan(home.path(), &["train.steps=1", "probes.over=all"]);
+    assert!(train_from(&plan, None).is_ok());
+    let record = history(home.path(), Probe::Circuit).remove(0);
+    let ProbeResult::Circuit(circuit) = record.result else { panic!("no circuit") };
+    assert_eq!(circuit.test_set, "validation");
+}
