@@ -68,7 +68,8 @@ fn encoders<'a>(bench: &Bench<'a>) -> [Option<(&'a Other, &'a States)>; 2] {
 /// Ranks of `targets` by the model's decoder, from given states.
 fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32> {
     let output = bench.model.t5.decode_start(states, &mut Pass::evaluate(&mut NoTap));
-    bench.lens().output_ranks(output, targets) // from [batch, d_model]
+    let ranks = bench.lens().output_ranks(vec![output], targets); // from [batch, d_model]
+    ranks.into_iter().flatten().collect()
 }
 
 impl Measure for Measuring {

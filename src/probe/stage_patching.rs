@@ -84,9 +84,9 @@ impl Measuring {
 
 impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
-        for cell in &mut self.cells {
-            cell.ranks.extend(bench.patched_ranks(batch, [&cell.patch]));
-        }
+        let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, [&cell.patch]));
+        let ranks = bench.lens().output_ranks(outputs.collect(), &batch.targets);
+        self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
     }
 
     fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
