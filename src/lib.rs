@@ -14,6 +14,7 @@ pub mod nearest;
 pub mod probe;
 pub mod random;
 pub mod recipe;
+pub mod report;
 pub mod retrieval;
 pub mod run;
 pub mod t5;

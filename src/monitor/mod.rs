@@ -5,10 +5,12 @@ mod console;
 mod events;
 mod progress;
 mod scalars;
+mod sinks;
 
 use std::time::SystemTime;
 
 pub use console::{Console, LogLine, Verbosity};
+pub use sinks::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
@@ -82,6 +84,11 @@ impl Monitor {
     /// none in the first seconds.
     pub fn examples_per_second(&self) -> Option<f64> {
         self.progress.examples_per_second()
+    }
+
+    /// Leaves the time since the last step out of the training speed: something was measured.
+    pub fn pause(&mut self) {
+        self.progress.pause();
     }
 
     /// Shows a line of text above the progress bar, and puts it in the log.

@@ -11,6 +11,7 @@ mod circuit;
 mod direct_effect;
 mod encoder_swap;
 mod error;
+pub mod files;
 mod lens;
 mod logit_lens;
 mod means;

@@ -104,6 +104,23 @@ impl Suite {
         others: &Others,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Record>, ProbeError> {
+        let measured = self.measure_all(subject, queries, test.as_deref_mut(), others, progress);
+        // That there was nothing to measure must not leave states for the next time either.
+        if !subject.encoder_is_frozen {
+            queries.own.forget();
+            test.into_iter().for_each(|test| test.own.forget());
+        }
+        measured
+    }
+
+    fn measure_all(
+        &self,
+        subject: &Subject,
+        queries: &mut ProbeQueries,
+        mut test: Option<&mut ProbeQueries>,
+        others: &Others,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.is_some())?;
         self.encode(subject, others, queries);
         if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
@@ -124,12 +141,7 @@ impl Suite {
             encoder: others.encoder.as_ref(),
         };
         let found = self.look(&mut bench, subject, progress);
-        let records = self.records(subject, &bench, &targets, found);
-        if !subject.encoder_is_frozen {
-            queries.own.forget();
-            test.into_iter().for_each(|test| test.own.forget());
-        }
-        Ok(records)
+        Ok(self.records(subject, &bench, &targets, found))
     }
 
     /// That there is what the probes need.

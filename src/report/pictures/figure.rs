@@ -1,0 +1,231 @@
+//! What is on a picture, before it is drawn: panels of blocks and lines.
+
+use plotters::style::RGBColor;
+
+use super::axis::{Axis, rank_place, thousands};
+use super::color::{self, Scale, ScaleKind};
+
+/// A picture: panels in a grid.
+#[derive(Debug, Clone)]
+pub struct Figure {
+    /// What it is called as a file, without its ending.
+    pub name: String,
+    pub title: String,
+    /// Under the title: what was measured on, how to read it.
+    pub note: String,
+    /// Panels beside each other.
+    pub columns: usize,
+    /// Width and height of a panel in pixels.
+    pub panel: (u32, u32),
+    pub panels: Vec<Panel>,
+}
+
+/// One chart of a picture. Blocks are drawn first, then lines.
+#[derive(Debug, Clone)]
+pub struct Panel {
+    pub title: String,
+    pub x: Axis,
+    pub y: Axis,
+    /// Parts of the x axis with a name: stages.
+    pub bands: Vec<Band>,
+    pub blocks: Vec<Block>,
+    pub lines: Vec<Series>,
+    /// Where the y axis is crossed by a line over the whole width.
+    pub levels: Vec<f64>,
+    pub legend: Legend,
+}
+
+/// From and to on the x axis, and what that is.
+#[derive(Debug, Clone)]
+pub struct Band {
+    pub from: f64,
+    pub to: f64,
+    pub name: String,
+    pub shaded: bool,
+}
+
+/// A rectangle: a bar or the cell of a heat map.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub x: (f64, f64),
+    pub y: (f64, f64),
+    pub color: RGBColor,
+    /// Written where there is room: in the block, or above it.
+    pub label: String,
+    pub label_above: bool,
+}
+
+/// A line with a mark at each point; what is not finite is a gap.
+#[derive(Debug, Clone)]
+pub struct Series {
+    pub name: String,
+    pub color: RGBColor,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// What stands at the right of a panel.
+#[derive(Debug, Clone)]
+pub enum Legend {
+    Names(Vec<(String, RGBColor)>),
+    Scale(Scale),
+}
+
+/// How numbers are written in cells and above bars.
+#[derive(Debug, Clone, Copy)]
+pub enum Digits {
+    /// So many after the point.
+    Point(usize),
+    /// Whole, with commas.
+    Whole,
+}
+
+impl Digits {
+    pub fn write(self, value: f64) -> String {
+        match self {
+            _ if !value.is_finite() => "-".to_owned(),
+            Digits::Point(digits) => format!("{value:.digits$}"),
+            Digits::Whole => thousands(value),
+        }
+    }
+}
+
+/// Lines over the same x axis.
+pub fn lines(title: &str, x: Axis, y: Axis, lines: Vec<Series>) -> Panel {
+    let names = lines.iter().map(|line| (line.name.clone(), line.color)).collect();
+    Panel {
+        title: title.to_owned(),
+        x,
+        y,
+        bands: Vec::new(),
+        blocks: Vec::new(),
+        lines,
+        levels: Vec::new(),
+        legend: Legend::Names(names),
+    }
+}
+
+/// The values of a bar chart: for each place on the x axis one value a name.
+pub struct Bars<'a> {
+    pub places: &'a [String],
+    pub names: Vec<(String, RGBColor)>,
+    /// By place, then by name.
+    pub values: Vec<Vec<f64>>,
+    pub digits: Digits,
+}
+
+impl Bars<'_> {
+    fn panel(&self, title: &str, x: &str, y: Axis, blocks: Vec<Block>) -> Panel {
+        Panel {
+            title: title.to_owned(),
+            x: Axis::places(x, self.places),
+            y,
+            bands: Vec::new(),
+            blocks,
+            lines: Vec::new(),
+            levels: Vec::new(),
+            legend: Legend::Names(self.names.clone()),
+        }
+    }
+
+    /// Bars of one place beside each other, each with its number above it.
+    pub fn grouped(&self, title: &str, x: &str, y: Axis) -> Panel {
+        let width = 0.8 / self.names.len().max(1) as f64;
+        let mut blocks = Vec::new();
+        for (place, values) in self.values.iter().enumerate() {
+            for (index, (value, (_, color))) in values.iter().zip(&self.names).enumerate() {
+                let left = place as f64 + 0.1 + index as f64 * width;
+                let height = if value.is_finite() { *value } else { 0.0 };
+                blocks.push(Block {
+                    x: (left, left + width),
+                    y: (0.0, height),
+                    color: *color,
+                    label: self.digits.write(*value),
+                    label_above: true,
+                });
+            }
+        }
+        self.panel(title, x, y, blocks)
+    }
+
+    /// Bars of one place on top of each other. A place of which nothing is defined is grey.
+    pub fn stacked(&self, title: &str, x: &str, y: Axis) -> Panel {
+        let mut blocks = Vec::new();
+        for (place, values) in self.values.iter().enumerate() {
+            let x = (place as f64 + 0.1, place as f64 + 0.9);
+            let mut height = 0.0;
+            for (value, (_, color)) in values.iter().zip(&self.names) {
+                if value.is_finite() {
+                    let label = self.digits.write(*value);
+                    let y = (height, height + value);
+                    blocks.push(Block { x, y, color: *color, label, label_above: false });
+                    height += value;
+                }
+            }
+            if values.iter().all(|value| !value.is_finite()) {
+                let (y, color, label) = ((y.start, y.end), color::UNDEFINED, "-".to_owned());
+                blocks.push(Block { x, y, color, label, label_above: false });
+            }
+        }
+        self.panel(title, x, y, blocks)
+    }
+}
+
+/// Cells of colours; `values` by row of `y`, then by column of `x`.
+pub fn heat_map(
+    title: &str,
+    (x, y): (Axis, Axis),
+    values: &[Vec<f64>],
+    scale: Scale,
+    digits: Digits,
+) -> Panel {
+    let mut blocks = Vec::new();
+    for (row, values) in values.iter().enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            let (left, bottom) = (column as f64, row as f64);
+            blocks.push(Block {
+                x: (left, left + 1.0),
+                y: (bottom, bottom + 1.0),
+                color: scale.color(*value),
+                label: digits.write(*value),
+                label_above: false,
+            });
+        }
+    }
+    Panel {
+        title: title.to_owned(),
+        x,
+        y,
+        bands: Vec::new(),
+        blocks,
+        lines: Vec::new(),
+        levels: Vec::new(),
+        legend: Legend::Scale(scale),
+    }
+}
+
+/// The lowest and the highest finite number; 0 and 1 where there is none.
+pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    let finite = values.into_iter().filter(|value| value.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+/// % from 0 to 100: the same colours in every picture, so that moments can be compared.
+pub const PERCENT: Scale = Scale { low: 0.0, high: 100.0, kind: ScaleKind::Magnitude };
+
+/// Cosines.
+pub const COSINE: Scale = Scale { low: -1.0, high: 1.0, kind: ScaleKind::Diverging };
+
+/// A rank axis for all points of the lines, which are ranks and become places on it.
+pub fn rank_lines(title: &str, x: Axis, y_name: &str, mut all: Vec<Series>) -> Panel {
+    let points = all.iter().flat_map(|line| &line.points);
+    let (_, highest) = extent(points.map(|point| point.1));
+    for line in &mut all {
+        for point in &mut line.points {
+            point.1 = rank_place(point.1);
+        }
+    }
+    lines(title, x, Axis::ranks(y_name, highest), all)
+}

@@ -1,0 +1,151 @@
+//! Pictures over layers: residual contribution (P1) and logit lens (P2).
+
+use super::axis::Axis;
+use super::color;
+use super::figure::{
+    Band, COSINE, Digits, Figure, Panel, Series, extent, heat_map, lines, rank_lines,
+};
+use crate::component::{Component, Stage, Stages};
+use crate::probe::{
+    Contribution, LensSite, LogitLens, PopulationRanks, ResidualContribution, TokenGroup,
+};
+
+/// Decoder layers along x.
+fn layer_axis(stages: &Stages) -> Axis {
+    let labels: Vec<String> = (0..stages.depth()).map(|layer| layer.to_string()).collect();
+    Axis::places("decoder layer", &labels)
+}
+
+/// The stages above an axis of layers.
+pub(super) fn stage_bands(stages: &Stages) -> Vec<Band> {
+    let band = |stage: Stage| {
+        let layers = stages.layers(stage);
+        Band {
+            from: layers.start as f64,
+            to: layers.end as f64,
+            name: stage.to_string(),
+            shaded: stage == Stage::Second,
+        }
+    };
+    Stage::ALL.map(band).to_vec()
+}
+
+/// The middle of a layer's place.
+fn middle(layer: usize) -> f64 {
+    layer as f64 + 0.5
+}
+
+/// P1: ratio and both cosines over layers; late outputs against Stage I's MLP outputs.
+pub(super) fn residual_contribution(result: &ResidualContribution, stages: &Stages) -> Vec<Figure> {
+    type Value = fn(&Contribution) -> f64;
+    let views: [(&str, &str, Value); 3] = [
+        ("Norm of the output over the norm of the layer's change", "ratio", |c| c.ratio),
+        ("Cosine with the residual stream after the layer", "cosine", |c| c.cosine_post),
+        ("Cosine with the residual stream before the layer", "cosine", |c| c.cosine_pre),
+    ];
+    let panels = views.map(|(title, name, value)| {
+        let series = Component::ALL.map(|component| {
+            let of = result.contributions.iter().filter(|c| c.component == component);
+            Series {
+                name: component.name().to_owned(),
+                color: color::component(component),
+                points: of.map(|c| (middle(c.layer), value(c))).collect(),
+            }
+        });
+        let y = if name == "cosine" {
+            Axis::linear(name, -1.0, 1.0)
+        } else {
+            let (_, high) = extent(result.contributions.iter().map(value));
+            Axis::linear(name, 0.0, high)
+        };
+        let mut panel = lines(title, layer_axis(stages), y, series.to_vec());
+        panel.bands = stage_bands(stages);
+        panel.levels = if name == "cosine" { vec![0.0] } else { Vec::new() };
+        panel
+    });
+    let contribution = Figure {
+        name: "residual_contribution".to_owned(),
+        title: "What each component adds to the residual stream".to_owned(),
+        note: String::new(),
+        columns: 1,
+        panel: (860, 290),
+        panels: panels.to_vec(),
+    };
+    vec![contribution, priming(result)]
+}
+
+fn priming(result: &ResidualContribution) -> Figure {
+    let mut sources: Vec<usize> = result.priming.iter().map(|cosine| cosine.mlp_layer).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let mut readers: Vec<usize> = result.priming.iter().map(|cosine| cosine.layer).collect();
+    readers.sort_unstable();
+    readers.dedup();
+    let labels = |layers: &[usize]| layers.iter().map(usize::to_string).collect::<Vec<_>>();
+    let panels = Component::ALL.map(|component| {
+        let cell = |layer: &usize, source: &usize| {
+            let of = (*layer, component, *source);
+            let found = result.priming.iter().find(|c| (c.layer, c.component, c.mlp_layer) == of);
+            found.map_or(f64::NAN, |cosine| cosine.cosine)
+        };
+        let values = readers.iter().map(|r| sources.iter().map(|s| cell(r, s)).collect());
+        let values: Vec<Vec<f64>> = values.collect();
+        let axes = (
+            Axis::places("MLP of Stage I, layer", &labels(&sources)),
+            Axis::places("layer of Stage III", &labels(&readers)),
+        );
+        heat_map(component.name(), axes, &values, COSINE, Digits::Point(2))
+    });
+    let any = !result.priming.is_empty();
+    Figure {
+        name: "residual_contribution_priming".to_owned(),
+        title: "Cosine of Stage III outputs with the MLP outputs of Stage I".to_owned(),
+        note: String::new(),
+        columns: 3,
+        panel: (400, 360),
+        panels: if any { panels.to_vec() } else { Vec::new() },
+    }
+}
+
+/// P2: ranks at the five sites; ranks of all docids and words.
+pub(super) fn logit_lens(result: &LogitLens, stages: &Stages) -> Vec<Figure> {
+    let sites = LensSite::ALL.iter().enumerate().map(|(index, site)| {
+        let of = result.sites.iter().filter(|found| found.site == *site);
+        Series {
+            name: site.to_string(),
+            color: color::series(index),
+            points: of.map(|s| (middle(s.layer), s.ranks.median_rank)).collect(),
+        }
+    });
+    let title = "Median rank of the relevant docid";
+    let x = layer_axis(stages);
+    let relevant = rank_lines(title, x.clone(), "rank (log)", sites.collect());
+
+    type Value = fn(&PopulationRanks) -> f64;
+    let figures: [(&str, Value, f64); 2] =
+        [("median", |ranks| ranks.median, 1.0), ("best", |ranks| ranks.best, 0.45)];
+    let populations = TokenGroup::ALL.iter().enumerate().flat_map(|(index, group)| {
+        figures.map(|(name, value, strength)| {
+            let of = result.populations.iter().filter(|found| found.group == *group);
+            Series {
+                name: format!("{group}, {name}"),
+                color: color::lighter(color::series(index), strength),
+                points: of.map(|found| (middle(found.layer), value(found))).collect(),
+            }
+        })
+    });
+    let title = "Ranks of all docids and all words after the layer, in the whole vocabulary";
+    let all = rank_lines(title, x, "rank (log)", populations.collect());
+    let banded = |mut panel: Panel| {
+        panel.bands = stage_bands(stages);
+        panel
+    };
+    vec![Figure {
+        name: "logit_lens".to_owned(),
+        title: "The decoder read off early".to_owned(),
+        note: String::new(),
+        columns: 1,
+        panel: (860, 330),
+        panels: [relevant, all].map(banded).to_vec(),
+    }]
+}

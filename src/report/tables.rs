@@ -1,0 +1,385 @@
+//! Readable tables of a probe's result, in the layout of the paper where it has one.
+
+use std::fmt;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use crate::component::{Component, Stage};
+use crate::probe::{
+    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LensSite, LogitLens, PatchedCell,
+    PopulationRanks, ProbeResult, RankShift, Reads, Record, Replacement, ResidualContribution,
+    Scores, Source, StagePatching, StageSource, TokenGroup,
+};
+
+/// A table and what it shows.
+#[derive(Debug, Clone)]
+pub struct Titled {
+    /// What the numbers are, with their unit.
+    pub title: String,
+    pub table: Table,
+}
+
+impl fmt::Display for Titled {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}\n\n{}", self.title, self.table)
+    }
+}
+
+/// The tables of one result; `-` stands for what is undefined.
+pub fn tables(record: &Record) -> Vec<Titled> {
+    match &record.result {
+        ProbeResult::ResidualContribution(result) => residual_contribution(result),
+        ProbeResult::LogitLens(result) => logit_lens(result),
+        ProbeResult::DirectEffect(result) => direct_effect(result),
+        ProbeResult::StagePatching(result) => stage_patching(result),
+        ProbeResult::Circuit(result) => circuit(result),
+        ProbeResult::EncoderSwap(result) => encoder_swap(result),
+        ProbeResult::NeuronReads(result) => reads(result, "MLP neurons", "active neurons"),
+        ProbeResult::AttentionReads(result) => reads(result, "cross-attention heads", "heads"),
+        ProbeResult::AttentionWrites(result) => attention_writes(result),
+    }
+}
+
+fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
+    type Value = fn(&crate::probe::Contribution) -> f64;
+    let views: [(&str, Value); 3] = [
+        ("Norm of each component's output over the norm of the layer's change", |c| c.ratio),
+        ("Cosine of each output with the residual stream after the layer", |c| c.cosine_post),
+        ("Cosine of each output with the residual stream before the layer", |c| c.cosine_pre),
+    ];
+    let mut tables: Vec<Titled> = views
+        .into_iter()
+        .map(|(title, value)| {
+            let header = ["layer", "stage"].into_iter().chain(Component::ALL.map(Component::name));
+            let mut rows = Rows::default();
+            for entry in &result.contributions {
+                let key = vec![entry.layer.to_string(), entry.stage.to_string()];
+                rows.add(key, number(value(entry), 3));
+            }
+            titled(title, header, rows.into_vec())
+        })
+        .collect();
+    if !result.priming.is_empty() {
+        let mut header = vec!["layer".to_owned(), "component".to_owned()];
+        let mut rows = Rows::default();
+        for entry in &result.priming {
+            let column = format!("MLP {}", entry.mlp_layer);
+            if !header.contains(&column) {
+                header.push(column);
+            }
+            let key = vec![entry.layer.to_string(), entry.component.name().to_owned()];
+            rows.add(key, number(entry.cosine, 3));
+        }
+        let title = "Cosine of Stage III outputs with the MLP outputs of Stage I";
+        tables.push(titled(title, header, rows.into_vec()));
+    }
+    tables
+}
+
+fn logit_lens(result: &LogitLens) -> Vec<Titled> {
+    type Value = fn(&RankShift) -> f64;
+    let views: [(&str, Value); 2] = [
+        ("Median rank of the relevant docid, read off early", |ranks| ranks.median_rank),
+        ("Mean rank of the relevant docid, read off early", |ranks| ranks.mean_rank),
+    ];
+    let mut tables: Vec<Titled> = views
+        .into_iter()
+        .map(|(title, value)| {
+            let header =
+                words(["layer", "stage"]).chain(LensSite::ALL.iter().map(|site| site.to_string()));
+            let mut rows = Rows::default();
+            for site in &result.sites {
+                let key = vec![site.layer.to_string(), site.stage.to_string()];
+                rows.add(key, number(value(&site.ranks), 1));
+            }
+            titled(title, header, rows.into_vec())
+        })
+        .collect();
+    let figures = ["mean", "median", "best", "worst"];
+    let header = words(["layer", "stage"]).chain(
+        TokenGroup::ALL.iter().flat_map(|group| figures.map(|figure| format!("{group} {figure}"))),
+    );
+    let mut rows = Rows::default();
+    for PopulationRanks { layer, stage, mean, median, best, worst, .. } in &result.populations {
+        for value in [mean, median, best, worst] {
+            rows.add(vec![layer.to_string(), stage.to_string()], number(*value, 1));
+        }
+    }
+    let title = "Ranks of all docids and all words after each layer, in the whole vocabulary";
+    tables.push(titled(title, header, rows.into_vec()));
+    tables
+}
+
+fn direct_effect(result: &DirectEffect) -> Vec<Titled> {
+    let rows = result.effects.iter().map(|effect| {
+        let mut row = vec![effect.component.name().to_owned()];
+        row.extend(rank_cells(&effect.ranks));
+        row
+    });
+    let title = "Rank of the relevant docid from the outputs of one type of component alone";
+    vec![titled(title, words(["component"]).chain(rank_header()), rows.collect())]
+}
+
+fn stage_patching(result: &StagePatching) -> Vec<Titled> {
+    let head = ["component", "replacement"];
+    let stages = Stage::ALL.map(|stage| stage.to_string());
+    let mut tables = Vec::new();
+    let beyond_1 = paper_cells(result, |ranks| [ranks.beyond_1]);
+    if !beyond_1.is_empty() {
+        let title = "% of queries whose relevant docid leaves rank 1, by stage replaced";
+        tables.push(titled(title, words(head).chain(stages.clone()), beyond_1));
+        let beyond =
+            paper_cells(result, |ranks| [ranks.beyond_5, ranks.beyond_10, ranks.beyond_100]);
+        let thresholds = stages
+            .iter()
+            .flat_map(|stage| ["5", "10", "100"].map(|rank| format!("{stage} > {rank}")));
+        let title = "% of queries whose relevant docid falls beyond rank 5, 10 and 100";
+        tables.push(titled(title, words(head).chain(thresholds), beyond));
+    }
+    let asked = |cell: &&PatchedCell| cell.component.is_none() || cell.stage.is_none();
+    let asked = result.cells.iter().filter(asked).map(|cell| {
+        let mut row = vec![cell.selector.clone(), cell.replacement.to_string()];
+        row.extend(rank_cells(&cell.ranks));
+        row
+    });
+    let asked: Vec<Vec<String>> = asked.collect();
+    if !asked.is_empty() {
+        let header = words(["selector", "replacement"]).chain(rank_header());
+        tables.push(titled("Replacements asked for", header, asked));
+    }
+    tables
+}
+
+/// The rows of the paper's table: `values` of each stage beside each other.
+fn paper_cells<const N: usize>(
+    result: &StagePatching,
+    values: fn(&RankShift) -> [f64; N],
+) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for replacement in Replacement::ALL {
+        for component in Component::ALL {
+            let cells = Stage::ALL.map(|stage| {
+                let of = (Some(component), Some(stage), *replacement);
+                result.cells.iter().find(|c| (c.component, c.stage, c.replacement) == of)
+            });
+            if cells.iter().any(Option::is_some) {
+                let mut row = vec![component.name().to_owned(), replacement.to_string()];
+                for cell in cells {
+                    let found = cell.map_or([f64::NAN; N], |cell| values(&cell.ranks));
+                    row.extend(found.map(percent));
+                }
+                rows.push(row);
+            }
+        }
+    }
+    rows
+}
+
+fn circuit(result: &Circuit) -> Vec<Titled> {
+    let values = |scores: &Scores| [scores.hits_1, scores.recall_5, scores.hits_10];
+    let row = |name: &str, absolute: &Scores, relative: Option<&Scores>| {
+        let mut row = vec![name.to_owned()];
+        let relative = relative.map_or([f64::NAN; 3], values);
+        for (absolute, relative) in values(absolute).into_iter().zip(relative) {
+            row.extend([percent(100.0 * absolute), percent(100.0 * relative)]);
+        }
+        row
+    };
+    let mut rows = vec![row("unpatched", &result.unpatched, None)];
+    let circuits = result.circuits.iter();
+    rows.extend(circuits.map(|c| row(&c.name, &c.absolute, Some(&c.relative))));
+    let header = words(["circuit"]).chain(
+        ["Hits@1", "R@5", "Hits@10"]
+            .into_iter()
+            .flat_map(|name| [format!("{name} abs"), format!("{name} rel")]),
+    );
+    let title = format!(
+        "% on {} {} queries, and % of the unpatched model's",
+        result.test_queries, result.test_set
+    );
+    let patches = result.circuits.iter().flat_map(|circuit| {
+        circuit.patches.iter().map(|patch| vec![circuit.name.clone(), patch.clone()])
+    });
+    vec![
+        titled(&title, header, rows),
+        titled("What each circuit replaces", words(["circuit", "patch"]), patches.collect()),
+    ]
+}
+
+fn encoder_swap(result: &EncoderSwap) -> Vec<Titled> {
+    let rows = result.swaps.iter().map(|swap| {
+        let mut row = vec![swap.encoder.clone()];
+        row.extend(rank_cells(&swap.ranks));
+        row
+    });
+    let title = "Rank of the relevant docid with another encoder";
+    let header = words(["encoder", "queries"]).chain(rank_header());
+    let rows = rows.zip(&result.swaps).map(|(mut row, swap)| {
+        row.insert(1, swap.ranks.queries.to_string());
+        row
+    });
+    let mut tables = vec![titled(title, header, rows.collect())];
+    let held_out: Vec<Vec<String>> = result
+        .swaps
+        .iter()
+        .filter_map(|swap| Some((swap, swap.held_out.as_ref()?)))
+        .flat_map(|(swap, held)| {
+            [(swap.encoder.as_str(), &held.swapped), ("own", &held.own)].map(|(encoder, score)| {
+                vec![
+                    swap.encoder.clone(),
+                    encoder.to_owned(),
+                    held.documents.to_string(),
+                    held.queries.to_string(),
+                    number(score.mrr, 3),
+                    percent(100.0 * score.hits_1),
+                    score.first.to_string(),
+                ]
+            })
+        })
+        .collect();
+    if !held_out.is_empty() {
+        let header =
+            ["left out by", "encoder", "documents", "queries", "MRR", "Hits@1 %", "at rank 1"];
+        let title = "Queries for documents that the other encoder's model was trained without";
+        tables.push(titled(title, words(header), held_out));
+    }
+    tables
+}
+
+fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
+    let mut sources: Vec<StageSource> = Vec::new();
+    for share in result.stages.iter().flat_map(|stage| &stage.shares) {
+        if !sources.contains(&share.source) {
+            sources.push(share.source);
+        }
+    }
+    let rows = sources.iter().map(|source| {
+        let stage = source.stage.map(|stage| stage.to_string()).unwrap_or_default();
+        let mut row = vec![source.source.to_string(), stage];
+        row.extend(Stage::ALL.map(|stage| {
+            let reader = result.stages.iter().find(|reads| reads.stage == stage);
+            let share = reader.and_then(|r| r.shares.iter().find(|s| s.source == *source));
+            percent(share.map_or(f64::NAN, |share| 100.0 * share.share))
+        }));
+        row
+    });
+    let title = format!(
+        "What {readers} read ({} variant): % from each source, by stage of the reader",
+        result.variant
+    );
+    let header = words(["source", "of stage"]).chain(Stage::ALL.map(|stage| stage.to_string()));
+    let by_stage = titled(&title, header, rows.collect());
+
+    let rows = result.layers.iter().map(|reads| {
+        let mut row =
+            vec![reads.layer.to_string(), reads.stage.to_string(), number(reads.readers, 1)];
+        row.extend(Source::ALL.iter().map(|source| {
+            let of_source = reads.shares.iter().filter(|share| share.source == *source);
+            percent(of_source.map(|share| 100.0 * share.share).sum())
+        }));
+        row
+    });
+    let header = words(["layer", "stage", counted])
+        .chain(Source::ALL.iter().map(|source| source.to_string()));
+    let title = format!("What {readers} read: % from each type of source, by layer of the reader");
+    vec![by_stage, titled(&title, header, rows.collect())]
+}
+
+fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
+    let header = words(["layer", "stage", "of", "top 10", "top 100", "top 1000"]);
+    let rows = |all: &[crate::probe::DocidShare], of: fn(&str) -> bool| {
+        all.iter()
+            .filter(|share| of(&share.of))
+            .map(|share| {
+                let layer = share.layer.map_or("all".to_owned(), |layer| layer.to_string());
+                let mut row = vec![layer, share.stage.to_string(), share.of.clone()];
+                row.extend([share.top_10, share.top_100, share.top_1000].map(percent));
+                row
+            })
+            .collect::<Vec<_>>()
+    };
+    let chance = percent(result.chance);
+    let title = |by: &str| {
+        format!("% of docids among the top tokens of cross-attention, by {by} (chance: {chance})")
+    };
+    let mut tables = vec![
+        titled(&title("stage"), header.clone(), rows(&result.stages, |_| true)),
+        titled(&title("layer"), header, rows(&result.layers, |of| of == "output")),
+    ];
+    if !result.samples.is_empty() {
+        let rows = result.samples.iter().map(|sample| {
+            let tokens: Vec<String> =
+                sample.tokens.iter().map(|token| format!("`{token}`")).collect();
+            let place = [sample.layer, sample.head].map(|number| number.to_string());
+            let [layer, head] = place;
+            vec![sample.query.clone(), layer, head, tokens.join(" ")]
+        });
+        let header = words(["query", "layer", "head", "top tokens"]);
+        tables.push(titled("What heads write for sample queries", header, rows.collect()));
+    }
+    tables
+}
+
+/// Rows that grow by a value at a time, under the key that they begin with.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<(Vec<String>, Vec<String>)>,
+}
+
+impl Rows {
+    /// Adds a value to the row of `key`; values of one row come one after another.
+    fn add(&mut self, key: Vec<String>, value: String) {
+        match self.rows.last_mut() {
+            Some((last, values)) if *last == key => values.push(value),
+            _ => self.rows.push((key, vec![value])),
+        }
+    }
+
+    fn into_vec(self) -> Vec<Vec<String>> {
+        let row = |(key, values): (Vec<String>, Vec<String>)| [key, values].concat();
+        self.rows.into_iter().map(row).collect()
+    }
+}
+
+fn words<const N: usize>(words: [&str; N]) -> impl Iterator<Item = String> + Clone + use<N> {
+    words.map(str::to_owned).into_iter()
+}
+
+fn rank_header() -> impl Iterator<Item = String> {
+    words(["> 1 %", "> 5 %", "> 10 %", "> 100 %", "mean", "median", "best", "worst"])
+}
+
+fn rank_cells(ranks: &RankShift) -> Vec<String> {
+    let beyond = [ranks.beyond_1, ranks.beyond_5, ranks.beyond_10, ranks.beyond_100];
+    let mut cells = beyond.map(percent).to_vec();
+    cells.extend([ranks.mean_rank, ranks.median_rank].map(|rank| number(rank, 1)));
+    cells.extend([ranks.best_rank, ranks.worst_rank].map(|rank| rank.to_string()));
+    cells
+}
+
+fn percent(value: f64) -> String {
+    number(value, 2)
+}
+
+fn number(value: f64, digits: usize) -> String {
+    if value.is_finite() { format!("{value:.digits$}") } else { "-".to_owned() }
+}
+
+/// Cells that are numbers (or undefined) are aligned at the right.
+fn titled<T: Into<String>>(
+    title: &str,
+    header: impl IntoIterator<Item = T>,
+    rows: Vec<Vec<String>>,
+) -> Titled {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(header.into_iter().map(Into::<String>::into));
+    for row in rows {
+        table.add_row(row.into_iter().map(|text| {
+            let numeric = text == "-" || text.parse::<f64>().is_ok();
+            let cell = Cell::new(text);
+            if numeric { cell.set_alignment(CellAlignment::Right) } else { cell }
+        }));
+    }
+    Titled { title: title.to_owned(), table }
+}

@@ -1,0 +1,268 @@
+//! Results as one long table: a row a number, the same columns for every probe. pandas and R read it as it is, and
+//! group and pivot by the columns.
+
+use std::io::{self, Write};
+
+use crate::component::Stage;
+use crate::probe::{
+    Contribution, DocidShare, PopulationRanks, PrimingCosine, ProbeResult, RankShift, Reads,
+    Record, Scores, SiteRank, StageSource, Swap,
+};
+
+/// The columns of [`write_csv`]; those that say nothing of a number are empty.
+const COLUMNS: [&str; 14] = [
+    "checkpoint",
+    "step",
+    "queries",
+    "over",
+    "probe",
+    "layer",
+    "stage",
+    "of",
+    "setting",
+    "source",
+    "source_layer",
+    "source_stage",
+    "metric",
+    "value",
+];
+
+/// One number of a result, and what it is about.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entry {
+    pub layer: Option<usize>,
+    pub stage: Option<Stage>,
+    /// Component, site, group of tokens, head or selector.
+    pub of: String,
+    /// What was done or how it was computed: the replacement, the circuit, the encoder, the variant.
+    pub setting: String,
+    /// What is read from, or pointed against.
+    pub source: String,
+    pub source_layer: Option<usize>,
+    pub source_stage: Option<Stage>,
+    pub metric: String,
+    /// NaN where it is undefined.
+    pub value: f64,
+}
+
+/// Writes the numbers of all records as CSV (RFC 4180, but lines end with `\n` alone): one header, a row a number.
+/// Undefined numbers are empty fields. The words of `attention_writes` are no numbers; JSON and tables have them.
+pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", COLUMNS.join(","))?;
+    for record in records {
+        let on = &record.measured_on;
+        let about = [
+            on.checkpoint.clone(),
+            optional(on.step),
+            on.queries.clone(),
+            on.over.to_string(),
+            record.result.probe().to_string(),
+        ];
+        for entry in entries(&record.result) {
+            let fields = [
+                optional(entry.layer),
+                optional(entry.stage),
+                entry.of,
+                entry.setting,
+                entry.source,
+                optional(entry.source_layer),
+                optional(entry.source_stage),
+                entry.metric,
+                optional(entry.value.is_finite().then_some(entry.value)),
+            ];
+            let line: Vec<String> = about.iter().chain(&fields).map(|text| quoted(text)).collect();
+            writeln!(out, "{}", line.join(","))?;
+        }
+    }
+    Ok(())
+}
+
+fn optional<T: ToString>(value: Option<T>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+/// All numbers of a result, in its order.
+pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
+    match result {
+        ProbeResult::ResidualContribution(result) => {
+            let contributions = result.contributions.iter().flat_map(contribution);
+            contributions.chain(result.priming.iter().map(priming)).collect()
+        }
+        ProbeResult::LogitLens(result) => {
+            let populations = result.populations.iter().flat_map(population);
+            result.sites.iter().flat_map(site).chain(populations).collect()
+        }
+        ProbeResult::DirectEffect(result) => {
+            let of = |effect: &crate::probe::EffectOfType| {
+                let key = Entry { of: effect.component.name().to_owned(), ..Entry::default() };
+                ranks(&key, &effect.ranks)
+            };
+            result.effects.iter().flat_map(of).collect()
+        }
+        ProbeResult::StagePatching(result) => {
+            let of = |cell: &crate::probe::PatchedCell| {
+                let of = match (cell.component, cell.stage) {
+                    (Some(component), Some(_)) => component.name().to_owned(),
+                    _ => cell.selector.clone(),
+                };
+                let setting = cell.replacement.to_string();
+                ranks(&Entry { stage: cell.stage, of, setting, ..Entry::default() }, &cell.ranks)
+            };
+            result.cells.iter().flat_map(of).collect()
+        }
+        ProbeResult::Circuit(result) => {
+            let mut entries = scores("unpatched", "", &result.unpatched);
+            for circuit in &result.circuits {
+                entries.extend(scores(&circuit.name, "", &circuit.absolute));
+                entries.extend(scores(&circuit.name, "relative_", &circuit.relative));
+            }
+            entries
+        }
+        ProbeResult::EncoderSwap(result) => result.swaps.iter().flat_map(swap).collect(),
+        ProbeResult::NeuronReads(result) | ProbeResult::AttentionReads(result) => reads(result),
+        ProbeResult::AttentionWrites(result) => {
+            let chance = Entry::default().number("chance", result.chance);
+            let shares = result.layers.iter().chain(&result.stages).flat_map(docid_share);
+            [chance].into_iter().chain(shares).collect()
+        }
+    }
+}
+
+impl Entry {
+    /// The same place with this number.
+    fn number(&self, metric: &str, value: f64) -> Entry {
+        Entry { metric: metric.to_owned(), value, ..self.clone() }
+    }
+
+    fn numbers<const N: usize>(&self, numbers: [(&str, f64); N]) -> Vec<Entry> {
+        numbers.map(|(metric, value)| self.number(metric, value)).to_vec()
+    }
+}
+
+fn at(layer: usize, stage: Stage, of: impl ToString) -> Entry {
+    Entry { layer: Some(layer), stage: Some(stage), of: of.to_string(), ..Entry::default() }
+}
+
+fn contribution(found: &Contribution) -> Vec<Entry> {
+    at(found.layer, found.stage, found.component.name()).numbers([
+        ("ratio", found.ratio),
+        ("cosine_post", found.cosine_post),
+        ("cosine_pre", found.cosine_pre),
+    ])
+}
+
+fn priming(found: &PrimingCosine) -> Entry {
+    let key = Entry {
+        source: "mlp".to_owned(),
+        source_layer: Some(found.mlp_layer),
+        source_stage: Some(Stage::First),
+        ..at(found.layer, Stage::Third, found.component.name())
+    };
+    key.number("cosine", found.cosine)
+}
+
+fn site(found: &SiteRank) -> Vec<Entry> {
+    ranks(&at(found.layer, found.stage, found.site), &found.ranks)
+}
+
+fn population(found: &PopulationRanks) -> Vec<Entry> {
+    at(found.layer, found.stage, found.group).numbers([
+        ("mean_rank", found.mean),
+        ("median_rank", found.median),
+        ("best_rank", found.best),
+        ("worst_rank", found.worst),
+    ])
+}
+
+fn scores(circuit: &str, prefix: &str, scores: &Scores) -> Vec<Entry> {
+    let key = Entry { setting: circuit.to_owned(), ..Entry::default() };
+    [("hits@1", scores.hits_1), ("recall@5", scores.recall_5), ("hits@10", scores.hits_10)]
+        .map(|(metric, value)| key.number(&format!("{prefix}{metric}"), value))
+        .to_vec()
+}
+
+fn swap(swap: &Swap) -> Vec<Entry> {
+    let key = Entry { setting: swap.encoder.clone(), ..Entry::default() };
+    let mut entries = ranks(&key, &swap.ranks);
+    if let Some(held_out) = &swap.held_out {
+        entries.extend(key.numbers([
+            ("held_out_documents", held_out.documents as f64),
+            ("held_out_queries", held_out.queries as f64),
+        ]));
+        for (encoder, score) in [("swapped", &held_out.swapped), ("own", &held_out.own)] {
+            let metrics =
+                [("mrr", score.mrr), ("hits@1", score.hits_1), ("first", score.first as f64)];
+            let name = |metric| format!("held_out_{encoder}_{metric}");
+            entries.extend(metrics.map(|(metric, value)| key.number(&name(metric), value)));
+        }
+    }
+    entries
+}
+
+fn reads(reads: &Reads) -> Vec<Entry> {
+    let setting = reads.variant.to_string();
+    let mut entries = Vec::new();
+    for layer in &reads.layers {
+        let key = Entry { setting: setting.clone(), ..at(layer.layer, layer.stage, "") };
+        entries.push(key.number("readers", layer.readers));
+        entries.extend(layer.shares.iter().map(|share| {
+            let source = share.source.to_string();
+            Entry { source, source_layer: share.layer, ..key.number("share", share.share) }
+        }));
+    }
+    for stage in &reads.stages {
+        entries.extend(stage.shares.iter().map(|share| {
+            let StageSource { source, stage: source_stage } = share.source;
+            Entry {
+                stage: Some(stage.stage),
+                setting: setting.clone(),
+                source: source.to_string(),
+                source_stage,
+                ..Entry::default().number("share", share.share)
+            }
+        }));
+    }
+    if let Some(deviation) = reads.largest_deviation {
+        let key = Entry { setting, ..Entry::default() };
+        entries.push(key.number("largest_deviation", deviation));
+    }
+    entries
+}
+
+fn docid_share(found: &DocidShare) -> Vec<Entry> {
+    let (layer, stage, of) = (found.layer, Some(found.stage), found.of.clone());
+    Entry { layer, stage, of, ..Entry::default() }.numbers([
+        ("top_10", found.top_10),
+        ("top_100", found.top_100),
+        ("top_1000", found.top_1000),
+    ])
+}
+
+fn ranks(key: &Entry, ranks: &RankShift) -> Vec<Entry> {
+    // 0 stands for no query there.
+    let rank = |rank: u32| if rank == 0 { f64::NAN } else { f64::from(rank) };
+    let mut entries = key.numbers([
+        ("queries", ranks.queries as f64),
+        ("beyond_1", ranks.beyond_1),
+        ("beyond_5", ranks.beyond_5),
+        ("beyond_10", ranks.beyond_10),
+        ("beyond_100", ranks.beyond_100),
+        ("mean_rank", ranks.mean_rank),
+        ("median_rank", ranks.median_rank),
+        ("best_rank", rank(ranks.best_rank)),
+        ("worst_rank", rank(ranks.worst_rank)),
+    ]);
+    entries.extend(ranks.octaves.iter().enumerate().map(|(octave, count)| {
+        let first = 2f64.powi(octave as i32);
+        key.number(&format!("queries_of_rank_{first}_to_{}", 2.0 * first - 1.0), *count as f64)
+    }));
+    entries
+}
