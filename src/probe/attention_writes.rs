@@ -1,12 +1,11 @@
 //! P8, what cross-attention writes (Tab. 5 and 6): words or docids.
 
-use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
 use super::bench::{Batch, Bench, Measure};
-use super::lens::{HostLogits, ordered};
+use super::lens::ordered;
 use super::patch::head_shares;
 use super::record::number;
 use super::suite::Subject;
@@ -122,12 +121,12 @@ impl Measure for Measuring<'_> {
             let mixed = found.mixed[Component::CrossAttention as usize].clone();
             let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
-            for part in 0..=heads {
-                let written = match part.checked_sub(1) {
-                    None => found.outputs[Component::CrossAttention as usize].clone(),
-                    Some(head) => shares.clone().slice(head..part).squeeze_dim(0),
-                };
-                let tops = tops(bench, written);
+            let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
+            let output = found.outputs[Component::CrossAttention as usize].clone();
+            let written = [output].into_iter().chain((0..heads).map(of_head)).collect();
+            bench.lens().each(written, |part, logits| {
+                let tops: Vec<Top> =
+                    logits.rows().map(|(words, docids)| top_of(words, docids)).collect();
                 for top in &tops {
                     let sums = &mut self.docid_shares[layer][part];
                     sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
@@ -135,7 +134,7 @@ impl Measure for Measuring<'_> {
                 if let Some(head) = part.checked_sub(1) {
                     self.keep_samples(bench, batch, (layer, head), &tops);
                 }
-            }
+            });
         }
     }
 
@@ -197,12 +196,7 @@ struct Top {
     first: Vec<u32>,
 }
 
-/// The best tokens for each row of `written`, `[batch, d_model]`.
-fn tops(bench: &Bench, written: Tensor<2>) -> Vec<Top> {
-    let host = HostLogits::of(bench.lens().logits(written));
-    host.rows().map(|(words, docids)| top_of(words, docids)).collect()
-}
-
+/// The best tokens under one row's logits of words and docids.
 fn top_of(words: &[f32], docids: &[f32]) -> Top {
     // One number a token that orders by logit, best first, then by token id.
     let mut tokens: Vec<u64> = words

@@ -165,17 +165,7 @@ impl<'a> Bench<'a> {
         kept.of(&self.encoding(t5), &queries.questions, asked)
     }
 
-    /// Ranks of the batch's targets with `patches` in place, computed from the first patched layer on.
-    pub fn patched_ranks<'p>(
-        &self,
-        batch: &Batch,
-        patches: impl IntoIterator<Item = &'p Patch>,
-    ) -> Vec<u32> {
-        let output = self.patched_output(batch, patches); // [batch, d_model]
-        self.lens().output_ranks(output, &batch.targets)
-    }
-
-    /// The decoder's output with `patches` in place, `[batch, d_model]`.
+    /// The decoder's output with `patches` in place, `[batch, d_model]`, computed from the first patched layer on.
     pub fn patched_output<'p>(
         &self,
         batch: &Batch,

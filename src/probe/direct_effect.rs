@@ -33,12 +33,14 @@ pub(super) struct Measuring {
 
 impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
-        for (ranks, component) in self.ranks.iter_mut().zip(SUMMED) {
+        let sum = |component| {
             let layers = 0..batch.trace.layers.len();
             let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());
-            let sum = outputs.reduce(|sum, output| sum + output); // [batch, d_model]
-            ranks.extend(sum.into_iter().flat_map(|sum| bench.lens().ranks(sum, &batch.targets)));
-        }
+            outputs.reduce(|sum, output| sum + output) // [batch, d_model]
+        };
+        let sums = SUMMED.into_iter().filter_map(sum).collect();
+        let found = bench.lens().ranks(sums, &batch.targets);
+        self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
     fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {

@@ -5,7 +5,11 @@ use rayon::prelude::*;
 
 use crate::retrieval::Vocabulary;
 use crate::retrieval::ranking::Scored;
-use crate::t5::{GenirModel, Logits};
+use crate::t5::GenirModel;
+
+/// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
+/// is rearranged for every product, whatever its number of rows, and that costs as much as 64 of them.
+const LOGIT_BYTES: usize = 64 << 20;
 
 /// A model's lens, with what a docid is ranked among.
 #[derive(Clone, Copy)]
@@ -15,25 +19,55 @@ pub(super) struct Lens<'a> {
 }
 
 impl Lens<'_> {
-    /// `lens(v)`: logits of all tokens, from `[rows, d_model]`.
-    pub fn logits(&self, vectors: Tensor<2>) -> Logits {
-        self.model.logits(self.normalised(vectors))
+    /// The rank of each row's target (a docid row) under `lens` of each of `vectors`, all `[rows, d_model]`.
+    pub fn ranks(&self, vectors: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
+        self.output_ranks(
+            vectors.into_iter().map(|vector| self.normalised(vector)).collect(),
+            targets,
+        )
     }
 
-    /// The rank of each row's target (a docid row) under `lens` of `vectors`, `[rows, d_model]`.
-    pub fn ranks(&self, vectors: Tensor<2>, targets: &[u32]) -> Vec<u32> {
-        self.output_ranks(self.normalised(vectors), targets)
+    /// The rank of each row's target under each of some outputs of the decoder (after its final RMSNorm), all
+    /// `[rows, d_model]`.
+    pub fn output_ranks(&self, outputs: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
+        let rows = targets.len();
+        let mut ranks = Vec::with_capacity(outputs.len());
+        for group in outputs.chunks(self.at_once(rows)) {
+            let stacked = Tensor::cat(group.to_vec(), 0); // [group * rows, d_model]
+            let repeated: Vec<&[u32]> = group.iter().flat_map(|_| targets.chunks(1)).collect();
+            let scored = Scored::new(self.model, stacked, self.vocabulary);
+            let found: Vec<u32> = scored.ranks(&repeated).into_iter().flatten().collect();
+            ranks.extend(found.chunks(rows).map(<[u32]>::to_vec));
+        }
+        ranks
     }
 
-    /// The rank of each row's target, from outputs of the decoder (after its final RMSNorm), `[rows, d_model]`.
-    pub fn output_ranks(&self, output: Tensor<2>, targets: &[u32]) -> Vec<u32> {
-        one_each(&Scored::new(self.model, output, self.vocabulary), targets)
+    /// Hands `lens` of each of `vectors`, `[rows, d_model]`, to `each`, in order.
+    pub fn each(&self, vectors: Vec<Tensor<2>>, mut each: impl FnMut(usize, LensRows)) {
+        let Some(rows) = vectors.first().map(|vector| vector.dims()[0]) else { return };
+        let at_once = self.at_once(rows);
+        for (group, stacked) in vectors.chunks(at_once).enumerate() {
+            let stacked = self.normalised(Tensor::cat(stacked.to_vec(), 0)); // [group * rows, d_model]
+            let logits = self.model.logits(stacked);
+            let [words, docids] = [logits.words, logits.docids].map(|logits| {
+                let width = logits.dims()[1];
+                (logits.into_data().try_into_vec::<f32>().unwrap_or_default(), width)
+            });
+            let of_vectors = words.0.chunks(words.1 * rows).zip(docids.0.chunks(docids.1 * rows));
+            for (place, (of_words, of_docids)) in of_vectors.enumerate() {
+                let widths = [words.1, docids.1];
+                each(
+                    group * at_once + place,
+                    LensRows { words: of_words, docids: of_docids, widths },
+                );
+            }
+        }
     }
 
-    /// The rank of each row's target under given logits of all tokens.
-    pub fn logit_ranks(&self, logits: &Logits, targets: &[u32]) -> Vec<u32> {
-        let words = (self.vocabulary == Vocabulary::All).then(|| logits.words.clone());
-        one_each(&Scored { docids: logits.docids.clone(), words }, targets)
+    /// How many vectors of `rows` rows go through the output matrix at once.
+    fn at_once(&self, rows: usize) -> usize {
+        let tokens = self.model.t5.config().vocab_size + self.model.documents();
+        (LOGIT_BYTES / (tokens * rows * size_of::<f32>()).max(1)).max(1)
     }
 
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
@@ -41,36 +75,25 @@ impl Lens<'_> {
     }
 }
 
-fn one_each(scored: &Scored, targets: &[u32]) -> Vec<u32> {
-    let targets: Vec<&[u32]> = targets.chunks(1).collect();
-    scored.ranks(&targets).into_iter().flatten().collect()
+/// Logits of some rows, on the host.
+pub(super) struct LensRows<'a> {
+    words: &'a [f32],
+    docids: &'a [f32],
+    widths: [usize; 2],
 }
 
-/// Logits of one row in the order of token ids: words, then docids.
-pub(super) struct HostLogits {
-    words: Vec<f32>,
-    docids: Vec<f32>,
-    rows: usize,
-}
-
-impl HostLogits {
-    pub fn of(logits: Logits) -> Self {
-        let [rows, _] = logits.words.dims();
-        let values = |logits: Tensor<2>| logits.into_data().iter::<f32>().collect();
-        Self { words: values(logits.words), docids: values(logits.docids), rows }
-    }
-
+impl LensRows<'_> {
     /// Each row's logits of words and of docids.
     pub fn rows(&self) -> impl IndexedParallelIterator<Item = (&[f32], &[f32])> {
-        let part = |values: usize| values / self.rows.max(1);
-        self.words
-            .par_chunks(part(self.words.len()))
-            .zip(self.docids.par_chunks(part(self.docids.len())))
+        self.words.par_chunks(self.widths[0]).zip(self.docids.par_chunks(self.widths[1]))
     }
 }
 
-/// A whole number that orders as `value` does: NaN is above infinity.
+/// A whole number that orders as `value` does; NaN is below all.
 pub(super) fn ordered(value: f32) -> u32 {
+    if value.is_nan() {
+        return 0;
+    }
     let bits = value.to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }

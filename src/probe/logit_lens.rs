@@ -5,13 +5,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
-use super::lens::{HostLogits, ordered};
+use super::lens::{LensRows, ordered};
 use super::record::number;
 use super::shift::median;
 use super::trace::LayerTrace;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Stage, Stages};
+use crate::retrieval::Vocabulary;
 
 choice! {
     /// What is read off.
@@ -124,20 +125,25 @@ impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
         self.queries += batch.measured.len();
         let lens = bench.lens();
-        for (index, layer) in batch.trace.layers.iter().enumerate() {
-            for (site, ranks) in LensSite::ALL.iter().zip(&mut self.ranks[index]) {
-                let read_off = site.of(layer);
-                if *site != LensSite::ResidualPost {
-                    ranks.extend(lens.ranks(read_off, &batch.targets));
-                    continue;
-                }
-                let logits = lens.logits(read_off);
-                ranks.extend(lens.logit_ranks(&logits, &batch.targets));
-                for (sum, found) in self.populations[index].iter_mut().zip(populations(logits)) {
-                    sum.add(found);
-                }
+        let counted: Vec<LensSite> =
+            LensSite::ALL.iter().copied().filter(|site| *site != LensSite::ResidualPost).collect();
+        let layers = &batch.trace.layers;
+        let read_off = layers.iter().flat_map(|layer| counted.iter().map(|site| site.of(layer)));
+        let found = lens.ranks(read_off.collect(), &batch.targets);
+        for (of_layer, ranks) in self.ranks.iter_mut().zip(found.chunks(counted.len())) {
+            for (site, ranks) in counted.iter().zip(ranks) {
+                of_layer[*site as usize].extend(ranks);
             }
         }
+        let posts = layers.iter().map(|layer| LensSite::ResidualPost.of(layer)).collect();
+        lens.each(posts, |layer, logits| {
+            for (ranks, target) in populations(&logits, &batch.targets, lens.vocabulary) {
+                for (sum, found) in self.populations[layer].iter_mut().zip(ranks) {
+                    sum.add(found);
+                }
+                self.ranks[layer][LensSite::ResidualPost as usize].push(target);
+            }
+        });
     }
 
     fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
@@ -168,22 +174,27 @@ impl Measure for Measuring {
     }
 }
 
-/// Ranks of all docids and of all words, summed over the queries of a batch.
+/// For each query of a batch: ranks of all docids and of all words, and the rank of its target.
 ///
 /// A mean of ranks compares every token with every other: no counting on the device gives it, so the two groups are
 /// put in order here, one query at a time on each thread.
-fn populations(logits: crate::t5::Logits) -> [Population; 2] {
-    let host = HostLogits::of(logits);
-    let both = host.rows().map(|(words, docids)| {
+fn populations(
+    logits: &LensRows,
+    targets: &[u32],
+    vocabulary: Vocabulary,
+) -> Vec<([Population; 2], u32)> {
+    let of_query = |((words, docids), &target): ((&[f32], &[f32]), &u32)| {
+        let target = !ordered(docids[target as usize]);
         let (words, docids) = (descending(words), descending(docids));
-        [ranks_of(&docids, &words), ranks_of(&words, &docids)]
-    });
-    both.reduce(Default::default, |mut sums, found| {
-        sums.iter_mut().zip(found).for_each(|(sum, found)| sum.add(found));
-        sums
-    })
+        let above = |group: &[u32]| group.partition_point(|&key| key < target) as u32;
+        let words_above = if vocabulary == Vocabulary::All { above(&words) } else { 0 };
+        let rank = 1 + above(&docids) + words_above;
+        ([ranks_of(&docids, &words), ranks_of(&words, &docids)], rank)
+    };
+    logits.rows().zip(targets).map(of_query).collect()
 }
 
+/// Numbers that order as the values do, the highest first.
 fn descending(values: &[f32]) -> Vec<u32> {
     let mut keys: Vec<u32> = values.iter().map(|&value| !ordered(value)).collect();
     keys.sort_unstable();
