@@ -202,7 +202,9 @@ impl Made {
             test_set: "test".to_owned(),
             test_queries: 1000,
             unpatched: scores(self.progress),
-            circuits: [("paper", 0.9), ("paper with base", 0.8), ("given", 0.5)].map(circuit).into(),
+            circuits: [("paper", 0.9), ("paper with base", 0.8), ("given", 0.5)]
+                .map(circuit)
+                .into(),
         })
     }
 
@@ -254,9 +256,8 @@ impl Made {
 
     fn stage_reads(&self, stage: Stage, layers: &[&LayerReads]) -> StageReads {
         let start = StageSource { source: Source::Start, stage: None };
-        let of_stage = |stage| {
-            Component::ALL.map(|c| StageSource { source: c.into(), stage: Some(stage) })
-        };
+        let of_stage =
+            |stage| Component::ALL.map(|c| StageSource { source: c.into(), stage: Some(stage) });
         let sources = [start].into_iter().chain(Stage::ALL.into_iter().flat_map(of_stage));
         let shares = sources.map(|source| {
             let all = layers.iter().flat_map(|layer| &layer.shares);
