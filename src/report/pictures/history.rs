@@ -76,7 +76,11 @@ impl Over<'_> {
     /// The steps on a line.
     fn axis(&self) -> Axis {
         let (low, high) = extent(self.steps());
-        Axis::linear("step", low, high)
+        let room = (0.02 * (high - low)).max(0.5);
+        let mut axis = Axis::linear("step", low, high);
+        (axis.start, axis.end) = (low - room, high + room);
+        axis.ticks.retain(|(step, _)| (axis.start..=axis.end).contains(step));
+        axis
     }
 
     /// A quantity as cells: rows by columns of steps.

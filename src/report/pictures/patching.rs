@@ -210,7 +210,7 @@ pub(super) fn encoder_swap(result: &EncoderSwap) -> Vec<Figure> {
 
 /// The end of a long name, where paths differ.
 pub(super) fn shortened(name: &str) -> String {
-    const MOST: usize = 30;
+    const MOST: usize = 36;
     let count = name.chars().count();
     if count <= MOST {
         return name.to_owned();
