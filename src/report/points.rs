@@ -31,10 +31,9 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     let metric = metric.as_str();
     let shown = match probe {
         Probe::ResidualContribution => entry.source.is_empty(),
-        Probe::LogitLens => matches!(metric, "beyond_1" | "mean_rank" | "median_rank"),
-        Probe::DirectEffect | Probe::StagePatching => {
-            matches!(metric, "beyond_1" | "beyond_10" | "median_rank")
-        }
+        Probe::LogitLens => matches!(metric, "beyond_1" | "median_rank"),
+        Probe::DirectEffect => matches!(metric, "beyond_1" | "beyond_10" | "median_rank"),
+        Probe::StagePatching => matches!(metric, "beyond_1" | "beyond_10"),
         Probe::Circuit => true,
         Probe::EncoderSwap => {
             matches!(metric, "beyond_1" | "mean_rank" | "median_rank")

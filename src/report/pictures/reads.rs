@@ -4,7 +4,7 @@ use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map};
+use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_height};
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     AttentionWrites, DocidShare, LayerReads, Reads, Share, Source, StageReads, StageSource,
@@ -123,7 +123,7 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
         title: format!("Which layers {} read from", readers.who),
         note: format!("Variant: {}. Grey: later than the reader", result.variant),
         columns: 3,
-        panel: (440, 420),
+        panel: (440, map_height(layers.len())),
         panels: panels.to_vec(),
     }
 }
@@ -165,7 +165,7 @@ pub(super) fn attention_writes(result: &AttentionWrites, stages: &Stages) -> Vec
         title: "Docids among the top tokens of cross-attention's outputs".to_owned(),
         note: format!("\"all\" is the whole output. Chance: {chance}%"),
         columns: 3,
-        panel: (440, 460),
+        panel: (440, map_height(layers.len())),
         panels: TOPS.map(panel).to_vec(),
     }]
 }
