@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
+use genir::probe::{Over, Probe};
 use genir::recipe::{Init, Optimizer, Place, Recipe, RecipeErrors, Span};
+use genir::retrieval::Vocabulary;
 use genir::task::{Task, TaskOptions};
 
 /// A recipe with the required keys only.
@@ -105,8 +107,9 @@ fn unknown_keys_show_the_nearest_known_one() {
     // A key that other sections have is shown with them.
     assert!(
         problem(&["batch_size=3"])
-            .ends_with("did you mean `evaluate.batch_size` or `train.batch_size`?")
+            .ends_with("`evaluate.batch_size` or `train.batch_size` or `probes.batch_size`?")
     );
+    assert!(problem(&["probes.logit_lense.queries=3"]).ends_with("did you mean `logit_lens`?"));
     assert!(problem(&["docids.zzz=3"]).ends_with("known here are rows"));
 }
 
@@ -128,6 +131,30 @@ fn defaults_are_filled_in() {
     assert_eq!(recipe.save.best_metric, "validation/hits@1");
     assert_eq!(small(&["evaluate.splits=test"]).save.best_metric, "test/hits@1");
     assert_eq!(recipe.stop, None);
+    assert_eq!(recipe.probes, None);
+}
+
+#[test]
+fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
+    let probes = small(&["probes={}"]).probes.unwrap();
+    assert_eq!(probes.run, Probe::ALL);
+    assert_eq!((probes.every, probes.at_start, probes.at_end), (None, false, true));
+    assert_eq!((probes.split, probes.test_split), (Split::Validation, None));
+    assert_eq!((probes.over, probes.vocabulary), (Over::Correct, Vocabulary::All));
+    assert_eq!(probes.max_share, Some(0.1));
+    assert_eq!(small(&["probes.max_share=0"]).probes.unwrap().max_share, None);
+
+    let probes = small(&[
+        "probes.every_steps=50",
+        "probes.queries=100",
+        "probes.circuit.every_epochs=2",
+        "probes.stage_patching.queries=9",
+    ]);
+    let probes = probes.probes.unwrap();
+    let of = |probe| (probes.every(probe), probes.queries(probe));
+    assert_eq!(of(Probe::LogitLens), (Some(Span::Steps(50)), 100));
+    assert_eq!(of(Probe::Circuit), (Some(Span::Epochs(2.0)), 100));
+    assert_eq!(of(Probe::StagePatching), (Some(Span::Steps(50)), 9));
 }
 
 #[test]
@@ -282,8 +309,23 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "save.best_metric=validation/unseen/mrr@10",
         "stop.metric=memorisation/indexing/hits@1",
         "stop.patience=3",
+        "probes.run=[\"circuit\", \"stage_patching\"]",
+        "probes.every_epochs=0.5",
+        "probes.at_start=true",
+        "probes.test_split=train",
+        "probes.variant=exact",
+        "probes.patches=[\"decoder.layers[3]\"]",
+        "probes.circuit_patches=decoder.mlp[I,II]=mean",
+        "probes.max_share=none",
+        "probes.circuit.every_steps=40",
+        "probes.stage_patching={queries=7}",
     ];
-    let off = ["optimizer.clip_norm=none", "evaluate.every_steps=3", "corpus.leave_out.ids=[1]"];
+    let off = [
+        "optimizer.clip_norm=none",
+        "evaluate.every_steps=3",
+        "corpus.leave_out.ids=[1]",
+        "probes={}",
+    ];
     for overrides in [&all[..], &off[..], &[]] {
         let recipe = small(overrides);
         let text = recipe.to_toml().unwrap();
@@ -326,6 +368,23 @@ fn conflicts_between_keys_are_refused() {
             "evaluate.every_epochs",
             "found both",
         ),
+        (
+            &["probes.run=[\"logit_lens\"]", "probes.circuit.every_steps=3"],
+            "probes.circuit",
+            "`circuit` is not among the probes",
+        ),
+        (
+            &["probes.run=circuit", "probes.patches=decoder.mlp"],
+            "probes.patches",
+            "`stage_patching` is not among the probes",
+        ),
+        (
+            &["probes.run=logit_lens", "probes.test_split=test"],
+            "probes.test_split",
+            "`circuit` is not among the probes",
+        ),
+        (&["probes.at_end=false"], "probes.at_end", "`residual_contribution` is never measured"),
+        (&["probes.every_steps=5", "probes.every_epochs=5"], "probes.every_epochs", "found both"),
         (&["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"], "stages.II", "an overlap"),
         (
             &[
@@ -388,6 +447,12 @@ fn wrong_values_are_refused_in_every_section() {
         ("evaluate.vocabulary=words", "\"all\""),
         ("save.keep_last=0", "at least 1"),
         ("task.lowercase=yes", "true or false"),
+        ("probes.run=lens", "\"logit_lens\""),
+        ("probes.run=[]", "at least one probe"),
+        ("probes.queries=0", "at least 1"),
+        ("probes.over=some", "\"correct\""),
+        ("probes.max_share=-1", "\"none\" for off"),
+        ("probes.circuit.queries=0", "at least 1"),
     ] {
         let problem = problem(&[wrong]);
         let key = wrong.split_once('=').unwrap().0;

@@ -35,24 +35,28 @@ Examples:
 
 impl Plot {
     pub fn run(self) -> Result<()> {
-        let mut names = BTreeSet::new();
-        for from in &self.from {
-            let records = read(from)?;
-            let directory = match self.from.len() {
-                1 => self.output.clone(),
-                _ => {
-                    let name = name_of(from);
-                    if !names.insert(name.clone()) {
-                        bail!("two of what is to be drawn are called `{name}`: draw one at a time");
-                    }
-                    self.output.join(name)
-                }
-            };
-            for path in draw(&records, &directory)? {
+        for (from, directory) in self.from.iter().zip(self.directories()?) {
+            for path in draw(&read(from)?, &directory)? {
                 println!("{}", path.display());
             }
         }
         Ok(())
+    }
+
+    /// Where the pictures of each of `from` go.
+    fn directories(&self) -> Result<Vec<PathBuf>> {
+        if self.from.len() == 1 {
+            return Ok(vec![self.output.clone()]);
+        }
+        let mut names = BTreeSet::new();
+        let directory = |from: &PathBuf| {
+            let name = name_of(from);
+            if !names.insert(name.clone()) {
+                bail!("two of what is to be drawn are called `{name}`: draw one at a time");
+            }
+            Ok(self.output.join(name))
+        };
+        self.from.iter().map(directory).collect()
     }
 }
 

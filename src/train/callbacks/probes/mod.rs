@@ -9,6 +9,7 @@ use burn::module::Module;
 use super::split_set;
 use crate::probe::{Other, Others, Probe, ProbeError, ProbeQueries, Record, Subject, Suite, files};
 use crate::recipe::ProbesSection;
+use crate::report;
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::train::TrainError;
@@ -30,6 +31,8 @@ pub struct Probes<'a> {
     budget: Budget,
     /// Probes that were due and had to wait.
     waiting: Vec<Probe>,
+    /// What each probe gave in this run, for pictures of how it moves.
+    histories: Vec<(Probe, Vec<Record>)>,
 }
 
 /// Probes that look at the same queries.
@@ -81,6 +84,7 @@ impl<'a> Probes<'a> {
             others: Others::default(),
             budget: Budget::new(section.max_share),
             waiting: Vec::new(),
+            histories: section.run.iter().map(|&probe| (probe, Vec::new())).collect(),
         })
     }
 
@@ -109,10 +113,10 @@ impl<'a> Probes<'a> {
                 false => "none before the end".to_owned(),
             };
             moment.monitor.message(&format!(
-                "step {}: probes would take more than {}% of training time ({:.1} s more after \
-                 {:.1} s of training): {when}",
+                "step {}: probes would take more than their share of training time \
+                 (probes.max_share = {}; {:.1} s more after {:.1} s of training): {when}",
                 moment.step,
-                100.0 * self.section.max_share.unwrap_or_default(),
+                self.section.max_share.unwrap_or_default(),
                 wait.cost,
                 moment.training_seconds,
             ));
@@ -200,6 +204,19 @@ impl<'a> Probes<'a> {
         }
         for record in measured.records {
             files::append(&self.run.probes(), &record)?;
+            moment.monitor.points(step, moment.epoch, &report::points(&record))?;
+            moment.monitor.histograms(step, &report::histograms(&record))?;
+            let probe = record.result.probe();
+            let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
+            let Some((_, history)) = own else { continue };
+            history.push(record);
+            for picture in report::pictures(history) {
+                match picture.image() {
+                    Ok(image) => moment.monitor.images(step, &[image])?,
+                    // Not a reason to lose a run: the result is stored, and can be drawn later.
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
         }
         Ok(())
     }
