@@ -88,6 +88,7 @@ fn restricted_recipes_differ_from_full_ones_in_what_is_trained() {
         assert_eq!(full.corpus, restricted.corpus);
         assert_eq!(full.task, restricted.task);
         assert_eq!(full.evaluate, restricted.evaluate);
+        assert_eq!(full.probes, restricted.probes);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::component::TrainableTable;
-use crate::recipe::{Optimizer, Recipe};
+use crate::recipe::{Optimizer, ProbesSection, Recipe};
 use crate::t5::{FeedForward, T5Config};
 
 /// Bytes that a training step holds, by what they are for.
@@ -21,6 +21,8 @@ pub struct MemoryEstimate {
     pub optimizer: usize,
     /// Activations kept for the backward pass, and logits.
     pub activations: usize,
+    /// The copy of the base model that probes compare with; 0 where none does.
+    pub base: usize,
 }
 
 const F32: usize = size_of::<f32>();
@@ -39,6 +41,11 @@ impl MemoryEstimate {
             // A row and a column of second moments for each matrix: the square roots of its size, about.
             Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
+        let compares = |section: &ProbesSection| section.run.iter().any(|probe| probe.uses_base());
+        let base = match recipe.probes.as_ref().is_some_and(compares) {
+            true => table.total.parameters - documents * config.d_model,
+            false => 0,
+        };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
         Self {
@@ -46,12 +53,13 @@ impl MemoryEstimate {
             gradients: F32 * trained_count * copies,
             optimizer: F32 * states,
             activations: F32 * activations(recipe, config, trained, documents),
+            base: F32 * base,
         }
     }
 
     /// All of it, in bytes.
     pub fn total(&self) -> usize {
-        self.parameters + self.gradients + self.optimizer + self.activations
+        self.parameters + self.gradients + self.optimizer + self.activations + self.base
     }
 }
 
@@ -91,12 +99,16 @@ impl fmt::Display for MemoryEstimate {
         write!(
             f,
             "about {} MiB at the peak of a step: parameters {}, gradients {}, optimizer {}, \
-             activations {} (the corpus and its tokens not counted)",
+             activations {}",
             mib(self.total()),
             mib(self.parameters),
             mib(self.gradients),
             mib(self.optimizer),
             mib(self.activations)
-        )
+        )?;
+        if self.base > 0 {
+            write!(f, ", the base model for probes {}", mib(self.base))?;
+        }
+        f.write_str(" (the corpus and its tokens not counted)")
     }
 }
