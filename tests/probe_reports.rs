@@ -215,7 +215,8 @@ fn points_hold_the_numbers_of_their_layer_or_stage_once() {
     assert_eq!(value(Probe::LogitLens, chart, Line::Layer(4)), expected);
     let relative = "probe_circuit/paper_relative_hits@1";
     assert_eq!(value(Probe::Circuit, relative, Line::Whole), 0.9);
-    let chart = "probe_encoder_swap/latest_held_out_swapped_mrr";
+    let chart =
+        "probe_encoder_swap/runs_a-run-with-a-long-name_checkpoints_latest_held_out_swapped_mrr";
     assert_eq!(value(Probe::EncoderSwap, chart, Line::Whole), 0.82);
 }
 
@@ -254,6 +255,7 @@ fn assert_well_formed(svg: &str, name: &str) {
     for (place, _) in svg.match_indices('&') {
         assert!(entities.iter().any(|entity| svg[place..].starts_with(entity)), "{name}");
     }
+    assert!(!svg.contains(|sign: char| sign.is_control() && sign != '\n'), "{name}");
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}");
 }
 
