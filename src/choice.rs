@@ -35,6 +35,11 @@ macro_rules! choice {
         impl $name {
             /// All of them, in the order of messages.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word that picks it.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
         }
 
         impl $crate::choice::Choice for $name {
@@ -43,7 +48,7 @@ macro_rules! choice {
 
         impl std::fmt::Display for $name {
             fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str(match self { $(Self::$variant => $word),+ })
+                formatter.write_str(self.word())
             }
         }
     };

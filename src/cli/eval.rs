@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 
 use super::target::Target;
-use crate::corpus::{Corpus, Document, Split};
-use crate::docid::DocidVocabulary;
+use crate::corpus::Split;
 use crate::retrieval::Metrics;
-use crate::retrieval::evaluation::{QuerySet, evaluate};
+use crate::retrieval::evaluation::evaluate;
 use crate::retrieval::ranking::{RankOptions, Vocabulary};
 use crate::retrieval::run_files::{RunWriter, write_correct_queries, write_qrels};
 
@@ -69,19 +68,9 @@ enum Format {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let (corpus, left_out) = self.target.corpus()?;
-        let (checkpoint, device) = self.target.open()?;
-        let rows = rows_of(&corpus, &checkpoint.docids)?;
-        let queries = corpus.split(self.split);
-        if queries.is_empty() {
-            bail!("the corpus has no {} queries", self.split);
-        }
-        let name = self.split.to_string();
-        let encoding = checkpoint.encoding().queries();
-        let how = (&checkpoint.tokenizer, &encoding);
-        let (most, seed) = (self.queries, self.seed);
-        let mut set = QuerySet::of_queries(&name, &corpus, queries, &left_out, most, seed, how)?;
-        set.use_rows(&rows);
+        let asked = self.target.asked()?;
+        let checkpoint = &asked.checkpoint;
+        let set = asked.queries(self.split, self.queries, self.seed)?;
         let options = RankOptions {
             vocabulary: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
@@ -93,7 +82,7 @@ impl Eval {
             None => None,
         };
         let writer = run.as_mut().map(|run| (run, &checkpoint.docids));
-        let found = evaluate(&checkpoint.model, &device, &set, options, writer)?;
+        let found = evaluate(&checkpoint.model, &asked.device, &set, options, writer)?;
         if let Some(run) = run {
             run.finish()?;
         }
@@ -141,19 +130,4 @@ impl Eval {
         }
         Ok(())
     }
-}
-
-/// The docid row of each document of the corpus. A checkpoint may have its docids in another order, as the
-/// paper's released ones have.
-fn rows_of(corpus: &Corpus, docids: &DocidVocabulary) -> Result<Vec<u32>> {
-    let row = |document: &Document| {
-        docids.row(&document.id).with_context(|| {
-            format!(
-                "this checkpoint is of another corpus: document `{}` is none of its {} docids",
-                document.id,
-                docids.len()
-            )
-        })
-    };
-    corpus.documents.iter().map(row).collect()
 }

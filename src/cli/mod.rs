@@ -1,7 +1,10 @@
 //! The command line: one file a verb, each parses, calls the library and prints.
 
+mod beside;
 mod check;
 mod eval;
+mod plot;
+mod probe;
 mod recipes;
 mod search;
 mod target;
@@ -33,6 +36,7 @@ Examples:
   genir train recipes/quickstart.toml train.epochs=2 run.directory=runs/short
   genir search runs/quickstart \"Which element has the symbol Fe?\"
   genir eval runs/quickstart --split test --run test.run
+  genir probe runs/quickstart --probe logit_lens
   genir check recipes/quickstart.toml
   genir recipes copy quickstart my-recipe.toml
 
@@ -47,6 +51,10 @@ enum Verb {
     Eval(eval::Eval),
     /// Answer typed queries with ranked documents.
     Search(search::Search),
+    /// See what a checkpoint does inside: the paper's probes, as tables, JSON or CSV.
+    Probe(Box<probe::ProbeVerb>),
+    /// Draw pictures of stored probe results, as SVG.
+    Plot(plot::Plot),
     /// Show all that is wrong with a recipe, or what it would train and need.
     Check(check::Check),
     /// List, show or copy the recipes that come with genir.
@@ -86,6 +94,8 @@ pub fn main() -> ExitCode {
         Verb::Train(train) => train.run(&console),
         Verb::Eval(eval) => eval.run(),
         Verb::Search(search) => search.run(),
+        Verb::Probe(probe) => probe.run(&console),
+        Verb::Plot(plot) => plot.run(),
         Verb::Check(check) => check.run(),
         Verb::Recipes(recipes) => recipes.run(),
     });

@@ -1,4 +1,4 @@
-//! What `eval` and `search` are pointed at: a checkpoint, and the corpus it was trained on.
+//! What `eval`, `search` and `probe` are pointed at: a checkpoint, and the corpus it was trained on.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, Corpus, CorpusOptions, Layout, LeaveOut};
+use crate::corpus::{self, Corpus, CorpusOptions, Document, Layout, LeaveOut, Split};
 use crate::device::device;
+use crate::docid::DocidVocabulary;
 use crate::recipe::Recipe;
-use crate::run::RunDirectory;
+use crate::retrieval::evaluation::QuerySet;
+use crate::run::{RunDirectory, RunError};
 
 /// A checkpoint and its corpus.
 #[derive(Debug, Args)]
@@ -32,6 +34,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// A checkpoint or run, with the corpus of its run.
+    pub fn at(checkpoint: PathBuf) -> Self {
+        Self { checkpoint, corpus: None, layout: Layout::Auto, device: "auto".to_owned() }
+    }
+
     /// Opens the checkpoint, with its device.
     pub fn open(&self) -> Result<(Checkpoint, burn::tensor::Device)> {
         let device = device(&self.device)?;
@@ -40,7 +47,7 @@ impl Target {
     }
 
     /// The checkpoint's own directory.
-    fn directory(&self) -> Result<PathBuf> {
+    pub fn directory(&self) -> Result<PathBuf> {
         let path = &self.checkpoint;
         if path.join("config.json").exists() {
             return Ok(path.clone());
@@ -76,12 +83,71 @@ impl Target {
     }
 
     fn recipe(&self) -> Result<Recipe> {
+        self.run_recipe()?.with_context(|| {
+            let checkpoint = self.checkpoint.display();
+            format!("{checkpoint} is not inside a run directory: name its --corpus")
+        })
+    }
+
+    /// The recipe of the run that the checkpoint is in, if it is in one.
+    pub fn run_recipe(&self) -> Result<Option<Recipe>> {
         let directory = self.directory()?;
         // <run>/checkpoints/<checkpoint>
         let run = directory.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-        let opened = RunDirectory::open(run).with_context(|| {
-            format!("{} is not inside a run directory: name its --corpus", directory.display())
-        })?;
-        Ok(Recipe::from_file(&opened.recipe(), &[])?)
+        match RunDirectory::open(run) {
+            Ok(run) => Ok(Some(Recipe::from_file(&run.recipe(), &[])?)),
+            Err(RunError::NotARun { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
+
+    /// Opens the checkpoint and the corpus, to ask queries of one split after another.
+    pub fn asked(&self) -> Result<Asked> {
+        let (corpus, left_out) = self.corpus()?;
+        let (checkpoint, device) = self.open()?;
+        let rows = rows_of(&corpus, &checkpoint.docids)?;
+        Ok(Asked { checkpoint, device, corpus, left_out, rows })
+    }
+}
+
+/// A checkpoint and the corpus whose queries it is asked.
+pub struct Asked {
+    pub checkpoint: Checkpoint,
+    pub device: burn::tensor::Device,
+    pub corpus: Corpus,
+    left_out: HashSet<u32>,
+    /// The docid row of each document of the corpus.
+    rows: Vec<u32>,
+}
+
+impl Asked {
+    /// The queries of `split`, or a sample of `most` of them that `seed` draws.
+    pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
+        let queries = self.corpus.split(split);
+        if queries.is_empty() {
+            bail!("the corpus has no {split} queries");
+        }
+        let encoding = self.checkpoint.encoding().queries();
+        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, &encoding));
+        let left_out = &self.left_out;
+        let mut set =
+            QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, how)?;
+        set.use_rows(&self.rows);
+        Ok(set)
+    }
+}
+
+/// The docid row of each document of the corpus. A checkpoint may have its docids in another order, as the
+/// paper's released ones have.
+fn rows_of(corpus: &Corpus, docids: &DocidVocabulary) -> Result<Vec<u32>> {
+    let row = |document: &Document| {
+        docids.row(&document.id).with_context(|| {
+            format!(
+                "this checkpoint is of another corpus: document `{}` is none of its {} docids",
+                document.id,
+                docids.len()
+            )
+        })
+    };
+    corpus.documents.iter().map(row).collect()
 }

@@ -231,20 +231,25 @@ impl Selector {
 
     /// The layers of the selector that the stack does not have. They tell of a recipe made for another
     /// model, even when other layers match.
-    fn beyond<'a>(&'a self, stages: &'a Stages, places: &Places) -> Option<SelectorError> {
-        let Target::Layered { stack, layers: Some(layers), .. } = &self.target else {
+    fn beyond(&self, stages: &Stages, places: &Places) -> Option<SelectorError> {
+        let Target::Layered { stack, .. } = &self.target else {
             return None;
         };
         let depth = depth(places, *stack);
-        let mut ranges = layers.iter().map(|set| set.range(stages));
-        let beyond = ranges.find(|range| range.end > depth)?;
+        let beyond = self.layers_beyond(stages, depth)?;
         Some(SelectorError::MatchesNothing {
             selector: self.text.clone(),
-            reason: format!(
-                "layers {} go beyond the {stack}'s {depth} layers",
-                layers_text(beyond)
-            ),
+            reason: format!("layers {beyond} go beyond the {stack}'s {depth} layers"),
         })
+    }
+
+    /// The first layers that the selector names beyond `depth`, as people count them.
+    pub fn layers_beyond(&self, stages: &Stages, depth: usize) -> Option<String> {
+        let Target::Layered { layers: Some(layers), .. } = &self.target else {
+            return None;
+        };
+        let mut ranges = layers.iter().map(|set| set.range(stages));
+        ranges.find(|range| range.end > depth).map(layers_text)
     }
 
     fn matches_nothing(&self) -> SelectorError {

@@ -186,6 +186,11 @@ impl TextTokenizer {
         self.words
     }
 
+    /// The word that a token id stands for, as the tokenizer writes it; docids are none.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
     /// The id of the padding token.
     pub fn pad_id(&self) -> u32 {
         self.pad_id

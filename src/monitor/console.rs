@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -83,9 +83,12 @@ impl Console {
     }
 
     /// Where progress can be shown as a bar, gives one that shares the screen.
-    pub(super) fn bar(&self, total: u64) -> Option<ProgressBar> {
+    pub(crate) fn bar(&self, total: u64) -> Option<ProgressBar> {
         let wanted = self.shared.verbosity == Verbosity::Normal && !self.shared.bars.is_hidden();
-        wanted.then(|| self.shared.bars.add(ProgressBar::new(total)))
+        // `wide_msg` is cut at the width of the terminal: the bar never wraps.
+        let style = ProgressStyle::with_template("{bar:12} {pos}/{len} {wide_msg}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        wanted.then(|| self.shared.bars.add(ProgressBar::new(total).with_style(style)))
     }
 
     /// A console that has gone away must not end the run: its errors are passed over.

@@ -123,6 +123,11 @@ impl Monitor {
         self.progress.examples_per_second()
     }
 
+    /// Leaves the time since the last step out of the training speed: something was measured.
+    pub fn pause(&mut self) {
+        self.progress.pause();
+    }
+
     /// Shows a line of text above the progress bar, and puts it in the log.
     pub fn message(&self, text: &str) {
         self.progress.message(text);

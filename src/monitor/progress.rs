@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{FormattedDuration, HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, HumanBytes, ProgressBar};
 
 use super::console::Console;
 use crate::retrieval::Metrics;
@@ -38,15 +38,9 @@ struct Newest {
 
 impl Progress {
     pub fn new(console: Console, total: u64) -> Progress {
-        let bar = console.bar(total);
-        if let Some(bar) = &bar {
-            // `wide_msg` is cut at the width of the terminal: the bar never wraps.
-            let style = ProgressStyle::with_template("{bar:12} {pos}/{len} {wide_msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        }
         Progress {
+            bar: console.bar(total),
             console,
-            bar,
             total,
             start: None,
             shown: None,
@@ -77,14 +71,18 @@ impl Progress {
     }
 
     pub fn evaluation(&mut self, step: u64, split: &str, metrics: &Metrics) {
-        // The time of the evaluation is no training time.
-        self.rate.pause();
+        self.pause();
         let mut line = format!("step {step}: {split}");
         for (name, value) in metrics.values().filter(|(name, _)| *name != "queries") {
             line += &format!("  {name} {value:.3}");
         }
         self.console.message(&format!("{line}  ({} queries)", metrics.queries));
         self.newest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
+    }
+
+    /// What was done since the last step, such as an evaluation, is no training time.
+    pub fn pause(&mut self) {
+        self.rate.pause();
     }
 
     pub fn examples_per_second(&self) -> Option<f64> {

@@ -1,1 +1,68 @@
 //! P7, what cross-attention reads (Fig. 5 left): from which earlier components heads take their queries.
+//!
+//! For each head the encoder position with the highest score is taken, and that score is taken apart.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::ProbeResult;
+use super::bench::{Batch, Bench, Measure};
+use super::shares::{Contributions, Shares, sources};
+use crate::component::Component;
+use crate::t5::{AttentionBlock, EncoderStates, Linear};
+
+/// The probe while it measures.
+pub(super) struct Measuring {
+    shares: Shares,
+}
+
+impl Measuring {
+    pub fn new(bench: &Bench) -> Self {
+        Self { shares: Shares::new(bench) }
+    }
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, bench: &Bench, batch: &Batch) {
+        for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
+            let found = &batch.trace.layers[layer];
+            let block = &block.cross_attention;
+            let best = found.scores.clone().argmax(2); // [batch, heads, 1]
+            let score = found.scores.clone().gather(2, best.clone()).squeeze_dim::<2>(2); // [batch, heads]
+            let asked = asked(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
+            let sources = sources(&batch.trace, layer, Component::CrossAttention);
+            let read = self.shares.as_read(sources, &block.norm, &found.residual_mid);
+            self.shares.add(
+                layer,
+                Contributions {
+                    parts: read.matmul(asked), // [batch, sources, heads]
+                    active: score.ones_like(),
+                    whole: score,
+                },
+            );
+        }
+    }
+
+    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+        ProbeResult::AttentionReads(self.shares.finish())
+    }
+}
+
+/// `W_Q^T k` of each head's key at its `best` position (`[batch, heads]`): what a vector of the residual stream is
+/// multiplied with to give its score, `[batch, d_model, heads]`.
+fn asked(block: &AttentionBlock, states: &EncoderStates, best: Tensor<2, Int>) -> Tensor<3> {
+    let [batch, heads] = best.dims();
+    let [rows, d_model] = states.rows.dims();
+    let first: Vec<i32> = (0..batch).map(|query| (query * rows / batch) as i32).collect();
+    let first = TensorData::new(first, [batch, 1]);
+    let first = Tensor::<2, Int>::from_data(first, &states.rows.device());
+    let at = (best + first).reshape([batch * heads]);
+    let attended = states.rows.clone().select(0, at).reshape([batch, heads, d_model]);
+    let by_head = |matrix: &Linear| {
+        let matrix = matrix.weight.val(); // [d_model, heads * d_kv]
+        let [_, inner] = matrix.dims();
+        matrix.reshape([d_model, heads, inner / heads]).swap_dims(0, 1) // [heads, d_model, d_kv]
+    };
+    let key = attended.swap_dims(0, 1).matmul(by_head(&block.key)); // [heads, batch, d_kv]
+    let asked = key.matmul(by_head(&block.query).swap_dims(1, 2)); // [heads, batch, d_model]
+    asked.permute([1, 2, 0]) // [batch, d_model, heads]
+}

@@ -1,9 +1,16 @@
 //! P8, what cross-attention writes (Tab. 5 and 6): words or docids.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::ProbeResult;
+use super::bench::{Batch, Bench, Measure};
+use super::lens::ordered;
+use super::patch::head_shares;
 use super::record::number;
-use crate::component::Stage;
+use super::suite::Subject;
+use crate::component::{Component, Stage, Stages};
+use crate::docid::{DocidVocabulary, TextTokenizer};
 
 /// What the logit lens reads off cross-attention's outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,4 +54,169 @@ pub struct HeadWords {
     pub head: usize,
     /// The top 5 tokens, best first.
     pub tokens: Vec<String>,
+}
+
+/// The sizes of the tops that are looked into.
+const TOPS: [usize; 3] = [10, 100, 1000];
+/// Tokens given for each head of a sample query.
+const SAMPLE_TOKENS: usize = 5;
+
+/// The probe while it measures: sums over queries.
+pub(super) struct Measuring<'a> {
+    tokenizer: &'a TextTokenizer,
+    docids: &'a DocidVocabulary,
+    words: usize,
+    stages: Stages,
+    queries: usize,
+    /// % of docids in each top: by layer, of the whole output and then of each head.
+    docid_shares: Vec<Vec<[f64; 3]>>,
+    /// The sample queries, in their order, with what was found for each.
+    samples: Vec<(usize, Vec<HeadWords>)>,
+}
+
+impl<'a> Measuring<'a> {
+    pub fn new(bench: &Bench, subject: &Subject<'a>) -> Self {
+        let config = bench.model.t5.config();
+        let sampled = bench.measured.iter().take(bench.options.samples);
+        Self {
+            tokenizer: subject.tokenizer,
+            docids: subject.docids,
+            words: config.vocab_size,
+            stages: bench.options.stages.clone(),
+            queries: 0,
+            docid_shares: vec![vec![[0.0; 3]; 1 + config.num_heads]; config.num_decoder_layers],
+            samples: sampled.map(|found| (found.query, Vec::new())).collect(),
+        }
+    }
+
+    fn token(&self, id: u32) -> String {
+        match id.checked_sub(self.words as u32) {
+            Some(row) => self.docids.token(row),
+            None => self.tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")),
+        }
+    }
+
+    /// The top tokens of one head for the sample queries of a batch.
+    fn keep_samples(
+        &mut self,
+        bench: &Bench,
+        batch: &Batch,
+        (layer, head): (usize, usize),
+        tops: &[Top],
+    ) {
+        for (found, top) in batch.measured.iter().zip(tops) {
+            let place = self.samples.iter().position(|(query, _)| *query == found.query);
+            let Some(place) = place else { continue };
+            let tokens = top.first.iter().map(|&id| self.token(id)).collect();
+            let query = bench.queries.ids[found.query].clone();
+            self.samples[place].1.push(HeadWords { query, layer, head, tokens });
+        }
+    }
+}
+
+impl Measure for Measuring<'_> {
+    fn see(&mut self, bench: &Bench, batch: &Batch) {
+        self.queries += batch.measured.len();
+        for (layer, found) in batch.trace.layers.iter().enumerate() {
+            let mixed = found.mixed[Component::CrossAttention as usize].clone();
+            let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
+            let [heads, ..] = shares.dims();
+            let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
+            let output = found.outputs[Component::CrossAttention as usize].clone();
+            let written = [output].into_iter().chain((0..heads).map(of_head)).collect();
+            bench.lens().each(written, |part, logits| {
+                let tops: Vec<Top> =
+                    logits.rows().map(|(words, docids)| top_of(words, docids)).collect();
+                for top in &tops {
+                    let sums = &mut self.docid_shares[layer][part];
+                    sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
+                }
+                if let Some(head) = part.checked_sub(1) {
+                    self.keep_samples(bench, batch, (layer, head), &tops);
+                }
+            });
+        }
+    }
+
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+        let documents = bench.model.documents();
+        let mut layers = Vec::new();
+        for (layer, parts) in self.docid_shares.iter().enumerate() {
+            for (part, sums) in parts.iter().enumerate() {
+                let of =
+                    part.checked_sub(1).map_or("output".to_owned(), |head| format!("head {head}"));
+                let [top_10, top_100, top_1000] = sums.map(|sum| sum / self.queries as f64);
+                let stage = self.stages.of(layer);
+                layers.push(DocidShare {
+                    stage,
+                    layer: Some(layer),
+                    of,
+                    top_10,
+                    top_100,
+                    top_1000,
+                });
+            }
+        }
+        ProbeResult::AttentionWrites(AttentionWrites {
+            chance: 100.0 * documents as f64 / (documents + self.words) as f64,
+            stages: Stage::ALL.into_iter().flat_map(|stage| of_stage(stage, &layers)).collect(),
+            layers,
+            samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
+        })
+    }
+}
+
+/// Means over the layers of a stage: of the whole outputs, and of all heads.
+fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
+    let mean = |of: &str, whole: bool| {
+        let found: Vec<&DocidShare> = layers
+            .iter()
+            .filter(|share| share.stage == stage && (share.of == "output") == whole)
+            .collect();
+        let mean = |value: fn(&DocidShare) -> f64| {
+            found.iter().map(|share| value(share)).sum::<f64>() / found.len() as f64
+        };
+        DocidShare {
+            stage,
+            layer: None,
+            of: of.to_owned(),
+            top_10: mean(|share| share.top_10),
+            top_100: mean(|share| share.top_100),
+            top_1000: mean(|share| share.top_1000),
+        }
+    };
+    [mean("output", true), mean("heads", false)]
+}
+
+/// The best tokens under one row's logits.
+struct Top {
+    /// % of docids in each of [`TOPS`].
+    docids: [f64; 3],
+    /// The first few token ids, best first.
+    first: Vec<u32>,
+}
+
+/// The best tokens under one row's logits of words and docids.
+fn top_of(words: &[f32], docids: &[f32]) -> Top {
+    // One number a token that orders by logit, best first, then by token id.
+    let mut tokens: Vec<u64> = words
+        .iter()
+        .chain(docids)
+        .enumerate()
+        .map(|(id, &logit)| u64::from(!ordered(logit)) << 32 | id as u64)
+        .collect();
+    let most = TOPS[TOPS.len() - 1].min(tokens.len());
+    // Linear in the tokens; only the largest top is put in order.
+    if most < tokens.len() {
+        tokens.select_nth_unstable(most);
+        tokens.truncate(most);
+    }
+    tokens.sort_unstable();
+    let id = |token: &u64| *token as u32;
+    let docids_in = |top: usize| {
+        let top = top.min(tokens.len());
+        let docids = tokens[..top].iter().filter(|token| id(token) as usize >= words.len()).count();
+        100.0 * docids as f64 / top as f64
+    };
+    Top { docids: TOPS.map(docids_in), first: tokens.iter().take(SAMPLE_TOKENS).map(id).collect() }
 }

@@ -2,7 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bench::{Batch, Bench, Measure};
+use super::patch::{Patch, PatchedPart};
+use super::queries::{Measured, ProbeQueries, batches};
 use super::record::number;
+use super::{ProbeResult, Replacement};
+use crate::component::{Component, Stage};
+use crate::retrieval::metrics::{JudgedRanks, MetricSums};
+use crate::retrieval::ranking::Scored;
 
 /// Effectiveness of circuits on a test set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,4 +45,119 @@ pub struct CircuitScore {
     pub absolute: Scores,
     /// Over those of the whole model; undefined where that has 0.
     pub relative: Scores,
+}
+
+/// What the paper's circuit leaves out, and by what it is replaced. Cross-attention stays in Stages II and III,
+/// MLPs in Stage III.
+const PAPER: [(Component, Stage, Replacement); 6] = {
+    use Component::{CrossAttention, Mlp, SelfAttention};
+    use Replacement::{Mean, Zero};
+    use Stage::{First, Second, Third};
+    [
+        (SelfAttention, First, Zero),
+        (CrossAttention, First, Zero),
+        (Mlp, First, Mean),
+        (SelfAttention, Second, Zero),
+        (Mlp, Second, Mean),
+        (SelfAttention, Third, Zero),
+    ]
+};
+
+/// The probe while it measures. All happens at the end: on the test set, with means from the measured queries.
+pub(super) struct Measuring {
+    circuits: Vec<(String, Vec<Patch>)>,
+}
+
+impl Measuring {
+    /// Prepares the paper's circuits that can be had, and the one that was given.
+    pub fn new(bench: &Bench, given: Vec<Patch>) -> Self {
+        let paper = |base: bool| -> Vec<Patch> {
+            let patch = |(component, stage, replacement)| Patch {
+                part: PatchedPart::of_stage(component, stage, &bench.options.stages),
+                replacement: if base { Replacement::Base } else { replacement },
+            };
+            PAPER.into_iter().map(patch).collect()
+        };
+        let mut circuits = vec![("paper".to_owned(), paper(false))];
+        if bench.base.is_some() {
+            circuits.push(("paper with base".to_owned(), paper(true)));
+        }
+        if !given.is_empty() {
+            circuits.push(("given".to_owned(), given));
+        }
+        Self { circuits }
+    }
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, _bench: &Bench, _batch: &Batch) {}
+
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+        let test = bench.test.unwrap_or(bench.queries);
+        let mut whole = MetricSums::default();
+        let mut sums = vec![MetricSums::default(); self.circuits.len()];
+        for queries in test_batches(bench, test) {
+            let batch = bench.batch(test, queries, bench.base.is_some());
+            let rank = |output, sums: &mut MetricSums| {
+                let relevant: Vec<&[u32]> = batch
+                    .measured
+                    .iter()
+                    .map(|found| test.questions[found.query].relevant.as_slice())
+                    .collect();
+                let scored = Scored::new(bench.model, output, bench.options.vocabulary);
+                for ranks in scored.ranks(&relevant) {
+                    // Hits and recall know no grades.
+                    sums.add(&JudgedRanks {
+                        relevant: ranks.into_iter().map(|r| (r, 1)).collect(),
+                    });
+                }
+            };
+            rank(batch.trace.output.clone(), &mut whole);
+            for (sums, (_, patches)) in sums.iter_mut().zip(&self.circuits) {
+                rank(bench.patched_output(&batch, patches), sums);
+            }
+        }
+        let unpatched = Scores::of(&whole);
+        let circuits = self.circuits.into_iter().zip(&sums).map(|((name, patches), sums)| {
+            let absolute = Scores::of(sums);
+            CircuitScore {
+                name,
+                patches: patches.iter().map(Patch::to_string).collect(),
+                absolute,
+                relative: absolute.over(unpatched),
+            }
+        });
+        ProbeResult::Circuit(Circuit {
+            test_set: test.name.clone(),
+            test_queries: test.len() as u64,
+            unpatched,
+            circuits: circuits.collect(),
+        })
+    }
+}
+
+/// All queries of the test set, batch by batch.
+fn test_batches(bench: &Bench, test: &ProbeQueries) -> Vec<Vec<Measured>> {
+    let length = |found: &Measured| test.questions[found.query].tokens.len();
+    batches(Bench::first_relevant(&test.questions), bench.options.batch_size, length)
+}
+
+impl Scores {
+    fn of(sums: &MetricSums) -> Self {
+        let undefined = Self { hits_1: f64::NAN, recall_5: f64::NAN, hits_10: f64::NAN };
+        sums.means().map_or(undefined, |means| Self {
+            hits_1: means.hits_1,
+            recall_5: means.recall_5,
+            hits_10: means.hits_10,
+        })
+    }
+
+    fn over(self, whole: Self) -> Self {
+        let over = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { f64::NAN };
+        Self {
+            hits_1: over(self.hits_1, whole.hits_1),
+            recall_5: over(self.recall_5, whole.recall_5),
+            hits_10: over(self.hits_10, whole.hits_10),
+        }
+    }
 }

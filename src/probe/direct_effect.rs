@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RankShift;
+use super::bench::{Batch, Bench, Measure};
+use super::{ProbeResult, RankShift};
 use crate::component::Component;
+
+/// Whose outputs are summed. Self-attention of a one-token decoder brings nothing of the query.
+const SUMMED: [Component; 2] = [Component::Mlp, Component::CrossAttention];
 
 /// Ranks under logits from the outputs of one type of component, summed over all layers. The outputs are those of
 /// an unpatched pass; the start embedding is left out.
@@ -19,4 +23,29 @@ pub struct EffectOfType {
     pub component: Component,
     #[serde(flatten)]
     pub ranks: RankShift,
+}
+
+/// The probe while it measures: ranks under each type's sum.
+#[derive(Default)]
+pub(super) struct Measuring {
+    ranks: [Vec<u32>; SUMMED.len()],
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, bench: &Bench, batch: &Batch) {
+        let sum = |component| {
+            let layers = 0..batch.trace.layers.len();
+            let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());
+            outputs.reduce(|sum, output| sum + output) // [batch, d_model]
+        };
+        let sums = SUMMED.into_iter().filter_map(sum).collect();
+        let found = bench.lens().ranks(sums, &batch.targets);
+        self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
+    }
+
+    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+        let effects = SUMMED.into_iter().zip(self.ranks);
+        let effect = |(component, ranks)| EffectOfType { component, ranks: RankShift::of(ranks) };
+        ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() })
+    }
 }

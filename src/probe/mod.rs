@@ -6,27 +6,40 @@
 
 mod attention_reads;
 mod attention_writes;
+mod bench;
 mod circuit;
 mod direct_effect;
 mod encoder_swap;
+mod error;
+pub mod files;
+mod lens;
 mod logit_lens;
+mod means;
 mod neuron_reads;
+mod patch;
+mod queries;
 mod record;
 mod residual_contribution;
 mod shares;
 mod shift;
 mod stage_patching;
+mod suite;
+mod trace;
 
 pub use attention_writes::{AttentionWrites, DocidShare, HeadWords};
+pub use bench::{Other, Others};
 pub use circuit::{Circuit, CircuitScore, Scores};
 pub use direct_effect::{DirectEffect, EffectOfType};
 pub use encoder_swap::{EncoderSwap, HeldOut, HeldOutScore, Swap};
+pub use error::ProbeError;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
+pub use queries::ProbeQueries;
 pub use record::{MeasuredOn, ProbeResult, Record, RecordError, SCHEMA};
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
 pub use shares::{LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant};
 pub use shift::RankShift;
 pub use stage_patching::{PatchedCell, Replacement, StagePatching};
+pub use suite::{ProbeOptions, Subject, Suite};
 
 use crate::choice::choice;
 

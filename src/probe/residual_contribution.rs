@@ -1,9 +1,12 @@
 //! P1, residual contribution (Fig. 3): how much each component adds to the residual stream, and in which direction.
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::ProbeResult;
+use super::bench::{Batch, Bench, Measure};
 use super::record::number;
-use crate::component::{Component, Stage};
+use crate::component::{Component, Stage, Stages};
 
 /// Means over queries, for each component of each decoder layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,4 +44,93 @@ pub struct PrimingCosine {
     pub mlp_layer: usize,
     #[serde(with = "number")]
     pub cosine: f64,
+}
+
+/// The probe while it measures: sums over queries.
+pub(super) struct Measuring {
+    stages: Stages,
+    queries: usize,
+    /// Ratio, cosine with r_post and cosine with r_pre, by layer and component.
+    contributions: Vec<[[f64; 3]; 3]>,
+    /// By layer of Stage III, component and layer of Stage I.
+    priming: Vec<[Vec<f64>; 3]>,
+}
+
+impl Measuring {
+    pub fn new(stages: &Stages) -> Self {
+        let priming = || std::array::from_fn(|_| vec![0.0; stages.first.len()]);
+        Self {
+            stages: stages.clone(),
+            queries: 0,
+            contributions: vec![[[0.0; 3]; 3]; stages.depth()],
+            priming: stages.third.clone().map(|_| priming()).collect(),
+        }
+    }
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, _bench: &Bench, batch: &Batch) {
+        self.queries += batch.measured.len();
+        let layers = &batch.trace.layers;
+        for (sums, layer) in self.contributions.iter_mut().zip(layers) {
+            let change = layer.residual_post.clone() - layer.residual_pre.clone(); // [batch, d_model]
+            let change = norm(change); // [batch, 1]
+            for (sums, output) in sums.iter_mut().zip(&layer.outputs) {
+                sums[0] += total(norm(output.clone()) / change.clone());
+                sums[1] += total(cosine(output, &layer.residual_post));
+                sums[2] += total(cosine(output, &layer.residual_pre));
+            }
+        }
+        for (sums, layer) in self.priming.iter_mut().zip(self.stages.third.clone()) {
+            for (sums, output) in sums.iter_mut().zip(&layers[layer].outputs) {
+                for (sum, early) in sums.iter_mut().zip(self.stages.first.clone()) {
+                    let early = batch.trace.output_of(early, Component::Mlp);
+                    *sum += total(cosine(output, early));
+                }
+            }
+        }
+    }
+
+    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+        let mean = |sum: f64| sum / self.queries as f64;
+        let mut contributions = Vec::new();
+        for (layer, sums) in self.contributions.iter().enumerate() {
+            for (component, [ratio, post, pre]) in Component::ALL.into_iter().zip(sums) {
+                contributions.push(Contribution {
+                    layer,
+                    stage: self.stages.of(layer),
+                    component,
+                    ratio: mean(*ratio),
+                    cosine_post: mean(*post),
+                    cosine_pre: mean(*pre),
+                });
+            }
+        }
+        let mut priming = Vec::new();
+        for (layer, sums) in self.stages.third.clone().zip(&self.priming) {
+            for (component, sums) in Component::ALL.into_iter().zip(sums) {
+                for (mlp_layer, sum) in self.stages.first.clone().zip(sums) {
+                    let cosine = mean(*sum);
+                    priming.push(PrimingCosine { layer, component, mlp_layer, cosine });
+                }
+            }
+        }
+        ProbeResult::ResidualContribution(ResidualContribution { contributions, priming })
+    }
+}
+
+/// Length of each row: `[batch, d_model] -> [batch, 1]`.
+fn norm(rows: Tensor<2>) -> Tensor<2> {
+    rows.square().sum_dim(1).sqrt()
+}
+
+/// Cosine of each row with its like; undefined (NaN) where one is zero: `[batch, d_model] -> [batch, 1]`.
+fn cosine(one: &Tensor<2>, other: &Tensor<2>) -> Tensor<2> {
+    let product = (one.clone() * other.clone()).sum_dim(1); // [batch, 1]
+    product / (norm(one.clone()) * norm(other.clone()))
+}
+
+/// The sum of a batch's values, in f64.
+fn total(values: Tensor<2>) -> f64 {
+    values.into_data().iter::<f64>().sum()
 }

@@ -36,3 +36,43 @@ pub struct RankShift {
     /// Queries by rank, in octaves: place i counts the ranks from 2^i to 2^(i+1) - 1.
     pub octaves: Vec<u64>,
 }
+
+impl RankShift {
+    /// Over `ranks`, one a query.
+    pub(super) fn of(mut ranks: Vec<u32>) -> Self {
+        ranks.sort_unstable();
+        let count = ranks.len();
+        let beyond = |least: u32| {
+            let beyond = ranks.iter().filter(|&&rank| rank > least).count();
+            100.0 * beyond as f64 / count as f64
+        };
+        let mut octaves = Vec::new();
+        for rank in &ranks {
+            let octave = rank.max(&1).ilog2() as usize;
+            octaves.resize(octaves.len().max(octave + 1), 0);
+            octaves[octave] += 1;
+        }
+        Self {
+            queries: count,
+            beyond_1: beyond(1),
+            beyond_5: beyond(5),
+            beyond_10: beyond(10),
+            beyond_100: beyond(100),
+            mean_rank: ranks.iter().map(|&rank| f64::from(rank)).sum::<f64>() / count as f64,
+            median_rank: median(&ranks),
+            best_rank: ranks.first().copied().unwrap_or(0),
+            worst_rank: ranks.last().copied().unwrap_or(0),
+            octaves,
+        }
+    }
+}
+
+/// The middle of sorted values, of an even count the mean of the middle two; NaN of none.
+pub(super) fn median(sorted: &[u32]) -> f64 {
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => f64::from(sorted[middle]),
+        _ => f64::midpoint(f64::from(sorted[middle - 1]), f64::from(sorted[middle])),
+    }
+}

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::RankShift;
+use super::bench::{Batch, Bench, Measure};
+use super::patch::{Patch, PatchedPart};
+use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage};
 
@@ -21,7 +23,8 @@ choice! {
 /// Ranks with each component replaced in each stage, and with what else was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePatching {
-    /// The paper's table first: by replacement, component and stage.
+    /// The paper's table first, by replacement, component and stage; then what else was asked for, by selector and
+    /// replacement.
     pub cells: Vec<PatchedCell>,
 }
 
@@ -37,4 +40,62 @@ pub struct PatchedCell {
     pub replacement: Replacement,
     #[serde(flatten)]
     pub ranks: RankShift,
+}
+
+/// The probe while it measures: ranks after each intervention.
+pub(super) struct Measuring {
+    cells: Vec<Cell>,
+}
+
+struct Cell {
+    /// The paper's, or none for what was asked for beside it.
+    place: Option<(Component, Stage)>,
+    patch: Patch,
+    ranks: Vec<u32>,
+}
+
+impl Measuring {
+    /// Prepares the paper's cells, and each of `parts`, with every replacement that can be had.
+    pub fn new(bench: &Bench, parts: Vec<PatchedPart>) -> Self {
+        let replacements = || {
+            let all = Replacement::ALL.iter().copied();
+            all.filter(|how| *how != Replacement::Base || bench.base.is_some())
+        };
+        let mut cells = Vec::new();
+        let mut add = |place, part: PatchedPart, replacement| {
+            cells.push(Cell { place, patch: Patch { part, replacement }, ranks: Vec::new() });
+        };
+        for replacement in replacements() {
+            for component in Component::ALL {
+                for stage in Stage::ALL {
+                    let part = PatchedPart::of_stage(component, stage, &bench.options.stages);
+                    add(Some((component, stage)), part, replacement);
+                }
+            }
+        }
+        for part in parts {
+            replacements().for_each(|replacement| add(None, part.clone(), replacement));
+        }
+        Self { cells }
+    }
+}
+
+impl Measure for Measuring {
+    fn see(&mut self, bench: &Bench, batch: &Batch) {
+        let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, [&cell.patch]));
+        let ranks = bench.lens().output_ranks(outputs.collect(), &batch.targets);
+        self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
+    }
+
+    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+        let cell = |cell: Cell| PatchedCell {
+            component: cell.place.map(|(component, _)| component),
+            stage: cell.place.map(|(_, stage)| stage),
+            selector: cell.patch.part.selector,
+            replacement: cell.patch.replacement,
+            ranks: RankShift::of(cell.ranks),
+        };
+        let cells = self.cells.into_iter().map(cell).collect();
+        ProbeResult::StagePatching(StagePatching { cells })
+    }
 }

@@ -7,6 +7,7 @@
 mod data;
 mod error;
 mod model;
+mod probes;
 mod ranges;
 mod reader;
 mod shipped;
@@ -21,6 +22,7 @@ use serde::Serialize;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{Place, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
+pub use probes::{OwnSchedule, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
@@ -53,6 +55,8 @@ pub struct Recipe {
     /// `None`: no early stopping.
     pub stop: Option<StopSection>,
     pub log: LogSection,
+    /// `None`: nothing is probed.
+    pub probes: Option<ProbesSection>,
 }
 
 impl Recipe {
@@ -106,6 +110,7 @@ impl Recipe {
             stop: file
                 .optional_section("stop", |section| StopSection::read(section, &save.best_metric)),
             log: file.section("log", LogSection::read),
+            probes: file.optional_section("probes", ProbesSection::read),
             evaluate,
             save,
         };

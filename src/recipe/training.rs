@@ -48,7 +48,10 @@ pub struct OptimizerSection {
 }
 
 /// TOML has no null: without this, "off" would be read again as the default.
-fn zero_for_none<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn zero_for_none<S: Serializer>(
+    value: &Option<f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(value.unwrap_or(0.0))
 }
 

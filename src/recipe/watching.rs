@@ -28,8 +28,8 @@ pub struct EvaluateSection {
     pub at_start: bool,
 }
 
-/// Writes a span as [`EvaluateSection`] reads it.
-fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes a span as [`Span::read`] reads it with the keys `every_steps` and `every_epochs`.
+pub(super) fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Every {
         every_steps: Option<u64>,

@@ -82,35 +82,58 @@ fn rank_batch(
     let mut pass = Pass::evaluate(&mut tap);
     let states = model.t5.encode(&tokens, &mut pass);
     let output = model.t5.decode_start(&states, &mut pass); // [batch, d_model]
-    let docids = model.docid_logits(output.clone()); // [batch, documents]
-    let words = match options.vocabulary {
-        Vocabulary::All => Some(model.t5.word_logits(output)), // [batch, words]
-        Vocabulary::Docids => None,
-    };
-    let most = questions.iter().map(|question| question.relevant.len()).max().unwrap_or(0);
-    let mut ranks = vec![Vec::new(); questions.len()];
-    for place in 0..most {
-        // Questions with fewer relevant documents look one up for nothing.
-        let rows: Vec<i32> = questions
-            .iter()
-            .map(|question| question.relevant.get(place).map_or(0, |&row| row as i32))
-            .collect();
-        let rows = TensorData::new(rows, [questions.len(), 1]);
-        let rows = Tensor::<2, Int>::from_data(rows, device);
-        let target = docids.clone().gather(1, rows); // [batch, 1]
-        let mut higher = count_higher(&docids, &target); // [batch]
-        if let Some(words) = &words {
-            higher = higher + count_higher(words, &target);
-        }
-        let higher: Vec<i64> = higher.into_data().iter::<i64>().collect();
-        for ((ranks, question), higher) in ranks.iter_mut().zip(questions).zip(higher) {
-            if place < question.relevant.len() {
-                ranks.push(higher as u32 + 1);
+    let logits = Scored::new(model, output, options.vocabulary);
+    let relevant: Vec<&[u32]> = questions.iter().map(|asked| asked.relevant.as_slice()).collect();
+    let ranks = logits.ranks(&relevant);
+    let best = best_documents(logits.docids, options.depth, questions.len());
+    ranks.into_iter().zip(best).map(|(ranks, best)| Ranking { ranks, best }).collect()
+}
+
+/// The logits that a docid is ranked among.
+pub(crate) struct Scored {
+    /// `[rows, documents]`
+    pub docids: Tensor<2>,
+    /// `[rows, words]`, where words compete.
+    pub words: Option<Tensor<2>>,
+}
+
+impl Scored {
+    /// From outputs of the decoder, `[rows, d_model]`.
+    pub fn new(model: &GenirModel, output: Tensor<2>, vocabulary: Vocabulary) -> Self {
+        let docids = model.docid_logits(output.clone());
+        let words = match vocabulary {
+            Vocabulary::All => Some(model.t5.word_logits(output)),
+            Vocabulary::Docids => None,
+        };
+        Self { docids, words }
+    }
+
+    /// The ranks of some docids in each row: 1 + how many score strictly higher.
+    pub fn ranks(&self, relevant: &[&[u32]]) -> Vec<Vec<u32>> {
+        let most = relevant.iter().map(|relevant| relevant.len()).max().unwrap_or(0);
+        let mut ranks = vec![Vec::new(); relevant.len()];
+        for place in 0..most {
+            // Rows with fewer docids look one up for nothing.
+            let docid = |relevant: &&[u32]| relevant.get(place).map_or(0, |&docid| docid as i32);
+            let docids: Vec<i32> = relevant.iter().map(docid).collect();
+            let docids = TensorData::new(docids, [relevant.len(), 1]);
+            let docids = Tensor::<2, Int>::from_data(docids, &self.docids.device());
+            let target = self.docids.clone().gather(1, docids); // [rows, 1]
+            let mut higher = count_higher(&self.docids, &target); // [rows]
+            if let Some(words) = &self.words {
+                higher = higher + count_higher(words, &target);
+            }
+            let higher = higher.into_data();
+            for ((ranks, relevant), higher) in
+                ranks.iter_mut().zip(relevant).zip(higher.iter::<i64>())
+            {
+                if place < relevant.len() {
+                    ranks.push(higher as u32 + 1);
+                }
             }
         }
+        ranks
     }
-    let best = best_documents(docids, options.depth, questions.len());
-    ranks.into_iter().zip(best).map(|(ranks, best)| Ranking { ranks, best }).collect()
 }
 
 /// How many of each row's `logits` are strictly greater than its `target`: `[batch]`.
@@ -151,7 +174,7 @@ fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32,
 }
 
 /// Pads the questions' tokens to one length and moves them to `device`.
-fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
+pub(crate) fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
     let lengths: Vec<u32> = questions.iter().map(|question| question.tokens.len() as u32).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
     let ids: Vec<i32> = questions

@@ -12,6 +12,7 @@ const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
 const CHECKPOINTS: &str = "checkpoints";
 const RETRIEVAL: &str = "retrieval";
+const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
 /// The mark of a run: what makes a directory one that may be replaced when that is asked for.
 const ENVIRONMENT: &str = "environment.json";
@@ -72,6 +73,7 @@ pub enum RunError {
 /// tensorboard/       the same scalars as TensorBoard events
 /// checkpoints/       one directory a checkpoint
 /// retrieval/         TREC runs and qrels, correct queries
+/// probes/            <probe>.jsonl: one result a line, of the probes that were measured
 /// log.txt            what was logged
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +173,11 @@ impl RunDirectory {
         self.path.join(RETRIEVAL)
     }
 
+    /// The directory of probe results; made with the first of them.
+    pub fn probes(&self) -> PathBuf {
+        self.path.join(PROBES)
+    }
+
     /// The log.
     pub fn log(&self) -> PathBuf {
         self.path.join(LOG)
@@ -185,7 +192,8 @@ impl RunDirectory {
     }
 
     fn delete(&self) -> Result<(), FileError> {
-        let layout = [CHECKPOINTS, TENSORBOARD, RETRIEVAL, METRICS, LOG, RECIPE, ENVIRONMENT];
+        let layout =
+            [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, RECIPE, ENVIRONMENT];
         for name in layout {
             let path = self.path.join(name);
             let deleted = match fs::symlink_metadata(&path) {

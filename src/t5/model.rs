@@ -65,6 +65,18 @@ impl T5 {
         self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
     }
 
+    /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: what comes before is not
+    /// computed again.
+    pub fn decode_from(
+        &self,
+        layer: usize,
+        residual: Tensor<2>,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        self.decoder.forward_from(layer, residual, None, states, pass)
+    }
+
     /// [`Self::encode`] and [`Self::decode_start`] with one lookup for both stacks: the gradient of a
     /// lookup has the size of the whole embedding, so in training one is worth making once.
     pub fn encode_and_decode_start(&self, source: &Tokens, pass: &mut Pass) -> Tensor<2> {

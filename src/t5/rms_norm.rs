@@ -31,6 +31,14 @@ impl RmsNorm {
         Self { weight, epsilon: config.layer_norm_epsilon }
     }
 
+    /// What the norm of `whole` makes of each of its `parts`: where they add up to it, this adds up to its norm. Shapes:
+    /// `[rows, parts, d_model]` and `[rows, d_model]`.
+    pub fn of_parts(&self, parts: Tensor<3>, whole: Tensor<2>) -> Tensor<3> {
+        let mean_square = whole.square().mean_dim(1); // [rows, 1]
+        let scale = (mean_square + self.epsilon).sqrt().recip().unsqueeze_dim(1); // [rows, 1, 1]
+        parts * scale * self.weight.val().unsqueeze() // [rows, parts, d_model]
+    }
+
     /// `[rows, d_model] -> [rows, d_model]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = self.weight.val();

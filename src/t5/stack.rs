@@ -165,14 +165,27 @@ impl Decoder {
         states: &EncoderStates,
         pass: &mut Pass,
     ) -> Tensor<2> {
+        let start = Place { stack: Stack::Decoder, layer: 0, batch: states.batch };
+        let embeddings = pass.stream(start, Hook::Embed, embeddings);
+        let x = pass.dropout(embeddings); // [batch * target, d_model]
+        self.forward_from(0, x, mask, states, pass)
+    }
+
+    /// From the residual stream before layer `first`, `[batch * target, d_model]`, to the decoder's output.
+    pub(super) fn forward_from(
+        &self,
+        first: usize,
+        mut x: Tensor<2>,
+        mask: Option<Tensor<4>>,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
         let batch = states.batch;
-        let target = embeddings.dims()[0] / batch;
+        let target = x.dims()[0] / batch;
         let start = Place { stack: Stack::Decoder, layer: 0, batch };
         // Made once, and only if a layer computes self-attention scores.
         let mut bias = None;
-        let embeddings = pass.stream(start, Hook::Embed, embeddings);
-        let mut x = pass.dropout(embeddings); // [batch * target, d_model]
-        for (layer, block) in self.layers.iter().enumerate() {
+        for (layer, block) in self.layers.iter().enumerate().skip(first) {
             let at = Place { layer, ..start };
             x = pass.stream(at, Hook::ResidualPre, x);
             let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();

@@ -46,6 +46,8 @@ pub struct Moment<'a> {
     pub learning_rate: f64,
     /// Norm of its gradients before clipping.
     pub gradient_norm: f64,
+    /// Seconds spent in updates so far; callbacks are not counted.
+    pub training_seconds: f64,
     /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: those that
     /// measure add here, those that decide (best checkpoint, early stopping) come after and read.
     pub metrics: BTreeMap<String, f64>,

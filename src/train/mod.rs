@@ -1,6 +1,7 @@
 //! Training: from a recipe to a run directory.
 
 mod adamw;
+mod base;
 mod callback;
 pub mod callbacks;
 mod loss;
@@ -16,6 +17,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use adamw::AdamW;
+pub use base::{Base, OpenBaseError, name_of_base};
 pub use callback::{Cadence, Callback, Moment, Verdict};
 pub use loss::{Loss, cross_entropy};
 pub use memory::MemoryEstimate;
@@ -29,6 +31,7 @@ use crate::checkpoint::CheckpointError;
 use crate::corpus::Split;
 use crate::docid::TokenizerError;
 use crate::files::FileError;
+use crate::probe::ProbeError;
 use crate::retrieval::run_files::RunFileError;
 use crate::task::TaskError;
 
@@ -104,6 +107,9 @@ pub enum TrainError {
     /// A run file cannot be written.
     #[error(transparent)]
     RunFile(#[from] RunFileError),
+    /// The probes cannot be measured.
+    #[error("probes: {0}")]
+    Probe(#[from] ProbeError),
     /// Another file of the run cannot be written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -2,24 +2,23 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::path::PathBuf;
 
 use burn::tensor::Device;
 use thiserror::Error;
 
+use super::base::{Base, OpenBaseError};
 use super::memory::MemoryEstimate;
-use crate::checkpoint::{
-    BaseError, CheckpointError, Encoding, HubSettings, Wanted, consecutive, locate,
+use crate::checkpoint::{CheckpointError, Encoding, consecutive};
+use crate::component::{
+    ParameterPlace, Part, SelectorError, Stack, Stages, StagesError, TrainableTable, trainable_set,
 };
-use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
-use crate::corpus::{self, Corpus, CorpusError};
+use crate::corpus::{self, Corpus, CorpusError, Split};
 use crate::device::{DeviceError, device};
-use crate::docid::{
-    DocidError, DocidVocabulary, ImportedDocids, RowInit, TextTokenizer, TokenizerError,
-};
-use crate::recipe::{Init, Recipe};
+use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
+use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
+use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
-use crate::t5::{ConfigError, GenirModel, T5Config};
+use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
 
 /// A recipe that has been held against its corpus, its base model and its device.
@@ -51,26 +50,15 @@ pub struct Plan {
     base: Base,
 }
 
-/// A base model, without its weights.
-struct Base {
-    directory: PathBuf,
-    config: T5Config,
-    tied: bool,
-    imported: Option<ImportedDocids>,
-}
-
 /// One thing that stands in the way of a run.
 #[derive(Debug, Error)]
 pub enum PlanError {
     /// The device cannot be had.
     #[error("run.device: {0}")]
     Device(#[from] DeviceError),
-    /// The base model cannot be found or fetched.
+    /// The base model cannot be used.
     #[error("model.base: {0}")]
-    Base(#[from] BaseError),
-    /// The base's configuration is wrong.
-    #[error("model.base: {0}")]
-    Config(#[from] ConfigError),
+    Base(#[from] OpenBaseError),
     /// The base's tokenizer is wrong.
     #[error("model.base: {0}")]
     Tokenizer(#[from] TokenizerError),
@@ -95,6 +83,22 @@ pub enum PlanError {
     /// The tasks cannot be made of this corpus.
     #[error("task: {0}")]
     Task(#[from] TaskError),
+    /// The probes cannot be measured on this model.
+    #[error("probes.{key}: {problem}")]
+    Probes {
+        /// The key that asks for it.
+        key: &'static str,
+        /// Why not.
+        problem: ProbeError,
+    },
+    /// A split to probe is empty.
+    #[error("probes.{key}: the corpus has no {split} queries")]
+    NoProbeQueries {
+        /// The key that names the split.
+        key: &'static str,
+        /// The split.
+        split: Split,
+    },
 }
 
 /// Everything that stands in the way of a run.
@@ -118,7 +122,7 @@ impl Plan {
         let mut problems = Vec::new();
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let corpus = note(&mut problems, read_corpus(&recipe));
-        let base = note(&mut problems, read_base(&recipe));
+        let base = note(&mut problems, Base::of(&recipe.model).map_err(PlanError::from));
         let tasks = recipe.task.options();
         let examples = match (&corpus, &base) {
             (Some((corpus, left_out)), Some((tokenizer, _))) => {
@@ -144,6 +148,14 @@ impl Plan {
             }
             _ => None,
         };
+        if let Some(section) = &recipe.probes {
+            if let Some((corpus, _)) = &corpus {
+                problems.extend(splits_to_probe(section, corpus).err());
+            }
+            if let (Some((_, base)), Some(stages)) = (&base, &stages) {
+                problems.extend(unfit_patches(section, stages, &base.config));
+            }
+        }
         match (device, corpus, base, examples, docids, stages, trained) {
             (
                 Some(device),
@@ -198,19 +210,12 @@ impl Plan {
     /// `docids.rows` says.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let Base { directory, config, imported, .. } = &self.base;
-        let scratch = self.recipe.model.init == Init::Scratch;
-        if scratch {
-            let t5 = weights::initialise(config, self.recipe.run.seed, device);
-            let rows = self.new_rows(&t5)?;
-            return Ok(GenirModel {
-                docids: weights::docids_from(rows, config.d_model, device),
-                t5,
-            });
-        }
-        let tensors = StoredTensors::open(directory)?;
-        let t5 = weights::load(&tensors, config, config.vocab_size, device)?;
+        let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
-        if let Some(imported) = imported {
+        if self.recipe.model.init == Init::Pretrained
+            && let Some(imported) = imported
+        {
+            let tensors = StoredTensors::open(directory)?;
             let place = consecutive(imported, directory)?;
             let known = weights::load_docids(&tensors, config, place, &Device::flex())?;
             let known = known.weight.val().into_data();
@@ -226,8 +231,27 @@ impl Plan {
         Ok(GenirModel { docids: weights::docids_from(rows, config.d_model, device), t5 })
     }
 
+    /// The T5 before the first step, on `device`: what probes compare the trained one with.
+    pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
+        Ok(self.base.t5(self.recipe.run.seed, device)?)
+    }
+
+    /// Sizes and switches of the model.
+    pub fn config(&self) -> &T5Config {
+        &self.base.config
+    }
+
+    /// Whether no trained parameter changes the encoder's states: neither its own nor the word rows.
+    pub fn encoder_is_frozen(&self) -> bool {
+        let encodes = |name: &String| {
+            ParameterPlace::of(name)
+                .is_none_or(|place| place.stack == Stack::Encoder || place.part == Part::Words)
+        };
+        !self.trained.iter().any(encodes)
+    }
+
     /// Rows for all documents as `docids.rows` says, `[documents, d_model]`.
-    fn new_rows(&self, t5: &crate::t5::T5) -> Result<Vec<f32>, PlanError> {
+    fn new_rows(&self, t5: &T5) -> Result<Vec<f32>, PlanError> {
         match self.recipe.docids.rows {
             RowInit::Random => {
                 Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
@@ -259,23 +283,6 @@ fn read_corpus(recipe: &Recipe) -> Result<(Corpus, HashSet<u32>), PlanError> {
     Ok((corpus, left_out))
 }
 
-fn read_base(recipe: &Recipe) -> Result<(TextTokenizer, Base), PlanError> {
-    let model = &recipe.model;
-    let pretrained = model.init == Init::Pretrained;
-    let wanted = if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
-    let directory =
-        locate(&model.base, model.revision.as_deref(), wanted, &HubSettings::from_env())?;
-    let config = T5Config::read(&directory)?.resized(&model.config.sizes());
-    let loaded = TextTokenizer::load(&directory)?;
-    let tied = match pretrained {
-        true => weights::is_tied(&StoredTensors::open(&directory)?)?,
-        false => config.tie_word_embeddings,
-    };
-    // As the paper's code resizes the embedding to the tokenizer: rows that no token has are dropped.
-    let config = config.with_words(loaded.tokenizer.words());
-    Ok((loaded.tokenizer, Base { directory, config, tied, imported: loaded.docids }))
-}
-
 fn stages_of(recipe: &Recipe, depth: usize) -> Result<Stages, PlanError> {
     match &recipe.stages {
         Some(stages) => {
@@ -297,4 +304,41 @@ fn trained_of(
     let trained = trainable_set(&recipe.trainable.select, stages, names)?;
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
+}
+
+/// The split whose queries are probed, and the one that circuits are judged on.
+pub(super) fn splits_to_probe(
+    section: &ProbesSection,
+    corpus: &Corpus,
+) -> Result<(Split, Split), PlanError> {
+    let has = |key, split: Split| match corpus.split(split).is_empty() {
+        true => Err(PlanError::NoProbeQueries { key, split }),
+        false => Ok(split),
+    };
+    let split = has("split", section.split)?;
+    let test = match section.test_split {
+        Some(test) => has("test_split", test)?,
+        None if corpus.test.is_empty() => split,
+        None => Split::Test,
+    };
+    Ok((split, test))
+}
+
+/// What is wrong with each patch that `[probes]` asks for.
+fn unfit_patches(section: &ProbesSection, stages: &Stages, config: &T5Config) -> Vec<PlanError> {
+    let options =
+        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
+    let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
+        Ok(_) => None,
+        Err(problem) => Some(PlanError::Probes { key, problem }),
+    };
+    let patches = section.patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { patches: vec![patch.clone()], ..options.clone() };
+        unfit("patches", Probe::StagePatching, options)
+    });
+    let circuit = section.circuit_patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
+        unfit("circuit_patches", Probe::Circuit, options)
+    });
+    patches.chain(circuit).collect()
 }

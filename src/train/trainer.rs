@@ -1,5 +1,7 @@
 //! The training loop: the only one there is.
 
+use std::time::{Duration, Instant};
+
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -28,6 +30,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     sampler: Sampler,
     total_steps: u64,
+    /// Time in updates so far.
+    training: Duration,
 }
 
 /// How a run ended.
@@ -67,6 +71,7 @@ impl<'a> Trainer<'a> {
                 recipe.run.seed,
             )?,
             total_steps,
+            training: Duration::ZERO,
             device: plan.device.clone().autodiff(),
             plan,
         })
@@ -97,8 +102,10 @@ impl<'a> Trainer<'a> {
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
         self.call_back(0, &model, &before, callbacks, monitor)?;
         for step in 1..=self.total_steps {
+            let begun = Instant::now();
             let done;
             (model, done) = self.step(model, step)?;
+            self.training += begun.elapsed();
             examples += done.examples;
             monitor.step(step, done.loss, examples);
             if let Some(stopped) = self.call_back(step, &model, &done, callbacks, monitor)? {
@@ -195,6 +202,7 @@ impl<'a> Trainer<'a> {
             loss: done.loss,
             learning_rate: done.learning_rate,
             gradient_norm: done.gradient_norm,
+            training_seconds: self.training.as_secs_f64(),
             metrics: Default::default(),
             monitor,
         };

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 
+use super::split_set;
 use crate::checkpoint::Encoding;
-use crate::corpus::{Query, Split};
+use crate::corpus::Query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
@@ -34,6 +35,9 @@ impl<'a> Evaluate<'a> {
             sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
         }
         for &split in &section.splits {
+            if plan.corpus.split(split).is_empty() {
+                return Err(TrainError::NoQueries { split });
+            }
             let set = split_set(plan, split, section.queries)?;
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             let writable = match write_qrels(&qrels, set.judgements(&plan.docids)) {
@@ -102,19 +106,6 @@ impl Callback for Evaluate<'_> {
         }
         Ok(Verdict::Continue)
     }
-}
-
-fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
-    let queries = plan.corpus.split(split);
-    if queries.is_empty() {
-        return Err(TrainError::NoQueries { split });
-    }
-    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
-    let seed = plan.recipe.run.seed;
-    let name = split.to_string();
-    let how = (&plan.tokenizer, &encoding);
-    let left_out = &plan.left_out;
-    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
 }
 
 /// Samples of what was trained on, of each task.

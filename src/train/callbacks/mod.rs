@@ -1,22 +1,28 @@
-//! The callbacks that every run has: logging, evaluation, early stopping, checkpoints.
+//! The callbacks of a run: logging, evaluation, early stopping, checkpoints, probes.
 
 mod evaluate;
 mod log;
+mod probes;
 mod save;
 mod stop;
 
 pub use evaluate::Evaluate;
 pub use log::Log;
+pub use probes::Probes;
 pub use save::Save;
 pub use stop::EarlyStop;
 
 use super::TrainError;
 use super::callback::Callback;
 use super::plan::Plan;
+use crate::checkpoint::Encoding;
+use crate::corpus::Split;
+use crate::retrieval::evaluation::QuerySet;
 use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
-/// what decides, and a run that is stopped early still saves its last checkpoint.
+/// what decides, and a run that is stopped early still saves its last checkpoint. Probes come last: they know
+/// then whether the run ends here, and a probe that fails costs no checkpoint.
 pub fn standard<'a>(
     plan: &'a Plan,
     run: &'a RunDirectory,
@@ -27,5 +33,17 @@ pub fn standard<'a>(
         callbacks.push(Box::new(EarlyStop::new(stop)));
     }
     callbacks.push(Box::new(Save::new(plan, run)));
+    if let Some(section) = &plan.recipe.probes {
+        callbacks.push(Box::new(Probes::new(plan, section, run)?));
+    }
     Ok(callbacks)
+}
+
+/// The queries of a split, or `most` of them that the run's seed draws.
+fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
+    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let (name, queries) = (split.to_string(), plan.corpus.split(split));
+    let how = (&plan.tokenizer, &encoding);
+    let (left_out, seed) = (&plan.left_out, plan.recipe.run.seed);
+    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
 }

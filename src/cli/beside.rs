@@ -1,0 +1,91 @@
+//! The models that probes compare a checkpoint with: what it was before training, and another's encoder.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use clap::Args;
+
+use super::target::{Asked, Target};
+use crate::corpus::LeaveOut;
+use crate::probe::{Other, Others, Probe};
+use crate::recipe::Recipe;
+use crate::train::{Base, name_of_base};
+
+/// The models beside the one that is looked at.
+#[derive(Debug, Args)]
+pub struct Beside {
+    /// The base model: a directory, a hub id or `none` [default: what the run started from].
+    #[arg(long, value_name = "MODEL")]
+    base: Option<String>,
+
+    /// A checkpoint or run whose encoder takes the place of the model's own, for encoder_swap.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub encoder_from: Option<PathBuf>,
+
+    /// Documents that this other model was trained without [default: those of its run].
+    #[arg(long, value_name = "ID", value_delimiter = ',', requires = "encoder_from")]
+    left_out_ids: Vec<String>,
+}
+
+impl Beside {
+    /// Whether there is a base model, in a run with this recipe or in none.
+    pub fn has_base(&self, recipe: Option<&Recipe>) -> bool {
+        match self.base.as_deref() {
+            Some(name) => name != "none",
+            None => recipe.is_some(),
+        }
+    }
+
+    /// Loads the models that `probes` look at.
+    pub fn open(&self, probes: &[Probe], recipe: Option<&Recipe>, asked: &Asked) -> Result<Others> {
+        let mut others = Others::default();
+        if self.has_base(recipe) && probes.iter().any(|probe| probe.uses_base()) {
+            others.base = self.open_base(recipe, &asked.device)?;
+        }
+        if let (Some(path), true) = (&self.encoder_from, probes.contains(&Probe::EncoderSwap)) {
+            others.encoder = Some(self.open_encoder(Target::at(path.clone()), asked)?);
+        }
+        Ok(others)
+    }
+
+    fn open_base(&self, recipe: Option<&Recipe>, device: &Device) -> Result<Option<Other>> {
+        let (name, t5) = match (&self.base, recipe) {
+            (Some(name), _) => (name.clone(), Base::pretrained(name)?.t5(0, device)?),
+            (None, Some(recipe)) => {
+                let (_, base) = Base::of(&recipe.model).context(
+                    "the base model of the run (--base names another, --base none does without)",
+                )?;
+                (name_of_base(recipe), base.t5(recipe.run.seed, device)?)
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Other { name, t5, left_out: HashSet::new() }))
+    }
+
+    fn open_encoder(&self, other: Target, asked: &Asked) -> Result<Other> {
+        let directory = other.directory()?.display().to_string();
+        let t5 = Base::pretrained(&directory)?.t5(0, &asked.device)?;
+        let mut left_out = self.left_out_ids.clone();
+        if left_out.is_empty()
+            && let Some(recipe) = other.run_recipe()?
+            && recipe.corpus.leave_out != LeaveOut::None
+        {
+            let (corpus, rows) = other.corpus()?;
+            left_out = rows.iter().map(|&row| corpus.documents[row as usize].id.clone()).collect();
+        }
+        let docids = &asked.checkpoint.docids;
+        let row = |id: &String| {
+            docids.row(id).with_context(|| {
+                format!(
+                    "{directory} was trained without the document `{id}`, which is none of the {} \
+                     docids of the checkpoint that is probed",
+                    docids.len()
+                )
+            })
+        };
+        let left_out = left_out.iter().map(row).collect::<Result<_>>()?;
+        Ok(Other { name: directory.clone(), t5, left_out })
+    }
+}

@@ -1,0 +1,98 @@
+//! `genir plot`
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::files::write_whole;
+use crate::probe::{Probe, Record, files};
+use crate::report;
+use crate::run::RunDirectory;
+
+/// Draw pictures of stored probe results, as SVG.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Plot {
+    /// Run directories, or files of results: <run>/probes/<probe>.jsonl, or what `genir probe --format json`
+    /// wrote. Of more than one, each gets a directory of its own in --output.
+    #[arg(required = true, value_name = "RUN|FILE")]
+    from: Vec<PathBuf>,
+
+    /// The directory for the pictures.
+    #[arg(long, short, value_name = "DIRECTORY")]
+    output: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  genir plot runs/quickstart --output pictures
+  genir plot runs/quickstart/probes/logit_lens.jsonl --output pictures
+  genir plot runs/full runs/restricted --output pictures";
+
+impl Plot {
+    pub fn run(self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for from in &self.from {
+            let records = read(from)?;
+            let directory = match self.from.len() {
+                1 => self.output.clone(),
+                _ => {
+                    let name = name_of(from);
+                    if !names.insert(name.clone()) {
+                        bail!("two of what is to be drawn are called `{name}`: draw one at a time");
+                    }
+                    self.output.join(name)
+                }
+            };
+            for path in draw(&records, &directory)? {
+                println!("{}", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The results of a run, or in a file.
+fn read(from: &Path) -> Result<Vec<Record>> {
+    let records = match from.is_dir() {
+        true => files::read_histories(&RunDirectory::open(from)?.probes())?,
+        false => files::read(from)?,
+    };
+    if records.is_empty() {
+        bail!(
+            "{}: no result of a probe is stored there (a recipe's [probes] and `genir probe --format json` \
+             store them)",
+            from.display()
+        );
+    }
+    Ok(records)
+}
+
+/// `runs/full` and `runs/full.json` are both `full`.
+fn name_of(path: &Path) -> String {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Draws what `records` show, those of one probe as a history, into `directory`, which is made where it is missing.
+/// Gives the files.
+pub(super) fn draw(records: &[Record], directory: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut drawn = Vec::new();
+    for &probe in Probe::ALL {
+        let of_probe = records.iter().filter(|record| record.result.probe() == probe);
+        let history: Vec<Record> = of_probe.cloned().collect();
+        for picture in report::pictures(&history) {
+            let svg = picture.svg()?;
+            let path = directory.join(format!("{}.svg", picture.name()));
+            write_whole(&path, |file| file.write_all(svg.as_bytes()))?;
+            drawn.push(path);
+        }
+    }
+    Ok(drawn)
+}

@@ -1,0 +1,193 @@
+//! What a measurement has on its bench: the model, its queries in batches, other models, means.
+
+use std::collections::HashSet;
+
+use burn::tensor::{Device, Tensor};
+
+use super::lens::Lens;
+use super::means::Means;
+use super::patch::{Patch, Patching, Supply};
+use super::queries::{Encoding, Measured, ProbeQueries, States, batches};
+use super::trace::Trace;
+use super::{ProbeError, ProbeOptions, ProbeResult};
+use crate::retrieval::ranking::Question;
+use crate::t5::weights::parameters;
+use crate::t5::{EncoderStates, GenirModel, Pass, T5};
+
+/// One probe while it measures.
+pub(super) trait Measure {
+    /// Takes in one batch of the measured queries.
+    fn see(&mut self, bench: &Bench, batch: &Batch);
+
+    /// The result over all that was seen.
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
+}
+
+/// A model beside the one that is looked at.
+pub struct Other {
+    /// What it is called in results.
+    pub name: String,
+    /// Its weights, off the autodiff graph.
+    pub t5: T5,
+    /// Docid rows of the documents that its training left out.
+    pub left_out: HashSet<u32>,
+}
+
+/// The models beside the one that is looked at.
+#[derive(Default)]
+pub struct Others {
+    /// The model before it was trained to retrieve.
+    pub base: Option<Other>,
+    /// One whose encoder takes the place of the model's own.
+    pub encoder: Option<Other>,
+}
+
+impl Others {
+    /// That the other models fit `model`: the base in every weight, the other encoder in its width.
+    pub(super) fn check(&self, model: &T5) -> Result<(), ProbeError> {
+        if let Some(base) = &self.base {
+            let own = parameters(model);
+            let found = parameters(&base.t5);
+            let size = |name: &str| found.iter().find(|parameter| parameter.name == name);
+            for parameter in own.iter().filter(|parameter| !parameter.name.starts_with("lm_head")) {
+                let found = size(&parameter.name).map_or(Vec::new(), |found| found.shape.clone());
+                base.compare(&parameter.name, found, &parameter.shape)?;
+            }
+            let too_deep = found.iter().find(|parameter| {
+                !parameter.name.starts_with("lm_head")
+                    && own.iter().all(|known| known.name != parameter.name)
+            });
+            if let Some(parameter) = too_deep {
+                base.compare(&parameter.name, parameter.shape.clone(), &[])?;
+            }
+        }
+        match &self.encoder {
+            Some(other) => {
+                let found = other.t5.shared.weight.dims().to_vec();
+                other.compare(WORDS, found, &model.shared.weight.dims())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Name of the word embedding.
+const WORDS: &str = "shared.weight";
+
+impl Other {
+    /// That a tensor of this model has the shape `expected`; the word embedding may have more rows.
+    fn compare(
+        &self,
+        tensor: &str,
+        found: Vec<usize>,
+        expected: &[usize],
+    ) -> Result<(), ProbeError> {
+        let fits = match (tensor, found.as_slice(), expected) {
+            (WORDS, [rows, width], [least, expected]) => rows >= least && width == expected,
+            _ => found == expected,
+        };
+        if fits {
+            return Ok(());
+        }
+        let (name, tensor) = (self.name.clone(), tensor.to_owned());
+        Err(ProbeError::Shape { name, tensor, found, expected: expected.to_vec() })
+    }
+}
+
+/// All that probes of one call share.
+pub(super) struct Bench<'a> {
+    pub model: &'a GenirModel,
+    pub device: &'a Device,
+    pub options: &'a ProbeOptions,
+    pub pad_id: u32,
+    pub queries: &'a ProbeQueries,
+    /// What means are over.
+    pub measured: &'a [Measured],
+    /// The set that circuits are judged on.
+    pub test: Option<&'a ProbeQueries>,
+    /// Over the measured queries; none where no probe asks.
+    pub means: Option<Means>,
+    pub base: Option<&'a Other>,
+    pub encoder: Option<&'a Other>,
+}
+
+/// Some queries at once, with what the model did for them.
+pub(super) struct Batch {
+    pub measured: Vec<Measured>,
+    /// The docid row of each query.
+    pub targets: Vec<u32>,
+    pub states: EncoderStates,
+    /// The model's pass without intervention.
+    pub trace: Trace,
+    /// The base model's; none where no probe asks.
+    pub base: Option<Trace>,
+}
+
+impl<'a> Bench<'a> {
+    /// The model's logit lens.
+    pub fn lens(&self) -> Lens<'a> {
+        Lens { model: self.model, vocabulary: self.options.vocabulary }
+    }
+
+    /// How `t5` encodes queries.
+    pub fn encoding<'t>(&'t self, t5: &'t T5) -> Encoding<'t> {
+        let (batch_size, pad_id) = (self.options.batch_size, self.pad_id);
+        Encoding { t5, device: self.device, batch_size, pad_id }
+    }
+
+    /// The measured queries, batch by batch.
+    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = Batch> {
+        let length = |found: &Measured| self.queries.questions[found.query].tokens.len();
+        let batches = batches(self.measured.to_vec(), self.options.batch_size, length);
+        batches.into_iter().map(move |measured| self.batch(self.queries, measured, with_base))
+    }
+
+    /// One batch of `queries`.
+    pub fn batch(&self, queries: &ProbeQueries, measured: Vec<Measured>, with_base: bool) -> Batch {
+        let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();
+        let targets = measured.iter().map(|found| found.target).collect();
+        let states = self.states(&queries.own, &self.model.t5, queries, &asked);
+        let base = self.base.filter(|_| with_base).map(|base| {
+            let states = self.states(&queries.base, &base.t5, queries, &asked);
+            Trace::record(&base.t5, &states)
+        });
+        Batch { targets, trace: Trace::record(&self.model.t5, &states), measured, states, base }
+    }
+
+    /// States of some queries by the encoder of `t5`.
+    pub fn states(
+        &self,
+        kept: &States,
+        t5: &T5,
+        queries: &ProbeQueries,
+        asked: &[usize],
+    ) -> EncoderStates {
+        kept.of(&self.encoding(t5), &queries.questions, asked)
+    }
+
+    /// The decoder's output with `patches` in place, `[batch, d_model]`, computed from the first patched layer on.
+    pub fn patched_output<'p>(
+        &self,
+        batch: &Batch,
+        patches: impl IntoIterator<Item = &'p Patch>,
+    ) -> Tensor<2> {
+        let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
+        let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
+        let mut tap = Patching::new(patches, &supply);
+        let first = tap.first_layer;
+        let Some(layer) = batch.trace.layers.get(first) else {
+            return batch.trace.output.clone();
+        };
+        let residual = layer.residual_pre.clone();
+        let mut pass = Pass::evaluate(&mut tap);
+        self.model.t5.decode_from(first, residual, &batch.states, &mut pass)
+    }
+
+    /// Every query of `set` with its first relevant docid.
+    pub fn first_relevant(set: &[Question]) -> Vec<Measured> {
+        let first = |(query, question): (usize, &Question)| {
+            Some(Measured { query, target: *question.relevant.first()? })
+        };
+        set.iter().enumerate().filter_map(first).collect()
+    }
+}

@@ -1,0 +1,100 @@
+//! What stands in the way of a probe.
+
+use thiserror::Error;
+
+use crate::component::{SelectorError, StagesError};
+
+/// Why a probe cannot be run.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// The stages do not fit the decoder.
+    #[error("stages: {0}")]
+    Stages(#[from] StagesError),
+    /// A selector is wrong.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    /// A selector of parts whose output cannot be replaced.
+    #[error(
+        "`{selector}` cannot be patched: {reason}; patched are outputs of decoder components, such as \
+         `decoder.mlp[II]`, `decoder.layers[3]` or `decoder.cross_attention[4].heads[0,2]`"
+    )]
+    NotPatchable {
+        /// The selector.
+        selector: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A patch of a circuit that is not of the form `SELECTOR=HOW`.
+    #[error(
+        "`{patch}` is no patch: expected SELECTOR=zero, SELECTOR=mean or SELECTOR=base, such as `decoder.mlp[I]=mean`"
+    )]
+    NotAPatch {
+        /// What was found.
+        patch: String,
+    },
+    /// There is nothing to average over.
+    #[error(
+        "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 (best rank {best_rank}, \
+         query `{query}`); measure over all queries, or train longer"
+    )]
+    NoCorrect {
+        /// The set's name.
+        set: String,
+        /// Queries ranked.
+        ranked: usize,
+        /// The best rank of any relevant docid.
+        best_rank: u32,
+        /// The query that has it.
+        query: String,
+    },
+    /// There are no queries at all.
+    #[error("the set `{set}` has no query with a relevant document")]
+    NoQueries {
+        /// The set's name.
+        set: String,
+    },
+    /// A patch with the base model's outputs, and no base model.
+    #[error("`{patch}` needs the base model: name it")]
+    NoBase {
+        /// What needs it.
+        patch: String,
+    },
+    /// There is no other encoder.
+    #[error("the encoder swap needs another encoder: the base model, or another checkpoint")]
+    NothingToSwap,
+    /// There is no set to evaluate circuits on.
+    #[error("the circuit is judged on a test set, and there is none")]
+    NoTestSet,
+    /// Another model does not have the shape of the one that is looked at.
+    #[error(
+        "{name} has another shape: `{tensor}` is {found:?}, and {expected:?} in the model that is looked at"
+    )]
+    Shape {
+        /// The other model.
+        name: String,
+        /// The first tensor that differs.
+        tensor: String,
+        /// Its size there; empty where there is no such tensor.
+        found: Vec<usize>,
+        /// Its size in the model; for the word embedding, at least so many rows.
+        expected: Vec<usize>,
+    },
+    /// A query that the set does not have.
+    #[error("correct query {place}: the {set} queries have none with the id `{query}`")]
+    NoSuchQuery {
+        /// The pair's place in the list, from 0.
+        place: usize,
+        /// The query's id.
+        query: String,
+        /// The set's name.
+        set: String,
+    },
+    /// A docid that the model does not have.
+    #[error("correct query {place}: `{token}` is no docid of this model, expected @DOC_ID_<id>@")]
+    NoSuchDocid {
+        /// The pair's place in the list, from 0.
+        place: usize,
+        /// What was found.
+        token: String,
+    },
+}

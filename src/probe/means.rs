@@ -1,0 +1,76 @@
+//! Means of components' outputs over the measured queries, summed in f64.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::trace::Trace;
+use crate::component::Component;
+
+/// Means of an unpatched pass.
+pub(super) struct Means {
+    device: Device,
+    queries: usize,
+    /// By layer: each component's output, `[d_model]`.
+    outputs: Vec<[Sum; 3]>,
+    /// By layer: self-attention's and cross-attention's weighted values, `[heads, d_kv]`.
+    mixed: Vec<[Sum; 2]>,
+}
+
+/// A running sum over queries.
+#[derive(Default)]
+struct Sum {
+    shape: [usize; 2],
+    values: Vec<f64>,
+}
+
+impl Means {
+    pub fn new(layers: usize, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            queries: 0,
+            outputs: (0..layers).map(|_| Default::default()).collect(),
+            mixed: (0..layers).map(|_| Default::default()).collect(),
+        }
+    }
+
+    /// Takes in a batch.
+    pub fn add(&mut self, trace: &Trace) {
+        self.queries += trace.start.dims()[0];
+        for (layer, found) in trace.layers.iter().enumerate() {
+            for (sum, output) in self.outputs[layer].iter_mut().zip(&found.outputs) {
+                sum.add(output.clone().unsqueeze_dim(1)); // [batch, 1, d_model]
+            }
+            for (sum, mixed) in self.mixed[layer].iter_mut().zip(&found.mixed) {
+                sum.add(mixed.clone()); // [batch, heads, d_kv]
+            }
+        }
+    }
+
+    /// A component's mean output, `[1, d_model]`.
+    pub fn output(&self, layer: usize, component: Component) -> Tensor<2> {
+        self.mean(&self.outputs[layer][component as usize])
+    }
+
+    /// An attention's mean weighted values, `[1, heads, d_kv]`.
+    pub fn mixed(&self, layer: usize, component: Component) -> Tensor<3> {
+        self.mean(&self.mixed[layer][component as usize]).unsqueeze()
+    }
+
+    fn mean(&self, sum: &Sum) -> Tensor<2> {
+        let mean = |value: &f64| (value / self.queries as f64) as f32;
+        let values: Vec<f32> = sum.values.iter().map(mean).collect();
+        Tensor::from_data(TensorData::new(values, sum.shape), &self.device)
+    }
+}
+
+impl Sum {
+    /// Adds each query's part of `values`, `[batch, rows, columns]`.
+    fn add(&mut self, values: Tensor<3>) {
+        let [_, rows, columns] = values.dims();
+        self.shape = [rows, columns];
+        self.values.resize(rows * columns, 0.0);
+        let data = values.into_data();
+        for (place, value) in data.iter::<f32>().enumerate() {
+            self.values[place % (rows * columns)] += f64::from(value);
+        }
+    }
+}

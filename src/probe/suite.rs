@@ -1,0 +1,331 @@
+//! Runs probes: ranks the queries, finds the correct ones, and shows each batch of them to every probe.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+
+use super::bench::{Bench, Measure, Others};
+use super::means::Means;
+use super::patch::{Patch, PatchedPart};
+use super::queries::{Encoding, Measured, ProbeQueries, by_length};
+use super::record::{MeasuredOn, Record, SCHEMA};
+use super::{Over, Probe, ProbeError, ProbeResult, Replacement, Variant};
+use super::{
+    attention_reads, attention_writes, circuit, direct_effect, encoder_swap, logit_lens,
+    neuron_reads, residual_contribution, stage_patching,
+};
+use crate::component::Stages;
+use crate::docid::{DocidVocabulary, TextTokenizer};
+use crate::retrieval::Vocabulary;
+use crate::retrieval::ranking::Scored;
+use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
+
+/// How to probe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProbeOptions {
+    /// Stages of the decoder.
+    pub stages: Stages,
+    /// What a docid is ranked among. The paper: words and docids.
+    pub vocabulary: Vocabulary,
+    /// The queries that means are over.
+    pub over: Over,
+    /// Of [`Probe::NeuronReads`] and [`Probe::AttentionReads`].
+    pub variant: Variant,
+    /// Selectors that [`Probe::StagePatching`] patches beside the paper's: `decoder.layers[3]`,
+    /// `decoder.cross_attention[4].heads[0]`.
+    pub patches: Vec<String>,
+    /// A circuit that [`Probe::Circuit`] judges beside the paper's: `decoder.mlp[I]=mean` and so on; empty for none.
+    pub circuit: Vec<String>,
+    /// Queries for which [`Probe::AttentionWrites`] gives the top tokens.
+    pub samples: usize,
+    /// Queries at once.
+    pub batch_size: usize,
+}
+
+/// The model that is looked at.
+pub struct Subject<'a> {
+    /// Its weights, off the autodiff graph.
+    pub model: &'a GenirModel,
+    /// Where they are.
+    pub device: &'a Device,
+    /// Its tokenizer.
+    pub tokenizer: &'a TextTokenizer,
+    /// Its docids.
+    pub docids: &'a DocidVocabulary,
+    /// What it is called in results.
+    pub checkpoint: String,
+    /// Updates done, where known.
+    pub step: Option<u64>,
+    /// Whether the encoder will be the same at the next measurement: then its states are kept with the queries.
+    pub encoder_is_frozen: bool,
+}
+
+/// Probes that are measured together.
+pub struct Suite {
+    probes: Vec<Probe>,
+    options: ProbeOptions,
+    /// Read from `options`.
+    parts: Vec<PatchedPart>,
+    circuit: Vec<Patch>,
+}
+
+impl Suite {
+    /// Prepares `probes` for models of the shape `config`.
+    ///
+    /// # Errors
+    /// Stages that do not fit the decoder; selectors that are not understood, name nothing or nothing that can be
+    /// patched.
+    pub fn new(
+        probes: &[Probe],
+        options: ProbeOptions,
+        config: &T5Config,
+    ) -> Result<Self, ProbeError> {
+        let stages = &options.stages;
+        stages.check_depth(config.num_decoder_layers)?;
+        let parts = options.patches.iter().map(|text| PatchedPart::parse(text, stages, config));
+        let parts = parts.collect::<Result<_, _>>()?;
+        let circuit = options.circuit.iter().map(|text| Patch::parse(text, stages, config));
+        let circuit = circuit.collect::<Result<_, _>>()?;
+        Ok(Self { probes: probes.to_vec(), parts, circuit, options })
+    }
+
+    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is told how many queries
+    /// are done, and of how many.
+    ///
+    /// # Errors
+    /// No query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
+    /// any other encoder, the circuit a test set, a patch with the base its base model. (Without a base model the
+    /// paper's patches with it are left out.)
+    pub fn measure(
+        &self,
+        subject: &Subject,
+        queries: &mut ProbeQueries,
+        mut test: Option<&mut ProbeQueries>,
+        others: &Others,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Record>, ProbeError> {
+        let measured = self.measure_all(subject, queries, test.as_deref_mut(), others, progress);
+        // That there was nothing to measure must not leave states for the next time either.
+        if !subject.encoder_is_frozen {
+            queries.own.forget();
+            test.into_iter().for_each(|test| test.own.forget());
+        }
+        measured
+    }
+
+    fn measure_all(
+        &self,
+        subject: &Subject,
+        queries: &mut ProbeQueries,
+        mut test: Option<&mut ProbeQueries>,
+        others: &Others,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Vec<Record>, ProbeError> {
+        self.check(subject, others, test.is_some())?;
+        self.encode(subject, others, queries);
+        if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
+            self.encode(subject, others, test);
+        }
+        let targets = self.targets(subject, queries);
+        let measured = self.choose(queries, &targets)?;
+        let mut bench = Bench {
+            model: subject.model,
+            device: subject.device,
+            options: &self.options,
+            pad_id: subject.tokenizer.pad_id(),
+            queries,
+            measured: &measured,
+            test: test.as_deref(),
+            means: None,
+            base: others.base.as_ref(),
+            encoder: others.encoder.as_ref(),
+        };
+        let found = self.look(&mut bench, subject, progress);
+        Ok(self.records(subject, &bench, &targets, found))
+    }
+
+    /// That there is what the probes need.
+    fn check(&self, subject: &Subject, others: &Others, has_test: bool) -> Result<(), ProbeError> {
+        self.options.stages.check_depth(subject.model.t5.config().num_decoder_layers)?;
+        others.check(&subject.model.t5)?;
+        let has = |probe| self.probes.contains(&probe);
+        if has(Probe::EncoderSwap) && others.base.is_none() && others.encoder.is_none() {
+            return Err(ProbeError::NothingToSwap);
+        }
+        if has(Probe::Circuit) && !has_test {
+            return Err(ProbeError::NoTestSet);
+        }
+        let mut given = self.circuit.iter().filter(|_| has(Probe::Circuit));
+        match given.find(|patch| patch.replacement == Replacement::Base) {
+            Some(patch) if others.base.is_none() => {
+                Err(ProbeError::NoBase { patch: patch.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Encodes a set with every encoder that a probe will ask for.
+    fn encode(&self, subject: &Subject, others: &Others, queries: &mut ProbeQueries) {
+        queries.own.fill(&self.encoding(subject, &subject.model.t5), &queries.questions);
+        if let Some(base) = others.base.as_ref().filter(|_| self.uses_base()) {
+            queries.base.fill(&self.encoding(subject, &base.t5), &queries.questions);
+        }
+        let swaps = self.probes.contains(&Probe::EncoderSwap);
+        if let Some(other) = others.encoder.as_ref().filter(|_| swaps) {
+            queries.other.fill(&self.encoding(subject, &other.t5), &queries.questions);
+        }
+    }
+
+    fn encoding<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> Encoding<'a> {
+        let (batch_size, pad_id) = (self.options.batch_size, subject.tokenizer.pad_id());
+        Encoding { t5, device: subject.device, batch_size, pad_id }
+    }
+
+    /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.
+    fn targets(&self, subject: &Subject, queries: &ProbeQueries) -> Vec<(Measured, u32)> {
+        let model = subject.model;
+        let encoding = self.encoding(subject, &model.t5);
+        let mut targets = Vec::with_capacity(queries.len());
+        for batch in by_length(&queries.questions, self.options.batch_size) {
+            let states = queries.own.of(&encoding, &queries.questions, &batch);
+            let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap));
+            let relevant: Vec<&[u32]> =
+                batch.iter().map(|&query| queries.questions[query].relevant.as_slice()).collect();
+            let ranks = Scored::new(model, output, self.options.vocabulary).ranks(&relevant);
+            for ((query, relevant), ranks) in batch.into_iter().zip(relevant).zip(ranks) {
+                let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
+                targets.extend(best.map(|(&target, rank)| (Measured { query, target }, rank)));
+            }
+        }
+        targets.sort_by_key(|(found, _)| found.query);
+        targets
+    }
+
+    fn uses_base(&self) -> bool {
+        self.probes.iter().any(|probe| probe.uses_base())
+    }
+
+    /// The queries that are measured, and what was found correct.
+    fn choose(
+        &self,
+        queries: &mut ProbeQueries,
+        targets: &[(Measured, u32)],
+    ) -> Result<Vec<Measured>, ProbeError> {
+        let set = || queries.name.clone();
+        let best = targets.iter().min_by_key(|(_, rank)| *rank);
+        let Some(&(best, best_rank)) = best else {
+            return Err(ProbeError::NoQueries { set: set() });
+        };
+        let correct = targets.iter().filter(|(_, rank)| *rank == 1).map(|&(found, _)| found);
+        let correct: Vec<Measured> = correct.collect();
+        let measured = match (&queries.expected, self.options.over) {
+            (Some(expected), _) => expected.clone(),
+            (None, Over::Correct) => correct.clone(),
+            (None, Over::All) => targets.iter().map(|&(found, _)| found).collect(),
+        };
+        if measured.is_empty() {
+            let (ranked, query) = (targets.len(), queries.ids[best.query].clone());
+            return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query });
+        }
+        queries.correct = correct;
+        Ok(measured)
+    }
+
+    /// Shows every batch to every probe; each result with the seconds that its probe took.
+    fn look(
+        &self,
+        bench: &mut Bench,
+        subject: &Subject,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Vec<(ProbeResult, f64)> {
+        if self.probes.iter().any(|probe| probe.uses_means()) {
+            let mut means = Means::new(bench.model.t5.decoder.layers.len(), bench.device);
+            bench.batches(false).for_each(|batch| means.add(&batch.trace));
+            bench.means = Some(means);
+        }
+        let mut running: Vec<(Box<dyn Measure + '_>, f64)> =
+            self.probes.iter().map(|&probe| (self.start(probe, bench, subject), 0.0)).collect();
+        let mut done = 0;
+        for batch in bench.batches(self.uses_base()) {
+            for (probe, seconds) in &mut running {
+                let begun = Instant::now();
+                probe.see(bench, &batch);
+                *seconds += begun.elapsed().as_secs_f64();
+            }
+            done += batch.measured.len();
+            progress(done, bench.measured.len());
+        }
+        let finish = |(probe, seconds): (Box<dyn Measure + '_>, f64)| {
+            let begun = Instant::now();
+            let result = probe.finish(bench);
+            (result, seconds + begun.elapsed().as_secs_f64())
+        };
+        running.into_iter().map(finish).collect()
+    }
+
+    fn start<'a>(
+        &self,
+        probe: Probe,
+        bench: &Bench,
+        subject: &Subject<'a>,
+    ) -> Box<dyn Measure + 'a> {
+        match probe {
+            Probe::ResidualContribution => {
+                Box::new(residual_contribution::Measuring::new(&self.options.stages))
+            }
+            Probe::LogitLens => Box::new(logit_lens::Measuring::new(&self.options.stages)),
+            Probe::DirectEffect => Box::new(direct_effect::Measuring::default()),
+            Probe::StagePatching => {
+                Box::new(stage_patching::Measuring::new(bench, self.parts.clone()))
+            }
+            Probe::Circuit => Box::new(circuit::Measuring::new(bench, self.circuit.clone())),
+            Probe::EncoderSwap => Box::new(encoder_swap::Measuring::default()),
+            Probe::NeuronReads => Box::new(neuron_reads::Measuring::new(bench)),
+            Probe::AttentionReads => Box::new(attention_reads::Measuring::new(bench)),
+            Probe::AttentionWrites => Box::new(attention_writes::Measuring::new(bench, subject)),
+        }
+    }
+
+    fn records(
+        &self,
+        subject: &Subject,
+        bench: &Bench,
+        targets: &[(Measured, u32)],
+        found: Vec<(ProbeResult, f64)>,
+    ) -> Vec<Record> {
+        let correct = targets.iter().filter(|(_, rank)| *rank == 1).count();
+        let record = |(result, seconds): (ProbeResult, f64)| Record {
+            schema: SCHEMA,
+            genir: env!("CARGO_PKG_VERSION").to_owned(),
+            measured_on: MeasuredOn {
+                checkpoint: subject.checkpoint.clone(),
+                step: subject.step,
+                queries: bench.queries.name.clone(),
+                ranked: targets.len(),
+                correct,
+                over: self.options.over,
+                measured: bench.measured.len(),
+                vocabulary: self.options.vocabulary,
+                stages: self.options.stages.clone(),
+                base: bench
+                    .base
+                    .filter(|_| result.probe().uses_base())
+                    .map(|base| base.name.clone()),
+            },
+            seconds,
+            result,
+        };
+        found.into_iter().map(record).collect()
+    }
+}
+
+impl Probe {
+    /// Whether the probe looks at the base model, where there is one.
+    pub fn uses_base(self) -> bool {
+        matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)
+    }
+
+    fn uses_means(self) -> bool {
+        matches!(self, Self::StagePatching | Self::Circuit)
+    }
+}

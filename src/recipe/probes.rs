@@ -1,0 +1,166 @@
+//! Which probes are measured during training, and when: `[probes]`.
+
+use serde::{Serialize, Serializer};
+
+use super::reader::Section;
+use super::training::{Span, zero_for_none};
+use super::watching::every;
+use crate::component::Stages;
+use crate::corpus::Split;
+use crate::probe::{Over, Probe, ProbeOptions, Variant};
+use crate::retrieval::Vocabulary;
+
+/// `[probes]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ProbesSection {
+    /// Those that are measured.
+    pub run: Vec<Probe>,
+    /// How often, as `every_steps` or `every_epochs`; `None`: never in between.
+    #[serde(flatten, serialize_with = "every")]
+    pub every: Option<Span>,
+    /// Whether they are measured before the first step, whatever `max_share` says.
+    pub at_start: bool,
+    /// Whether they are measured after the last step, whatever `max_share` says.
+    pub at_end: bool,
+    /// Queries that are ranked to find those to measure, drawn by the run's seed.
+    pub queries: usize,
+    pub split: Split,
+    /// Which split the circuit is judged on; `None`: the test queries, or `split` where there are none.
+    pub test_split: Option<Split>,
+    pub over: Over,
+    pub variant: Variant,
+    /// What a relevant docid is ranked among.
+    pub vocabulary: Vocabulary,
+    /// Selectors that stage patching replaces beside the paper's.
+    pub patches: Vec<String>,
+    /// A circuit beside the paper's, as `SELECTOR=zero|mean|base`; empty: none.
+    pub circuit_patches: Vec<String>,
+    /// Queries whose top words are listed for each head.
+    pub samples: usize,
+    /// Queries at once.
+    pub batch_size: usize,
+    /// The most time that measurements in between may take, as a share of the time in training steps;
+    /// `None`: no limit, written as 0.
+    #[serde(serialize_with = "zero_for_none")]
+    pub max_share: Option<f64>,
+    /// What single probes have in place of the above, as `[probes.<probe>]`.
+    #[serde(flatten, serialize_with = "by_probe")]
+    pub own: Vec<OwnSchedule>,
+}
+
+/// `[probes.<probe>]`
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OwnSchedule {
+    #[serde(skip)]
+    pub probe: Probe,
+    /// `None`: as [`ProbesSection::every`] says.
+    #[serde(flatten, serialize_with = "every")]
+    pub every: Option<Span>,
+    /// `None`: as [`ProbesSection::queries`] says.
+    pub queries: Option<usize>,
+}
+
+fn by_probe<S: Serializer>(own: &[OwnSchedule], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(own.iter().map(|own| (own.probe.word(), own)))
+}
+
+impl ProbesSection {
+    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+        // A tenth: little enough to leave on, and enough for all probes at each evaluation of most runs.
+        let max_share = section.number_or_off("max_share").or(0.1);
+        let probes = Self {
+            run: section.choices("run").or(Probe::ALL.to_vec()),
+            every: Span::read(section, "every_steps", "every_epochs"),
+            at_start: section.flag("at_start").or(false),
+            at_end: section.flag("at_end").or(true),
+            queries: section.integer("queries", 1).or(200),
+            split: section.choice("split").or(Split::Validation),
+            test_split: section.choice("test_split").optional(),
+            over: section.choice("over").or(Over::Correct),
+            variant: section.choice("variant").or(Variant::Paper),
+            vocabulary: section.choice("vocabulary").or(Vocabulary::All),
+            patches: section.texts("patches").or(Vec::new()),
+            circuit_patches: section.texts("circuit_patches").or(Vec::new()),
+            samples: section.integer("samples", 0).or(3),
+            batch_size: section.integer("batch_size", 1).or(64),
+            max_share: Some(max_share).filter(|share| *share > 0.0),
+            own: Probe::ALL.iter().filter_map(|&probe| read_own(section, probe)).collect(),
+        };
+        probes.check_together(section);
+        probes
+    }
+
+    fn check_together(&self, section: &mut Section<'_, '_>) {
+        if self.run.is_empty() {
+            section.problem("run", "expected at least one probe".to_owned());
+        }
+        let mut without = |key: &str, of: Probe| {
+            if !self.run.contains(&of) {
+                let message = format!("`{of}` is not among the probes of `run`");
+                section.conflict(key, &["run"], message);
+            }
+        };
+        for own in &self.own {
+            without(own.probe.word(), own.probe);
+        }
+        if !self.patches.is_empty() {
+            without("patches", Probe::StagePatching);
+        }
+        if !self.circuit_patches.is_empty() {
+            without("circuit_patches", Probe::Circuit);
+        }
+        if self.test_split.is_some() {
+            without("test_split", Probe::Circuit);
+        }
+        let never = |probe: &Probe| self.every(*probe).is_none();
+        if !self.at_start
+            && !self.at_end
+            && let Some(probe) = self.run.iter().find(|probe| never(probe))
+        {
+            let message = format!(
+                "`{probe}` is never measured: give `every_steps`, `every_epochs`, `at_start` or `at_end`"
+            );
+            section.conflict(
+                "at_end",
+                &["at_start", "every_steps", "every_epochs", "run"],
+                message,
+            );
+        }
+    }
+
+    /// How often `probe` is measured in between.
+    pub fn every(&self, probe: Probe) -> Option<Span> {
+        self.own(probe).and_then(|own| own.every).or(self.every)
+    }
+
+    /// Queries that are ranked for `probe`.
+    pub fn queries(&self, probe: Probe) -> usize {
+        self.own(probe).and_then(|own| own.queries).unwrap_or(self.queries)
+    }
+
+    /// How probes are measured on a decoder with these `stages`.
+    pub fn options(&self, stages: &Stages) -> ProbeOptions {
+        ProbeOptions {
+            stages: stages.clone(),
+            vocabulary: self.vocabulary,
+            over: self.over,
+            variant: self.variant,
+            patches: self.patches.clone(),
+            circuit: self.circuit_patches.clone(),
+            samples: self.samples,
+            batch_size: self.batch_size,
+        }
+    }
+
+    fn own(&self, probe: Probe) -> Option<&OwnSchedule> {
+        self.own.iter().find(|own| own.probe == probe)
+    }
+}
+
+fn read_own(section: &mut Section<'_, '_>, probe: Probe) -> Option<OwnSchedule> {
+    section.optional_section(probe.word(), |section| OwnSchedule {
+        probe,
+        every: Span::read(section, "every_steps", "every_epochs"),
+        queries: section.integer("queries", 1).optional(),
+    })
+}

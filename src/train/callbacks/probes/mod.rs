@@ -1,0 +1,237 @@
+//! Measures probes during training: each at its own cadence, all together within a share of the time.
+
+mod budget;
+
+use std::time::Instant;
+
+use burn::module::Module;
+
+use super::split_set;
+use crate::probe::{Other, Others, Probe, ProbeError, ProbeQueries, Record, Subject, Suite, files};
+use crate::recipe::ProbesSection;
+use crate::run::RunDirectory;
+use crate::t5::GenirModel;
+use crate::train::TrainError;
+use crate::train::base::name_of_base;
+use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::plan::{Plan, splits_to_probe};
+use budget::{Budget, Wait};
+
+/// The probes of a run with their queries, encoded once.
+pub struct Probes<'a> {
+    plan: &'a Plan,
+    section: &'a ProbesSection,
+    run: &'a RunDirectory,
+    /// When each probe is due; none for never in between.
+    every: Vec<(Probe, Option<u64>)>,
+    /// One for each number of queries that a probe asks for.
+    sets: Vec<Set>,
+    others: Others,
+    budget: Budget,
+    /// Probes that were due and had to wait.
+    waiting: Vec<Probe>,
+}
+
+/// Probes that look at the same queries.
+struct Set {
+    probes: Vec<Probe>,
+    queries: ProbeQueries,
+    /// What circuits are judged on.
+    test: ProbeQueries,
+}
+
+/// What measuring gave.
+#[derive(Default)]
+struct Measured {
+    records: Vec<Record>,
+    /// Sets without a query to measure over, in words.
+    without: Vec<String>,
+}
+
+impl<'a> Probes<'a> {
+    /// Encodes the queries.
+    pub fn new(
+        plan: &'a Plan,
+        section: &'a ProbesSection,
+        run: &'a RunDirectory,
+    ) -> Result<Self, TrainError> {
+        let (split, test) = splits_to_probe(section, &plan.corpus)?;
+        let mut sets: Vec<(usize, Vec<Probe>)> = Vec::new();
+        for &probe in &section.run {
+            let count = section.queries(probe);
+            match sets.iter_mut().find(|(known, _)| *known == count) {
+                Some((_, probes)) => probes.push(probe),
+                None => sets.push((count, vec![probe])),
+            }
+        }
+        let set = |(count, probes)| {
+            Ok(Set {
+                probes,
+                queries: ProbeQueries::new(split_set(plan, split, Some(count))?),
+                test: ProbeQueries::new(split_set(plan, test, Some(count))?),
+            })
+        };
+        let steps = |probe| section.every(probe).map(|span| span.steps(plan.steps_per_epoch()));
+        Ok(Self {
+            plan,
+            section,
+            run,
+            every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
+            sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
+            others: Others::default(),
+            budget: Budget::new(section.max_share),
+            waiting: Vec::new(),
+        })
+    }
+
+    /// The probes that are due in between, those that had to wait among them.
+    fn due(&self, step: u64) -> Vec<Probe> {
+        let is_due = |every: &Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
+        if !self.every.iter().any(|(_, every)| is_due(every)) {
+            return Vec::new();
+        }
+        let due = self
+            .every
+            .iter()
+            .filter(|(probe, every)| is_due(every) || self.waiting.contains(probe));
+        due.map(|(probe, _)| *probe).collect()
+    }
+
+    /// Lets `due` wait; says so once until they are measured.
+    fn wait(&mut self, due: Vec<Probe>, wait: Wait, moment: &Moment) {
+        if self.waiting.is_empty() {
+            let steps = moment.step as f64 * wait.training / moment.training_seconds;
+            let every = self.every.iter().filter(|(probe, _)| due.contains(probe));
+            let least = every.filter_map(|(_, every)| *every).min().unwrap_or(1);
+            let next = (steps / least as f64).ceil() as u64 * least;
+            let when = match next <= moment.total_steps {
+                true => format!("next at about step {next}"),
+                false => "none before the end".to_owned(),
+            };
+            moment.monitor.message(&format!(
+                "step {}: probes would take more than {}% of training time ({:.1} s more after \
+                 {:.1} s of training): {when}",
+                moment.step,
+                100.0 * self.section.max_share.unwrap_or_default(),
+                wait.cost,
+                moment.training_seconds,
+            ));
+        }
+        self.waiting = due;
+    }
+
+    /// Measures `due`, and notes the time; whether it `counts` against the share.
+    fn measure_now(
+        &mut self,
+        due: &[Probe],
+        counts: bool,
+        moment: &mut Moment,
+    ) -> Result<(), TrainError> {
+        let begun = Instant::now();
+        let measured = self.measure(due, &moment.model.valid(), moment.step)?;
+        let cost = |record: &Record| (record.result.probe(), record.seconds);
+        let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
+        self.keep(measured, moment)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        self.budget.spend(seconds, &parts, counts);
+        self.waiting.clear();
+
+        moment.monitor.pause();
+        if !parts.is_empty() {
+            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.word()).collect();
+            let names = names.join(", ");
+            moment
+                .monitor
+                .message(&format!("step {}: probed {names} in {seconds:.1} s", moment.step));
+        }
+        let mut values = vec![("time/probes_seconds", self.budget.total)];
+        if moment.training_seconds > 0.0 {
+            values.push(("time/probes_share", self.budget.total / moment.training_seconds));
+        }
+        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
+    }
+
+    /// Measures `due`, each with its queries. That no query is correct yet is no error.
+    fn measure(
+        &mut self,
+        due: &[Probe],
+        model: &GenirModel,
+        step: u64,
+    ) -> Result<Measured, TrainError> {
+        let plan = self.plan;
+        if self.others.base.is_none() && due.iter().any(|probe| probe.uses_base()) {
+            let (name, t5) = (name_of_base(&plan.recipe), plan.base(&plan.device)?);
+            self.others.base = Some(Other { name, t5, left_out: Default::default() });
+        }
+        let subject = Subject {
+            model,
+            device: &plan.device,
+            tokenizer: &plan.tokenizer,
+            docids: &plan.docids,
+            checkpoint: self.run.path().display().to_string(),
+            step: Some(step),
+            encoder_is_frozen: plan.encoder_is_frozen(),
+        };
+        let mut measured = Measured::default();
+        for set in &mut self.sets {
+            let probes: Vec<Probe> =
+                set.probes.iter().copied().filter(|probe| due.contains(probe)).collect();
+            if probes.is_empty() {
+                continue;
+            }
+            let suite = Suite::new(&probes, self.section.options(&plan.stages), plan.config())?;
+            let (queries, test) = (&mut set.queries, Some(&mut set.test));
+            match suite.measure(&subject, queries, test, &self.others, &mut |_, _| {}) {
+                Ok(records) => measured.records.extend(records),
+                Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => measured.without.push(
+                    format!("none of {ranked} {set} queries is correct yet, best rank {best_rank}"),
+                ),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Puts what was measured into the run's files and into TensorBoard.
+    fn keep(&mut self, measured: Measured, moment: &mut Moment) -> Result<(), TrainError> {
+        let step = moment.step;
+        for without in &measured.without {
+            moment.monitor.message(&format!("step {step}: probes wait: {without}"));
+        }
+        for record in measured.records {
+            files::append(&self.run.probes(), &record)?;
+        }
+        Ok(())
+    }
+}
+
+impl Callback for Probes<'_> {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: true, at_end: true }
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let at_start = moment.step == 0 && self.section.at_start;
+        let at_end = moment.is_last && self.section.at_end;
+        if at_start || at_end {
+            self.measure_now(&self.section.run, false, moment)?;
+        } else if moment.step > 0 {
+            let due = self.due(moment.step);
+            if !due.is_empty() {
+                match self.budget.wait(&due, moment.training_seconds) {
+                    Some(wait) => self.wait(due, wait, moment),
+                    None => self.measure_now(&due, true, moment)?,
+                }
+            }
+        }
+        if moment.is_last {
+            moment.monitor.message(&format!(
+                "probes took {:.1} s beside {:.1} s of training ({:.1}%)",
+                self.budget.total,
+                moment.training_seconds,
+                100.0 * self.budget.total / moment.training_seconds,
+            ));
+        }
+        Ok(Verdict::Continue)
+    }
+}
