@@ -1,10 +1,12 @@
 //! Tables, CSV, points and pictures show what a probe found, at any depth and where numbers are undefined.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
-use genir::monitor::Line;
+use genir::monitor::{Console, Line, Monitor, Verbosity};
 use genir::probe::{Probe, ProbeResult, Record};
 use genir::report::{Picture, histograms, pictures, points, tables, write_csv};
+use genir::run::{Environment, Overwrite, RunDirectory};
 use serde_json::Value;
 
 #[path = "support/probe_records.rs"]
@@ -213,7 +215,8 @@ fn points_hold_the_numbers_of_their_layer_or_stage_once() {
     assert_eq!(value(Probe::LogitLens, chart, Line::Layer(4)), expected);
     let relative = "probe_circuit/paper_relative_hits@1";
     assert_eq!(value(Probe::Circuit, relative, Line::Whole), 0.9);
-    let chart = "probe_encoder_swap/latest_held_out_swapped_mrr";
+    let chart =
+        "probe_encoder_swap/runs_a-run-with-a-long-name_checkpoints_latest_held_out_swapped_mrr";
     assert_eq!(value(Probe::EncoderSwap, chart, Line::Whole), 0.82);
 }
 
@@ -252,6 +255,7 @@ fn assert_well_formed(svg: &str, name: &str) {
     for (place, _) in svg.match_indices('&') {
         assert!(entities.iter().any(|entity| svg[place..].starts_with(entity)), "{name}");
     }
+    assert!(!svg.contains(|sign: char| sign.is_control() && sign != '\n'), "{name}");
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}");
 }
 
@@ -310,23 +314,33 @@ fn names_from_outside_do_not_break_pictures() {
     draw(&pictures(&[record.clone(), record]));
 }
 
-/// Not a test by itself: writes all pictures to the directory that `PICTURES` names, to be looked at.
+/// Not a test by itself: writes all pictures to the directory that `PICTURES` names, and a run with them for
+/// TensorBoard, to be looked at.
 #[test]
 #[ignore = "writes pictures to be looked at"]
 fn write_pictures() {
-    let directory = std::path::PathBuf::from(std::env::var_os("PICTURES").unwrap());
+    let directory = PathBuf::from(std::env::var_os("PICTURES").unwrap());
     for depth in DEPTHS {
         let moments: Vec<Vec<Record>> = (0..12).map(|n| records(depth, 100 * n + 50)).collect();
+        let environment = Environment::capture("cpu");
+        let run = directory.join(format!("run-{depth}"));
+        let run = RunDirectory::create(&run, Overwrite::Replace, "", &environment).unwrap();
+        let mut monitor = Monitor::open(&run, 1200, &Console::stderr(Verbosity::Quiet)).unwrap();
         for probe in 0..Probe::ALL.len() {
             let history: Vec<Record> = moments.iter().map(|moment| moment[probe].clone()).collect();
+            for known in 1..=history.len() {
+                let (newest, step) = (&history[known - 1], 100 * known as u64 - 50);
+                monitor.points(step, 0.0, &points(newest)).unwrap();
+                monitor.histograms(step, &histograms(newest)).unwrap();
+                let pictures = pictures(&history[..known]);
+                let images: Vec<_> = pictures.iter().map(|p| p.image().unwrap()).collect();
+                monitor.images(step, &images).unwrap();
+            }
             for picture in pictures(&history) {
                 let path = directory.join(format!("{depth}-{}", picture.name()));
                 std::fs::write(path.with_extension("svg"), picture.svg().unwrap()).unwrap();
-                let image = picture.image().unwrap();
-                let mut ppm = format!("P6\n{} {}\n255\n", image.width, image.height).into_bytes();
-                ppm.extend(&image.pixels);
-                std::fs::write(path.with_extension("ppm"), ppm).unwrap();
             }
         }
+        monitor.finish().unwrap();
     }
 }

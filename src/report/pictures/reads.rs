@@ -102,8 +102,9 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
         let of = |share: &&Share| share.source == source && share.layer == Some(layer);
         reads.shares.iter().find(of).map_or(f64::NAN, |share| 100.0 * share.share)
     };
-    let (_, most) =
-        extent(result.layers.iter().flat_map(|l| &l.shares).map(|share| 100.0 * share.share));
+    let of_layers =
+        result.layers.iter().flat_map(|reads| &reads.shares).filter(|share| share.layer.is_some());
+    let (_, most) = extent(of_layers.map(|share| 100.0 * share.share));
     let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
     let panels = Component::ALL.map(|component| {
         let row = |reads: &LayerReads| {

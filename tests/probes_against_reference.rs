@@ -1,0 +1,131 @@
+//! `genir probe` measures what a plain reference in Python measures: PyTorch hooks on transformers' T5, in double
+//! precision, one query at a time (`tests/python/probe_reference.py`). Ranks agree exactly, all else to 1e-4.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+#[path = "support/near.rs"]
+mod near;
+
+/// Differences that are shown when a test fails.
+const SHOWN: usize = 12;
+/// In f32, contributions add up to what the model computed within this part of it.
+const LARGEST_DEVIATION: f64 = 1e-5;
+
+/// Fixtures: ReLU and tied in 3 layers; gated, untied, with docids in another order than documents, in 8.
+const SHALLOW: &str = "shallow";
+const DEEP: &str = "deep";
+
+#[test]
+fn a_shallow_tied_relu_model_shows_what_the_reference_shows() {
+    agrees_with_the_reference(SHALLOW, "paper");
+}
+
+#[test]
+fn contributions_with_the_norm_folded_in_agree_in_a_shallow_model() {
+    agrees_with_the_reference(SHALLOW, "exact");
+}
+
+#[test]
+fn a_deep_untied_gated_model_shows_what_the_reference_shows() {
+    agrees_with_the_reference(DEEP, "paper");
+}
+
+#[test]
+fn contributions_with_the_norm_folded_in_agree_in_a_deep_model() {
+    agrees_with_the_reference(DEEP, "exact");
+}
+
+fn fixture(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/probes").join(model)
+}
+
+#[track_caller]
+fn agrees_with_the_reference(model: &str, variant: &str) {
+    let directory = fixture(model);
+    let file = directory.join("expected.json");
+    let reference: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let records = probe(&directory, &reference["options"], variant);
+    let of_variant = |record: &&Value| {
+        let of = &record["result"]["variant"];
+        of.is_null() || of == variant
+    };
+    let expected: Vec<&Value> =
+        reference["records"].as_array().unwrap().iter().filter(of_variant).collect();
+    let names = |records: &[&Value]| -> Vec<String> {
+        records.iter().map(|record| record["probe"].to_string()).collect()
+    };
+    let found: Vec<&Value> = records.as_array().unwrap().iter().collect();
+    assert_eq!(in_order(names(&found)), in_order(names(&expected)), "the probes of {model}");
+
+    let mut differences = Vec::new();
+    for expected in expected {
+        let name = expected["probe"].as_str().unwrap();
+        let record = found.iter().find(|record| record["probe"] == name).unwrap();
+        let mut result = record["result"].clone();
+        take_deviation(&mut result, variant);
+        take_name_of_encoder(&mut result, &directory);
+        let measured_on = of_keys(&record["measured_on"], &reference["measured_on"]);
+        let mut of_probe = near::differences(&reference["measured_on"], &measured_on);
+        of_probe.extend(near::differences(&expected["result"], &result));
+        differences.extend(of_probe.into_iter().map(|difference| format!("{name}{difference}")));
+    }
+    let shown = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
+    assert!(differences.is_empty(), "{model}: {} differences\n{shown}", differences.len());
+}
+
+/// What `genir probe` prints of all probes.
+fn probe(directory: &Path, options: &Value, variant: &str) -> Value {
+    let texts = |key: &str| -> Vec<&str> {
+        options[key].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.env_remove("RUST_LOG").arg("probe").arg(directory.join("checkpoint"));
+    for (flag, name) in [("--corpus", "corpus"), ("--base", "base"), ("--encoder-from", "other")] {
+        command.arg(flag).arg(directory.join(name));
+    }
+    command.args(["--left-out-ids", &texts("left_out").join(",")]);
+    command.args(["--split", "validation", "--test-split", "test"]);
+    command.args(["--variant", variant, "--format", "json", "--device", "cpu"]);
+    command.args(texts("patches").into_iter().flat_map(|selector| ["--patch", selector]));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Takes the deviation out of a result: the reference has no rounding errors to tell of.
+#[track_caller]
+fn take_deviation(result: &mut Value, variant: &str) {
+    let Some(deviation) = result.get_mut("largest_deviation") else { return };
+    match deviation.take().as_f64() {
+        Some(deviation) => assert!(deviation <= LARGEST_DEVIATION, "{variant}: {deviation}"),
+        None => assert_eq!(variant, "paper"),
+    }
+}
+
+/// The other encoder is called by its directory, which is the fixture's name for it.
+fn take_name_of_encoder(result: &mut Value, directory: &Path) {
+    let swaps = result.get_mut("swaps").and_then(Value::as_array_mut);
+    for swap in swaps.into_iter().flatten() {
+        let encoder = Path::new(swap["encoder"].as_str().unwrap());
+        if let Ok(name) = encoder.strip_prefix(directory) {
+            swap["encoder"] = name.to_str().unwrap().into();
+        }
+    }
+}
+
+/// The fields of `object` that `like` has.
+fn of_keys(object: &Value, like: &Value) -> Value {
+    let fields = object.as_object().unwrap().iter();
+    fields
+        .filter(|(key, _)| like.get(key).is_some())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn in_order(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names
+}
