@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::Path;
 
-use genir::checkpoint::{Checkpoint, Encoding};
+use genir::checkpoint::Encoding;
 use genir::corpus::Split;
 use genir::probe::{
     Others, Probe, ProbeError, ProbeQueries, ProbeResult, Record, Replacement, Subject, Suite,
     files,
 };
 use genir::retrieval::evaluation::QuerySet;
+use genir::t5::GenirModel;
 use genir::train::Plan;
 use tempfile::TempDir;
 
@@ -183,34 +184,56 @@ fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
     assert!(on.correct > 0 && on.correct == on.measured && on.ranked == 8, "{on:?}");
 }
 
-/// The records that a fresh set of queries gives on the run's last checkpoint.
-fn measured_afresh(home: &Path, plan: &Plan, probes: &[Probe]) -> Result<Vec<Record>, ProbeError> {
-    let section = plan.recipe.probes.as_ref().unwrap();
-    let checkpoint = Checkpoint::open(&home.join("run/checkpoints/latest"), &plan.device).unwrap();
+/// The validation queries of a plan.
+fn queries(plan: &Plan) -> ProbeQueries {
     let encoding = Encoding::from(&plan.recipe.task.options()).queries();
-    let queries = plan.corpus.split(Split::Validation);
-    let how = (&plan.tokenizer, &encoding);
-    let set = QuerySet::of_queries(
-        "validation",
-        &plan.corpus,
-        queries,
-        &plan.left_out,
-        None,
-        plan.recipe.run.seed,
-        how,
-    );
+    let (corpus, how) = (&plan.corpus, (&plan.tokenizer, &encoding));
+    let split = corpus.split(Split::Validation);
+    let set =
+        QuerySet::of_queries("validation", corpus, split, &plan.left_out, None, 1, how).unwrap();
+    ProbeQueries::new(set)
+}
+
+/// The records that the plan's probes give on `model`, in the run in `home`.
+fn measure(
+    home: &Path,
+    plan: &Plan,
+    model: &GenirModel,
+    queries: &mut ProbeQueries,
+) -> Result<Vec<Record>, ProbeError> {
+    let section = plan.recipe.probes.as_ref().unwrap();
     let subject = Subject {
-        model: &checkpoint.model,
+        model,
         device: &plan.device,
-        tokenizer: &checkpoint.tokenizer,
-        docids: &checkpoint.docids,
+        tokenizer: &plan.tokenizer,
+        docids: &plan.docids,
         checkpoint: home.join("run").display().to_string(),
-        step: checkpoint.manifest.as_ref().map(|manifest| manifest.step),
+        step: Some(plan.total_steps()),
         encoder_is_frozen: false,
     };
-    let suite = Suite::new(probes, section.options(&plan.stages), plan.config()).unwrap();
-    let mut queries = ProbeQueries::new(set.unwrap());
-    suite.measure(&subject, &mut queries, None, &Others::default(), &mut |_, _| {})
+    let suite = Suite::new(&section.run, section.options(&plan.stages), plan.config()).unwrap();
+    suite.measure(&subject, queries, None, &Others::default(), &mut |_, _| {})
+}
+
+/// As what is stored reads, without the time; as text, since NaN is not equal to itself.
+fn text(record: &Record) -> String {
+    let text = |record: &Record| {
+        serde_json::to_string(&Record { seconds: 0.0, ..record.clone() }).unwrap()
+    };
+    text(&Record::parse(&text(record), String::new).unwrap())
+}
+
+#[test]
+fn states_of_an_encoder_that_changes_are_not_kept_even_where_nothing_was_correct() {
+    let home = TempDir::new().unwrap();
+    let plan = plan(home.path(), &[&LEARNS[..], &[ALONE]].concat());
+    let (untrained, trained) = (plan.model(&plan.device).unwrap(), train(&plan).model);
+    let mut seen = queries(&plan);
+    let none = measure(home.path(), &plan, &untrained, &mut seen);
+    assert!(matches!(none, Err(ProbeError::NoCorrect { ranked: 8, .. })));
+    let again = measure(home.path(), &plan, &trained, &mut seen).unwrap();
+    let fresh = measure(home.path(), &plan, &trained, &mut queries(&plan)).unwrap();
+    assert!(again.iter().map(text).eq(fresh.iter().map(text)));
 }
 
 #[test]
@@ -229,25 +252,20 @@ fn kept_encoder_states_give_what_fresh_ones_give() {
                 [&LEARNS[..], &[&select, over, ALONE, "probes.every_steps=40"]].concat();
             let plan = plan(home.path(), &overrides);
             assert_eq!(plan.encoder_is_frozen(), is_frozen, "{select}");
-            train(&plan);
-            let probes = plan.recipe.probes.as_ref().unwrap().run.clone();
+            let trained = train(&plan).model;
             let waits = said(home.path(), "step 120: probes wait");
-            let fresh = match measured_afresh(home.path(), &plan, &probes) {
-                Ok(fresh) => fresh,
+            match measure(home.path(), &plan, &trained, &mut queries(&plan)) {
+                Ok(fresh) => {
+                    assert_eq!(waits, [""; 0], "{select} {over}");
+                    for fresh in &fresh {
+                        let kept = history(home.path(), fresh.result.probe()).pop().unwrap();
+                        assert_eq!(text(&kept), text(fresh), "{select} {over}");
+                    }
+                }
                 Err(ProbeError::NoCorrect { best_rank, .. }) => {
                     assert!(waits[0].ends_with(&format!("best rank {best_rank}")), "{waits:?}");
-                    continue;
                 }
                 Err(error) => panic!("{error}"),
-            };
-            assert_eq!(waits, [""; 0], "{select} {over}");
-            for mut fresh in fresh {
-                let kept = history(home.path(), fresh.result.probe()).pop().unwrap();
-                fresh.seconds = kept.seconds;
-                // As what is stored reads; as text, since NaN is not equal to itself.
-                let text = |record: &Record| serde_json::to_string(record).unwrap();
-                let fresh = Record::parse(&text(&fresh), String::new).unwrap();
-                assert_eq!(text(&kept), text(&fresh), "{select} {over}");
             }
         }
     }
