@@ -4,12 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use genir::monitor::{Console, Monitor, Verbosity};
+use genir::component::Stage;
+use genir::monitor::{Console, Histogram, Image, Line, Monitor, Point, Verbosity};
 use genir::retrieval::{JudgedRanks, MetricSums, Metrics};
 use genir::run::{Environment, Overwrite, RunDirectory};
 use protobuf::Message;
 use serde_json::{Map, Value};
 use tensorboard_proto::event::Event;
+use tensorboard_proto::summary::Summary_Value;
 use tensorboard_rs::masked_crc32c::masked_crc32c;
 
 fn new_run(path: &Path) -> RunDirectory {
@@ -55,6 +57,37 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
     });
 }
 
+/// A moment of probes, by a process that goes on with the run in `path`.
+fn show_probes(path: &Path) {
+    let run = RunDirectory::open(path).unwrap();
+    let mut monitor = Monitor::open(&run, 8, &Console::stderr(Verbosity::Quiet)).unwrap();
+    let point = |line, value| Point { chart: "probe_a/b".to_owned(), line, value };
+    let points = [
+        point(Line::Whole, 0.5),
+        point(Line::Layer(3), 3.0),
+        point(Line::Stage(Stage::Second), 2.0),
+        point(Line::Layer(12), 12.0),
+    ];
+    monitor.points(5, 2.5, &points).unwrap();
+    let histogram = |line, counts: [u64; 4]| Histogram {
+        chart: "probe_a/log2_rank".to_owned(),
+        line,
+        start: 0.0,
+        buckets: [1.0, 2.0, 3.0, 4.0].into_iter().zip(counts).collect(),
+    };
+    let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Whole, [0; 4])];
+    monitor.histograms(5, &histograms).unwrap();
+    let image = |chart: &str, width, height, bytes| Image {
+        chart: chart.to_owned(),
+        width,
+        height,
+        pixels: (0..bytes).map(|byte| byte as u8).collect(),
+    };
+    let images = [image("probe_a/picture", 5, 2, 30), image("probe_a/wrong", 5, 2, 29)];
+    monitor.images(5, &images).unwrap();
+    monitor.finish().unwrap();
+}
+
 fn lines(path: &Path) -> Vec<Map<String, Value>> {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.ends_with('\n'));
@@ -65,6 +98,7 @@ fn lines(path: &Path) -> Vec<Map<String, Value>> {
 fn events(directory: &Path) -> Vec<Event> {
     let mut paths: Vec<PathBuf> =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
     paths.sort();
     let mut events = Vec::new();
     for path in paths {
@@ -176,6 +210,70 @@ fn a_second_process_adds_to_the_scalars_of_the_first() {
     assert_eq!(steps, [1, 2]);
 }
 
+/// The events of step 5 in a directory of the run's, as tags with their values.
+fn shown_at_5(run: &RunDirectory, line: &str) -> Vec<Summary_Value> {
+    let events = events(&run.tensorboard().join(line)).into_iter();
+    let at_5 = events.filter(|event| event.get_step() == 5);
+    at_5.flat_map(|event| event.get_summary().get_value().to_vec()).collect()
+}
+
+#[test]
+fn points_go_to_the_line_of_their_chart_and_those_of_the_model_to_the_metrics() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
+    show_probes(temporary.path());
+    show_probes(temporary.path());
+    let expected = [("", 0.5), ("layer_03", 3.0), ("stage_II", 2.0), ("layer_12", 12.0)];
+    for (line, value) in expected {
+        let all = shown_at_5(&run, line);
+        let scalars: Vec<(&str, f32)> = all
+            .iter()
+            .filter(|value| value.has_simple_value())
+            .map(|value| (value.get_tag(), value.get_simple_value()))
+            .collect();
+        // Once from each process: the second added a file.
+        assert_eq!(scalars, [("probe_a/b", value); 2], "{line}");
+    }
+    let lines = lines(&run.metrics());
+    assert_eq!(lines.len(), 2);
+    assert_eq!((&lines[0]["step"], &lines[0]["epoch"]), (&5.into(), &2.5.into()));
+    assert_eq!(lines[0]["probe_a/b"], 0.5);
+}
+
+#[test]
+fn histograms_keep_buckets_and_counts_and_end_where_something_is_counted() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
+    show_probes(temporary.path());
+    let layer = shown_at_5(&run, "layer_03");
+    let histogram = layer.iter().find(|value| value.has_histo()).unwrap();
+    assert_eq!(histogram.get_tag(), "probe_a/log2_rank");
+    let histogram = histogram.get_histo();
+    assert_eq!(histogram.get_bucket_limit(), [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(histogram.get_bucket(), [0.0, 7.0, 3.0, 0.0]);
+    assert_eq!((histogram.get_min(), histogram.get_max()), (1.0, 3.0));
+    assert_eq!((histogram.get_num(), histogram.get_sum()), (10.0, 18.0));
+    assert_eq!(histogram.get_sum_squares(), 7.0 * 1.5 * 1.5 + 3.0 * 2.5 * 2.5);
+    assert!(shown_at_5(&run, "").iter().all(|value| !value.has_histo()));
+}
+
+#[test]
+fn images_are_png_of_their_size_and_those_of_a_wrong_size_are_passed_over() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
+    show_probes(temporary.path());
+    let values = shown_at_5(&run, "");
+    let images: Vec<_> = values.iter().filter(|value| value.has_image()).collect();
+    assert_eq!(images.len(), 1);
+    assert_eq!(images[0].get_tag(), "probe_a/picture");
+    let image = images[0].get_image();
+    assert_eq!((image.get_width(), image.get_height()), (5, 2));
+    let png = image.get_encoded_image_string();
+    assert_eq!(png[..8], *b"\x89PNG\r\n\x1a\n");
+    // The first chunk of a PNG begins with width and height.
+    assert_eq!(png[16..24], [0, 0, 0, 5, 0, 0, 0, 2]);
+}
+
 #[test]
 fn sinks_that_cannot_be_written_are_errors_that_name_the_path() {
     let temporary = tempfile::tempdir().unwrap();
@@ -214,6 +312,7 @@ fn a_run_in_a_process_of_its_own() {
         None => Verbosity::Normal,
     };
     monitor_a_run(Path::new(&path), verbosity);
+    show_probes(Path::new(&path));
 }
 
 fn run_in_a_process_of_its_own(path: &Path, quiet: bool) -> Output {

@@ -12,6 +12,7 @@ use std::process;
 
 use protobuf::Message;
 use tensorboard_proto::event::Event;
+use tensorboard_proto::summary::Summary;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::scalar;
 
@@ -46,12 +47,23 @@ impl EventFile {
         wall_time: f64,
         values: &[(&str, f64)],
     ) -> Result<(), FileError> {
+        let summaries = values.iter().map(|&(tag, value)| scalar(tag, value as f32));
+        self.write_summaries(step, wall_time, summaries)
+    }
+
+    /// Adds one event a summary.
+    pub fn write_summaries(
+        &mut self,
+        step: u64,
+        wall_time: f64,
+        summaries: impl IntoIterator<Item = Summary>,
+    ) -> Result<(), FileError> {
         let step = i64::try_from(step).unwrap_or(i64::MAX);
-        self.write_all(values.iter().map(|&(tag, value)| {
+        self.write_all(summaries.into_iter().map(|summary| {
             let mut event = Event::new();
             event.set_wall_time(wall_time);
             event.set_step(step);
-            event.set_summary(scalar(tag, value as f32));
+            event.set_summary(summary);
             event
         }))
     }

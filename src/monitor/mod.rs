@@ -1,32 +1,33 @@
-//! What a run shows while it runs: scalars to TensorBoard and `metrics.jsonl`, progress and log
-//! lines to standard error.
+//! What a run shows while it runs: scalars to TensorBoard and `metrics.jsonl`, histograms and images to
+//! TensorBoard, progress and log lines to standard error.
 
 mod console;
 mod events;
+mod lines;
 mod progress;
 mod scalars;
-mod sinks;
+mod shown;
 
 use std::time::SystemTime;
 
 pub use console::{Console, LogLine, Verbosity};
-pub use sinks::{Histogram, Image, Line, Point};
+pub use shown::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
 use crate::run::RunDirectory;
-use events::EventFile;
+use lines::EventFiles;
 use progress::Progress;
 use scalars::ScalarFile;
 
 /// The sinks of one run's scalars, and its progress on the console.
 ///
-/// Every scalar goes to both sinks with the same step and wall time, and is handed to the system
+/// Every scalar of the whole model goes to both sinks with the same step and wall time, and is handed to the system
 /// before the call returns: a run that is killed keeps what it reported. Values that are not
 /// finite are kept too: as NaN and infinities in TensorBoard, as strings in `metrics.jsonl`.
 pub struct Monitor {
     metrics: ScalarFile,
-    events: EventFile,
+    events: EventFiles,
     progress: Progress,
 }
 
@@ -40,7 +41,7 @@ impl Monitor {
     ) -> Result<Monitor, FileError> {
         Ok(Monitor {
             metrics: ScalarFile::open(&run.metrics())?,
-            events: EventFile::create(&run.tensorboard(), unix_time())?,
+            events: EventFiles::open(&run.tensorboard(), unix_time())?,
             progress: Progress::new(console.clone(), total_steps),
         })
     }
@@ -55,7 +56,7 @@ impl Monitor {
     ) -> Result<(), FileError> {
         let wall_time = unix_time();
         self.metrics.write(step, epoch, wall_time, values)?;
-        self.events.write(step, wall_time, values)
+        self.events.scalars(step, wall_time, Line::Whole, values)
     }
 
     /// Records the metrics of a set of queries as `<split>/<metric>`, and shows them.
@@ -72,6 +73,42 @@ impl Monitor {
             tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
         self.progress.evaluation(step, split, metrics);
         self.scalars(step, epoch, &values)
+    }
+
+    /// Records points of charts: each goes to its line in TensorBoard, and those of the whole model to
+    /// `metrics.jsonl` too.
+    pub fn points(&mut self, step: u64, epoch: f64, points: &[Point]) -> Result<(), FileError> {
+        let wall_time = unix_time();
+        let mut lines: Vec<Line> = Vec::new();
+        for point in points {
+            if !lines.contains(&point.line) {
+                lines.push(point.line);
+            }
+        }
+        for line in lines {
+            let of = points.iter().filter(|point| point.line == line);
+            let values: Vec<(&str, f64)> =
+                of.map(|point| (point.chart.as_str(), point.value)).collect();
+            if line == Line::Whole {
+                self.metrics.write(step, epoch, wall_time, &values)?;
+            }
+            self.events.scalars(step, wall_time, line, &values)?;
+        }
+        Ok(())
+    }
+
+    /// Records histograms, in TensorBoard only.
+    pub fn histograms(&mut self, step: u64, histograms: &[Histogram]) -> Result<(), FileError> {
+        let wall_time = unix_time();
+        let mut write = |histogram| self.events.histogram(step, wall_time, histogram);
+        histograms.iter().try_for_each(&mut write)
+    }
+
+    /// Records images, in TensorBoard only. An image whose pixels are not as many as its width and height say is
+    /// passed over.
+    pub fn images(&mut self, step: u64, images: &[Image]) -> Result<(), FileError> {
+        let wall_time = unix_time();
+        images.iter().try_for_each(|image| self.events.image(step, wall_time, image))
     }
 
     /// Moves the progress after `step` updates: `loss` of the last one, `examples_done` since

@@ -1,11 +1,14 @@
 //! P5, encoder swap (Tab. 2): how well the decoder retrieves from another model's encoder.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure, Other};
 use super::queries::{Measured, States, batches};
 use super::record::number;
 use super::{ProbeResult, RankShift};
+use crate::retrieval::ranking::Question;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 /// The decoder on the states of other encoders.
@@ -17,7 +20,7 @@ pub struct EncoderSwap {
 /// The decoder on the states of one other encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Swap {
-    /// `base`, or the directory of the checkpoint that the encoder is from.
+    /// The name of the model that it is from, the base model first.
     pub encoder: String,
     /// On the measured queries.
     pub ranks: RankShift,
@@ -83,8 +86,8 @@ impl Measure for Measuring {
     }
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let swap = |(encoder, ranks): (Option<(&Other, &States)>, Vec<u32>)| {
-            let (other, kept) = encoder?;
+        let swap = |(found, ranks): (Option<(&Other, &States)>, Vec<u32>)| {
+            let (other, kept) = found?;
             Some(Swap {
                 encoder: other.name.clone(),
                 ranks: RankShift::of(ranks),
@@ -99,7 +102,7 @@ impl Measure for Measuring {
 /// The queries for documents that `other` was trained without, correct or not.
 fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
     let questions = &bench.queries.questions;
-    let asks = |(query, question): (usize, &crate::retrieval::ranking::Question)| {
+    let asks = |(query, question): (usize, &Question)| {
         let mut relevant = question.relevant.iter();
         let target = *relevant.find(|row| other.left_out.contains(row))?;
         Some(Measured { query, target })
@@ -108,8 +111,7 @@ fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
     if asked.is_empty() {
         return None;
     }
-    let documents: std::collections::HashSet<u32> =
-        asked.iter().map(|found| found.target).collect();
+    let documents: HashSet<u32> = asked.iter().map(|found| found.target).collect();
     let (mut swapped, mut own) = (Vec::new(), Vec::new());
     let length = |found: &Measured| questions[found.query].tokens.len();
     for batch in batches(asked.clone(), bench.options.batch_size, length) {

@@ -288,3 +288,108 @@ impl Tap for Patching<'_> {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::TensorData;
+
+    use super::*;
+    use crate::t5::weights::initialise;
+    use crate::t5::{EncoderStates, NoTap, Pass, Tokens};
+
+    /// Two models that share embedding and final norm, what they do with the same tokens, and their stages.
+    struct Pair {
+        model: T5,
+        base: T5,
+        states: EncoderStates,
+        traces: [Trace; 2],
+        stages: Stages,
+    }
+
+    fn pair() -> Pair {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes/deep/checkpoint");
+        let config = T5Config::read(Path::new(fixture)).expect("the fixture is there");
+        let device = burn::tensor::Device::flex();
+        let model = initialise(&config, 1, &device);
+        let mut base = initialise(&config, 2, &device);
+        base.shared = model.shared.clone();
+        let tokens = Tokens::new(&[5, 6, 7, 1, 9, 1, 0, 0], &[4, 2], &device);
+        let states = |t5: &T5| t5.encode(&tokens, &mut Pass::evaluate(&mut NoTap));
+        let traces = [&model, &base].map(|t5| Trace::record(t5, &states(t5)));
+        let stages = Stages::scaled(config.num_decoder_layers).expect("deep enough");
+        Pair { states: states(&model), model, base, traces, stages }
+    }
+
+    impl Pair {
+        fn patched(&self, patches: &[&str], base: (&T5, &Trace)) -> TensorData {
+            let config = self.model.config();
+            let patch = |text: &&str| Patch::parse(text, &self.stages, config).expect(text);
+            let patches: Vec<Patch> = patches.iter().map(patch).collect();
+            let mut means = Means::new(config.num_decoder_layers, &self.states.rows.device());
+            means.add(&self.traces[0]);
+            let supply = Supply { model: &self.model, means: Some(&means), base: Some(base) };
+            let mut tap = Patching::new(&patches, &supply);
+            let residual = self.traces[0].layers[tap.first_layer].residual_pre.clone();
+            let (first, mut pass) = (tap.first_layer, Pass::evaluate(&mut tap));
+            self.model.decode_from(first, residual, &self.states, &mut pass).into_data()
+        }
+
+        fn unpatched(&self) -> TensorData {
+            self.traces[0].output.clone().into_data()
+        }
+    }
+
+    #[test]
+    fn patching_with_an_outputs_own_value_changes_nothing() {
+        let pair = pair();
+        let itself = (&pair.model, &pair.traces[0]);
+        for selector in ["decoder.mlp[II]=base", "decoder.layers[5]=base", "decoder.*=base"] {
+            assert_eq!(pair.patched(&[selector], itself), pair.unpatched(), "{selector}");
+        }
+        // Heads are taken out of a sum and put back.
+        for selector in [
+            "decoder.cross_attention[2].heads[0,3]=base",
+            "decoder.self_attention[II].heads[1]=base",
+        ] {
+            let patched = pair.patched(&[selector], itself);
+            patched.assert_approx_eq::<f32>(&pair.unpatched(), burn::tensor::Tolerance::default());
+        }
+    }
+
+    #[test]
+    fn patching_everything_from_the_base_gives_the_base_models_output() {
+        let pair = pair();
+        let base = (&pair.base, &pair.traces[1]);
+        let patched = pair.patched(&["decoder.*=base"], base);
+        let expected = pair.traces[1].output.clone().into_data();
+        patched.assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::default());
+        assert_ne!(patched, pair.unpatched());
+    }
+
+    #[test]
+    fn all_heads_of_an_attention_are_its_whole_output() {
+        let pair = pair();
+        let base = (&pair.base, &pair.traces[1]);
+        for how in ["zero", "mean", "base"] {
+            let heads = format!("decoder.cross_attention[II].heads[0,1,2,3]={how}");
+            let whole = format!("decoder.cross_attention[II]={how}");
+            let heads = pair.patched(&[&heads], base);
+            let whole = pair.patched(&[&whole], base);
+            heads.assert_approx_eq::<f32>(&whole, burn::tensor::Tolerance::default());
+            assert_ne!(whole, pair.unpatched(), "{how}");
+        }
+    }
+
+    #[test]
+    fn starting_at_the_first_patched_layer_gives_what_the_whole_decoder_gives() {
+        let pair = pair();
+        let base = (&pair.base, &pair.traces[1]);
+        let late = pair.patched(&["decoder.mlp[III]=zero"], base);
+        let own = (&pair.model, &pair.traces[0]);
+        // The first of these patches makes the decoder start at layer 0, and changes nothing there.
+        let whole = pair.patched(&["decoder.layers[0]=base", "decoder.mlp[III]=zero"], own);
+        assert_eq!(late, whole);
+    }
+}

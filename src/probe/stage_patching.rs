@@ -23,7 +23,8 @@ choice! {
 /// Ranks with each component replaced in each stage, and with what else was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePatching {
-    /// The paper's table first: by replacement, component and stage.
+    /// The paper's table first, by replacement, component and stage; then what else was asked for, by selector and
+    /// replacement.
     pub cells: Vec<PatchedCell>,
 }
 
@@ -56,28 +57,25 @@ struct Cell {
 impl Measuring {
     /// Prepares the paper's cells, and each of `parts`, with every replacement that can be had.
     pub fn new(bench: &Bench, parts: Vec<PatchedPart>) -> Self {
-        let mut targets = Vec::new();
-        for component in Component::ALL {
-            for stage in Stage::ALL {
-                let part = PatchedPart::of_stage(component, stage, &bench.options.stages);
-                targets.push((Some((component, stage)), part));
+        let replacements = || {
+            let all = Replacement::ALL.iter().copied();
+            all.filter(|how| *how != Replacement::Base || bench.base.is_some())
+        };
+        let mut cells = Vec::new();
+        let mut add = |place, part: PatchedPart, replacement| {
+            cells.push(Cell { place, patch: Patch { part, replacement }, ranks: Vec::new() });
+        };
+        for replacement in replacements() {
+            for component in Component::ALL {
+                for stage in Stage::ALL {
+                    let part = PatchedPart::of_stage(component, stage, &bench.options.stages);
+                    add(Some((component, stage)), part, replacement);
+                }
             }
         }
-        targets.extend(parts.into_iter().map(|part| (None, part)));
-        let replacements = Replacement::ALL.iter().copied();
-        let replacements =
-            replacements.filter(|how| *how != Replacement::Base || bench.base.is_some());
-        // The paper's table whole, then the rest.
-        let mut cells: Vec<Cell> = replacements
-            .flat_map(|replacement| {
-                targets.iter().map(move |(place, part)| Cell {
-                    place: *place,
-                    patch: Patch { part: part.clone(), replacement },
-                    ranks: Vec::new(),
-                })
-            })
-            .collect();
-        cells.sort_by_key(|cell| cell.place.is_none());
+        for part in parts {
+            replacements().for_each(|replacement| add(None, part.clone(), replacement));
+        }
         Self { cells }
     }
 }

@@ -31,10 +31,9 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     let metric = metric.as_str();
     let shown = match probe {
         Probe::ResidualContribution => entry.source.is_empty(),
-        Probe::LogitLens => matches!(metric, "beyond_1" | "mean_rank" | "median_rank"),
-        Probe::DirectEffect | Probe::StagePatching => {
-            matches!(metric, "beyond_1" | "beyond_10" | "median_rank")
-        }
+        Probe::LogitLens => matches!(metric, "beyond_1" | "median_rank"),
+        Probe::DirectEffect => matches!(metric, "beyond_1" | "beyond_10" | "median_rank"),
+        Probe::StagePatching => matches!(metric, "beyond_1" | "beyond_10"),
         Probe::Circuit => true,
         Probe::EncoderSwap => {
             matches!(metric, "beyond_1" | "mean_rank" | "median_rank")
@@ -53,9 +52,7 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     };
     let from_stage = entry.source_stage.map(|stage| stage.to_string()).unwrap_or_default();
     let parts = if entry.source.is_empty() {
-        // A directory's last name says which encoder well enough.
-        let setting = setting.rsplit(['/', '\\']).find(|name| !name.is_empty()).unwrap_or("");
-        let setting = if metric == "readers" { "" } else { setting };
+        let setting = if metric == "readers" { "" } else { setting.as_str() };
         [of.as_str(), setting, metric]
     } else {
         ["from", entry.source.as_str(), from_stage.as_str()]

@@ -6,9 +6,9 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::component::{Component, Stage};
 use crate::probe::{
-    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LensSite, LogitLens, PatchedCell,
-    PopulationRanks, ProbeResult, RankShift, Reads, Record, Replacement, ResidualContribution,
-    Scores, Source, StagePatching, StageSource, TokenGroup,
+    AttentionWrites, Circuit, Contribution, DirectEffect, DocidShare, EncoderSwap, LensSite,
+    LogitLens, PatchedCell, PopulationRanks, ProbeResult, RankShift, Reads, Record, Replacement,
+    ResidualContribution, Scores, Source, StagePatching, StageSource, TokenGroup,
 };
 
 /// A table and what it shows.
@@ -41,7 +41,7 @@ pub fn tables(record: &Record) -> Vec<Titled> {
 }
 
 fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
-    type Value = fn(&crate::probe::Contribution) -> f64;
+    type Value = fn(&Contribution) -> f64;
     let views: [(&str, Value); 3] = [
         ("Norm of each component's output over the norm of the layer's change", |c| c.ratio),
         ("Cosine of each output with the residual stream after the layer", |c| c.cosine_post),
@@ -287,7 +287,7 @@ fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
 
 fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
     let header = words(["layer", "stage", "of", "top 10", "top 100", "top 1000"]);
-    let rows = |all: &[crate::probe::DocidShare], of: fn(&str) -> bool| {
+    let rows = |all: &[DocidShare], of: fn(&str) -> bool| {
         all.iter()
             .filter(|share| of(&share.of))
             .map(|share| {
@@ -361,8 +361,16 @@ fn percent(value: f64) -> String {
     number(value, 2)
 }
 
-fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "-".to_owned() }
+/// `-` for what is undefined; no sign before a zero.
+pub(super) fn number(value: f64, digits: usize) -> String {
+    if !value.is_finite() {
+        return "-".to_owned();
+    }
+    let text = format!("{value:.digits$}");
+    match text.strip_prefix('-') {
+        Some(zero) if zero.chars().all(|digit| matches!(digit, '0' | '.')) => zero.to_owned(),
+        _ => text,
+    }
 }
 
 /// Cells that are numbers (or undefined) are aligned at the right.

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use crate::component::Stage;
 use crate::probe::{
-    Contribution, DocidShare, PopulationRanks, PrimingCosine, ProbeResult, RankShift, Reads,
-    Record, Scores, SiteRank, StageSource, Swap,
+    Contribution, DocidShare, EffectOfType, PatchedCell, PopulationRanks, PrimingCosine,
+    ProbeResult, RankShift, Reads, Record, Scores, SiteRank, StageSource, Swap,
 };
 
 /// The columns of [`write_csv`]; those that say nothing of a number are empty.
@@ -101,14 +101,14 @@ pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
             result.sites.iter().flat_map(site).chain(populations).collect()
         }
         ProbeResult::DirectEffect(result) => {
-            let of = |effect: &crate::probe::EffectOfType| {
+            let of = |effect: &EffectOfType| {
                 let key = Entry { of: effect.component.name().to_owned(), ..Entry::default() };
                 ranks(&key, &effect.ranks)
             };
             result.effects.iter().flat_map(of).collect()
         }
         ProbeResult::StagePatching(result) => {
-            let of = |cell: &crate::probe::PatchedCell| {
+            let of = |cell: &PatchedCell| {
                 let of = match (cell.component, cell.stage) {
                     (Some(component), Some(_)) => component.name().to_owned(),
                     _ => cell.selector.clone(),

@@ -25,11 +25,11 @@ pub fn records(depth: usize, step: u64) -> Vec<Record> {
 
 /// A number between 0 and 1 that looks like any other.
 fn noise(seed: usize) -> f64 {
-    (seed as f64 * 12.9898).sin().mul_add(43758.5453, 0.0).rem_euclid(1.0)
+    ((seed as f64 * 12.9898).sin() * 43758.5453).rem_euclid(1.0)
 }
 
 /// 100 queries around `rank`.
-pub fn ranks(rank: f64) -> RankShift {
+fn ranks(rank: f64) -> RankShift {
     let all: Vec<f64> = (0..100).map(|n| rank.powf(2.0 * noise(n + 1)).round().max(1.0)).collect();
     let beyond = |limit: f64| all.iter().filter(|rank| **rank > limit).count() as f64;
     let mut sorted = all.clone();
@@ -49,23 +49,6 @@ pub fn ranks(rank: f64) -> RankShift {
         best_rank: sorted[0] as u32,
         worst_rank: sorted[99] as u32,
         octaves,
-    }
-}
-
-/// The ranks of no query.
-pub fn no_ranks() -> RankShift {
-    let nan = f64::NAN;
-    RankShift {
-        queries: 0,
-        beyond_1: nan,
-        beyond_5: nan,
-        beyond_10: nan,
-        beyond_100: nan,
-        mean_rank: nan,
-        median_rank: nan,
-        best_rank: 0,
-        worst_rank: 0,
-        octaves: Vec::new(),
     }
 }
 
@@ -288,7 +271,7 @@ impl Made {
             for head in 0..HEADS {
                 let seed = 100 * layer + head;
                 layers.push(share(Some(layer), stage, &format!("head {head}"), seed));
-                let tokens = ["▁king", "|", "@DOC_ID_3@", "\"", "<pad>"].map(str::to_owned).into();
+                let tokens = ["▁king", " ", "@DOC_ID_3@"].map(str::to_owned).into();
                 samples.push(HeadWords { query: "q,1".to_owned(), layer, head, tokens });
             }
         }

@@ -8,6 +8,8 @@ use crate::probe::Source;
 /// Of what is undefined.
 pub const UNDEFINED: RGBColor = RGBColor(0xd9, 0xd9, 0xd9);
 pub const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+/// Of the model as it is, beside circuits.
+pub const UNPATCHED: RGBColor = RGBColor(0x7a, 0x7a, 0x7a);
 pub const FAINT: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
 pub const SHADE: RGBColor = RGBColor(0xf2, 0xf2, 0xf2);
 

@@ -8,15 +8,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::{Axis, rank_ticks, thousands};
 use super::color::{self, INK, Scale, ScaleKind};
-use super::figure::{Band, Block, Figure, Legend, Panel, Series};
+use super::figure::{Band, Block, Figure, Labels, Legend, Panel, Series};
 
 /// The first is the font that is registered; a viewer of an SVG takes the first that it has.
 pub const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
 
+// Even: plotters cuts half pixels off, up above the middle of the text and down below it.
 const TITLE: f64 = 20.0;
 const PANEL_TITLE: f64 = 16.0;
-const NAME: f64 = 14.0;
-const SMALL: f64 = 13.0;
+const SMALL: f64 = 14.0;
 
 /// Pixels above the panels, for title and note.
 const HEADER: u32 = 62;
@@ -26,6 +26,8 @@ const MARGIN: u32 = 12;
 const PANEL_HEADER: u32 = 46;
 /// Pixels below a plot, for ticks and name of the x axis.
 const X_LABELS: u32 = 46;
+/// Pixels left of the name of the y axis.
+const LEFT: u32 = 12;
 
 type Area<'a, DB> = DrawingArea<DB, Shift>;
 type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
@@ -99,12 +101,13 @@ fn draw_panel<DB: DrawingBackend>(
     let plot_height = height.saturating_sub(PANEL_HEADER).max(80);
     let y_labels = sides.y_labels.min(plot_width / 2);
 
-    let x_pixels = f64::from(plot_width.saturating_sub(y_labels + 10));
+    let x_pixels = f64::from(plot_width.saturating_sub(y_labels + LEFT + 10));
     let x = panel.x.clone().thinned(x_pixels, |text| small(text) + 8.0);
     let y_pixels = f64::from(plot_height.saturating_sub(X_LABELS));
     let y = panel.y.clone().thinned(y_pixels, |_| SMALL + 2.0);
     let plot = area.clone().shrink((0, PANEL_HEADER), (plot_width, plot_height));
     let mut chart = ChartBuilder::on(&plot)
+        .margin_left(LEFT)
         .margin_right(10)
         .x_label_area_size(X_LABELS)
         .y_label_area_size(y_labels)
@@ -122,16 +125,14 @@ fn draw_panel<DB: DrawingBackend>(
         .bold_line_style(color::FAINT)
         .axis_style(color::lighter(INK, 0.5))
         .label_style((FONT, SMALL))
-        .axis_desc_style((FONT, NAME))
+        .axis_desc_style((FONT, SMALL))
         .draw()?;
     for level in &panel.levels {
         let ends = vec![(panel.x.start, *level), (panel.x.end, *level)];
         let line = color::lighter(INK, 0.6).stroke_width(1);
         chart.plotting_area().draw(&PathElement::new(ends, line))?;
     }
-    for block in &panel.blocks {
-        draw_block(block, &chart)?;
-    }
+    draw_blocks(panel, &chart)?;
     for line in &panel.lines {
         draw_line(line, &chart)?;
     }
@@ -145,28 +146,47 @@ fn draw_panel<DB: DrawingBackend>(
     draw_legend(&panel.legend, root, (right + 14, top), bottom - top)
 }
 
-fn draw_block<DB: DrawingBackend>(block: &Block, chart: &Chart<DB>) -> Drawn<DB> {
+fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB> {
     let area = chart.plotting_area();
-    let corners = [(block.x.0, block.y.0), (block.x.1, block.y.1)];
-    let [from, to] = corners.map(|corner| chart.backend_coord(&corner));
-    let (width, height) = ((to.0 - from.0).abs(), (to.1 - from.1).abs());
-    area.draw(&Rectangle::new(corners, block.color.filled()))?;
-    // Small ones would be all border.
-    if width > 8 && height > 8 {
-        area.draw(&Rectangle::new(corners, WHITE.stroke_width(1)))?;
+    let size = |block: &Block| {
+        let [from, to] = [(block.x.0, block.y.0), (block.x.1, block.y.1)];
+        let (from, to) = (chart.backend_coord(&from), chart.backend_coord(&to));
+        ((to.0 - from.0).abs(), (to.1 - from.1).abs())
+    };
+    for block in &panel.blocks {
+        let corners = [(block.x.0, block.y.0), (block.x.1, block.y.1)];
+        area.draw(&Rectangle::new(corners, block.color.filled()))?;
+        // Small ones would be all border.
+        let (width, height) = size(block);
+        if width > 8 && height > 8 {
+            area.draw(&Rectangle::new(corners, WHITE.stroke_width(1)))?;
+        }
     }
-    let needed = chart
-        .plotting_area()
-        .estimate_text_size(&block.label, &style(SMALL, INK, HPos::Left, VPos::Top))?
-        .0 as i32;
-    let middle = (block.x.0 + block.x.1) / 2.0;
-    if block.label_above && needed <= width + 4 {
-        let style = style(SMALL, INK, HPos::Center, VPos::Bottom);
-        area.draw(&Text::new(block.label.clone(), (middle, block.y.1), style))?;
-    } else if !block.label_above && needed + 4 <= width && height as f64 >= SMALL {
-        let style = style(SMALL, color::on(block.color), HPos::Center, VPos::Center);
-        let center = (middle, (block.y.0 + block.y.1) / 2.0);
-        area.draw(&Text::new(block.label.clone(), center, style))?;
+    let plain = style(SMALL, INK, HPos::Left, VPos::Top);
+    let fits = |block: &Block| -> Result<bool, DrawingAreaErrorKind<DB::ErrorType>> {
+        let (width, height) = size(block);
+        let needed = area.estimate_text_size(&block.label, &plain)?.0 as i32;
+        Ok(match panel.labels {
+            Labels::Above => needed <= width + 4,
+            Labels::InEach | Labels::InAll => {
+                needed + 4 <= width && f64::from(height) >= SMALL + 1.0
+            }
+        })
+    };
+    let labelled: Vec<&Block> =
+        panel.blocks.iter().filter(|block| !block.label.is_empty()).collect();
+    let fitting = labelled.iter().map(|block| fits(block)).collect::<Result<Vec<bool>, _>>()?;
+    let none = panel.labels == Labels::InAll && fitting.contains(&false);
+    for (block, fits) in labelled.into_iter().zip(fitting) {
+        let middle = (block.x.0 + block.x.1) / 2.0;
+        let (y, color, down) = match panel.labels {
+            Labels::Above => (block.y.1, INK, VPos::Bottom),
+            _ => ((block.y.0 + block.y.1) / 2.0, color::on(block.color), VPos::Center),
+        };
+        if fits && !none {
+            let style = style(SMALL, color, HPos::Center, down);
+            area.draw(&Text::new(block.label.clone(), (middle, y), style))?;
+        }
     }
     Ok(())
 }
@@ -176,7 +196,7 @@ fn draw_line<DB: DrawingBackend>(line: &Series, chart: &Chart<DB>) -> Drawn<DB> 
     let defined = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
     for piece in line.points.split(|point| !defined(point)) {
         if piece.len() > 1 {
-            area.draw(&PathElement::new(piece.to_vec(), line.color.stroke_width(2)))?;
+            area.draw(&PathElement::new(piece.to_vec(), line.color.stroke_width(3)))?;
         }
     }
     // Marks only where they do not run into each other.
@@ -187,7 +207,7 @@ fn draw_line<DB: DrawingBackend>(line: &Series, chart: &Chart<DB>) -> Drawn<DB> 
         let near = near.into_iter().flatten().filter_map(|index| line.points.get(index));
         let alone = !near.into_iter().any(defined);
         if marked || alone {
-            area.draw(&Circle::new(*point, 3, line.color.filled()))?;
+            area.draw(&Circle::new(*point, 4, line.color.filled()))?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use plotters::style::RGBColor;
 
 use super::axis::{Axis, rank_place, thousands};
 use super::color::{self, Scale, ScaleKind};
+use crate::report::tables::number;
 
 /// A picture: panels in a grid.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ pub struct Panel {
     /// Parts of the x axis with a name: stages.
     pub bands: Vec<Band>,
     pub blocks: Vec<Block>,
+    pub labels: Labels,
     pub lines: Vec<Series>,
     /// Where the y axis is crossed by a line over the whole width.
     pub levels: Vec<f64>,
@@ -50,9 +52,18 @@ pub struct Block {
     pub x: (f64, f64),
     pub y: (f64, f64),
     pub color: RGBColor,
-    /// Written where there is room: in the block, or above it.
     pub label: String,
-    pub label_above: bool,
+}
+
+/// Where the labels of blocks are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Labels {
+    /// Above each block where it fits.
+    Above,
+    /// In each block where it fits.
+    InEach,
+    /// In all blocks, if all fit.
+    InAll,
 }
 
 /// A line with a mark at each point; what is not finite is a gap.
@@ -82,9 +93,9 @@ pub enum Digits {
 impl Digits {
     pub fn write(self, value: f64) -> String {
         match self {
-            _ if !value.is_finite() => "-".to_owned(),
-            Digits::Point(digits) => format!("{value:.digits$}"),
-            Digits::Whole => thousands(value),
+            Digits::Point(digits) => number(value, digits),
+            Digits::Whole if value.is_finite() => thousands(value),
+            Digits::Whole => number(value, 0),
         }
     }
 }
@@ -98,6 +109,7 @@ pub fn lines(title: &str, x: Axis, y: Axis, lines: Vec<Series>) -> Panel {
         y,
         bands: Vec::new(),
         blocks: Vec::new(),
+        labels: Labels::InEach,
         lines,
         levels: Vec::new(),
         legend: Legend::Names(names),
@@ -114,13 +126,20 @@ pub struct Bars<'a> {
 }
 
 impl Bars<'_> {
-    fn panel(&self, title: &str, x: &str, y: Axis, blocks: Vec<Block>) -> Panel {
+    fn panel(
+        &self,
+        title: &str,
+        (x, y): (&str, Axis),
+        blocks: Vec<Block>,
+        labels: Labels,
+    ) -> Panel {
         Panel {
             title: title.to_owned(),
             x: Axis::places(x, self.places),
             y,
             bands: Vec::new(),
             blocks,
+            labels,
             lines: Vec::new(),
             levels: Vec::new(),
             legend: Legend::Names(self.names.clone()),
@@ -140,11 +159,10 @@ impl Bars<'_> {
                     y: (0.0, height),
                     color: *color,
                     label: self.digits.write(*value),
-                    label_above: true,
                 });
             }
         }
-        self.panel(title, x, y, blocks)
+        self.panel(title, (x, y), blocks, Labels::Above)
     }
 
     /// Bars of one place on top of each other. A place of which nothing is defined is grey.
@@ -157,16 +175,16 @@ impl Bars<'_> {
                 if value.is_finite() {
                     let label = self.digits.write(*value);
                     let y = (height, height + value);
-                    blocks.push(Block { x, y, color: *color, label, label_above: false });
+                    blocks.push(Block { x, y, color: *color, label });
                     height += value;
                 }
             }
             if values.iter().all(|value| !value.is_finite()) {
                 let (y, color, label) = ((y.start, y.end), color::UNDEFINED, "-".to_owned());
-                blocks.push(Block { x, y, color, label, label_above: false });
+                blocks.push(Block { x, y, color, label });
             }
         }
-        self.panel(title, x, y, blocks)
+        self.panel(title, (x, y), blocks, Labels::InEach)
     }
 }
 
@@ -186,8 +204,7 @@ pub fn heat_map(
                 x: (left, left + 1.0),
                 y: (bottom, bottom + 1.0),
                 color: scale.color(*value),
-                label: digits.write(*value),
-                label_above: false,
+                label: if value.is_finite() { digits.write(*value) } else { String::new() },
             });
         }
     }
@@ -197,6 +214,7 @@ pub fn heat_map(
         y,
         bands: Vec::new(),
         blocks,
+        labels: Labels::InAll,
         lines: Vec::new(),
         levels: Vec::new(),
         legend: Legend::Scale(scale),
@@ -228,4 +246,9 @@ pub fn rank_lines(title: &str, x: Axis, y_name: &str, mut all: Vec<Series>) -> P
         }
     }
     lines(title, x, Axis::ranks(y_name, highest), all)
+}
+
+/// The height of a panel that is a heat map: cells that bear a number, but few ones are not huge.
+pub fn map_height(rows: usize) -> u32 {
+    100 + rows.clamp(1, 100) as u32 * (240 / rows.clamp(1, 100) as u32).clamp(18, 60)
 }

@@ -1,51 +1,56 @@
 //! Pictures of how a result moves in training: layers, stages or settings over the steps measured.
 
+use plotters::style::RGBColor;
+
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, rank_lines};
+use super::figure::{
+    Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
+};
 use super::patching::shortened;
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LensSite, LogitLens, ProbeResult, Reads,
-    Record, Replacement, ResidualContribution, StagePatching,
+    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LensSite, LogitLens, ProbeResult,
+    RankShift, Reads, Record, Replacement, ResidualContribution, StagePatching,
 };
+
+/// Height of a panel of lines.
+const LINES: u32 = 320;
 
 /// The way that the records of one probe, oldest first, have gone; none where there is nothing to show.
 pub(super) fn history(records: &[&Record]) -> Option<Figure> {
     let newest = records.last()?;
     let over = Over { records };
     let probe = newest.result.probe();
-    let (subject, columns, panel, panels) = match &newest.result {
+    let (subject, height, panels) = match &newest.result {
         ProbeResult::ResidualContribution(_) => {
-            ("Ratio of each component", 1, (860, 330), residual_contribution(&over))
+            ("Ratio of each component", over.layers_height(), residual_contribution(&over))
         }
         ProbeResult::LogitLens(_) => {
-            ("Rank of the relevant docid after each layer", 1, (860, 420), logit_lens(&over))
+            ("Rank of the relevant docid after each layer", over.layers_height(), logit_lens(&over))
         }
         ProbeResult::DirectEffect(_) => {
-            ("What one type of component does alone", 1, (860, 340), direct_effect(&over))
+            ("What one type of component does alone", LINES, direct_effect(&over))
         }
         ProbeResult::StagePatching(_) => {
-            ("Queries lost by replacement", 1, (860, 340), stage_patching(&over))
+            ("Queries lost by replacement", map_height(9), stage_patching(&over))
         }
-        ProbeResult::Circuit(_) => ("What circuits retrieve", 1, (860, 300), circuit(&over)),
-        ProbeResult::EncoderSwap(_) => {
-            ("Another model's encoder", 1, (860, 340), encoder_swap(&over))
-        }
+        ProbeResult::Circuit(_) => ("What circuits retrieve", LINES, circuit(&over)),
+        ProbeResult::EncoderSwap(_) => ("Another model's encoder", LINES, encoder_swap(&over)),
         ProbeResult::NeuronReads(_) | ProbeResult::AttentionReads(_) => {
-            ("Sources of what is read", 1, (860, 340), reads(&over))
+            ("Sources of what is read", map_height(stage_sources().len()), reads(&over))
         }
         ProbeResult::AttentionWrites(_) => {
-            ("Docids that cross-attention writes", 1, (860, 360), attention_writes(&over))
+            ("Docids that cross-attention writes", over.layers_height(), attention_writes(&over))
         }
     };
     Some(Figure {
         name: format!("{probe}_history"),
         title: format!("{subject}, over training"),
         note: String::new(),
-        columns,
-        panel,
+        columns: 1,
+        panel: (860, height),
         panels,
     })
 }
@@ -71,7 +76,11 @@ impl Over<'_> {
     /// The steps on a line.
     fn axis(&self) -> Axis {
         let (low, high) = extent(self.steps());
-        Axis::linear("step", low, high)
+        let room = (0.02 * (high - low)).max(0.5);
+        let mut axis = Axis::linear("step", low, high);
+        (axis.start, axis.end) = (low - room, high + room);
+        axis.ticks.retain(|(step, _)| (axis.start..=axis.end).contains(step));
+        axis
     }
 
     /// A quantity as cells: rows by columns of steps.
@@ -81,17 +90,21 @@ impl Over<'_> {
     }
 
     /// A quantity as a line.
-    fn line(&self, name: &str, index: usize, value: impl Fn(&ProbeResult) -> f64) -> Series {
+    fn line(&self, name: &str, color: RGBColor, value: impl Fn(&ProbeResult) -> f64) -> Series {
         let points = self.steps().into_iter().zip(self.records);
         Series {
             name: name.to_owned(),
-            color: color::series(index),
+            color,
             points: points.map(|(step, record)| (step, value(&record.result))).collect(),
         }
     }
 
     fn newest(&self) -> Option<&ProbeResult> {
         self.records.last().map(|record| &record.result)
+    }
+
+    fn layers_height(&self) -> u32 {
+        map_height(self.layers().ticks.len())
     }
 
     /// Rows for the decoder's layers.
@@ -148,10 +161,10 @@ fn direct_effect(over: &Over) -> Vec<Panel> {
         }
         _ => None,
     };
-    let line = |value: fn(&crate::probe::RankShift) -> f64| {
-        let effects = newest.effects.iter().enumerate();
-        let lines = effects.map(|(index, effect)| {
-            over.line(&format!("{} alone", effect.component.name()), index, |result| {
+    let line = |value: fn(&RankShift) -> f64| {
+        let lines = newest.effects.iter().map(|effect| {
+            let color = color::component(effect.component);
+            over.line(&format!("{} alone", effect.component.name()), color, |result| {
                 of(result, effect.component).map_or(f64::NAN, |ranks| value(&ranks))
             })
         });
@@ -203,11 +216,11 @@ fn circuit(over: &Over) -> Vec<Panel> {
         }
         _ => f64::NAN,
     };
-    let circuits = newest.circuits.iter().zip(1..).map(|(circuit, index)| {
+    let circuits = newest.circuits.iter().enumerate().map(|(index, circuit)| {
         let value = |result: &ProbeResult| of(result, Some(&circuit.name));
-        over.line(&shortened(&circuit.name), index, value)
+        over.line(&shortened(&circuit.name), color::series(index), value)
     });
-    let whole = over.line("unpatched", 0, |result| of(result, None));
+    let whole = over.line("unpatched", color::UNPATCHED, |result| of(result, None));
     let all = [whole].into_iter().chain(circuits).collect();
     vec![lines("Hits@1", over.axis(), Axis::linear("%", 0.0, 100.0), all)]
 }
@@ -222,7 +235,9 @@ fn encoder_swap(over: &Over) -> Vec<Panel> {
         _ => f64::NAN,
     };
     let all = newest.swaps.iter().enumerate().map(|(index, swap)| {
-        over.line(&shortened(&swap.encoder), index, |result| of(result, &swap.encoder))
+        over.line(&shortened(&swap.encoder), color::series(index), |result| {
+            of(result, &swap.encoder)
+        })
     });
     let percent = Axis::linear("% of queries", 0.0, 100.0);
     vec![lines("Relevant docid beyond rank 1", over.axis(), percent, all.collect())]
@@ -239,13 +254,16 @@ fn reads(over: &Over) -> Vec<Panel> {
         }
         _ => f64::NAN,
     };
-    let panel = |stage: Stage| {
-        let values = over.rows(sources.len(), |result, row| of(result, stage, row));
+    let values =
+        Stage::ALL.map(|stage| over.rows(sources.len(), |result, row| of(result, stage, row)));
+    let (_, most) = extent(values.iter().flatten().flatten().copied());
+    let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
+    let panel = |(stage, values): (Stage, &Vec<Vec<f64>>)| {
         let axes = (over.places(), Axis::places_from_top("", &labels));
         let title = format!("readers of stage {stage} (% from each source)");
-        heat_map(&title, axes, &values, PERCENT, Digits::Point(0))
+        heat_map(&title, axes, values, scale, Digits::Point(0))
     };
-    Stage::ALL.map(panel).to_vec()
+    Stage::ALL.into_iter().zip(&values).map(panel).collect()
 }
 
 fn attention_writes(over: &Over) -> Vec<Panel> {

@@ -3,7 +3,7 @@
 use super::axis::Axis;
 use super::color;
 use super::figure::{
-    Band, COSINE, Digits, Figure, Panel, Series, extent, heat_map, lines, rank_lines,
+    Band, COSINE, Digits, Figure, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
 };
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
@@ -102,7 +102,7 @@ fn priming(result: &ResidualContribution) -> Figure {
         title: "Cosine of Stage III outputs with the MLP outputs of Stage I".to_owned(),
         note: String::new(),
         columns: 3,
-        panel: (400, 360),
+        panel: (400, map_height(readers.len())),
         panels: if any { panels.to_vec() } else { Vec::new() },
     }
 }

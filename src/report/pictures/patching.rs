@@ -4,10 +4,11 @@ use plotters::style::RGBColor;
 
 use super::axis::{Axis, thousands};
 use super::color;
-use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map};
+use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_height};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    Circuit, DirectEffect, EncoderSwap, HeldOutScore, RankShift, Replacement, Scores, StagePatching,
+    Circuit, DirectEffect, EncoderSwap, HeldOutScore, PatchedCell, RankShift, Replacement, Scores,
+    StagePatching,
 };
 
 /// The thresholds of [`RankShift`], as places of an axis.
@@ -35,16 +36,6 @@ fn percent_axis(name: &str) -> Axis {
     Axis { end: 110.0, ..Axis::linear(name, 0.0, 100.0) }
 }
 
-/// The ranks of an octave: `1`, `2-3`, `4-7`, `1,024-`.
-fn octave_name(octave: usize) -> String {
-    let first = 2f64.powi(octave as i32);
-    match octave {
-        0 => "1".to_owned(),
-        1..=9 => format!("{first}-{}", 2.0 * first - 1.0),
-        _ => format!("{}-", thousands(first)),
-    }
-}
-
 /// P2b: % beyond thresholds, and how ranks are spread.
 pub(super) fn direct_effect(result: &DirectEffect) -> Vec<Figure> {
     let named = result.effects.iter().map(|effect| {
@@ -53,7 +44,8 @@ pub(super) fn direct_effect(result: &DirectEffect) -> Vec<Figure> {
     });
     let named: Vec<(String, RGBColor, &RankShift)> = named.collect();
     let octaves = named.iter().map(|(.., ranks)| ranks.octaves.len()).max().unwrap_or(0);
-    let places: Vec<String> = (0..octaves).map(octave_name).collect();
+    let places: Vec<String> =
+        (0..octaves).map(|octave| thousands(2f64.powi(octave as i32))).collect();
     let count = |ranks: &RankShift, octave| {
         ranks.octaves.get(octave).map_or(0.0, |queries| *queries as f64)
     };
@@ -72,7 +64,7 @@ pub(super) fn direct_effect(result: &DirectEffect) -> Vec<Figure> {
         panel: (860, 300),
         panels: vec![
             beyond_bars("Queries whose relevant docid is not near the top", &named),
-            spread.grouped("Ranks of the relevant docid", "rank (octaves)", y),
+            spread.grouped("Ranks of the relevant docid", "first rank of the octave", y),
         ],
     }]
 }
@@ -85,9 +77,7 @@ pub(super) fn stage_patching(result: &StagePatching) -> Vec<Figure> {
             let found = result.cells.iter().find(|c| (c.component, c.stage, c.replacement) == of);
             found.map_or(f64::NAN, |cell| cell.ranks.beyond_1)
         };
-        let any = |cell: &crate::probe::PatchedCell| {
-            cell.component.is_some() && cell.replacement == *replacement
-        };
+        let any = |cell: &PatchedCell| cell.component.is_some() && cell.replacement == *replacement;
         result.cells.iter().any(any).then(|| {
             let row = |component| Stage::ALL.map(|stage| cell(component, stage)).to_vec();
             let values = Component::ALL.map(row);
@@ -104,7 +94,7 @@ pub(super) fn stage_patching(result: &StagePatching) -> Vec<Figure> {
         title: "Queries lost when a component is replaced in a stage".to_owned(),
         note: "% of queries whose relevant docid leaves rank 1".to_owned(),
         columns: 3,
-        panel: (420, 290),
+        panel: (420, map_height(3)),
         panels: panels.collect(),
     };
     vec![paper, asked(result)]
@@ -123,7 +113,7 @@ fn asked(result: &StagePatching) -> Figure {
         Axis::places("rank of the relevant docid", &BEYOND.map(str::to_owned)),
         Axis::places_from_top("", &labels),
     );
-    let height = 130 + 26 * labels.len().clamp(2, 40) as u32;
+    let height = map_height(labels.len());
     let panel = heat_map("% of queries", axes, &values, PERCENT, Digits::Point(1));
     Figure {
         name: "stage_patching_asked".to_owned(),
@@ -146,7 +136,7 @@ pub(super) fn circuit(result: &Circuit) -> Vec<Figure> {
     let circuits = result.circuits.iter();
     let named = circuits.clone().enumerate().map(|(i, c)| (shortened(&c.name), color::series(i)));
     let named: Vec<(String, RGBColor)> = named.collect();
-    let whole = [("unpatched".to_owned(), color::lighter(color::INK, 0.6))];
+    let whole = [("unpatched".to_owned(), color::UNPATCHED)];
     let absolute: Vec<&Scores> =
         [&result.unpatched].into_iter().chain(circuits.clone().map(|c| &c.absolute)).collect();
     let relative: Vec<&Scores> = circuits.map(|circuit| &circuit.relative).collect();
@@ -202,7 +192,11 @@ pub(super) fn encoder_swap(result: &EncoderSwap) -> Vec<Figure> {
             digits: Digits::Point(3),
         };
         let title = "Queries for documents that the other encoder's model was trained without";
-        panels.push(bars.grouped(title, "", Axis::linear("MRR, Hits@1", 0.0, 1.1)));
+        panels.push(bars.grouped(
+            title,
+            "",
+            Axis { end: 1.1, ..Axis::linear("MRR, Hits@1", 0.0, 1.0) },
+        ));
     }
     vec![Figure {
         name: "encoder_swap".to_owned(),
@@ -216,7 +210,7 @@ pub(super) fn encoder_swap(result: &EncoderSwap) -> Vec<Figure> {
 
 /// The end of a long name, where paths differ.
 pub(super) fn shortened(name: &str) -> String {
-    const MOST: usize = 30;
+    const MOST: usize = 36;
     let count = name.chars().count();
     if count <= MOST {
         return name.to_owned();

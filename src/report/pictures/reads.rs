@@ -4,7 +4,7 @@ use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map};
+use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_height};
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     AttentionWrites, DocidShare, LayerReads, Reads, Share, Source, StageReads, StageSource,
@@ -102,8 +102,9 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
         let of = |share: &&Share| share.source == source && share.layer == Some(layer);
         reads.shares.iter().find(of).map_or(f64::NAN, |share| 100.0 * share.share)
     };
-    let (_, most) =
-        extent(result.layers.iter().flat_map(|l| &l.shares).map(|share| 100.0 * share.share));
+    let of_layers =
+        result.layers.iter().flat_map(|reads| &reads.shares).filter(|share| share.layer.is_some());
+    let (_, most) = extent(of_layers.map(|share| 100.0 * share.share));
     let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
     let panels = Component::ALL.map(|component| {
         let row = |reads: &LayerReads| {
@@ -123,7 +124,7 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
         title: format!("Which layers {} read from", readers.who),
         note: format!("Variant: {}. Grey: later than the reader", result.variant),
         columns: 3,
-        panel: (440, 420),
+        panel: (440, map_height(layers.len())),
         panels: panels.to_vec(),
     }
 }
@@ -165,7 +166,7 @@ pub(super) fn attention_writes(result: &AttentionWrites, stages: &Stages) -> Vec
         title: "Docids among the top tokens of cross-attention's outputs".to_owned(),
         note: format!("\"all\" is the whole output. Chance: {chance}%"),
         columns: 3,
-        panel: (440, 460),
+        panel: (440, map_height(layers.len())),
         panels: TOPS.map(panel).to_vec(),
     }]
 }
