@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[path = "support/near.rs"]
 mod near;
@@ -68,9 +68,11 @@ fn agrees_with_the_reference(model: &str, variant: &str) {
         take_deviation(&mut result, variant);
         take_name_of_encoder(&mut result, &directory);
         let measured_on = of_keys(&record["measured_on"], &reference["measured_on"]);
-        let mut of_probe = near::differences(&reference["measured_on"], &measured_on);
-        of_probe.extend(near::differences(&expected["result"], &result));
-        differences.extend(of_probe.into_iter().map(|difference| format!("{name}{difference}")));
+        let expected =
+            json!({"measured_on": reference["measured_on"], "result": expected["result"]});
+        let found = json!({"measured_on": measured_on, "result": result});
+        let of_probe = near::differences(&expected, &found).into_iter();
+        differences.extend(of_probe.map(|difference| format!("{name}{difference}")));
     }
     let shown = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
     assert!(differences.is_empty(), "{model}: {} differences\n{shown}", differences.len());

@@ -111,7 +111,8 @@ fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
     if asked.is_empty() {
         return None;
     }
-    let documents: HashSet<u32> = asked.iter().map(|found| found.target).collect();
+    let relevant = questions.iter().flat_map(|question| &question.relevant);
+    let documents: HashSet<&u32> = relevant.filter(|row| other.left_out.contains(row)).collect();
     let (mut swapped, mut own) = (Vec::new(), Vec::new());
     let length = |found: &Measured| questions[found.query].tokens.len();
     for batch in batches(asked.clone(), bench.options.batch_size, length) {

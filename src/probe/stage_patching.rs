@@ -13,7 +13,7 @@ choice! {
     Replacement {
         /// Nothing.
         Zero = "zero",
-        /// Its mean over the correct queries.
+        /// Its mean over the measured queries: the correct ones, unless asked otherwise.
         Mean = "mean",
         /// Its value in the base model on the same input.
         Base = "base",

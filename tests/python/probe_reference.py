@@ -11,6 +11,7 @@ query of each probe are printed: this is also the slow side of a comparison of s
 """
 
 import argparse
+import gzip
 import json
 import time
 from pathlib import Path
@@ -64,14 +65,15 @@ def main():
 
 def read_queries(model: Genir, corpus: Path, split: str, most: int | None = None) -> list[Query]:
     """The queries of a split that have relevant documents, as tokens."""
-    elements = json.loads((corpus / SPLITS[split]).read_text(encoding="utf-8"))
+    file = corpus / SPLITS[split]
+    text = file.read_bytes() if file.exists() else gzip.decompress(file.with_name(f"{file.name}.gz").read_bytes())
     queries = []
-    for element in elements:
+    for element in json.loads(text)[:most]:
         relevant = [str(identifier) for identifier in element["relevant_docs"]]
         if relevant:
             tokens = model.encode_text(element["query"])
             queries.append(Query(str(element["id"]), tokens, relevant, [model.docid_token(one) for one in relevant]))
-    return queries[:most]
+    return queries
 
 
 def measure(model, base, queries, test_queries, split, other, left_out, selectors, over="correct"):

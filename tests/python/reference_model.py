@@ -234,13 +234,12 @@ class Measurement:
 
     @cached_property
     def means(self) -> dict:
-        """The mean over the correct queries of each component's output, and of each head's share."""
+        """The mean over the measured queries of each component's output, and of each head's share."""
         sums: dict = defaultdict(float)
-        correct = [query for query in self.queries if query.rank == 1]
-        for query in correct:
+        for query in self.measured:
             for place, value in patchable(query.seen):
                 sums[place] = sums[place] + value
-        return {place: value / len(correct) for place, value in sums.items()}
+        return {place: value / len(self.measured) for place, value in sums.items()}
 
 
 def patchable(seen: Seen):

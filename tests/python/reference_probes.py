@@ -163,7 +163,7 @@ def stage_patching(on: Measurement, selectors: list[str]) -> dict:
         for component in COMPONENTS
         for stage in on.stages
     ]
-    table += [(selector, None, None, replacement) for replacement in REPLACEMENTS for selector in selectors]
+    table += [(selector, None, None, replacement) for selector in selectors for replacement in REPLACEMENTS]
     cells = []
     for selector, component, stage, replacement in table:
         places = selected(on, selector)
