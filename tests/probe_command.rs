@@ -277,6 +277,10 @@ fn a_bad_command_line_ends_with_2() {
     let done = genir_with_input(&["probe", &run, "--probe", "logit_lense"], "");
     assert_says(&done.stderr, &["logit_lense", "\"logit_lens\""]);
     assert_eq!(genir_with_input(&["plot"], "").code, 2);
+    let help = succeeds(&["probe", "--help"]).stdout;
+    for probe in Probe::ALL {
+        assert_says(&help, &[&format!("\n  {probe} ")]);
+    }
 }
 
 #[test]

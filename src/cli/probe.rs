@@ -106,6 +106,17 @@ pub struct ProbeVerb {
 }
 
 const EXAMPLES: &str = "\
+Probes:
+  residual_contribution  how much each component adds to the residual stream, and in which direction
+  logit_lens             at which rank the relevant docid stands when the decoder is read off early
+  direct_effect          how far one type of component leads by itself
+  stage_patching         which queries are lost when a component's output is replaced in a stage
+  circuit                how well the circuit that the paper found retrieves by itself
+  encoder_swap           how well the decoder retrieves from another model's encoder
+  neuron_reads           from which earlier components MLP neurons are activated
+  attention_reads        from which earlier components cross-attention heads take their queries
+  attention_writes       whether cross-attention writes words or docids
+
 Examples:
   genir probe runs/quickstart
   genir probe runs/quickstart --probe logit_lens,residual_contribution --plots pictures
@@ -147,7 +158,7 @@ impl ProbeVerb {
             step: checkpoint.manifest.as_ref().map(|manifest| manifest.step),
             encoder_is_frozen: false,
         };
-        let bar = console.bar(0);
+        let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
         let mut progress = |done, of| show(bar.as_ref(), done, of);
         let found = suite.measure(&subject, &mut queries, test.as_mut(), &others, &mut progress);
         if let Some(bar) = bar {
