@@ -1,5 +1,6 @@
 //! P4, circuit (Tab. 4): how well the model retrieves with only the parts that the paper found to matter.
 
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
@@ -9,7 +10,7 @@ use super::record::number;
 use super::{ProbeResult, Replacement};
 use crate::component::{Component, Stage};
 use crate::retrieval::metrics::{JudgedRanks, MetricSums};
-use crate::retrieval::ranking::Scored;
+use crate::retrieval::ranking::relevant_ranks;
 
 /// Effectiveness of circuits on a test set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,14 +99,15 @@ impl Measure for Measuring {
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
         for queries in test_batches(bench, test) {
             let batch = bench.batch(test, queries, bench.base.is_some());
-            let rank = |output, sums: &mut MetricSums| {
+            let rank = |output: Tensor<2>, sums: &mut MetricSums| {
                 let relevant: Vec<&[u32]> = batch
                     .measured
                     .iter()
                     .map(|found| test.questions[found.query].relevant.as_slice())
                     .collect();
-                let scored = Scored::new(bench.model, output, bench.options.vocabulary);
-                for ranks in scored.ranks(&relevant) {
+                let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
+                let vocabulary = bench.options.vocabulary;
+                for ranks in relevant_ranks(bench.model, output, &docids, vocabulary, &relevant) {
                     // Hits and recall know no grades.
                     sums.add(&JudgedRanks {
                         relevant: ranks.into_iter().map(|r| (r, 1)).collect(),

@@ -4,12 +4,14 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::retrieval::Vocabulary;
-use crate::retrieval::ranking::Scored;
+use crate::retrieval::ranking::relevant_ranks;
 use crate::t5::GenirModel;
 
 /// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
 /// is rearranged for every product, whatever its number of rows, and that costs as much as 64 of them.
 const LOGIT_BYTES: usize = 64 << 20;
+/// More rows than this at once gain nothing.
+const MOST_ROWS: usize = 2048;
 
 /// A model's lens, with what a docid is ranked among.
 #[derive(Clone, Copy)]
@@ -32,11 +34,13 @@ impl Lens<'_> {
     pub fn output_ranks(&self, outputs: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
         let rows = targets.len();
         let mut ranks = Vec::with_capacity(outputs.len());
-        for group in outputs.chunks(self.at_once(rows)) {
+        // Words' logits are not kept.
+        for group in outputs.chunks(at_once(rows, self.model.documents())) {
             let stacked = Tensor::cat(group.to_vec(), 0); // [group * rows, d_model]
             let repeated: Vec<&[u32]> = group.iter().flat_map(|_| targets.chunks(1)).collect();
-            let scored = Scored::new(self.model, stacked, self.vocabulary);
-            let found: Vec<u32> = scored.ranks(&repeated).into_iter().flatten().collect();
+            let docids = self.model.docid_logits(stacked.clone()); // [group * rows, documents]
+            let found = relevant_ranks(self.model, stacked, &docids, self.vocabulary, &repeated);
+            let found: Vec<u32> = found.into_iter().flatten().collect();
             ranks.extend(found.chunks(rows).map(<[u32]>::to_vec));
         }
         ranks
@@ -45,7 +49,8 @@ impl Lens<'_> {
     /// Hands `lens` of each of `vectors`, `[rows, d_model]`, to `each`, in order.
     pub fn each(&self, vectors: Vec<Tensor<2>>, mut each: impl FnMut(usize, LensRows)) {
         let Some(rows) = vectors.first().map(|vector| vector.dims()[0]) else { return };
-        let at_once = self.at_once(rows);
+        let tokens = self.model.t5.config().vocab_size + self.model.documents();
+        let at_once = at_once(rows, tokens);
         for (group, stacked) in vectors.chunks(at_once).enumerate() {
             let stacked = self.normalised(Tensor::cat(stacked.to_vec(), 0)); // [group * rows, d_model]
             let logits = self.model.logits(stacked);
@@ -64,15 +69,15 @@ impl Lens<'_> {
         }
     }
 
-    /// How many vectors of `rows` rows go through the output matrix at once.
-    fn at_once(&self, rows: usize) -> usize {
-        let tokens = self.model.t5.config().vocab_size + self.model.documents();
-        (LOGIT_BYTES / (tokens * rows * size_of::<f32>()).max(1)).max(1)
-    }
-
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
         self.model.t5.decoder.final_norm.forward(vectors)
     }
+}
+
+/// How many vectors of `rows` rows go through the output matrix at once, where logits of so many tokens are kept.
+fn at_once(rows: usize, tokens: usize) -> usize {
+    let most_rows = (LOGIT_BYTES / (tokens * size_of::<f32>()).max(1)).min(MOST_ROWS);
+    (most_rows / rows.max(1)).max(1)
 }
 
 /// Logits of some rows, on the host.

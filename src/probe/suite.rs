@@ -17,7 +17,7 @@ use super::{
 use crate::component::Stages;
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::retrieval::Vocabulary;
-use crate::retrieval::ranking::Scored;
+use crate::retrieval::ranking::relevant_ranks;
 use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
 
 /// How to probe.
@@ -191,7 +191,8 @@ impl Suite {
             let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap));
             let relevant: Vec<&[u32]> =
                 batch.iter().map(|&query| queries.questions[query].relevant.as_slice()).collect();
-            let ranks = Scored::new(model, output, self.options.vocabulary).ranks(&relevant);
+            let docids = model.docid_logits(output.clone()); // [batch, documents]
+            let ranks = relevant_ranks(model, output, &docids, self.options.vocabulary, &relevant);
             for ((query, relevant), ranks) in batch.into_iter().zip(relevant).zip(ranks) {
                 let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
                 targets.extend(best.map(|(&target, rank)| (Measured { query, target }, rank)));

@@ -82,58 +82,58 @@ fn rank_batch(
     let mut pass = Pass::evaluate(&mut tap);
     let states = model.t5.encode(&tokens, &mut pass);
     let output = model.t5.decode_start(&states, &mut pass); // [batch, d_model]
-    let logits = Scored::new(model, output, options.vocabulary);
+    let docids = model.docid_logits(output.clone()); // [batch, documents]
     let relevant: Vec<&[u32]> = questions.iter().map(|asked| asked.relevant.as_slice()).collect();
-    let ranks = logits.ranks(&relevant);
-    let best = best_documents(logits.docids, options.depth, questions.len());
+    let ranks = relevant_ranks(model, output, &docids, options.vocabulary, &relevant);
+    let best = best_documents(docids, options.depth, questions.len());
     ranks.into_iter().zip(best).map(|(ranks, best)| Ranking { ranks, best }).collect()
 }
 
-/// The logits that a docid is ranked among.
-pub(crate) struct Scored {
-    /// `[rows, documents]`
-    pub docids: Tensor<2>,
-    /// `[rows, words]`, where words compete.
-    pub words: Option<Tensor<2>>,
-}
+/// Logits of words that are held at once, in bytes: they are counted while they are in the processor's cache.
+const WORD_LOGIT_BYTES: usize = 8 << 20;
 
-impl Scored {
-    /// From outputs of the decoder, `[rows, d_model]`.
-    pub fn new(model: &GenirModel, output: Tensor<2>, vocabulary: Vocabulary) -> Self {
-        let docids = model.docid_logits(output.clone());
-        let words = match vocabulary {
-            Vocabulary::All => Some(model.t5.word_logits(output)),
-            Vocabulary::Docids => None,
-        };
-        Self { docids, words }
-    }
-
-    /// The ranks of some docids in each row: 1 + how many score strictly higher.
-    pub fn ranks(&self, relevant: &[&[u32]]) -> Vec<Vec<u32>> {
-        let most = relevant.iter().map(|relevant| relevant.len()).max().unwrap_or(0);
-        let mut ranks = vec![Vec::new(); relevant.len()];
-        for place in 0..most {
-            // Rows with fewer docids look one up for nothing.
-            let docid = |relevant: &&[u32]| relevant.get(place).map_or(0, |&docid| docid as i32);
-            let docids: Vec<i32> = relevant.iter().map(docid).collect();
-            let docids = TensorData::new(docids, [relevant.len(), 1]);
-            let docids = Tensor::<2, Int>::from_data(docids, &self.docids.device());
-            let target = self.docids.clone().gather(1, docids); // [rows, 1]
-            let mut higher = count_higher(&self.docids, &target); // [rows]
-            if let Some(words) = &self.words {
-                higher = higher + count_higher(words, &target);
-            }
-            let higher = higher.into_data();
-            for ((ranks, relevant), higher) in
-                ranks.iter_mut().zip(relevant).zip(higher.iter::<i64>())
-            {
-                if place < relevant.len() {
-                    ranks.push(higher as u32 + 1);
-                }
+/// The ranks of some docids in each row: 1 + how many score strictly higher. From outputs of the decoder,
+/// `[rows, d_model]`, and the docids' logits, `[rows, documents]`.
+pub(crate) fn relevant_ranks(
+    model: &GenirModel,
+    output: Tensor<2>,
+    docids: &Tensor<2>,
+    vocabulary: Vocabulary,
+    relevant: &[&[u32]],
+) -> Vec<Vec<u32>> {
+    let most = relevant.iter().map(|relevant| relevant.len()).max().unwrap_or(0);
+    // For each place among the relevant ones, `[rows, 1]`.
+    let targets: Vec<Tensor<2>> =
+        (0..most).map(|place| target_logits(docids, relevant, place)).collect();
+    let mut higher: Vec<Tensor<1, Int>> =
+        targets.iter().map(|target| count_higher(docids, target)).collect(); // [rows]
+    if vocabulary == Vocabulary::All {
+        let at_once = (WORD_LOGIT_BYTES / size_of::<f32>() / relevant.len().max(1)).max(512);
+        for words in model.t5.word_logits_in_parts(output, at_once) {
+            for (higher, target) in higher.iter_mut().zip(&targets) {
+                *higher = higher.clone() + count_higher(&words, target);
             }
         }
-        ranks
     }
+    let mut ranks = vec![Vec::new(); relevant.len()];
+    for (place, higher) in higher.into_iter().enumerate() {
+        let higher = higher.into_data();
+        for ((ranks, relevant), higher) in ranks.iter_mut().zip(relevant).zip(higher.iter::<i64>())
+        {
+            if place < relevant.len() {
+                ranks.push(higher as u32 + 1);
+            }
+        }
+    }
+    ranks
+}
+
+/// The logit of each row's relevant docid at `place`, `[rows, 1]`; rows with fewer look one up for nothing.
+fn target_logits(docids: &Tensor<2>, relevant: &[&[u32]], place: usize) -> Tensor<2> {
+    let docid = |relevant: &&[u32]| relevant.get(place).map_or(0, |&docid| docid as i32);
+    let rows: Vec<i32> = relevant.iter().map(docid).collect();
+    let rows = TensorData::new(rows, [relevant.len(), 1]);
+    docids.clone().gather(1, Tensor::<2, Int>::from_data(rows, &docids.device()))
 }
 
 /// How many of each row's `logits` are strictly greater than its `target`: `[batch]`.

@@ -99,6 +99,20 @@ impl T5 {
         self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output))
     }
 
+    /// Logits of all words, as many at once as `at_once` says: each `[rows, at most at_once]`, in order.
+    pub fn word_logits_in_parts(
+        &self,
+        output: Tensor<2>,
+        at_once: usize,
+    ) -> impl Iterator<Item = Tensor<2>> {
+        let words = self.config.vocab_size;
+        let matrix = self.lm_head.as_ref().unwrap_or(&self.shared);
+        let output = self.scaled(output);
+        (0..words)
+            .step_by(at_once.max(1))
+            .map(move |first| matrix.logits_of(output.clone(), first..words.min(first + at_once)))
+    }
+
     /// The decoder's output as the output matrix reads it.
     fn scaled(&self, output: Tensor<2>) -> Tensor<2> {
         if self.config.scale_decoder_outputs {
