@@ -63,7 +63,7 @@ pub enum ProbeError {
     #[error("the encoder swap needs another encoder: the base model, or another checkpoint")]
     NothingToSwap,
     /// There is no set to evaluate circuits on.
-    #[error("the circuit is judged on a test set, and there is none")]
+    #[error("the circuit is judged on a test set, and there is none, or none with queries")]
     NoTestSet,
     /// Another model does not have the shape of the one that is looked at.
     #[error(
@@ -79,6 +79,9 @@ pub enum ProbeError {
         /// Its size in the model; for the word embedding, at least so many rows.
         expected: Vec<usize>,
     },
+    /// A list of correct queries with nothing in it.
+    #[error("no query is named, expected [[docid token, query id], ...] with at least one pair")]
+    NothingNamed,
     /// A query that the set does not have.
     #[error("correct query {place}: the {set} queries have none with the id `{query}`")]
     NoSuchQuery {
