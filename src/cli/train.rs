@@ -57,6 +57,7 @@ impl Train {
 /// What is trained on what, before the first step.
 pub(super) fn summary(plan: &Plan) -> String {
     let corpus = &plan.corpus;
+    let probes = plan.recipe.probes.as_ref();
     format!(
         "run       {run}, seed {seed}, device {device}\n\
          corpus    {path}: {documents} documents; {train} training, {generated} generated, \
@@ -65,6 +66,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({per_epoch} an epoch)\n\
+         probes    {probes}\n\
          memory    {memory}\n\n{table}\n",
         run = plan.recipe.run.directory.display(),
         seed = plan.recipe.run.seed,
@@ -81,6 +83,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = plan.stages,
         steps = plan.total_steps(),
         per_epoch = plan.steps_per_epoch(),
+        probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         memory = plan.memory,
         table = plan.table,
     )
