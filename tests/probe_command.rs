@@ -252,7 +252,12 @@ fn what_cannot_be_probed_is_refused_in_words() {
     let begun = train(&["train.steps=1"]);
     is_refused(
         &["probe", &text(begun.path().join("run"))],
-        &["no correct query: none of 8 validation queries", "best rank ", "query `val-"],
+        &[
+            "no correct query: none of 8 validation queries",
+            "at rank 1 among words and docids (best rank ",
+            "query `val-",
+            "rank docids only",
+        ],
     );
 }
 

@@ -13,7 +13,9 @@ use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
 use crate::files::write_whole;
 use crate::monitor::Console;
-use crate::probe::{Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant};
+use crate::probe::{
+    Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant, ranked_among,
+};
 use crate::recipe::Recipe;
 use crate::report;
 use crate::retrieval::Vocabulary;
@@ -281,10 +283,7 @@ fn write_tables(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
             out,
             "stages {}; a docid is ranked among {}",
             on.stages,
-            match on.vocabulary {
-                Vocabulary::All => "words and docids",
-                Vocabulary::Docids => "docids",
-            }
+            ranked_among(on.vocabulary)
         )?;
     }
     for titled in records.iter().flat_map(report::tables) {

@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
+use super::ranked_among;
 use crate::component::{SelectorError, StagesError};
+use crate::retrieval::Vocabulary;
 
 /// Why a probe cannot be run.
 #[derive(Debug, Error)]
@@ -34,8 +36,10 @@ pub enum ProbeError {
     },
     /// There is nothing to average over.
     #[error(
-        "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 (best rank {best_rank}, \
-         query `{query}`); measure over all queries, or train longer"
+        "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 among {} (best rank \
+         {best_rank}, query `{query}`); measure over all queries, {}or train longer",
+        ranked_among(*vocabulary),
+        if *vocabulary == Vocabulary::All { "rank docids only, " } else { "" }
     )]
     NoCorrect {
         /// The set's name.
@@ -46,6 +50,8 @@ pub enum ProbeError {
         best_rank: u32,
         /// The query that has it.
         query: String,
+        /// What it is ranked among.
+        vocabulary: Vocabulary,
     },
     /// There are no queries at all.
     #[error("the set `{set}` has no query with a relevant document")]

@@ -225,7 +225,8 @@ impl Suite {
         };
         if measured.is_empty() {
             let (ranked, query) = (targets.len(), queries.ids[best.query].clone());
-            return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query });
+            let vocabulary = self.options.vocabulary;
+            return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query, vocabulary });
         }
         queries.correct = correct;
         Ok(measured)
