@@ -49,7 +49,7 @@ impl Train {
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));
         }
-        console.message(&closing(run.path(), begun.elapsed().as_secs_f64()));
+        console.message(&closing(run.path(), run.probes().exists(), begun.elapsed().as_secs_f64()));
         Ok(())
     }
 }
@@ -89,15 +89,18 @@ pub(super) fn summary(plan: &Plan) -> String {
     )
 }
 
-fn closing(run: &Path, seconds: f64) -> String {
+fn closing(run: &Path, probed: bool, seconds: f64) -> String {
     let run = run.display();
+    let pictures = format!("probes       genir plot {run} --output pictures\n");
     format!(
         "done in {:.0} min {:02.0} s\n\
          checkpoint   {run}/checkpoints/best (transformers loads it)\n\
          search       genir search {run} \"your query\"\n\
          evaluate     genir eval {run} --split test\n\
+         {}\
          TensorBoard  tensorboard --logdir {run}/tensorboard",
         (seconds / 60.0).floor(),
         (seconds % 60.0).floor(),
+        if probed { pictures.as_str() } else { "" },
     )
 }
