@@ -192,7 +192,7 @@ fn in_words(every: Span) -> String {
     match every {
         Span::Steps(1) => "every step".to_owned(),
         Span::Steps(steps) => format!("every {steps} steps"),
-        Span::Epochs(epochs) if epochs == 1.0 => "every epoch".to_owned(),
+        Span::Epochs(1.0) => "every epoch".to_owned(),
         Span::Epochs(epochs) => format!("every {epochs} epochs"),
     }
 }
