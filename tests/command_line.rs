@@ -228,8 +228,27 @@ fn check_shows_what_would_be_trained_and_writes_nothing() {
     let shown = succeeds(&["check", &recipe, "trainable.select=restricted"]).stdout;
     assert_says(
         &shown,
-        &["8 documents", "decoder Stage II cross-attention", "| all ", "MiB", "nothing is wrong"],
+        &[
+            "8 documents",
+            "decoder Stage II cross-attention",
+            "| all ",
+            "MiB",
+            "probes    none",
+            "nothing is wrong",
+        ],
     );
+    let sometimes = "probes={every_epochs=2, at_start=true, logit_lens={every_steps=5, queries=3}}";
+    let shown = succeeds(&["check", &recipe, sometimes]).stdout;
+    assert_says(
+        &shown,
+        &[
+            "probes    residual_contribution, direct_effect, ",
+            "attention_writes before the first step, every 2 epochs, after the last step, on at most 200 validation",
+            " queries; logit_lens before the first step, every 5 steps, after the last step, on at most 3 ",
+        ],
+    );
+    let one = ["check", &recipe, "probes={run=[\"circuit\"], every_steps=1, at_end=false}"];
+    assert_says(&succeeds(&one).stdout, &["probes    circuit every step, on at most"]);
     assert!(everything(home.path()) == before);
     is_refused(
         &["check", &recipe, "corpus.path=no/corpus", "model.base=./no/base"],

@@ -159,6 +159,15 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     let again = records(&[&lens[..], &["--correct", &file]].concat());
     assert_eq!(results(&again), results(&found));
 
+    // A sample lacks none of them.
+    let sampled = records(&[&lens[..], &["--correct", &file, "--queries", "1"]].concat());
+    assert_eq!(results(&sampled), results(&found));
+    fs::write(&file, "[]").unwrap();
+    is_refused(
+        &["probe", &run, "--correct", &file],
+        &["correct_valid.json: no query is named, expected [[docid token, query id], ...]"],
+    );
+
     // A query that is not correct is measured too.
     fs::write(&file, json!([["@DOC_ID_nile@", "val-7"]]).to_string()).unwrap();
     let one = records(&[&lens[..], &["--correct", &file]].concat());
@@ -223,6 +232,8 @@ fn what_cannot_be_probed_is_refused_in_words() {
         is_refused(&[&["probe", run.as_str()], more].concat(), parts);
     };
     probe(&["--stages", "0..1,1..2,2..5"], &["stages: ", "layer 4", "last layer is 2"]);
+    let stages = genir_with_input(&["probe", &run, "--stages", "0..1,1..2,2..5"], "").stderr;
+    assert_eq!(stages.matches("last layer is 2").count(), 1, "told once: {stages}");
     probe(&["--patch", "decoder.mlp[7]"], &["decoder.mlp[7]", "3 layers"]);
     probe(&["--patch", "decoder.mpl"], &["decoder.mpl", "did you mean `decoder.mlp`?"]);
     probe(
@@ -241,7 +252,12 @@ fn what_cannot_be_probed_is_refused_in_words() {
     let begun = train(&["train.steps=1"]);
     is_refused(
         &["probe", &text(begun.path().join("run"))],
-        &["no correct query: none of 8 validation queries", "best rank ", "query `val-"],
+        &[
+            "no correct query: none of 8 validation queries",
+            "at rank 1 among words and docids (best rank ",
+            "query `val-",
+            "rank docids only",
+        ],
     );
 }
 
@@ -269,6 +285,7 @@ fn a_bad_command_line_ends_with_2() {
         &["--stages", "0..1,2..3,3..4"],
         &["--over", "some"],
         &["--batch-size", "0"],
+        &["--queries", "0"],
         &["--left-out-ids", "7"],
     ] {
         let done = genir_with_input(&[&["probe", run.as_str()], wrong].concat(), "");
@@ -280,6 +297,37 @@ fn a_bad_command_line_ends_with_2() {
     let help = succeeds(&["probe", "--help"]).stdout;
     for probe in Probe::ALL {
         assert_says(&help, &[&format!("\n  {probe} ")]);
+    }
+}
+
+#[test]
+fn numbers_are_kept_where_pictures_cannot_be_written() {
+    let home = TempDir::new().unwrap();
+    let (taken, numbers) = (home.path().join("taken"), home.path().join("numbers.json"));
+    fs::write(&taken, "").unwrap();
+    let wanted = ["--probe", "direct_effect", "--format", "json", "--output"];
+    let places = [text(numbers.clone()), "--plots".to_owned(), text(taken)];
+    let places = places.each_ref().map(String::as_str);
+    is_refused(&[&["probe", run().as_str()], &wanted[..], &places].concat(), &["cannot create"]);
+    assert_eq!(files::read(&numbers).unwrap().len(), 1);
+}
+
+#[test]
+fn a_last_line_that_was_cut_short_is_passed_over() {
+    let home = TempDir::new().unwrap();
+    let history = fs::read_to_string(learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    let cut = home.path().join("logit_lens.jsonl");
+    fs::write(&cut, format!("{history}{}", &history[..200])).unwrap();
+    let plot = ["plot", &text(cut.clone()), "-o", &text(home.path().join("drawn"))];
+    let done = succeeds(&plot);
+    assert_says(&done.stderr, &["passed over", "logit_lens.jsonl, line 3"]);
+    let whole = files::read(&learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    assert_eq!(files::read(&cut).unwrap(), whole);
+
+    // Anywhere else it is a mistake, and so is a file with nothing else.
+    for broken in [format!("{}\n{history}", &history[..200]), history[..200].to_owned()] {
+        fs::write(&cut, broken).unwrap();
+        is_refused(&plot, &["logit_lens.jsonl, line 1"]);
     }
 }
 

@@ -268,6 +268,23 @@ fn broken_weights_are_an_error_at_evaluation_too() {
 }
 
 #[test]
+fn a_docid_that_trec_files_cannot_hold_costs_the_files_and_not_the_run() {
+    let home = TempDir::new().unwrap();
+    let corpus = home.path().join("corpus");
+    tiny_corpus::write(&corpus);
+    // No validation query asks for it, but it is ranked.
+    let documents = fs::read_to_string(corpus.join("documents.json")).unwrap();
+    fs::write(corpus.join("documents.json"), documents.replace("\"nile\"", "\"the nile\""))
+        .unwrap();
+    fs::remove_file(corpus.join("test_queries.json")).unwrap();
+    let queries = json!([{"id": "v", "query": "a metal", "relevant_docs": [7]}]);
+    fs::write(corpus.join("val_queries.json"), queries.to_string()).unwrap();
+    train(&plan(home.path(), &["train.steps=2"]));
+    assert_eq!(logged(home.path(), "validation/hits@1").len(), 1);
+    assert!(names(&home.path().join("run/retrieval")).is_empty());
+}
+
+#[test]
 fn the_files_of_an_evaluation_agree_with_its_metrics() {
     let home = TempDir::new().unwrap();
     let overrides = ["train.steps=60", "evaluate.splits=[\"validation\", \"test\"]"];

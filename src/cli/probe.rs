@@ -13,7 +13,9 @@ use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
 use crate::files::write_whole;
 use crate::monitor::Console;
-use crate::probe::{Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant};
+use crate::probe::{
+    Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant, ranked_among,
+};
 use crate::recipe::Recipe;
 use crate::report;
 use crate::retrieval::Vocabulary;
@@ -39,9 +41,9 @@ pub struct ProbeVerb {
     #[arg(long, value_name = "SPLIT")]
     test_split: Option<Split>,
 
-    /// A sample of this many queries of each split [default: all].
-    #[arg(long)]
-    queries: Option<usize>,
+    /// A sample of this many queries of each split, those of --correct excepted [default: all].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    queries: Option<u32>,
 
     /// Draws the sample.
     #[arg(long, default_value_t = 1)]
@@ -165,13 +167,15 @@ impl ProbeVerb {
             bar.finish_and_clear();
         }
         let records = found?;
+        // Numbers first: they are not lost where a picture cannot be written.
+        self.write(&records)?;
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
         }
         if let Some(directory) = &self.plots {
             super::plot::draw(&records, directory)?;
         }
-        self.write(&records)
+        Ok(())
     }
 
     /// The probes that were asked for, or else all that can be measured; says which cannot, and why.
@@ -228,7 +232,9 @@ impl ProbeVerb {
 
     /// The queries to look at; those of `--correct` are measured in any case.
     fn query_set(&self, asked: &Asked) -> Result<ProbeQueries> {
-        let mut queries = ProbeQueries::new(asked.queries(self.split, self.queries, self.seed)?);
+        // A sample might lack what the file names.
+        let most = self.sample().filter(|_| self.correct.is_none());
+        let mut queries = ProbeQueries::new(asked.queries(self.split, most, self.seed)?);
         if let Some(file) = &self.correct {
             let pairs = read_correct_queries(file)?;
             let known = queries.expect_correct(&pairs, &asked.checkpoint.docids);
@@ -243,7 +249,11 @@ impl ProbeVerb {
             None if asked.corpus.test.is_empty() => self.split,
             None => Split::Test,
         };
-        asked.queries(split, self.queries, self.seed)
+        asked.queries(split, self.sample(), self.seed)
+    }
+
+    fn sample(&self) -> Option<usize> {
+        self.queries.map(|queries| queries as usize)
     }
 
     fn write(&self, records: &[Record]) -> Result<()> {
@@ -273,10 +283,7 @@ fn write_tables(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
             out,
             "stages {}; a docid is ranked among {}",
             on.stages,
-            match on.vocabulary {
-                Vocabulary::All => "words and docids",
-                Vocabulary::Docids => "docids",
-            }
+            ranked_among(on.vocabulary)
         )?;
     }
     for titled in records.iter().flat_map(report::tables) {

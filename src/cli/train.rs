@@ -49,7 +49,7 @@ impl Train {
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));
         }
-        console.message(&closing(run.path(), begun.elapsed().as_secs_f64()));
+        console.message(&closing(run.path(), run.probes().exists(), begun.elapsed().as_secs_f64()));
         Ok(())
     }
 }
@@ -57,6 +57,7 @@ impl Train {
 /// What is trained on what, before the first step.
 pub(super) fn summary(plan: &Plan) -> String {
     let corpus = &plan.corpus;
+    let probes = plan.recipe.probes.as_ref();
     format!(
         "run       {run}, seed {seed}, device {device}\n\
          corpus    {path}: {documents} documents; {train} training, {generated} generated, \
@@ -65,6 +66,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({per_epoch} an epoch)\n\
+         probes    {probes}\n\
          memory    {memory}\n\n{table}\n",
         run = plan.recipe.run.directory.display(),
         seed = plan.recipe.run.seed,
@@ -81,20 +83,24 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = plan.stages,
         steps = plan.total_steps(),
         per_epoch = plan.steps_per_epoch(),
+        probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         memory = plan.memory,
         table = plan.table,
     )
 }
 
-fn closing(run: &Path, seconds: f64) -> String {
+fn closing(run: &Path, probed: bool, seconds: f64) -> String {
     let run = run.display();
+    let pictures = format!("probes       genir plot {run} --output pictures\n");
     format!(
         "done in {:.0} min {:02.0} s\n\
          checkpoint   {run}/checkpoints/best (transformers loads it)\n\
          search       genir search {run} \"your query\"\n\
          evaluate     genir eval {run} --split test\n\
+         {}\
          TensorBoard  tensorboard --logdir {run}/tensorboard",
         (seconds / 60.0).floor(),
         (seconds % 60.0).floor(),
+        if probed { pictures.as_str() } else { "" },
     )
 }

@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
+use super::ranked_among;
 use crate::component::{SelectorError, StagesError};
+use crate::retrieval::Vocabulary;
 
 /// Why a probe cannot be run.
 #[derive(Debug, Error)]
@@ -34,8 +36,10 @@ pub enum ProbeError {
     },
     /// There is nothing to average over.
     #[error(
-        "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 (best rank {best_rank}, \
-         query `{query}`); measure over all queries, or train longer"
+        "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 among {} (best rank \
+         {best_rank}, query `{query}`); measure over all queries, {}or train longer",
+        ranked_among(*vocabulary),
+        if *vocabulary == Vocabulary::All { "rank docids only, " } else { "" }
     )]
     NoCorrect {
         /// The set's name.
@@ -46,6 +50,8 @@ pub enum ProbeError {
         best_rank: u32,
         /// The query that has it.
         query: String,
+        /// What it is ranked among.
+        vocabulary: Vocabulary,
     },
     /// There are no queries at all.
     #[error("the set `{set}` has no query with a relevant document")]
@@ -63,7 +69,7 @@ pub enum ProbeError {
     #[error("the encoder swap needs another encoder: the base model, or another checkpoint")]
     NothingToSwap,
     /// There is no set to evaluate circuits on.
-    #[error("the circuit is judged on a test set, and there is none")]
+    #[error("the circuit is judged on a test set, and there is none, or none with queries")]
     NoTestSet,
     /// Another model does not have the shape of the one that is looked at.
     #[error(
@@ -79,6 +85,9 @@ pub enum ProbeError {
         /// Its size in the model; for the word embedding, at least so many rows.
         expected: Vec<usize>,
     },
+    /// A list of correct queries with nothing in it.
+    #[error("no query is named, expected [[docid token, query id], ...] with at least one pair")]
+    NothingNamed,
     /// A query that the set does not have.
     #[error("correct query {place}: the {set} queries have none with the id `{query}`")]
     NoSuchQuery {

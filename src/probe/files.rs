@@ -48,7 +48,8 @@ pub fn read_histories(directory: &Path) -> Result<Vec<Record>, StoredError> {
     Ok(records)
 }
 
-/// The results in one file: an array, or one a line.
+/// The results in one file: an array, or one a line. A last line that was not written to its end, as a run leaves it
+/// that is killed or whose disk is full, is passed over with a warning.
 pub fn read(path: &Path) -> Result<Vec<Record>, StoredError> {
     let text = fs::read_to_string(path).map_err(FileError::new("read", path))?;
     if text.trim_start().starts_with('[') {
@@ -63,6 +64,18 @@ pub fn read(path: &Path) -> Result<Vec<Record>, StoredError> {
         return parsed.collect();
     }
     let place = |index: usize| format!("{}, line {}", path.display(), index + 1);
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(index, line)| Ok(Record::parse(line, || place(index))?)).collect()
+    let (whole, rest) = text.rsplit_once('\n').map_or(("", text.as_str()), |parts| parts);
+    let lines = whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let mut records: Vec<Record> = lines
+        .map(|(index, line)| Record::parse(line, || place(index)))
+        .collect::<Result<_, _>>()?;
+    if !rest.trim().is_empty() {
+        match Record::parse(rest, || place(whole.lines().count())) {
+            Ok(record) => records.push(record),
+            // A file of its own, not a history that was cut short.
+            Err(error) if records.is_empty() => return Err(error.into()),
+            Err(error) => tracing::warn!("passed over, not written to its end: {error}"),
+        }
+    }
+    Ok(records)
 }

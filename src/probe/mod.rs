@@ -34,7 +34,7 @@ pub use encoder_swap::{EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use queries::ProbeQueries;
-pub use record::{MeasuredOn, ProbeResult, Record, RecordError, SCHEMA};
+pub use record::{MeasuredOn, ProbeResult, Record, RecordError, SCHEMA, ranked_among};
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
 pub use shares::{LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant};
 pub use shift::RankShift;

@@ -70,12 +70,15 @@ impl ProbeQueries {
     /// `correct_valid.json`.
     ///
     /// # Errors
-    /// A query that is not in the set, or a token that is no docid of the model.
+    /// No pair, a query that is not in the set, or a token that is no docid of the model.
     pub fn expect_correct(
         &mut self,
         pairs: &[(String, String)],
         docids: &DocidVocabulary,
     ) -> Result<(), ProbeError> {
+        if pairs.is_empty() {
+            return Err(ProbeError::NothingNamed);
+        }
         let index: HashMap<&str, usize> =
             self.ids.iter().enumerate().map(|(index, id)| (id.as_str(), index)).collect();
         let measured = pairs.iter().enumerate().map(|(place, (token, id))| {
@@ -117,7 +120,8 @@ impl States {
     pub fn fill(&mut self, encoder: &Encoding, questions: &[Question]) {
         let width = encoder.t5.config().d_model;
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
-        if self.kept.is_some() || tokens * width * size_of::<f32>() > KEPT_BYTES {
+        let too_many = tokens * width * size_of::<f32>() > KEPT_BYTES;
+        if self.kept.is_some() || questions.is_empty() || too_many {
             return;
         }
         let mut starts = vec![0; questions.len() + 1];

@@ -54,6 +54,14 @@ pub struct MeasuredOn {
     pub base: Option<String>,
 }
 
+/// What a docid is ranked among, in words.
+pub fn ranked_among(vocabulary: Vocabulary) -> &'static str {
+    match vocabulary {
+        Vocabulary::All => "words and docids",
+        Vocabulary::Docids => "docids",
+    }
+}
+
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "probe", content = "result", rename_all = "snake_case")]

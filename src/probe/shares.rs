@@ -26,7 +26,7 @@ pub struct Reads {
     pub variant: Variant,
     /// By reading layer.
     pub layers: Vec<LayerReads>,
-    /// By stage of the reading layer: means over its layers.
+    /// By stage of the reading layer: means over its layers, those without a reader left out.
     pub stages: Vec<StageReads>,
     /// Exact variant: the largest deviation of the sum of contributions from the value that the model computed,
     /// over that value's largest magnitude in its layer and query.
@@ -41,7 +41,7 @@ pub struct LayerReads {
     /// Mean number of readers a query: active neurons, or heads.
     #[serde(with = "number")]
     pub readers: f64,
-    /// Every source before it, in order; they sum to 1.
+    /// Every source before it, in order; they sum to 1, and are undefined where no query has a reader.
     pub shares: Vec<Share>,
 }
 
@@ -83,7 +83,7 @@ impl From<Component> for Source {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageReads {
     pub stage: Stage,
-    /// The start embedding, then each component type of each stage; they sum to 1.
+    /// The start embedding, then each component type of each stage; they sum to 1. Empty where nothing reads.
     pub shares: Vec<StageShare>,
 }
 
@@ -232,7 +232,8 @@ impl LayerSums {
 impl StageReads {
     /// Means over the layers of `stage`, summed by type and stage of the source.
     fn of(stage: Stage, layers: &[LayerReads], stages: &Stages) -> Self {
-        let readers = &layers[stages.layers(stage).clone()];
+        let readers = layers[stages.layers(stage).clone()].iter();
+        let readers: Vec<&LayerReads> = readers.filter(|layer| layer.readers > 0.0).collect();
         let mut shares: Vec<StageShare> = Vec::new();
         for (source, of_stage) in all_sources() {
             let mut found = readers.iter().flat_map(|layer| &layer.shares).filter(|share| {
@@ -253,4 +254,22 @@ fn all_sources() -> impl Iterator<Item = (Source, Option<Stage>)> {
         Component::ALL.into_iter().map(move |component| (Source::from(component), Some(stage)))
     });
     [(Source::Start, None)].into_iter().chain(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_where_nothing_reads_does_not_hide_the_rest_of_its_stage() {
+        let reading = LayerSums { queries: 2, readers: 6.0, seen: 2, shares: vec![0.5, 1.5] };
+        let silent = LayerSums { queries: 0, readers: 0.0, seen: 2, shares: vec![0.0; 5] };
+        let layers = vec![reading, silent.clone(), silent.clone(), silent];
+        let stages = Stages::consecutive(0..2, 2..3, 3..4).expect("three stages");
+        let shares = Shares { variant: Variant::Paper, stages, layers, largest_deviation: 0.0 };
+        let reads = shares.finish();
+        let of = |stage: usize| reads.stages[stage].shares.iter().map(|share| share.share);
+        assert!(of(0).eq([0.25, 0.75]) && of(1).count() == 0, "{:?}", reads.stages);
+        assert!(reads.layers[1].shares.iter().all(|share| share.share.is_nan()));
+    }
 }

@@ -121,7 +121,7 @@ impl Suite {
         others: &Others,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Record>, ProbeError> {
-        self.check(subject, others, test.is_some())?;
+        self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         self.encode(subject, others, queries);
         if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
             self.encode(subject, others, test);
@@ -226,7 +226,8 @@ impl Suite {
         };
         if measured.is_empty() {
             let (ranked, query) = (targets.len(), queries.ids[best.query].clone());
-            return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query });
+            let vocabulary = self.options.vocabulary;
+            return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query, vocabulary });
         }
         queries.correct = correct;
         Ok(measured)

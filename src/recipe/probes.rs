@@ -1,5 +1,7 @@
 //! Which probes are measured during training, and when: `[probes]`.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 
 use super::reader::Section;
@@ -154,6 +156,44 @@ impl ProbesSection {
 
     fn own(&self, probe: Probe) -> Option<&OwnSchedule> {
         self.own.iter().find(|own| own.probe == probe)
+    }
+}
+
+/// Which are measured when, and on how many queries: `logit_lens, circuit every 3 epochs, after the last step, on at
+/// most 200 validation queries`.
+impl fmt::Display for ProbesSection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut groups: Vec<(Option<Span>, usize, Vec<&str>)> = Vec::new();
+        for &probe in &self.run {
+            let (every, queries) = (self.every(probe), self.queries(probe));
+            match groups.iter_mut().find(|group| (group.0, group.1) == (every, queries)) {
+                Some((.., names)) => names.push(probe.word()),
+                None => groups.push((every, queries, vec![probe.word()])),
+            }
+        }
+        for (place, (every, queries, names)) in groups.iter().enumerate() {
+            let names =
+                if names.len() == Probe::ALL.len() { "all".into() } else { names.join(", ") };
+            let times = [
+                self.at_start.then(|| "before the first step".to_owned()),
+                every.map(in_words),
+                self.at_end.then(|| "after the last step".to_owned()),
+            ];
+            let times = times.into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let before = if place > 0 { "; " } else { "" };
+            let split = self.split;
+            write!(formatter, "{before}{names} {times}, on at most {queries} {split} queries")?;
+        }
+        Ok(())
+    }
+}
+
+fn in_words(every: Span) -> String {
+    match every {
+        Span::Steps(1) => "every step".to_owned(),
+        Span::Steps(steps) => format!("every {steps} steps"),
+        Span::Epochs(1.0) => "every epoch".to_owned(),
+        Span::Epochs(epochs) => format!("every {epochs} epochs"),
     }
 }
 

@@ -215,6 +215,14 @@ pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFil
         .collect())
 }
 
+/// That TREC files can hold all of `ids`; `path` stands for the file in the error.
+pub fn check_docids<'a>(
+    path: &Path,
+    ids: impl IntoIterator<Item = &'a str>,
+) -> Result<(), RunFileError> {
+    ids.into_iter().try_for_each(|id| check_id(path, "docid", id))
+}
+
 /// Refuses what would break a line into other fields.
 fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileError> {
     // Control characters too: Python's `str.split` parts fields at some of them.

@@ -70,7 +70,8 @@ pub enum RunError {
 /// recipe.toml        the resolved recipe: every key, with the value it had
 /// environment.json   versions, machine, git revision, command line, start time
 /// metrics.jsonl      one JSON object a line: step, epoch, wall_time, scalars by tag
-/// tensorboard/       the same scalars as TensorBoard events
+/// tensorboard/       the same scalars as TensorBoard events, and more of the probes: lines of layers and stages,
+///                    histograms, images
 /// checkpoints/       one directory a checkpoint
 /// retrieval/         TREC runs and qrels, correct queries
 /// probes/            <probe>.jsonl: one result a line, of the probes that were measured

@@ -8,7 +8,9 @@ use crate::corpus::Query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
-use crate::retrieval::run_files::{RunFileError, RunWriter, write_correct_queries, write_qrels};
+use crate::retrieval::run_files::{
+    RunFileError, RunWriter, check_docids, write_correct_queries, write_qrels,
+};
 use crate::run::RunDirectory;
 use crate::task::Task;
 use crate::train::TrainError;
@@ -40,7 +42,10 @@ impl<'a> Evaluate<'a> {
             }
             let set = split_set(plan, split, section.queries)?;
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
-            let writable = match write_qrels(&qrels, set.judgements(&plan.docids)) {
+            // Any document may be in a ranking, judged or not.
+            let ids = check_docids(&qrels, plan.docids.ids());
+            let written = ids.and_then(|()| write_qrels(&qrels, set.judgements(&plan.docids)));
+            let writable = match written {
                 Ok(()) => true,
                 // Not a reason to lose a run: metrics need no files.
                 Err(error @ RunFileError::Id { .. }) => {
