@@ -56,7 +56,7 @@ impl Lens<'_> {
             let logits = self.model.logits(stacked);
             let [words, docids] = [logits.words, logits.docids].map(|logits| {
                 let width = logits.dims()[1];
-                (logits.into_data().try_into_vec::<f32>().unwrap_or_default(), width)
+                (on_host(logits), width)
             });
             let of_vectors = words.0.chunks(words.1 * rows).zip(docids.0.chunks(docids.1 * rows));
             for (place, (of_words, of_docids)) in of_vectors.enumerate() {
@@ -72,6 +72,12 @@ impl Lens<'_> {
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
         self.model.t5.decoder.final_norm.forward(vectors)
     }
+}
+
+/// The values of a matrix, row by row, whatever type the device computes in.
+fn on_host(matrix: Tensor<2>) -> Vec<f32> {
+    let values = matrix.into_data().convert::<f32>().try_into_vec::<f32>();
+    values.unwrap_or_else(|_| unreachable!("converted to f32"))
 }
 
 /// How many vectors of `rows` rows go through the output matrix at once, where logits of so many tokens are kept.

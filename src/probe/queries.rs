@@ -12,8 +12,9 @@ use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 /// Added to the scores of padding, as the model does it.
 const MASKED: f32 = -1e9;
-/// States of more bytes than this are not kept but computed again for each use.
-const KEPT_BYTES: usize = 1 << 30;
+/// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
+/// T5-large.
+const KEPT_BYTES: usize = 256 << 20;
 
 /// A set of queries to look at a model with.
 pub struct ProbeQueries {
