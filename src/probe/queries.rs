@@ -8,10 +8,8 @@ use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{Question, tokens_of};
-use crate::t5::{EncoderStates, NoTap, Pass, T5};
+use crate::t5::{EncoderStates, NoTap, Pass, T5, padding_mask};
 
-/// Added to the scores of padding, as the model does it.
-const MASKED: f32 = -1e9;
 /// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
 /// T5-large.
 const KEPT_BYTES: usize = 256 << 20;
@@ -149,24 +147,20 @@ impl States {
         let Some(kept) = &self.kept else {
             return encoder.encode(questions, batch);
         };
-        let length = |query: usize| questions[query].tokens.len();
-        let longest = batch.iter().map(|&query| length(query)).max().unwrap_or(0);
-        let (mut from, mut hidden) = (Vec::new(), Vec::new());
-        for &query in batch {
-            let start = kept.starts[query];
-            for token in 0..longest {
-                // Padding repeats the first token: whatever it holds is masked.
-                let real = token < length(query);
-                from.push((start + if real { token } else { 0 }) as i32);
-                hidden.push(if real { 0.0 } else { MASKED });
-            }
+        let lengths: Vec<u32> =
+            batch.iter().map(|&query| questions[query].tokens.len() as u32).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let mut from = Vec::with_capacity(batch.len() * longest as usize);
+        for (&query, &length) in batch.iter().zip(&lengths) {
+            let start = kept.starts[query] as u32;
+            // Padding repeats the first token: whatever it holds is masked.
+            let token = |token: u32| (start + if token < length { token } else { 0 }) as i32;
+            from.extend((0..longest).map(token));
         }
-        let padded = hidden.contains(&MASKED);
-        let mask = TensorData::new(hidden, [batch.len(), 1, 1, longest]);
         EncoderStates {
             rows: kept.rows.clone().select(0, indices(from, encoder.device)),
             batch: batch.len(),
-            mask: padded.then(|| Tensor::from_data(mask, encoder.device)),
+            mask: padding_mask(&lengths, longest as usize, encoder.device),
         }
     }
 

@@ -21,5 +21,7 @@ pub use layers::{Embedding, Linear, Mlp};
 pub use model::{GenirModel, Logits, T5};
 pub use pass::Pass;
 pub use rms_norm::RmsNorm;
-pub use stack::{Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens};
+pub use stack::{
+    Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padding_mask,
+};
 pub use tap::{Attention, Hook, NoTap, Site, Stack, Tap};

@@ -31,19 +31,25 @@ impl Tokens {
     pub fn new(ids: &[i32], lengths: &[u32], device: &Device) -> Self {
         let batch = lengths.len();
         let length = ids.len() / batch.max(1);
-        let padded = lengths.iter().any(|&tokens| (tokens as usize) < length);
-        let mask = padded.then(|| {
-            let values: Vec<f32> = lengths
-                .iter()
-                .flat_map(|&tokens| {
-                    (0..length).map(move |at| if at < tokens as usize { 0.0 } else { MASKED })
-                })
-                .collect();
-            Tensor::from_data(TensorData::new(values, [batch, 1, 1, length]), device)
-        });
+        let mask = padding_mask(lengths, length, device);
         let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
         Self { ids, batch, length, mask }
     }
+}
+
+/// What is added to the scores of `length` positions, `[batch, 1, 1, length]`: it hides those behind each row's
+/// `lengths`; none where nothing is hidden.
+pub fn padding_mask(lengths: &[u32], length: usize, device: &Device) -> Option<Tensor<4>> {
+    let padded = lengths.iter().any(|&tokens| (tokens as usize) < length);
+    padded.then(|| {
+        let values: Vec<f32> = lengths
+            .iter()
+            .flat_map(|&tokens| {
+                (0..length).map(move |at| if at < tokens as usize { 0.0 } else { MASKED })
+            })
+            .collect();
+        Tensor::from_data(TensorData::new(values, [lengths.len(), 1, 1, length]), device)
+    })
 }
 
 /// What the encoder makes of a batch, and cross-attention reads.
