@@ -2,15 +2,14 @@
 
 use std::collections::HashSet;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use super::lens::Lens;
 use super::means::Means;
 use super::patch::{Patch, Patching, Supply};
-use super::queries::{Encoding, Measured, ProbeQueries, States, batches};
+use super::queries::{Encoding, Measured, ProbeQueries, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult};
-use crate::retrieval::ranking::Question;
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
@@ -97,9 +96,9 @@ impl Other {
 /// All that probes of one call share.
 pub(super) struct Bench<'a> {
     pub model: &'a GenirModel,
-    pub device: &'a Device,
+    /// How the model encodes queries.
+    pub own: Encoding<'a>,
     pub options: &'a ProbeOptions,
-    pub pad_id: u32,
     pub queries: &'a ProbeQueries,
     /// What means are over.
     pub measured: &'a [Measured],
@@ -129,16 +128,9 @@ impl<'a> Bench<'a> {
         Lens { model: self.model, vocabulary: self.options.vocabulary }
     }
 
-    /// How `t5` encodes queries.
-    pub fn encoding<'t>(&'t self, t5: &'t T5) -> Encoding<'t> {
-        let (batch_size, pad_id) = (self.options.batch_size, self.pad_id);
-        Encoding { t5, device: self.device, batch_size, pad_id }
-    }
-
     /// The measured queries, batch by batch.
     pub fn batches(&self, with_base: bool) -> impl Iterator<Item = Batch> {
-        let length = |found: &Measured| self.queries.questions[found.query].tokens.len();
-        let batches = batches(self.measured.to_vec(), self.options.batch_size, length);
+        let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
         batches.into_iter().map(move |measured| self.batch(self.queries, measured, with_base))
     }
 
@@ -162,7 +154,7 @@ impl<'a> Bench<'a> {
         queries: &ProbeQueries,
         asked: &[usize],
     ) -> EncoderStates {
-        kept.of(&self.encoding(t5), &queries.questions, asked)
+        kept.of(&Encoding { t5, ..self.own }, &queries.questions, asked)
     }
 
     /// The decoder's output with `patches` in place, `[batch, d_model]`, computed from the first patched layer on.
@@ -181,13 +173,5 @@ impl<'a> Bench<'a> {
         let residual = layer.residual_pre.clone();
         let mut pass = Pass::evaluate(&mut tap);
         self.model.t5.decode_from(first, residual, &batch.states, &mut pass)
-    }
-
-    /// Every query of `set` with its first relevant docid.
-    pub fn first_relevant(set: &[Question]) -> Vec<Measured> {
-        let first = |(query, question): (usize, &Question)| {
-            Some(Measured { query, target: *question.relevant.first()? })
-        };
-        set.iter().enumerate().filter_map(first).collect()
     }
 }

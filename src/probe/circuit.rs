@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
 use super::patch::{Patch, PatchedPart};
-use super::queries::{Measured, ProbeQueries, batches};
 use super::record::number;
 use super::{ProbeResult, Replacement};
 use crate::component::{Component, Stage};
@@ -97,7 +96,7 @@ impl Measure for Measuring {
         let test = bench.test.unwrap_or(bench.queries);
         let mut whole = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
-        for queries in test_batches(bench, test) {
+        for queries in test.batches(test.all(), bench.options.batch_size) {
             let batch = bench.batch(test, queries, bench.base.is_some());
             let rank = |output: Tensor<2>, sums: &mut MetricSums| {
                 let relevant: Vec<&[u32]> = batch
@@ -136,12 +135,6 @@ impl Measure for Measuring {
             circuits: circuits.collect(),
         })
     }
-}
-
-/// All queries of the test set, batch by batch.
-fn test_batches(bench: &Bench, test: &ProbeQueries) -> Vec<Vec<Measured>> {
-    let length = |found: &Measured| test.questions[found.query].tokens.len();
-    batches(Bench::first_relevant(&test.questions), bench.options.batch_size, length)
 }
 
 impl Scores {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure, Other};
-use super::queries::{Measured, States, batches};
+use super::queries::{Measured, States};
 use super::record::number;
 use super::{ProbeResult, RankShift};
 use crate::retrieval::ranking::Question;
@@ -114,8 +114,7 @@ fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
     let relevant = questions.iter().flat_map(|question| &question.relevant);
     let documents: HashSet<&u32> = relevant.filter(|row| other.left_out.contains(row)).collect();
     let (mut swapped, mut own) = (Vec::new(), Vec::new());
-    let length = |found: &Measured| questions[found.query].tokens.len();
-    for batch in batches(asked.clone(), bench.options.batch_size, length) {
+    for batch in bench.queries.batches(asked.clone(), bench.options.batch_size) {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
         let ranks = |kept: &States, t5: &T5| {

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::retrieval::evaluation::QuerySet;
-use crate::retrieval::ranking::{Question, tokens_of};
+use crate::retrieval::ranking::{Question, by_length, tokens_of};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, padding_mask};
 
 /// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
@@ -63,6 +63,19 @@ impl ProbeQueries {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty()
+    }
+
+    /// Some of the queries in batches of nearly equal length.
+    pub(super) fn batches(&self, some: Vec<Measured>, batch_size: usize) -> Vec<Vec<Measured>> {
+        by_length(some, batch_size, |found| self.questions[found.query].tokens.len())
+    }
+
+    /// Every query with its first relevant docid.
+    pub(super) fn all(&self) -> Vec<Measured> {
+        let first = |(query, question): (usize, &Question)| {
+            Some(Measured { query, target: *question.relevant.first()? })
+        };
+        self.questions.iter().enumerate().filter_map(first).collect()
     }
 
     /// Measures these queries whatever the model ranks: pairs of docid token and query id, as in the paper's
@@ -126,7 +139,8 @@ impl States {
         let mut starts = vec![0; questions.len() + 1];
         let mut parts = Vec::new();
         let mut at = 0;
-        for batch in by_length(questions, encoder.batch_size) {
+        let length = |&query: &usize| questions[query].tokens.len();
+        for batch in by_length((0..questions.len()).collect(), encoder.batch_size, length) {
             let states = encoder.encode(questions, &batch);
             let longest = states.rows.dims()[0] / batch.len();
             let mut real = Vec::new();
@@ -185,21 +199,6 @@ impl Encoding<'_> {
         let tokens = tokens_of(&asked, self.pad_id, self.device);
         self.t5.encode(&tokens, &mut Pass::evaluate(&mut NoTap))
     }
-}
-
-/// All queries in batches of nearly equal length, so that little is padded.
-pub(super) fn by_length(questions: &[Question], batch_size: usize) -> Vec<Vec<usize>> {
-    batches((0..questions.len()).collect(), batch_size, |&query| questions[query].tokens.len())
-}
-
-/// `items` in batches of nearly equal `length`.
-pub(super) fn batches<T: Clone>(
-    mut items: Vec<T>,
-    batch_size: usize,
-    length: impl Fn(&T) -> usize,
-) -> Vec<Vec<T>> {
-    items.sort_by_key(length);
-    items.chunks(batch_size.max(1)).map(<[T]>::to_vec).collect()
 }
 
 fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {

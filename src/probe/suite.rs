@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use super::bench::{Bench, Measure, Others};
 use super::means::Means;
 use super::patch::{Patch, PatchedPart};
-use super::queries::{Encoding, Measured, ProbeQueries, by_length};
+use super::queries::{Encoding, Measured, ProbeQueries};
 use super::record::{MeasuredOn, Record, SCHEMA};
 use super::{Over, Probe, ProbeError, ProbeResult, Replacement, Variant};
 use super::{
@@ -122,17 +122,22 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
-        self.encode(subject, others, queries);
-        if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
-            self.encode(subject, others, test);
-        }
-        let targets = self.targets(subject, queries);
+        let own = self.encoding(subject, &subject.model.t5);
+        queries.own.fill(&own, &queries.questions);
+        let targets = self.targets(subject, &own, queries);
+        // Where there is nothing to measure, nothing else is encoded.
         let measured = self.choose(queries, &targets)?;
+        self.encode_with_others(subject, others, queries);
+        if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
+            test.own.fill(&own, &test.questions);
+            if let Some(base) = &others.base {
+                test.base.fill(&self.encoding(subject, &base.t5), &test.questions);
+            }
+        }
         let mut bench = Bench {
             model: subject.model,
-            device: subject.device,
+            own,
             options: &self.options,
-            pad_id: subject.tokenizer.pad_id(),
             queries,
             measured: &measured,
             test: test.as_deref(),
@@ -164,9 +169,8 @@ impl Suite {
         }
     }
 
-    /// Encodes a set with every encoder that a probe will ask for.
-    fn encode(&self, subject: &Subject, others: &Others, queries: &mut ProbeQueries) {
-        queries.own.fill(&self.encoding(subject, &subject.model.t5), &queries.questions);
+    /// Encodes a set with every other encoder that a probe will ask for.
+    fn encode_with_others(&self, subject: &Subject, others: &Others, queries: &mut ProbeQueries) {
         if let Some(base) = others.base.as_ref().filter(|_| self.uses_base()) {
             queries.base.fill(&self.encoding(subject, &base.t5), &queries.questions);
         }
@@ -182,12 +186,17 @@ impl Suite {
     }
 
     /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.
-    fn targets(&self, subject: &Subject, queries: &ProbeQueries) -> Vec<(Measured, u32)> {
+    fn targets(
+        &self,
+        subject: &Subject,
+        own: &Encoding,
+        queries: &ProbeQueries,
+    ) -> Vec<(Measured, u32)> {
         let model = subject.model;
-        let encoding = self.encoding(subject, &model.t5);
         let mut targets = Vec::with_capacity(queries.len());
-        for batch in by_length(&queries.questions, self.options.batch_size) {
-            let states = queries.own.of(&encoding, &queries.questions, &batch);
+        for batch in queries.batches(queries.all(), self.options.batch_size) {
+            let batch: Vec<usize> = batch.iter().map(|found| found.query).collect();
+            let states = queries.own.of(own, &queries.questions, &batch);
             let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap));
             let relevant: Vec<&[u32]> =
                 batch.iter().map(|&query| queries.questions[query].relevant.as_slice()).collect();
@@ -241,7 +250,7 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Vec<(ProbeResult, f64)> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            let mut means = Means::new(bench.model.t5.decoder.layers.len(), bench.device);
+            let mut means = Means::new(bench.model.t5.decoder.layers.len(), subject.device);
             bench.batches(false).for_each(|batch| means.add(&batch.trace));
             bench.means = Some(means);
         }

@@ -58,17 +58,27 @@ pub fn rank<E>(
     options: RankOptions,
     mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut order: Vec<usize> = (0..questions.len()).collect();
-    order.sort_by_key(|&index| questions[index].tokens.len());
-    for batch in order.chunks(options.batch_size.max(1)) {
+    let all = (0..questions.len()).collect();
+    let length = |&index: &usize| questions[index].tokens.len();
+    for batch in by_length(all, options.batch_size, length) {
         let batch_questions: Vec<&Question> =
             batch.iter().map(|&index| &questions[index]).collect();
         let rankings = rank_batch(model, device, &batch_questions, options);
-        for (&index, ranking) in batch.iter().zip(rankings) {
+        for (index, ranking) in batch.into_iter().zip(rankings) {
             each(index, ranking)?;
         }
     }
     Ok(())
+}
+
+/// `items` in batches of nearly equal `length`, so that little is padded.
+pub(crate) fn by_length<T: Clone>(
+    mut items: Vec<T>,
+    batch_size: usize,
+    length: impl Fn(&T) -> usize,
+) -> Vec<Vec<T>> {
+    items.sort_by_key(length);
+    items.chunks(batch_size.max(1)).map(<[T]>::to_vec).collect()
 }
 
 fn rank_batch(
