@@ -34,10 +34,11 @@ fn run(cache: &Path, overrides: &[&str]) -> Run {
     let plan = plan(home.path(), &[&[RESTRICTED, FEW, &directory], overrides].concat());
     let lines = Lines::default();
     let logger = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
-    let model = tracing::subscriber::with_default(logger, || train(&plan)).model;
+    let trained = tracing::subscriber::with_default(logger, || train(&plan));
+    assert_eq!((trained.outcome.stopped, trained.optimized), (None, plan.trained.clone()));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let warnings = text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
-    Run { weights: bits(&model), home, warnings }
+    Run { weights: bits(&trained.model), home, warnings }
 }
 
 /// Everything that was logged.
@@ -116,7 +117,7 @@ fn other_weights_texts_layers_or_types_are_other_files() {
         "task.tasks=[\"indexing\"]",
         "trainable.select=[\"decoder\", \"docids\"]",
         "cache.type=bf16",
-        "model.config.relative_attention_max_distance=64",
+        "model.config.d_kv=4",
     ];
     run(cache.path(), &[]);
     for (count, other) in others.into_iter().enumerate() {
