@@ -12,7 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::component::{Stages, freeze_all_but, trainable_set};
 use genir::recipe;
 use genir::t5::{Dropout, GenirModel, T5Config, Tokens, weights};
-use genir::train::{Optimizer, StepOptions, forward_backward};
+use genir::train::{Optimizer, StepInput, StepOptions, forward_backward};
 use rand::RngExt;
 
 // The allocator that the binary has.
@@ -77,7 +77,8 @@ fn serve() -> anyhow::Result<()> {
         weight: 1.0,
     };
     let mut step = |model: GenirModel| -> anyhow::Result<(GenirModel, f64)> {
-        let (loss, gradients) = forward_backward(&model, &source, targets.clone(), options);
+        let (loss, gradients) =
+            forward_backward(&model, StepInput::Tokens(source.clone()), targets.clone(), options);
         let (model, updated) = optimizer.step(model, gradients, 1e-4);
         updated.map_err(|norm| anyhow::anyhow!("the gradient norm is {norm}"))?;
         Ok((model, loss))

@@ -11,6 +11,7 @@ pub mod docid;
 pub mod files;
 pub mod monitor;
 pub mod nearest;
+pub mod prefix;
 pub mod probe;
 pub mod random;
 pub mod recipe;

@@ -4,6 +4,7 @@
 //! it. All that is wrong is told at once, each with its key. A [`Recipe`] holds every default, so that
 //! the one written to the run directory is resolved: it says the same when the defaults have changed.
 
+mod cache;
 mod data;
 mod error;
 mod model;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{Place, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
@@ -50,6 +52,7 @@ pub struct Recipe {
     pub optimizer: OptimizerSection,
     pub schedule: ScheduleSection,
     pub train: TrainSection,
+    pub cache: CacheSection,
     pub evaluate: EvaluateSection,
     pub save: SaveSection,
     /// `None`: no early stopping.
@@ -107,6 +110,7 @@ impl Recipe {
             optimizer: file.section("optimizer", OptimizerSection::read),
             schedule: file.section("schedule", ScheduleSection::read),
             train: file.section("train", TrainSection::read),
+            cache: file.section("cache", CacheSection::read),
             stop: file
                 .optional_section("stop", |section| StopSection::read(section, &save.best_metric)),
             log: file.section("log", LogSection::read),
