@@ -9,6 +9,7 @@ pub mod corpus;
 pub mod device;
 pub mod docid;
 pub mod files;
+mod kernel;
 pub mod monitor;
 pub mod nearest;
 pub mod prefix;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
 use genir::probe::{Over, Probe};
-use genir::recipe::{Init, Optimizer, Place, Recipe, RecipeErrors, Span};
+use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
 use genir::retrieval::Vocabulary;
 use genir::task::{Task, TaskOptions};
 
@@ -149,12 +149,19 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
         "probes.queries=100",
         "probes.circuit.every_epochs=2",
         "probes.stage_patching.queries=9",
+        "evaluate.every_epochs=0.3",
+        "probes.logit_lens.every_evaluations=2",
     ]);
     let probes = probes.probes.unwrap();
     let of = |probe| (probes.every(probe), probes.queries(probe));
-    assert_eq!(of(Probe::LogitLens), (Some(Span::Steps(50)), 100));
-    assert_eq!(of(Probe::Circuit), (Some(Span::Epochs(2.0)), 100));
-    assert_eq!(of(Probe::StagePatching), (Some(Span::Steps(50)), 9));
+    assert_eq!(of(Probe::DirectEffect), (Some(Every::Span(Span::Steps(50))), 100));
+    assert_eq!(of(Probe::Circuit), (Some(Every::Span(Span::Epochs(2.0))), 100));
+    assert_eq!(of(Probe::StagePatching), (Some(Every::Span(Span::Steps(50))), 9));
+    assert_eq!(of(Probe::LogitLens), (Some(Every::Evaluations(2)), 100));
+    // Evaluations come at whole steps: every second of them, whatever 0.6 epochs would be rounded to.
+    let steps = |every: Every| every.steps(Some(Span::Epochs(0.3)), 11);
+    assert_eq!(steps(Every::Evaluations(2)), Some(6));
+    assert_eq!(steps(Every::Span(Span::Epochs(0.6))), Some(7));
 }
 
 #[test]
@@ -318,7 +325,7 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "probes.circuit_patches=decoder.mlp[I,II]=mean",
         "probes.max_share=none",
         "probes.circuit.every_steps=40",
-        "probes.stage_patching={queries=7}",
+        "probes.stage_patching={queries=7, every_evaluations=4}",
     ];
     let off = [
         "optimizer.clip_norm=none",
@@ -385,6 +392,16 @@ fn conflicts_between_keys_are_refused() {
         ),
         (&["probes.at_end=false"], "probes.at_end", "`residual_contribution` is never measured"),
         (&["probes.every_steps=5", "probes.every_epochs=5"], "probes.every_epochs", "found both"),
+        (
+            &["probes.every_steps=5", "probes.every_evaluations=5"],
+            "probes.every_evaluations",
+            "expected one of",
+        ),
+        (
+            &["probes.circuit.every_evaluations=5"],
+            "probes.circuit.every_evaluations",
+            "no evaluations during training",
+        ),
         (&["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"], "stages.II", "an overlap"),
         (
             &[

@@ -24,7 +24,7 @@ pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{Place, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
-pub use probes::{OwnSchedule, ProbesSection};
+pub use probes::{Every, OwnSchedule, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
@@ -141,6 +141,14 @@ impl Recipe {
                            evaluate.every_steps or evaluate.every_epochs";
             let others = ["evaluate.every_steps", "evaluate.every_epochs"];
             file.conflict("stop", &others, message.to_owned());
+        }
+        if self.evaluate.every.is_none() {
+            for key in self.probes.iter().flat_map(ProbesSection::counting_evaluations) {
+                let message = "there are no evaluations during training: give \
+                               evaluate.every_steps or evaluate.every_epochs";
+                let others = ["evaluate.every_steps", "evaluate.every_epochs"];
+                file.conflict(&key, &others, message.to_owned());
+            }
         }
         if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
             let message = "generated queries are retrieval examples, but task.tasks is without it";

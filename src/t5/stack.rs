@@ -118,9 +118,13 @@ impl Encoder {
         for (layer, block) in self.layers.iter().enumerate() {
             let at = Place { layer, ..start };
             x = pass.stream(at, Hook::ResidualPre, x);
-            x = x.clone() + block.self_attention.over_itself(x, || bias.clone(), at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
+                    block.self_attention.over_itself(x, || bias.clone(), at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMid, x);
-            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::MlpOut, x, |x, pass| block.mlp.forward(x, at, pass));
             x = pass.stream(at, Hook::ResidualPost, x);
         }
         let rows = pass.dropout(self.final_norm.forward(x));
@@ -212,12 +216,19 @@ impl Decoder {
             let at = Place { stack: Stack::Decoder, layer, batch };
             x = pass.stream(at, Hook::ResidualPre, x);
             let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();
-            x = x.clone() + block.self_attention.over_itself(x, bias, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
+                    block.self_attention.over_itself(x, bias, at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMid, x);
-            let (rows, hidden) = (states.rows.clone(), states.mask.clone());
-            x = x.clone() + block.cross_attention.over_states(x, rows, hidden, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::CrossAttentionOut, x, |x, pass| {
+                    let (rows, hidden) = (states.rows.clone(), states.mask.clone());
+                    block.cross_attention.over_states(x, rows, hidden, at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMidCross, x);
-            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::MlpOut, x, |x, pass| block.mlp.forward(x, at, pass));
             x = pass.stream(at, Hook::ResidualPost, x);
         }
         x

@@ -3,7 +3,7 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{Int, Tensor};
 
-use super::loss::cross_entropy;
+use super::loss::loss_of_head;
 use crate::prefix::PrefixOutput;
 use crate::t5::{Dropout, GenirModel, NoTap, Pass, Tokens};
 
@@ -42,8 +42,8 @@ pub fn forward_backward(
         StepInput::Tokens(source) => model.t5.encode_and_decode_start(&source, &mut pass),
         StepInput::Prefix(prefix) => prefix.on_graph().output(&model.t5, &mut pass),
     }; // [batch, d_model]
-    let logits = model.logits(output);
-    let loss = cross_entropy(logits, targets, options.label_smoothing, options.weight);
+    let head = model.head(output);
+    let loss = loss_of_head(head, targets, options.label_smoothing, options.weight);
     let gradients = GradientsParams::from_grads(loss.root.backward(), model);
     (f64::from(loss.value.into_scalar::<f32>()), gradients)
 }

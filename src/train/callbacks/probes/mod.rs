@@ -76,7 +76,10 @@ impl<'a> Probes<'a> {
                 test: ProbeQueries::new(split_set(plan, test, Some(count))?),
             })
         };
-        let steps = |probe| section.every(probe).map(|span| span.steps(plan.steps_per_epoch()));
+        let steps = |probe| {
+            let evaluate = plan.recipe.evaluate.every;
+            section.every(probe)?.steps(evaluate, plan.steps_per_epoch())
+        };
         Ok(Self {
             plan,
             section,
