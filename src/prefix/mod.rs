@@ -8,6 +8,7 @@
 
 mod claim;
 mod compute;
+mod directory;
 mod element;
 mod error;
 mod file;
@@ -20,6 +21,7 @@ mod store;
 mod texts;
 
 pub use compute::Frozen;
+pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
