@@ -87,12 +87,13 @@ impl Training {
         let Arguments { mode, shape, batch, length, documents, words, .. } = *arguments;
         let device = device(&arguments.device)?.autodiff();
         let config = shape.config(words)?;
+        // Before the model, whose memory then is what this gave back.
+        let parameters = GenirModel::parameter_sizes(&config, true, documents);
         let docids = weights::random_rows(&config, documents, 1);
         let model = GenirModel {
             t5: weights::initialise(&config, 1, &device),
             docids: weights::docids_from(docids, config.d_model, &device),
         };
-        let parameters = GenirModel::parameter_sizes(&config, true, documents);
         let names = parameters.iter().map(|(name, _)| name.as_str());
         let stages = Stages::scaled(shape.layers)?;
         let trained: BTreeSet<String> = trainable_set(&mode.selectors(), &stages, names)?;
