@@ -196,7 +196,6 @@ impl GenirModel {
         documents: usize,
     ) -> Vec<(String, usize)> {
         let device = Device::flex();
-        // Zeros that nothing is written to: the system gives no memory for them.
         let t5 = T5::zeros(config, tied, &device);
         let docids = Embedding::new(documents, config.d_model, &device);
         parameters(&GenirModel { t5, docids })
