@@ -85,6 +85,9 @@ def show(grown: str, sizes: list[int], rows: list[tuple[float, float, float, int
         before = (size, ratio)
     heading = [grown, "step ms", "products alone ms", "GFLOP", "GFLOP/s of products", "step / products", "power"]
     print_table(heading, table, left=0)
+    (first, *_, last), grown_by = rows, math.log(sizes[-1] / sizes[0])
+    powers = [math.log(last[at] / first[at]) / grown_by for at in (0, 1)]
+    print(f"\nfrom first to last the step grows with the power {powers[0]:.2f} of {grown}, its products with {powers[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ use crate::t5::{FeedForward, T5Config};
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// What the process holds already, as it was measured: itself, the corpus and its tokens. 0 where the system does
-    /// not tell.
+    /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
+    /// and what it will come to hold beside the model.
     pub process: usize,
     /// All parameters.
     pub parameters: usize,
@@ -34,6 +34,10 @@ pub struct MemoryEstimate {
 }
 
 const F32: usize = size_of::<f32>();
+
+/// What a process comes to hold beside what is counted: threads, queries that it is evaluated on, open logs, and pieces
+/// of memory that the allocator cannot use again.
+const BESIDE: usize = 32 << 20;
 
 impl MemoryEstimate {
     /// `longest` is the number of tokens of the longest example.
@@ -66,7 +70,7 @@ impl MemoryEstimate {
         };
         let learnt = Learnt::of(trained, config);
         Self {
-            process: resident_bytes().unwrap_or(0),
+            process: resident_bytes().unwrap_or(0) + BESIDE,
             parameters: F32 * table.total.parameters,
             optimizer: F32 * states,
             base: F32 * base,

@@ -198,10 +198,7 @@ impl GenirModel {
         let device = Device::flex();
         let t5 = T5::zeros(config, tied, &device);
         let docids = Embedding::new(documents, config.d_model, &device);
-        parameters(&GenirModel { t5, docids })
-            .into_iter()
-            .map(|parameter| (parameter.name, parameter.shape.iter().product()))
-            .collect()
+        fill::sizes(&GenirModel { t5, docids })
     }
 }
 
