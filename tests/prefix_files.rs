@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use genir::prefix::{clear, stored_files};
 use tempfile::TempDir;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -34,10 +35,11 @@ fn run(cache: &Path, overrides: &[&str]) -> Run {
     let plan = plan(home.path(), &[&[RESTRICTED, FEW, &directory], overrides].concat());
     let lines = Lines::default();
     let logger = tracing_subscriber::fmt().with_writer(lines.clone()).with_ansi(false).finish();
-    let model = tracing::subscriber::with_default(logger, || train(&plan)).model;
+    let trained = tracing::subscriber::with_default(logger, || train(&plan));
+    assert!(trained.outcome.stopped.is_none() && trained.optimized.is_subset(&plan.trained));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let warnings = text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
-    Run { weights: bits(&model), home, warnings }
+    Run { weights: bits(&trained.model), home, warnings }
 }
 
 /// Everything that was logged.
@@ -116,7 +118,7 @@ fn other_weights_texts_layers_or_types_are_other_files() {
         "task.tasks=[\"indexing\"]",
         "trainable.select=[\"decoder\", \"docids\"]",
         "cache.type=bf16",
-        "model.config.relative_attention_max_distance=64",
+        "model.config.d_kv=4",
     ];
     run(cache.path(), &[]);
     for (count, other) in others.into_iter().enumerate() {
@@ -211,6 +213,23 @@ fn a_directory_that_cannot_be_written_costs_a_warning_and_nothing_else() {
     for (step, loss) in losses(&nowhere) {
         assert!((loss - losses(&stored)[&step]).abs() < 2e-5 * loss, "step {step}: {loss}");
     }
+}
+
+#[test]
+fn the_files_of_a_directory_are_listed_and_removed_and_nothing_else_is() {
+    let home = TempDir::new().unwrap();
+    assert!(stored_files(&home.path().join("none")).unwrap().is_empty());
+    let cache = home.path().join("cache");
+    run(&cache, &[]);
+    run(&cache, &["run.seed=4"]);
+    let kept = cache.join("notes.prefix");
+    fs::write(&kept, "not ours").unwrap();
+    let listed = stored_files(&cache).unwrap();
+    assert_eq!((listed.len(), files(&cache).len()), (2, 3));
+    assert!(listed.iter().all(|file| file.bytes == fs::metadata(&file.path).unwrap().len()));
+    fs::write(cache.join(format!(".{}.prefix.tmp", "0".repeat(32))), "half").unwrap();
+    assert_eq!(clear(&cache).unwrap(), listed);
+    assert_eq!(only_file(&cache), kept);
 }
 
 #[test]

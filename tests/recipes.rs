@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
+use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
 use genir::retrieval::Vocabulary;
@@ -323,6 +324,11 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "probes.variant=exact",
         "probes.patches=[\"decoder.layers[3]\"]",
         "probes.circuit_patches=decoder.mlp[I,II]=mean",
+        "cache.enabled=false",
+        "cache.directory=there",
+        "cache.memory=5",
+        "cache.disk=6",
+        "cache.type=f16",
         "probes.max_share=none",
         "probes.circuit.every_steps=40",
         "probes.stage_patching={queries=7, every_evaluations=4}",
@@ -490,4 +496,24 @@ fn text_that_is_no_toml_is_refused_with_its_lines() {
         shown.starts_with("recipe no/such/recipe.toml: 1 problem\n  cannot be read"),
         "{shown}"
     );
+}
+
+#[test]
+fn what_is_stored_has_defaults_and_limits() {
+    let cache = small(&[]).cache;
+    assert_eq!((cache.enabled, cache.memory, cache.disk), (true, 2048, 51_200));
+    assert_eq!((cache.element, cache.directory), (Element::F32, None));
+    let settings =
+        small(&["cache.directory=there", "cache.memory=1", "cache.type=bf16"]).cache.settings();
+    assert_eq!((settings.directory.as_path(), settings.memory), (Path::new("there"), 1 << 20));
+    assert_eq!(settings.element, Element::Bf16);
+    for (wrong, part) in [
+        ("cache.type=f64", r#"expected one of "f32", "bf16", "f16""#),
+        ("cache.memory=-1", "expected a whole number of at least 0"),
+        ("cache.disc=5", "unknown key; did you mean `disk`?"),
+        ("cahce.disk=5", "unknown section; did you mean `cache`?"),
+    ] {
+        let problem = problem(&[wrong]);
+        assert!(problem.contains(part), "{problem}");
+    }
 }

@@ -29,6 +29,12 @@ pub(super) fn name_of(key: &[u8]) -> String {
     format!("{hex}{SUFFIX}")
 }
 
+/// Whether a file of this name is one of stored prefixes.
+pub(super) fn is_name(name: &str) -> bool {
+    let hex = |digit: u8| digit.is_ascii_hexdigit();
+    name.strip_suffix(SUFFIX).is_some_and(|key| key.len() == 32 && key.bytes().all(hex))
+}
+
 impl Claim {
     /// Takes the right to write `path`, making its directory where it is not there; waits while another run has it,
     /// after a call of `waiting`. What killed builds have left in the directory is removed.
@@ -89,12 +95,12 @@ impl Drop for Claim {
 }
 
 /// Removes the temporary files in `directory` that no running build holds, but not `own`.
-fn sweep(directory: &Path, own: &Path) {
+pub(super) fn sweep(directory: &Path, own: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
-    let ours = format!("{SUFFIX}{TEMPORARY}");
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path == own || !name.starts_with('.') || !name.ends_with(&ours) {
+        let of = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
+        if path == own || !of.is_some_and(is_name) {
             continue;
         }
         if let Ok(file) = File::options().write(true).open(&path)

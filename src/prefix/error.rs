@@ -1,6 +1,5 @@
 //! Why a stored prefix cannot be used or written.
 
-use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -65,11 +64,4 @@ pub enum CacheError {
         /// The type.
         element: Element,
     },
-}
-
-impl CacheError {
-    /// Whether there just is no file.
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, CacheError::File(error) if error.source.kind() == io::ErrorKind::NotFound)
-    }
 }

@@ -8,10 +8,12 @@
 
 mod claim;
 mod compute;
+mod directory;
 mod element;
 mod error;
 mod file;
 mod frozen;
+mod kept;
 mod key;
 mod prepare;
 mod settings;
@@ -19,9 +21,11 @@ mod store;
 mod texts;
 
 pub use compute::Frozen;
+pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
-pub use prepare::{Kept, Place, Prefix, Progress, Reading};
+pub use kept::{Kept, Place, outlook};
+pub use prepare::{Prefix, Progress, Reading};
 pub use settings::{CacheSettings, default_directory};
 pub use store::Store;

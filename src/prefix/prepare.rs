@@ -1,18 +1,17 @@
 //! Decides what is stored, and finds or computes it before a run's first step.
 
-use std::fmt;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use super::claim::{Claim, name_of};
 use super::compute::Frozen;
 use super::file::Contents;
+use super::kept::{MIB, mebibytes};
 use super::key::Weights;
 use super::store::{Rows, Store};
 use super::texts::Texts;
-use super::{CacheError, CacheSettings, Element, FrozenPrefix, PrefixOutput};
-use crate::component::grouped;
+use super::{CacheError, CacheSettings, FrozenPrefix, Kept, Place, PrefixOutput};
 use crate::files::FileError;
 
 /// Texts that a run reads.
@@ -34,36 +33,6 @@ pub struct Prefix {
     training: Option<Store>,
     asked: Vec<Store>,
     kept: Vec<Kept>,
-}
-
-/// What became of one set of texts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
-    /// What it is called.
-    pub name: String,
-    /// Distinct texts.
-    pub texts: usize,
-    /// Bytes of what is stored, or would be.
-    pub bytes: u64,
-    /// What values are stored as.
-    pub element: Element,
-    /// Seconds that it took to find or compute it.
-    pub seconds: f64,
-    /// Where it is.
-    pub place: Place,
-}
-
-/// Where stored prefixes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// In this file, which was there.
-    Reused(PathBuf),
-    /// In this file, which this run has written.
-    Written(PathBuf),
-    /// In memory alone.
-    Memory,
-    /// Nowhere, for this reason.
-    Nowhere(String),
 }
 
 impl Prefix {
@@ -235,7 +204,8 @@ impl Keeper<'_> {
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
             Ok(rows) => return Ok((rows, Place::Reused(path))),
-            Err(error) if error.is_absent() => true,
+            // Not there; or not to be read: then it is replaced, or writing it tells what is wrong.
+            Err(CacheError::File(_)) => true,
             Err(error) => {
                 tracing::warn!("a stored frozen prefix is computed again: {error}");
                 false
@@ -294,34 +264,4 @@ impl Keeper<'_> {
         let rows = mapped.rows().to_vec();
         Ok(Rows::held(rows, contents.width, contents.element, self.frozen.device))
     }
-}
-
-impl Kept {
-    /// Whether it was found, not computed.
-    pub fn is_reused(&self) -> bool {
-        matches!(self.place, Place::Reused(_))
-    }
-}
-
-impl fmt::Display for Kept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, texts, bytes, element, seconds, place } = self;
-        write!(f, "{name}: {} texts, {} {element}; ", grouped(*texts), mebibytes(*bytes))?;
-        match place {
-            Place::Reused(path) => write!(f, "reused from {}", path.display()),
-            Place::Written(path) => {
-                write!(f, "computed once, in {seconds:.1} s, kept in {}", path.display())
-            }
-            Place::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
-            Place::Nowhere(why) => write!(f, "computed for each batch: {why}"),
-        }
-    }
-}
-
-const MIB: f64 = (1 << 20) as f64;
-
-/// Bytes as MiB, small ones with their fraction.
-fn mebibytes(bytes: u64) -> String {
-    let mebibytes = bytes as f64 / MIB;
-    if mebibytes < 10.0 { format!("{mebibytes:.1} MiB") } else { format!("{mebibytes:.0} MiB") }
 }

@@ -13,7 +13,7 @@ use crate::component::{SelectorError, Stages, StagesError, TrainableTable, train
 use crate::corpus::{self, Corpus, CorpusError, Split};
 use crate::device::{DeviceError, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::prefix::FrozenPrefix;
+use crate::prefix::{FrozenPrefix, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
@@ -205,15 +205,20 @@ impl Plan {
         self.recipe.train.length.steps(self.steps_per_epoch())
     }
 
-    /// Examples that the whole run reads.
-    pub fn examples_read(&self) -> u64 {
+    /// The training texts, as often as the whole run reads them.
+    pub fn reading(&self) -> Reading<'_> {
         let (of_epoch, batch) = (self.mixture.per_epoch(), self.recipe.train.batch_size as u64);
         let batches = self.total_steps() * self.recipe.train.accumulate as u64;
         let epoch = of_epoch.div_ceil(batch);
-        batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch)
+        let examples = 0..self.examples.len();
+        Reading {
+            name: "training".to_owned(),
+            texts: examples.map(|example| self.examples.tokens(example)).collect(),
+            reads: batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch),
+        }
     }
 
-    /// Probability of dropout in training.
+    /// Probability of dropout in training, in what comes after the frozen prefix.
     pub fn dropout(&self) -> f64 {
         self.recipe.model.dropout.unwrap_or(self.base.config.dropout_rate)
     }

@@ -16,7 +16,7 @@ use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
-use crate::prefix::{Frozen, Prefix, Reading};
+use crate::prefix::{Frozen, Prefix};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
@@ -129,17 +129,13 @@ impl<'a> Trainer<'a> {
         callbacks: &[Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<Arc<Prefix>>, TrainError> {
-        let Plan { recipe, examples, tokenizer, device, .. } = self.plan;
+        let Plan { recipe, tokenizer, device, .. } = self.plan;
         let Some(prefix) = self.plan.frozen_prefix() else {
             return Ok(None);
         };
         let t5 = model.t5.valid();
         let frozen = Frozen { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
-        let training = Reading {
-            name: "training".to_owned(),
-            texts: (0..examples.len()).map(|example| examples.tokens(example)).collect(),
-            reads: self.plan.examples_read(),
-        };
+        let training = self.plan.reading();
         let steps = self.total_steps;
         let asked = callbacks.iter().flat_map(|callback| callback.readings(steps)).collect();
         let settings = recipe.cache.settings();
