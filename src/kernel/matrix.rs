@@ -55,7 +55,11 @@ impl<'a> Matrix<'a> {
 
     /// Panics unless every value lies in the slice: what [`multiply_into`] relies on.
     fn checked(self) -> Self {
-        check(self.values.len(), [self.rows, self.columns], [self.to_next_row, self.to_next_column]);
+        check(
+            self.values.len(),
+            [self.rows, self.columns],
+            [self.to_next_row, self.to_next_column],
+        );
         self
     }
 }
@@ -141,7 +145,13 @@ pub(crate) fn filled(count: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -
 }
 
 /// `left x right` into `to`, or added to what is there.
-pub(crate) fn multiply_into(to: MatrixMut, left: Matrix, right: Matrix, add: bool, threads: Threads) {
+pub(crate) fn multiply_into(
+    to: MatrixMut,
+    left: Matrix,
+    right: Matrix,
+    add: bool,
+    threads: Threads,
+) {
     assert_eq!([left.rows, right.columns], [to.rows, to.columns], "outer sizes of a product");
     let to = (to.values.as_mut_ptr(), [to.to_next_row, to.to_next_column]);
     // SAFETY: `to` lies in its slice (checked when it was made), which is borrowed for this call alone.

@@ -10,5 +10,7 @@ mod wide;
 
 pub(crate) use graph::{Input, plain, to_tensor};
 pub(crate) use loops::{add, add_scaled, dot, exp, sum_of_squares};
-pub(crate) use matrix::{Matrix, MatrixMut, Threads, filled, multiply, multiply_fresh, multiply_into};
+pub(crate) use matrix::{
+    Matrix, MatrixMut, Threads, filled, multiply, multiply_fresh, multiply_into,
+};
 pub(crate) use wide::wide;

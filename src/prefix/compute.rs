@@ -3,15 +3,12 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{FrozenPrefix, PrefixOutput};
-use crate::device::is_host;
+use crate::device::length_step;
 use crate::t5::{T5, Tokens};
 
 /// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
 /// needs stays far below what a training step needs.
 const BATCH_POSITIONS: usize = 8192;
-
-/// Texts' lengths are rounded up to a multiple of this on GPUs, where each new shape compiles kernels.
-pub(crate) const GPU_LENGTH_STEP: usize = 8;
 
 /// A model whose prefix is frozen.
 #[derive(Clone, Copy)]
@@ -67,7 +64,7 @@ impl Frozen<'_> {
 /// The length that a batch of texts of these lengths is padded to.
 pub(super) fn padded_length(lengths: &[u32], device: &Device) -> usize {
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-    longest.next_multiple_of(if is_host(device) { 1 } else { GPU_LENGTH_STEP })
+    longest.next_multiple_of(length_step(device))
 }
 
 /// `[rows, d_model]`: of each text the states of its tokens, then its residual if that is wanted.

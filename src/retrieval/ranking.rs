@@ -4,6 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::choice::choice;
+use crate::device::length_step;
 use crate::prefix::Prefix;
 use crate::t5::{GenirModel, NoTap, Pass, Tokens};
 
@@ -196,6 +197,7 @@ fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32,
 pub(crate) fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
     let lengths: Vec<u32> = questions.iter().map(|question| question.tokens.len() as u32).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    let longest = longest.next_multiple_of(length_step(device));
     let ids: Vec<i32> = questions
         .iter()
         .flat_map(|question| {

@@ -69,10 +69,11 @@ pub(super) fn fused_cross_entropy(
     let kept = Kept { rows, word_rows, docid_rows, targets, log_totals, scale };
     let prepared = CrossEntropy.prepare::<NoCheckpointing>([x.node, words.node, docids.node]);
     let root = FlexTensor::from_data(value.clone());
-    let root = Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish(kept, root),
-        OpsKind::UnTracked(prepared) => prepared.finish(root),
-    });
+    let root =
+        Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(kept, root),
+            OpsKind::UnTracked(prepared) => prepared.finish(root),
+        });
     Loss { value: to_tensor(FlexTensor::from_data(value)), root }
 }
 
@@ -80,15 +81,11 @@ pub(super) fn fused_cross_entropy(
 fn log_totals<'a>(parts: impl Iterator<Item = &'a Part> + Clone, batch: usize) -> Vec<f64> {
     (0..batch)
         .map(|example| {
-            let highest = parts
-                .clone()
-                .map(|part| part.highest[example])
-                .fold(f32::NEG_INFINITY, f32::max);
+            let highest =
+                parts.clone().map(|part| part.highest[example]).fold(f32::NEG_INFINITY, f32::max);
             let total: f64 = parts
                 .clone()
-                .map(|part| {
-                    part.totals[example] * f64::from(part.highest[example] - highest).exp()
-                })
+                .map(|part| part.totals[example] * f64::from(part.highest[example] - highest).exp())
                 .sum();
             total.ln() + f64::from(highest)
         })

@@ -165,8 +165,15 @@ impl Plan {
                 Some(stages),
                 Some((trained, table)),
             ) if problems.is_empty() => {
-                let memory =
-                    MemoryEstimate::new(&recipe, &base.config, &table, &trained, documents);
+                let longest = (0..examples.len()).map(|index| examples.tokens(index).len()).max();
+                let memory = MemoryEstimate::new(
+                    &recipe,
+                    &base.config,
+                    &table,
+                    &trained,
+                    documents,
+                    longest.unwrap_or(0),
+                );
                 Ok(Self {
                     recipe,
                     device,

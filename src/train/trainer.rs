@@ -14,15 +14,12 @@ use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
-use crate::device::is_host;
+use crate::device::length_step;
 use crate::monitor::Monitor;
 use crate::prefix::{Frozen, Prefix};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
-
-/// Source lengths are rounded up to a multiple of this on GPUs, where each new shape compiles kernels.
-const GPU_LENGTH_STEP: usize = 8;
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -194,9 +191,9 @@ impl<'a> Trainer<'a> {
     /// Made here and not ahead of time by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
     fn batch(&mut self, position: u64) -> Batch {
-        let round_to = if is_host(&self.device) { 1 } else { GPU_LENGTH_STEP };
         let indices = self.sampler.batch(position);
-        assemble(&self.plan.examples, &indices, self.plan.tokenizer.pad_id(), round_to)
+        let pad_id = self.plan.tokenizer.pad_id();
+        assemble(&self.plan.examples, &indices, pad_id, length_step(&self.device))
     }
 
     /// Mean loss of a batch, and its gradients over the number of batches of an update.
