@@ -9,7 +9,6 @@ use clap::Args;
 use super::RecipeArgs;
 use crate::device;
 use crate::monitor::{Console, Monitor};
-use crate::prefix::outlook;
 use crate::recipe::Recipe;
 use crate::run::{Environment, Overwrite, RunDirectory};
 use crate::train::{Plan, Trainer, callbacks};
@@ -85,12 +84,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = plan.stages,
         steps = plan.total_steps(),
         per_epoch = plan.steps_per_epoch(),
-        prefix = outlook(
-            plan.frozen_prefix(),
-            &plan.recipe.cache.settings(),
-            &plan.reading(),
-            plan.config().d_model,
-        ),
+        prefix = plan.outlook(),
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         memory = plan.memory,
         table = plan.table,

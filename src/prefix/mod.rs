@@ -25,7 +25,7 @@ pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
-pub use kept::{Kept, Place, outlook};
+pub use kept::{Kept, Outlook, Place};
 pub use prepare::{Prefix, Progress, Reading};
 pub use settings::{CacheSettings, default_directory};
 pub use store::Store;

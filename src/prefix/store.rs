@@ -35,7 +35,7 @@ pub(super) enum Rows {
     Memory(Vec<u8>),
     Mapped(Mapped),
     /// `[rows, d_model]`, in the type they are stored as.
-    Device(Tensor<2>),
+    Device(Box<Tensor<2>>),
 }
 
 impl Rows {
@@ -51,7 +51,7 @@ impl Rows {
             Element::F16 => DType::F16,
         };
         let data = TensorData::from_bytes_vec(bytes, [values / width, width], dtype);
-        Rows::Device(Tensor::from_data(data, (device, dtype)))
+        Rows::Device(Box::new(Tensor::from_data(data, (device, dtype))))
     }
 }
 
@@ -109,9 +109,9 @@ impl Store {
         let length = padded_length(&lengths, &self.device);
         let batch = texts.len();
         let (rows, own) = match &self.rows {
-            Rows::Memory(bytes) => self.from_host(bytes, &places, &lengths, length),
-            Rows::Mapped(mapped) => self.from_host(mapped.rows(), &places, &lengths, length),
-            Rows::Device(rows) => self.from_device(rows, &places, &lengths, length),
+            Rows::Memory(bytes) => self.gathered(bytes, &places, &lengths, length),
+            Rows::Mapped(mapped) => self.gathered(mapped.rows(), &places, &lengths, length),
+            Rows::Device(rows) => self.selected(rows, &places, &lengths, length),
         };
         let residual = match &self.start {
             Some(start) => start.clone().expand([batch, self.width]),
@@ -126,7 +126,7 @@ impl Store {
     }
 
     /// States padded with zeros, `[batch * length, d_model]`, and each text's last row, `[batch, d_model]`.
-    fn from_host(
+    fn gathered(
         &self,
         bytes: &[u8],
         places: &[usize],
@@ -151,8 +151,8 @@ impl Store {
         (tensor(states, batch * length), tensor(last, batch))
     }
 
-    /// As [`Store::from_host`], but padding holds the text's first row: whatever is there is masked.
-    fn from_device(
+    /// As [`Store::gathered`], but padding holds the text's first row: whatever is there is masked.
+    fn selected(
         &self,
         rows: &Tensor<2>,
         places: &[usize],
@@ -209,7 +209,7 @@ mod tests {
             let on_host = store.output(&batch).unwrap();
             let Rows::Memory(bytes) = &store.rows else { panic!("rows on the CPU are in memory") };
             let data = TensorData::from_bytes_vec(bytes.clone(), [bytes.len() / 32, 8], DType::F32);
-            store.rows = Rows::Device(Tensor::from_data(data, &device));
+            store.rows = Rows::Device(Box::new(Tensor::from_data(data, &device)));
             for found in [on_host, store.output(&batch).unwrap()] {
                 assert_eq!((found.layer, found.states.batch), (layer, 3));
                 for (found, expected) in

@@ -38,7 +38,7 @@ impl<'a> Texts<'a> {
         }
         let mut keyed: Vec<(TextKey, &[u32])> = keyed.into_iter().collect();
         // By key where lengths are equal: one set of texts has one order, wherever it came from.
-        keyed.sort_unstable_by(|a, b| (a.1.len(), a.0).cmp(&(b.1.len(), b.0)));
+        keyed.sort_unstable_by_key(|(key, tokens)| (tokens.len(), *key));
         let places = (0..).zip(&keyed).map(|(place, (key, _))| (*key, place)).collect();
         Self { tokens: keyed.into_iter().map(|(_, tokens)| tokens).collect(), places }
     }

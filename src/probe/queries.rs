@@ -147,7 +147,7 @@ enum Kept {
     /// With what a run has stored of its frozen prefix.
     Run(Arc<Prefix>),
     /// With the queries.
-    Here(Store),
+    Here(Box<Store>),
 }
 
 impl States {
@@ -165,7 +165,7 @@ impl States {
         let texts = questions.iter().map(|question| question.tokens.as_slice());
         // All that could go wrong is a value that the type cannot hold: it is the one they have.
         let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
-        self.kept = store.ok().map(Kept::Here);
+        self.kept = store.ok().map(|store| Kept::Here(Box::new(store)));
     }
 
     /// States of the queries `batch`, padded to the longest: from what is kept, or computed now.

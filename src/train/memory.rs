@@ -23,6 +23,8 @@ pub struct MemoryEstimate {
     pub optimizer: usize,
     /// The copy of the base model that probes compare with; 0 where none does.
     pub base: usize,
+    /// What is stored of the frozen prefix and held in memory; set when the texts are known.
+    pub prefix: usize,
     /// Gradients of the trained parameters.
     pub gradients: usize,
     /// Activations kept for the backward pass.
@@ -74,6 +76,7 @@ impl MemoryEstimate {
             parameters: F32 * table.total.parameters,
             optimizer: F32 * states,
             base: F32 * base,
+            prefix: 0,
             gradients: F32 * trained_count * copies,
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
@@ -85,7 +88,8 @@ impl MemoryEstimate {
     /// All of it at the peak, in bytes.
     pub fn total(&self) -> usize {
         let step = self.gradients + self.activations + self.temporaries;
-        self.process + self.parameters + self.optimizer + self.base + step.max(self.between_steps)
+        let held = self.process + self.parameters + self.optimizer + self.base + self.prefix;
+        held + step.max(self.between_steps)
     }
 }
 
@@ -264,6 +268,9 @@ impl fmt::Display for MemoryEstimate {
         )?;
         if self.base > 0 {
             write!(f, ", the base model for probes {}", mib(self.base))?;
+        }
+        if self.prefix > 0 {
+            write!(f, ", the stored prefix {}", mib(self.prefix))?;
         }
         Ok(())
     }

@@ -11,9 +11,9 @@ use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, Split};
-use crate::device::{DeviceError, device};
+use crate::device::{DeviceError, device, is_host};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::prefix::{FrozenPrefix, Reading};
+use crate::prefix::{FrozenPrefix, Outlook, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
@@ -174,7 +174,7 @@ impl Plan {
                     documents,
                     longest.unwrap_or(0),
                 );
-                Ok(Self {
+                let mut plan = Self {
                     recipe,
                     device,
                     corpus,
@@ -188,7 +188,11 @@ impl Plan {
                     table,
                     memory,
                     base,
-                })
+                };
+                if is_host(&plan.device) {
+                    plan.memory.prefix = plan.outlook().held as usize;
+                }
+                Ok(plan)
             }
             _ => Err(PlanErrors(problems)),
         }
@@ -203,6 +207,12 @@ impl Plan {
     /// Updates of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.recipe.train.length.steps(self.steps_per_epoch())
+    }
+
+    /// What the run will do about its frozen prefix.
+    pub fn outlook(&self) -> Outlook {
+        let (settings, width) = (self.recipe.cache.settings(), self.config().d_model);
+        Outlook::new(self.frozen_prefix(), &settings, &self.reading(), width)
     }
 
     /// The training texts, as often as the whole run reads them.

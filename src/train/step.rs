@@ -20,6 +20,7 @@ pub struct StepOptions {
 
 /// What a step starts from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum StepInput {
     /// The texts, where the encoder or the word embedding is trained.
     Tokens(Tokens),
