@@ -28,4 +28,4 @@ pub use frozen::{FrozenPrefix, PrefixOutput};
 pub use kept::{Kept, Outlook, Place};
 pub use prepare::{Prefix, Progress, Reading};
 pub use settings::{CacheSettings, default_directory};
-pub use store::Store;
+pub(crate) use store::Store;

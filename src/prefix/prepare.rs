@@ -160,16 +160,21 @@ impl Keeper<'_> {
     ) -> (Option<Store>, Place) {
         let element = self.settings.element;
         let mut why = format!("it is more than cache.disk has left ({})", mebibytes(self.disk));
+        let mut in_memory = bytes <= self.memory;
         if bytes <= self.disk {
             match self.in_file(&texts, starts, progress) {
                 Ok((rows, place)) => {
                     self.disk -= bytes;
                     return (Some(Store::new(self.frozen, element, texts, rows)), place);
                 }
-                Err(error) => why = error.to_string(),
+                Err(error) => {
+                    // No more to be stored in memory than in a file.
+                    in_memory &= !matches!(error, CacheError::Overflow { .. });
+                    why = error.to_string();
+                }
             }
         }
-        if bytes <= self.memory {
+        if in_memory {
             tracing::warn!("the frozen prefix of the {name} texts is kept in memory alone: {why}");
             match Store::compute(self.frozen, texts.tokens, element, progress) {
                 Ok(store) => {

@@ -245,8 +245,12 @@ impl Callback for Probes<'_> {
             Cadence { every, at_start, at_end }.times(steps)
         };
         let sets = self.sets.iter().map(|set| (set, times(set)));
-        sets.flat_map(|(set, times)| [set.queries.reading(times), set.test.reading(times)])
-            .collect()
+        sets.flat_map(|(set, times)| {
+            let judges = set.probes.contains(&Probe::Circuit);
+            let test = judges.then(|| set.test.reading(times));
+            [set.queries.reading(times)].into_iter().chain(test)
+        })
+        .collect()
     }
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
