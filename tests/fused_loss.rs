@@ -10,8 +10,13 @@ type Sizes = [usize; 4];
 
 /// One row, one document; sizes that are no multiple of a block (of some 3,000 rows here) or of a register;
 /// several blocks a task; more examples than a product takes at once.
-const CASES: [Sizes; 5] =
-    [[1, 5, 1, 1], [5, 16, 300, 7], [3, 40, 9_001, 3_100], [130, 24, 1_000, 33], [32, 8, 70_003, 2]];
+const CASES: [Sizes; 5] = [
+    [1, 5, 1, 1],
+    [5, 16, 300, 7],
+    [3, 40, 9_001, 3_100],
+    [130, 24, 1_000, 33],
+    [32, 8, 70_003, 2],
+];
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("values in f32")
@@ -65,9 +70,8 @@ fn the_loss_from_the_output_is_that_of_the_logits() {
                 let tracked = [0, 1, 2].map(|at| which >> at & 1 == 1);
                 let what = format!("{sizes:?}, smoothing {smoothing}, tracked {tracked:?}");
                 let fused = |head, targets| loss_of_head(head, targets, smoothing, 0.5);
-                let plain = |head: Head, targets| {
-                    cross_entropy(head.logits(), targets, smoothing, 0.5)
-                };
+                let plain =
+                    |head: Head, targets| cross_entropy(head.logits(), targets, smoothing, 0.5);
                 let (found, gradients) = outcome(sizes, tracked, fused);
                 let (expected, right) = outcome(sizes, tracked, plain);
                 assert!((found - expected).abs() <= 2e-6 * expected.abs(), "{what}: {found}");

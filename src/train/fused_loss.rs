@@ -16,7 +16,7 @@ use burn_flex::{Flex, FlexTensor};
 
 use super::loss::Loss;
 use super::vocabulary::{Columns, Part, Rows};
-use crate::kernel::{Input, Matrix, add_scaled, dot, to_tensor};
+use crate::kernel::{Input, Matrix, add_scaled, dot, floats, to_tensor};
 use crate::t5::Head;
 
 /// What [`super::cross_entropy`] makes of the head's logits, on the CPU.
@@ -47,8 +47,8 @@ pub(super) fn fused_cross_entropy(
     let parts = || word_rows.parts.iter().chain(&docid_rows.parts);
     let log_totals = log_totals(parts(), batch);
 
-    let docid_values = docid_rows.values.storage::<f32>();
-    let row_values = rows.storage::<f32>();
+    let docid_values = floats(&docid_rows.values);
+    let row_values = floats(&rows);
     let mut sum = 0.0;
     for (example, (&target, &log_total)) in targets.iter().zip(&log_totals).enumerate() {
         let docid = &docid_values[target * width..][..width];
@@ -69,10 +69,11 @@ pub(super) fn fused_cross_entropy(
     let kept = Kept { rows, word_rows, docid_rows, targets, log_totals, scale };
     let prepared = CrossEntropy.prepare::<NoCheckpointing>([x.node, words.node, docids.node]);
     let root = FlexTensor::from_data(value.clone());
-    let root = Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish(kept, root),
-        OpsKind::UnTracked(prepared) => prepared.finish(root),
-    });
+    let root =
+        Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(kept, root),
+            OpsKind::UnTracked(prepared) => prepared.finish(root),
+        });
     Loss { value: to_tensor(FlexTensor::from_data(value)), root }
 }
 
@@ -80,15 +81,11 @@ pub(super) fn fused_cross_entropy(
 fn log_totals<'a>(parts: impl Iterator<Item = &'a Part> + Clone, batch: usize) -> Vec<f64> {
     (0..batch)
         .map(|example| {
-            let highest = parts
-                .clone()
-                .map(|part| part.highest[example])
-                .fold(f32::NEG_INFINITY, f32::max);
+            let highest =
+                parts.clone().map(|part| part.highest[example]).fold(f32::NEG_INFINITY, f32::max);
             let total: f64 = parts
                 .clone()
-                .map(|part| {
-                    part.totals[example] * f64::from(part.highest[example] - highest).exp()
-                })
+                .map(|part| part.totals[example] * f64::from(part.highest[example] - highest).exp())
                 .sum();
             total.ln() + f64::from(highest)
         })
@@ -131,7 +128,7 @@ impl Kept {
     fn input_gradient(&self, parts: &[Vec<f32>], scale: Scale) -> FlexTensor {
         let [batch, width] = [self.rows.layout().shape()[0], self.rows.layout().shape()[1]];
         let mut gradient = vec![0.0_f32; batch * width];
-        let docids = self.docid_rows.values.storage::<f32>();
+        let docids = floats(&self.docid_rows.values);
         let frozen = |rows: &Rows| rows.logits.is_none();
         let mut even = vec![0.0_f32; width];
         for rows in [&self.word_rows, &self.docid_rows].into_iter().filter(|rows| frozen(rows)) {
