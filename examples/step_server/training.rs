@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
+use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::component::{Stages, freeze_all_but, trainable_set};
 use genir::device::device;
+use genir::prefix::{FrozenPrefix, PrefixOutput};
 use genir::recipe;
-use genir::t5::{
-    Dropout, EncoderStates, GenirModel, Hook, Pass, Site, Stack, Tap, Tokens, weights,
-};
-use genir::train::{Optimizer, StepOptions, cross_entropy, forward_backward};
+use genir::t5::{Dropout, GenirModel, Tokens, weights};
+use genir::train::{Optimizer, StepInput, StepOptions, forward_backward};
 use rand::RngExt;
 
 use super::Arguments;
@@ -59,22 +59,15 @@ impl Mode {
     }
 }
 
-/// What a step begins with.
-enum Input {
-    Tokens(Tokens),
-    /// All that is frozen has been computed, up to the residual stream before `layer`, `[batch, d_model]`.
-    Cached {
-        states: EncoderStates,
-        residual: Tensor<2>,
-        layer: usize,
-    },
-}
-
 /// A model in training on one batch.
 pub struct Training {
     /// None while the optimizer has it.
     model: Option<GenirModel>,
-    input: Input,
+    source: Tokens,
+    /// What is frozen; none where everything is trained.
+    prefix: Option<FrozenPrefix>,
+    /// What it has made of the batch, where that is computed once.
+    stored: Option<PrefixOutput>,
     /// Docid rows, `[batch]`.
     targets: Tensor<1, Int>,
     optimizer: Optimizer,
@@ -105,14 +98,16 @@ impl Training {
         let ids: Vec<i32> = (0..batch * length).map(|_| generator.random_range(2..last)).collect();
         let targets: Vec<i32> =
             (0..batch).map(|_| generator.random_range(0..documents as i32)).collect();
-        let source = Tokens::new(&ids, &vec![length as u32; batch], &device);
-        let input = if mode.cached {
-            computed_once(&model, &source, stages.second.start)
-        } else {
-            Input::Tokens(source)
-        };
+        let prefix = FrozenPrefix::of(trained.iter().map(String::as_str), shape.layers);
+        // A frozen prefix takes its tokens off the graph.
+        let on = if prefix.is_some() { device.clone().inner() } else { device.clone() };
+        let source = Tokens::new(&ids, &vec![length as u32; batch], &on);
+        let stored = prefix.filter(|_| mode.cached);
+        let stored = stored.map(|prefix| prefix.compute(&model.t5.valid(), &source));
         Ok(Self {
-            input,
+            source,
+            prefix,
+            stored,
             targets: Tensor::from_data(TensorData::new(targets, [batch]), &device),
             model: Some(model),
             optimizer: Optimizer::new(&recipe::OptimizerSection {
@@ -151,48 +146,13 @@ impl Training {
             label_smoothing: 0.0,
             weight: 1.0,
         };
-        match &self.input {
-            Input::Tokens(source) => forward_backward(model, source, self.targets.clone(), options),
-            Input::Cached { states, residual, layer } => {
-                let mut tap = genir::t5::NoTap;
-                let mut pass = Pass::train(&mut tap, options.dropout);
-                let output = model.t5.decode_from(*layer, residual.clone(), states, &mut pass);
-                let loss = cross_entropy(model.logits(output), self.targets.clone(), 0.0, 1.0);
-                let gradients = GradientsParams::from_grads(loss.root.backward(), model);
-                (f64::from(loss.value.into_scalar::<f32>()), gradients)
+        let input = match (&self.stored, self.prefix) {
+            (Some(stored), _) => StepInput::Prefix(stored.clone()),
+            (None, Some(prefix)) => {
+                StepInput::Prefix(prefix.compute(&model.t5.valid(), &self.source))
             }
-        }
-    }
-}
-
-/// Encoder states and the residual stream before decoder layer `layer`, off the graph.
-fn computed_once(model: &GenirModel, source: &Tokens, layer: usize) -> Input {
-    let mut before = Before { layer, residual: None };
-    let mut pass = Pass::evaluate(&mut before);
-    let states = model.t5.encode(source, &mut pass);
-    model.t5.decode_start(&states, &mut pass);
-    let residual =
-        before.residual.unwrap_or_else(|| unreachable!("every layer has a place before it"));
-    let [batch, _, width] = residual.dims();
-    let residual = residual.inner().reshape([batch, width]);
-    let mask = states.mask.map(Tensor::inner);
-    let states = EncoderStates { rows: states.rows.inner(), batch, mask };
-    Input::Cached { states, residual, layer }
-}
-
-/// Keeps the decoder's residual stream before one layer, `[batch, 1, d_model]`.
-struct Before {
-    layer: usize,
-    residual: Option<Tensor<3>>,
-}
-
-impl Tap for Before {
-    fn wants(&self, site: Site) -> bool {
-        site == Site { stack: Stack::Decoder, layer: self.layer, hook: Hook::ResidualPre }
-    }
-
-    fn stream(&mut self, _site: Site, value: Tensor<3>) -> Tensor<3> {
-        self.residual = Some(value.clone());
-        value
+            (None, None) => StepInput::Tokens(self.source.clone()),
+        };
+        forward_backward(model, input, self.targets.clone(), options)
     }
 }

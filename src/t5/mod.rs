@@ -19,7 +19,7 @@ pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use dropout::Dropout;
 pub use layers::{Embedding, Linear, Mlp};
-pub use model::{GenirModel, Logits, T5};
+pub use model::{GenirModel, Head, Logits, T5};
 pub use pass::Pass;
 pub use rms_norm::RmsNorm;
 pub use stack::{

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::config::T5Config;
 use super::layers::Embedding;
 use super::pass::Pass;
+use super::product::{Stored, product};
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
 
 /// An encoder-decoder T5, v1.0 or v1.1.
@@ -63,6 +64,19 @@ impl T5 {
         let device = states.rows.device();
         let embedding = self.shared.forward(self.start_token(&device)); // [1, d_model]
         self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
+    }
+
+    /// The residual stream before `layer` of the decoder for the start token alone, `[batch, d_model]`; `layer` may
+    /// be the number of layers: the stream after the last. No dropout acts on the start token's embedding.
+    pub fn residual_before(
+        &self,
+        layer: usize,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let embedding = self.shared.forward(self.start_token(&states.rows.device())); // [1, d_model]
+        let start = self.for_each(embedding, states.batch);
+        self.decoder.through(0..layer, start, None, states, pass)
     }
 
     /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: what comes before is not
@@ -142,6 +156,27 @@ pub struct GenirModel {
     pub docids: Embedding,
 }
 
+/// The output vocabulary's rows and what they are multiplied with: all that a loss needs.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The decoder's output as the output matrix reads it, `[batch, d_model]`
+    pub rows: Tensor<2>,
+    /// `[words, d_model]`
+    pub words: Tensor<2>,
+    /// `[documents, d_model]`
+    pub docids: Tensor<2>,
+}
+
+impl Head {
+    /// Scores every row.
+    pub fn logits(self) -> Logits {
+        Logits {
+            words: product(self.rows.clone(), self.words, Stored::OutIn),
+            docids: product(self.rows, self.docids, Stored::OutIn),
+        }
+    }
+}
+
 /// Logits of one batch at the start token's position.
 #[derive(Debug, Clone)]
 pub struct Logits {
@@ -152,9 +187,19 @@ pub struct Logits {
 }
 
 impl GenirModel {
+    /// What scores the output vocabulary, and the decoder's output `[batch, d_model]` as it meets that.
+    pub fn head(&self, output: Tensor<2>) -> Head {
+        let words = self.t5.lm_head.as_ref().unwrap_or(&self.t5.shared);
+        Head {
+            rows: self.t5.scaled(output),
+            words: words.weight.val(),
+            docids: self.docids.weight.val(),
+        }
+    }
+
     /// Logits of words and docids from the decoder's output `[batch, d_model]`.
     pub fn logits(&self, output: Tensor<2>) -> Logits {
-        Logits { words: self.t5.word_logits(output.clone()), docids: self.docid_logits(output) }
+        self.head(output).logits()
     }
 
     /// Logits of the docids alone: `[batch, d_model] -> [batch, documents]`.

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::config::T5Config;
 use crate::device::is_host;
+use crate::kernel::{Input, dot, plain, to_tensor};
 
 /// `x / rms(x) * weight`, row by row.
 #[derive(Module, Debug)]
@@ -52,24 +53,15 @@ impl RmsNorm {
 }
 
 fn on_host(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    const ON_FLEX: &str = "its device is Flex, and no checkpointing strategy is ever asked for";
     if !x.is_autodiff() && !weight.is_autodiff() {
-        let x = x.try_into_primitive::<Flex>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
-        let weight =
-            weight.try_into_primitive::<Flex>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
-        let (output, _) = normalise(&x.to_contiguous(), &weight.to_contiguous(), epsilon);
-        return Tensor::from_primitive::<Flex>(output);
+        let (x, weight) = (plain(x).to_contiguous(), plain(weight).to_contiguous());
+        return to_tensor(normalise(&x, &weight, epsilon).0);
     }
-    // What is not on the graph enters it as a constant.
-    let x = if x.is_autodiff() { x } else { x.autodiff() };
-    let weight = if weight.is_autodiff() { weight } else { weight.autodiff() };
-    let x = x.try_into_primitive::<Autodiff<Flex>>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
-    let weight =
-        weight.try_into_primitive::<Autodiff<Flex>>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
-    let input = x.primitive().to_contiguous();
-    let factors = weight.primitive().to_contiguous();
+    let (x, weight) = (Input::of(x), Input::of(weight));
+    let input = x.value.to_contiguous();
+    let factors = weight.value.to_contiguous();
     let (output, scales) = normalise(&input, &factors, epsilon);
-    let prepared = Normalise.prepare::<NoCheckpointing>([x.node(), weight.node()]);
+    let prepared = Normalise.prepare::<NoCheckpointing>([x.node, weight.node]);
     Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prepared) => prepared.finish((input, factors, scales), output),
         OpsKind::UnTracked(prepared) => prepared.finish(output),
@@ -177,18 +169,4 @@ fn gradients_of(
         FlexTensor::from_data(TensorData::new(to_x, [rows, width])),
         FlexTensor::from_data(TensorData::new(to_weight, [width])),
     )
-}
-
-/// Sixteen sums side by side: one would wait for itself at every step, and round worse.
-fn dot(left: &[f32], right: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 16];
-    let (left_chunks, right_chunks) = (left.chunks_exact(16), right.chunks_exact(16));
-    let rest: f32 =
-        left_chunks.remainder().iter().zip(right_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (left, right) in left_chunks.zip(right_chunks) {
-        for ((sum, a), b) in sums.iter_mut().zip(left).zip(right) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }

@@ -6,7 +6,9 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
-use crate::t5::Logits;
+use super::fused_loss::fused_cross_entropy;
+use crate::device::is_host;
+use crate::t5::{Head, Logits};
 
 /// A loss and the scalar whose gradients are the loss's.
 pub struct Loss {
@@ -14,6 +16,15 @@ pub struct Loss {
     pub value: Tensor<1>,
     /// Its *gradients* are the loss's, times the weight that was asked for; its value means nothing. `[1]`.
     pub root: Tensor<1>,
+}
+
+/// [`cross_entropy`] of the head's logits. On the CPU they are never held as a whole for frozen rows.
+pub fn loss_of_head(head: Head, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
+    if is_host(&head.rows.device()) {
+        fused_cross_entropy(head, targets, smoothing, weight)
+    } else {
+        cross_entropy(head.logits(), targets, smoothing, weight)
+    }
 }
 
 /// Mean cross-entropy of `targets` (docid rows, `[batch]`) under a softmax over all words and docids.

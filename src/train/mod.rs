@@ -4,6 +4,7 @@ mod adamw;
 mod base;
 mod callback;
 pub mod callbacks;
+mod fused_loss;
 mod loss;
 mod memory;
 mod optimizer;
@@ -11,6 +12,7 @@ mod plan;
 mod schedule;
 mod step;
 mod trainer;
+mod vocabulary;
 
 use std::fmt;
 
@@ -19,12 +21,12 @@ use thiserror::Error;
 pub use adamw::AdamW;
 pub use base::{Base, OpenBaseError, name_of_base};
 pub use callback::{Cadence, Callback, Moment, Verdict};
-pub use loss::{Loss, cross_entropy};
+pub use loss::{Loss, cross_entropy, loss_of_head};
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, Updated};
 pub use plan::{Plan, PlanError, PlanErrors};
 pub use schedule::Schedule;
-pub use step::{StepOptions, forward_backward};
+pub use step::{StepInput, StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
 
 use crate::checkpoint::CheckpointError;

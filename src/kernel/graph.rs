@@ -1,0 +1,40 @@
+//! Tensors of the device Flex as what Burn's own operations are made of.
+
+use burn::tensor::Tensor;
+use burn_autodiff::Autodiff;
+use burn_autodiff::ops::NodeGuard;
+use burn_flex::{Flex, FlexTensor};
+
+const ON_FLEX: &str = "its device is Flex, and no checkpointing strategy is ever asked for";
+
+/// A tensor that is not on the graph.
+pub(crate) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor.try_into_primitive::<Flex>().unwrap_or_else(|_| unreachable!("{ON_FLEX}"))
+}
+
+/// A tensor off the graph.
+pub(crate) fn to_tensor<const D: usize>(tensor: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(tensor)
+}
+
+/// An input of an operation on the graph.
+pub(crate) struct Input {
+    /// What the operation computes with.
+    pub value: FlexTensor,
+    /// Its place in the graph.
+    pub node: NodeGuard,
+    /// Whether its gradient is wanted.
+    pub tracked: bool,
+}
+
+impl Input {
+    /// A tensor as an input; one that is not on the graph enters it as a constant.
+    pub fn of<const D: usize>(tensor: Tensor<D>) -> Self {
+        let tensor = if tensor.is_autodiff() { tensor } else { tensor.autodiff() };
+        let tensor = tensor.try_into_primitive::<Autodiff<Flex>>();
+        let tensor = tensor.unwrap_or_else(|_| unreachable!("{ON_FLEX}"));
+        let tracked = tensor.is_tracked();
+        let (value, node) = tensor.into_parts();
+        Self { value, node, tracked }
+    }
+}

@@ -1,0 +1,16 @@
+//! What the CPU computes by loops of our own: matrices in memory, and functions compiled for wide registers.
+//!
+//! Operations on the autodiff graph that are made of these stand beside what they compute (`crate::t5`,
+//! `crate::train`). Everything here is for tensors of the device Flex; other devices take Burn's own operations.
+
+mod graph;
+mod loops;
+mod matrix;
+mod wide;
+
+pub(crate) use graph::{Input, plain, to_tensor};
+pub(crate) use loops::{add, add_scaled, dot, exp, sum_of_squares};
+pub(crate) use matrix::{
+    Matrix, MatrixMut, Threads, filled, multiply, multiply_fresh, multiply_into,
+};
+pub(crate) use wide::wide;
