@@ -92,7 +92,7 @@ pub(super) fn summary(plan: &Plan) -> String {
             plan.config().d_model,
         ),
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
-        memory = plan.memory,
+        memory = plan.memory(),
         table = plan.table,
     )
 }

@@ -8,7 +8,7 @@ use crate::t5::{T5, Tokens};
 
 /// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
 /// needs stays far below what a training step needs.
-const BATCH_POSITIONS: usize = 8192;
+pub const BATCH_POSITIONS: usize = 8192;
 
 /// A model whose prefix is frozen.
 #[derive(Clone, Copy)]

@@ -70,14 +70,12 @@ pub fn outlook(
         return "none: the encoder or the word embedding is trained".to_owned();
     };
     let verb = if prefix.layer() == 0 { "is" } else { "are" };
-    let texts = Texts::distinct(reading.texts.iter().copied());
-    let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
-    let bytes = rows * (d_model * settings.element.size()) as u64;
-    let count = grouped(texts.len());
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let count = grouped(texts);
     let size = format!("{} {}", mebibytes(bytes), settings.element);
     let how = if !settings.enabled {
         "for each batch (cache.enabled = false)".to_owned()
-    } else if reading.reads <= texts.len() as u64 {
+    } else if reading.reads <= texts as u64 {
         format!("for each batch: each of {count} {} texts is read once", reading.name)
     } else if bytes <= settings.disk {
         let directory = settings.directory.display();
@@ -88,6 +86,30 @@ pub fn outlook(
         format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
     };
     format!("{prefix} {verb} frozen: computed without dropout, {how}")
+}
+
+/// Bytes that a run of `reading` would hold of its frozen prefix, in memory or mapped; 0 where it stores nothing.
+pub fn bytes_held(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> u64 {
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let fits = bytes <= settings.disk.max(settings.memory);
+    if settings.enabled && reading.reads > texts as u64 && fits { bytes } else { 0 }
+}
+
+/// Distinct texts, and the bytes of all their rows.
+fn size_of(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> (usize, u64) {
+    let texts = Texts::distinct(reading.texts.iter().copied());
+    let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
+    (texts.len(), rows * (d_model * settings.element.size()) as u64)
 }
 
 pub(super) const MIB: f64 = (1 << 20) as f64;

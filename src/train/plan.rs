@@ -44,8 +44,6 @@ pub struct Plan {
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
-    /// What the run will need at its peak.
-    pub memory: MemoryEstimate,
     base: Base,
 }
 
@@ -164,32 +162,20 @@ impl Plan {
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
-            ) if problems.is_empty() => {
-                let longest = (0..examples.len()).map(|index| examples.tokens(index).len()).max();
-                let memory = MemoryEstimate::new(
-                    &recipe,
-                    &base.config,
-                    &table,
-                    &trained,
-                    documents,
-                    longest.unwrap_or(0),
-                );
-                Ok(Self {
-                    recipe,
-                    device,
-                    corpus,
-                    left_out,
-                    tokenizer,
-                    docids,
-                    examples,
-                    mixture,
-                    stages,
-                    trained,
-                    table,
-                    memory,
-                    base,
-                })
-            }
+            ) if problems.is_empty() => Ok(Self {
+                recipe,
+                device,
+                corpus,
+                left_out,
+                tokenizer,
+                docids,
+                examples,
+                mixture,
+                stages,
+                trained,
+                table,
+                base,
+            }),
             _ => Err(PlanErrors(problems)),
         }
     }
@@ -216,6 +202,11 @@ impl Plan {
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
             reads: batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch),
         }
+    }
+
+    /// What the run will need at its peak.
+    pub fn memory(&self) -> MemoryEstimate {
+        MemoryEstimate::of(self)
     }
 
     /// Probability of dropout in training, in what comes after the frozen prefix.
