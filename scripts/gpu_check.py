@@ -25,13 +25,14 @@ STEPS = 50
 SMALL = "64,128,1,3"
 # Steps of a few milliseconds are repeated so long on a GPU: nvidia-smi's figure of its use is a mean of its own.
 LEAST_SECONDS = 4.0
-# How far a number may be from the CPU's, as a share of it. f32 on the GPU differs by the order of sums only (2^-24 of a
-# term each); 50 updates of Adam, which divides each gradient by its own size, spread that. bf16 rounds both factors
-# of a product to 8 bits, 2^-9 each, at random: some tenths of a percent in a loss of one batch, and what the updates
-# spread of it.
+# How far a number may be from the CPU's, as a share of it. In f32 a GPU adds up in another order, and may round the
+# factors of a product to TF32's 11 bits. bf16 has 8 bits, 2^-9 of a factor at most and at random. With every product
+# with a weight rounded so on the CPU, this same check found 0.09% for the step furthest off, 0.004% for their mean and
+# 0.43% for logits, 2% of the probes' numbers off by more than 5%: allowed are a few times as much, since Adam's
+# updates spread what is off. A kernel that computes something else is off by whole numbers.
 TOLERANCES = {
-    "f32": {"loss of a step": 0.02, "mean loss": 0.005, "logits": 1e-3, "probes": 1e-2},
-    "bf16": {"loss of a step": 0.10, "mean loss": 0.02, "logits": 0.03, "probes": 0.10},
+    "f32": {"loss of a step": 0.005, "mean loss": 0.001, "logits": 0.005, "probes": 0.02, "probes off": 0.02},
+    "bf16": {"loss of a step": 0.01, "mean loss": 0.002, "logits": 0.02, "probes": 0.05, "probes off": 0.06},
 }
 
 
@@ -203,8 +204,8 @@ def compared_probes(found: list, expected: list, precision: str, tolerance: dict
         sizes[group] = max(sizes.get(group, 0.0), abs(value))
     off = [path for path, value in theirs.items() if abs(mine[path] - value) > tolerance["probes"] * (sizes[path.rpartition("[")[0]] or 1.0)]
     part = len(off) / max(1, len(theirs))
-    # Ranks and counts jump where two logits nearly tie.
-    allowed = 0.02 if precision == "f32" else 0.10
+    # Some are allowed: ranks and counts jump where two logits nearly tie.
+    allowed = tolerance["probes off"]
     what = f"probes, {precision}: numbers off by more than {share(tolerance['probes'])}"
     return [Check(what, f"{len(off)} of {len(theirs):,}" + (f", such as {off[0]}" if off else ""), share(allowed), part <= allowed)]
 

@@ -6,9 +6,9 @@ use super::{FrozenPrefix, PrefixOutput};
 use crate::device::length_step;
 use crate::t5::{T5, Tokens};
 
-/// Positions in a batch, padding included: large, so that matrix products are; small, so that a batch needs no more
-/// than a training step.
-const BATCH_POSITIONS: usize = 4096;
+/// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
+/// needs stays far below what a training step needs.
+pub const BATCH_POSITIONS: usize = 8192;
 
 /// A model whose prefix is frozen.
 #[derive(Clone, Copy)]

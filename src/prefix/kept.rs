@@ -59,53 +59,57 @@ impl fmt::Display for Kept {
     }
 }
 
-/// What a run will do about its frozen prefix, told before its weights are read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outlook {
-    said: String,
-    /// Bytes of training texts' prefixes that will be held in memory, or the GPU's.
-    pub held: u64,
+/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read.
+pub fn outlook(
+    prefix: Option<FrozenPrefix>,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> String {
+    let Some(prefix) = prefix else {
+        return "none: the encoder or the word embedding is trained".to_owned();
+    };
+    let verb = if prefix.layer() == 0 { "is" } else { "are" };
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let count = grouped(texts);
+    let size = format!("{} {}", mebibytes(bytes), settings.element);
+    let how = if !settings.enabled {
+        "for each batch (cache.enabled = false)".to_owned()
+    } else if reading.reads <= texts as u64 {
+        format!("for each batch: each of {count} {} texts is read once", reading.name)
+    } else if bytes <= settings.disk {
+        let directory = settings.directory.display();
+        format!("once for {count} {} texts ({size} in {directory})", reading.name)
+    } else if bytes <= settings.memory {
+        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", reading.name)
+    } else {
+        format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
+    };
+    format!("{prefix} {verb} frozen: computed without dropout, {how}")
 }
 
-impl Outlook {
-    /// The same decision as [`super::Prefix::prepare`]'s for the training texts, if all goes well.
-    pub fn new(
-        prefix: Option<FrozenPrefix>,
-        settings: &CacheSettings,
-        training: &Reading,
-        d_model: usize,
-    ) -> Self {
-        let Some(prefix) = prefix else {
-            let said = "none: the encoder or the word embedding is trained".to_owned();
-            return Self { said, held: 0 };
-        };
-        let texts = Texts::distinct(training.texts.iter().copied());
-        let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
-        let bytes = rows * (d_model * settings.element.size()) as u64;
-        let (count, size) = (grouped(texts.len()), mebibytes(bytes));
-        let what = format!("{count} training texts ({size} {}", settings.element);
-        let (in_file, in_memory) = (bytes <= settings.disk, bytes <= settings.memory);
-        let (how, stored) = if !settings.enabled {
-            ("for each batch (cache.enabled = false)".to_owned(), false)
-        } else if training.reads <= texts.len() as u64 {
-            (format!("for each batch: each of {count} training texts is read once"), false)
-        } else if in_file {
-            (format!("once for {what} in {})", settings.directory.display()), true)
-        } else if in_memory {
-            (format!("once for {what} in memory: more than cache.disk)"), true)
-        } else {
-            (format!("for each batch: {what}) are more than cache.disk"), false)
-        };
-        let verb = if prefix.layer() == 0 { "is" } else { "are" };
-        let said = format!("{prefix} {verb} frozen: computed without dropout, {how}");
-        Self { said, held: if stored && in_memory { bytes } else { 0 } }
-    }
+/// Bytes that a run of `reading` would hold of its frozen prefix, in memory or mapped; 0 where it stores nothing.
+pub fn bytes_held(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> u64 {
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let fits = bytes <= settings.disk.max(settings.memory);
+    if settings.enabled && reading.reads > texts as u64 && fits { bytes } else { 0 }
 }
 
-impl fmt::Display for Outlook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said)
-    }
+/// Distinct texts, and the bytes of all their rows.
+fn size_of(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> (usize, u64) {
+    let texts = Texts::distinct(reading.texts.iter().copied());
+    let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
+    (texts.len(), rows * (d_model * settings.element.size()) as u64)
 }
 
 pub(super) const MIB: f64 = (1 << 20) as f64;

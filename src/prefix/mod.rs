@@ -20,12 +20,12 @@ mod settings;
 mod store;
 mod texts;
 
-pub use compute::Frozen;
+pub use compute::{BATCH_POSITIONS, Frozen};
 pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
-pub use kept::{Kept, Outlook, Place};
+pub use kept::{Kept, Place, bytes_held, outlook};
 pub use prepare::{Prefix, Progress, Reading};
 pub use settings::{CacheSettings, default_directory};
 pub(crate) use store::Store;

@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::component::{ParameterPlace, Part, Stack, TrainableTable};
+use super::plan::Plan;
+use crate::component::{ParameterPlace, Part, Stack};
+use crate::device::is_host;
+use crate::prefix::{BATCH_POSITIONS, bytes_held};
 use crate::recipe::{Optimizer, ProbesSection, Recipe};
 use crate::retrieval::Vocabulary;
 use crate::t5::{FeedForward, T5Config};
@@ -23,8 +26,6 @@ pub struct MemoryEstimate {
     pub optimizer: usize,
     /// The copy of the base model that probes compare with; 0 where none does.
     pub base: usize,
-    /// What is stored of the frozen prefix and held in memory; set when the texts are known.
-    pub prefix: usize,
     /// Gradients of the trained parameters.
     pub gradients: usize,
     /// Activations kept for the backward pass.
@@ -33,6 +34,10 @@ pub struct MemoryEstimate {
     pub temporaries: usize,
     /// What ranking or saving needs at once; while they do, no step holds its gradients and activations.
     pub between_steps: usize,
+    /// The frozen prefix of all texts, where it is stored.
+    pub stored: usize,
+    /// What storing it needs before the first step: the file that is checked, and a batch in the encoder.
+    pub storing: usize,
 }
 
 const F32: usize = size_of::<f32>();
@@ -42,15 +47,12 @@ const F32: usize = size_of::<f32>();
 const BESIDE: usize = 32 << 20;
 
 impl MemoryEstimate {
-    /// `longest` is the number of tokens of the longest example.
-    pub(super) fn new(
-        recipe: &Recipe,
-        config: &T5Config,
-        table: &TrainableTable,
-        trained: &BTreeSet<String>,
-        documents: usize,
-        longest: usize,
-    ) -> Self {
+    /// For the run of `plan`.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
+        let documents = plan.docids.len();
+        let lengths = (0..plan.examples.len()).map(|index| plan.examples.tokens(index).len());
+        let longest = lengths.max().unwrap_or(0);
         let trained_count = table.total.trained;
         let states = match recipe.optimizer.optimizer {
             Optimizer::AdamW { .. } => 2 * trained_count,
@@ -64,33 +66,56 @@ impl MemoryEstimate {
         };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
+        let stored = stored(plan);
         let step = Batch {
             config,
             examples: recipe.train.batch_size,
             length: longest,
-            dropout: recipe.model.dropout.unwrap_or(config.dropout_rate) > 0.0,
+            dropout: plan.dropout() > 0.0,
+            stored: stored > 0,
+            fused_loss: is_host(&plan.device),
         };
-        let learnt = Learnt::of(trained, config);
+        let learnt = Learnt::of(&plan.trained, config);
+        let ranked = layer_made(config, recipe.evaluate.batch_size, longest)
+            + ranked_logits(recipe, config, documents);
         Self {
             process: resident_bytes().unwrap_or(0) + BESIDE,
             parameters: F32 * table.total.parameters,
             optimizer: F32 * states,
             base: F32 * base,
-            prefix: 0,
+            stored,
             gradients: F32 * trained_count * copies,
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
-            between_steps: F32
-                * ranked(recipe, config, longest, documents).max(saved(config, documents)),
+            between_steps: F32 * ranked.max(saved(config, documents)),
+            storing: if stored > 0 { stored + F32 * prefix_made(config, longest) } else { 0 },
         }
     }
 
     /// All of it at the peak, in bytes.
     pub fn total(&self) -> usize {
         let step = self.gradients + self.activations + self.temporaries;
-        let held = self.process + self.parameters + self.optimizer + self.base + self.prefix;
-        held + step.max(self.between_steps)
+        let training = self.optimizer + step.max(self.between_steps);
+        self.process + self.parameters + self.base + self.stored + training.max(self.storing)
     }
+}
+
+/// Bytes of the frozen prefix that are held while training, files that are mapped among them.
+fn stored(plan: &Plan) -> usize {
+    let Some(prefix) = plan.frozen_prefix() else { return 0 };
+    let reading = plan.reading();
+    let width = plan.config().d_model;
+    let training = bytes_held(prefix, &plan.recipe.cache.settings(), &reading, width) as usize;
+    // Queries that are ranked again and again are as long as training's texts, about.
+    let evaluate = &plan.recipe.evaluate;
+    let asked: usize = match evaluate.every {
+        None => 0,
+        Some(_) => {
+            let most = evaluate.queries.unwrap_or(usize::MAX);
+            evaluate.splits.iter().map(|&split| plan.corpus.split(split).len().min(most)).sum()
+        }
+    };
+    training + training / reading.texts.len().max(1) * asked
 }
 
 /// The lowest place at which a gradient is made: nothing before it is kept.
@@ -144,6 +169,10 @@ struct Batch<'a> {
     /// Tokens of each source.
     length: usize,
     dropout: bool,
+    /// Whether the encoder's states are at hand.
+    stored: bool,
+    /// Whether logits of frozen rows are used up as they are made (`fused_loss.rs`).
+    fused_loss: bool,
 }
 
 impl Batch<'_> {
@@ -210,31 +239,45 @@ impl Batch<'_> {
 
     /// Made and freed within a step.
     fn made(&self, learnt: &Learnt, documents: usize) -> usize {
-        let (width, wide) = (self.config.d_model, self.config.d_ff);
-        // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
-        let logits = 5 * self.examples * (self.config.vocab_size + documents);
+        let (words, width) = (self.config.vocab_size, self.config.d_model);
+        let logits = if self.fused_loss {
+            // Those of trained rows, which become their gradients.
+            let rows = |trained: bool, rows: usize| if trained { rows } else { 0 };
+            self.examples * (rows(learnt.words, words) + rows(learnt.docids, documents))
+        } else {
+            // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
+            5 * self.examples * (words + documents)
+        };
         // The lookup's gradient is as large as the embedding, and is added to that of the output matrix.
-        let lookup = if learnt.words { 2 * self.config.vocab_size * width } else { 0 };
+        let lookup = if learnt.words { 2 * words * width } else { 0 };
         let docids = if learnt.docids { documents * width } else { 0 };
-        let tokens = self.examples * self.length;
-        // One layer at a time where nothing is kept; where it is, its gradients.
-        let layer = tokens * (2 * width + 2 * wide.max(3 * self.config.inner()));
+        let layer =
+            if self.stored { 0 } else { layer_made(self.config, self.examples, self.length) };
         logits + layer + lookup.max(docids)
     }
 }
 
-/// What ranks a batch of queries: a layer of the encoder, and logits with their comparison.
-fn ranked(recipe: &Recipe, config: &T5Config, longest: usize, documents: usize) -> usize {
-    let examples = recipe.evaluate.batch_size;
-    let tokens = examples * longest;
-    let scores = examples * config.num_heads * longest * longest;
-    let attention = tokens * (2 * config.d_model + 4 * config.inner()) + 3 * scores;
-    let mlp = tokens * (2 * config.d_model + 2 * config.d_ff);
+/// What one encoder layer makes of a batch, where nothing is kept; where it is, its gradients.
+fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
+    let tokens = examples * length;
+    let scores = 3 * examples * config.num_heads * length * length;
+    let attention = tokens * 5 * config.inner() + scores;
+    2 * tokens * config.d_model + attention.max(2 * tokens * config.d_ff)
+}
+
+/// What the prefix of a batch of texts needs to be computed: a layer, and its rows gathered without padding.
+fn prefix_made(config: &T5Config, longest: usize) -> usize {
+    let examples = BATCH_POSITIONS / longest.max(1);
+    layer_made(config, examples.max(1), longest) + 3 * BATCH_POSITIONS * config.d_model
+}
+
+/// Logits of ranked queries, with their comparison.
+fn ranked_logits(recipe: &Recipe, config: &T5Config, documents: usize) -> usize {
     let words = match recipe.evaluate.vocabulary {
         Vocabulary::All => 2 * config.vocab_size.min(2 << 20),
         Vocabulary::Docids => 0,
     };
-    attention.max(mlp) + 3 * examples * documents + words
+    3 * recipe.evaluate.batch_size * documents + words
 }
 
 /// What writes the largest tensor: a copy of its words or docids, and its bytes.
@@ -266,11 +309,11 @@ impl fmt::Display for MemoryEstimate {
             mib(self.activations),
             mib(self.temporaries)
         )?;
+        if self.stored > 0 {
+            write!(f, ", frozen prefix {}", mib(self.stored))?;
+        }
         if self.base > 0 {
             write!(f, ", the base model for probes {}", mib(self.base))?;
-        }
-        if self.prefix > 0 {
-            write!(f, ", the stored prefix {}", mib(self.prefix))?;
         }
         Ok(())
     }

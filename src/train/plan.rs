@@ -11,9 +11,9 @@ use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, Split};
-use crate::device::{DeviceError, device, is_host};
+use crate::device::{DeviceError, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::prefix::{FrozenPrefix, Outlook, Reading};
+use crate::prefix::{FrozenPrefix, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
@@ -44,8 +44,6 @@ pub struct Plan {
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
-    /// What the run will need at its peak.
-    pub memory: MemoryEstimate,
     base: Base,
 }
 
@@ -164,36 +162,20 @@ impl Plan {
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
-            ) if problems.is_empty() => {
-                let longest = (0..examples.len()).map(|index| examples.tokens(index).len()).max();
-                let memory = MemoryEstimate::new(
-                    &recipe,
-                    &base.config,
-                    &table,
-                    &trained,
-                    documents,
-                    longest.unwrap_or(0),
-                );
-                let mut plan = Self {
-                    recipe,
-                    device,
-                    corpus,
-                    left_out,
-                    tokenizer,
-                    docids,
-                    examples,
-                    mixture,
-                    stages,
-                    trained,
-                    table,
-                    memory,
-                    base,
-                };
-                if is_host(&plan.device) {
-                    plan.memory.prefix = plan.outlook().held as usize;
-                }
-                Ok(plan)
-            }
+            ) if problems.is_empty() => Ok(Self {
+                recipe,
+                device,
+                corpus,
+                left_out,
+                tokenizer,
+                docids,
+                examples,
+                mixture,
+                stages,
+                trained,
+                table,
+                base,
+            }),
             _ => Err(PlanErrors(problems)),
         }
     }
@@ -209,12 +191,6 @@ impl Plan {
         self.recipe.train.length.steps(self.steps_per_epoch())
     }
 
-    /// What the run will do about its frozen prefix.
-    pub fn outlook(&self) -> Outlook {
-        let (settings, width) = (self.recipe.cache.settings(), self.config().d_model);
-        Outlook::new(self.frozen_prefix(), &settings, &self.reading(), width)
-    }
-
     /// The training texts, as often as the whole run reads them.
     pub fn reading(&self) -> Reading<'_> {
         let (of_epoch, batch) = (self.mixture.per_epoch(), self.recipe.train.batch_size as u64);
@@ -226,6 +202,11 @@ impl Plan {
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
             reads: batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch),
         }
+    }
+
+    /// What the run will need at its peak.
+    pub fn memory(&self) -> MemoryEstimate {
+        MemoryEstimate::of(self)
     }
 
     /// Probability of dropout in training, in what comes after the frozen prefix.
