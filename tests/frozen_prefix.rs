@@ -3,12 +3,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use genir::checkpoint::Encoding;
 use genir::component::freeze_all_but;
-use genir::prefix::Frozen;
-use genir::probe::{Probe, files};
+use genir::corpus::Split;
+use genir::prefix::{Frozen, Prefix};
+use genir::probe::{Others, Probe, ProbeQueries, Subject, Suite, files};
+use genir::retrieval::Vocabulary;
+use genir::retrieval::evaluation::QuerySet;
+use genir::retrieval::ranking::{RankOptions, rank};
+use genir::t5::weights::initialise;
 use genir::t5::{Dropout, GenirModel, Tokens};
 use genir::train::{Optimizer, Plan, StepInput, StepOptions, forward_backward};
 use serde_json::Value;
@@ -236,6 +243,71 @@ fn probes_are_the_same_from_stored_states() {
             assert_alike(found, expected, &probe.to_string());
         }
     }
+}
+
+/// The validation queries of a plan.
+fn validation(plan: &Plan) -> QuerySet {
+    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let (corpus, how) = (&plan.corpus, (&plan.tokenizer, &encoding));
+    let split = corpus.split(Split::Validation);
+    QuerySet::of_queries("validation", corpus, split, &plan.left_out, None, 1, how).unwrap()
+}
+
+#[test]
+fn what_is_stored_is_not_encoded_again() {
+    let home = TempDir::new().unwrap();
+    let plan = plan(home.path(), &[SELECTIONS[0].0, "probes.over=all"]);
+    let model = plan.model(&plan.device).unwrap();
+    // Its encoder shows where it is used.
+    let mut other = model.clone();
+    other.t5.encoder = initialise(plan.config(), 77, &plan.device).encoder;
+    let frozen = Frozen {
+        t5: &model.t5,
+        prefix: plan.frozen_prefix().unwrap(),
+        device: &plan.device,
+        pad_id: 0,
+    };
+    let (set, settings) = (validation(&plan), plan.recipe.cache.settings());
+    let asked = vec![set.reading(2)];
+    let prefix = Prefix::prepare(&frozen, &settings, plan.reading(), asked, &mut |_, _, _| {});
+    let prefix = Arc::new(prefix);
+
+    let ranked = |model: &GenirModel, prefix: Option<&Prefix>| {
+        let vocabulary = Vocabulary::Docids;
+        let options = RankOptions { vocabulary, depth: 8, batch_size: 3, pad_id: 0, prefix };
+        let mut all = Vec::new();
+        let each = |index, ranking| {
+            all.push((index, ranking));
+            Ok::<(), ()>(())
+        };
+        rank(model, &plan.device, &set.questions, options, each).unwrap();
+        all
+    };
+    assert_eq!(ranked(&other, Some(&prefix)), ranked(&model, Some(&prefix)));
+    assert_ne!(ranked(&other, None), ranked(&model, None));
+
+    let probed = |model: &GenirModel, prefix: Option<&Arc<Prefix>>| {
+        let mut queries = ProbeQueries::new(validation(&plan));
+        if let Some(prefix) = prefix {
+            queries.start_from(prefix);
+        }
+        let subject = Subject {
+            model,
+            device: &plan.device,
+            tokenizer: &plan.tokenizer,
+            docids: &plan.docids,
+            checkpoint: String::new(),
+            step: None,
+            encoder_is_frozen: true,
+        };
+        let options = plan.recipe.probes.as_ref().unwrap().options(&plan.stages);
+        let suite = Suite::new(&[Probe::ResidualContribution], options, plan.config()).unwrap();
+        let none = Others::default();
+        let records = suite.measure(&subject, &mut queries, None, &none, &mut |_, _| {}).unwrap();
+        serde_json::to_value(&records[0].result).unwrap()
+    };
+    assert_eq!(probed(&other, Some(&prefix)), probed(&model, Some(&prefix)));
+    assert_ne!(probed(&other, None), probed(&model, None));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! One target token takes a short path through the decoder. Its outputs and gradients are those of the
-//! general path, without dropout and with it.
+//! One target token takes a short path through the decoder, and the CPU takes attention as one operation where no
+//! tap looks inside. Outputs and gradients are those of the general path, without dropout and with it.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,23 @@ use genir::t5::{Attention, Dropout, Hook, Pass, Site, Stack, T5, Tap, Tokens};
 #[path = "support/small_models.rs"]
 mod small_models;
 
-use small_models::DECODER_LAYERS;
+use small_models::{DECODER_LAYERS, ENCODER_LAYERS};
 
 const BATCH: usize = 3;
 const LENGTHS: [u32; BATCH] = [5, 2, 4];
 const MODELS: [(bool, bool); 4] = [(false, true), (false, false), (true, true), (true, false)];
 
-/// Wants hooks of the decoder that exist on the general path only, which forces it: scores of
-/// self-attention, keys and values of cross-attention. Or wants none.
+/// Wants hooks of a stack that exist on the general path only, which forces it: scores of self-attention, keys
+/// and values of cross-attention. Or wants none.
 struct Wants<'a> {
+    stack: Stack,
     hooks: &'a [Hook],
     calls: usize,
 }
 
 impl Tap for Wants<'_> {
     fn wants(&self, site: Site) -> bool {
-        site.stack == Stack::Decoder && self.hooks.contains(&site.hook)
+        site.stack == self.stack && self.hooks.contains(&site.hook)
     }
 
     fn heads(&mut self, _site: Site, value: Tensor<4>) -> Tensor<4> {
@@ -41,6 +42,8 @@ enum Way {
     Together,
     Start,
     Tokens,
+    /// Three tokens with padding.
+    Several,
 }
 
 struct Result {
@@ -53,12 +56,17 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec().expect("values in f32")
 }
 
-/// Runs forward and backward; `hooks` are what a tap wants to see of the decoder.
+/// [`run_with`] a tap that wants to see `hooks` of the decoder.
 fn run(t5: &T5, way: Way, hooks: &[Hook], dropout: Option<Dropout>) -> Result {
+    run_with(t5, way, Stack::Decoder, hooks, dropout)
+}
+
+/// Runs forward and backward; `hooks` are what a tap wants to see of the stack.
+fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dropout>) -> Result {
     let device = Device::flex().autodiff();
     let ids: Vec<i32> = (0..BATCH as i32 * 5).map(|at| (at * 7 + 3) % 22 + 1).collect();
     let source = Tokens::new(&ids, &LENGTHS, &device);
-    let mut tap = Wants { hooks, calls: 0 };
+    let mut tap = Wants { stack, hooks, calls: 0 };
     let mut pass = match dropout {
         Some(dropout) => Pass::train(&mut tap, dropout),
         None => Pass::evaluate(&mut tap),
@@ -75,8 +83,14 @@ fn run(t5: &T5, way: Way, hooks: &[Hook], dropout: Option<Dropout>) -> Result {
             let target = Tokens::new(&[start; BATCH], &[1; BATCH], &device);
             t5.decode(&target, &states, &mut pass)
         }
+        Way::Several => {
+            let states = t5.encode(&source, &mut pass);
+            let ids: Vec<i32> = (0..BATCH as i32 * 3).collect();
+            t5.decode(&Tokens::new(&ids, &[3, 1, 2], &device), &states, &mut pass)
+        }
     };
-    assert_eq!(tap.calls, hooks.len() * DECODER_LAYERS, "{way:?} {hooks:?}");
+    let layers = if stack == Stack::Encoder { ENCODER_LAYERS } else { DECODER_LAYERS };
+    assert_eq!(tap.calls, hooks.len() * layers, "{way:?} {hooks:?}");
     let logits = t5.word_logits(output.clone());
     let factors: Vec<f32> = (0..logits.shape().num_elements()).map(|i| (i as f32).sin()).collect();
     let factors = Tensor::<2>::from_data(TensorData::new(factors, logits.dims()), &device);
@@ -155,7 +169,15 @@ fn check(dropout: Option<Dropout>) {
         let t5 = small_models::model(gated, tied, &device);
         let general = run(&t5, Way::Tokens, &[Hook::Pattern(SELF), Hook::Key(CROSS)], dropout);
         for way in [Way::Together, Way::Start, Way::Tokens] {
-            let one_by_one = [Hook::Scores(SELF), Hook::Query(SELF), Hook::Value(CROSS)];
+            // The first three force the general path; the last two the one made of tensor operations.
+            let one_by_one = [
+                Hook::Scores(SELF),
+                Hook::Query(SELF),
+                Hook::Value(CROSS),
+                Hook::Mixed(CROSS),
+                Hook::Query(CROSS),
+                Hook::Pattern(CROSS),
+            ];
             for hooks in [&[][..]].into_iter().chain(one_by_one.chunks(1)) {
                 let what = format!("gated {gated}, tied {tied}, {way:?}, tap {hooks:?}");
                 assert_same(&run(&t5, way, hooks, dropout), &general, &what);
@@ -172,6 +194,33 @@ fn the_short_path_equals_the_general_one() {
 #[test]
 fn the_short_path_equals_the_general_one_under_dropout() {
     check(Some(Dropout { probability: 0.3, key: 11 }));
+}
+
+#[test]
+fn self_attention_of_many_positions_is_that_of_its_parts() {
+    const SELF: Attention = Attention::SelfAttention;
+    let device = Device::flex().autodiff();
+    for (gated, tied) in MODELS {
+        let t5 = small_models::model(gated, tied, &device);
+        for dropout in [None, Some(Dropout { probability: 0.3, key: 11 })] {
+            let whole = run(&t5, Way::Several, &[], dropout);
+            for stack in [Stack::Encoder, Stack::Decoder] {
+                for hook in [Hook::Value(SELF), Hook::Scores(SELF), Hook::Mixed(SELF)] {
+                    let parts = run_with(&t5, Way::Several, stack, &[hook], dropout);
+                    let what = format!("gated {gated}, tied {tied}, {dropout:?}, {stack} {hook:?}");
+                    assert_close(&whole.output, &parts.output, 1e-6, &what);
+                    for (name, found) in &whole.gradients {
+                        let what = format!("{what}: gradient of {name}");
+                        let [Some(found), Some(expected)] = [found, &parts.gradients[name]] else {
+                            panic!("{what} is missing")
+                        };
+                        assert!(expected.iter().any(|&value| value != 0.0), "{what} is zero");
+                        assert_close(found, expected, 1e-5, &what);
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -218,7 +267,7 @@ fn a_model_off_the_autodiff_graph_stays_off_it() {
     let device = Device::flex();
     let t5 = small_models::model(false, true, &device);
     for dropout in [None, Some(Dropout { probability: 0.3, key: 11 })] {
-        let mut tap = Wants { hooks: &[], calls: 0 };
+        let mut tap = Wants { stack: Stack::Decoder, hooks: &[], calls: 0 };
         let mut pass = match dropout {
             Some(dropout) => Pass::train(&mut tap, dropout),
             None => Pass::evaluate(&mut tap),

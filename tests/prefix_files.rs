@@ -5,7 +5,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use genir::prefix::{clear, stored_files};
+use burn::tensor::Device;
+use genir::prefix::{
+    CacheSettings, Element, Frozen, FrozenPrefix, Place, Prefix, Reading, clear, stored_files,
+};
+use genir::t5::weights::initialise;
+use genir::t5::{T5, T5Config};
 use tempfile::TempDir;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -128,6 +133,66 @@ fn other_weights_texts_layers_or_types_are_other_files() {
         assert_eq!((again.reused(), files(cache.path()).len()), (1.0, count + 2), "{other}");
         assert_same(&again.weights, &first.weights, other);
     }
+}
+
+/// The name of the file that the encoder and decoder layer 0 of `t5` have for `texts`.
+fn name(t5: &T5, texts: &[&[u32]]) -> String {
+    let cache = TempDir::new().unwrap();
+    let prefix = FrozenPrefix::of(["t5.decoder.layers.1.mlp.input.weight"], 3).unwrap();
+    let settings = CacheSettings {
+        enabled: true,
+        directory: cache.path().to_owned(),
+        memory: 0,
+        disk: 1 << 20,
+        element: Element::F32,
+    };
+    let frozen = Frozen { t5, prefix, device: &Device::flex(), pad_id: 0 };
+    let reading = Reading { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
+    let prefix = Prefix::prepare(&frozen, &settings, reading, Vec::new(), &mut |_, _, _| {});
+    assert!(matches!(prefix.kept()[0].place, Place::Written(_)));
+    only_file(cache.path()).file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_key_follows_from_every_frozen_weight_and_every_token_and_nothing_else() {
+    let config = r#"{"d_model": 16, "d_kv": 6, "d_ff": 20, "num_heads": 4, "num_layers": 2,
+        "num_decoder_layers": 3, "vocab_size": 23}"#;
+    let config = T5Config::from_json(Path::new("config.json"), config).unwrap();
+    let [t5, other] = [3, 4].map(|seed| initialise(&config, seed, &Device::flex()));
+    let texts: [&[u32]; 3] = [&[5, 9, 1], &[7, 1], &[6, 9, 1]];
+    let key = name(&t5, &texts);
+
+    let changed = |change: fn(&mut T5, &T5)| {
+        let mut changed = t5.clone();
+        change(&mut changed, &other);
+        name(&changed, &texts)
+    };
+    let frozen: [fn(&mut T5, &T5); 7] = [
+        |t5, other| t5.shared = other.shared.clone(),
+        |t5, other| t5.encoder.relative_bias = other.encoder.relative_bias.clone(),
+        |t5, other| t5.encoder.layers[0].mlp = other.encoder.layers[0].mlp.clone(),
+        |t5, other| t5.encoder.layers[1] = other.encoder.layers[1].clone(),
+        |t5, other| {
+            t5.decoder.layers[0].self_attention = other.decoder.layers[0].self_attention.clone()
+        },
+        |t5, other| {
+            t5.decoder.layers[0].cross_attention = other.decoder.layers[0].cross_attention.clone()
+        },
+        |t5, other| t5.decoder.layers[0].mlp = other.decoder.layers[0].mlp.clone(),
+    ];
+    for (which, change) in frozen.into_iter().enumerate() {
+        assert_ne!(changed(change), key, "change {which}");
+    }
+    let trained: [fn(&mut T5, &T5); 2] = [
+        |t5, other| t5.decoder.layers[1] = other.decoder.layers[1].clone(),
+        |t5, other| t5.decoder.layers[2] = other.decoder.layers[2].clone(),
+    ];
+    for change in trained {
+        assert_eq!(changed(change), key);
+    }
+    assert_ne!(name(&t5, &[&[5, 9, 1], &[7, 1], &[6, 8, 1]]), key, "another token");
+    assert_ne!(name(&t5, &[&[5, 9, 1], &[7, 1]]), key, "a text fewer");
+    assert_eq!(name(&t5, &[texts[2], texts[0], texts[1], texts[0]]), key, "another order");
 }
 
 #[test]

@@ -38,3 +38,9 @@ impl Input {
         Self { value, node, tracked }
     }
 }
+
+/// The values of a contiguous tensor.
+pub(crate) fn floats(tensor: &FlexTensor) -> &[f32] {
+    let layout = tensor.layout();
+    &tensor.storage::<f32>()[layout.start_offset()..][..layout.num_elements()]
+}

@@ -53,6 +53,52 @@ wide! {
     }
 }
 
+wide! {
+    /// Multiplies `values` by as many of the first `factors`.
+    pub(crate) fn times(values: &mut [f32], factors: &[f32]) {
+        for (value, factor) in values.iter_mut().zip(factors) {
+            *value *= factor;
+        }
+    }
+}
+
+wide! {
+    /// The softmax of each row of `width` values, in place.
+    pub(crate) fn softmax_rows(values: &mut [f32], width: usize) {
+        for row in values.chunks_exact_mut(width) {
+            let highest = fold(row, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+            row.iter_mut().for_each(|value| *value = exp(*value - highest));
+            let scale = 1.0 / fold(row, 0.0, |a, b| a + b);
+            row.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
+}
+
+wide! {
+    /// Turns the gradients of rows of softmaxes into those of what went in: `p (g - sum of p g)`.
+    pub(crate) fn softmax_gradients(gradients: &mut [f32], softmax: &[f32], width: usize) {
+        for (row, softmax) in gradients.chunks_exact_mut(width).zip(softmax.chunks_exact(width)) {
+            row.iter_mut().zip(softmax).for_each(|(gradient, share)| *gradient *= share);
+            let sum = fold(row, 0.0, |a, b| a + b);
+            row.iter_mut().zip(softmax).for_each(|(gradient, share)| *gradient -= share * sum);
+        }
+    }
+}
+
+/// Combines values in lanes side by side, then the lanes.
+#[inline(always)]
+fn fold(values: &[f32], start: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().fold(start, |sum, &value| combine(sum, value));
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = combine(*lane, value);
+        }
+    }
+    lanes.iter().fold(rest, |sum, &lane| combine(sum, lane))
+}
+
 /// `exp(x)` for `x` up to 0 within 2 units in the last place, in operations that registers of any width have.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {

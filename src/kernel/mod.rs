@@ -8,9 +8,12 @@ mod loops;
 mod matrix;
 mod wide;
 
-pub(crate) use graph::{Input, plain, to_tensor};
-pub(crate) use loops::{add, add_scaled, dot, exp, sum_of_squares};
+pub(crate) use graph::{Input, floats, plain, to_tensor};
+pub(crate) use loops::{
+    add, add_scaled, dot, exp, softmax_gradients, softmax_rows, sum_of_squares, times,
+};
 pub(crate) use matrix::{
-    Matrix, MatrixMut, Threads, filled, multiply, multiply_fresh, multiply_into,
+    Matrix, MatrixMut, Threads, filled, multiply, multiply_by_rows, multiply_fresh, multiply_into,
+    transpose,
 };
 pub(crate) use wide::wide;

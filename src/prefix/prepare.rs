@@ -99,9 +99,10 @@ impl Prefix {
     /// Scalars that say what was done: seconds that it took, MiB that are stored, and which share of them was found.
     pub fn summary(&self) -> Vec<(&'static str, f64)> {
         let stored = |kept: &&Kept| !matches!(kept.place, Place::Nowhere(_));
-        let bytes = |reused: bool| -> f64 {
+        let bytes = |reused: bool| {
             let kept = self.kept.iter().filter(stored);
-            kept.filter(|kept| kept.is_reused() || !reused).map(|kept| kept.bytes as f64).sum()
+            kept.filter(|kept| kept.is_reused() || !reused).map(|kept| kept.bytes).sum::<u64>()
+                as f64
         };
         let (all, reused) = (bytes(false), bytes(true));
         vec![

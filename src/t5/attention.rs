@@ -5,11 +5,14 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use super::absorbed::Absorbed;
 use super::config::T5Config;
 use super::layers::{Linear, empty};
 use super::pass::{Pass, Place};
 use super::rms_norm::RmsNorm;
+use super::self_attention::SelfAttention;
 use super::tap::{Attention, Hook};
+use crate::device::is_host;
 
 /// Attention of one layer with the RMSNorm that feeds its queries.
 #[derive(Module, Debug)]
@@ -43,13 +46,12 @@ impl AttentionBlock {
 
     /// Self-attention: `[batch * length, d_model] -> [batch * length, d_model]`.
     ///
-    /// `bias` makes the position bias and mask, `[batch or 1, heads, length, length]`; it is called only
-    /// where scores are computed. One position attends to itself alone whatever the scores are, so then
+    /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are, so then
     /// they, queries and keys are skipped, unless a tap wants to see them.
     pub(super) fn over_itself(
         &self,
         x: Tensor<2>,
-        bias: impl FnOnce() -> Tensor<4>,
+        bias: impl FnOnce() -> Bias,
         at: Place,
         pass: &mut Pass,
     ) -> Tensor<2> {
@@ -62,8 +64,11 @@ impl AttentionBlock {
                 .any(|hook| pass.wants(at.site(hook)));
         let mixed = if one_token && !scores_wanted {
             self.only_value(x, at, pass)
+        } else if is_host(&x.device()) && !scores_wanted && !pass.wants(at.site(Hook::Value(SELF)))
+        {
+            self.fused(x, bias(), at, pass)
         } else {
-            self.mix(x.clone(), x, Some(bias()), SELF, at, pass)
+            self.mix(x.clone(), x, Some(bias().sum()), SELF, at, pass)
         };
         let out = pass.dropout(self.output.forward(mixed)); // [batch * length, d_model]
         pass.stream(at, Hook::AttentionOut, out)
@@ -95,6 +100,30 @@ impl AttentionBlock {
         pass.stream(at, Hook::CrossAttentionOut, out)
     }
 
+    /// Self-attention of many positions as one operation of the CPU's.
+    fn fused(&self, x: Tensor<2>, bias: Bias, at: Place, pass: &mut Pass) -> Tensor<2> {
+        let [rows, _] = x.dims();
+        let length = rows / at.batch;
+        let weights = [at.batch, self.heads, length, length];
+        let dropout = pass.dropout_factors(weights, &x.device());
+        let matrices = [&self.query, &self.key, &self.value].map(|matrix| matrix.weight.val());
+        let Bias { position, mask } = bias;
+        let mixed = SelfAttention { x, matrices, bias: position, mask, dropout }.mix(self.heads);
+        self.show_mixed(mixed, Attention::SelfAttention, at, pass)
+    }
+
+    /// Shows weighted values `[batch * target, heads * d_kv]` to the tap.
+    fn show_mixed(
+        &self,
+        mixed: Tensor<2>,
+        kind: Attention,
+        at: Place,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let dims = mixed.dims();
+        pass.heads(at, Hook::Mixed(kind), self.split(mixed, at.batch)).reshape(dims)
+    }
+
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
     fn only_value(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
         let [batch, _] = x.dims();
@@ -102,9 +131,11 @@ impl AttentionBlock {
         let value = pass.heads(at, Hook::Value(Attention::SelfAttention), value);
         let [_, _, heads, d_kv] = value.dims();
         // Dropping a head's only attention weight drops all of that head: one draw a head.
-        let weight = Tensor::ones([batch, heads, 1, 1], &value.device());
-        let weight = pass.dropout(weight).swap_dims(1, 2); // [batch, 1, heads, 1]
-        let mixed = pass.heads(at, Hook::Mixed(Attention::SelfAttention), value * weight);
+        let mixed = match pass.dropout_factors([batch, heads, 1, 1], &value.device()) {
+            Some(weight) => value * weight.swap_dims(1, 2), // [batch, 1, heads, d_kv]
+            None => value,
+        };
+        let mixed = pass.heads(at, Hook::Mixed(Attention::SelfAttention), mixed);
         mixed.reshape([batch, heads * d_kv])
     }
 
@@ -124,6 +155,16 @@ impl AttentionBlock {
         const CROSS: Attention = Attention::CrossAttention;
         let batch = at.batch;
         let [n, d_model] = states.dims();
+        let seen = [Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)];
+        let seen = seen.into_iter().any(|hook| pass.wants(at.site(hook)));
+        if is_host(&states.device()) && !seen {
+            let query = self.query.forward(target);
+            let weights = [batch, self.heads, 1, n / batch];
+            let dropout = pass.dropout_factors(weights, &states.device());
+            let (key, value) = (self.key.weight.val(), self.value.weight.val());
+            let mixed = Absorbed { query, key, value, states, mask, dropout }.mix(self.heads);
+            return self.show_mixed(mixed, CROSS, at, pass);
+        }
         let states = states.reshape([batch, n / batch, d_model]); // [batch, source, d_model]
         let query = self.split(self.query.forward(target), batch); // [batch, 1, heads, d_kv]
         let query = pass.heads(at, Hook::Query(CROSS), query);
@@ -173,6 +214,25 @@ impl AttentionBlock {
     fn split(&self, rows: Tensor<2>, batch: usize) -> Tensor<4> {
         let [n, inner] = rows.dims();
         rows.reshape([batch, n / batch, self.heads, inner / self.heads])
+    }
+}
+
+/// What is added to the scores of self-attention.
+#[derive(Debug, Clone)]
+pub(super) struct Bias {
+    /// By position, `[1, heads, length, length]`
+    pub position: Tensor<4>,
+    /// By padding, `[batch, 1, 1, length]`; none when no position is padding.
+    pub mask: Option<Tensor<4>>,
+}
+
+impl Bias {
+    /// `[batch or 1, heads, length, length]`
+    fn sum(self) -> Tensor<4> {
+        match self.mask {
+            Some(mask) => self.position + mask,
+            None => self.position,
+        }
     }
 }
 

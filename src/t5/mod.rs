@@ -2,6 +2,7 @@
 //!
 //! Knows no trainer, no probe and no file format but Hugging Face's own.
 
+mod absorbed;
 mod attention;
 mod config;
 mod dropout;
@@ -11,6 +12,7 @@ mod on_gpu;
 mod pass;
 mod product;
 mod rms_norm;
+mod self_attention;
 mod stack;
 mod tap;
 pub mod weights;

@@ -1,6 +1,6 @@
 //! One walk through the model: its tap and its dropout.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::dropout::Dropout;
 use super::tap::{Hook, Site, Stack, Tap};
@@ -34,6 +34,15 @@ impl<'a> Pass<'a> {
                 dropout.apply(x, self.draws)
             }
         }
+    }
+
+    /// What [`Self::dropout`] would multiply values of these dimensions by; none without dropout.
+    pub(super) fn dropout_factors<const D: usize>(
+        &mut self,
+        dims: [usize; D],
+        device: &Device,
+    ) -> Option<Tensor<D>> {
+        self.dropout.is_some().then(|| self.dropout(Tensor::ones(dims, device)))
     }
 
     pub(super) fn wants(&self, site: Site) -> bool {

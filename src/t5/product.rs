@@ -5,7 +5,7 @@
 //! transpose of a product, which must be copied. Here an output is written once, where it stays, and each
 //! gradient in the order of its weight. The inner loops are the same (the crate `gemm`).
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::NoCheckpointing;
@@ -15,7 +15,7 @@ use burn_flex::{Flex, FlexTensor};
 
 use super::on_gpu;
 use crate::device::is_host;
-use crate::kernel::{Input, Matrix, multiply, plain, to_tensor};
+use crate::kernel::{Input, Matrix, Threads, multiply, multiply_by_rows, plain, to_tensor};
 
 /// How a weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +68,14 @@ impl Backward<Flex, 2> for Product {
             gradients,
             |gradient| {
                 let weight = weight.unwrap_or_else(|| unreachable!("{KEPT}"));
+                let shape = [gradient.layout().shape()[0], weight.layout().shape()[0]];
                 let (gradient, weight) = (Matrix::of(&gradient), Matrix::of(&weight));
                 match stored {
-                    Stored::InOut => multiply(gradient, weight.transposed()), // [rows, in]
-                    Stored::OutIn => multiply(gradient, weight),              // [rows, in]
+                    Stored::InOut => {
+                        let to_x = multiply_by_rows(gradient, weight, Threads::All);
+                        FlexTensor::from_data(TensorData::new(to_x, shape)) // [rows, in]
+                    }
+                    Stored::OutIn => multiply(gradient, weight), // [rows, in]
                 }
             },
             |gradient| {

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::config::T5Config;
 use crate::device::is_host;
-use crate::kernel::{Input, dot, plain, to_tensor};
+use crate::kernel::{Input, dot, plain, to_tensor, wide};
 
 /// `x / rms(x) * weight`, row by row.
 #[derive(Module, Debug)]
@@ -87,9 +87,7 @@ fn normalise(x: &FlexTensor, weight: &FlexTensor, epsilon: f64) -> (FlexTensor, 
             for ((output, row), scale) in rows.zip(scales) {
                 let mean_square = dot(row, row) / width as f32;
                 *scale = (mean_square + epsilon as f32).sqrt().recip();
-                for ((output, value), weight) in output.iter_mut().zip(row).zip(weight) {
-                    *output = value * *scale * weight;
-                }
+                scaled(output, row, *scale, weight);
             }
         });
     (FlexTensor::from_data(TensorData::new(output, [rows, width])), scales)
@@ -146,16 +144,10 @@ fn gradients_of(
             for ((to_x, (gradient, x)), &scale) in
                 to_x.chunks_exact_mut(width).zip(inputs).zip(scales)
             {
-                for (((to_x, to_weight), (gradient, x)), weight) in
-                    to_x.iter_mut().zip(&mut to_weight).zip(gradient.iter().zip(x)).zip(weight)
-                {
-                    *to_x = gradient * weight;
-                    *to_weight += gradient * x * scale;
-                }
+                scaled(to_x, gradient, 1.0, weight);
+                add_products(&mut to_weight, gradient, x, scale);
                 let along = dot(to_x, x) * scale * scale * scale / width as f32;
-                for (to_x, x) in to_x.iter_mut().zip(x) {
-                    *to_x = *to_x * scale - x * along;
-                }
+                turn(to_x, x, scale, along);
             }
             to_weight
         })
@@ -169,4 +161,28 @@ fn gradients_of(
         FlexTensor::from_data(TensorData::new(to_x, [rows, width])),
         FlexTensor::from_data(TensorData::new(to_weight, [width])),
     )
+}
+
+wide! {
+    fn scaled(output: &mut [f32], row: &[f32], scale: f32, weight: &[f32]) {
+        for ((output, value), weight) in output.iter_mut().zip(row).zip(weight) {
+            *output = value * scale * weight;
+        }
+    }
+}
+
+wide! {
+    fn add_products(sums: &mut [f32], gradient: &[f32], x: &[f32], scale: f32) {
+        for ((sum, gradient), x) in sums.iter_mut().zip(gradient).zip(x) {
+            *sum += gradient * x * scale;
+        }
+    }
+}
+
+wide! {
+    fn turn(to_x: &mut [f32], x: &[f32], scale: f32, along: f32) {
+        for (to_x, x) in to_x.iter_mut().zip(x) {
+            *to_x = *to_x * scale - x * along;
+        }
+    }
 }

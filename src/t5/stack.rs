@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::attention::{AttentionBlock, RelativeBias};
+use super::attention::{AttentionBlock, Bias, RelativeBias};
 use super::config::T5Config;
 use super::layers::Mlp;
 use super::pass::{Pass, Place};
@@ -108,11 +108,7 @@ impl Encoder {
     ) -> EncoderStates {
         let length = embeddings.dims()[0] / batch;
         let start = Place { stack: Stack::Encoder, layer: 0, batch };
-        let bias = self.relative_bias.forward(length); // [1, heads, length, length]
-        let bias = match &mask {
-            Some(mask) => bias + mask.clone(), // [batch, heads, length, length]
-            None => bias,
-        };
+        let bias = Bias { position: self.relative_bias.forward(length), mask: mask.clone() };
         let embeddings = pass.stream(start, Hook::Embed, embeddings);
         let mut x = pass.dropout(embeddings); // [batch * length, d_model]
         for (layer, block) in self.layers.iter().enumerate() {
@@ -234,17 +230,14 @@ impl Decoder {
         x
     }
 
-    /// Position bias, causal mask and padding mask: `[batch or 1, heads, target, target]`.
-    fn causal_bias(&self, target: usize, mask: &Option<Tensor<4>>) -> Tensor<4> {
+    /// Position bias with the causal mask, and the padding mask.
+    fn causal_bias(&self, target: usize, mask: &Option<Tensor<4>>) -> Bias {
         let bias = self.relative_bias.forward(target); // [1, heads, target, target]
         let hidden: Vec<f32> = (0..target)
             .flat_map(|at| (0..target).map(move |seen| if seen <= at { 0.0 } else { MASKED }))
             .collect();
         let hidden = TensorData::new(hidden, [1, 1, target, target]);
-        let bias = bias.clone() + Tensor::from_data(hidden, &bias.device());
-        match mask {
-            Some(mask) => bias + mask.clone(), // [batch, heads, target, target]
-            None => bias,
-        }
+        let position = bias.clone() + Tensor::from_data(hidden, &bias.device());
+        Bias { position, mask: mask.clone() }
     }
 }

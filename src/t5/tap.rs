@@ -135,9 +135,10 @@ impl fmt::Display for Site {
 
 /// Reads or replaces activations while a model runs.
 ///
-/// With one target token some sites exist only on the general path: queries, keys, scores and pattern of the
-/// decoder's self-attention, keys and values of its cross-attention. A tap that wants one of them gets that path,
-/// which is slower and gives the same numbers but for rounding.
+/// Some sites inside attention exist only on a longer path: with one target token, queries, keys, scores and
+/// pattern of the decoder's self-attention, keys and values of its cross-attention; on the CPU, where attention is one
+/// operation, queries, keys, values, scores and pattern of all attention. A tap that wants one of them gets that path
+/// there, which is slower and gives the same numbers but for rounding.
 ///
 /// Reading is keeping a clone (tensors are reference-counted); patching is returning another tensor of
 /// the same shape.

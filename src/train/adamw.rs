@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::device::is_host;
+use crate::kernel::wide;
 
 /// AdamW as `torch.optim.AdamW` computes it.
 ///
@@ -128,28 +129,58 @@ impl Update<'_> {
         first: &mut [f32],
         second: &mut [f32],
     ) {
-        let (beta_1, beta_2) = (self.rule.beta_1 as f32, self.rule.beta_2 as f32);
-        // 1 - beta in f64 first, as PyTorch does: in f32, 1 - 0.999 is off by 1e-5 of itself.
-        let (new_1, new_2) = ((1.0 - self.rule.beta_1) as f32, (1.0 - self.rule.beta_2) as f32);
-        let (rate, keep, epsilon) = (self.rate as f32, self.keep as f32, self.rule.epsilon as f32);
-        // Times the inverse: the two divisions and the root are what this loop waits for.
-        let (scale, correction) = (self.rule.gradient_scale as f32, (1.0 / self.correction) as f32);
+        let (beta_1, beta_2) = (self.rule.beta_1, self.rule.beta_2);
+        let factors = Factors {
+            betas: [beta_1 as f32, beta_2 as f32],
+            // 1 - beta in f64 first, as PyTorch does: in f32, 1 - 0.999 is off by 1e-5 of itself.
+            new: [(1.0 - beta_1) as f32, (1.0 - beta_2) as f32],
+            rate: self.rate as f32,
+            keep: self.keep as f32,
+            epsilon: self.rule.epsilon as f32,
+            scale: self.rule.gradient_scale as f32,
+            // Times the inverse: the two divisions and the root are what this loop waits for.
+            correction: (1.0 / self.correction) as f32,
+        };
+        update(&factors, parameter, gradient, first, second);
+    }
+}
+
+/// [`Update`] in f32.
+struct Factors {
+    betas: [f32; 2],
+    new: [f32; 2],
+    rate: f32,
+    keep: f32,
+    epsilon: f32,
+    scale: f32,
+    correction: f32,
+}
+
+wide! {
+    fn update(
+        factors: &Factors,
+        parameter: &mut [f32],
+        gradient: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) {
+        let &Factors { betas, new, rate, keep, epsilon, scale, correction } = factors;
         let moments = first.iter_mut().zip(second);
         for ((parameter, gradient), (first, second)) in
             parameter.iter_mut().zip(gradient).zip(moments)
         {
             let gradient = gradient * scale;
-            *first = beta_1 * *first + new_1 * gradient;
-            *second = beta_2 * *second + new_2 * gradient * gradient;
+            *first = betas[0] * *first + new[0] * gradient;
+            *second = betas[1] * *second + new[1] * gradient * gradient;
             *parameter = keep * *parameter - rate * *first / (second.sqrt() * correction + epsilon);
         }
     }
 }
 
-fn floats(data: &TensorData) -> &[f32] {
+pub(super) fn floats(data: &TensorData) -> &[f32] {
     data.as_slice().unwrap_or_else(|_| unreachable!("parameters and their gradients are f32"))
 }
 
-fn floats_mut(data: &mut TensorData) -> &mut [f32] {
+pub(super) fn floats_mut(data: &mut TensorData) -> &mut [f32] {
     data.as_mut_slice().unwrap_or_else(|_| unreachable!("parameters and their moments are f32"))
 }

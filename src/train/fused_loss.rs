@@ -16,7 +16,7 @@ use burn_flex::{Flex, FlexTensor};
 
 use super::loss::Loss;
 use super::vocabulary::{Columns, Part, Rows};
-use crate::kernel::{Input, Matrix, add_scaled, dot, to_tensor};
+use crate::kernel::{Input, Matrix, add_scaled, dot, floats, to_tensor};
 use crate::t5::Head;
 
 /// What [`super::cross_entropy`] makes of the head's logits, on the CPU.
@@ -47,8 +47,8 @@ pub(super) fn fused_cross_entropy(
     let parts = || word_rows.parts.iter().chain(&docid_rows.parts);
     let log_totals = log_totals(parts(), batch);
 
-    let docid_values = docid_rows.values.storage::<f32>();
-    let row_values = rows.storage::<f32>();
+    let docid_values = floats(&docid_rows.values);
+    let row_values = floats(&rows);
     let mut sum = 0.0;
     for (example, (&target, &log_total)) in targets.iter().zip(&log_totals).enumerate() {
         let docid = &docid_values[target * width..][..width];
@@ -128,7 +128,7 @@ impl Kept {
     fn input_gradient(&self, parts: &[Vec<f32>], scale: Scale) -> FlexTensor {
         let [batch, width] = [self.rows.layout().shape()[0], self.rows.layout().shape()[1]];
         let mut gradient = vec![0.0_f32; batch * width];
-        let docids = self.docid_rows.values.storage::<f32>();
+        let docids = floats(&self.docid_rows.values);
         let frozen = |rows: &Rows| rows.logits.is_none();
         let mut even = vec![0.0_f32; width];
         for rows in [&self.word_rows, &self.docid_rows].into_iter().filter(|rows| frozen(rows)) {

@@ -1,5 +1,6 @@
 //! Training: from a recipe to a run directory.
 
+mod adafactor;
 mod adamw;
 mod base;
 mod callback;

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{Adafactor, AdafactorConfig, DynState, GradientsParams, Optimizer as Rule};
+use burn::optim::{DynState, GradientsParams, Optimizer as Rule};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::adafactor::Adafactor;
 use super::adamw::AdamW;
 use crate::device::is_host;
+use crate::kernel;
 use crate::recipe;
 
 /// The optimizer of a run: a rule, and a state for each parameter that it has updated.
@@ -21,7 +23,7 @@ pub struct Optimizer {
     states: BTreeMap<String, DynState>,
 }
 
-/// AdamW of our own, Adafactor of Burn's.
+/// One of our own.
 #[derive(Clone)]
 enum UpdateRule {
     AdamW(AdamW),
@@ -54,17 +56,15 @@ impl Optimizer {
                 decay_rate,
                 weight_decay,
                 scale_parameter,
-            } => UpdateRule::Adafactor(
-                AdafactorConfig::new()
-                    .with_epsilon_1(epsilon_1 as f32)
-                    .with_epsilon_2(epsilon_2 as f32)
-                    .with_clip_threshold(clip_threshold as f32)
-                    .with_decay_rate(decay_rate)
-                    .with_relative_step(false)
-                    .with_scale_parameter(scale_parameter)
-                    .with_weight_decay(weight_decay as f32)
-                    .build(),
-            ),
+            } => UpdateRule::Adafactor(Adafactor {
+                epsilon: epsilon_1,
+                least_scale: epsilon_2,
+                clip_threshold,
+                decay_rate,
+                weight_decay,
+                scale_parameter,
+                gradient_scale: 1.0,
+            }),
         };
         Self { rule, clip_norm: section.clip_norm, states: BTreeMap::new() }
     }
@@ -149,18 +149,7 @@ fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
     let values: &[f32] =
         data.as_slice().unwrap_or_else(|_| unreachable!("gradients of f32 parameters are f32"));
     // Fixed chunks summed in order: the result does not depend on the number of threads.
-    let sums: Vec<f64> = values
-        .par_chunks(1 << 14)
-        .map(|chunk| {
-            let lanes = chunk.chunks(16).fold([0.0_f32; 16], |mut sums, values| {
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum += value * value;
-                }
-                sums
-            });
-            lanes.iter().map(|&sum| f64::from(sum)).sum()
-        })
-        .collect();
+    let sums: Vec<f64> = values.par_chunks(1 << 14).map(kernel::sum_of_squares).collect();
     (sums.iter().sum(), Tensor::from_data(data, &device))
 }
 
@@ -197,8 +186,8 @@ impl ModuleMapper for Apply<'_> {
                 update(&rule, self.learning_rate, tensor, gradient, state)
             }
             UpdateRule::Adafactor(rule) => {
-                let gradient = if self.scale < 1.0 { gradient * self.scale } else { gradient };
-                update(rule, self.learning_rate, tensor, gradient, state)
+                let rule = Adafactor { gradient_scale: self.scale, ..*rule };
+                update(&rule, self.learning_rate, tensor, gradient, state)
             }
         };
         if let Some(state) = state {

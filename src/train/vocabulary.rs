@@ -10,7 +10,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::kernel::{
-    Matrix, MatrixMut, Threads, add, exp, filled, multiply_fresh, multiply_into, wide,
+    Matrix, MatrixMut, Threads, add, exp, filled, floats, multiply_fresh, multiply_into, wide,
 };
 
 /// Tasks that a matrix is shared out as, whatever the number of threads: results do not depend on it.
@@ -31,7 +31,7 @@ impl Columns {
     /// The transpose of contiguous rows `[batch, width]`.
     pub fn of(rows: &FlexTensor) -> Self {
         let [batch, width] = [rows.layout().shape()[0], rows.layout().shape()[1]];
-        let rows = &rows.storage::<f32>()[rows.layout().start_offset()..][..batch * width];
+        let rows = floats(rows);
         let values = (0..width).flat_map(|at| rows[at..].iter().step_by(width).copied()).collect();
         Self { values, width, batch }
     }
@@ -84,7 +84,7 @@ impl Rows {
     pub fn used_up(values: FlexTensor, columns: &Columns, toward: bool, sums: bool) -> Self {
         let (width, batch) = (columns.width, columns.batch);
         let task = columns.task(values.layout().shape()[0]);
-        let parts = values_of(&values)
+        let parts = floats(&values)
             .par_chunks(task * width)
             .map(|rows| {
                 let mut part = Part::new(columns, toward, toward && sums);
@@ -119,7 +119,7 @@ impl Rows {
         let logits = filled(rows * batch, |logits| {
             parts = logits
                 .par_chunks_mut(task * batch)
-                .zip(values_of(&values).par_chunks(task * width))
+                .zip(floats(&values).par_chunks(task * width))
                 .map(|(logits, rows)| {
                     let mut part = Part::new(columns, false, false);
                     let blocks = rows.chunks(columns.block() * width);
@@ -184,7 +184,7 @@ impl Rows {
         let gradient = filled(rows * width, |gradient| {
             toward_input = gradient
                 .par_chunks_mut(self.task * width)
-                .zip(values_of(&self.values).par_chunks(self.task * width))
+                .zip(floats(&self.values).par_chunks(self.task * width))
                 .zip(of_logits.par_chunks(self.task * batch))
                 .map(|((gradient, rows), of_logits)| {
                     let mut sum = vec![0.0; if toward { width * batch } else { 0 }];
@@ -240,11 +240,6 @@ impl Part {
             *total = *total * f64::from(factor) + f64::from(sum);
         }
     }
-}
-
-fn values_of(tensor: &FlexTensor) -> &[f32] {
-    let values = tensor.layout().num_elements();
-    &tensor.storage::<f32>()[tensor.layout().start_offset()..][..values]
 }
 
 /// Values that a product has written.
