@@ -36,7 +36,8 @@ pub struct MemoryEstimate {
     pub between_steps: usize,
     /// The frozen prefix of all texts, where it is stored.
     pub stored: usize,
-    /// What storing it needs before the first step: the file that is checked, and a batch in the encoder.
+    /// What storing it needs at once before the first step: a batch in the encoder, or what is read and the file that it
+    /// is read from.
     pub storing: usize,
 }
 
@@ -88,15 +89,19 @@ impl MemoryEstimate {
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
             between_steps: F32 * ranked.max(saved(config, documents)),
-            storing: if stored > 0 { stored + F32 * prefix_made(config, longest) } else { 0 },
+            storing: if stored > 0 {
+                (2 * stored).max(F32 * prefix_made(config, longest))
+            } else {
+                0
+            },
         }
     }
 
     /// All of it at the peak, in bytes.
     pub fn total(&self) -> usize {
         let step = self.gradients + self.activations + self.temporaries;
-        let training = self.optimizer + step.max(self.between_steps);
-        self.process + self.parameters + self.base + self.stored + training.max(self.storing)
+        let training = self.stored + self.optimizer + step.max(self.between_steps);
+        self.process + self.parameters + self.base + training.max(self.storing)
     }
 }
 
@@ -224,16 +229,12 @@ impl Batch<'_> {
             // The gate, its cube's input, tanh and what it is multiplied with, gelu; the linear half; their product.
             FeedForward::GatedGelu => 7,
         };
-        norm + hidden * rows * wide + self.masks(rows * (wide + width)) + self.dropped(rows * wide)
+        // Dropped hidden activations are kept beside their mask and what they were made of.
+        norm + hidden * rows * wide + self.masks(rows * (2 * wide + width))
     }
 
     /// Masks of dropped activations.
     fn masks(&self, floats: usize) -> usize {
-        if self.dropout { floats } else { 0 }
-    }
-
-    /// What dropout leaves, where the next operation keeps it.
-    fn dropped(&self, floats: usize) -> usize {
         if self.dropout { floats } else { 0 }
     }
 
@@ -251,24 +252,32 @@ impl Batch<'_> {
         // The lookup's gradient is as large as the embedding, and is added to that of the output matrix.
         let lookup = if learnt.words { 2 * words * width } else { 0 };
         let docids = if learnt.docids { documents * width } else { 0 };
-        let layer =
-            if self.stored { 0 } else { layer_made(self.config, self.examples, self.length) };
+        let tokens = self.examples * self.length;
+        let tracked = learnt.encoder < self.config.num_layers;
+        let layer = match (self.stored, tracked) {
+            (true, _) => 0,
+            (false, false) => layer_made(self.config, self.examples, self.length),
+            // Its gradients, and those of its widest activation beside.
+            (false, true) => {
+                layer_made(self.config, self.examples, self.length) + tokens * self.config.d_ff
+            }
+        };
         logits + layer + lookup.max(docids)
     }
 }
 
-/// What one encoder layer makes of a batch, where nothing is kept; where it is, its gradients.
+/// What one encoder layer makes of a batch, where nothing is kept.
 fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
     let tokens = examples * length;
-    let scores = 3 * examples * config.num_heads * length * length;
-    let attention = tokens * 5 * config.inner() + scores;
-    2 * tokens * config.d_model + attention.max(2 * tokens * config.d_ff)
+    let scores = 2 * examples * config.num_heads * length * length;
+    let attention = 4 * tokens * config.inner() + scores;
+    2 * tokens * config.d_model + attention.max(tokens * config.d_ff)
 }
 
-/// What the prefix of a batch of texts needs to be computed: a layer, and its rows gathered without padding.
+/// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding.
 fn prefix_made(config: &T5Config, longest: usize) -> usize {
     let examples = BATCH_POSITIONS / longest.max(1);
-    layer_made(config, examples.max(1), longest) + 3 * BATCH_POSITIONS * config.d_model
+    layer_made(config, examples.max(1), longest).max(3 * BATCH_POSITIONS * config.d_model)
 }
 
 /// Logits of ranked queries, with their comparison.
