@@ -121,6 +121,15 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// `~` and `~/..` with the user's home directory put in; every other path as it is.
+pub(crate) fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => home.to_owned(),
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(&rest[1..]),
+        _ => PathBuf::from(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ pub mod files;
 mod kernel;
 pub mod monitor;
 pub mod nearest;
+pub mod prefix;
 pub mod probe;
 pub mod random;
 pub mod recipe;

@@ -234,6 +234,7 @@ fn check_shows_what_would_be_trained_and_writes_nothing() {
             "| all ",
             "MiB",
             "probes    none",
+            "prefix    encoder and decoder layer 0 are frozen: computed without dropout, once for 22 training texts",
             "nothing is wrong",
         ],
     );

@@ -243,6 +243,9 @@ fn what_cannot_be_probed_is_refused_in_words() {
     probe(&["--probe", "logit_lens", "--patch", "decoder.mlp"], &["--patch is for stage_patching"]);
     probe(&["--base", "no/such/base"], &["no/such/base"]);
     probe(&["--correct", "no/such/file.json"], &["no/such/file.json"]);
+    // Found before anything is read: what would be refused later is not reached.
+    let late = ["--output", "no/such/place/probes.json", "--correct", "no/such/file.json"];
+    probe(&late, &["cannot write no/such/place/probes.json"]);
 
     let corpus = text(learnt().join("corpus"));
     is_refused(

@@ -251,7 +251,7 @@ fn kept_encoder_states_give_what_fresh_ones_give() {
             let overrides =
                 [&LEARNS[..], &[&select, over, ALONE, "probes.every_steps=40"]].concat();
             let plan = plan(home.path(), &overrides);
-            assert_eq!(plan.encoder_is_frozen(), is_frozen, "{select}");
+            assert_eq!(plan.frozen_prefix().is_some(), is_frozen, "{select}");
             let trained = train(&plan).model;
             let waits = said(home.path(), "step 120: probes wait");
             match measure(home.path(), &plan, &trained, &mut queries(&plan)) {

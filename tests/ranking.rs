@@ -43,8 +43,8 @@ fn questions() -> Vec<Question> {
         .collect()
 }
 
-fn options(vocabulary: Vocabulary, depth: usize, batch_size: usize) -> RankOptions {
-    RankOptions { vocabulary, depth, batch_size, pad_id: 0 }
+fn options(vocabulary: Vocabulary, depth: usize, batch_size: usize) -> RankOptions<'static> {
+    RankOptions { vocabulary, depth, batch_size, pad_id: 0, prefix: None }
 }
 
 /// All rankings, in the order of the questions; each must come once.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
+use genir::prefix::Element;
 use genir::probe::{Over, Probe};
-use genir::recipe::{Init, Optimizer, Place, Recipe, RecipeErrors, Span};
+use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
 use genir::retrieval::Vocabulary;
 use genir::task::{Task, TaskOptions};
 
@@ -149,12 +150,19 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
         "probes.queries=100",
         "probes.circuit.every_epochs=2",
         "probes.stage_patching.queries=9",
+        "evaluate.every_epochs=0.3",
+        "probes.logit_lens.every_evaluations=2",
     ]);
     let probes = probes.probes.unwrap();
     let of = |probe| (probes.every(probe), probes.queries(probe));
-    assert_eq!(of(Probe::LogitLens), (Some(Span::Steps(50)), 100));
-    assert_eq!(of(Probe::Circuit), (Some(Span::Epochs(2.0)), 100));
-    assert_eq!(of(Probe::StagePatching), (Some(Span::Steps(50)), 9));
+    assert_eq!(of(Probe::DirectEffect), (Some(Every::Span(Span::Steps(50))), 100));
+    assert_eq!(of(Probe::Circuit), (Some(Every::Span(Span::Epochs(2.0))), 100));
+    assert_eq!(of(Probe::StagePatching), (Some(Every::Span(Span::Steps(50))), 9));
+    assert_eq!(of(Probe::LogitLens), (Some(Every::Evaluations(2)), 100));
+    // Evaluations come at whole steps: every second of them, whatever 0.6 epochs would be rounded to.
+    let steps = |every: Every| every.steps(Some(Span::Epochs(0.3)), 11);
+    assert_eq!(steps(Every::Evaluations(2)), Some(6));
+    assert_eq!(steps(Every::Span(Span::Epochs(0.6))), Some(7));
 }
 
 #[test]
@@ -316,9 +324,14 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "probes.variant=exact",
         "probes.patches=[\"decoder.layers[3]\"]",
         "probes.circuit_patches=decoder.mlp[I,II]=mean",
+        "cache.enabled=false",
+        "cache.directory=there",
+        "cache.memory=5",
+        "cache.disk=6",
+        "cache.type=f16",
         "probes.max_share=none",
         "probes.circuit.every_steps=40",
-        "probes.stage_patching={queries=7}",
+        "probes.stage_patching={queries=7, every_evaluations=4}",
     ];
     let off = [
         "optimizer.clip_norm=none",
@@ -385,6 +398,16 @@ fn conflicts_between_keys_are_refused() {
         ),
         (&["probes.at_end=false"], "probes.at_end", "`residual_contribution` is never measured"),
         (&["probes.every_steps=5", "probes.every_epochs=5"], "probes.every_epochs", "found both"),
+        (
+            &["probes.every_steps=5", "probes.every_evaluations=5"],
+            "probes.every_evaluations",
+            "expected one of",
+        ),
+        (
+            &["probes.circuit.every_evaluations=5"],
+            "probes.circuit.every_evaluations",
+            "no evaluations during training",
+        ),
         (&["stages={I=\"0..2\", II=\"1..4\", III=\"4\"}"], "stages.II", "an overlap"),
         (
             &[
@@ -473,4 +496,24 @@ fn text_that_is_no_toml_is_refused_with_its_lines() {
         shown.starts_with("recipe no/such/recipe.toml: 1 problem\n  cannot be read"),
         "{shown}"
     );
+}
+
+#[test]
+fn what_is_stored_has_defaults_and_limits() {
+    let cache = small(&[]).cache;
+    assert_eq!((cache.enabled, cache.memory, cache.disk), (true, 2048, 51_200));
+    assert_eq!((cache.element, cache.directory), (Element::F32, None));
+    let settings =
+        small(&["cache.directory=there", "cache.memory=1", "cache.type=bf16"]).cache.settings();
+    assert_eq!((settings.directory.as_path(), settings.memory), (Path::new("there"), 1 << 20));
+    assert_eq!(settings.element, Element::Bf16);
+    for (wrong, part) in [
+        ("cache.type=f64", r#"expected one of "f32", "bf16", "f16""#),
+        ("cache.memory=-1", "expected a whole number of at least 0"),
+        ("cache.disc=5", "unknown key; did you mean `disk`?"),
+        ("cahce.disk=5", "unknown section; did you mean `cache`?"),
+    ] {
+        let problem = problem(&[wrong]);
+        assert!(problem.contains(part), "{problem}");
+    }
 }

@@ -324,3 +324,45 @@ fn component_outputs_are_seen_after_dropout() {
     assert_adds_up(&recorder.visits, Stack::Encoder, Hook::ResidualPre, ENCODER_LAYERS);
     assert_adds_up(&recorder.visits, Stack::Decoder, Hook::ResidualPre, DECODER_LAYERS);
 }
+
+/// Puts zeros in place of every component's output, and counts the sites that are passed.
+#[derive(Default)]
+struct NoComponents {
+    passed: Vec<String>,
+}
+
+impl Tap for NoComponents {
+    fn wants(&self, _site: Site) -> bool {
+        true
+    }
+
+    fn stand_in(&mut self, _site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
+        Some(Tensor::zeros(shape, &Device::flex()))
+    }
+
+    fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
+        self.passed.push(site.to_string());
+        value
+    }
+
+    fn heads(&mut self, site: Site, value: Tensor<4>) -> Tensor<4> {
+        self.passed.push(site.to_string());
+        value
+    }
+}
+
+#[test]
+fn a_component_that_something_stands_in_for_is_not_computed() {
+    let t5 = small_models::model(true, true, &Device::flex());
+    let mut tap = NoComponents::default();
+    let output = evaluate(&t5, TARGET, &mut tap);
+    let inside = |name: &&String| !name.contains("resid") && !name.contains("embed");
+    let inside: Vec<&String> = tap.passed.iter().filter(inside).collect();
+    assert_eq!(inside, ["encoder_final_ln.hook_normalized", "decoder_final_ln.hook_normalized"]);
+    // What is left is the embedding, which the final norm reads.
+    let mut visits = Recorder::new(|site| site.hook == Hook::Embed && site.stack == Stack::Decoder);
+    evaluate(&t5, TARGET, &mut visits);
+    let last = Site { stack: Stack::Decoder, layer: DECODER_LAYERS - 1, hook: Hook::ResidualPost };
+    let mut patch = Patch { site: last, values: &visits.visits[0].values, done: 0 };
+    assert_eq!(output, evaluate(&t5, TARGET, &mut patch));
+}

@@ -3,48 +3,55 @@
 
     python pytorch_peer.py MODE SHAPE [options]
 
-MODE is `full` or `restricted`, SHAPE `t5-small` or `t5-base`. run.py starts this; benches/README.md has the protocol.
+MODE is `full` or `restricted`; SHAPE a name, or numbers: d_model,d_ff,heads,layers (heads of 64). run.py and
+scripts/gpu_check.py start this; benches/README.md has the protocol.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-WORDS = 32128
-DOCIDS = 1000
-BATCH = 32
-SOURCE_LENGTH = 32
 LEARNING_RATE = 1e-4
-SHAPES = {
-    "t5-small": dict(d_model=512, d_ff=2048, d_kv=64, num_heads=8, num_layers=6),
-    "t5-base": dict(d_model=768, d_ff=3072, d_kv=64, num_heads=12, num_layers=12),
-}
+SHAPES = {"t5-small": "512,2048,8,6", "t5-base": "768,3072,12,12", "t5-large": "1024,4096,16,24"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=("full", "restricted"))
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("shape", help=f"{', '.join(SHAPES)} or d_model,d_ff,heads,layers")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=32, help="tokens of each source")
+    parser.add_argument("--words", type=int, default=32128)
+    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--threads", type=int, help="[default: PyTorch's own choice]")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before READY, not timed")
     parser.add_argument("--fused", action="store_true", help="PyTorch's fused AdamW, which is not its default on CPU")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
 
-    model = build(arguments.shape)
+    model = build(arguments).to(arguments.device)
     if arguments.mode == "restricted":
         restrict(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01, fused=arguments.fused or None)
-    serve(training_step(model, optimizer), arguments.warm_up, sum(weight.numel() for weight in trained))
+    step = training_step(model, optimizer, arguments)
+    serve(step, arguments.warm_up, sum(weight.numel() for weight in trained))
 
 
-def build(shape: str) -> T5ForConditionalGeneration:
-    config = T5Config(vocab_size=WORDS + DOCIDS, dropout_rate=0.0, decoder_start_token_id=0, use_cache=False, **SHAPES[shape])
+def build(arguments: argparse.Namespace) -> T5ForConditionalGeneration:
+    sizes = [int(number) for number in SHAPES.get(arguments.shape, arguments.shape).split(",")]
+    sizes = dict(zip(("d_model", "d_ff", "num_heads", "num_layers"), sizes, strict=True))
+    vocabulary = arguments.words + arguments.documents
+    config = T5Config(vocab_size=vocabulary, d_kv=64, dropout_rate=0.0, decoder_start_token_id=0, use_cache=False, **sizes)
     return T5ForConditionalGeneration(config).train()
 
 
@@ -53,27 +60,38 @@ def restrict(model: T5ForConditionalGeneration):
     layers = model.decoder.block
     # The paper's stages, 7, 11 and 6 of 24 layers, rounded to this depth as `Stages::scaled` does.
     first_end, second_end = ((len(layers) * end + 12) // 24 for end in (7, 18))
+    first_end = min(max(first_end, 1), len(layers) - 2)
+    second_end = min(max(second_end, first_end + 1), len(layers) - 1)
     model.requires_grad_(False)
     for number, layer in enumerate(layers):
         layer.layer[1].requires_grad_(number >= first_end)
         layer.layer[2].requires_grad_(number >= second_end)
 
 
-def training_step(model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer):
+def training_step(model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, arguments: argparse.Namespace):
     """A function that trains one step on one fixed batch, each row whole, and returns the loss."""
     generator = torch.Generator().manual_seed(1)
-    source = torch.randint(2, WORDS, (BATCH, SOURCE_LENGTH), generator=generator)
-    target = torch.randint(WORDS, WORDS + DOCIDS, (BATCH,), generator=generator)
+    shape = (arguments.batch, arguments.length)
+    source = torch.randint(2, arguments.words, shape, generator=generator).to(arguments.device)
+    vocabulary = arguments.words + arguments.documents
+    target = torch.randint(arguments.words, vocabulary, (arguments.batch,), generator=generator).to(arguments.device)
     mask = torch.ones_like(source)
-    start = torch.zeros(BATCH, 1, dtype=torch.long)
+    start = torch.zeros(arguments.batch, 1, dtype=torch.long, device=arguments.device)
+    on_gpu = arguments.device.startswith("cuda")
+    precision = torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16) if arguments.bf16 else contextlib.nullcontext()
+    called = torch.compile(model) if arguments.compile else model
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=start).logits[:, 0]
-        loss = torch.nn.functional.cross_entropy(logits, target)
+        with precision:
+            logits = called(input_ids=source, attention_mask=mask, decoder_input_ids=start).logits[:, 0]
+        loss = torch.nn.functional.cross_entropy(logits.float(), target)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        value = loss.item()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return value
 
     return step
 

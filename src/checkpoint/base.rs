@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::hub::{self, HubModel, HubProblem, HubSettings};
+use super::hub::{HubModel, HubProblem, HubSettings};
+use crate::files::expand_home;
 
 /// What is needed of a base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub fn locate(
     wanted: Wanted,
     settings: &HubSettings,
 ) -> Result<PathBuf, BaseError> {
-    let path = hub::expand_home(base, std::env::home_dir().as_deref());
+    let path = expand_home(base, std::env::home_dir().as_deref());
     if path.exists() || !is_hub_id(base) {
         return directory(base, revision, path);
     }

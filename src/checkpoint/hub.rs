@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::Wanted;
 use super::download::{DownloadError, download, status};
+use crate::files::expand_home;
 use crate::t5::weights::{INDEX, SINGLE, WeightsError, shards};
 
 /// Fetched where the model has them.
@@ -71,15 +72,6 @@ impl HubSettings {
                 matches!(value.to_lowercase().as_str(), "1" | "true" | "yes" | "on")
             }),
         }
-    }
-}
-
-/// `~` and `~/..` with the user's home directory put in; every other path as it is.
-pub(super) fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix('~'), home) {
-        (Some(""), Some(home)) => home.to_owned(),
-        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(&rest[1..]),
-        _ => PathBuf::from(path),
     }
 }
 

@@ -76,6 +76,7 @@ impl Eval {
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
             pad_id: checkpoint.tokenizer.pad_id(),
+            prefix: None,
         };
         let mut run = match &self.run {
             Some(path) => Some(RunWriter::create(path, "genir")?),

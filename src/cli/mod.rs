@@ -1,6 +1,7 @@
 //! The command line: one file a verb, each parses, calls the library and prints.
 
 mod beside;
+mod cache;
 mod check;
 mod eval;
 mod plot;
@@ -59,6 +60,8 @@ enum Verb {
     Check(check::Check),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
+    /// Show or remove what runs have stored of frozen encoders.
+    Cache(cache::Cache),
 }
 
 /// What a word of the command line picks; the error lists the words there are.
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Verb::Plot(plot) => plot.run(),
         Verb::Check(check) => check.run(),
         Verb::Recipes(recipes) => recipes.run(),
+        Verb::Cache(cache) => cache.run(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,7 +11,7 @@ use super::beside::Beside;
 use super::target::{Asked, Target};
 use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
-use crate::files::write_whole;
+use crate::files::WholeFile;
 use crate::monitor::Console;
 use crate::probe::{
     Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant, ranked_among,
@@ -139,6 +139,8 @@ enum Format {
 impl ProbeVerb {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.target.run_recipe()?;
+        // Now, so that a path that cannot be written costs no measurement.
+        let output = self.output.as_deref().map(WholeFile::create).transpose()?;
         let asked = self.target.asked()?;
         let checkpoint = &asked.checkpoint;
         let mut queries = self.query_set(&asked)?;
@@ -168,7 +170,7 @@ impl ProbeVerb {
         }
         let records = found?;
         // Numbers first: they are not lost where a picture cannot be written.
-        self.write(&records)?;
+        self.write(&records, output)?;
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
         }
@@ -256,7 +258,7 @@ impl ProbeVerb {
         self.queries.map(|queries| queries as usize)
     }
 
-    fn write(&self, records: &[Record]) -> Result<()> {
+    fn write(&self, records: &[Record], output: Option<WholeFile>) -> Result<()> {
         let mut text = Vec::new();
         match self.format {
             Format::Table => write_tables(records, &mut text)?,
@@ -266,8 +268,11 @@ impl ProbeVerb {
                 text.push(b'\n');
             }
         }
-        match &self.output {
-            Some(path) => write_whole(path, |file| file.write_all(&text))?,
+        match output {
+            Some(mut file) => {
+                file.write_all(&text).with_context(|| file.path().display().to_string())?;
+                file.commit()?;
+            }
             None => io::stdout().write_all(&text).context("cannot write to standard output")?,
         }
         Ok(())

@@ -71,6 +71,7 @@ impl Search {
             depth: self.top,
             batch_size: 1,
             pad_id: checkpoint.tokenizer.pad_id(),
+            prefix: None,
         };
         let mut found = Ranking { ranks: Vec::new(), best: Vec::new() };
         let Ok(()) = rank(&checkpoint.model, device, &questions, options, |_, ranking| {

@@ -9,6 +9,7 @@ use clap::Args;
 use super::RecipeArgs;
 use crate::device;
 use crate::monitor::{Console, Monitor};
+use crate::prefix::outlook;
 use crate::recipe::Recipe;
 use crate::run::{Environment, Overwrite, RunDirectory};
 use crate::train::{Plan, Trainer, callbacks};
@@ -66,6 +67,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({per_epoch} an epoch)\n\
+         prefix    {prefix}\n\
          probes    {probes}\n\
          memory    {memory}\n\n{table}\n",
         run = plan.recipe.run.directory.display(),
@@ -83,8 +85,14 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = plan.stages,
         steps = plan.total_steps(),
         per_epoch = plan.steps_per_epoch(),
+        prefix = outlook(
+            plan.frozen_prefix(),
+            &plan.recipe.cache.settings(),
+            &plan.reading(),
+            plan.config().d_model,
+        ),
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
-        memory = plan.memory,
+        memory = plan.memory(),
         table = plan.table,
     )
 }

@@ -8,4 +8,5 @@ mod trainable;
 pub use place::{Component, ParameterPlace, Part, Stack};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};
+pub(crate) use trainable::grouped;
 pub use trainable::{Count, TrainableTable, freeze_all_but};

@@ -117,6 +117,11 @@ impl Monitor {
         self.progress.step(step, loss, examples_done);
     }
 
+    /// Shows how far something is that comes before the first step: `done` of `total`.
+    pub fn preparing(&mut self, what: &str, done: u64, total: u64) {
+        self.progress.preparing(what, done, total);
+    }
+
     /// The newest measurement of training speed, over some seconds of steps without evaluations;
     /// none in the first seconds.
     pub fn examples_per_second(&self) -> Option<f64> {

@@ -70,6 +70,27 @@ impl Progress {
         }
     }
 
+    /// Work before the first step, on the same bar.
+    pub fn preparing(&mut self, what: &str, done: u64, total: u64) {
+        let is_done = done >= total;
+        match &self.bar {
+            Some(bar) => {
+                let (at, of) = if is_done { (0, self.total) } else { (done, total) };
+                bar.set_length(of);
+                bar.set_position(at);
+                bar.set_message(if is_done { String::new() } else { what.to_owned() });
+            }
+            None => {
+                let time = Instant::now();
+                let due = |shown: Instant| time.duration_since(shown) >= LINE_INTERVAL;
+                if !is_done && self.shown.is_none_or(due) {
+                    self.console.progress(&format!("{what}: {done}/{total}"));
+                    self.shown = Some(time);
+                }
+            }
+        }
+    }
+
     pub fn evaluation(&mut self, step: u64, split: &str, metrics: &Metrics) {
         self.pause();
         let mut line = format!("step {step}: {split}");

@@ -1,11 +1,10 @@
 //! P8, what cross-attention writes (Tab. 5 and 6): words or docids.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
 use super::bench::{Batch, Bench, Measure};
-use super::lens::ordered;
+use super::lens::{LogitSum, TokenLogits, ordered};
 use super::patch::head_shares;
 use super::record::number;
 use super::suite::Subject;
@@ -96,20 +95,14 @@ impl<'a> Measuring<'a> {
         }
     }
 
-    /// The top tokens of one head for the sample queries of a batch.
-    fn keep_samples(
-        &mut self,
-        bench: &Bench,
-        batch: &Batch,
-        (layer, head): (usize, usize),
-        tops: &[Top],
-    ) {
-        for (found, top) in batch.measured.iter().zip(tops) {
-            let place = self.samples.iter().position(|(query, _)| *query == found.query);
-            let Some(place) = place else { continue };
+    /// The top tokens of each head, if `query` is a sample.
+    fn keep_sample(&mut self, bench: &Bench, query: usize, layer: usize, heads: &[Top]) {
+        let sample = self.samples.iter().position(|(sample, _)| *sample == query);
+        let Some(sample) = sample else { return };
+        for (head, top) in heads.iter().enumerate() {
             let tokens = top.first.iter().map(|&id| self.token(id)).collect();
-            let query = bench.queries.ids[found.query].clone();
-            self.samples[place].1.push(HeadWords { query, layer, head, tokens });
+            let query = bench.queries.ids[query].clone();
+            self.samples[sample].1.push(HeadWords { query, layer, head, tokens });
         }
     }
 }
@@ -122,19 +115,23 @@ impl Measure for Measuring<'_> {
             let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
-            let output = found.outputs[Component::CrossAttention as usize].clone();
-            let written = [output].into_iter().chain((0..heads).map(of_head)).collect();
-            bench.lens().each(written, |part, logits| {
-                let tops: Vec<Top> =
-                    logits.rows().map(|(words, docids)| top_of(words, docids)).collect();
-                for top in &tops {
-                    let sums = &mut self.docid_shares[layer][part];
+            let found = bench.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
+                let mut tops: Vec<Top> = heads.iter().map(|&logits| top_of(logits)).collect();
+                // The whole output is the sum of its heads' shares.
+                let whole = heads.split_first().map(|(first, others)| {
+                    let mut whole = LogitSum::of(*first);
+                    others.iter().for_each(|&head| whole.add(head));
+                    top_of(whole.logits())
+                });
+                tops.splice(0..0, whole);
+                tops
+            });
+            for (found, tops) in batch.measured.iter().zip(found) {
+                for (sums, top) in self.docid_shares[layer].iter_mut().zip(&tops) {
                     sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
                 }
-                if let Some(head) = part.checked_sub(1) {
-                    self.keep_samples(bench, batch, (layer, head), &tops);
-                }
-            });
+                self.keep_sample(bench, found.query, layer, &tops[1..]);
+            }
         }
     }
 
@@ -188,7 +185,7 @@ fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     [mean("output", true), mean("heads", false)]
 }
 
-/// The best tokens under one row's logits.
+/// The best tokens under one vector's logits.
 struct Top {
     /// % of docids in each of [`TOPS`].
     docids: [f64; 3],
@@ -196,22 +193,28 @@ struct Top {
     first: Vec<u32>,
 }
 
-/// The best tokens under one row's logits of words and docids.
-fn top_of(words: &[f32], docids: &[f32]) -> Top {
-    // One number a token that orders by logit, best first, then by token id.
-    let mut tokens: Vec<u64> = words
-        .iter()
-        .chain(docids)
-        .enumerate()
-        .map(|(id, &logit)| u64::from(!ordered(logit)) << 32 | id as u64)
-        .collect();
-    let most = TOPS[TOPS.len() - 1].min(tokens.len());
-    // Linear in the tokens; only the largest top is put in order.
-    if most < tokens.len() {
-        tokens.select_nth_unstable(most);
-        tokens.truncate(most);
+/// The best tokens under one vector's logits.
+fn top_of(TokenLogits { words, docids }: TokenLogits) -> Top {
+    let most = TOPS[TOPS.len() - 1].min(words.len() + docids.len());
+    let mut tokens: Vec<u64> = Vec::with_capacity(4 * most);
+    let mut lowest = f32::NEG_INFINITY;
+    for (group, first) in [(words, 0), (docids, words.len())] {
+        for (id, &logit) in group.iter().enumerate() {
+            // Few tokens are above the lowest of those kept. A NaN is put last.
+            if logit >= lowest || logit.is_nan() {
+                // One number that orders by logit, best first, then by token id.
+                tokens.push(u64::from(!ordered(logit)) << 32 | (first + id) as u64);
+                if tokens.len() == 4 * most {
+                    let worst = *tokens.select_nth_unstable(most - 1).1;
+                    tokens.truncate(most);
+                    let id = worst as u32 as usize;
+                    lowest = *words.get(id).unwrap_or_else(|| &docids[id - words.len()]);
+                }
+            }
+        }
     }
     tokens.sort_unstable();
+    tokens.truncate(most);
     let id = |token: &u64| *token as u32;
     let docids_in = |top: usize| {
         let top = top.min(tokens.len());

@@ -9,7 +9,7 @@ use crate::t5::GenirModel;
 
 /// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
 /// is rearranged for every product, whatever its number of rows, and that costs as much as 64 of them.
-const LOGIT_BYTES: usize = 64 << 20;
+const LOGIT_BYTES: usize = 128 << 20;
 /// More rows than this at once gain nothing.
 const MOST_ROWS: usize = 2048;
 
@@ -46,27 +46,39 @@ impl Lens<'_> {
         ranks
     }
 
-    /// Hands `lens` of each of `vectors`, `[rows, d_model]`, to `each`, in order.
-    pub fn each(&self, vectors: Vec<Tensor<2>>, mut each: impl FnMut(usize, LensRows)) {
-        let Some(rows) = vectors.first().map(|vector| vector.dims()[0]) else { return };
-        let tokens = self.model.t5.config().vocab_size + self.model.documents();
-        let at_once = at_once(rows, tokens);
-        for (group, stacked) in vectors.chunks(at_once).enumerate() {
-            let stacked = self.normalised(Tensor::cat(stacked.to_vec(), 0)); // [group * rows, d_model]
-            let logits = self.model.logits(stacked);
-            let [words, docids] = [logits.words, logits.docids].map(|logits| {
-                let width = logits.dims()[1];
-                (on_host(logits), width)
-            });
-            let of_vectors = words.0.chunks(words.1 * rows).zip(docids.0.chunks(docids.1 * rows));
-            for (place, (of_words, of_docids)) in of_vectors.enumerate() {
-                let widths = [words.1, docids.1];
-                each(
-                    group * at_once + place,
-                    LensRows { words: of_words, docids: of_docids, widths },
-                );
-            }
+    /// What `see` makes of each row: of the unscaled logits of all `vectors` (each `[rows, d_model]`) there, in their
+    /// order.
+    ///
+    /// The final RMSNorm multiplies a vector by its weight, and then by one positive number, which moves no rank.
+    /// Without that number a logit is linear in its vector: logits of sums are sums of logits, and only the summands
+    /// meet the output matrix.
+    pub fn unscaled<R: Send>(
+        &self,
+        vectors: Vec<Tensor<2>>,
+        see: impl Fn(usize, &[TokenLogits]) -> R + Sync,
+    ) -> Vec<R> {
+        let count = vectors.len();
+        let weight = self.model.t5.decoder.final_norm.weight.val().unsqueeze::<3>(); // [1, 1, d_model]
+        let stacked = Tensor::stack::<3>(vectors, 1) * weight; // [rows, vectors, d_model]
+        let [rows, _, d_model] = stacked.dims();
+        let widths = [self.model.t5.config().vocab_size, self.model.documents()];
+        let parts = rows.div_ceil(at_once(count, widths.iter().sum()));
+        let mut seen = Vec::with_capacity(rows);
+        for first in (0..rows).step_by(rows.div_ceil(parts)) {
+            let last = rows.min(first + rows.div_ceil(parts));
+            let part = stacked.clone().slice(first..last); // [last - first, vectors, d_model]
+            let logits = self.model.logits(part.reshape([(last - first) * count, d_model]));
+            let (words, docids) = (on_host(logits.words), on_host(logits.docids));
+            let of_row = |row: usize| {
+                let logits = (row * count..(row + 1) * count).map(|vector| TokenLogits {
+                    words: &words[vector * widths[0]..][..widths[0]],
+                    docids: &docids[vector * widths[1]..][..widths[1]],
+                });
+                see(first + row, &logits.collect::<Vec<_>>())
+            };
+            seen.par_extend((0..last - first).into_par_iter().map(of_row));
         }
+        seen
     }
 
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
@@ -86,17 +98,52 @@ fn at_once(rows: usize, tokens: usize) -> usize {
     (most_rows / rows.max(1)).max(1)
 }
 
-/// Logits of some rows, on the host.
-pub(super) struct LensRows<'a> {
-    words: &'a [f32],
-    docids: &'a [f32],
-    widths: [usize; 2],
+/// The logits of one vector, on the host.
+#[derive(Clone, Copy)]
+pub(super) struct TokenLogits<'a> {
+    pub words: &'a [f32],
+    pub docids: &'a [f32],
 }
 
-impl LensRows<'_> {
-    /// Each row's logits of words and of docids.
-    pub fn rows(&self) -> impl IndexedParallelIterator<Item = (&[f32], &[f32])> {
-        self.words.par_chunks(self.widths[0]).zip(self.docids.par_chunks(self.widths[1]))
+/// A sum of vectors' logits.
+pub(super) struct LogitSum {
+    words: Vec<f32>,
+    docids: Vec<f32>,
+}
+
+impl TokenLogits<'_> {
+    /// The rank of docid row `target`: 1 + how many tokens of `vocabulary` are strictly higher.
+    pub fn rank(self, target: u32, vocabulary: Vocabulary) -> u32 {
+        let own = self.docids[target as usize];
+        // Those that are not at most its own: where a model has broken down and its logits are NaN, nothing is ranked
+        // first.
+        let higher = |group: &[f32]| {
+            let others = group.iter().map(|logit| u32::from(*logit <= own)).sum::<u32>();
+            group.len() as u32 - others
+        };
+        let words = if vocabulary == Vocabulary::All { higher(self.words) } else { 0 };
+        1 + higher(self.docids) + words
+    }
+}
+
+impl LogitSum {
+    /// The logits of one vector.
+    pub fn of(logits: TokenLogits) -> Self {
+        Self { words: logits.words.to_vec(), docids: logits.docids.to_vec() }
+    }
+
+    /// Adds those of another.
+    pub fn add(&mut self, logits: TokenLogits) {
+        let add = |sums: &mut [f32], values: &[f32]| {
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        };
+        add(&mut self.words, logits.words);
+        add(&mut self.docids, logits.docids);
+    }
+
+    /// The logits of the sum.
+    pub fn logits(&self) -> TokenLogits<'_> {
+        TokenLogits { words: &self.words, docids: &self.docids }
     }
 }
 

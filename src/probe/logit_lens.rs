@@ -1,17 +1,14 @@
 //! P2, logit lens (Fig. 4): at which rank the relevant docid stands when the decoder is read off early.
 
-use burn::tensor::Tensor;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
-use super::lens::{LensRows, ordered};
+use super::lens::{LogitSum, TokenLogits, ordered};
 use super::record::number;
 use super::shift::median;
-use super::trace::LayerTrace;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
-use crate::component::{Stage, Stages};
+use crate::component::{Component, Stage, Stages};
 use crate::retrieval::Vocabulary;
 
 choice! {
@@ -108,42 +105,26 @@ impl Measuring {
     }
 }
 
-impl LensSite {
-    /// What is read off at this site, `[batch, d_model]`.
-    fn of(self, layer: &LayerTrace) -> Tensor<2> {
-        match self {
-            Self::ResidualMid => layer.residual_mid.clone(),
-            Self::ResidualMidCross => layer.residual_mid_cross.clone(),
-            Self::ResidualPost => layer.residual_post.clone(),
-            Self::CrossAttentionOut => layer.outputs[1].clone(),
-            Self::MlpOut => layer.outputs[2].clone(),
-        }
-    }
-}
-
 impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
         self.queries += batch.measured.len();
-        let lens = bench.lens();
-        let counted: Vec<LensSite> =
-            LensSite::ALL.iter().copied().filter(|site| *site != LensSite::ResidualPost).collect();
-        let layers = &batch.trace.layers;
-        let read_off = layers.iter().flat_map(|layer| counted.iter().map(|site| site.of(layer)));
-        let found = lens.ranks(read_off.collect(), &batch.targets);
-        for (of_layer, ranks) in self.ranks.iter_mut().zip(found.chunks(counted.len())) {
-            for (site, ranks) in counted.iter().zip(ranks) {
-                of_layer[*site as usize].extend(ranks);
-            }
-        }
-        let posts = layers.iter().map(|layer| LensSite::ResidualPost.of(layer)).collect();
-        lens.each(posts, |layer, logits| {
-            for (ranks, target) in populations(&logits, &batch.targets, lens.vocabulary) {
-                for (sum, found) in self.populations[layer].iter_mut().zip(ranks) {
+        let vocabulary = bench.lens().vocabulary;
+        // The residual stream is the sum of all outputs before it and the start embedding.
+        let outputs = batch.trace.layers.iter().flat_map(|layer| layer.outputs.clone());
+        let summands = [batch.trace.start.clone()].into_iter().chain(outputs).collect();
+        let found = bench
+            .lens()
+            .unscaled(summands, |row, summands| of_query(summands, batch.targets[row], vocabulary));
+        for of_query in found {
+            for (layer, found) in of_query.into_iter().enumerate() {
+                for (ranks, rank) in self.ranks[layer].iter_mut().zip(found.ranks) {
+                    ranks.push(rank);
+                }
+                for (sum, found) in self.populations[layer].iter_mut().zip(found.populations) {
                     sum.add(found);
                 }
-                self.ranks[layer][LensSite::ResidualPost as usize].push(target);
             }
-        });
+        }
     }
 
     fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
@@ -174,24 +155,42 @@ impl Measure for Measuring {
     }
 }
 
-/// For each query of a batch: ranks of all docids and of all words, and the rank of its target.
+/// What is found in one layer for one query.
+struct Found {
+    /// Of the target, at each of [`LensSite::ALL`].
+    ranks: [u32; LensSite::ALL.len()],
+    /// Of docids and of words.
+    populations: [Population; 2],
+}
+
+/// What is found in each layer for one query, from the unscaled logits of the start embedding and of the three outputs
+/// of each layer.
+fn of_query(summands: &[TokenLogits], target: u32, vocabulary: Vocabulary) -> Vec<Found> {
+    let Some((start, outputs)) = summands.split_first() else { return Vec::new() };
+    let mut residual = LogitSum::of(*start);
+    let (layers, _) = outputs.as_chunks::<{ Component::ALL.len() }>();
+    let of_layer = |&[attention, cross_attention, mlp]: &[TokenLogits; 3]| {
+        let mut then = |output: TokenLogits| {
+            residual.add(output);
+            residual.logits().rank(target, vocabulary)
+        };
+        let [mid, mid_cross, post] = [attention, cross_attention, mlp].map(&mut then);
+        let alone = [cross_attention, mlp].map(|output| output.rank(target, vocabulary));
+        Found {
+            ranks: [mid, mid_cross, post, alone[0], alone[1]],
+            populations: populations(residual.logits()),
+        }
+    };
+    layers.iter().map(of_layer).collect()
+}
+
+/// Ranks of all docids and of all words.
 ///
 /// A mean of ranks compares every token with every other: no counting on the device gives it, so the two groups are
 /// put in order here, one query at a time on each thread.
-fn populations(
-    logits: &LensRows,
-    targets: &[u32],
-    vocabulary: Vocabulary,
-) -> Vec<([Population; 2], u32)> {
-    let of_query = |((words, docids), &target): ((&[f32], &[f32]), &u32)| {
-        let target = !ordered(docids[target as usize]);
-        let (words, docids) = (descending(words), descending(docids));
-        let above = |group: &[u32]| group.partition_point(|&key| key < target) as u32;
-        let words_above = if vocabulary == Vocabulary::All { above(&words) } else { 0 };
-        let rank = 1 + above(&docids) + words_above;
-        ([ranks_of(&docids, &words), ranks_of(&words, &docids)], rank)
-    };
-    logits.rows().zip(targets).map(of_query).collect()
+fn populations(logits: TokenLogits) -> [Population; 2] {
+    let (words, docids) = (descending(logits.words), descending(logits.docids));
+    [ranks_of(&docids, &words), ranks_of(&words, &docids)]
 }
 
 /// Numbers that order as the values do, the highest first.

@@ -258,18 +258,19 @@ fn component_at(hook: Hook) -> Option<Component> {
 impl Tap for Patching<'_> {
     fn wants(&self, site: Site) -> bool {
         let Some(component) = component_at(site.hook) else { return false };
-        let at = (site.layer, component);
-        let whole = !matches!(site.hook, Hook::Mixed(_)) && self.outputs.contains_key(&at);
-        site.stack == Stack::Decoder && (whole || self.heads.contains_key(&at))
+        site.stack == Stack::Decoder && self.heads.contains_key(&(site.layer, component))
+    }
+
+    fn stand_in(&mut self, site: Site, [batch, position, width]: [usize; 3]) -> Option<Tensor<3>> {
+        let at = (site.layer, component_at(site.hook)?);
+        let whole = self.outputs.get(&at).filter(|_| site.stack == Stack::Decoder)?;
+        Some(whole.clone().expand([batch, width]).reshape([batch, position, width]))
     }
 
     fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
         let Some(component) = component_at(site.hook) else { return value };
         let at = (site.layer, component);
         let [batch, _, width] = value.dims();
-        if let Some(stand_in) = self.outputs.get(&at) {
-            return stand_in.clone().expand([batch, width]).reshape([batch, 1, width]);
-        }
         match (self.own_share.take(), self.heads.get(&at)) {
             (Some(own), Some((_, stand_in))) => {
                 value + (stand_in.clone() - own).reshape([batch, 1, width])

@@ -1,14 +1,16 @@
 //! The queries of a probe, and the states that encoders make of them: computed once, kept without padding.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::Device;
 
 use super::ProbeError;
 use crate::docid::DocidVocabulary;
+use crate::prefix::{Element, Frozen, FrozenPrefix, Prefix, Reading, Store};
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{Question, by_length, tokens_of};
-use crate::t5::{EncoderStates, NoTap, Pass, T5, padding_mask};
+use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 /// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
 /// T5-large.
@@ -53,6 +55,27 @@ impl ProbeQueries {
             base: States::default(),
             other: States::default(),
         }
+    }
+
+    /// The queries' texts, to be read `times` times.
+    pub fn reading(&self, times: u64) -> Reading<'_> {
+        Reading {
+            name: format!("probed {}", self.name),
+            texts: self.texts(),
+            reads: times * self.questions.len() as u64,
+        }
+    }
+
+    /// Takes the model's encoder states from what a run has stored of its frozen prefix, if all are in it: the
+    /// encoder that is measured must be that one.
+    pub fn start_from(&mut self, prefix: &Arc<Prefix>) {
+        if self.own.kept.is_none() && prefix.has(&self.texts()) {
+            self.own.kept = Some(Kept::Run(prefix.clone()));
+        }
+    }
+
+    fn texts(&self) -> Vec<&[u32]> {
+        self.questions.iter().map(|question| question.tokens.as_slice()).collect()
     }
 
     /// How many there are.
@@ -113,69 +136,48 @@ impl ProbeQueries {
     }
 }
 
-/// The states that one encoder makes of a set of queries.
+/// The states that one encoder makes of a set of queries, where they are kept.
 #[derive(Default)]
 pub(super) struct States {
     kept: Option<Kept>,
 }
 
-/// States of all queries, one after another, without padding.
-struct Kept {
-    /// `[tokens of all queries, d_model]`
-    rows: Tensor<2>,
-    /// Where each query begins in `rows`; one more for the end.
-    starts: Vec<usize>,
+/// Where states are kept.
+enum Kept {
+    /// With what a run has stored of its frozen prefix.
+    Run(Arc<Prefix>),
+    /// With the queries.
+    Here(Store),
 }
 
 impl States {
     /// Encodes all `questions`, unless that was done before or there are too many to be kept.
     pub fn fill(&mut self, encoder: &Encoding, questions: &[Question]) {
-        let width = encoder.t5.config().d_model;
+        let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
-        let too_many = tokens * width * size_of::<f32>() > KEPT_BYTES;
+        let too_many = tokens * config.d_model * size_of::<f32>() > KEPT_BYTES;
         if self.kept.is_some() || questions.is_empty() || too_many {
             return;
         }
-        let mut starts = vec![0; questions.len() + 1];
-        let mut parts = Vec::new();
-        let mut at = 0;
-        let length = |&query: &usize| questions[query].tokens.len();
-        for batch in by_length((0..questions.len()).collect(), encoder.batch_size, length) {
-            let states = encoder.encode(questions, &batch);
-            let longest = states.rows.dims()[0] / batch.len();
-            let mut real = Vec::new();
-            for (row, &query) in batch.iter().enumerate() {
-                let length = questions[query].tokens.len();
-                starts[query] = at;
-                at += length;
-                real.extend((0..length).map(|token| (row * longest + token) as i32));
-            }
-            parts.push(states.rows.select(0, indices(real, encoder.device)));
-        }
-        starts[questions.len()] = at;
-        self.kept = Some(Kept { rows: Tensor::cat(parts, 0), starts });
+        let &Encoding { t5, device, pad_id, .. } = encoder;
+        let prefix = FrozenPrefix::encoder(config.num_decoder_layers);
+        let frozen = Frozen { t5, prefix, device, pad_id };
+        let texts = questions.iter().map(|question| question.tokens.as_slice());
+        // All that could go wrong is a value that the type cannot hold: it is the one they have.
+        let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
+        self.kept = store.ok().map(Kept::Here);
     }
 
     /// States of the queries `batch`, padded to the longest: from what is kept, or computed now.
     pub fn of(&self, encoder: &Encoding, questions: &[Question], batch: &[usize]) -> EncoderStates {
-        let Some(kept) = &self.kept else {
-            return encoder.encode(questions, batch);
+        let texts: Vec<&[u32]> =
+            batch.iter().map(|&query| questions[query].tokens.as_slice()).collect();
+        let kept = match &self.kept {
+            Some(Kept::Run(prefix)) => prefix.of(&texts),
+            Some(Kept::Here(store)) => store.output(&texts),
+            None => None,
         };
-        let lengths: Vec<u32> =
-            batch.iter().map(|&query| questions[query].tokens.len() as u32).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut from = Vec::with_capacity(batch.len() * longest as usize);
-        for (&query, &length) in batch.iter().zip(&lengths) {
-            let start = kept.starts[query] as u32;
-            // Padding repeats the first token: whatever it holds is masked.
-            let token = |token: u32| (start + if token < length { token } else { 0 }) as i32;
-            from.extend((0..longest).map(token));
-        }
-        EncoderStates {
-            rows: kept.rows.clone().select(0, indices(from, encoder.device)),
-            batch: batch.len(),
-            mask: padding_mask(&lengths, longest as usize, encoder.device),
-        }
+        kept.map_or_else(|| encoder.encode(questions, batch), |prefix| prefix.states)
     }
 
     /// Forgets what was kept: the encoder has changed.
@@ -189,7 +191,6 @@ impl States {
 pub(super) struct Encoding<'a> {
     pub t5: &'a T5,
     pub device: &'a Device,
-    pub batch_size: usize,
     pub pad_id: u32,
 }
 
@@ -199,9 +200,4 @@ impl Encoding<'_> {
         let tokens = tokens_of(&asked, self.pad_id, self.device);
         self.t5.encode(&tokens, &mut Pass::evaluate(&mut NoTap))
     }
-}
-
-fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
 }

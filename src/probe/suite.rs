@@ -181,8 +181,7 @@ impl Suite {
     }
 
     fn encoding<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> Encoding<'a> {
-        let (batch_size, pad_id) = (self.options.batch_size, subject.tokenizer.pad_id());
-        Encoding { t5, device: subject.device, batch_size, pad_id }
+        Encoding { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
     }
 
     /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.

@@ -4,6 +4,7 @@
 //! it. All that is wrong is told at once, each with its key. A [`Recipe`] holds every default, so that
 //! the one written to the run directory is resolved: it says the same when the defaults have changed.
 
+mod cache;
 mod data;
 mod error;
 mod model;
@@ -19,10 +20,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{Place, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
-pub use probes::{OwnSchedule, ProbesSection};
+pub use probes::{Every, OwnSchedule, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
@@ -50,6 +52,7 @@ pub struct Recipe {
     pub optimizer: OptimizerSection,
     pub schedule: ScheduleSection,
     pub train: TrainSection,
+    pub cache: CacheSection,
     pub evaluate: EvaluateSection,
     pub save: SaveSection,
     /// `None`: no early stopping.
@@ -107,6 +110,7 @@ impl Recipe {
             optimizer: file.section("optimizer", OptimizerSection::read),
             schedule: file.section("schedule", ScheduleSection::read),
             train: file.section("train", TrainSection::read),
+            cache: file.section("cache", CacheSection::read),
             stop: file
                 .optional_section("stop", |section| StopSection::read(section, &save.best_metric)),
             log: file.section("log", LogSection::read),
@@ -137,6 +141,14 @@ impl Recipe {
                            evaluate.every_steps or evaluate.every_epochs";
             let others = ["evaluate.every_steps", "evaluate.every_epochs"];
             file.conflict("stop", &others, message.to_owned());
+        }
+        if self.evaluate.every.is_none() {
+            for key in self.probes.iter().flat_map(ProbesSection::counting_evaluations) {
+                let message = "there are no evaluations during training: give \
+                               evaluate.every_steps or evaluate.every_epochs";
+                let others = ["evaluate.every_steps", "evaluate.every_epochs"];
+                file.conflict(&key, &others, message.to_owned());
+            }
         }
         if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
             let message = "generated queries are retrieval examples, but task.tasks is without it";

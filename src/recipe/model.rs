@@ -8,6 +8,7 @@ use super::ranges::{SHARE, share};
 use super::reader::Section;
 use crate::choice::choice;
 use crate::component::{Selector, Stage, Stages, parse_layers};
+use crate::device::is_name;
 
 /// `[run]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,7 +29,7 @@ impl RunSection {
             device: section
                 .parsed(
                     "device",
-                    r#"one of "auto", "cpu", "cuda", "cuda:N" (N counts from 0)"#,
+                    r#"one of "auto", "cpu", "cuda", "cuda:N" (N counts from 0; "+f32" behind it: no bf16)"#,
                     device,
                 )
                 .or("auto".to_owned()),
@@ -37,10 +38,7 @@ impl RunSection {
 }
 
 fn device(text: &str) -> Option<String> {
-    let numbered = text.strip_prefix("cuda:");
-    let known = matches!(text, "auto" | "cpu" | "cuda")
-        || numbered.is_some_and(|number| number.parse::<u16>().is_ok());
-    known.then(|| text.to_owned())
+    is_name(text).then(|| text.to_owned())
 }
 
 choice! {

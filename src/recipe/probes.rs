@@ -6,7 +6,6 @@ use serde::{Serialize, Serializer};
 
 use super::reader::Section;
 use super::training::{Span, zero_for_none};
-use super::watching::every;
 use crate::component::Stages;
 use crate::corpus::Split;
 use crate::probe::{Over, Probe, ProbeOptions, Variant};
@@ -17,9 +16,9 @@ use crate::retrieval::Vocabulary;
 pub struct ProbesSection {
     /// Those that are measured.
     pub run: Vec<Probe>,
-    /// How often, as `every_steps` or `every_epochs`; `None`: never in between.
+    /// `None`: never in between.
     #[serde(flatten, serialize_with = "every")]
-    pub every: Option<Span>,
+    pub every: Option<Every>,
     /// Whether they are measured before the first step, whatever `max_share` says.
     pub at_start: bool,
     /// Whether they are measured after the last step, whatever `max_share` says.
@@ -57,9 +56,49 @@ pub struct OwnSchedule {
     pub probe: Probe,
     /// `None`: as [`ProbesSection::every`] says.
     #[serde(flatten, serialize_with = "every")]
-    pub every: Option<Span>,
+    pub every: Option<Every>,
     /// `None`: as [`ProbesSection::queries`] says.
     pub queries: Option<usize>,
+}
+
+/// How often probes are measured between the first step and the last: `every_steps`, `every_epochs` or
+/// `every_evaluations`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Every {
+    /// At multiples of it.
+    Span(Span),
+    /// At every so many of the evaluations.
+    Evaluations(u64),
+}
+
+impl Every {
+    /// In steps, when evaluations are `evaluate` apart; `None` where there are none.
+    pub fn steps(self, evaluate: Option<Span>, steps_per_epoch: u64) -> Option<u64> {
+        match self {
+            Self::Span(span) => Some(span.steps(steps_per_epoch)),
+            Self::Evaluations(count) => {
+                evaluate.map(|span| span.steps(steps_per_epoch).saturating_mul(count))
+            }
+        }
+    }
+
+    fn read(section: &mut Section<'_, '_>) -> Option<Self> {
+        let span = Span::read(section, "every_steps", "every_epochs");
+        let evaluations = section.integer("every_evaluations", 1).optional();
+        if span.is_some() && evaluations.is_some() {
+            let message = "expected one of `every_steps`, `every_epochs` and `every_evaluations`";
+            section.problem("every_evaluations", message.to_owned());
+        }
+        span.map(Self::Span).or(evaluations.map(Self::Evaluations))
+    }
+}
+
+fn every<S: Serializer>(every: &Option<Every>, serializer: S) -> Result<S::Ok, S::Error> {
+    match *every {
+        Some(Every::Evaluations(count)) => serializer.collect_map([("every_evaluations", count)]),
+        Some(Every::Span(span)) => super::watching::every(&Some(span), serializer),
+        None => super::watching::every(&None, serializer),
+    }
 }
 
 fn by_probe<S: Serializer>(own: &[OwnSchedule], serializer: S) -> Result<S::Ok, S::Error> {
@@ -72,7 +111,7 @@ impl ProbesSection {
         let max_share = section.number_or_off("max_share").or(0.1);
         let probes = Self {
             run: section.choices("run").or(Probe::ALL.to_vec()),
-            every: Span::read(section, "every_steps", "every_epochs"),
+            every: Every::read(section),
             at_start: section.flag("at_start").or(false),
             at_end: section.flag("at_end").or(true),
             queries: section.integer("queries", 1).or(200),
@@ -120,19 +159,29 @@ impl ProbesSection {
             && let Some(probe) = self.run.iter().find(|probe| never(probe))
         {
             let message = format!(
-                "`{probe}` is never measured: give `every_steps`, `every_epochs`, `at_start` or `at_end`"
+                "`{probe}` is never measured: give `every_steps` (or `every_epochs`, `every_evaluations`), \
+                 `at_start` or `at_end`"
             );
             section.conflict(
                 "at_end",
-                &["at_start", "every_steps", "every_epochs", "run"],
+                &["at_start", "every_steps", "every_epochs", "every_evaluations", "run"],
                 message,
             );
         }
     }
 
     /// How often `probe` is measured in between.
-    pub fn every(&self, probe: Probe) -> Option<Span> {
+    pub fn every(&self, probe: Probe) -> Option<Every> {
         self.own(probe).and_then(|own| own.every).or(self.every)
+    }
+
+    /// The keys that count evaluations.
+    pub(super) fn counting_evaluations(&self) -> Vec<String> {
+        let counts = |every: Option<Every>| matches!(every, Some(Every::Evaluations(_)));
+        let all = counts(self.every).then(|| "probes.every_evaluations".to_owned());
+        let own = self.own.iter().filter(|own| counts(own.every));
+        let own = own.map(|own| format!("probes.{}.every_evaluations", own.probe));
+        all.into_iter().chain(own).collect()
     }
 
     /// Queries that are ranked for `probe`.
@@ -163,7 +212,7 @@ impl ProbesSection {
 /// most 200 validation queries`.
 impl fmt::Display for ProbesSection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut groups: Vec<(Option<Span>, usize, Vec<&str>)> = Vec::new();
+        let mut groups: Vec<(Option<Every>, usize, Vec<&str>)> = Vec::new();
         for &probe in &self.run {
             let (every, queries) = (self.every(probe), self.queries(probe));
             match groups.iter_mut().find(|group| (group.0, group.1) == (every, queries)) {
@@ -188,8 +237,13 @@ impl fmt::Display for ProbesSection {
     }
 }
 
-fn in_words(every: Span) -> String {
-    match every {
+fn in_words(every: Every) -> String {
+    let span = match every {
+        Every::Evaluations(1) => return "at every evaluation".to_owned(),
+        Every::Evaluations(count) => return format!("at every {count}th evaluation"),
+        Every::Span(span) => span,
+    };
+    match span {
         Span::Steps(1) => "every step".to_owned(),
         Span::Steps(steps) => format!("every {steps} steps"),
         Span::Epochs(1.0) => "every epoch".to_owned(),
@@ -200,7 +254,7 @@ fn in_words(every: Span) -> String {
 fn read_own(section: &mut Section<'_, '_>, probe: Probe) -> Option<OwnSchedule> {
     section.optional_section(probe.word(), |section| OwnSchedule {
         probe,
-        every: Span::read(section, "every_steps", "every_epochs"),
+        every: Every::read(section),
         queries: section.integer("queries", 1).optional(),
     })
 }

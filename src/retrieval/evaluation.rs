@@ -9,6 +9,7 @@ use super::ranking::{Question, RankOptions, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
+use crate::prefix::Reading;
 use crate::random;
 use crate::t5::GenirModel;
 
@@ -114,6 +115,15 @@ impl QuerySet {
     pub fn use_rows(&mut self, rows: &[u32]) {
         for row in self.questions.iter_mut().flat_map(|question| &mut question.relevant) {
             *row = rows[*row as usize];
+        }
+    }
+
+    /// The questions' texts, to be read `times` times.
+    pub fn reading(&self, times: u64) -> Reading<'_> {
+        Reading {
+            name: self.name.clone(),
+            texts: self.questions.iter().map(|question| question.tokens.as_slice()).collect(),
+            reads: times * self.questions.len() as u64,
         }
     }
 

@@ -4,6 +4,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::choice::choice;
+use crate::device::length_step;
+use crate::prefix::Prefix;
 use crate::t5::{GenirModel, NoTap, Pass, Tokens};
 
 choice! {
@@ -35,8 +37,8 @@ pub struct Ranking {
 }
 
 /// How to rank.
-#[derive(Debug, Clone, Copy)]
-pub struct RankOptions {
+#[derive(Clone, Copy)]
+pub struct RankOptions<'a> {
     /// What a document competes with. [`Ranking::best`] always lists documents only.
     pub vocabulary: Vocabulary,
     /// Documents in [`Ranking::best`].
@@ -45,6 +47,8 @@ pub struct RankOptions {
     pub batch_size: usize,
     /// Padding token.
     pub pad_id: u32,
+    /// What is stored of the model's frozen prefix: questions that are all in it are not encoded again.
+    pub prefix: Option<&'a Prefix>,
 }
 
 /// Ranks documents for all `questions` with a model off the autodiff graph, and hands each ranking to
@@ -87,11 +91,17 @@ fn rank_batch(
     questions: &[&Question],
     options: RankOptions,
 ) -> Vec<Ranking> {
-    let tokens = tokens_of(questions, options.pad_id, device);
     let mut tap = NoTap;
     let mut pass = Pass::evaluate(&mut tap);
-    let states = model.t5.encode(&tokens, &mut pass);
-    let output = model.t5.decode_start(&states, &mut pass); // [batch, d_model]
+    let texts: Vec<&[u32]> = questions.iter().map(|asked| asked.tokens.as_slice()).collect();
+    let output = match options.prefix.and_then(|prefix| prefix.of(&texts)) {
+        Some(prefix) => prefix.output(&model.t5, &mut pass),
+        None => {
+            let tokens = tokens_of(questions, options.pad_id, device);
+            let states = model.t5.encode(&tokens, &mut pass);
+            model.t5.decode_start(&states, &mut pass)
+        }
+    }; // [batch, d_model]
     let docids = model.docid_logits(output.clone()); // [batch, documents]
     let relevant: Vec<&[u32]> = questions.iter().map(|asked| asked.relevant.as_slice()).collect();
     let ranks = relevant_ranks(model, output, &docids, options.vocabulary, &relevant);
@@ -187,6 +197,7 @@ fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32,
 pub(crate) fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
     let lengths: Vec<u32> = questions.iter().map(|question| question.tokens.len() as u32).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    let longest = longest.next_multiple_of(length_step(device));
     let ids: Vec<i32> = questions
         .iter()
         .flat_map(|question| {

@@ -8,6 +8,7 @@ mod config;
 mod dropout;
 mod layers;
 mod model;
+mod on_gpu;
 mod pass;
 mod product;
 mod rms_norm;

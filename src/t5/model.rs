@@ -66,6 +66,19 @@ impl T5 {
         self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
     }
 
+    /// The residual stream before `layer` of the decoder for the start token alone, `[batch, d_model]`; `layer` may
+    /// be the number of layers: the stream after the last. No dropout acts on the start token's embedding.
+    pub fn residual_before(
+        &self,
+        layer: usize,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let embedding = self.shared.forward(self.start_token(&states.rows.device())); // [1, d_model]
+        let start = self.for_each(embedding, states.batch);
+        self.decoder.through(0..layer, start, None, states, pass)
+    }
+
     /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: what comes before is not
     /// computed again.
     pub fn decode_from(

@@ -49,6 +49,22 @@ impl<'a> Pass<'a> {
         self.tap.wants(site)
     }
 
+    /// The output of a component, `[batch * position, d_model]`: what the tap puts in its place, or what `component`
+    /// makes of its input `x` of the same shape.
+    pub(super) fn output_of(
+        &mut self,
+        at: Place,
+        hook: Hook,
+        x: Tensor<2>,
+        component: impl FnOnce(Tensor<2>, &mut Self) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let [n, d_model] = x.dims();
+        match self.tap.stand_in(at.site(hook), [at.batch, n / at.batch, d_model]) {
+            Some(instead) => instead.reshape([n, d_model]),
+            None => component(x, self),
+        }
+    }
+
     /// Passes rows `[batch * position, width]` to the tap as `[batch, position, width]`, if it wants them.
     pub(super) fn stream(&mut self, at: Place, hook: Hook, rows: Tensor<2>) -> Tensor<2> {
         let site = at.site(hook);

@@ -1,4 +1,4 @@
-//! Matrix products with weights: on the CPU an operation of our own, elsewhere Burn's.
+//! Matrix products with weights: on the CPU an operation of our own, elsewhere [`on_gpu`].
 //!
 //! Burn's Flex 0.22.1 clears the memory of every product's output, copies it to aligned memory, and only then
 //! computes: on one thread, 3.5% of a full step. It also makes the gradient of a transposed weight as the
@@ -13,6 +13,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn_flex::{Flex, FlexTensor};
 
+use super::on_gpu;
 use crate::device::is_host;
 use crate::kernel::{Input, Matrix, Threads, multiply, multiply_by_rows, plain, to_tensor};
 
@@ -28,10 +29,7 @@ pub(super) enum Stored {
 /// `[rows, in] -> [rows, out]`
 pub(super) fn product(x: Tensor<2>, weight: Tensor<2>, stored: Stored) -> Tensor<2> {
     if !is_host(&x.device()) {
-        return match stored {
-            Stored::InOut => x.matmul(weight),
-            Stored::OutIn => x.matmul(weight.transpose()),
-        };
+        return on_gpu::product(x, weight, stored);
     }
     if !x.is_autodiff() && !weight.is_autodiff() {
         return to_tensor(forward(&plain(x), &plain(weight), stored));

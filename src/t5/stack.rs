@@ -1,5 +1,7 @@
 //! Encoder and decoder: layers of attention and MLP over a residual stream.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -112,9 +114,13 @@ impl Encoder {
         for (layer, block) in self.layers.iter().enumerate() {
             let at = Place { layer, ..start };
             x = pass.stream(at, Hook::ResidualPre, x);
-            x = x.clone() + block.self_attention.over_itself(x, || bias.clone(), at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
+                    block.self_attention.over_itself(x, || bias.clone(), at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMid, x);
-            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::MlpOut, x, |x, pass| block.mlp.forward(x, at, pass));
             x = pass.stream(at, Hook::ResidualPost, x);
         }
         let rows = pass.dropout(self.final_norm.forward(x));
@@ -177,6 +183,21 @@ impl Decoder {
     pub(super) fn forward_from(
         &self,
         first: usize,
+        x: Tensor<2>,
+        mask: Option<Tensor<4>>,
+        states: &EncoderStates,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        let x = self.through(first..self.layers.len(), x, mask, states, pass);
+        let x = pass.dropout(self.final_norm.forward(x));
+        let end = Place { stack: Stack::Decoder, layer: 0, batch: states.batch };
+        pass.stream(end, Hook::Final, x)
+    }
+
+    /// The residual stream `[batch * target, d_model]` from before the first of `layers` to after the last.
+    pub(super) fn through(
+        &self,
+        layers: Range<usize>,
         mut x: Tensor<2>,
         mask: Option<Tensor<4>>,
         states: &EncoderStates,
@@ -184,23 +205,29 @@ impl Decoder {
     ) -> Tensor<2> {
         let batch = states.batch;
         let target = x.dims()[0] / batch;
-        let start = Place { stack: Stack::Decoder, layer: 0, batch };
         // Made once, and only if a layer computes self-attention scores.
         let mut bias = None;
-        for (layer, block) in self.layers.iter().enumerate().skip(first) {
-            let at = Place { layer, ..start };
+        for layer in layers {
+            let block = &self.layers[layer];
+            let at = Place { stack: Stack::Decoder, layer, batch };
             x = pass.stream(at, Hook::ResidualPre, x);
             let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();
-            x = x.clone() + block.self_attention.over_itself(x, bias, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
+                    block.self_attention.over_itself(x, bias, at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMid, x);
-            let (rows, hidden) = (states.rows.clone(), states.mask.clone());
-            x = x.clone() + block.cross_attention.over_states(x, rows, hidden, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::CrossAttentionOut, x, |x, pass| {
+                    let (rows, hidden) = (states.rows.clone(), states.mask.clone());
+                    block.cross_attention.over_states(x, rows, hidden, at, pass)
+                });
             x = pass.stream(at, Hook::ResidualMidCross, x);
-            x = x.clone() + block.mlp.forward(x, at, pass);
+            x = x.clone()
+                + pass.output_of(at, Hook::MlpOut, x, |x, pass| block.mlp.forward(x, at, pass));
             x = pass.stream(at, Hook::ResidualPost, x);
         }
-        let x = pass.dropout(self.final_norm.forward(x));
-        pass.stream(start, Hook::Final, x)
+        x
     }
 
     /// Position bias with the causal mask, and the padding mask.

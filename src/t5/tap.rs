@@ -146,6 +146,14 @@ pub trait Tap {
     /// Whether this tap is to be called at `site`.
     fn wants(&self, site: Site) -> bool;
 
+    /// Asked at [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`] before the component runs, with
+    /// `[batch, position, d_model]`: what takes the place of its output whatever that would be. The component is then
+    /// not computed, and none of its other sites is passed.
+    fn stand_in(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
+        let _ = (site, shape);
+        None
+    }
+
     /// Called at wanted stream hooks with `[batch, position, width]`; what is returned goes on.
     fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
         let _ = site;

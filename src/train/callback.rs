@@ -1,8 +1,10 @@
 //! Callbacks: what happens beside training, each at a cadence of its own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::monitor::Monitor;
+use crate::prefix::{Prefix, Reading};
 use crate::t5::GenirModel;
 
 use super::TrainError;
@@ -26,6 +28,13 @@ impl Cadence {
         }
         (is_last && self.at_end) || self.every.is_some_and(|every| step.is_multiple_of(every))
     }
+
+    /// How many times it is due in a run of `steps` updates.
+    pub fn times(&self, steps: u64) -> u64 {
+        let between = self.every.map_or(0, |every| steps / every);
+        let end = self.at_end && self.every.is_none_or(|every| !steps.is_multiple_of(every));
+        u64::from(self.at_start) + between + u64::from(end)
+    }
 }
 
 /// The state of a run between two updates, as callbacks see it.
@@ -40,6 +49,8 @@ pub struct Moment<'a> {
     pub is_last: bool,
     /// The model. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
+    /// What comes before every trained parameter, stored; none where the encoder is trained.
+    pub prefix: Option<&'a Arc<Prefix>>,
     /// Mean loss of the newest update's batches; NaN before the first.
     pub loss: f64,
     /// Learning rate of the newest update.
@@ -87,6 +98,12 @@ pub enum Verdict {
 pub trait Callback {
     /// When it runs.
     fn cadence(&self) -> Cadence;
+
+    /// The texts that it will have the model read in a run of `steps` updates. Where the encoder is frozen, those
+    /// that are read more than once are encoded before the first step: see [`Moment::prefix`].
+    fn readings(&self, _steps: u64) -> Vec<Reading<'_>> {
+        Vec::new()
+    }
 
     /// Runs at `moment`.
     ///

@@ -1,40 +1,58 @@
 //! What a run needs at its peak, estimated from its sizes before it starts.
+//!
+//! The sums follow the forward pass in `src/t5`: what each operation keeps for its gradient is written beside it
+//! here. `tests/memory.rs` holds the total against what processes have really held.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::component::TrainableTable;
+use super::plan::Plan;
+use crate::component::{ParameterPlace, Part, Stack};
+use crate::device::is_host;
+use crate::prefix::{BATCH_POSITIONS, bytes_held};
 use crate::recipe::{Optimizer, ProbesSection, Recipe};
+use crate::retrieval::Vocabulary;
 use crate::t5::{FeedForward, T5Config};
 
-/// Bytes that a training step holds, by what they are for.
-///
-/// An estimate: what a step holds at once depends on the order in which temporaries are freed. The corpus
-/// and its tokens are not in it.
+/// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
+    /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
+    /// and what it will come to hold beside the model.
+    pub process: usize,
     /// All parameters.
     pub parameters: usize,
-    /// Gradients of the trained ones.
-    pub gradients: usize,
     /// Optimizer state of the trained ones.
     pub optimizer: usize,
-    /// Activations kept for the backward pass, and logits.
-    pub activations: usize,
     /// The copy of the base model that probes compare with; 0 where none does.
     pub base: usize,
+    /// Gradients of the trained parameters.
+    pub gradients: usize,
+    /// Activations kept for the backward pass.
+    pub activations: usize,
+    /// What a step makes and frees again, as far as it stands at once: logits, and the largest gradient's parts.
+    pub temporaries: usize,
+    /// What ranking or saving needs at once; while they do, no step holds its gradients and activations.
+    pub between_steps: usize,
+    /// The frozen prefix of all texts, where it is stored.
+    pub stored: usize,
+    /// What storing it needs before the first step: the file that is checked, and a batch in the encoder.
+    pub storing: usize,
 }
 
 const F32: usize = size_of::<f32>();
 
+/// What a process comes to hold beside what is counted: threads, queries that it is evaluated on, open logs, and pieces
+/// of memory that the allocator cannot use again.
+const BESIDE: usize = 32 << 20;
+
 impl MemoryEstimate {
-    pub(super) fn new(
-        recipe: &Recipe,
-        config: &T5Config,
-        table: &TrainableTable,
-        trained: &BTreeSet<String>,
-        documents: usize,
-    ) -> Self {
+    /// For the run of `plan`.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
+        let documents = plan.docids.len();
+        let lengths = (0..plan.examples.len()).map(|index| plan.examples.tokens(index).len());
+        let longest = lengths.max().unwrap_or(0);
         let trained_count = table.total.trained;
         let states = match recipe.optimizer.optimizer {
             Optimizer::AdamW { .. } => 2 * trained_count,
@@ -48,49 +66,232 @@ impl MemoryEstimate {
         };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
+        let stored = stored(plan);
+        let step = Batch {
+            config,
+            examples: recipe.train.batch_size,
+            length: longest,
+            dropout: plan.dropout() > 0.0,
+            stored: stored > 0,
+            fused_loss: is_host(&plan.device),
+        };
+        let learnt = Learnt::of(&plan.trained, config);
+        let ranked = layer_made(config, recipe.evaluate.batch_size, longest)
+            + ranked_logits(recipe, config, documents);
         Self {
+            process: resident_bytes().unwrap_or(0) + BESIDE,
             parameters: F32 * table.total.parameters,
-            gradients: F32 * trained_count * copies,
             optimizer: F32 * states,
-            activations: F32 * activations(recipe, config, trained, documents),
             base: F32 * base,
+            stored,
+            gradients: F32 * trained_count * copies,
+            activations: F32 * step.kept(&learnt),
+            temporaries: F32 * step.made(&learnt, documents),
+            between_steps: F32 * ranked.max(saved(config, documents)),
+            storing: if stored > 0 { stored + F32 * prefix_made(config, longest) } else { 0 },
         }
     }
 
-    /// All of it, in bytes.
+    /// All of it at the peak, in bytes.
     pub fn total(&self) -> usize {
-        self.parameters + self.gradients + self.optimizer + self.activations + self.base
+        let step = self.gradients + self.activations + self.temporaries;
+        let training = self.optimizer + step.max(self.between_steps);
+        self.process + self.parameters + self.base + self.stored + training.max(self.storing)
     }
 }
 
-/// Floats kept for the backward pass of one batch.
-fn activations(
-    recipe: &Recipe,
-    config: &T5Config,
-    trained: &BTreeSet<String>,
-    documents: usize,
-) -> usize {
-    let batch = recipe.train.batch_size;
-    let length = recipe.task.document_tokens.max(recipe.task.query_tokens);
-    let positions = batch * length;
-    let (width, inner, wide) = (config.d_model, config.inner(), config.d_ff);
-    let halves = if config.feed_forward == FeedForward::GatedGelu { 4 } else { 2 };
-    // Norm (input, square, scaled, output), sum and residual of a component: six tensors of the stream's
-    // width. Queries, keys, values and their mix; scores and pattern; the MLP before and after its activation.
-    let attention = |targets: usize, sources: usize| {
-        targets * (6 * width + 2 * inner)
-            + sources * 2 * inner
-            + 2 * config.num_heads * targets * sources / batch.max(1)
+/// Bytes of the frozen prefix that are held while training, files that are mapped among them.
+fn stored(plan: &Plan) -> usize {
+    let Some(prefix) = plan.frozen_prefix() else { return 0 };
+    let reading = plan.reading();
+    let width = plan.config().d_model;
+    let training = bytes_held(prefix, &plan.recipe.cache.settings(), &reading, width) as usize;
+    // Queries that are ranked again and again are as long as training's texts, about.
+    let evaluate = &plan.recipe.evaluate;
+    let asked: usize = match evaluate.every {
+        None => 0,
+        Some(_) => {
+            let most = evaluate.queries.unwrap_or(usize::MAX);
+            evaluate.splits.iter().map(|&split| plan.corpus.split(split).len().min(most)).sum()
+        }
     };
-    let mlp = |rows: usize| rows * (6 * width + halves * wide);
-    let encoder_layer = attention(positions, positions) + mlp(positions);
-    let decoder_layer = attention(batch, batch) + attention(batch, positions) + mlp(batch);
-    // Words are embedded before the encoder: training either keeps all of it; otherwise one layer at a time.
-    let encoder_trained =
-        trained.iter().any(|name| name.starts_with("t5.encoder.") || name == "t5.shared.weight");
-    let encoder = if encoder_trained { config.num_layers } else { 1 } * encoder_layer;
-    let logits = 4 * batch * (config.vocab_size + documents);
-    encoder + config.num_decoder_layers * decoder_layer + logits
+    training + training / reading.texts.len().max(1) * asked
+}
+
+/// The lowest place at which a gradient is made: nothing before it is kept.
+struct Learnt {
+    /// First encoder layer that gradients reach; the number of layers if none is reached.
+    encoder: usize,
+    /// The same of the decoder.
+    decoder: usize,
+    words: bool,
+    docids: bool,
+}
+
+impl Learnt {
+    fn of(trained: &BTreeSet<String>, config: &T5Config) -> Self {
+        let (mut encoder, mut decoder) = (config.num_layers, config.num_decoder_layers);
+        let (mut words, mut docids) = (false, false);
+        for place in trained.iter().filter_map(|name| ParameterPlace::of(name)) {
+            let layer = match place.part {
+                Part::SelfAttention(layer) | Part::CrossAttention(layer) | Part::Mlp(layer) => {
+                    layer
+                }
+                Part::RelativeBias => 0,
+                Part::FinalNorm => usize::MAX,
+                Part::Words => {
+                    words = true;
+                    0
+                }
+                Part::Docids => {
+                    docids = true;
+                    continue;
+                }
+                Part::Head => continue,
+            };
+            match place.stack {
+                Stack::Encoder => {
+                    encoder = encoder.min(layer);
+                    decoder = 0;
+                }
+                Stack::Decoder => decoder = decoder.min(layer),
+                Stack::Shared => (encoder, decoder) = (0, 0),
+            }
+        }
+        Self { encoder, decoder, words, docids }
+    }
+}
+
+/// One batch that goes through the model. All sums below are numbers of floats.
+struct Batch<'a> {
+    config: &'a T5Config,
+    examples: usize,
+    /// Tokens of each source.
+    length: usize,
+    dropout: bool,
+    /// Whether the encoder's states are at hand.
+    stored: bool,
+    /// Whether logits of frozen rows are used up as they are made (`fused_loss.rs`).
+    fused_loss: bool,
+}
+
+impl Batch<'_> {
+    /// Kept from the forward pass until the backward pass has used it.
+    fn kept(&self, learnt: &Learnt) -> usize {
+        let encoder = self.config.num_layers - learnt.encoder;
+        let decoder = self.config.num_decoder_layers - learnt.decoder;
+        let tokens = self.examples * self.length;
+        let states = tokens * self.config.d_model;
+        encoder * (self.self_attention() + self.mlp(tokens))
+            + decoder
+                * (self.one_token_attention() + self.cross_attention() + self.mlp(self.examples))
+            + states
+    }
+
+    /// Self-attention of an encoder layer.
+    fn self_attention(&self) -> usize {
+        let tokens = self.examples * self.length;
+        let scores = self.examples * self.config.num_heads * self.length * self.length;
+        let (width, inner) = (self.config.d_model, self.config.inner());
+        let norm = 2 * tokens * width; // its input and its output, which the products need
+        let projections = 3 * tokens * inner; // queries, keys, values
+        let mixed = tokens * inner;
+        // Exponentials and pattern; with dropout the mask and what it leaves.
+        let pattern = if self.dropout { 4 } else { 2 } * scores;
+        norm + projections + mixed + pattern + self.masks(tokens * width)
+    }
+
+    /// Self-attention of the decoder's one token: values only.
+    fn one_token_attention(&self) -> usize {
+        self.examples * (2 * self.config.d_model + 3 * self.config.inner())
+    }
+
+    /// Cross-attention of the decoder's one token, absorbed.
+    fn cross_attention(&self) -> usize {
+        let (width, inner) = (self.config.d_model, self.config.inner());
+        let by_head = self.examples * self.config.num_heads;
+        let asked_and_weighted = 2 * by_head * width;
+        let pattern = 2 * by_head * self.length;
+        self.examples * (2 * width + 2 * inner) + asked_and_weighted + pattern
+    }
+
+    fn mlp(&self, rows: usize) -> usize {
+        let (width, wide) = (self.config.d_model, self.config.d_ff);
+        let norm = 2 * rows * width;
+        let hidden = match self.config.feed_forward {
+            // Before and after relu.
+            FeedForward::Relu => 2,
+            // The gate, its cube's input, tanh and what it is multiplied with, gelu; the linear half; their product.
+            FeedForward::GatedGelu => 7,
+        };
+        norm + hidden * rows * wide + self.masks(rows * (wide + width)) + self.dropped(rows * wide)
+    }
+
+    /// Masks of dropped activations.
+    fn masks(&self, floats: usize) -> usize {
+        if self.dropout { floats } else { 0 }
+    }
+
+    /// What dropout leaves, where the next operation keeps it.
+    fn dropped(&self, floats: usize) -> usize {
+        if self.dropout { floats } else { 0 }
+    }
+
+    /// Made and freed within a step.
+    fn made(&self, learnt: &Learnt, documents: usize) -> usize {
+        let (words, width) = (self.config.vocab_size, self.config.d_model);
+        let logits = if self.fused_loss {
+            // Those of trained rows, which become their gradients.
+            let rows = |trained: bool, rows: usize| if trained { rows } else { 0 };
+            self.examples * (rows(learnt.words, words) + rows(learnt.docids, documents))
+        } else {
+            // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
+            5 * self.examples * (words + documents)
+        };
+        // The lookup's gradient is as large as the embedding, and is added to that of the output matrix.
+        let lookup = if learnt.words { 2 * words * width } else { 0 };
+        let docids = if learnt.docids { documents * width } else { 0 };
+        let layer =
+            if self.stored { 0 } else { layer_made(self.config, self.examples, self.length) };
+        logits + layer + lookup.max(docids)
+    }
+}
+
+/// What one encoder layer makes of a batch, where nothing is kept; where it is, its gradients.
+fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
+    let tokens = examples * length;
+    let scores = 3 * examples * config.num_heads * length * length;
+    let attention = tokens * 5 * config.inner() + scores;
+    2 * tokens * config.d_model + attention.max(2 * tokens * config.d_ff)
+}
+
+/// What the prefix of a batch of texts needs to be computed: a layer, and its rows gathered without padding.
+fn prefix_made(config: &T5Config, longest: usize) -> usize {
+    let examples = BATCH_POSITIONS / longest.max(1);
+    layer_made(config, examples.max(1), longest) + 3 * BATCH_POSITIONS * config.d_model
+}
+
+/// Logits of ranked queries, with their comparison.
+fn ranked_logits(recipe: &Recipe, config: &T5Config, documents: usize) -> usize {
+    let words = match recipe.evaluate.vocabulary {
+        Vocabulary::All => 2 * config.vocab_size.min(2 << 20),
+        Vocabulary::Docids => 0,
+    };
+    3 * recipe.evaluate.batch_size * documents + words
+}
+
+/// What writes the largest tensor: a copy of its words or docids, and its bytes.
+fn saved(config: &T5Config, documents: usize) -> usize {
+    let words = config.vocab_size;
+    (words + documents + words.max(documents)) * config.d_model
+}
+
+/// Memory that this process holds now, in bytes; none where the system does not tell.
+fn resident_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }
 
 impl fmt::Display for MemoryEstimate {
@@ -98,17 +299,22 @@ impl fmt::Display for MemoryEstimate {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         write!(
             f,
-            "about {} MiB at the peak of a step: parameters {}, gradients {}, optimizer {}, \
-             activations {}",
+            "about {} MiB at the peak: process and corpus {}, parameters {}, optimizer {}, gradients {}, \
+             activations {}, temporaries {}",
             mib(self.total()),
+            mib(self.process),
             mib(self.parameters),
-            mib(self.gradients),
             mib(self.optimizer),
-            mib(self.activations)
+            mib(self.gradients),
+            mib(self.activations),
+            mib(self.temporaries)
         )?;
+        if self.stored > 0 {
+            write!(f, ", frozen prefix {}", mib(self.stored))?;
+        }
         if self.base > 0 {
             write!(f, ", the base model for probes {}", mib(self.base))?;
         }
-        f.write_str(" (the corpus and its tokens not counted)")
+        Ok(())
     }
 }

@@ -27,7 +27,7 @@ pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, Updated};
 pub use plan::{Plan, PlanError, PlanErrors};
 pub use schedule::Schedule;
-pub use step::{StepOptions, forward_backward};
+pub use step::{StepInput, StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
 
 use crate::checkpoint::CheckpointError;

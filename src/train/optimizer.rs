@@ -84,9 +84,9 @@ impl Optimizer {
         mut gradients: GradientsParams,
         learning_rate: f64,
     ) -> (M, Result<Updated, f64>) {
-        let mut norm = NormOf { gradients: &mut gradients, sum_of_squares: 0.0 };
+        let mut norm = NormOf { gradients: &mut gradients, on_host: 0.0, on_device: None };
         module.visit(&mut norm);
-        let gradient_norm = norm.sum_of_squares.sqrt();
+        let gradient_norm = norm.value();
         if !gradient_norm.is_finite() {
             return (module, Err(gradient_norm));
         }
@@ -110,26 +110,41 @@ impl Optimizer {
 /// Sums the squares of all gradients of a module.
 struct NormOf<'a> {
     gradients: &'a mut GradientsParams,
-    sum_of_squares: f64,
+    on_host: f64,
+    /// `[1]`: a GPU's sums are added up there and read once, or it would be waited for at each parameter.
+    on_device: Option<Tensor<1>>,
+}
+
+impl NormOf<'_> {
+    fn value(self) -> f64 {
+        let on_device = self.on_device.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()));
+        (self.on_host + on_device).sqrt()
+    }
 }
 
 impl ModuleVisitor for NormOf<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         // Taken out and put back: a tensor with one owner gives its data without a copy.
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return };
+        let gradient = if is_host(&gradient.device()) {
             let (sum, gradient) = sum_of_squares(gradient);
-            self.sum_of_squares += sum;
-            self.gradients.register(param.id, gradient);
-        }
+            self.on_host += sum;
+            gradient
+        } else {
+            let sum = gradient.clone().square().sum();
+            self.on_device = Some(match self.on_device.take() {
+                Some(others) => others + sum,
+                None => sum,
+            });
+            gradient
+        };
+        self.gradients.register(param.id, gradient);
     }
 }
 
+/// Of a tensor that lies in the CPU's memory.
 fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
     let device = gradient.device();
-    if !is_host(&device) {
-        let sum: f32 = gradient.clone().square().sum().into_scalar();
-        return (f64::from(sum), gradient);
-    }
     let data = gradient.into_data();
     let values: &[f32] =
         data.as_slice().unwrap_or_else(|_| unreachable!("gradients of f32 parameters are f32"));

@@ -9,12 +9,11 @@ use thiserror::Error;
 use super::base::{Base, OpenBaseError};
 use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
-use crate::component::{
-    ParameterPlace, Part, SelectorError, Stack, Stages, StagesError, TrainableTable, trainable_set,
-};
+use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, Split};
 use crate::device::{DeviceError, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
+use crate::prefix::{FrozenPrefix, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, StoredTensors, WeightsError};
@@ -45,8 +44,6 @@ pub struct Plan {
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
-    /// What the run will need at its peak.
-    pub memory: MemoryEstimate,
     base: Base,
 }
 
@@ -165,25 +162,20 @@ impl Plan {
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
-            ) if problems.is_empty() => {
-                let memory =
-                    MemoryEstimate::new(&recipe, &base.config, &table, &trained, documents);
-                Ok(Self {
-                    recipe,
-                    device,
-                    corpus,
-                    left_out,
-                    tokenizer,
-                    docids,
-                    examples,
-                    mixture,
-                    stages,
-                    trained,
-                    table,
-                    memory,
-                    base,
-                })
-            }
+            ) if problems.is_empty() => Ok(Self {
+                recipe,
+                device,
+                corpus,
+                left_out,
+                tokenizer,
+                docids,
+                examples,
+                mixture,
+                stages,
+                trained,
+                table,
+                base,
+            }),
             _ => Err(PlanErrors(problems)),
         }
     }
@@ -199,7 +191,25 @@ impl Plan {
         self.recipe.train.length.steps(self.steps_per_epoch())
     }
 
-    /// Probability of dropout in training.
+    /// The training texts, as often as the whole run reads them.
+    pub fn reading(&self) -> Reading<'_> {
+        let (of_epoch, batch) = (self.mixture.per_epoch(), self.recipe.train.batch_size as u64);
+        let batches = self.total_steps() * self.recipe.train.accumulate as u64;
+        let epoch = of_epoch.div_ceil(batch);
+        let examples = 0..self.examples.len();
+        Reading {
+            name: "training".to_owned(),
+            texts: examples.map(|example| self.examples.tokens(example)).collect(),
+            reads: batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch),
+        }
+    }
+
+    /// What the run will need at its peak.
+    pub fn memory(&self) -> MemoryEstimate {
+        MemoryEstimate::of(self)
+    }
+
+    /// Probability of dropout in training, in what comes after the frozen prefix.
     pub fn dropout(&self) -> f64 {
         self.recipe.model.dropout.unwrap_or(self.base.config.dropout_rate)
     }
@@ -241,13 +251,10 @@ impl Plan {
         &self.base.config
     }
 
-    /// Whether no trained parameter changes the encoder's states: neither its own nor the word rows.
-    pub fn encoder_is_frozen(&self) -> bool {
-        let encodes = |name: &String| {
-            ParameterPlace::of(name)
-                .is_none_or(|place| place.stack == Stack::Encoder || place.part == Part::Words)
-        };
-        !self.trained.iter().any(encodes)
+    /// What comes before every trained parameter; none where the encoder or the word embedding is trained.
+    pub fn frozen_prefix(&self) -> Option<FrozenPrefix> {
+        let trained = self.trained.iter().map(String::as_str);
+        FrozenPrefix::of(trained, self.config().num_decoder_layers)
     }
 
     /// Rows for all documents as `docids.rows` says, `[documents, d_model]`.

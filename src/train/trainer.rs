@@ -1,7 +1,9 @@
 //! The training loop: the only one there is.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -9,17 +11,15 @@ use super::callback::{Callback, Moment, Verdict};
 use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::schedule::Schedule;
-use super::step::{StepOptions, forward_backward};
+use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
-use crate::device::is_host;
+use crate::device::length_step;
 use crate::monitor::Monitor;
+use crate::prefix::{Frozen, Prefix};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
-
-/// Source lengths are rounded up to a multiple of this on GPUs, where each new shape compiles kernels.
-const GPU_LENGTH_STEP: usize = 8;
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -30,6 +30,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     sampler: Sampler,
     total_steps: u64,
+    /// What comes before every trained parameter, once a run has begun; none where the encoder is trained.
+    prefix: Option<Arc<Prefix>>,
     /// Time in updates so far.
     training: Duration,
 }
@@ -71,6 +73,7 @@ impl<'a> Trainer<'a> {
                 recipe.run.seed,
             )?,
             total_steps,
+            prefix: None,
             training: Duration::ZERO,
             device: plan.device.clone().autodiff(),
             plan,
@@ -98,6 +101,7 @@ impl<'a> Trainer<'a> {
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
+        self.prefix = self.prepare(&model, callbacks, monitor)?;
         let mut examples = 0;
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
         self.call_back(0, &model, &before, callbacks, monitor)?;
@@ -113,6 +117,39 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok((model, Outcome { steps: self.total_steps, stopped: None }))
+    }
+
+    /// Finds or computes the frozen prefix of the texts that are read more than once, and says what it did.
+    ///
+    /// All of it before the first step: sorted by length the texts waste no padding, and the first epoch would
+    /// otherwise ask for them in another order than the one they are stored in.
+    fn prepare(
+        &self,
+        model: &GenirModel,
+        callbacks: &[Box<dyn Callback + '_>],
+        monitor: &mut Monitor,
+    ) -> Result<Option<Arc<Prefix>>, TrainError> {
+        let Plan { recipe, tokenizer, device, .. } = self.plan;
+        let Some(prefix) = self.plan.frozen_prefix() else {
+            return Ok(None);
+        };
+        let t5 = model.t5.valid();
+        let frozen = Frozen { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
+        let training = self.plan.reading();
+        let steps = self.total_steps;
+        let asked = callbacks.iter().flat_map(|callback| callback.readings(steps)).collect();
+        let settings = recipe.cache.settings();
+        let mut progress = |name: &str, done: usize, of: usize| {
+            monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
+        };
+        let prefix = Prefix::prepare(&frozen, &settings, training, asked, &mut progress);
+        for kept in prefix.kept() {
+            monitor.message(&format!("frozen prefix of {kept}"));
+        }
+        if !prefix.kept().is_empty() {
+            monitor.scalars(0, 0.0, &prefix.summary())?;
+        }
+        Ok(Some(Arc::new(prefix)))
     }
 
     /// One update: forward and backward for each of its batches, then the optimizer. The model goes in and
@@ -154,9 +191,9 @@ impl<'a> Trainer<'a> {
     /// Made here and not ahead of time by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
     fn batch(&mut self, position: u64) -> Batch {
-        let round_to = if is_host(&self.device) { 1 } else { GPU_LENGTH_STEP };
         let indices = self.sampler.batch(position);
-        assemble(&self.plan.examples, &indices, self.plan.tokenizer.pad_id(), round_to)
+        let pad_id = self.plan.tokenizer.pad_id();
+        assemble(&self.plan.examples, &indices, pad_id, length_step(&self.device))
     }
 
     /// Mean loss of a batch, and its gradients over the number of batches of an update.
@@ -167,7 +204,6 @@ impl<'a> Trainer<'a> {
         position: u64,
     ) -> (f64, GradientsParams) {
         let train = &self.plan.recipe.train;
-        let source = Tokens::new(&batch.ids, &batch.lengths, &self.device);
         let targets: Vec<i32> = batch.targets.iter().map(|&row| row as i32).collect();
         let targets = TensorData::new(targets, [batch.size()]);
         let targets = Tensor::<1, Int>::from_data(targets, &self.device);
@@ -179,7 +215,21 @@ impl<'a> Trainer<'a> {
             label_smoothing: train.label_smoothing,
             weight: 1.0 / train.accumulate as f64,
         };
-        forward_backward(model, &source, targets, options)
+        forward_backward(model, self.input(model, batch), targets, options)
+    }
+
+    /// What a batch's step starts from: its tokens, or what the frozen prefix makes of them, stored or computed now.
+    fn input(&self, model: &GenirModel, batch: &Batch) -> StepInput {
+        let Some(prefix) = &self.prefix else {
+            return StepInput::Tokens(Tokens::new(&batch.ids, &batch.lengths, &self.device));
+        };
+        let examples = &self.plan.examples;
+        let texts: Vec<&[u32]> =
+            batch.examples.iter().map(|&example| examples.tokens(example as usize)).collect();
+        StepInput::Prefix(prefix.of_training(&texts).unwrap_or_else(|| {
+            let source = Tokens::new(&batch.ids, &batch.lengths, &self.plan.device);
+            prefix.frozen().compute(&model.t5.valid(), &source)
+        }))
     }
 
     /// Calls the callbacks that are due; the reason, if one of them stopped the run.
@@ -199,6 +249,7 @@ impl<'a> Trainer<'a> {
             epoch: step as f64 / updates_per_epoch,
             is_last: step == self.total_steps,
             model,
+            prefix: self.prefix.as_ref(),
             loss: done.loss,
             learning_rate: done.learning_rate,
             gradient_norm: done.gradient_norm,

@@ -72,11 +72,13 @@ pub fn recipe(home: &Path) -> String {
          train = {{ steps = 30, batch_size = 8 }}\n\
          evaluate = {{ memorisation = 8 }}\n\
          log.every_steps = 1\n\
+         cache.directory = {cache:?}\n\
          [model]\n\
          base = {base:?}\n\
          init = \"scratch\"\n\
          dropout = 0.1\n\
          config = {{ d_model = 16, d_ff = 32, d_kv = 8, num_heads = 2, num_layers = 1, num_decoder_layers = 3 }}\n",
         run = home.join("run"),
+        cache = home.join("cache"),
     )
 }

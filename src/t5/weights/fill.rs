@@ -64,6 +64,32 @@ pub struct Parameter {
     pub trained: bool,
 }
 
+/// Dotted name and number of values of every parameter of `module` in the order of its fields; none is looked at.
+pub fn sizes<M: Module>(module: &M) -> Vec<(String, usize)> {
+    let mut counter = Counter { path: Vec::new(), sizes: Vec::new() };
+    module.visit(&mut counter);
+    counter.sizes
+}
+
+struct Counter {
+    path: Vec<String>,
+    sizes: Vec<(String, usize)>,
+}
+
+impl ModuleVisitor for Counter {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.sizes.push((self.path.join("."), param.dims().iter().product()));
+    }
+}
+
 /// Every parameter of `module` in the order of its fields. Tensors are shared, not copied.
 pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
     let mut collector = Collector { path: Vec::new(), parameters: Vec::new() };

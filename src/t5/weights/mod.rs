@@ -196,13 +196,9 @@ impl GenirModel {
         documents: usize,
     ) -> Vec<(String, usize)> {
         let device = Device::flex();
-        // Zeros that nothing is written to: the system gives no memory for them.
         let t5 = T5::zeros(config, tied, &device);
         let docids = Embedding::new(documents, config.d_model, &device);
-        parameters(&GenirModel { t5, docids })
-            .into_iter()
-            .map(|parameter| (parameter.name, parameter.shape.iter().product()))
-            .collect()
+        fill::sizes(&GenirModel { t5, docids })
     }
 }
 

@@ -57,8 +57,10 @@ impl View for Entry {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes: Vec<u8> =
-            self.parts.iter().flat_map(|part| part.to_data().as_bytes().to_vec()).collect();
+        let mut bytes = Vec::with_capacity(self.data_len());
+        for part in &self.parts {
+            bytes.extend_from_slice(part.to_data().as_bytes());
+        }
         Cow::Owned(bytes)
     }
 

@@ -1,10 +1,13 @@
 //! Ranks the queries of the recipe's splits, and what was trained on, at the evaluation cadence.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 
 use super::split_set;
 use crate::checkpoint::Encoding;
 use crate::corpus::Query;
+use crate::prefix::{Prefix, Reading};
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
@@ -12,6 +15,7 @@ use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, write_correct_queries, write_qrels,
 };
 use crate::run::RunDirectory;
+use crate::t5::GenirModel;
 use crate::task::Task;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Moment, Verdict};
@@ -63,7 +67,8 @@ impl<'a> Evaluate<'a> {
         &self,
         set: &QuerySet,
         to_files: bool,
-        model: &crate::t5::GenirModel,
+        model: &GenirModel,
+        prefix: Option<&Prefix>,
     ) -> Result<Evaluated, TrainError> {
         let section = &self.plan.recipe.evaluate;
         let options = RankOptions {
@@ -71,6 +76,7 @@ impl<'a> Evaluate<'a> {
             depth: if to_files { section.run_depth } else { 0 },
             batch_size: section.batch_size,
             pad_id: self.plan.tokenizer.pad_id(),
+            prefix,
         };
         let device = &self.plan.device;
         if !to_files {
@@ -91,10 +97,16 @@ impl Callback for Evaluate<'_> {
         self.cadence
     }
 
+    fn readings(&self, steps: u64) -> Vec<Reading<'_>> {
+        let times = self.cadence.times(steps);
+        self.sets.iter().map(|(set, _)| set.reading(times)).collect()
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
-            let found = self.evaluate(set, *to_files, &model)?;
+            let prefix = moment.prefix.map(Arc::as_ref);
+            let found = self.evaluate(set, *to_files, &model, prefix)?;
             // The whole last: the progress shows the newest.
             let parts = [("/seen", &found.seen), ("/unseen", &found.unseen), ("", &found.all)];
             for (part, metrics) in parts {

@@ -2,11 +2,13 @@
 
 mod budget;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
 
 use super::split_set;
+use crate::prefix::{Prefix, Reading};
 use crate::probe::{Other, Others, Probe, ProbeError, ProbeQueries, Record, Subject, Suite, files};
 use crate::recipe::ProbesSection;
 use crate::report;
@@ -74,7 +76,10 @@ impl<'a> Probes<'a> {
                 test: ProbeQueries::new(split_set(plan, test, Some(count))?),
             })
         };
-        let steps = |probe| section.every(probe).map(|span| span.steps(plan.steps_per_epoch()));
+        let steps = |probe| {
+            let evaluate = plan.recipe.evaluate.every;
+            section.every(probe)?.steps(evaluate, plan.steps_per_epoch())
+        };
         Ok(Self {
             plan,
             section,
@@ -132,7 +137,7 @@ impl<'a> Probes<'a> {
         moment: &mut Moment,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
-        let measured = self.measure(due, &moment.model.valid(), moment.step)?;
+        let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, moment)?;
@@ -161,6 +166,7 @@ impl<'a> Probes<'a> {
         due: &[Probe],
         model: &GenirModel,
         step: u64,
+        prefix: Option<&Arc<Prefix>>,
     ) -> Result<Measured, TrainError> {
         let plan = self.plan;
         if self.others.base.is_none() && due.iter().any(|probe| probe.uses_base()) {
@@ -174,7 +180,7 @@ impl<'a> Probes<'a> {
             docids: &plan.docids,
             checkpoint: self.run.path().display().to_string(),
             step: Some(step),
-            encoder_is_frozen: plan.encoder_is_frozen(),
+            encoder_is_frozen: prefix.is_some(),
         };
         let mut measured = Measured::default();
         for set in &mut self.sets {
@@ -184,6 +190,10 @@ impl<'a> Probes<'a> {
                 continue;
             }
             let suite = Suite::new(&probes, self.section.options(&plan.stages), plan.config())?;
+            if let Some(prefix) = prefix {
+                set.queries.start_from(prefix);
+                set.test.start_from(prefix);
+            }
             let (queries, test) = (&mut set.queries, Some(&mut set.test));
             match suite.measure(&subject, queries, test, &self.others, &mut |_, _| {}) {
                 Ok(records) => measured.records.extend(records),
@@ -225,6 +235,18 @@ impl<'a> Probes<'a> {
 impl Callback for Probes<'_> {
     fn cadence(&self) -> Cadence {
         Cadence { every: Some(1), at_start: true, at_end: true }
+    }
+
+    fn readings(&self, steps: u64) -> Vec<Reading<'_>> {
+        let (at_start, at_end) = (self.section.at_start, self.section.at_end);
+        let times = |set: &Set| {
+            let every = self.every.iter().filter(|(probe, _)| set.probes.contains(probe));
+            let every = every.filter_map(|(_, every)| *every).min();
+            Cadence { every, at_start, at_end }.times(steps)
+        };
+        let sets = self.sets.iter().map(|set| (set, times(set)));
+        sets.flat_map(|(set, times)| [set.queries.reading(times), set.test.reading(times)])
+            .collect()
     }
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {

@@ -1,0 +1,158 @@
+//! The training step that is timed: a model, its one batch, its optimizer.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use genir::component::{Stages, freeze_all_but, trainable_set};
+use genir::device::device;
+use genir::prefix::{FrozenPrefix, PrefixOutput};
+use genir::recipe;
+use genir::t5::{Dropout, GenirModel, Tokens, weights};
+use genir::train::{Optimizer, StepInput, StepOptions, forward_backward};
+use rand::RngExt;
+
+use super::Arguments;
+
+const LEARNING_RATE: f64 = 1e-4;
+
+/// What is trained, and what is computed once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// Whether only cross-attention of Stages II and III and MLPs of Stage III are trained.
+    pub restricted: bool,
+    /// Whether what is frozen is computed once, before the first step.
+    pub cached: bool,
+    /// Whether docid rows are trained.
+    pub docids: bool,
+}
+
+impl FromStr for Mode {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (word, docids) = match text.strip_suffix("+docids") {
+            Some(word) => (word, true),
+            None => (text, false),
+        };
+        match word {
+            "full" if !docids => Ok(Self { restricted: false, cached: false, docids: true }),
+            "restricted" => Ok(Self { restricted: true, cached: false, docids }),
+            "cached" => Ok(Self { restricted: true, cached: true, docids }),
+            _ => {
+                anyhow::bail!("expected full, restricted or cached, the last two also with +docids")
+            }
+        }
+    }
+}
+
+impl Mode {
+    fn selectors(self) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self { restricted: false, .. } => &["full"],
+            Self { docids: true, .. } => &["restricted", "docids"],
+            Self { docids: false, .. } => &["restricted"],
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+}
+
+/// A model in training on one batch.
+pub struct Training {
+    /// None while the optimizer has it.
+    model: Option<GenirModel>,
+    source: Tokens,
+    /// What is frozen; none where everything is trained.
+    prefix: Option<FrozenPrefix>,
+    /// What it has made of the batch, where that is computed once.
+    stored: Option<PrefixOutput>,
+    /// Docid rows, `[batch]`.
+    targets: Tensor<1, Int>,
+    optimizer: Optimizer,
+    device: Device,
+    trained: usize,
+}
+
+impl Training {
+    pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
+        let Arguments { mode, shape, batch, length, documents, words, .. } = *arguments;
+        let device = device(&arguments.device)?.autodiff();
+        let config = shape.config(words)?;
+        // Before the model, whose memory then is what this gave back.
+        let parameters = GenirModel::parameter_sizes(&config, true, documents);
+        let docids = weights::random_rows(&config, documents, 1);
+        let model = GenirModel {
+            t5: weights::initialise(&config, 1, &device),
+            docids: weights::docids_from(docids, config.d_model, &device),
+        };
+        let names = parameters.iter().map(|(name, _)| name.as_str());
+        let stages = Stages::scaled(shape.layers)?;
+        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), &stages, names)?;
+        let model = freeze_all_but(model, &trained);
+        let is_trained = |(name, size): &(String, usize)| trained.contains(name).then_some(*size);
+
+        let mut generator = genir::random::generator(1, 0, "tokens");
+        let last = words.min(32_000) as i32;
+        let ids: Vec<i32> = (0..batch * length).map(|_| generator.random_range(2..last)).collect();
+        let targets: Vec<i32> =
+            (0..batch).map(|_| generator.random_range(0..documents as i32)).collect();
+        let prefix = FrozenPrefix::of(trained.iter().map(String::as_str), shape.layers);
+        // A frozen prefix takes its tokens off the graph.
+        let on = if prefix.is_some() { device.clone().inner() } else { device.clone() };
+        let source = Tokens::new(&ids, &vec![length as u32; batch], &on);
+        let stored = prefix.filter(|_| mode.cached);
+        let stored = stored.map(|prefix| prefix.compute(&model.t5.valid(), &source));
+        Ok(Self {
+            source,
+            prefix,
+            stored,
+            targets: Tensor::from_data(TensorData::new(targets, [batch]), &device),
+            model: Some(model),
+            optimizer: Optimizer::new(&recipe::OptimizerSection {
+                optimizer: recipe::Optimizer::AdamW {
+                    betas: [0.9, 0.999],
+                    eps: 1e-8,
+                    weight_decay: 0.01,
+                },
+                learning_rate: LEARNING_RATE,
+                clip_norm: None,
+            }),
+            device,
+            trained: parameters.iter().filter_map(is_trained).sum(),
+        })
+    }
+
+    pub fn trained_parameters(&self) -> usize {
+        self.trained
+    }
+
+    /// One update; the loss before it.
+    pub fn step(&mut self) -> anyhow::Result<f64> {
+        let model = self.model.take().ok_or_else(|| anyhow::anyhow!("an update failed before"))?;
+        let (loss, gradients) = self.forward_backward(&model);
+        let (model, updated) = self.optimizer.step(model, gradients, LEARNING_RATE);
+        updated.map_err(|norm| anyhow::anyhow!("the gradient norm is {norm}"))?;
+        self.model = Some(model);
+        // A GPU computes behind our back: without this, a step's end would be in the next one's time.
+        self.device.sync()?;
+        Ok(loss)
+    }
+
+    fn forward_backward(&self, model: &GenirModel) -> (f64, GradientsParams) {
+        let options = StepOptions {
+            dropout: Dropout { probability: 0.0, key: 0 },
+            label_smoothing: 0.0,
+            weight: 1.0,
+        };
+        let input = match (&self.stored, self.prefix) {
+            (Some(stored), _) => StepInput::Prefix(stored.clone()),
+            (None, Some(prefix)) => {
+                StepInput::Prefix(prefix.compute(&model.t5.valid(), &self.source))
+            }
+            (None, None) => StepInput::Tokens(self.source.clone()),
+        };
+        forward_backward(model, input, self.targets.clone(), options)
+    }
+}

@@ -1,0 +1,56 @@
+//! `genir cache`
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use indicatif::{HumanBytes, HumanDuration};
+
+use crate::prefix::{StoredFile, clear, default_directory, stored_files};
+
+/// Show or remove what runs have stored of frozen encoders.
+#[derive(Debug, Args)]
+pub struct Cache {
+    #[command(subcommand)]
+    action: Action,
+
+    /// The directory [default: $GENIR_CACHE, else genir in $XDG_CACHE_HOME, else ~/.cache/genir].
+    #[arg(long, global = true)]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show the directory, its files and their sizes.
+    List,
+    /// Remove the files; a later run computes again what it needs.
+    Clear,
+}
+
+impl Cache {
+    pub fn run(self) -> Result<()> {
+        let directory =
+            self.directory.unwrap_or_else(|| default_directory(|name| std::env::var(name).ok()));
+        let shown = directory.display();
+        match self.action {
+            Action::List => {
+                let files = stored_files(&directory)?;
+                for StoredFile { path, bytes, written } in &files {
+                    let age = SystemTime::now().duration_since(*written).unwrap_or_default();
+                    let name = path.file_name().unwrap_or_default().display();
+                    println!("{name}  {}  written {} ago", HumanBytes(*bytes), HumanDuration(age));
+                }
+                println!("{shown}: {}", total(&files));
+            }
+            Action::Clear => println!("{shown}: removed {}", total(&clear(&directory)?)),
+        }
+        Ok(())
+    }
+}
+
+fn total(files: &[StoredFile]) -> String {
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    let plural = if files.len() == 1 { "" } else { "s" };
+    format!("{} file{plural}, {}", files.len(), HumanBytes(bytes))
+}

@@ -1,0 +1,183 @@
+//! The right to write one file: whoever holds the lock on the temporary file beside it.
+//!
+//! The lock goes with the process, however it ends. So a temporary file that nobody holds is that of a build that
+//! was killed: it is written anew or removed, never read.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::files::{FileError, sync_parent};
+
+/// How the names of files begin and end; between them are the first 32 hex digits of their key.
+const SUFFIX: &str = ".prefix";
+const TEMPORARY: &str = ".tmp";
+
+/// The right to write a file, until it is committed or dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+    /// Whether another held it before.
+    pub waited: bool,
+}
+
+/// The name of the file with this key.
+pub(super) fn name_of(key: &[u8]) -> String {
+    let hex: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}{SUFFIX}")
+}
+
+/// Whether a file of this name is one of stored prefixes.
+pub(super) fn is_name(name: &str) -> bool {
+    let hex = |digit: u8| digit.is_ascii_hexdigit();
+    name.strip_suffix(SUFFIX).is_some_and(|key| key.len() == 32 && key.bytes().all(hex))
+}
+
+impl Claim {
+    /// Takes the right to write `path`, making its directory where it is not there; waits while another run has it,
+    /// after a call of `waiting`. What killed builds have left in the directory is removed.
+    pub fn take(path: &Path, waiting: &mut dyn FnMut()) -> Result<Self, FileError> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}{TEMPORARY}"));
+        sweep(directory, &temporary);
+        let mut waited = false;
+        loop {
+            let mut options = File::options();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&temporary);
+            let file = file.map_err(FileError::new("write", &temporary))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    if !waited {
+                        waiting();
+                    }
+                    waited = true;
+                    file.lock().map_err(FileError::new("lock", &temporary))?;
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(FileError::new("lock", &temporary)(error));
+                }
+            }
+            // The one that had it may have renamed or removed what is locked now.
+            if is_at(&file, &temporary) {
+                file.set_len(0).map_err(FileError::new("write", &temporary))?;
+                let path = path.to_owned();
+                return Ok(Self { file, temporary, path, committed: false, waited });
+            }
+        }
+    }
+
+    /// Where to write.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Flushes what was written to disk and puts it at its path.
+    pub fn commit(mut self) -> Result<(), FileError> {
+        self.file.sync_all().map_err(FileError::new("write", &self.path))?;
+        fs::rename(&self.temporary, &self.path).map_err(FileError::new("write", &self.path))?;
+        self.committed = true;
+        sync_parent(&self.path)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing more can be done about one that cannot be removed.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Removes the temporary files in `directory` that no running build holds, but not `own`.
+pub(super) fn sweep(directory: &Path, own: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let of = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
+        if path == own || !of.is_some_and(is_name) {
+            continue;
+        }
+        if let Ok(file) = File::options().write(true).open(&path)
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// Whether `path` still leads to `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Whether `path` still leads to `file`: elsewhere a file that is open is neither renamed nor removed.
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_written_anew_or_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(name_of(&[1; 32]));
+        let other = format!(".{}.tmp", name_of(&[2; 32]));
+        fs::write(home.path().join(format!(".{}.tmp", name_of(&[1; 32]))), "half").unwrap();
+        fs::write(home.path().join(&other), "half").unwrap();
+        fs::write(home.path().join("notes.tmp"), "not ours").unwrap();
+        let claim = Claim::take(&path, &mut || panic!("nobody holds it")).unwrap();
+        assert!(!names(home.path()).contains(&other));
+        claim.file().write_all(b"new").unwrap();
+        assert!(!path.exists());
+        claim.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let mut left = names(home.path());
+        left.sort();
+        assert_eq!(left, [name_of(&[1; 32]), "notes.tmp".to_owned()]);
+    }
+
+    #[test]
+    fn the_second_waits_for_the_first_and_a_running_build_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(name_of(&[1; 32]));
+        let first = Claim::take(&path, &mut || panic!("nobody holds it")).unwrap();
+        // Another file's builder does not take it for the rest of a killed one.
+        let other = home.path().join(name_of(&[2; 32]));
+        drop(Claim::take(&other, &mut || panic!("nobody holds it")).unwrap());
+        assert_eq!(names(home.path()).len(), 1);
+        std::thread::scope(|scope| {
+            let (told, waits) = std::sync::mpsc::channel();
+            let path = &path;
+            let second = scope.spawn(move || {
+                let claim = Claim::take(path, &mut || told.send(()).unwrap()).unwrap();
+                (claim.waited, fs::read(path).unwrap())
+            });
+            waits.recv().unwrap();
+            first.file().write_all(b"whole").unwrap();
+            first.commit().unwrap();
+            assert_eq!(second.join().unwrap(), (true, b"whole".to_vec()));
+        });
+        assert_eq!(names(home.path()), [name_of(&[1; 32])]);
+    }
+}

@@ -1,0 +1,89 @@
+//! Computes the frozen prefix of many texts, in batches of about one length.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::{FrozenPrefix, PrefixOutput};
+use crate::device::length_step;
+use crate::t5::{T5, Tokens};
+
+/// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
+/// needs stays far below what a training step needs.
+pub const BATCH_POSITIONS: usize = 8192;
+
+/// A model whose prefix is frozen.
+#[derive(Clone, Copy)]
+pub struct Frozen<'a> {
+    /// Its weights, off the autodiff graph.
+    pub t5: &'a T5,
+    /// How far the frozen part reaches.
+    pub prefix: FrozenPrefix,
+    /// Where the weights are.
+    pub device: &'a Device,
+    /// Padding token.
+    pub pad_id: u32,
+}
+
+impl Frozen<'_> {
+    /// The prefix of a batch of texts, computed now.
+    pub fn compute(&self, texts: &[&[u32]]) -> PrefixOutput {
+        let lengths: Vec<u32> = texts.iter().map(|tokens| tokens.len() as u32).collect();
+        let length = padded_length(&lengths, self.device);
+        let mut ids = Vec::with_capacity(texts.len() * length);
+        for (row, tokens) in texts.iter().enumerate() {
+            ids.extend(tokens.iter().map(|&id| id as i32));
+            ids.resize((row + 1) * length, self.pad_id as i32);
+        }
+        self.prefix.compute(self.t5, &Tokens::new(&ids, &lengths, self.device))
+    }
+
+    /// Computes the rows of all `texts`, which come shortest first: for each the encoder's state of each token, then
+    /// with `residual` the decoder's residual. They are handed to `each` batch by batch, `[rows * d_model]`, with the
+    /// number of texts done.
+    pub(super) fn rows<E>(
+        &self,
+        texts: &[&[u32]],
+        residual: bool,
+        mut each: impl FnMut(&[f32], usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut done = 0;
+        while done < texts.len() {
+            let rest = &texts[done..];
+            let fits = |&count: &usize| count * rest[count - 1].len() <= BATCH_POSITIONS;
+            let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+            let batch = &rest[..count];
+            done += count;
+            let rows = unpadded(self.compute(batch), batch, residual).into_data();
+            let rows: &[f32] =
+                rows.as_slice().unwrap_or_else(|_| unreachable!("activations are f32"));
+            each(rows, done)?;
+        }
+        Ok(())
+    }
+}
+
+/// The length that a batch of texts of these lengths is padded to.
+pub(super) fn padded_length(lengths: &[u32], device: &Device) -> usize {
+    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    longest.next_multiple_of(length_step(device))
+}
+
+/// `[rows, d_model]`: of each text the states of its tokens, then its residual if that is wanted.
+fn unpadded(output: PrefixOutput, texts: &[&[u32]], residual: bool) -> Tensor<2> {
+    let states = output.states.rows; // [batch * length, d_model]
+    let (positions, batch) = (states.dims()[0], texts.len());
+    let length = positions / batch;
+    let mut wanted = Vec::with_capacity(positions + batch);
+    for (row, tokens) in texts.iter().enumerate() {
+        wanted.extend((0..tokens.len()).map(|token| (row * length + token) as i32));
+        wanted.extend(residual.then_some((positions + row) as i32));
+    }
+    let rows = if residual { Tensor::cat(vec![states, output.residual], 0) } else { states };
+    let device = rows.device();
+    rows.select(0, indices(wanted, &device))
+}
+
+/// Row numbers on a device.
+pub(super) fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
+}

@@ -1,0 +1,121 @@
+//! What is said of stored prefixes: before a run what it would store, and then what became of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::texts::Texts;
+use super::{CacheSettings, Element, FrozenPrefix, Reading};
+use crate::component::grouped;
+
+/// What became of one set of texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// What it is called.
+    pub name: String,
+    /// Distinct texts.
+    pub texts: usize,
+    /// Bytes of what is stored, or would be.
+    pub bytes: u64,
+    /// What values are stored as.
+    pub element: Element,
+    /// Seconds that it took to find or compute it.
+    pub seconds: f64,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where the stored prefix of a set of texts is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In this file, which was there.
+    Reused(PathBuf),
+    /// In this file, which this run has written.
+    Written(PathBuf),
+    /// In memory alone.
+    Memory,
+    /// Nowhere, for this reason.
+    Nowhere(String),
+}
+
+impl Kept {
+    /// Whether it was found, not computed.
+    pub fn is_reused(&self) -> bool {
+        matches!(self.place, Place::Reused(_))
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, texts, bytes, element, seconds, place } = self;
+        write!(f, "{name}: {} texts, {} {element}; ", grouped(*texts), mebibytes(*bytes))?;
+        match place {
+            Place::Reused(path) => write!(f, "reused from {}", path.display()),
+            Place::Written(path) => {
+                write!(f, "computed once, in {seconds:.1} s, kept in {}", path.display())
+            }
+            Place::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
+            Place::Nowhere(why) => write!(f, "computed for each batch: {why}"),
+        }
+    }
+}
+
+/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read.
+pub fn outlook(
+    prefix: Option<FrozenPrefix>,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> String {
+    let Some(prefix) = prefix else {
+        return "none: the encoder or the word embedding is trained".to_owned();
+    };
+    let verb = if prefix.layer() == 0 { "is" } else { "are" };
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let count = grouped(texts);
+    let size = format!("{} {}", mebibytes(bytes), settings.element);
+    let how = if !settings.enabled {
+        "for each batch (cache.enabled = false)".to_owned()
+    } else if reading.reads <= texts as u64 {
+        format!("for each batch: each of {count} {} texts is read once", reading.name)
+    } else if bytes <= settings.disk {
+        let directory = settings.directory.display();
+        format!("once for {count} {} texts ({size} in {directory})", reading.name)
+    } else if bytes <= settings.memory {
+        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", reading.name)
+    } else {
+        format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
+    };
+    format!("{prefix} {verb} frozen: computed without dropout, {how}")
+}
+
+/// Bytes that a run of `reading` would hold of its frozen prefix, in memory or mapped; 0 where it stores nothing.
+pub fn bytes_held(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> u64 {
+    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let fits = bytes <= settings.disk.max(settings.memory);
+    if settings.enabled && reading.reads > texts as u64 && fits { bytes } else { 0 }
+}
+
+/// Distinct texts, and the bytes of all their rows.
+fn size_of(
+    prefix: FrozenPrefix,
+    settings: &CacheSettings,
+    reading: &Reading,
+    d_model: usize,
+) -> (usize, u64) {
+    let texts = Texts::distinct(reading.texts.iter().copied());
+    let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
+    (texts.len(), rows * (d_model * settings.element.size()) as u64)
+}
+
+pub(super) const MIB: f64 = (1 << 20) as f64;
+
+/// Bytes as MiB, small ones with their fraction.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / MIB;
+    if mebibytes < 10.0 { format!("{mebibytes:.1} MiB") } else { format!("{mebibytes:.0} MiB") }
+}

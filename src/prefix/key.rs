@@ -1,0 +1,88 @@
+//! What a stored prefix is known by: a hash over all that its values follow from.
+
+use burn::tensor::Device;
+use rayon::prelude::*;
+
+use super::texts::Texts;
+use super::{Element, FrozenPrefix};
+use crate::device::is_host;
+use crate::t5::T5;
+use crate::t5::weights::parameters;
+
+/// Changes whenever files or the computation of what is in them change.
+pub(super) const VERSION: u32 = 1;
+
+/// Bytes that one thread hashes at once, and that one checksum of a file is over.
+pub(super) const BLOCK: usize = 1 << 20;
+
+/// The key of a stored prefix.
+pub(super) type Key = [u8; 32];
+
+/// A hash over the frozen part of a model.
+pub(super) struct Weights(Key);
+
+impl Weights {
+    /// Over everything that `frozen` computes with in `t5`: names, shapes and values of its parameters, sizes and
+    /// switches, and the kind of device, whose rounding is its own.
+    pub fn of(t5: &T5, frozen: &FrozenPrefix, device: &Device) -> Self {
+        let config = t5.config();
+        let mut hasher = blake3::Hasher::new();
+        let sizes = [
+            config.d_model,
+            config.d_kv,
+            config.d_ff,
+            config.num_heads,
+            config.num_layers,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
+            config.decoder_start_token_id as usize,
+            frozen.layer(),
+        ];
+        for size in sizes {
+            hasher.update(&(size as u64).to_le_bytes());
+        }
+        hasher.update(&config.layer_norm_epsilon.to_le_bytes());
+        text(&mut hasher, &format!("{:?}", config.feed_forward));
+        text(&mut hasher, if is_host(device) { "cpu" } else { "gpu" });
+        for parameter in parameters(t5) {
+            let name = format!("t5.{}", parameter.name);
+            if !frozen.computes_with(&name) {
+                continue;
+            }
+            text(&mut hasher, &name);
+            text(&mut hasher, &format!("{:?}", parameter.shape));
+            let values = parameter.values.into_data();
+            for digest in digests(values.as_bytes()) {
+                hasher.update(&digest);
+            }
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The key of what these weights make of `texts`. Their tokens are in it, and with them tokenizer, prefix and
+    /// truncation.
+    pub fn key(&self, element: Element, texts: &Texts) -> Key {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&VERSION.to_le_bytes());
+        hasher.update(&element.number().to_le_bytes());
+        hasher.update(&self.0);
+        hasher.update(&(texts.len() as u64).to_le_bytes());
+        for tokens in &texts.tokens {
+            hasher.update(&(tokens.len() as u64).to_le_bytes());
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// BLAKE3 of each block of `bytes`, on all threads.
+pub(super) fn digests(bytes: &[u8]) -> Vec<Key> {
+    bytes.par_chunks(BLOCK).map(|block| *blake3::hash(block).as_bytes()).collect()
+}
+
+/// Adds a text with its length, so that two of them are not taken for two others.
+fn text(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
+}

@@ -1,0 +1,31 @@
+//! The frozen prefix: what comes before every trained parameter, computed once for each text and stored.
+//!
+//! Encoder states and the decoder's residual at the first trained layer are a fixed function of the text while the
+//! encoder is frozen. [`Prefix::prepare`] computes them for the texts that a run reads more than once, before its
+//! first step, and keeps them in memory and in files that the next run finds by a hash over all they follow from.
+//! Training, evaluation and probes then start from them. Where nothing is stored they are computed for each batch:
+//! the same computation, off the autodiff graph and without dropout.
+
+mod claim;
+mod compute;
+mod directory;
+mod element;
+mod error;
+mod file;
+mod frozen;
+mod kept;
+mod key;
+mod prepare;
+mod settings;
+mod store;
+mod texts;
+
+pub use compute::{BATCH_POSITIONS, Frozen};
+pub use directory::{StoredFile, clear, stored_files};
+pub use element::Element;
+pub use error::CacheError;
+pub use frozen::{FrozenPrefix, PrefixOutput};
+pub use kept::{Kept, Place, bytes_held, outlook};
+pub use prepare::{Prefix, Progress, Reading};
+pub use settings::{CacheSettings, default_directory};
+pub use store::Store;
