@@ -297,25 +297,35 @@ const TILE: usize = 16;
 wide! {
     /// Writes up to [`TILE`] neighbouring columns, from rows that begin `apart` values after each other, as rows.
     ///
-    /// By way of a tile beside the stack: rows far apart by a power of two meet in a few places of the cache, so
-    /// each of its lines is read and written once.
+    /// Tile by tile: rows far apart by a power of two meet in a few places of the cache, so each of its lines is read
+    /// and written once.
     fn turn_columns(from: &[f32], apart: usize, to: &mut [f32], rows: usize) {
         let columns = to.len() / rows;
-        for first in (0..rows).step_by(TILE) {
-            let count = TILE.min(rows - first);
+        let whole = if columns == TILE { rows / TILE * TILE } else { 0 };
+        for first in (0..whole).step_by(TILE) {
             let mut tile = [[0.0_f32; TILE]; TILE];
-            for (row, tile) in tile.iter_mut().take(count).enumerate() {
-                tile[..columns].copy_from_slice(&from[(first + row) * apart..][..columns]);
+            for (row, tile) in tile.iter_mut().enumerate() {
+                // A length that is known makes this one register, not a call.
+                *tile = line(&from[(first + row) * apart..]);
             }
-            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-                let mut turned = [0.0_f32; TILE];
-                for (turned, tile) in turned.iter_mut().zip(&tile) {
-                    *turned = tile[column];
-                }
-                to[first..first + count].copy_from_slice(&turned[..count]);
+            for column in 0..TILE {
+                let turned: [f32; TILE] = std::array::from_fn(|row| tile[row][column]);
+                to[column * rows + first..][..TILE].copy_from_slice(&turned);
+            }
+        }
+        for row in whole..rows {
+            let values = &from[row * apart..][..columns];
+            for (column, value) in values.iter().enumerate() {
+                to[column * rows + row] = *value;
             }
         }
     }
+}
+
+/// The first values.
+#[inline(always)]
+fn line(values: &[f32]) -> [f32; TILE] {
+    std::array::from_fn(|at| values[..TILE][at])
 }
 
 #[cfg(test)]
