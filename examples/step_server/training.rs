@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -10,6 +11,7 @@ use genir::component::{Stages, freeze_all_but, trainable_set};
 use genir::device::device;
 use genir::prefix::{FrozenPrefix, PrefixOutput};
 use genir::recipe;
+use genir::t5::weights::Origin;
 use genir::t5::{Dropout, GenirModel, Tokens, weights};
 use genir::train::{Optimizer, StepInput, StepOptions, forward_backward};
 use rand::RngExt;
@@ -90,7 +92,7 @@ impl Training {
         let names = parameters.iter().map(|(name, _)| name.as_str());
         let stages = Stages::scaled(shape.layers)?;
         let trained: BTreeSet<String> = trainable_set(&mode.selectors(), &stages, names)?;
-        let model = freeze_all_but(model, &trained);
+        let mut model = freeze_all_but(model, &trained);
         let is_trained = |(name, size): &(String, usize)| trained.contains(name).then_some(*size);
 
         let mut generator = genir::random::generator(1, 0, "tokens");
@@ -104,6 +106,11 @@ impl Training {
         let source = Tokens::new(&ids, &vec![length as u32; batch], &on);
         let stored = prefix.filter(|_| mode.cached);
         let stored = stored.map(|prefix| prefix.compute(&model.t5.valid(), &source));
+        if let Some(stored) = &stored {
+            // As a run does it once everything is stored.
+            let origin = Arc::new(Origin::seed(config, 1));
+            (model.t5, _) = model.t5.let_go(stored.layer, &origin)?;
+        }
         Ok(Self {
             source,
             prefix,

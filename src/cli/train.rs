@@ -44,7 +44,7 @@ impl Train {
         let model = trainer.initial_model()?;
         let mut callbacks = callbacks::standard(&plan, &run)?;
         let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
-        let (_, outcome) = trainer.run(model, &mut callbacks, &mut monitor)?;
+        let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
         monitor.finish()?;
 
         if let Some(reason) = outcome.stopped {

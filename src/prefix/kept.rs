@@ -115,7 +115,7 @@ fn size_of(
 pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// Bytes as MiB, small ones with their fraction.
-pub(super) fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     let mebibytes = bytes as f64 / MIB;
     if mebibytes < 10.0 { format!("{mebibytes:.1} MiB") } else { format!("{mebibytes:.0} MiB") }
 }

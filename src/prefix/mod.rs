@@ -25,6 +25,7 @@ pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
+pub(crate) use kept::mebibytes;
 pub use kept::{Kept, Place, bytes_held, outlook};
 pub use prepare::{Prefix, Progress, Reading};
 pub use settings::{CacheSettings, default_directory};

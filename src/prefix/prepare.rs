@@ -33,6 +33,7 @@ pub struct Prefix {
     training: Option<Store>,
     asked: Vec<Store>,
     kept: Vec<Kept>,
+    complete: bool,
 }
 
 impl Prefix {
@@ -57,13 +58,21 @@ impl Prefix {
             weights: None,
             kept: Vec::new(),
         };
-        let mut prefix =
-            Self { frozen: frozen.prefix, training: None, asked: Vec::new(), kept: Vec::new() };
+        let mut prefix = Self {
+            frozen: frozen.prefix,
+            training: None,
+            asked: Vec::new(),
+            kept: Vec::new(),
+            complete: false,
+        };
         if settings.enabled {
             prefix.training = keeper.keep(training, progress);
+            prefix.complete = prefix.training.is_some();
             for reading in asked {
                 if !prefix.has(&reading.texts) {
-                    prefix.asked.extend(keeper.keep(reading, progress));
+                    let store = keeper.keep(reading, progress);
+                    prefix.complete &= store.is_some();
+                    prefix.asked.extend(store);
                 }
             }
         }
@@ -74,6 +83,12 @@ impl Prefix {
     /// How far it reaches.
     pub fn frozen(&self) -> FrozenPrefix {
         self.frozen
+    }
+
+    /// Whether all texts that were asked for are stored, each set in one place: then nothing is left to be computed
+    /// from any batch of them.
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// What became of each set of texts; empty where nothing may be stored.

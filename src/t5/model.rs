@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::config::T5Config;
+use super::gone::Gone;
 use super::layers::Embedding;
 use super::pass::Pass;
 use super::product::{Stored, product};
@@ -22,6 +23,8 @@ pub struct T5 {
     pub lm_head: Option<Embedding>,
     #[module(skip)]
     config: T5Config,
+    #[module(skip)]
+    pub(super) gone: Option<Gone>,
 }
 
 impl T5 {
@@ -34,6 +37,7 @@ impl T5 {
             decoder: Decoder::new(config, device),
             lm_head: (!tied).then(table),
             config: config.clone(),
+            gone: None,
         }
     }
 
@@ -49,18 +53,21 @@ impl T5 {
 
     /// The encoder's states of `source`.
     pub fn encode(&self, source: &Tokens, pass: &mut Pass) -> EncoderStates {
+        self.expect_encoder();
         let embeddings = self.shared.forward(source.ids.clone()); // [batch * length, d_model]
         self.encoder.forward(embeddings, source.batch, source.mask.clone(), pass)
     }
 
     /// The decoder's output for given target tokens: `[batch * target, d_model]`.
     pub fn decode(&self, target: &Tokens, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
+        self.expect_layers(0);
         let embeddings = self.shared.forward(target.ids.clone()); // [batch * target, d_model]
         self.decoder.forward(embeddings, target.mask.clone(), states, pass)
     }
 
     /// The decoder's output for the start token alone: `[batch, d_model]`.
     pub fn decode_start(&self, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
+        self.expect_layers(0);
         let device = states.rows.device();
         let embedding = self.shared.forward(self.start_token(&device)); // [1, d_model]
         self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
@@ -74,6 +81,9 @@ impl T5 {
         states: &EncoderStates,
         pass: &mut Pass,
     ) -> Tensor<2> {
+        if layer > 0 {
+            self.expect_layers(0);
+        }
         let embedding = self.shared.forward(self.start_token(&states.rows.device())); // [1, d_model]
         let start = self.for_each(embedding, states.batch);
         self.decoder.through(0..layer, start, None, states, pass)
@@ -88,12 +98,14 @@ impl T5 {
         states: &EncoderStates,
         pass: &mut Pass,
     ) -> Tensor<2> {
+        self.expect_layers(layer);
         self.decoder.forward_from(layer, residual, None, states, pass)
     }
 
     /// [`Self::encode`] and [`Self::decode_start`] with one lookup for both stacks: the gradient of a
     /// lookup has the size of the whole embedding, so in training one is worth making once.
     pub fn encode_and_decode_start(&self, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
+        self.expect_encoder();
         let start = self.start_token(&source.ids.device());
         let ids = Tensor::cat(vec![source.ids.clone(), start], 0); // [batch * length + 1]
         let rows = self.shared.forward(ids); // [batch * length + 1, d_model]

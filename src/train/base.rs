@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::checkpoint::{BaseError, HubSettings, Wanted, locate};
 use crate::docid::{ImportedDocids, TextTokenizer, TokenizerError};
 use crate::recipe::{Init, ModelSection, Recipe};
-use crate::t5::weights::{self, StoredTensors, WeightsError};
+use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{ConfigError, T5, T5Config};
 
 /// Why a base model cannot be used.
@@ -75,13 +75,16 @@ impl Base {
 
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
     pub fn t5(&self, seed: u64, device: &Device) -> Result<T5, WeightsError> {
-        match self.init {
-            Init::Scratch => Ok(weights::initialise(&self.config, seed, device)),
-            Init::Pretrained => {
-                let tensors = StoredTensors::open(&self.directory)?;
-                weights::load(&tensors, &self.config, self.config.vocab_size, device)
-            }
-        }
+        self.origin(seed)?.t5(self.tied, device)
+    }
+
+    /// Where its weights come from.
+    pub fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
+        let config = self.config.clone();
+        Ok(match self.init {
+            Init::Scratch => Origin::seed(config, seed),
+            Init::Pretrained => Origin::files(config, StoredTensors::open(&self.directory)?),
+        })
     }
 }
 

@@ -105,6 +105,13 @@ pub trait Callback {
         Vec::new()
     }
 
+    /// Whether it has the model read no texts but those of [`Callback::readings`], from [`Moment::prefix`] where they
+    /// are in it, and needs no other weight than those that come after. Where all callbacks say so, a run lets go of
+    /// the weights that only the frozen prefix computes with; to compute with them after all would then panic.
+    fn reads_only_its_texts(&self) -> bool {
+        false
+    }
+
     /// Runs at `moment`.
     ///
     /// # Errors

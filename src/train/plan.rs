@@ -16,7 +16,7 @@ use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, Tokenize
 use crate::prefix::{FrozenPrefix, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
-use crate::t5::weights::{self, StoredTensors, WeightsError};
+use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
 
@@ -244,6 +244,11 @@ impl Plan {
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
         Ok(self.base.t5(self.recipe.run.seed, device)?)
+    }
+
+    /// Where the weights of [`Plan::base`] come from.
+    pub fn origin(&self) -> Result<Origin, WeightsError> {
+        self.base.origin(self.recipe.run.seed)
     }
 
     /// Sizes and switches of the model.

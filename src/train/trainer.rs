@@ -9,14 +9,14 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callback::{Callback, Moment, Verdict};
 use super::optimizer::Optimizer;
-use super::plan::Plan;
+use super::plan::{Plan, PlanError};
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
-use crate::prefix::{Frozen, Prefix};
+use crate::prefix::{Frozen, Prefix, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
@@ -97,11 +97,34 @@ impl<'a> Trainer<'a> {
     /// have led to is not made, and the checkpoints written before stay.
     pub fn run(
         &mut self,
-        mut model: GenirModel,
+        model: GenirModel,
+        callbacks: &mut [Box<dyn Callback + '_>],
+        monitor: &mut Monitor,
+    ) -> Result<(GenirModel, Outcome), TrainError> {
+        let (mut model, outcome) = self.train(model, callbacks, monitor)?;
+        model.t5 = model.t5.whole().map_err(PlanError::from)?;
+        Ok((model, outcome))
+    }
+
+    /// As [`Trainer::run`], for what the callbacks keep: the model is not brought back whole, which may need more
+    /// memory than training did.
+    pub fn run_for_callbacks(
+        &mut self,
+        model: GenirModel,
+        callbacks: &mut [Box<dyn Callback + '_>],
+        monitor: &mut Monitor,
+    ) -> Result<Outcome, TrainError> {
+        Ok(self.train(model, callbacks, monitor)?.1)
+    }
+
+    fn train(
+        &mut self,
+        model: GenirModel,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
+        let mut model = self.let_go(model, callbacks, monitor)?;
         let mut examples = 0;
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
         self.call_back(0, &model, &before, callbacks, monitor)?;
@@ -150,6 +173,32 @@ impl<'a> Trainer<'a> {
             monitor.scalars(0, 0.0, &prefix.summary())?;
         }
         Ok(Some(Arc::new(prefix)))
+    }
+
+    /// Lets go of the weights that only the frozen prefix computes with, where nothing will ask for them any more.
+    fn let_go(
+        &self,
+        mut model: GenirModel,
+        callbacks: &[Box<dyn Callback + '_>],
+        monitor: &mut Monitor,
+    ) -> Result<GenirModel, TrainError> {
+        let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
+            return Ok(model);
+        };
+        if callbacks.iter().all(|callback| callback.reads_only_its_texts()) {
+            let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
+            let frozen = prefix.frozen();
+            let bytes;
+            (model.t5, bytes) =
+                model.t5.let_go(frozen.layer(), &origin).map_err(PlanError::from)?;
+            if bytes > 0 {
+                let size = mebibytes(bytes as u64);
+                monitor.message(&format!(
+                    "frozen prefix: the weights of the {frozen} are let go ({size})"
+                ));
+            }
+        }
+        Ok(model)
     }
 
     /// One update: forward and backward for each of its batches, then the optimizer. The model goes in and

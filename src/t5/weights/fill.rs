@@ -11,7 +11,16 @@ pub fn fill<M: Module, E>(
     module: M,
     values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
 ) -> Result<M, E> {
-    let mut filler = Filler { path: Vec::new(), values, error: None };
+    fill_some(module, |_| true, values)
+}
+
+/// As [`fill`], but only the parameters that `which` names.
+pub fn fill_some<M: Module, E>(
+    module: M,
+    which: impl Fn(&str) -> bool,
+    values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+) -> Result<M, E> {
+    let mut filler = Filler { path: Vec::new(), which, values, error: None };
     let module = module.map(&mut filler);
     match filler.error {
         Some(error) => Err(error),
@@ -19,13 +28,18 @@ pub fn fill<M: Module, E>(
     }
 }
 
-struct Filler<F, E> {
+struct Filler<W, F, E> {
     path: Vec<String>,
+    which: W,
     values: F,
     error: Option<E>,
 }
 
-impl<F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Filler<F, E> {
+impl<W, F, E> ModuleMapper for Filler<W, F, E>
+where
+    W: Fn(&str) -> bool,
+    F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+{
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -35,11 +49,12 @@ impl<F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>, E> ModuleMapper for Filler
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.error.is_some() {
+        let name = self.path.join(".");
+        if self.error.is_some() || !(self.which)(&name) {
             return param;
         }
         let shape = param.dims();
-        match (self.values)(&self.path.join("."), &shape) {
+        match (self.values)(&name, &shape) {
             Ok(values) => param.map(|old| {
                 let new = Tensor::from_data(TensorData::new(values, shape), &old.device());
                 new.set_require_grad(old.is_require_grad())
@@ -64,19 +79,50 @@ pub struct Parameter {
     pub trained: bool,
 }
 
-/// Dotted name and number of values of every parameter of `module` in the order of its fields; none is looked at.
-pub fn sizes<M: Module>(module: &M) -> Vec<(String, usize)> {
-    let mut counter = Counter { path: Vec::new(), sizes: Vec::new() };
-    module.visit(&mut counter);
-    counter.sizes
+/// Lets go of the values of every parameter that `which` names: it keeps its shape and becomes a view of one NaN, so
+/// that whatever were computed with it would show.
+pub fn hollow<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
+    module.map(&mut Hollower { path: Vec::new(), which })
 }
 
-struct Counter {
+struct Hollower<W> {
     path: Vec<String>,
-    sizes: Vec<(String, usize)>,
+    which: W,
 }
 
-impl ModuleVisitor for Counter {
+impl<W: Fn(&str) -> bool> ModuleMapper for Hollower<W> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !(self.which)(&self.path.join(".")) {
+            return param;
+        }
+        param.map(|old| {
+            let one = Tensor::<D>::full([1; D], f32::NAN, &old.device());
+            one.expand(old.dims()).set_require_grad(old.is_require_grad())
+        })
+    }
+}
+
+/// Dotted name and dimensions of every parameter of `module` in the order of its fields; no value is looked at.
+pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    let mut measurer = Measurer { path: Vec::new(), shapes: Vec::new() };
+    module.visit(&mut measurer);
+    measurer.shapes
+}
+
+struct Measurer {
+    path: Vec<String>,
+    shapes: Vec<(String, Vec<usize>)>,
+}
+
+impl ModuleVisitor for Measurer {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -86,23 +132,29 @@ impl ModuleVisitor for Counter {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.sizes.push((self.path.join("."), param.dims().iter().product()));
+        self.shapes.push((self.path.join("."), param.dims().to_vec()));
     }
 }
 
 /// Every parameter of `module` in the order of its fields. Tensors are shared, not copied.
 pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
-    let mut collector = Collector { path: Vec::new(), parameters: Vec::new() };
+    parameters_where(module, |_| true)
+}
+
+/// As [`parameters`], but only those that `which` names.
+pub fn parameters_where<M: Module>(module: &M, which: impl Fn(&str) -> bool) -> Vec<Parameter> {
+    let mut collector = Collector { path: Vec::new(), which, parameters: Vec::new() };
     module.visit(&mut collector);
     collector.parameters
 }
 
-struct Collector {
+struct Collector<W> {
     path: Vec<String>,
+    which: W,
     parameters: Vec<Parameter>,
 }
 
-impl ModuleVisitor for Collector {
+impl<W: Fn(&str) -> bool> ModuleVisitor for Collector<W> {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -112,13 +164,17 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
+        if !(self.which)(&name) {
+            return;
+        }
         let tensor = param.val();
         let shape = tensor.dims().to_vec();
         let columns = shape.last().copied().unwrap_or(1);
         let trained = tensor.is_require_grad();
         let rows = shape.iter().product::<usize>() / columns.max(1);
         self.parameters.push(Parameter {
-            name: self.path.join("."),
+            name,
             values: tensor.inner().reshape([rows, columns]),
             shape,
             trained,

@@ -3,6 +3,7 @@
 mod fill;
 mod initial;
 mod names;
+mod origin;
 mod read;
 mod write;
 
@@ -13,6 +14,8 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use fill::{Parameter, parameters};
+pub(super) use fill::{fill_some, hollow, parameters_where};
+pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
 pub use write::write;
@@ -123,19 +126,29 @@ pub fn load(
     let gated = config.feed_forward == FeedForward::GatedGelu;
     let tied = is_tied(tensors)?;
     fill::fill(T5::zeros(&config, tied, device), |name, shape| {
-        let place = stored(name, gated)
-            .unwrap_or_else(|| unreachable!("every parameter of a T5 has a place, {name} too"));
-        match (place.name.as_str(), shape) {
-            // Embeddings may have more rows than there are words: docids, or padding.
-            (table @ ("shared.weight" | "lm_head.weight"), &[rows, width]) => {
-                tensors.rows(table, 0..rows, width)
-            }
-            (matrix, &[input, output]) if place.transposed => {
-                Ok(transposed(&tensors.values(matrix, &[output, input])?, output, input))
-            }
-            (other, shape) => tensors.values(other, shape),
-        }
+        parameter_of(tensors, gated, name, shape)
     })
+}
+
+/// Values of the parameter `name` (dotted, ours) of a checkpoint, row-major as we have it.
+fn parameter_of(
+    tensors: &StoredTensors,
+    gated: bool,
+    name: &str,
+    shape: &[usize],
+) -> Result<Vec<f32>, WeightsError> {
+    let place = stored(name, gated)
+        .unwrap_or_else(|| unreachable!("every parameter of a T5 has a place, {name} too"));
+    match (place.name.as_str(), shape) {
+        // Embeddings may have more rows than there are words: docids, or padding.
+        (table @ ("shared.weight" | "lm_head.weight"), &[rows, width]) => {
+            tensors.rows(table, 0..rows, width)
+        }
+        (matrix, &[input, output]) if place.transposed => {
+            Ok(transposed(&tensors.values(matrix, &[output, input])?, output, input))
+        }
+        (other, shape) => tensors.values(other, shape),
+    }
 }
 
 /// Reads the docid rows of a checkpoint: those of the output matrix.
@@ -198,7 +211,8 @@ impl GenirModel {
         let device = Device::flex();
         let t5 = T5::zeros(config, tied, &device);
         let docids = Embedding::new(documents, config.d_model, &device);
-        fill::sizes(&GenirModel { t5, docids })
+        let shapes = fill::shapes(&GenirModel { t5, docids });
+        shapes.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
     }
 }
 

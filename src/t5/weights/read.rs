@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 
 use super::WeightsError;
@@ -15,13 +15,16 @@ use super::WeightsError;
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// The tensors of a checkpoint directory, read from disk when asked for.
+/// The tensors of a checkpoint directory, read from disk when asked for. Each is mapped while it is read and no longer:
+/// pages of a file that stay mapped count as memory of the process.
+#[derive(Debug)]
 pub struct StoredTensors {
     directory: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, File)>,
     tensors: HashMap<String, StoredTensor>,
 }
 
+#[derive(Debug)]
 struct StoredTensor {
     file: usize,
     dtype: Dtype,
@@ -52,11 +55,9 @@ impl StoredTensors {
     fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
         let file = File::open(&path)
             .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
-        // SAFETY: the map is read-only and private. As for every reader of safetensors files, a file cut
-        // short by another process while it is mapped ends this one; checkpoints are written whole and
-        // renamed into place, never changed afterwards.
-        let map = unsafe { Mmap::map(&file) }
-            .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
+        let length = file.metadata().map(|metadata| metadata.len() as usize);
+        let map = length.and_then(|length| map(&file, 0..length));
+        let map = map.map_err(|source| WeightsError::Read { file: path.clone(), source })?;
         let damaged = |error: safetensors::SafeTensorError| WeightsError::Damaged {
             file: path.clone(),
             reason: error.to_string(),
@@ -73,7 +74,8 @@ impl StoredTensors {
             };
             self.tensors.insert(name, tensor);
         }
-        self.files.push((path, map));
+        drop(map);
+        self.files.push((path, file));
         Ok(())
     }
 
@@ -122,8 +124,14 @@ impl StoredTensors {
     /// Whether two tensors hold the same bytes.
     pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
         let (one, other) = (self.tensor(one)?, self.tensor(other)?);
-        let bytes = |tensor: &StoredTensor| &self.files[tensor.file].1[tensor.bytes.clone()];
-        Ok(one.dtype == other.dtype && bytes(one) == bytes(other))
+        Ok(one.dtype == other.dtype
+            && self.map(one, one.bytes.clone())?[..] == self.map(other, other.bytes.clone())?[..])
+    }
+
+    /// Some bytes of the file of `tensor`.
+    fn map(&self, tensor: &StoredTensor, bytes: Range<usize>) -> Result<Mmap, WeightsError> {
+        let (path, file) = &self.files[tensor.file];
+        map(file, bytes).map_err(|source| WeightsError::Read { file: path.clone(), source })
     }
 
     fn tensor(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
@@ -139,8 +147,7 @@ impl StoredTensors {
         tensor: &StoredTensor,
         bytes: Range<usize>,
     ) -> Result<Vec<f32>, WeightsError> {
-        let (path, map) = &self.files[tensor.file];
-        let bytes = &map[bytes];
+        let bytes = self.map(tensor, bytes)?;
         let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match tensor.dtype {
             Dtype::F32 => bytes
@@ -151,13 +158,23 @@ impl StoredTensors {
             Dtype::BF16 => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
             found => {
                 return Err(WeightsError::Type {
-                    file: path.clone(),
+                    file: self.files[tensor.file].0.clone(),
                     tensor: name.to_owned(),
                     found: format!("{found:?}"),
                 });
             }
         })
     }
+}
+
+/// Maps some bytes of a file.
+fn map(file: &File, bytes: Range<usize>) -> std::io::Result<Mmap> {
+    let mut options = MmapOptions::new();
+    options.offset(bytes.start as u64).len(bytes.len());
+    // SAFETY: the map is read-only and private. As for every reader of safetensors files, a file cut short by
+    // another process while it is mapped ends this one; checkpoints are written whole and renamed into place,
+    // never changed afterwards.
+    unsafe { options.map(file) }
 }
 
 /// The files that an index names, each once.

@@ -102,6 +102,10 @@ impl Callback for Evaluate<'_> {
         self.sets.iter().map(|(set, _)| set.reading(times)).collect()
     }
 
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {

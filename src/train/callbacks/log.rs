@@ -22,6 +22,10 @@ impl Callback for Log {
         Cadence { every: Some(1), at_start: false, at_end: true }
     }
 
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         self.losses += moment.loss;
         self.steps += 1;

@@ -54,6 +54,10 @@ impl Callback for Save<'_> {
         Cadence { every: Some(1), at_start: false, at_end: true }
     }
 
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let section = &self.plan.recipe.save;
         let measured = moment.metric("save.best_metric", &section.best_metric)?;

@@ -31,6 +31,10 @@ impl Callback for EarlyStop {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
 
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         // Nothing was measured at most steps.
         let Some(value) = moment.metric("stop.metric", &self.metric)? else {
