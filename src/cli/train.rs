@@ -59,6 +59,7 @@ impl Train {
 pub(super) fn summary(plan: &Plan) -> String {
     let corpus = &plan.corpus;
     let probes = plan.recipe.probes.as_ref();
+    let memory = plan.memory();
     format!(
         "run       {run}, seed {seed}, device {device}\n\
          corpus    {path}: {documents} documents; {train} training, {generated} generated, \
@@ -90,9 +91,9 @@ pub(super) fn summary(plan: &Plan) -> String {
             &plan.recipe.cache.settings(),
             &plan.reading(),
             plan.config().d_model,
+            memory.let_go as u64,
         ),
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
-        memory = plan.memory(),
         table = plan.table,
     )
 }

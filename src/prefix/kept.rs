@@ -59,12 +59,14 @@ impl fmt::Display for Kept {
     }
 }
 
-/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read.
+/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read; `let_go` are the
+/// bytes of weights that it would let go of then.
 pub fn outlook(
     prefix: Option<FrozenPrefix>,
     settings: &CacheSettings,
     reading: &Reading,
     d_model: usize,
+    let_go: u64,
 ) -> String {
     let Some(prefix) = prefix else {
         return "none: the encoder or the word embedding is trained".to_owned();
@@ -85,7 +87,11 @@ pub fn outlook(
     } else {
         format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
     };
-    format!("{prefix} {verb} frozen: computed without dropout, {how}")
+    let gone = match let_go {
+        0 => String::new(),
+        bytes => format!("; the weights of the {prefix} are let go ({})", mebibytes(bytes)),
+    };
+    format!("{prefix} {verb} frozen: computed without dropout, {how}{gone}")
 }
 
 /// Bytes that a run of `reading` would hold of its frozen prefix, in memory or mapped; 0 where it stores nothing.

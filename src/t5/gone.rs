@@ -88,8 +88,9 @@ impl T5 {
     }
 }
 
-/// Whether a parameter is of the encoder, or of the decoder's layers before `layer`.
-fn comes_before(layer: usize, name: &str) -> bool {
+/// Whether the parameter with this dotted name (without `t5.`) is of the encoder, or of the decoder's layers before
+/// `layer`.
+pub fn comes_before(layer: usize, name: &str) -> bool {
     let mut parts = name.split('.');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("encoder"), ..) => true,

@@ -21,7 +21,7 @@ pub mod weights;
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use dropout::Dropout;
-pub use gone::Gone;
+pub use gone::{Gone, comes_before};
 pub use layers::{Embedding, Linear, Mlp};
 pub use model::{GenirModel, Head, Logits, T5};
 pub use pass::Pass;

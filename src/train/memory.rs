@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::callback::Cadence;
 use super::plan::Plan;
 use crate::component::{ParameterPlace, Part, Stack};
 use crate::device::is_host;
 use crate::prefix::{BATCH_POSITIONS, bytes_held};
 use crate::recipe::{Optimizer, ProbesSection, Recipe};
 use crate::retrieval::Vocabulary;
-use crate::t5::{FeedForward, T5Config};
+use crate::t5::{FeedForward, GenirModel, T5Config, comes_before};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct MemoryEstimate {
     pub process: usize,
     /// All parameters.
     pub parameters: usize,
+    /// Those among them that are let go of before the first step, because all that they make is stored.
+    pub let_go: usize,
     /// Optimizer state of the trained ones.
     pub optimizer: usize,
     /// The copy of the base model that probes compare with; 0 where none does.
@@ -82,6 +85,7 @@ impl MemoryEstimate {
         Self {
             process: resident_bytes().unwrap_or(0) + BESIDE,
             parameters: F32 * table.total.parameters,
+            let_go: if stored > 0 { F32 * let_go(plan) } else { 0 },
             optimizer: F32 * states,
             base: F32 * base,
             stored,
@@ -101,7 +105,8 @@ impl MemoryEstimate {
     pub fn total(&self) -> usize {
         let step = self.gradients + self.activations + self.temporaries;
         let training = self.stored + self.optimizer + step.max(self.between_steps);
-        self.process + self.parameters + self.base + training.max(self.storing)
+        let weights = self.parameters + self.base;
+        self.process + (weights - self.let_go + training).max(weights + self.storing)
     }
 }
 
@@ -121,6 +126,26 @@ fn stored(plan: &Plan) -> usize {
         }
     };
     training + training / reading.texts.len().max(1) * asked
+}
+
+/// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
+/// queries are ranked only once, so that theirs is not stored.
+fn let_go(plan: &Plan) -> usize {
+    let recipe = &plan.recipe;
+    let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
+    let every = recipe.evaluate.every.map(|span| span.steps(plan.steps_per_epoch()));
+    let cadence = Cadence { every, at_start: recipe.evaluate.at_start, at_end: true };
+    let read_once = !recipe.evaluate.splits.is_empty() && cadence.times(plan.total_steps()) < 2;
+    match plan.frozen_prefix() {
+        Some(prefix) if !probed && !read_once => {
+            let sizes = GenirModel::parameter_sizes(plan.config(), plan.is_tied(), 1);
+            let goes = |name: &str| {
+                name.strip_prefix("t5.").is_some_and(|name| comes_before(prefix.layer(), name))
+            };
+            sizes.iter().filter(|(name, _)| goes(name)).map(|(_, size)| size).sum()
+        }
+        _ => 0,
+    }
 }
 
 /// The lowest place at which a gradient is made: nothing before it is kept.
@@ -320,6 +345,9 @@ impl fmt::Display for MemoryEstimate {
         )?;
         if self.stored > 0 {
             write!(f, ", frozen prefix {}", mib(self.stored))?;
+        }
+        if self.let_go > 0 {
+            write!(f, ", let go before the first step {}", mib(self.let_go))?;
         }
         if self.base > 0 {
             write!(f, ", the base model for probes {}", mib(self.base))?;

@@ -256,6 +256,11 @@ impl Plan {
         &self.base.config
     }
 
+    /// Whether the word embedding is the output matrix too.
+    pub fn is_tied(&self) -> bool {
+        self.base.tied
+    }
+
     /// What comes before every trained parameter; none where the encoder or the word embedding is trained.
     pub fn frozen_prefix(&self) -> Option<FrozenPrefix> {
         let trained = self.trained.iter().map(String::as_str);

@@ -9,7 +9,7 @@ use genir::monitor::{Console, Monitor, Verbosity};
 use genir::recipe::Recipe;
 use genir::run::{Environment, Overwrite, RunDirectory};
 use genir::t5::GenirModel;
-use genir::train::{Outcome, Plan, TrainError, Trainer, callbacks};
+use genir::train::{Callback, Outcome, Plan, TrainError, Trainer, callbacks};
 use serde_json::{Map, Value};
 
 #[path = "tiny_corpus.rs"]
@@ -38,6 +38,15 @@ pub struct Trained {
 
 /// Trains as `genir train` does; from the plan's model, or another.
 pub fn train_from(plan: &Plan, model: Option<GenirModel>) -> Result<Trained, TrainError> {
+    train_beside(plan, model, Vec::new())
+}
+
+/// The same with more callbacks.
+pub fn train_beside(
+    plan: &Plan,
+    model: Option<GenirModel>,
+    more: Vec<Box<dyn Callback>>,
+) -> Result<Trained, TrainError> {
     let toml = plan.recipe.to_toml().unwrap();
     let environment = Environment::capture("cpu");
     let directory = &plan.recipe.run.directory;
@@ -48,6 +57,7 @@ pub fn train_from(plan: &Plan, model: Option<GenirModel>) -> Result<Trained, Tra
         None => trainer.initial_model()?,
     };
     let mut callbacks = callbacks::standard(plan, &run)?;
+    callbacks.extend(more);
     let console = Console::stderr(Verbosity::Quiet);
     console.log_to(&run.log())?;
     let mut monitor = Monitor::open(&run, plan.total_steps(), &console)?;

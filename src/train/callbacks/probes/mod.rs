@@ -253,6 +253,11 @@ impl Callback for Probes<'_> {
         .collect()
     }
 
+    fn reads_only_its_texts(&self) -> bool {
+        // They trace whole stacks.
+        self.every.is_empty()
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let at_start = moment.step == 0 && self.section.at_start;
         let at_end = moment.is_last && self.section.at_end;
