@@ -1,6 +1,6 @@
 //! A run lets go of the weights that nothing computes with once all texts are stored: nothing that it gives differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -20,7 +20,7 @@ mod parameter_bits;
 mod tiny_run;
 
 use parameter_bits::{Bits, assert_same, bits};
-use tiny_run::{plan, train_beside};
+use tiny_run::{logged, plan, train, train_beside};
 
 const LETS_GO: &str = "are let go";
 /// All that is evaluated is read again and again.
@@ -44,6 +44,8 @@ impl Callback for NeedsAll {
 struct Run {
     home: TempDir,
     weights: Bits,
+    /// Names of the parameters with an optimizer state.
+    optimized: BTreeSet<String>,
 }
 
 fn run_from(overrides: &[&str], model: Option<GenirModel>, keeps_all: bool) -> Run {
@@ -53,7 +55,8 @@ fn run_from(overrides: &[&str], model: Option<GenirModel>, keeps_all: bool) -> R
         if keeps_all { vec![Box::new(NeedsAll)] } else { Vec::new() };
     let trained = train_beside(&plan, model, more).unwrap_or_else(|error| panic!("{error}"));
     assert!(trained.model.t5.gone().is_none(), "{overrides:?}: the model is given back whole");
-    Run { weights: bits(&trained.model), home }
+    assert!(trained.outcome.stopped.is_none(), "{overrides:?}");
+    Run { weights: bits(&trained.model), optimized: trained.optimized, home }
 }
 
 impl Run {
@@ -89,6 +92,8 @@ fn assert_nothing_differs(overrides: &[&str]) {
     let [run, kept] = [false, true].map(|keeps_all| run_from(&overrides, None, keeps_all));
     assert!(run.lets_go() && !kept.lets_go(), "{overrides:?}");
     assert_same(&run.weights, &kept.weights, &format!("{overrides:?}"));
+    assert_eq!(run.optimized, kept.optimized, "{overrides:?}");
+    assert_eq!(logged(run.home.path(), "train/loss").len(), 30, "{overrides:?}");
     for (found, expected) in run.metrics().iter().zip(&kept.metrics()) {
         assert_eq!(found, expected, "{overrides:?}");
     }
@@ -106,8 +111,9 @@ fn nothing_that_a_run_gives_differs() {
 
 #[test]
 fn nothing_differs_for_a_pretrained_base() {
-    let base = run_from(&["trainable.select=[\"full\"]"], None, false);
-    let directory = base.home.path().join("run/checkpoints/latest");
+    let home = TempDir::new().unwrap();
+    train(&plan(home.path(), &["trainable.select=[\"full\"]"]));
+    let directory = home.path().join("run/checkpoints/latest");
     let base = format!("model.base={}", directory.display());
     assert_nothing_differs(&["model.init=pretrained", "~model.config", &base]);
 }
