@@ -302,7 +302,9 @@ fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
 /// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding.
 fn prefix_made(config: &T5Config, longest: usize) -> usize {
     let examples = BATCH_POSITIONS / longest.max(1);
-    layer_made(config, examples.max(1), longest).max(3 * BATCH_POSITIONS * config.d_model)
+    // Hidden activations before and after their function stand at once.
+    let layer = layer_made(config, examples.max(1), longest) + BATCH_POSITIONS * config.d_ff;
+    layer.max(3 * BATCH_POSITIONS * config.d_model)
 }
 
 /// Logits of ranked queries, with their comparison.
