@@ -344,7 +344,7 @@ mod tests {
 
     // What reads inside attention, as a trace does, gets it computed in another order: outputs agree but for rounding.
     fn agree(found: &TensorData, expected: &TensorData, what: &str) {
-        let values = |data: &TensorData| data.to_vec::<f32>().expect("activations are f32");
+        let values = |data: &TensorData| data.try_to_vec::<f32>().expect("activations are f32");
         for (found, expected) in values(found).iter().zip(values(expected)) {
             let apart = (found - expected).abs();
             assert!(apart <= 1e-5 * expected.abs().max(1.0), "{what}: {found}, not {expected}");
