@@ -1,6 +1,8 @@
 //! Criterion benches of the parts of a training step that are our own, each beside what it replaces.
 //!
 //!     cargo bench --bench parts
+//!
+//! `benches/parts_in_pytorch.py` times the same parts in PyTorch.
 
 use std::hint::black_box;
 
@@ -10,7 +12,9 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use genir::corpus::atlas::atlas;
 use genir::docid::TextTokenizer;
-use genir::t5::Head;
+use genir::t5::{
+    Attention, EncoderStates, Head, Hook, NoTap, Pass, Site, T5, T5Config, Tap, Tokens, weights,
+};
 use genir::task::{Examples, Mixture, Sampler, TaskOptions, assemble};
 use genir::train::{AdamW, cross_entropy, loss_of_head};
 
@@ -104,6 +108,60 @@ fn adamw(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A T5 of one layer a stack with next to no MLP: attention and little else.
+fn attention_only(device: &Device) -> T5 {
+    let config = r#"{"d_model": 512, "d_kv": 64, "d_ff": 8, "num_heads": 8, "num_layers": 1, "vocab_size": 100}"#;
+    let config = T5Config::from_json("config.json".as_ref(), config);
+    weights::initialise(&config.unwrap_or_else(|error| panic!("{error}")), 1, device)
+}
+
+fn tokens(length: usize, device: &Device) -> Tokens {
+    let ids: Vec<i32> = (0..(BATCH * length) as i32).map(|at| at * 7 % 100).collect();
+    Tokens::new(&ids, &[length as u32; BATCH], device)
+}
+
+/// Wants keys, which absorbed cross-attention does not have.
+struct Keys;
+
+impl Tap for Keys {
+    fn wants(&self, site: Site) -> bool {
+        site.hook == Hook::Key(Attention::CrossAttention)
+    }
+}
+
+/// Attention of an encoder layer and of one decoder token, with the gradients of all matrices. Cross-attention at
+/// several source lengths, absorbed and with keys and values.
+fn attention(criterion: &mut Criterion) {
+    let device = Device::flex().autodiff();
+    let t5 = attention_only(&device);
+    let mut group = criterion.benchmark_group("self-attention of 32 x 32 tokens, with gradients");
+    let source = tokens(32, &device);
+    group.bench_function("genir", |bencher| {
+        bencher.iter(|| {
+            let states = t5.encode(&source, &mut Pass::evaluate(&mut NoTap));
+            black_box(states.rows.sum().backward());
+        });
+    });
+    group.finish();
+    for length in [4, 32, 256] {
+        let name = format!("cross-attention of one token to 32 x {length}, with gradients");
+        let mut group = criterion.benchmark_group(name);
+        let states = t5.encode(&tokens(length, &device), &mut Pass::evaluate(&mut NoTap));
+        let states = EncoderStates { rows: states.rows.detach(), ..states };
+        let mut time = |name, tap: &mut dyn Tap| {
+            group.bench_function(name, |bencher| {
+                bencher.iter(|| {
+                    let output = t5.decode_start(&states, &mut Pass::evaluate(tap));
+                    black_box(output.sum().backward());
+                });
+            });
+        };
+        time("absorbed", &mut NoTap);
+        time("with keys and values", &mut Keys);
+        group.finish();
+    }
+}
+
 /// A batch from a position: why no thread makes batches ahead of time.
 fn batch(criterion: &mut Criterion) {
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/atlas-base");
@@ -124,5 +182,5 @@ fn batch(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, loss, adamw, batch);
+criterion_group!(benches, loss, adamw, attention, batch);
 criterion_main!(benches);

@@ -342,20 +342,28 @@ mod tests {
         }
     }
 
+    // What reads inside attention, as a trace does, gets it computed in another order: outputs agree but for rounding.
+    fn agree(found: &TensorData, expected: &TensorData, what: &str) {
+        let values = |data: &TensorData| data.try_to_vec::<f32>().expect("activations are f32");
+        for (found, expected) in values(found).iter().zip(values(expected)) {
+            let apart = (found - expected).abs();
+            assert!(apart <= 1e-5 * expected.abs().max(1.0), "{what}: {found}, not {expected}");
+        }
+    }
+
     #[test]
     fn patching_with_an_outputs_own_value_changes_nothing() {
         let pair = pair();
         let itself = (&pair.model, &pair.traces[0]);
         for selector in ["decoder.mlp[II]=base", "decoder.layers[5]=base", "decoder.*=base"] {
-            assert_eq!(pair.patched(&[selector], itself), pair.unpatched(), "{selector}");
+            agree(&pair.patched(&[selector], itself), &pair.unpatched(), selector);
         }
         // Heads are taken out of a sum and put back.
         for selector in [
             "decoder.cross_attention[2].heads[0,3]=base",
             "decoder.self_attention[II].heads[1]=base",
         ] {
-            let patched = pair.patched(&[selector], itself);
-            patched.assert_approx_eq::<f32>(&pair.unpatched(), burn::tensor::Tolerance::default());
+            agree(&pair.patched(&[selector], itself), &pair.unpatched(), selector);
         }
     }
 
@@ -364,8 +372,7 @@ mod tests {
         let pair = pair();
         let base = (&pair.base, &pair.traces[1]);
         let patched = pair.patched(&["decoder.*=base"], base);
-        let expected = pair.traces[1].output.clone().into_data();
-        patched.assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::default());
+        agree(&patched, &pair.traces[1].output.clone().into_data(), "the base");
         assert_ne!(patched, pair.unpatched());
     }
 
@@ -378,7 +385,7 @@ mod tests {
             let whole = format!("decoder.cross_attention[II]={how}");
             let heads = pair.patched(&[&heads], base);
             let whole = pair.patched(&[&whole], base);
-            heads.assert_approx_eq::<f32>(&whole, burn::tensor::Tolerance::default());
+            agree(&heads, &whole, how);
             assert_ne!(whole, pair.unpatched(), "{how}");
         }
     }
@@ -391,6 +398,6 @@ mod tests {
         let own = (&pair.model, &pair.traces[0]);
         // The first of these patches makes the decoder start at layer 0, and changes nothing there.
         let whole = pair.patched(&["decoder.layers[0]=base", "decoder.mlp[III]=zero"], own);
-        assert_eq!(late, whole);
+        agree(&late, &whole, "from layer 0");
     }
 }
