@@ -48,6 +48,34 @@ impl Mapped {
     pub fn rows(&self) -> &[u8] {
         &self.map[self.rows.clone()]
     }
+
+    /// The bytes of all rows in memory, never with more than a part of the mapped ones beside them.
+    pub fn into_memory(self) -> Vec<u8> {
+        /// Bytes that are copied before the mapped ones are let go of.
+        const PART: usize = 16 << 20;
+        // Checking has read all of it; the system keeps it at hand without the process.
+        self.let_go(0..self.map.len());
+        let mut bytes = Vec::with_capacity(self.rows.len());
+        for start in self.rows.clone().step_by(PART) {
+            let part = start..self.rows.end.min(start + PART);
+            bytes.extend_from_slice(&self.map[part.clone()]);
+            self.let_go(part);
+        }
+        bytes
+    }
+
+    /// Gives the mapped pages of `range` back: whoever reads them again reads the file.
+    fn let_go(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is that of a file, only read: what is read again is what was there. A system that
+            // refuses keeps the pages, which costs memory and nothing else.
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            let _ = unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 impl Contents<'_> {

@@ -282,7 +282,6 @@ impl Keeper<'_> {
             return Ok(Rows::Mapped(mapped));
         }
         self.memory -= bytes;
-        let rows = mapped.rows().to_vec();
-        Ok(Rows::held(rows, contents.width, contents.element, self.frozen.device))
+        Ok(Rows::held(mapped.into_memory(), contents.width, contents.element, self.frozen.device))
     }
 }

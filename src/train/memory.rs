@@ -39,8 +39,7 @@ pub struct MemoryEstimate {
     pub between_steps: usize,
     /// The frozen prefix of all texts, where it is stored.
     pub stored: usize,
-    /// What storing it needs at once before the first step: a batch in the encoder, or what is read and the file that it
-    /// is read from.
+    /// What storing it needs at once before the first step: a batch in the encoder, or all of it read from its file.
     pub storing: usize,
 }
 
@@ -48,7 +47,7 @@ const F32: usize = size_of::<f32>();
 
 /// What a process comes to hold beside what is counted: threads, queries that it is evaluated on, open logs, and pieces
 /// of memory that the allocator cannot use again.
-const BESIDE: usize = 32 << 20;
+const BESIDE: usize = 24 << 20;
 
 impl MemoryEstimate {
     /// For the run of `plan`.
@@ -93,11 +92,7 @@ impl MemoryEstimate {
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
             between_steps: F32 * ranked.max(saved(config, documents)),
-            storing: if stored > 0 {
-                (2 * stored).max(F32 * prefix_made(config, longest))
-            } else {
-                0
-            },
+            storing: if stored > 0 { stored.max(F32 * prefix_made(config, longest)) } else { 0 },
         }
     }
 
