@@ -83,7 +83,7 @@ pub struct ProbeVerb {
     samples: usize,
 
     /// Queries at once.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
 
     /// Average over the queries in this file, the paper's correct_valid.json, whatever the model ranks.

@@ -9,7 +9,7 @@ use crate::t5::GenirModel;
 
 /// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
 /// is rearranged for every product, whatever its number of rows, and that costs as much as 64 of them.
-const LOGIT_BYTES: usize = 128 << 20;
+const LOGIT_BYTES: usize = 192 << 20;
 /// More rows than this at once gain nothing.
 const MOST_ROWS: usize = 2048;
 

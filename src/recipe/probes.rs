@@ -123,7 +123,7 @@ impl ProbesSection {
             patches: section.texts("patches").or(Vec::new()),
             circuit_patches: section.texts("circuit_patches").or(Vec::new()),
             samples: section.integer("samples", 0).or(3),
-            batch_size: section.integer("batch_size", 1).or(64),
+            batch_size: section.integer("batch_size", 1).or(128),
             max_share: Some(max_share).filter(|share| *share > 0.0),
             own: Probe::ALL.iter().filter_map(|&probe| read_own(section, probe)).collect(),
         };
