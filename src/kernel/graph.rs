@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 use burn_autodiff::Autodiff;
-use burn_autodiff::ops::NodeGuard;
+use burn_autodiff::checkpoint::strategy::NoCheckpointing;
+use burn_autodiff::ops::{Backward, NodeGuard, OpsKind};
 use burn_flex::{Flex, FlexTensor};
 
 const ON_FLEX: &str = "its device is Flex, and no checkpointing strategy is ever asked for";
@@ -37,6 +38,20 @@ impl Input {
         let (value, node) = tensor.into_parts();
         Self { value, node, tracked }
     }
+}
+
+/// The output of an operation on the graph over inputs at `nodes`, with what its backward pass needs.
+pub(crate) fn recorded<O: Backward<Flex, N>, const N: usize, const D: usize>(
+    operation: O,
+    nodes: [NodeGuard; N],
+    kept: O::State,
+    output: FlexTensor,
+) -> Tensor<D> {
+    let prepared = operation.prepare::<NoCheckpointing>(nodes);
+    Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(kept, output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    })
 }
 
 /// The values of a contiguous tensor.

@@ -8,7 +8,7 @@ mod loops;
 mod matrix;
 mod wide;
 
-pub(crate) use graph::{Input, floats, plain, to_tensor};
+pub(crate) use graph::{Input, floats, plain, recorded, to_tensor};
 pub(crate) use loops::{
     add, add_scaled, dot, exp, softmax_gradients, softmax_rows, sum_of_squares, times,
 };

@@ -3,7 +3,6 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{FrozenPrefix, PrefixOutput};
-use crate::device::length_step;
 use crate::t5::{T5, Tokens};
 
 /// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
@@ -26,14 +25,7 @@ pub struct Frozen<'a> {
 impl Frozen<'_> {
     /// The prefix of a batch of texts, computed now.
     pub fn compute(&self, texts: &[&[u32]]) -> PrefixOutput {
-        let lengths: Vec<u32> = texts.iter().map(|tokens| tokens.len() as u32).collect();
-        let length = padded_length(&lengths, self.device);
-        let mut ids = Vec::with_capacity(texts.len() * length);
-        for (row, tokens) in texts.iter().enumerate() {
-            ids.extend(tokens.iter().map(|&id| id as i32));
-            ids.resize((row + 1) * length, self.pad_id as i32);
-        }
-        self.prefix.compute(self.t5, &Tokens::new(&ids, &lengths, self.device))
+        self.prefix.compute(self.t5, &Tokens::padded(texts, self.pad_id, self.device))
     }
 
     /// Computes the rows of all `texts`, which come shortest first: for each the encoder's state of each token, then
@@ -59,12 +51,6 @@ impl Frozen<'_> {
         }
         Ok(())
     }
-}
-
-/// The length that a batch of texts of these lengths is padded to.
-pub(super) fn padded_length(lengths: &[u32], device: &Device) -> usize {
-    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-    longest.next_multiple_of(length_step(device))
 }
 
 /// `[rows, d_model]`: of each text the states of its tokens, then its residual if that is wanted.

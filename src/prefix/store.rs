@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::compute::{Frozen, indices, padded_length};
+use super::compute::{Frozen, indices};
 use super::file::Mapped;
 use super::texts::{TextKey, Texts, key_of};
 use super::{CacheError, Element, PrefixOutput};
 use crate::device::is_host;
-use crate::t5::{EncoderStates, padding_mask};
+use crate::t5::{EncoderStates, padded_length, padding_mask};
 
 /// Values of one tensor on a GPU: kernels count them in 32 bits.
 const MOST_ON_GPU: usize = i32::MAX as usize;

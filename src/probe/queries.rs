@@ -9,8 +9,8 @@ use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::prefix::{Element, Frozen, FrozenPrefix, Prefix, Reading, Store};
 use crate::retrieval::evaluation::QuerySet;
-use crate::retrieval::ranking::{Question, by_length, tokens_of};
-use crate::t5::{EncoderStates, NoTap, Pass, T5};
+use crate::retrieval::ranking::{Question, by_length};
+use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
 /// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
 /// T5-large.
@@ -177,7 +177,7 @@ impl States {
             Some(Kept::Here(store)) => store.output(&texts),
             None => None,
         };
-        kept.map_or_else(|| encoder.encode(questions, batch), |prefix| prefix.states)
+        kept.map_or_else(|| encoder.encode(&texts), |prefix| prefix.states)
     }
 
     /// Forgets what was kept: the encoder has changed.
@@ -195,9 +195,8 @@ pub(super) struct Encoding<'a> {
 }
 
 impl Encoding<'_> {
-    fn encode(&self, questions: &[Question], batch: &[usize]) -> EncoderStates {
-        let asked: Vec<&Question> = batch.iter().map(|&query| &questions[query]).collect();
-        let tokens = tokens_of(&asked, self.pad_id, self.device);
+    fn encode(&self, texts: &[&[u32]]) -> EncoderStates {
+        let tokens = Tokens::padded(texts, self.pad_id, self.device);
         self.t5.encode(&tokens, &mut Pass::evaluate(&mut NoTap))
     }
 }

@@ -4,7 +4,6 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::choice::choice;
-use crate::device::length_step;
 use crate::prefix::Prefix;
 use crate::t5::{GenirModel, NoTap, Pass, Tokens};
 
@@ -97,7 +96,7 @@ fn rank_batch(
     let output = match options.prefix.and_then(|prefix| prefix.of(&texts)) {
         Some(prefix) => prefix.output(&model.t5, &mut pass),
         None => {
-            let tokens = tokens_of(questions, options.pad_id, device);
+            let tokens = Tokens::padded(&texts, options.pad_id, device);
             let states = model.t5.encode(&tokens, &mut pass);
             model.t5.decode_start(&states, &mut pass)
         }
@@ -191,20 +190,4 @@ fn best_documents(logits: Tensor<2>, depth: usize, rows: usize) -> Vec<Vec<(u32,
             order.into_iter().map(|document| (document, row[document as usize])).collect()
         })
         .collect()
-}
-
-/// Pads the questions' tokens to one length and moves them to `device`.
-pub(crate) fn tokens_of(questions: &[&Question], pad_id: u32, device: &Device) -> Tokens {
-    let lengths: Vec<u32> = questions.iter().map(|question| question.tokens.len() as u32).collect();
-    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-    let longest = longest.next_multiple_of(length_step(device));
-    let ids: Vec<i32> = questions
-        .iter()
-        .flat_map(|question| {
-            let padding = longest - question.tokens.len();
-            let tokens = question.tokens.iter().copied();
-            tokens.chain(std::iter::repeat_n(pad_id, padding)).map(|id| id as i32)
-        })
-        .collect();
-    Tokens::new(&ids, &lengths, device)
 }

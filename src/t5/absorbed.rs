@@ -7,16 +7,15 @@
 //! with them, forward and backward. Here heads are read where they lie.
 
 use burn::tensor::{Tensor, TensorData};
-use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::checkpoint::strategy::NoCheckpointing;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_autodiff::ops::{Backward, Ops};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
+use super::self_attention::dropped;
 use crate::kernel::{
-    Input, Matrix, MatrixMut, Threads, add, floats, multiply_by_rows, multiply_into,
+    Input, Matrix, MatrixMut, Threads, add, floats, multiply_by_rows, multiply_into, recorded,
     softmax_gradients, softmax_rows, times, to_tensor,
 };
 
@@ -50,11 +49,7 @@ impl Absorbed {
         if !on_graph {
             return to_tensor(mixed);
         }
-        let prepared = CrossAttention.prepare::<NoCheckpointing>(inputs.map(|input| input.node));
-        Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(kept, mixed),
-            OpsKind::UnTracked(prepared) => prepared.finish(mixed),
-        })
+        recorded(CrossAttention, inputs.map(|input| input.node), kept, mixed)
     }
 }
 
@@ -237,15 +232,6 @@ impl Kept {
         }
         (to_asked, to_states)
     }
-}
-
-/// An example's attention weights after dropout; none without dropout.
-fn dropped(pattern: &[f32], dropout: Option<&FlexTensor>, example: usize) -> Option<Vec<f32>> {
-    dropout.map(|dropout| {
-        let mut dropped = pattern.to_vec();
-        times(&mut dropped, &floats(dropout)[example * pattern.len()..]);
-        dropped
-    })
 }
 
 /// Cross-attention's place in the autodiff graph.

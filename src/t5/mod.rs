@@ -27,6 +27,7 @@ pub use model::{GenirModel, Head, Logits, T5};
 pub use pass::Pass;
 pub use rms_norm::RmsNorm;
 pub use stack::{
-    Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padding_mask,
+    Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padded_length,
+    padding_mask,
 };
 pub use tap::{Attention, Hook, NoTap, Site, Stack, Tap};

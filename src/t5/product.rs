@@ -6,16 +6,16 @@
 //! gradient in the order of its weight. The inner loops are the same (the crate `gemm`).
 
 use burn::tensor::{Tensor, TensorData};
-use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::checkpoint::strategy::NoCheckpointing;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind, binary};
+use burn_autodiff::ops::{Backward, Ops, binary};
 use burn_flex::{Flex, FlexTensor};
 
 use super::on_gpu;
 use crate::device::is_host;
-use crate::kernel::{Input, Matrix, Threads, multiply, multiply_by_rows, plain, to_tensor};
+use crate::kernel::{
+    Input, Matrix, Threads, multiply, multiply_by_rows, plain, recorded, to_tensor,
+};
 
 /// How a weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,7 @@ pub(super) fn product(x: Tensor<2>, weight: Tensor<2>, stored: Stored) -> Tensor
     // Each gradient needs the other factor.
     let for_weight = weight.tracked.then_some(x.value);
     let for_x = x.tracked.then_some(weight.value);
-    let prepared = Product.prepare::<NoCheckpointing>([x.node, weight.node]);
-    Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish((for_weight, for_x, stored), output),
-        OpsKind::UnTracked(prepared) => prepared.finish(output),
-    })
+    recorded(Product, [x.node, weight.node], (for_weight, for_x, stored), output)
 }
 
 /// The product's place in the autodiff graph.

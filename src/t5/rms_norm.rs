@@ -5,17 +5,15 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::checkpoint::strategy::NoCheckpointing;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_autodiff::ops::{Backward, Ops};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::config::T5Config;
 use crate::device::is_host;
-use crate::kernel::{Input, dot, plain, to_tensor, wide};
+use crate::kernel::{Input, dot, plain, recorded, to_tensor, wide};
 
 /// `x / rms(x) * weight`, row by row.
 #[derive(Module, Debug)]
@@ -61,11 +59,7 @@ fn on_host(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let input = x.value.to_contiguous();
     let factors = weight.value.to_contiguous();
     let (output, scales) = normalise(&input, &factors, epsilon);
-    let prepared = Normalise.prepare::<NoCheckpointing>([x.node, weight.node]);
-    Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish((input, factors, scales), output),
-        OpsKind::UnTracked(prepared) => prepared.finish(output),
-    })
+    recorded(Normalise, [x.node, weight.node], (input, factors, scales), output)
 }
 
 /// Values a task takes at once.

@@ -5,17 +5,15 @@
 //! example is a task that reads its heads where they lie, and the input's gradient is summed by the products.
 
 use burn::tensor::{Tensor, TensorData};
-use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::checkpoint::strategy::NoCheckpointing;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_autodiff::ops::{Backward, Ops};
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use crate::kernel::{
-    Input, Matrix, MatrixMut, Threads, add, floats, multiply, multiply_into, softmax_gradients,
-    softmax_rows, times, to_tensor, transpose,
+    Input, Matrix, MatrixMut, Threads, add, floats, multiply, multiply_into, recorded,
+    softmax_gradients, softmax_rows, times, to_tensor, transpose,
 };
 
 /// What is attended with.
@@ -55,11 +53,7 @@ impl SelfAttention {
             return to_tensor(mixed);
         }
         let kept = Kept { x, matrices: [query, key, value], projected, pattern, dropout, sizes };
-        let prepared = Attend.prepare::<NoCheckpointing>(inputs.map(|input| input.node));
-        Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(kept, mixed),
-            OpsKind::UnTracked(prepared) => prepared.finish(mixed),
-        })
+        recorded(Attend, inputs.map(|input| input.node), kept, mixed)
     }
 }
 
@@ -126,7 +120,7 @@ impl Sizes {
                     pattern.chunks_exact_mut(self.length).for_each(|scores| add(scores, mask));
                 }
                 softmax_rows(pattern, self.length);
-                let dropped = self.dropped(pattern, dropout, example);
+                let dropped = dropped(pattern, dropout, example);
                 let dropped = dropped.as_deref().unwrap_or(pattern);
                 for (head, dropped) in dropped.chunks_exact(size).enumerate() {
                     let dropped = Matrix::rows(dropped, self.length);
@@ -136,20 +130,19 @@ impl Sizes {
             });
         (mixed, pattern)
     }
+}
 
-    /// An example's attention weights after dropout; none without dropout.
-    fn dropped(
-        self,
-        pattern: &[f32],
-        dropout: Option<&FlexTensor>,
-        example: usize,
-    ) -> Option<Vec<f32>> {
-        dropout.map(|dropout| {
-            let mut dropped = pattern.to_vec();
-            times(&mut dropped, part(floats(dropout), example, self.scores()));
-            dropped
-        })
-    }
+/// An example's attention weights after dropout; none without dropout.
+pub(super) fn dropped(
+    pattern: &[f32],
+    dropout: Option<&FlexTensor>,
+    example: usize,
+) -> Option<Vec<f32>> {
+    dropout.map(|dropout| {
+        let mut dropped = pattern.to_vec();
+        times(&mut dropped, part(floats(dropout), example, pattern.len()));
+        dropped
+    })
 }
 
 /// Values of one example among those of all.
@@ -187,7 +180,7 @@ impl Kept {
                 let of = |rows| part(rows, example, sizes.example());
                 let (gradient, query, key, value) = (of(gradient), of(query), of(key), of(value));
                 let pattern = part(&self.pattern, example, sizes.scores());
-                let dropped = sizes.dropped(pattern, self.dropout.as_ref(), example);
+                let dropped = dropped(pattern, self.dropout.as_ref(), example);
                 let dropped = dropped.as_deref().unwrap_or(pattern);
                 let mut to_scores = vec![0.0; sizes.scores()];
                 let size = sizes.length * sizes.length;

@@ -11,6 +11,7 @@ use super::layers::Mlp;
 use super::pass::{Pass, Place};
 use super::rms_norm::RmsNorm;
 use super::tap::{Hook, Stack};
+use crate::device::length_step;
 
 /// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.
 const MASKED: f32 = -1e9;
@@ -29,6 +30,18 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Pads `texts` on the right to one length and moves them to `device`.
+    pub fn padded(texts: &[&[u32]], pad_id: u32, device: &Device) -> Self {
+        let lengths: Vec<u32> = texts.iter().map(|tokens| tokens.len() as u32).collect();
+        let length = padded_length(&lengths, device);
+        let mut ids = Vec::with_capacity(texts.len() * length);
+        for (row, tokens) in texts.iter().enumerate() {
+            ids.extend(tokens.iter().map(|&id| id as i32));
+            ids.resize((row + 1) * length, pad_id as i32);
+        }
+        Self::new(&ids, &lengths, device)
+    }
+
     /// Moves `ids` (`[batch * length]`, padded on the right) to `device`; `lengths` counts each row's tokens.
     pub fn new(ids: &[i32], lengths: &[u32], device: &Device) -> Self {
         let batch = lengths.len();
@@ -37,6 +50,12 @@ impl Tokens {
         let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
         Self { ids, batch, length, mask }
     }
+}
+
+/// The length that a batch of texts of these lengths is padded to on `device`.
+pub fn padded_length(lengths: &[u32], device: &Device) -> usize {
+    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    longest.next_multiple_of(length_step(device))
 }
 
 /// What is added to the scores of `length` positions, `[batch, 1, 1, length]`: it hides those behind each row's

@@ -7,16 +7,14 @@
 //! in place when the backward pass asks for the rows' own.
 
 use burn::tensor::{Int, Tensor, TensorData};
-use burn_autodiff::Autodiff;
 use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::checkpoint::strategy::NoCheckpointing;
 use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops, OpsKind};
+use burn_autodiff::ops::{Backward, Ops};
 use burn_flex::{Flex, FlexTensor};
 
 use super::loss::Loss;
 use super::vocabulary::{Columns, Part, Rows};
-use crate::kernel::{Input, Matrix, add_scaled, dot, floats, to_tensor};
+use crate::kernel::{Input, Matrix, add_scaled, dot, floats, recorded, to_tensor};
 use crate::t5::Head;
 
 /// What [`super::cross_entropy`] makes of the head's logits, on the CPU.
@@ -67,13 +65,8 @@ pub(super) fn fused_cross_entropy(
         even: -weight * smoothing / (batch as f64 * classes as f64),
     };
     let kept = Kept { rows, word_rows, docid_rows, targets, log_totals, scale };
-    let prepared = CrossEntropy.prepare::<NoCheckpointing>([x.node, words.node, docids.node]);
     let root = FlexTensor::from_data(value.clone());
-    let root =
-        Tensor::from_primitive::<Autodiff<Flex>>(match prepared.compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(kept, root),
-            OpsKind::UnTracked(prepared) => prepared.finish(root),
-        });
+    let root = recorded(CrossEntropy, [x.node, words.node, docids.node], kept, root);
     Loss { value: to_tensor(FlexTensor::from_data(value)), root }
 }
 

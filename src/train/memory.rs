@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::callback::Cadence;
 use super::plan::Plan;
 use crate::component::{ParameterPlace, Part, Stack};
 use crate::device::is_host;
 use crate::prefix::{BATCH_POSITIONS, bytes_held};
 use crate::recipe::{Optimizer, ProbesSection, Recipe};
 use crate::retrieval::Vocabulary;
+use crate::run::resident_memory;
 use crate::t5::{FeedForward, GenirModel, T5Config, comes_before};
 
 /// Bytes that a run holds at its peak, by what they are for.
@@ -82,7 +82,7 @@ impl MemoryEstimate {
         let ranked = layer_made(config, recipe.evaluate.batch_size, longest)
             + ranked_logits(recipe, config, documents);
         Self {
-            process: resident_bytes().unwrap_or(0) + BESIDE,
+            process: resident_memory().unwrap_or(0) as usize + BESIDE,
             parameters: F32 * table.total.parameters,
             let_go: if stored > 0 { F32 * let_go(plan) } else { 0 },
             optimizer: F32 * states,
@@ -128,9 +128,8 @@ fn stored(plan: &Plan) -> usize {
 fn let_go(plan: &Plan) -> usize {
     let recipe = &plan.recipe;
     let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
-    let every = recipe.evaluate.every.map(|span| span.steps(plan.steps_per_epoch()));
-    let cadence = Cadence { every, at_start: recipe.evaluate.at_start, at_end: true };
-    let read_once = !recipe.evaluate.splits.is_empty() && cadence.times(plan.total_steps()) < 2;
+    let times = plan.evaluations().times(plan.total_steps());
+    let read_once = !recipe.evaluate.splits.is_empty() && times < 2;
     match plan.frozen_prefix() {
         Some(prefix) if !probed && !read_once => {
             let sizes = GenirModel::parameter_sizes(plan.config(), plan.is_tied(), 1);
@@ -315,14 +314,6 @@ fn ranked_logits(recipe: &Recipe, config: &T5Config, documents: usize) -> usize 
 fn saved(config: &T5Config, documents: usize) -> usize {
     let words = config.vocab_size;
     (words + documents + words.max(documents)) * config.d_model
-}
-
-/// Memory that this process holds now, in bytes; none where the system does not tell.
-fn resident_bytes() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib << 10)
 }
 
 impl fmt::Display for MemoryEstimate {

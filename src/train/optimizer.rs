@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::adafactor::Adafactor;
-use super::adamw::AdamW;
+use super::adamw::{AdamW, floats};
 use crate::device::is_host;
 use crate::kernel;
 use crate::recipe;
@@ -146,10 +146,8 @@ impl ModuleVisitor for NormOf<'_> {
 fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
     let device = gradient.device();
     let data = gradient.into_data();
-    let values: &[f32] =
-        data.as_slice().unwrap_or_else(|_| unreachable!("gradients of f32 parameters are f32"));
     // Fixed chunks summed in order: the result does not depend on the number of threads.
-    let sums: Vec<f64> = values.par_chunks(1 << 14).map(kernel::sum_of_squares).collect();
+    let sums: Vec<f64> = floats(&data).par_chunks(1 << 14).map(kernel::sum_of_squares).collect();
     (sums.iter().sum(), Tensor::from_data(data, &device))
 }
 

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use thiserror::Error;
 
 use super::base::{Base, OpenBaseError};
+use super::callback::Cadence;
 use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
@@ -189,6 +190,13 @@ impl Plan {
     /// Updates of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.recipe.train.length.steps(self.steps_per_epoch())
+    }
+
+    /// When the run evaluates.
+    pub fn evaluations(&self) -> Cadence {
+        let section = &self.recipe.evaluate;
+        let every = section.every.map(|span| span.steps(self.steps_per_epoch()));
+        Cadence { every, at_start: section.at_start, at_end: true }
     }
 
     /// The training texts, as often as the whole run reads them.

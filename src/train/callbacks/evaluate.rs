@@ -34,8 +34,7 @@ impl<'a> Evaluate<'a> {
     /// Encodes the queries, and writes the judgements of the splits as qrels files.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
         let section = &plan.recipe.evaluate;
-        let every = section.every.map(|span| span.steps(plan.steps_per_epoch()));
-        let cadence = Cadence { every, at_start: section.at_start, at_end: true };
+        let cadence = plan.evaluations();
         let mut sets: Vec<(QuerySet, bool)> = Vec::new();
         if section.memorisation > 0 {
             sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
