@@ -121,7 +121,9 @@ def correctness(arguments: argparse.Namespace, report: Report) -> list[str]:
             checks += compared_losses(losses, on_cpu, precision, tolerance)
             checks += compared_logits(runs.rankings(checkpoint, name), rankings, precision, tolerance)
             checks += compared_probes(runs.probes(checkpoint, name), probes, precision, tolerance)
-            runs.train(f"restricted-{precision}", name, base=checkpoint)
+            held = runs.train(f"restricted-{precision}", name, base=checkpoint)
+            fetched = runs.train(f"fetched-{precision}", name, base=checkpoint, more=["cache.memory=0"])
+            checks += fetched_states(fetched, held, precision, tolerance)
             checks += frozen_weights(checkpoint, runs.checkpoint(f"restricted-{precision}"), precision)
     report.say("## The same numbers as on the CPU\n")
     rows = [[check.what, check.found, check.allowed, "yes" if check.holds else "**NO**"] for check in checks]
@@ -136,11 +138,11 @@ class Runs:
     genir: Path
     home: Path
 
-    def train(self, name: str, device: str, base: Path | None = None) -> list[float]:
+    def train(self, name: str, device: str, base: Path | None = None, more: list[str] | None = None) -> list[float]:
         """The loss of each step of a run of STEPS steps; restricted, and on from `base`, where that is given."""
         overrides = [f"run.directory={self.home / name}", f"run.device={device}", "~train.epochs", f"train.steps={STEPS}"]
         overrides += ["train.batch_size=32", "schedule.warmup_steps=10", "log.every_steps=1", "~probes", "~evaluate.every_epochs"]
-        overrides += ["evaluate.queries=100", "evaluate.memorisation=0"]
+        overrides += ["evaluate.queries=100", "evaluate.memorisation=0", f"cache.directory={self.home / 'cache'}", *(more or [])]
         if base:
             overrides += [f"model.base={base}", "model.init=pretrained", 'trainable.select=["restricted"]']
         self.run("train", "recipes/quickstart.toml", *overrides)
@@ -182,6 +184,13 @@ def compared_losses(found: list[float], expected: list[float], precision: str, t
         Check(f"{name}: its mean", share(mean), share(tolerance["mean loss"]), mean <= tolerance["mean loss"]),
         Check(f"{name}: falls", f"{found[0]:.3f} to {found[-1]:.3f} (CPU {expected[-1]:.3f})", "falls", learnt),
     ]
+
+
+def fetched_states(found: list[float], expected: list[float], precision: str, tolerance: dict) -> list[Check]:
+    """States that a batch fetches from a file are those that lie in the card's memory."""
+    apart = max(abs(one - other) / other for one, other in zip(found, expected))
+    allowed = tolerance["loss of a step"]
+    return [Check(f"states from a file, {precision}: the step furthest off", share(apart), share(allowed), apart <= allowed)]
 
 
 def compared_logits(found: dict, expected: dict, precision: str, tolerance: dict) -> list[Check]:

@@ -1,5 +1,6 @@
 //! The types that stored values can have, and their bytes.
 
+use burn::tensor::DType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -23,6 +24,15 @@ impl Element {
         match self {
             Element::F32 => 4,
             Element::Bf16 | Element::F16 => 2,
+        }
+    }
+
+    /// Burn's name for it.
+    pub(super) fn dtype(self) -> DType {
+        match self {
+            Element::F32 => DType::F32,
+            Element::Bf16 => DType::BF16,
+            Element::F16 => DType::F16,
         }
     }
 

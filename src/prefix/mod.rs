@@ -6,6 +6,7 @@
 //! Training, evaluation and probes then start from them. Where nothing is stored they are computed for each batch:
 //! the same computation, off the autodiff graph and without dropout.
 
+mod ahead;
 mod claim;
 mod compute;
 mod directory;
@@ -20,6 +21,7 @@ mod settings;
 mod store;
 mod texts;
 
+pub use ahead::Ahead;
 pub use compute::{BATCH_POSITIONS, Frozen};
 pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;

@@ -2,8 +2,10 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::ahead::Ahead;
 use super::claim::{Claim, name_of};
 use super::compute::Frozen;
 use super::file::Contents;
@@ -30,7 +32,7 @@ pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 /// The frozen prefix of a run, with all of it that is stored.
 pub struct Prefix {
     frozen: FrozenPrefix,
-    training: Option<Store>,
+    training: Option<Arc<Store>>,
     asked: Vec<Store>,
     kept: Vec<Kept>,
     complete: bool,
@@ -66,7 +68,7 @@ impl Prefix {
             complete: false,
         };
         if settings.enabled {
-            prefix.training = keeper.keep(training, progress);
+            prefix.training = keeper.keep(training, progress).map(Arc::new);
             prefix.complete = prefix.training.is_some();
             for reading in asked {
                 if !prefix.has(&reading.texts) {
@@ -101,6 +103,11 @@ impl Prefix {
         self.training.as_ref()?.output(texts)
     }
 
+    /// Batches of training texts gathered one ahead, where that saves waiting.
+    pub fn training_ahead(&self) -> Option<Ahead> {
+        self.training.clone().and_then(Ahead::new)
+    }
+
     /// The stored prefix of a batch of texts, if all of them are stored in one set.
     pub fn of(&self, texts: &[&[u32]]) -> Option<PrefixOutput> {
         self.stores().find_map(|store| store.output(texts))
@@ -128,7 +135,7 @@ impl Prefix {
     }
 
     fn stores(&self) -> impl Iterator<Item = &Store> {
-        self.training.iter().chain(&self.asked)
+        self.training.as_deref().into_iter().chain(&self.asked)
     }
 }
 

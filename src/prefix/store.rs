@@ -38,6 +38,22 @@ pub(super) enum Rows {
     Device(Box<Tensor<2>>),
 }
 
+/// Rows of a batch of texts in the host's memory.
+pub(super) struct Gathered {
+    places: Vec<usize>,
+    /// Padded with zeros, `[batch * length, d_model]`.
+    states: TensorData,
+    /// `[batch, d_model]`, where they are the texts' own.
+    residuals: Option<TensorData>,
+}
+
+impl Gathered {
+    /// Whether it is what [`Store::gather`] makes of `places`.
+    pub fn is_of(&self, places: &[usize]) -> bool {
+        self.places == places
+    }
+}
+
 impl Rows {
     /// Takes rows to where batches are computed: memory, or the GPU's.
     pub fn held(bytes: Vec<u8>, width: usize, element: Element, device: &Device) -> Self {
@@ -45,11 +61,7 @@ impl Rows {
         if is_host(device) || values > MOST_ON_GPU {
             return Rows::Memory(bytes);
         }
-        let dtype = match element {
-            Element::F32 => DType::F32,
-            Element::Bf16 => DType::BF16,
-            Element::F16 => DType::F16,
-        };
+        let dtype = element.dtype();
         let data = TensorData::from_bytes_vec(bytes, [values / width, width], dtype);
         Rows::Device(Box::new(Tensor::from_data(data, (device, dtype))))
     }
@@ -105,81 +117,144 @@ impl Store {
     /// The prefix of a batch of texts, if all of them are stored.
     pub fn output(&self, texts: &[&[u32]]) -> Option<PrefixOutput> {
         let places = self.find(texts)?;
-        let lengths: Vec<u32> = texts.iter().map(|tokens| tokens.len() as u32).collect();
-        let length = padded_length(&lengths, &self.device);
-        let batch = texts.len();
-        let (rows, own) = match &self.rows {
-            Rows::Memory(bytes) => self.gathered(bytes, &places, &lengths, length),
-            Rows::Mapped(mapped) => self.gathered(mapped.rows(), &places, &lengths, length),
-            Rows::Device(rows) => self.selected(rows, &places, &lengths, length),
-        };
-        let residual = match &self.start {
-            Some(start) => start.clone().expand([batch, self.width]),
-            None => own,
-        };
-        let mask = padding_mask(&lengths, length, &self.device);
-        Some(PrefixOutput {
-            layer: self.layer,
-            residual,
-            states: EncoderStates { rows, batch, mask },
+        Some(match &self.rows {
+            Rows::Device(rows) => self.selected(rows, &places),
+            Rows::Memory(_) | Rows::Mapped(_) => self.received(self.gather(places)),
         })
     }
 
-    /// States padded with zeros, `[batch * length, d_model]`, and each text's last row, `[batch, d_model]`.
-    fn gathered(
-        &self,
-        bytes: &[u8],
-        places: &[usize],
-        lengths: &[u32],
-        length: usize,
-    ) -> (Tensor<2>, Tensor<2>) {
-        let (batch, width) = (places.len(), self.width);
-        let row_bytes = width * self.element.size();
-        let mut states = vec![0.0; batch * length * width];
-        let mut last = vec![0.0; batch * width];
-        let into = states.par_chunks_mut(length * width).zip(last.par_chunks_mut(width));
-        into.zip(places.par_iter().zip(lengths)).for_each(|((states, last), (&place, &tokens))| {
-            let rows = self.starts[place] as usize..self.starts[place + 1] as usize;
-            let bytes = &bytes[rows.start * row_bytes..rows.end * row_bytes];
-            self.element.decode(bytes, &mut states[..tokens as usize * width]);
-            if self.start.is_none() {
-                self.element.decode(&bytes[bytes.len() - row_bytes..], last);
-            }
-        });
-        let tensor =
-            |values, rows| Tensor::from_data(TensorData::new(values, [rows, width]), &self.device);
-        (tensor(states, batch * length), tensor(last, batch))
+    /// Whether to gather a batch is to wait: for a disk, or for the bus to a GPU.
+    pub(super) fn is_far(&self) -> bool {
+        match &self.rows {
+            Rows::Memory(_) => !is_host(&self.device),
+            Rows::Mapped(_) => true,
+            Rows::Device(_) => false,
+        }
     }
 
-    /// As [`Store::gathered`], but padding holds the text's first row: whatever is there is masked.
-    fn selected(
+    /// The rows of the texts at `places` that lie in the host's memory, where a GPU fetches them by itself.
+    pub(super) fn gather(&self, places: Vec<usize>) -> Gathered {
+        if is_host(&self.device) {
+            return self.gather_values(places);
+        }
+        let mut gathered = self.gather_bytes(places);
+        self.device.staging([&mut gathered.states].into_iter().chain(&mut gathered.residuals));
+        gathered
+    }
+
+    /// In f32.
+    fn gather_values(&self, places: Vec<usize>) -> Gathered {
+        let decode = |bytes: &[u8], values: &mut [f32]| self.element.decode(bytes, values);
+        self.gathered(places, self.width, decode, |values, rows| {
+            TensorData::new(values, [rows, self.width])
+        })
+    }
+
+    /// In the type they are stored as, so that less crosses the bus.
+    fn gather_bytes(&self, places: Vec<usize>) -> Gathered {
+        let copy = |bytes: &[u8], into: &mut [u8]| into.copy_from_slice(bytes);
+        self.gathered(places, self.width * self.element.size(), copy, |bytes, rows| {
+            TensorData::from_bytes_vec(bytes, [rows, self.width], self.element.dtype())
+        })
+    }
+
+    /// Copies rows by `copy` to as many times `unit` values of `T`, of which `data` makes a number of rows.
+    fn gathered<T: Clone + Default + Send>(
         &self,
-        rows: &Tensor<2>,
-        places: &[usize],
-        lengths: &[u32],
-        length: usize,
-    ) -> (Tensor<2>, Tensor<2>) {
+        places: Vec<usize>,
+        unit: usize,
+        copy: impl Fn(&[u8], &mut [T]) + Sync,
+        data: impl Fn(Vec<T>, usize) -> TensorData,
+    ) -> Gathered {
+        let bytes = match &self.rows {
+            Rows::Memory(bytes) => bytes.as_slice(),
+            Rows::Mapped(mapped) => mapped.rows(),
+            Rows::Device(_) => unreachable!("rows on a GPU are selected there"),
+        };
+        let row_bytes = self.width * self.element.size();
+        let (batch, lengths) = (places.len(), self.lengths(&places));
+        let length = padded_length(&lengths, &self.device);
+        let mut states = vec![T::default(); batch * length * unit];
+        let mut residuals = vec![T::default(); if self.start.is_none() { batch * unit } else { 0 }];
+        let of_states = states.par_chunks_mut(length * unit);
+        of_states.zip(&places).zip(&lengths).for_each(|((states, &place), &tokens)| {
+            let first = self.starts[place] as usize * row_bytes;
+            let bytes = &bytes[first..first + tokens as usize * row_bytes];
+            copy(bytes, &mut states[..tokens as usize * unit]);
+        });
+        for (residual, &place) in residuals.chunks_exact_mut(unit).zip(&places) {
+            let end = self.starts[place + 1] as usize * row_bytes;
+            copy(&bytes[end - row_bytes..end], residual);
+        }
+        let residuals = self.start.is_none().then(|| data(residuals, batch));
+        Gathered { states: data(states, batch * length), residuals, places }
+    }
+
+    /// The prefix of a batch that was gathered.
+    pub(super) fn received(&self, gathered: Gathered) -> PrefixOutput {
+        let Gathered { places, states, residuals } = gathered;
+        let tensor = |data: TensorData| {
+            let dtype = data.dtype();
+            Tensor::<2>::from_data(data, (&self.device, dtype)).cast(DType::F32)
+        };
+        self.prefix_output(&places, tensor(states), residuals.map(tensor))
+    }
+
+    /// As [`Store::received`], but padding holds the text's first row: whatever is there is masked.
+    fn selected(&self, rows: &Tensor<2>, places: &[usize]) -> PrefixOutput {
+        let lengths = self.lengths(places);
+        let length = padded_length(&lengths, &self.device);
         let mut states = Vec::with_capacity(places.len() * length);
-        for (&place, &tokens) in places.iter().zip(lengths) {
+        for (&place, &tokens) in places.iter().zip(&lengths) {
             let first = self.starts[place] as i32;
             let row = |token: i32| first + if token < tokens as i32 { token } else { 0 };
             states.extend((0..length as i32).map(row));
         }
-        let last = places.iter().map(|&place| self.starts[place + 1] as i32 - 1).collect();
         let select =
             |wanted| rows.clone().select(0, indices(wanted, &self.device)).cast(DType::F32);
-        (select(states), select(last))
+        let last = |&place: &usize| self.starts[place + 1] as i32 - 1;
+        let residuals = self.start.is_none().then(|| places.iter().map(last).collect());
+        self.prefix_output(places, select(states), residuals.map(select))
+    }
+
+    /// `states`: `[batch * length, d_model]`; `residuals`: `[batch, d_model]`, where they are the texts' own.
+    fn prefix_output(
+        &self,
+        places: &[usize],
+        states: Tensor<2>,
+        residuals: Option<Tensor<2>>,
+    ) -> PrefixOutput {
+        let (batch, lengths) = (places.len(), self.lengths(places));
+        let start = || self.start.clone().map(|start| start.expand([batch, self.width]));
+        let residual = residuals.or_else(start);
+        let mask = padding_mask(&lengths, states.dims()[0] / batch, &self.device);
+        PrefixOutput {
+            layer: self.layer,
+            residual: residual.unwrap_or_else(|| unreachable!("residuals are stored, or all one")),
+            states: EncoderStates { rows: states, batch, mask },
+        }
+    }
+
+    /// Tokens of each text.
+    fn lengths(&self, places: &[usize]) -> Vec<u32> {
+        let residuals = u64::from(self.start.is_none());
+        let length = |&place: &usize| self.starts[place + 1] - self.starts[place] - residuals;
+        places.iter().map(|place| length(place) as u32).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
     use crate::prefix::FrozenPrefix;
+    use crate::prefix::file::Contents;
     use crate::t5::weights::initialise;
     use crate::t5::{T5, T5Config};
+
+    const WIDTH: usize = 8;
+    const TEXTS: [&[u32]; 4] = [&[5, 9, 1], &[7, 1], &[3, 4, 5, 6, 1], &[5, 9, 1]];
 
     fn small() -> T5 {
         let config = r#"{"d_model": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2, "num_layers": 2, "vocab_size": 30}"#;
@@ -190,40 +265,79 @@ mod tests {
         )
     }
 
-    fn values(tensor: Tensor<2>) -> Vec<f32> {
-        tensor.into_data().try_to_vec().unwrap()
+    fn frozen<'a>(t5: &'a T5, layer: usize, device: &'a Device) -> Frozen<'a> {
+        let trained = format!("t5.decoder.layers.{layer}.mlp.input.weight");
+        let prefix = FrozenPrefix::of((layer < 2).then_some(trained.as_str()), 2).unwrap();
+        Frozen { t5, prefix, device, pad_id: 0 }
+    }
+
+    /// The stored prefix of [`TEXTS`], and its bytes.
+    fn stored(frozen: &Frozen, element: Element) -> (Store, Vec<u8>) {
+        let store = Store::compute(frozen, TEXTS, element, &mut |_| {}).unwrap();
+        let Rows::Memory(bytes) = &store.rows else { panic!("rows on the CPU are in memory") };
+        let bytes = bytes.clone();
+        (store, bytes)
+    }
+
+    /// The prefix of [`TEXTS`] in a mapped file.
+    pub fn mapped() -> (Store, [&'static [u32]; 4]) {
+        let (t5, device) = (small(), Device::flex());
+        let frozen = frozen(&t5, 1, &device);
+        let (mut store, bytes) = stored(&frozen, Element::F32);
+        let contents =
+            Contents { key: [7; 32], element: Element::F32, starts: &store.starts, width: WIDTH };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rows");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let fill = |take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
+            take(&bytes).map_err(|error| panic!("{error}"))
+        };
+        contents.write(&mut file, fill, |error| panic!("{error}")).unwrap();
+        store.rows = Rows::Mapped(contents.open(&path).unwrap());
+        (store, TEXTS)
+    }
+
+    /// The largest difference between two prefixes of one batch, in all that is not padding.
+    pub fn close(found: &PrefixOutput, expected: &PrefixOutput) -> f32 {
+        let values =
+            |tensor: &Tensor<2>| -> Vec<f32> { tensor.clone().into_data().try_to_vec().unwrap() };
+        assert_eq!((found.layer, found.states.batch), (expected.layer, expected.states.batch));
+        let rows = values(&found.states.rows);
+        let positions = rows.len() / WIDTH;
+        let mask: Vec<f32> = match &expected.states.mask {
+            Some(mask) => mask.clone().into_data().try_to_vec().unwrap(),
+            None => vec![0.0; positions],
+        };
+        let difference = |(found, expected): (&f32, &f32)| (found - expected).abs();
+        let pairs =
+            rows.iter().zip(&values(&expected.states.rows)).map(difference).collect::<Vec<_>>();
+        let states = pairs.chunks(WIDTH).zip(mask).filter(|(_, mask)| *mask == 0.0);
+        let states = states.flat_map(|(row, _)| row.iter().copied());
+        let residuals = values(&found.residual);
+        let expected = values(&expected.residual);
+        states.chain(residuals.iter().zip(&expected).map(difference)).fold(0.0, f32::max)
     }
 
     #[test]
     fn what_is_gathered_is_what_was_computed_wherever_it_is_held() {
         let (t5, device) = (small(), Device::flex());
-        let texts: [&[u32]; 4] = [&[5, 9, 1], &[7, 1], &[3, 4, 5, 6, 1], &[5, 9, 1]];
-        for layer in 0..=2 {
-            let trained = format!("t5.decoder.layers.{layer}.mlp.input.weight");
-            let prefix = FrozenPrefix::of((layer < 2).then_some(trained.as_str()), 2).unwrap();
-            let frozen = Frozen { t5: &t5, prefix, device: &device, pad_id: 0 };
-            let mut store = Store::compute(&frozen, texts, Element::F32, &mut |_| {}).unwrap();
-            assert!(store.output(&[&[8, 8, 1]]).is_none());
-            let batch: [&[u32]; 3] = [texts[2], texts[1], texts[3]];
-            let expected = frozen.compute(&batch);
-            let on_host = store.output(&batch).unwrap();
-            let Rows::Memory(bytes) = &store.rows else { panic!("rows on the CPU are in memory") };
-            let data = TensorData::from_bytes_vec(bytes.clone(), [bytes.len() / 32, 8], DType::F32);
-            store.rows = Rows::Device(Box::new(Tensor::from_data(data, &device)));
-            for found in [on_host, store.output(&batch).unwrap()] {
-                assert_eq!((found.layer, found.states.batch), (layer, 3));
-                for (found, expected) in
-                    values(found.residual).iter().zip(values(expected.residual.clone()))
-                {
-                    assert!((found - expected).abs() < 1e-5, "{found}, expected {expected}");
-                }
-                let rows = values(found.states.rows);
-                let right = values(expected.states.rows.clone());
-                for (row, tokens) in batch.iter().enumerate() {
-                    let of_text = row * 5 * 8..(row * 5 + tokens.len()) * 8;
-                    for (found, expected) in rows[of_text.clone()].iter().zip(&right[of_text]) {
-                        assert!((found - expected).abs() < 1e-5, "{found}, expected {expected}");
-                    }
+        for (element, near) in [(Element::F32, 1e-5), (Element::Bf16, 0.02), (Element::F16, 0.002)]
+        {
+            for layer in 0..=2 {
+                let frozen = frozen(&t5, layer, &device);
+                let (mut store, bytes) = stored(&frozen, element);
+                assert!(store.output(&[&[8, 8, 1]]).is_none());
+                let batch: [&[u32]; 3] = [TEXTS[2], TEXTS[1], TEXTS[3]];
+                let expected = frozen.compute(&batch);
+                let on_host = store.output(&batch).unwrap();
+                let fetched = store.received(store.gather_bytes(store.find(&batch).unwrap()));
+                let rows = bytes.len() / element.size() / WIDTH;
+                let data = TensorData::from_bytes_vec(bytes, [rows, WIDTH], element.dtype());
+                let data = Tensor::from_data(data, (&device, element.dtype()));
+                store.rows = Rows::Device(Box::new(data));
+                for found in [on_host, fetched, store.output(&batch).unwrap()] {
+                    let difference = close(&found, &expected);
+                    assert!(difference < near, "{element}, layer {layer}: {difference}");
                 }
             }
         }

@@ -16,7 +16,7 @@ use super::{NonFinite, TrainError};
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
-use crate::prefix::{Frozen, Prefix, mebibytes};
+use crate::prefix::{Ahead, Frozen, Prefix, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
@@ -32,6 +32,8 @@ pub struct Trainer<'a> {
     total_steps: u64,
     /// What comes before every trained parameter, once a run has begun; none where the encoder is trained.
     prefix: Option<Arc<Prefix>>,
+    /// The next batch's part of it, where fetching that takes time.
+    ahead: Option<Ahead>,
     /// Time in updates so far.
     training: Duration,
 }
@@ -74,6 +76,7 @@ impl<'a> Trainer<'a> {
             )?,
             total_steps,
             prefix: None,
+            ahead: None,
             training: Duration::ZERO,
             device: plan.device.clone().autodiff(),
             plan,
@@ -124,6 +127,7 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
+        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
         let mut model = self.let_go(model, callbacks, monitor)?;
         let mut examples = 0;
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
@@ -247,7 +251,7 @@ impl<'a> Trainer<'a> {
 
     /// Mean loss of a batch, and its gradients over the number of batches of an update.
     fn forward_backward(
-        &self,
+        &mut self,
         model: &GenirModel,
         batch: &Batch,
         position: u64,
@@ -264,18 +268,30 @@ impl<'a> Trainer<'a> {
             label_smoothing: train.label_smoothing,
             weight: 1.0 / train.accumulate as f64,
         };
-        forward_backward(model, self.input(model, batch), targets, options)
+        forward_backward(model, self.input(model, batch, position), targets, options)
     }
 
     /// What a batch's step starts from: its tokens, or what the frozen prefix makes of them, stored or computed now.
-    fn input(&self, model: &GenirModel, batch: &Batch) -> StepInput {
+    fn input(&mut self, model: &GenirModel, batch: &Batch, position: u64) -> StepInput {
         let Some(prefix) = &self.prefix else {
             return StepInput::Tokens(Tokens::new(&batch.ids, &batch.lengths, &self.device));
         };
         let examples = &self.plan.examples;
-        let texts: Vec<&[u32]> =
-            batch.examples.iter().map(|&example| examples.tokens(example as usize)).collect();
-        StepInput::Prefix(prefix.of_training(&texts).unwrap_or_else(|| {
+        let texts = |batch: &[u32]| -> Vec<&[u32]> {
+            batch.iter().map(|&example| examples.tokens(example as usize)).collect()
+        };
+        let now = texts(&batch.examples);
+        let stored = match &mut self.ahead {
+            None => prefix.of_training(&now),
+            Some(ahead) => {
+                let stored = ahead.take(&now);
+                if position + 1 < self.total_steps * self.plan.recipe.train.accumulate as u64 {
+                    ahead.ask(&texts(&self.sampler.batch(position + 1)));
+                }
+                stored
+            }
+        };
+        StepInput::Prefix(stored.unwrap_or_else(|| {
             let source = Tokens::new(&batch.ids, &batch.lengths, &self.plan.device);
             prefix.frozen().compute(&model.t5.valid(), &source)
         }))
