@@ -53,7 +53,9 @@ fn logits(model: &GenirModel, queries: &[Vec<u32>], pad_id: u32) -> Logits {
     }
     let source = Tokens::new(&ids, &lengths, &Device::flex());
     let mut tap = NoTap;
-    model.logits(model.t5.encode_and_decode_start(&source, &mut Pass::evaluate(&mut tap)))
+    let mut pass = Pass::evaluate(&mut tap);
+    let states = model.t5.encode(&source, &mut pass);
+    model.logits(model.t5.decode_start(&states, &mut pass))
 }
 
 fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {

@@ -72,7 +72,7 @@ fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dro
         None => Pass::evaluate(&mut tap),
     };
     let output = match way {
-        Way::Together => t5.encode_and_decode_start(&source, &mut pass),
+        Way::Together => together(t5, &source, &mut pass),
         Way::Start => {
             let states = t5.encode(&source, &mut pass);
             t5.decode_start(&states, &mut pass)
@@ -98,6 +98,11 @@ fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dro
     let mut named = Named { gradients, path: Vec::new(), found: BTreeMap::new() };
     t5.visit(&mut named);
     Result { output: values(output.inner()), gradients: named.found }
+}
+
+/// Both stacks from one lookup.
+fn together(t5: &T5, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
+    t5.encode_and_decode_start(t5.shared.forward(t5.words_read(source)), source, pass)
 }
 
 /// Gradients by the parameters' names.
@@ -252,7 +257,7 @@ fn dropping_the_only_attention_weight_drops_the_head() {
     let t5 = small_models::model(false, true, &device);
     let mut tap = Mixed(Vec::new());
     let mut pass = Pass::train(&mut tap, Dropout { probability: 0.5, key: 1 });
-    t5.encode_and_decode_start(&Tokens::new(&[4; 40], &[5; 8], &device), &mut pass);
+    together(&t5, &Tokens::new(&[4; 40], &[5; 8], &device), &mut pass);
     assert_eq!(tap.0.len(), DECODER_LAYERS);
     let heads: Vec<&[f32]> = tap.0.iter().flat_map(|layer| layer.chunks(6)).collect();
     let dropped = heads.iter().filter(|head| head.iter().all(|&value| value == 0.0)).count();
@@ -273,6 +278,6 @@ fn a_model_off_the_autodiff_graph_stays_off_it() {
             None => Pass::evaluate(&mut tap),
         };
         let source = Tokens::new(&[4; 15], &LENGTHS, &device);
-        assert!(!t5.encode_and_decode_start(&source, &mut pass).is_autodiff(), "{dropout:?}");
+        assert!(!together(&t5, &source, &mut pass).is_autodiff(), "{dropout:?}");
     }
 }

@@ -102,7 +102,8 @@ fn check(model: &str) {
         }
         if target.length == 1 {
             // The start token alone, with one lookup for both stacks, is the same computation.
-            let output = t5.encode_and_decode_start(&source, &mut pass);
+            let embeddings = t5.shared.forward(t5.words_read(&source));
+            let output = t5.encode_and_decode_start(embeddings, &source, &mut pass);
             let (logits_expected, _) = expected.floats(&format!("{name}.logits"));
             assert_close(
                 &t5.word_logits(output),

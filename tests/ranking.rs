@@ -65,7 +65,8 @@ fn logits(model: &GenirModel, question: &Question) -> (Vec<f32>, Vec<f32>) {
     let tokens = Tokens::new(&ids, &[ids.len() as u32], &Device::flex());
     let mut tap = NoTap;
     let mut pass = Pass::evaluate(&mut tap);
-    let logits = model.logits(model.t5.encode_and_decode_start(&tokens, &mut pass));
+    let states = model.t5.encode(&tokens, &mut pass);
+    let logits = model.logits(model.t5.decode_start(&states, &mut pass));
     let values = |tensor: Tensor<2>| tensor.into_data().try_to_vec().expect("logits in f32");
     (values(logits.docids), values(logits.words))
 }

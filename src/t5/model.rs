@@ -102,21 +102,28 @@ impl T5 {
         self.decoder.forward_from(layer, residual, None, states, pass)
     }
 
-    /// [`Self::encode`] and [`Self::decode_start`] with one lookup for both stacks: the gradient of a
-    /// lookup has the size of the whole embedding, so in training one is worth making once.
-    pub fn encode_and_decode_start(&self, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
+    /// The words that both stacks read: the source's, then the start token. `[batch * length + 1]`
+    pub fn words_read(&self, source: &Tokens) -> Tensor<1, Int> {
+        Tensor::cat(vec![source.ids.clone(), self.start_token(&source.ids.device())], 0)
+    }
+
+    /// [`Self::encode`] and [`Self::decode_start`] from the embeddings of [`Self::words_read`],
+    /// `[batch * length + 1, d_model]`: `[batch, d_model]`.
+    pub fn encode_and_decode_start(
+        &self,
+        embeddings: Tensor<2>,
+        source: &Tokens,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
         self.expect_encoder();
-        let start = self.start_token(&source.ids.device());
-        let ids = Tensor::cat(vec![source.ids.clone(), start], 0); // [batch * length + 1]
-        let rows = self.shared.forward(ids); // [batch * length + 1, d_model]
         let tokens = source.batch * source.length;
         let states = self.encoder.forward(
-            rows.clone().slice(0..tokens),
+            embeddings.clone().slice(0..tokens),
             source.batch,
             source.mask.clone(),
             pass,
         );
-        let start = self.for_each(rows.slice(tokens..tokens + 1), source.batch);
+        let start = self.for_each(embeddings.slice(tokens..tokens + 1), source.batch);
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
     }
 
