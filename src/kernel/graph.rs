@@ -59,3 +59,14 @@ pub(crate) fn floats(tensor: &FlexTensor) -> &[f32] {
     let layout = tensor.layout();
     &tensor.storage::<f32>()[layout.start_offset()..][..layout.num_elements()]
 }
+
+/// The values of a tensor, to be changed: copied first where another tensor shares them, or where they do not lie one
+/// after another from the first on.
+pub(crate) fn floats_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    let layout = tensor.layout();
+    let count = layout.num_elements();
+    if !tensor.is_contiguous() || layout.start_offset() > 0 {
+        *tensor = FlexTensor::from_data(tensor.to_contiguous().into_data());
+    }
+    &mut tensor.storage_mut::<f32>()[..count]
+}

@@ -6,17 +6,20 @@ use burn::tensor::TensorData;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::narrow;
+use super::turn::{TILE, turned};
 use super::wide::wide;
 
 /// A matrix in memory, with the distances of its neighbours.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     /// From the first value to the last one at least.
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    to_next_row: isize,
-    to_next_column: isize,
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) to_next_row: isize,
+    pub(super) to_next_column: isize,
 }
 
 impl<'a> Matrix<'a> {
@@ -135,11 +138,20 @@ pub(crate) fn multiply_fresh(
     unsafe { product(left, right, to, false, threads) }
 }
 
+/// `count` zeros, cleared by all threads: for activations, which are rewritten at every layer.
+pub(crate) fn zeros(count: usize) -> Vec<f32> {
+    /// Values that a thread clears at once, 64 KiB.
+    const TASK: usize = 1 << 14;
+    filled(count, |values| {
+        values.par_chunks_mut(TASK).for_each(|values| values.fill(MaybeUninit::new(0.0)));
+    })
+}
+
 /// `count` values that `fill` writes, every one of them, without clearing them first.
 pub(crate) fn filled(count: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(count);
     fill(&mut values.spare_capacity_mut()[..count]);
-    // SAFETY: the callers in this module's room fill by products, which write every value.
+    // SAFETY: the callers in this module's room fill by products, which write every value, or by zeros.
     unsafe { values.set_len(count) };
     values
 }
@@ -185,31 +197,8 @@ unsafe fn product(
         let right = right.transposed().some_rows(first, width.min(n - first)).transposed();
         let to = to.at(top as isize * steps[0] + first as isize * steps[1]);
         // SAFETY: both factors lie in their slices (`Matrix::checked`; a part of one does too), their inner sizes are
-        // equal, and the caller vouches for the output, of which tasks write parts of their own. It is read only if
-        // `add`.
-        unsafe {
-            gemm::gemm(
-                left.rows,
-                right.columns,
-                left.columns,
-                to,
-                steps[1],
-                steps[0],
-                add,
-                left.values.as_ptr(),
-                left.to_next_column,
-                left.to_next_row,
-                right.values.as_ptr(),
-                right.to_next_column,
-                right.to_next_row,
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        // equal, and the caller vouches for the output, of which tasks write parts of their own.
+        unsafe { on_one_thread(left, right, (to, steps), add) };
     };
     if down * along == 1 {
         task(0);
@@ -218,13 +207,56 @@ unsafe fn product(
     }
 }
 
+/// # Safety
+/// As for [`product`]; both factors lie in their slices, and their inner sizes are equal.
+unsafe fn on_one_thread(
+    left: Matrix,
+    right: Matrix,
+    (to, [down, along]): (*mut f32, [isize; 2]),
+    add: bool,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if along == 1
+        && let Some(large) = narrow::large_factor(left, right)
+    {
+        // SAFETY: the caller's promises.
+        return unsafe { narrow::product(large, left, right, to, down, add) };
+    }
+    // SAFETY: as above; the output is read only if `add`.
+    unsafe {
+        gemm::gemm(
+            left.rows,
+            right.columns,
+            left.columns,
+            to,
+            along,
+            down,
+            add,
+            left.values.as_ptr(),
+            left.to_next_column,
+            left.to_next_row,
+            right.values.as_ptr(),
+            right.to_next_column,
+            right.to_next_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
 /// Columns of the output that `gemm` computes at once with AVX-512.
 const PANEL: usize = 64;
 
-/// Parts that the rows and the columns of a product are shared out as.
+/// Parts that the rows and the columns of a product are shared out as: the longer side is halved until there are two
+/// parts a thread.
 ///
-/// `gemm`'s own way is one part a thread, set beforehand: then the product waits for the slower of two threads,
-/// and one of them rearranges a factor for both. Parts by columns rearrange their own columns alone.
+/// `gemm`'s own way is one part a thread, set beforehand: then the product waits for the slower of two threads, and one
+/// of them rearranges a factor for both. Narrow parts instead of square ones read the other factor more often than it
+/// fits into a core's cache: down to half the speed.
 fn tasks(m: usize, k: usize, n: usize) -> [usize; 2] {
     /// Multiplications that are not worth waking a thread for.
     const SMALL: usize = 1 << 20;
@@ -232,10 +264,15 @@ fn tasks(m: usize, k: usize, n: usize) -> [usize; 2] {
     if threads == 1 || m * k * n < SMALL {
         return [1, 1];
     }
-    let along = n.div_ceil(PANEL).min(4 * threads);
-    let down = (4 * threads).div_ceil(along).min(m.div_ceil(PANEL));
-    // Each part by rows rearranges the columns again: only as many as keep the threads busy.
-    [if along >= 2 * threads { 1 } else { down }, along]
+    let [mut down, mut along] = [1, 1];
+    while down * along < 2 * threads {
+        let (height, width) = (m / down, n / along);
+        if height.max(width) < 2 * PANEL {
+            break;
+        }
+        *(if height > width { &mut down } else { &mut along }) *= 2;
+    }
+    [down, along]
 }
 
 /// Where tasks write parts of a product.
@@ -257,20 +294,17 @@ const FEW: usize = 64;
 
 /// `left x right^T`, `[m, k] x [n, k] -> [m, n]`, for a large `right` that is stored by contiguous rows.
 ///
-/// As it stands `gemm` would rearrange `right` for this, on one thread: 12% of a full step's processor time, and
-/// most of a product of few rows. Few rows are multiplied as `right x left^T`, which reads `right` as it lies;
-/// for many, `right` is transposed by all threads first.
+/// As it stands `gemm` would rearrange `right` for this, which is most of a product of few rows: they are multiplied as
+/// `right x left^T`, which reads `right` as it lies.
 pub(crate) fn multiply_by_rows(left: Matrix, right: Matrix, threads: Threads) -> Vec<f32> {
-    let (m, k, n) = (left.rows, left.columns, right.rows);
+    let (m, n) = (left.rows, right.rows);
     if m <= FEW {
         let transposed = filled(n * m, |to| {
             multiply_fresh(to, right, left.transposed(), threads);
         });
-        return transpose(Matrix::rows_apart(&transposed, n, m, m), Threads::One);
+        return transpose(Matrix::rows_apart(&transposed, n, m, m), threads);
     }
-    let transposed = transpose(right, threads);
-    let right = Matrix::rows_apart(&transposed, k, n, n);
-    filled(m * n, |to| multiply_fresh(to, left, right, threads))
+    filled(m * n, |to| multiply_fresh(to, left, right.transposed(), threads))
 }
 
 /// The transpose of a matrix of contiguous rows, contiguous.
@@ -278,7 +312,10 @@ pub(crate) fn transpose(matrix: Matrix, threads: Threads) -> Vec<f32> {
     assert_eq!(matrix.to_next_column, 1, "rows are contiguous");
     let (rows, columns) = (matrix.rows, matrix.columns);
     let apart = matrix.to_next_row as usize;
-    let mut output = vec![0.0; rows * columns];
+    let mut output = match threads {
+        Threads::One => vec![0.0; rows * columns],
+        Threads::All => zeros(rows * columns),
+    };
     let turn = |(tile, to): (usize, &mut [f32])| {
         turn_columns(&matrix.values[tile * TILE..], apart, to, rows);
     };
@@ -291,9 +328,6 @@ pub(crate) fn transpose(matrix: Matrix, threads: Threads) -> Vec<f32> {
     output
 }
 
-/// Rows and columns that are turned at once: one register, and one line of the cache.
-const TILE: usize = 16;
-
 wide! {
     /// Writes up to [`TILE`] neighbouring columns, from rows that begin `apart` values after each other, as rows.
     ///
@@ -303,14 +337,8 @@ wide! {
         let columns = to.len() / rows;
         let whole = if columns == TILE { rows / TILE * TILE } else { 0 };
         for first in (0..whole).step_by(TILE) {
-            let mut tile = [[0.0_f32; TILE]; TILE];
-            for (row, tile) in tile.iter_mut().enumerate() {
-                // A length that is known makes this one register, not a call.
-                *tile = line(&from[(first + row) * apart..]);
-            }
-            for column in 0..TILE {
-                let turned: [f32; TILE] = std::array::from_fn(|row| tile[row][column]);
-                to[column * rows + first..][..TILE].copy_from_slice(&turned);
+            for (column, values) in turned(&from[first * apart..], apart).iter().enumerate() {
+                to[column * rows + first..][..TILE].copy_from_slice(values);
             }
         }
         for row in whole..rows {
@@ -320,12 +348,6 @@ wide! {
             }
         }
     }
-}
-
-/// The first values.
-#[inline(always)]
-fn line(values: &[f32]) -> [f32; TILE] {
-    std::array::from_fn(|at| values[..TILE][at])
 }
 
 #[cfg(test)]
@@ -351,5 +373,80 @@ mod tests {
                 assert!(close && found.len() == expected.len(), "{m} {k} {n} {threads:?}");
             }
         }
+    }
+
+    /// `rows x columns` values, by rows or by columns.
+    fn laid(values: &[f32], rows: usize, columns: usize, by_rows: bool) -> Matrix<'_> {
+        match by_rows {
+            true => Matrix::rows_apart(values, rows, columns, columns),
+            false => Matrix::rows_apart(values, columns, rows, rows).transposed(),
+        }
+    }
+
+    #[test]
+    fn products_are_sums_of_products_whatever_their_sizes_and_however_factors_lie() {
+        /// Values behind each row of the output, which are not its own.
+        const GAP: usize = 3;
+        // Few vectors beside a large matrix on either side, with and without full tiles and parts; and many.
+        let few = [1, 9, 12, 32, 37, 48, 49];
+        let beside = few.into_iter().flat_map(|few| [[few, 300, 289], [289, 300, few]]);
+        let others = [[40, 1030, 128], [130, 65, 1030], [100, 1, 100], [3, 0, 3], [16, 520, 200]];
+        for [m, k, n] in beside.chain(others) {
+            let values = |count: usize, seed: usize| -> Vec<f32> {
+                (0..count).map(|at| ((at * 7 + seed) as f32).sin()).collect()
+            };
+            let (left_values, right_values) = (values(m * k, 1), values(k * n, 2));
+            for (left_by_rows, right_by_rows, add) in [
+                (true, true, false),
+                (true, true, true),
+                (true, false, false),
+                (true, false, true),
+                (false, true, false),
+                (false, false, true),
+            ] {
+                let left = laid(&left_values, m, k, left_by_rows);
+                let right = laid(&right_values, k, n, right_by_rows);
+                let value = |matrix: Matrix, row: usize, column: usize| {
+                    let at =
+                        row as isize * matrix.to_next_row + column as isize * matrix.to_next_column;
+                    f64::from(matrix.values[at as usize])
+                };
+                for threads in [Threads::One, Threads::All] {
+                    let mut output = vec![0.5; m * (n + GAP)];
+                    let to = MatrixMut::rows_apart(&mut output, m, n, n + GAP);
+                    multiply_into(to, left, right, add, threads);
+                    for (row, output) in output.chunks_exact(n + GAP).enumerate() {
+                        assert_eq!(output[n..], [0.5; GAP], "what is not the output's");
+                        for (column, &found) in output[..n].iter().enumerate() {
+                            let sum: f64 = (0..k)
+                                .map(|at| value(left, row, at) * value(right, at, column))
+                                .sum();
+                            let expected = sum + if add { 0.5 } else { 0.0 };
+                            assert!(
+                                (f64::from(found) - expected).abs() < 2e-6 * k.max(100) as f64,
+                                "{m} {k} {n}, by rows {left_by_rows} {right_by_rows}, add {add}, \
+                                 {threads:?}, at {row} {column}: {found}, not {expected}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_product_are_about_square_and_two_a_thread() {
+        let in_threads = |threads: usize, sizes: [usize; 3]| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| tasks(sizes[0], sizes[1], sizes[2]))
+        };
+        assert_eq!(in_threads(2, [1024, 512, 2048]), [1, 4]);
+        assert_eq!(in_threads(2, [1024, 2048, 512]), [2, 2]);
+        assert_eq!(in_threads(2, [2048, 1024, 512]), [4, 1]);
+        assert_eq!(in_threads(2, [32, 768, 3072]), [1, 4]);
+        assert_eq!(in_threads(16, [1024, 512, 512]), [8, 4]);
+        assert_eq!(in_threads(16, [32, 4096, 256]), [1, 4], "no part is narrower than a panel");
+        assert_eq!(in_threads(1, [1024, 512, 2048]), [1, 1]);
+        assert_eq!(in_threads(2, [64, 64, 64]), [1, 1]);
     }
 }

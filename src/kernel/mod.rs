@@ -6,14 +6,17 @@
 mod graph;
 mod loops;
 mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
+mod turn;
 mod wide;
 
-pub(crate) use graph::{Input, floats, plain, recorded, to_tensor};
+pub(crate) use graph::{Input, floats, floats_mut, plain, recorded, to_tensor};
 pub(crate) use loops::{
     add, add_scaled, dot, exp, softmax_gradients, softmax_rows, sum_of_squares, times,
 };
 pub(crate) use matrix::{
     Matrix, MatrixMut, Threads, filled, multiply, multiply_by_rows, multiply_fresh, multiply_into,
-    transpose,
+    zeros,
 };
 pub(crate) use wide::wide;

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::self_attention::dropped;
 use crate::kernel::{
     Input, Matrix, MatrixMut, Threads, add, floats, multiply_by_rows, multiply_into, recorded,
-    softmax_gradients, softmax_rows, times, to_tensor,
+    softmax_gradients, softmax_rows, times, to_tensor, zeros,
 };
 
 /// What is attended with.
@@ -198,7 +198,7 @@ impl Kept {
     fn through_states(&self, to_weighted: &[f32], for_states: bool) -> (Vec<f32>, Vec<f32>) {
         let Sizes { batch, heads, width, source, .. } = self.sizes;
         let mut to_asked = vec![0.0; batch * heads * width];
-        let mut to_states = vec![0.0; if for_states { batch * source * width } else { 0 }];
+        let mut to_states = zeros(if for_states { batch * source * width } else { 0 });
         let attend = |example: usize, to_asked: &mut [f32], to_states: Option<&mut [f32]>| {
             let states = self.sizes.states(floats(&self.states), example);
             let to_weighted = self.sizes.example_of_heads(to_weighted, example);

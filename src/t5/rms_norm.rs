@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::config::T5Config;
 use crate::device::is_host;
-use crate::kernel::{Input, dot, plain, recorded, to_tensor, wide};
+use crate::kernel::{Input, dot, plain, recorded, to_tensor, wide, zeros};
 
 /// `x / rms(x) * weight`, row by row.
 #[derive(Module, Debug)]
@@ -69,7 +69,7 @@ const TASK: usize = 1 << 14;
 fn normalise(x: &FlexTensor, weight: &FlexTensor, epsilon: f64) -> (FlexTensor, Vec<f32>) {
     let [rows, width] = [x.layout().shape()[0], x.layout().shape()[1]];
     let (values, weight) = (x.storage::<f32>(), weight.storage::<f32>());
-    let mut output = vec![0.0_f32; rows * width];
+    let mut output = zeros(rows * width);
     let mut scales = vec![0.0_f32; rows];
     let rows_a_task = TASK.div_ceil(width);
     output
@@ -125,7 +125,7 @@ fn gradients_of(
     let [rows, width] = [x.layout().shape()[0], x.layout().shape()[1]];
     let (gradient, x) = (gradient.storage::<f32>(), x.storage::<f32>());
     let weight = weight.storage::<f32>();
-    let mut to_x = vec![0.0_f32; rows * width];
+    let mut to_x = zeros(rows * width);
     let rows_a_task = TASK.div_ceil(width);
     let task = rows_a_task * width;
     let parts: Vec<Vec<f32>> = to_x

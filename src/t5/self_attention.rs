@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{
     Input, Matrix, MatrixMut, Threads, add, floats, multiply, multiply_into, recorded,
-    softmax_gradients, softmax_rows, times, to_tensor, transpose,
+    softmax_gradients, softmax_rows, times, to_tensor, zeros,
 };
 
 /// What is attended with.
@@ -97,8 +97,8 @@ impl Sizes {
         mask: Option<&FlexTensor>,
         dropout: Option<&FlexTensor>,
     ) -> (Vec<f32>, Vec<f32>) {
-        let mut mixed = vec![0.0; self.batch * self.example()];
-        let mut pattern = vec![0.0; self.batch * self.scores()];
+        let mut mixed = zeros(self.batch * self.example());
+        let mut pattern = zeros(self.batch * self.scores());
         let [query, key, value] = projected.each_ref().map(floats);
         mixed
             .par_chunks_mut(self.example())
@@ -168,7 +168,7 @@ impl Kept {
     /// example, if wanted.
     fn through_heads(&self, gradient: &[f32], for_bias: bool) -> ([Vec<f32>; 3], Vec<Vec<f32>>) {
         let sizes = self.sizes;
-        let all = || vec![0.0; sizes.batch * sizes.example()];
+        let all = || zeros(sizes.batch * sizes.example());
         let (mut to_query, mut to_key, mut to_value) = (all(), all(), all());
         let [query, key, value] = self.projected.each_ref().map(floats);
         let to_bias = to_query
@@ -215,11 +215,9 @@ impl Kept {
     /// Gradient of the input from those of queries, keys and values.
     fn input_gradient(&self, projected: &[Vec<f32>; 3]) -> FlexTensor {
         let shape = [self.x.layout().shape()[0], self.x.layout().shape()[1]];
-        let mut gradient = vec![0.0; shape[0] * shape[1]];
+        let mut gradient = zeros(shape[0] * shape[1]);
         for (at, (of_rows, matrix)) in projected.iter().zip(&self.matrices).enumerate() {
-            // Transposed by all threads: gemm would rearrange it on one.
-            let matrix = transpose(Matrix::of(matrix), Threads::All);
-            let matrix = Matrix::rows(&matrix, shape[1]);
+            let matrix = Matrix::of(matrix).transposed();
             let of_rows = Matrix::rows(of_rows, self.sizes.inner);
             let to = MatrixMut::rows(&mut gradient, shape[1]);
             multiply_into(to, of_rows, matrix, at > 0, Threads::All);

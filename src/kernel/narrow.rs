@@ -1,0 +1,327 @@
+//! Products in which a large matrix meets few vectors, with AVX-512 and on one thread.
+//!
+//! Such a product waits for the memory that the large matrix comes from: each of its values is used a few dozen times
+//! and not again. `gemm` reads it in an order that the processor does not foresee, and does not ask for what comes next;
+//! here that is fetched while the part before is multiplied. The output is made tile by tile, each value in a register
+//! from its first product to the last of a part.
+
+use std::arch::x86_64::{
+    __m512, __mmask16, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+    _mm512_setzero_ps,
+};
+use std::cell::RefCell;
+use std::ops::{Range, RangeInclusive};
+
+use super::matrix::Matrix;
+use super::turn::{TILE, turned};
+
+/// Rows of a tile: with two registers a row, 24 of the 32 hold sums.
+const ROWS: usize = 12;
+/// Columns of a tile.
+const COLUMNS: usize = 32;
+/// Numbers of vectors for which this is faster than `gemm` (`benches/README.md`), beside a matrix that is [`LARGE`].
+const FEW: RangeInclusive<usize> = 9..=48;
+/// Values from which on a matrix is not at hand in a core's own cache.
+const LARGE: usize = 1 << 16;
+/// Products of a sum in one part: as many columns of a tile, 32 KiB, stay in the nearest cache.
+const DEPTH: usize = 256;
+/// Columns of a large right factor that are copied at once: where rows are pages apart, each page is found once for all.
+const WIDE: usize = 8 * COLUMNS;
+/// Values of a line of the cache.
+const LINE: usize = 16;
+
+/// One line of the cache.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line(#[expect(dead_code, reason = "read as floats")] [f32; LINE]);
+
+thread_local! {
+    /// The part of the right factor that is read next to each other, kept for the next product.
+    static COPY: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Which factor is large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Large {
+    Left,
+    Right,
+}
+
+/// The large factor of a product that [`product`] can compute on this machine: one beside few vectors, with contiguous
+/// rows; none where there is no such.
+pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
+    let by_rows = |matrix: Matrix| matrix.to_next_column == 1;
+    if !by_rows(left) || !is_x86_feature_detected!("avx512f") {
+        return None;
+    }
+    let is_large = |matrix: Matrix| matrix.rows * matrix.columns >= LARGE;
+    if FEW.contains(&left.rows) && by_rows(right) && is_large(right) {
+        Some(Large::Right)
+    } else if FEW.contains(&right.columns)
+        && (by_rows(right) || right.to_next_row == 1)
+        && is_large(left)
+    {
+        Some(Large::Left)
+    } else {
+        None
+    }
+}
+
+/// `left x right` into `to`, whose rows are `apart` values apart, or added to what is there.
+///
+/// # Safety
+/// `large` is their [`large_factor`], each lies in its slice, and their inner sizes are equal and not 0; `to` is memory for
+/// the product that nothing else reads or writes meanwhile; with `add` it holds values.
+pub(super) unsafe fn product(
+    large: Large,
+    left: Matrix,
+    right: Matrix,
+    to: *mut f32,
+    apart: isize,
+    add: bool,
+) {
+    let factors = Factors { left, right, to, apart, add };
+    // Nothing that is called here multiplies again: the copy is borrowed by this call alone.
+    COPY.with_borrow_mut(|copy| {
+        // SAFETY: the caller's promises.
+        unsafe {
+            match large {
+                Large::Left => factors.by_rows(copy),
+                Large::Right => factors.by_columns(copy),
+            }
+        }
+    });
+}
+
+struct Factors<'a> {
+    left: Matrix<'a>,
+    right: Matrix<'a>,
+    to: *mut f32,
+    apart: isize,
+    add: bool,
+}
+
+/// What a tile asks for while it is computed: lines that begin at `from`, `step` values after each other.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const f32,
+    step: usize,
+}
+
+impl Factors<'_> {
+    /// All of the right factor is copied, part by part, and the left one read once.
+    ///
+    /// # Safety
+    /// As for [`product`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_rows(&self, copy: &mut Vec<Line>) {
+        let n = self.right.columns;
+        for products in parts(0..self.left.columns, DEPTH) {
+            let size = products.len() * COLUMNS;
+            let copy = room(copy, n.div_ceil(COLUMNS) * size);
+            for (columns, to) in parts(0..n, COLUMNS).zip(copy.chunks_exact_mut(size)) {
+                copy_columns(self.right, &products, &columns, to);
+            }
+            for rows in parts(0..self.left.rows, ROWS) {
+                for (columns, copy) in parts(0..n, COLUMNS).zip(copy.chunks_exact(size)) {
+                    // The rows of the next tile, as far as they are read together.
+                    let next = self.left.values.as_ptr().wrapping_add(
+                        (rows.start + ROWS) * self.left.to_next_row as usize + products.start,
+                    );
+                    let step = self.left.to_next_row as usize;
+                    let ahead = (columns.start == 0).then_some(Ahead { from: next, step });
+                    // SAFETY: the caller's promises; the copy is of these columns.
+                    unsafe { self.tile::<true>(&rows, &columns, &products, copy, ahead) };
+                }
+            }
+        }
+    }
+
+    /// The right factor is copied once, a few columns at a time, and met by all rows of the left one.
+    ///
+    /// # Safety
+    /// As for [`product`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn by_columns(&self, copy: &mut Vec<Line>) {
+        let (k, n) = (self.left.columns, self.right.columns);
+        let step = self.right.to_next_row as usize;
+        for wide in parts(0..n, WIDE) {
+            for products in parts(0..k, DEPTH) {
+                let size = products.len() * COLUMNS;
+                let copy = room(copy, wide.len().div_ceil(COLUMNS) * size);
+                let narrow = || parts(wide.clone(), COLUMNS);
+                for (columns, to) in narrow().zip(copy.chunks_exact_mut(size)) {
+                    copy_columns(self.right, &products, &columns, to);
+                }
+                for (columns, copy) in narrow().zip(copy.chunks_exact(size)) {
+                    // The part that is copied next: further down, or else of the next columns.
+                    let next = match products.end < k {
+                        true => products.end * step + columns.start,
+                        false => columns.start + WIDE,
+                    };
+                    let from = self.right.values.as_ptr().wrapping_add(next);
+                    let mut ahead = Some(Ahead { from, step });
+                    for rows in parts(0..self.left.rows, ROWS) {
+                        // SAFETY: the caller's promises; the copy is of these columns.
+                        unsafe {
+                            self.tile::<false>(&rows, &columns, &products, copy, ahead.take())
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`product`]; `rows` and `columns` are those of one tile, and `right` is a copy of those columns.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile<const BY_ROWS: bool>(
+        &self,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        products: &Range<usize>,
+        right: &[f32],
+        ahead: Option<Ahead>,
+    ) {
+        let left =
+            &self.left.values[rows.start * self.left.to_next_row as usize + products.start..];
+        let tile = Tile {
+            left: left.as_ptr(),
+            down: self.left.to_next_row as usize,
+            right: right.as_ptr(),
+            // SAFETY: inside the output.
+            to: unsafe { self.to.offset(rows.start as isize * self.apart).add(columns.start) },
+            apart: self.apart,
+            columns: columns.len(),
+            depth: products.len(),
+            add: self.add || products.start > 0,
+        };
+        macro_rules! of_rows {
+            ($($count:literal)*) => {
+                match (rows.len(), ahead) {
+                    // SAFETY: the caller's promises.
+                    $(($count, None) => unsafe { tile.sum::<$count>(|_| ()) },
+                    ($count, Some(Ahead { from, step })) => unsafe {
+                        tile.sum::<$count>(|at| {
+                            if !BY_ROWS {
+                                let line = from.wrapping_add(at * step);
+                                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                                _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(LINE).cast());
+                            } else if at % LINE < $count {
+                                // One line a product, not all at once: so many can be on their way.
+                                let line = from.wrapping_add(at % LINE * step + at / LINE * LINE);
+                                _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                            }
+                        })
+                    },)*
+                    _ => unreachable!("a tile has 1 to {ROWS} rows"),
+                }
+            };
+        }
+        of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+}
+
+/// Parts of `size` values of `all`, but for the last.
+fn parts(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = all.end;
+    all.step_by(size).map(move |start| start..end.min(start + size))
+}
+
+/// Copies a part of up to [`COLUMNS`] columns row by row; what stands in place of missing ones does not count.
+#[target_feature(enable = "avx512f")]
+fn copy_columns(right: Matrix, products: &Range<usize>, columns: &Range<usize>, to: &mut [f32]) {
+    let (down, along) = (right.to_next_row as usize, right.to_next_column as usize);
+    let from = &right.values[products.start * down + columns.start * along..];
+    let count = columns.len();
+    if along == 1 {
+        for (row, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
+            let from = &from[row * down..][..count];
+            match <&[f32; COLUMNS]>::try_from(from) {
+                // A length that is known makes this two registers, not a call.
+                Ok(from) => to.copy_from_slice(from),
+                Err(_) => to[..count].copy_from_slice(from),
+            }
+        }
+        return;
+    }
+    let whole = if count == COLUMNS { products.len() / TILE * TILE } else { 0 };
+    for first in (0..whole).step_by(TILE) {
+        for side in [0, TILE] {
+            let tile = turned(&from[side * along + first..], along);
+            for (row, values) in tile.iter().enumerate() {
+                to[(first + row) * COLUMNS + side..][..TILE].copy_from_slice(values);
+            }
+        }
+    }
+    for (row, to) in to.chunks_exact_mut(COLUMNS).enumerate().skip(whole) {
+        for (column, to) in to[..count].iter_mut().enumerate() {
+            *to = from[column * along + row];
+        }
+    }
+}
+
+/// The first `count` values of a copy, which grows to hold them.
+fn room(copy: &mut Vec<Line>, count: usize) -> &mut [f32] {
+    let lines = count.div_ceil(LINE);
+    if copy.len() < lines {
+        copy.resize(lines, Line([0.0; LINE]));
+    }
+    // SAFETY: lines are floats without anything between them.
+    unsafe { std::slice::from_raw_parts_mut(copy.as_mut_ptr().cast(), count) }
+}
+
+/// Part of the output, and what it is made of.
+struct Tile {
+    /// Rows `down` values after each other.
+    left: *const f32,
+    down: usize,
+    /// [`COLUMNS`] values a product.
+    right: *const f32,
+    to: *mut f32,
+    apart: isize,
+    columns: usize,
+    depth: usize,
+    add: bool,
+}
+
+impl Tile {
+    /// Sums the products of `COUNT` rows; `ahead` is called before each.
+    ///
+    /// # Safety
+    /// Everything that the tile points to is there.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sum<const COUNT: usize>(&self, ahead: impl Fn(usize)) {
+        let mut sums: [[__m512; 2]; COUNT] = [[_mm512_setzero_ps(); 2]; COUNT];
+        for at in 0..self.depth {
+            ahead(at);
+            // SAFETY: inside the factors.
+            let [first, second] = [0, LINE]
+                .map(|lane| unsafe { _mm512_loadu_ps(self.right.add(at * COLUMNS + lane)) });
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let value = _mm512_set1_ps(unsafe { *self.left.add(row * self.down + at) });
+                sums[0] = _mm512_fmadd_ps(value, first, sums[0]);
+                sums[1] = _mm512_fmadd_ps(value, second, sums[1]);
+            }
+        }
+        let lanes = |first: usize| -> __mmask16 {
+            ((1_u32 << self.columns.saturating_sub(first).min(LINE)) - 1) as __mmask16
+        };
+        let masks = [lanes(0), lanes(LINE)];
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (half, (sum, mask)) in sums.into_iter().zip(masks).enumerate() {
+                // SAFETY: lanes outside the output are masked.
+                unsafe {
+                    let to = self.to.offset(row as isize * self.apart).wrapping_add(half * LINE);
+                    let sum = match self.add {
+                        true => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum),
+                        false => sum,
+                    };
+                    _mm512_mask_storeu_ps(to, mask, sum);
+                }
+            }
+        }
+    }
+}
