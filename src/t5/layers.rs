@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{gelu_approximate, relu};
 use burn::tensor::{Device, Int, Tensor};
 
+use super::activation::{gated, rectified};
 use super::config::{FeedForward, T5Config};
 use super::pass::{Pass, Place};
 use super::product::{Stored, product};
@@ -92,11 +92,11 @@ impl Mlp {
     pub(super) fn forward(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));
         let hidden = match &self.gate {
-            None => relu(pass.stream(at, Hook::MlpPre, self.input.forward(x))),
+            None => rectified(pass.stream(at, Hook::MlpPre, self.input.forward(x))),
             Some(gate) => {
-                let gated = pass.stream(at, Hook::MlpPre, gate.forward(x.clone()));
+                let gate = pass.stream(at, Hook::MlpPre, gate.forward(x.clone()));
                 let linear = pass.stream(at, Hook::MlpPreLinear, self.input.forward(x));
-                gelu_approximate(gated) * linear
+                gated(gate, linear)
             }
         }; // [rows, d_ff]
         let hidden = pass.dropout(hidden);

@@ -3,6 +3,7 @@
 //! Knows no trainer, no probe and no file format but Hugging Face's own.
 
 mod absorbed;
+mod activation;
 mod attention;
 mod config;
 mod dropout;

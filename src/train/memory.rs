@@ -243,10 +243,10 @@ impl Batch<'_> {
         let (width, wide) = (self.config.d_model, self.config.d_ff);
         let norm = 2 * rows * width;
         let hidden = match self.config.feed_forward {
-            // Before and after relu.
-            FeedForward::Relu => 2,
-            // The gate, its cube's input, tanh and what it is multiplied with, gelu; the linear half; their product.
-            FeedForward::GatedGelu => 7,
+            // After relu.
+            FeedForward::Relu => 1,
+            // The gate, the linear half, their product.
+            FeedForward::GatedGelu => 3,
         };
         // Dropped hidden activations are kept beside their mask and what they were made of.
         norm + hidden * rows * wide + self.masks(rows * (2 * wide + width))
@@ -268,8 +268,6 @@ impl Batch<'_> {
             // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
             5 * self.examples * (words + documents)
         };
-        // The lookup's gradient is as large as the embedding, and is added to that of the output matrix.
-        let lookup = if learnt.words { 2 * words * width } else { 0 };
         let docids = if learnt.docids { documents * width } else { 0 };
         let tokens = self.examples * self.length;
         let tracked = learnt.encoder < self.config.num_layers;
@@ -281,7 +279,7 @@ impl Batch<'_> {
                 layer_made(self.config, self.examples, self.length) + tokens * self.config.d_ff
             }
         };
-        logits + layer + lookup.max(docids)
+        logits + layer + docids
     }
 }
 
