@@ -1,5 +1,8 @@
 //! Fine-tuning of generative information retrieval models.
 
+// They panic where their reader has gone: verbs print through `cli::output`, all else through `monitor::Console`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod allocator;
 pub mod checkpoint;
 mod choice;

@@ -323,3 +323,24 @@ fn quiet_says_nothing_and_logs_everything() {
     let error = genir_with_input(&["--quiet", "train", &recipe], "").stderr;
     assert_says(&error, &["error: ", "already holds a run"]);
 }
+
+#[test]
+fn a_reader_that_has_gone_ends_a_verb_in_silence() {
+    let (_home, run) = tiny_run();
+    for arguments in [
+        vec!["recipes", "list"],
+        vec!["recipes", "show", "quickstart"],
+        vec!["check", "recipes/quickstart.toml"],
+        vec!["search", &run, "find a"],
+        vec!["eval", &run],
+        vec!["probe", &run, "--over", "all", "--probe", "direct_effect"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_genir"));
+        command.args(&arguments).current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_LOG");
+        let output = command.stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
+    }
+}

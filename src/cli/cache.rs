@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::{HumanBytes, HumanDuration};
 
+use super::output;
 use crate::prefix::{StoredFile, clear, default_directory, stored_files};
 
 /// Show or remove what runs have stored of frozen encoders.
@@ -39,11 +40,15 @@ impl Cache {
                 for StoredFile { path, bytes, written } in &files {
                     let age = SystemTime::now().duration_since(*written).unwrap_or_default();
                     let name = path.file_name().unwrap_or_default().display();
-                    println!("{name}  {}  written {} ago", HumanBytes(*bytes), HumanDuration(age));
+                    let (size, age) = (HumanBytes(*bytes), HumanDuration(age));
+                    output::line(format_args!("{name}  {size}  written {age} ago"))?;
                 }
-                println!("{shown}: {}", total(&files));
+                output::line(format_args!("{shown}: {}", total(&files)))?;
             }
-            Action::Clear => println!("{shown}: removed {}", total(&clear(&directory)?)),
+            Action::Clear => {
+                let removed = total(&clear(&directory)?);
+                output::line(format_args!("{shown}: removed {removed}"))?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::RecipeArgs;
+use super::{RecipeArgs, output};
 use crate::recipe::Recipe;
 use crate::train::Plan;
 
@@ -21,8 +21,8 @@ impl Check {
     pub fn run(self) -> Result<()> {
         let recipe = Recipe::from_file(&self.recipe.recipe, &self.recipe.overrides)?;
         let plan = Plan::new(recipe)?;
-        println!("{}", super::train::summary(&plan));
-        println!("{}: nothing is wrong with it", self.recipe.recipe.display());
-        Ok(())
+        output::line(super::train::summary(&plan))?;
+        let recipe = self.recipe.recipe.display();
+        Ok(output::line(format_args!("{recipe}: nothing is wrong with it"))?)
     }
 }

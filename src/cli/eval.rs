@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 
+use super::output;
 use super::target::Target;
 use crate::corpus::Split;
 use crate::retrieval::Metrics;
@@ -106,7 +107,7 @@ impl Eval {
                     .iter()
                     .map(|(name, metrics)| Ok(((*name).to_owned(), serde_json::to_value(metrics)?)))
                     .collect::<serde_json::Result<_>>()?;
-                println!("{}", serde_json::to_string_pretty(&object)?);
+                output::line(serde_json::to_string_pretty(&object)?)?;
             }
             Format::Table => {
                 let mut table = Table::new();
@@ -125,8 +126,8 @@ impl Eval {
                     }));
                     table.add_row(row);
                 }
-                println!("{table}");
-                println!("seen: a relevant document had a training query; unseen: none had.");
+                output::line(table)?;
+                output::line("seen: a relevant document had a training query; unseen: none had.")?;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@ mod beside;
 mod cache;
 mod check;
 mod eval;
+mod output;
 mod plot;
 mod probe;
 mod recipes;
@@ -11,11 +12,13 @@ mod search;
 mod target;
 mod train;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 
@@ -96,7 +99,7 @@ pub fn main() -> ExitCode {
     let done = rayon::scope(|_| match cli.verb {
         Verb::Train(train) => train.run(&console),
         Verb::Eval(eval) => eval.run(),
-        Verb::Search(search) => search.run(),
+        Verb::Search(search) => search.run(&console),
         Verb::Probe(probe) => probe.run(&console),
         Verb::Plot(plot) => plot.run(),
         Verb::Check(check) => check.run(),
@@ -105,8 +108,11 @@ pub fn main() -> ExitCode {
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever has read enough of it wants no more: `genir check RECIPE | head -3`.
+        Err(error) if error.downcast_ref().is_some_and(OutputError::is_unread) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            // Nobody is left to be told where this cannot be written.
+            let _ = writeln!(io::stderr(), "error: {}", told(&error));
             ExitCode::FAILURE
         }
     }

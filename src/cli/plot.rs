@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::output;
 use crate::files::write_whole;
 use crate::probe::{Probe, Record, files};
 use crate::report;
@@ -37,7 +38,7 @@ impl Plot {
     pub fn run(self) -> Result<()> {
         for (from, directory) in self.from.iter().zip(self.directories()?) {
             for path in draw(&read(from)?, &directory)? {
-                println!("{}", path.display());
+                output::line(path.display())?;
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::beside::Beside;
+use super::output;
 use super::target::{Asked, Target};
 use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
@@ -258,7 +259,7 @@ impl ProbeVerb {
         self.queries.map(|queries| queries as usize)
     }
 
-    fn write(&self, records: &[Record], output: Option<WholeFile>) -> Result<()> {
+    fn write(&self, records: &[Record], to: Option<WholeFile>) -> Result<()> {
         let mut text = Vec::new();
         match self.format {
             Format::Table => write_tables(records, &mut text)?,
@@ -268,12 +269,12 @@ impl ProbeVerb {
                 text.push(b'\n');
             }
         }
-        match output {
+        match to {
             Some(mut file) => {
                 file.write_all(&text).with_context(|| file.path().display().to_string())?;
                 file.commit()?;
             }
-            None => io::stdout().write_all(&text).context("cannot write to standard output")?,
+            None => output::print(String::from_utf8_lossy(&text))?,
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
 
+use super::output;
 use crate::nearest::nearest;
 use crate::recipe::{SHIPPED, ShippedRecipe};
 
@@ -39,10 +40,10 @@ impl Recipes {
             Action::List => {
                 let width = SHIPPED.iter().map(|recipe| recipe.name.len()).max().unwrap_or(0);
                 for recipe in SHIPPED {
-                    println!("{:width$}  {}", recipe.name, recipe.summary());
+                    output::line(format_args!("{:width$}  {}", recipe.name, recipe.summary()))?;
                 }
             }
-            Action::Show { name } => print!("{}", find(&name)?.text),
+            Action::Show { name } => output::print(find(&name)?.text)?,
             Action::Copy { name, to } => {
                 let recipe = find(&name)?;
                 if to.exists() {
@@ -50,7 +51,8 @@ impl Recipes {
                 }
                 std::fs::write(&to, recipe.text)
                     .with_context(|| format!("cannot write {}", to.display()))?;
-                println!("{}: edit it, then: genir train {}", to.display(), to.display());
+                let to = to.display();
+                output::line(format_args!("{to}: edit it, then: genir train {to}"))?;
             }
         }
         Ok(())

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 
 use anyhow::Result;
 use clap::Args;
 
+use super::output;
 use super::target::Target;
 use crate::checkpoint::Checkpoint;
+use crate::monitor::Console;
 use crate::retrieval::ranking::{Question, RankOptions, Ranking, Vocabulary, rank};
 
 /// Answer typed queries with ranked documents.
@@ -33,13 +35,13 @@ pub struct Search {
 const EXCERPT: usize = 100;
 
 impl Search {
-    pub fn run(self) -> Result<()> {
+    pub fn run(self, console: &Console) -> Result<()> {
         let (checkpoint, device) = self.target.open()?;
         // Texts are a help to the reader: docids are the answer, with or without them.
         let texts: HashMap<String, String> = match self.target.corpus() {
             Ok((corpus, _)) => corpus.documents.into_iter().map(|d| (d.id, d.text)).collect(),
             Err(error) => {
-                eprintln!("documents are shown without their text: {error:#}");
+                console.message(&format!("documents are shown without their text: {error:#}"));
                 HashMap::new()
             }
         };
@@ -88,7 +90,6 @@ impl Search {
         query: &str,
         ranking: &Ranking,
     ) -> Result<()> {
-        let mut out = std::io::stdout().lock();
         for (place, &(row, score)) in ranking.best.iter().enumerate() {
             let rank = place + 1;
             let docid = checkpoint.docids.id(row);
@@ -97,13 +98,13 @@ impl Search {
                 let line = serde_json::json!({
                     "query": query, "rank": rank, "docid": docid, "score": score, "text": text,
                 });
-                writeln!(out, "{line}")?;
+                output::line(line)?;
             } else {
-                writeln!(out, "{rank:>3}  {score:>8.3}  {docid}")?;
+                output::line(format_args!("{rank:>3}  {score:>8.3}  {docid}"))?;
                 if let Some(text) = text {
                     let excerpt: String = text.chars().take(EXCERPT).collect();
                     let more = if excerpt.len() < text.len() { " ..." } else { "" };
-                    writeln!(out, "     {excerpt}{more}")?;
+                    output::line(format_args!("     {excerpt}{more}"))?;
                 }
             }
         }
