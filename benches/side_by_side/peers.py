@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PYTORCH_PEER = Path(__file__).resolve().parent / "pytorch_peer.py"
 REQUIREMENTS = REPOSITORY / "tests" / "python" / "requirements.txt"
 ENVIRONMENT = REPOSITORY / "target" / "side_by_side_venv"
-# The thread pools of one process may spin for a moment after its step; the other's step waits for that to end.
+# The thread pools of one process may spin for a moment after its step; the other's turn waits for that to end.
 PAUSE_SECONDS = 0.05
 
 
@@ -62,6 +62,15 @@ class Peer:
         self.losses.append(float(loss))
         if not math.isfinite(self.losses[-1]):
             raise PeerError(f"{self.name}: the loss of step {len(self.losses)} is {loss}")
+
+    def turn(self, steps: int):
+        """Steps in a row. Of several the first does not count: it finds the caches full of what another process left there, where a step
+        of a training follows its like."""
+        before = len(self.seconds)
+        for _ in range(steps):
+            self.step()
+        if steps > 1:
+            del self.seconds[before]
 
     def products(self) -> tuple[float, float]:
         """Seconds that a step's matrix products take alone, and their GFLOP."""
@@ -108,12 +117,12 @@ def started(commands: dict[str, list[str]], threads: int | None = None):
                 peer.process.kill()
 
 
-def alternate(peers: list[Peer], rounds: int):
-    """`rounds` steps of each, turn about, then their ends."""
+def alternate(peers: list[Peer], rounds: int, steps: int):
+    """`rounds` turns of each, of so many `steps`, one after another, then their ends."""
     for number in range(rounds):
         # There and back, so that none is always the one that follows a certain other.
         for peer in peers if number % 2 else reversed(peers):
-            peer.step()
+            peer.turn(steps)
             time.sleep(PAUSE_SECONDS)
     for peer in peers:
         peer.quit()

@@ -3,7 +3,7 @@
 
     python3 benches/side_by_side/run.py [--shape t5-small t5-base] [--rounds 15]
 
-All train the same shape on 32 sources of 32 tokens with AdamW in f32 on the same cores, one step at a time, so that
+All train the same shape on 32 sources of 32 tokens with AdamW in f32 on the same cores, one at a time, so that
 whatever else the machine does meets all alike. benches/README.md has the line protocol and how to read the tables.
 """
 
@@ -24,14 +24,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["full", "cached", "cached+docids"], help="of genir")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["t5-small", "t5-base"])
-    parser.add_argument("--rounds", type=int, default=15, help="timed steps of each process")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each process")
+    parser.add_argument("--steps", type=int, default=3, help="steps of a turn; of several the first is not counted (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="threads and cores of each process")
     parser.add_argument("--fused", action="store_true", help="let PyTorch use its fused AdamW")
     parser.add_argument("--ours", default=OURS, help="command of genir's side; MODE and SHAPE are filled in (default: %(default)s)")
     parser.add_argument("--pytorch-only", action="store_true", help="PyTorch against itself: shows how far equal things seem apart")
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    if arguments.rounds < 1 or arguments.steps < 1:
+        parser.error("--rounds and --steps must be at least 1")
 
     python = python_with_torch()
     steps, ratios = [], []
@@ -39,13 +40,13 @@ def main():
         for shape in arguments.shape:
             print(f"{shape}:", file=sys.stderr)
             with started(commands(arguments, python, shape), arguments.threads) as peers:
-                alternate(list(peers.values()), arguments.rounds)
+                alternate(list(peers.values()), arguments.rounds, arguments.steps)
             warn_if_different(peers)
             steps += [step_row(shape, peer) for peer in peers.values()]
             ratios += [ratio_row(shape, peers[one], peers[other]) for one, other in pairs(peers)]
     except PeerError as error:
         sys.exit(str(error))
-    print(f"\n{arguments.rounds} rounds, {arguments.threads} threads\n")
+    print(f"\n{arguments.rounds} rounds of {arguments.steps} steps, {arguments.threads} threads\n")
     print_table(["shape", "process", "trained", "median ms", "best ms", "peak MiB"], steps)
     print()
     print_table(["shape", "genir", "against", "time", "", "of pairs", "its quartiles", "memory"], ratios, left=3)
