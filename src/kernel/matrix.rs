@@ -292,40 +292,45 @@ unsafe impl Sync for Output {}
 /// registers and neighbours without packing the other factor.
 const FEW: usize = 64;
 
-/// `left x right^T`, `[m, k] x [n, k] -> [m, n]`, for a large `right` that is stored by contiguous rows.
+/// `left x right^T`, `[m, k] x [n, k] -> [m, n]`, contiguous, for a large `right` that is stored by contiguous rows; by
+/// all threads.
+pub(crate) fn multiply_by_rows(left: Matrix, right: Matrix) -> FlexTensor {
+    let (m, n) = (left.rows, right.rows);
+    if m > FEW {
+        return multiply(left, right.transposed());
+    }
+    let mut output = vec![0.0; m * n];
+    multiply_by_rows_into(&mut output, left, right, Threads::All);
+    FlexTensor::from_data(TensorData::new(output, [m, n]))
+}
+
+/// [`multiply_by_rows`] into memory that is there.
 ///
 /// As it stands `gemm` would rearrange `right` for this, which is most of a product of few rows: they are multiplied as
 /// `right x left^T`, which reads `right` as it lies.
-pub(crate) fn multiply_by_rows(left: Matrix, right: Matrix, threads: Threads) -> Vec<f32> {
+pub(crate) fn multiply_by_rows_into(to: &mut [f32], left: Matrix, right: Matrix, threads: Threads) {
     let (m, n) = (left.rows, right.rows);
-    if m <= FEW {
-        let transposed = filled(n * m, |to| {
-            multiply_fresh(to, right, left.transposed(), threads);
-        });
-        return transpose(Matrix::rows_apart(&transposed, n, m, m), threads);
+    if m > FEW {
+        return multiply_into(MatrixMut::rows(to, n), left, right.transposed(), false, threads);
     }
-    filled(m * n, |to| multiply_fresh(to, left, right.transposed(), threads))
+    let turned = filled(n * m, |to| multiply_fresh(to, right, left.transposed(), threads));
+    transpose_into(to, Matrix::rows_apart(&turned, n, m, m), threads);
 }
 
-/// The transpose of a matrix of contiguous rows, contiguous.
-pub(crate) fn transpose(matrix: Matrix, threads: Threads) -> Vec<f32> {
+/// The transpose of a matrix of contiguous rows, into contiguous memory.
+fn transpose_into(to: &mut [f32], matrix: Matrix, threads: Threads) {
     assert_eq!(matrix.to_next_column, 1, "rows are contiguous");
-    let (rows, columns) = (matrix.rows, matrix.columns);
-    let apart = matrix.to_next_row as usize;
-    let mut output = match threads {
-        Threads::One => vec![0.0; rows * columns],
-        Threads::All => zeros(rows * columns),
-    };
+    assert_eq!(to.len(), matrix.rows * matrix.columns, "size of a transpose");
+    let (rows, apart) = (matrix.rows, matrix.to_next_row as usize);
     let turn = |(tile, to): (usize, &mut [f32])| {
         turn_columns(&matrix.values[tile * TILE..], apart, to, rows);
     };
     if rows > 0 {
         match threads {
-            Threads::One => output.chunks_mut(TILE * rows).enumerate().for_each(turn),
-            Threads::All => output.par_chunks_mut(TILE * rows).enumerate().for_each(turn),
+            Threads::One => to.chunks_mut(TILE * rows).enumerate().for_each(turn),
+            Threads::All => to.par_chunks_mut(TILE * rows).enumerate().for_each(turn),
         }
     }
-    output
 }
 
 wide! {
@@ -368,7 +373,13 @@ mod tests {
                 .collect();
             for threads in [Threads::One, Threads::All] {
                 let (left, right) = (Matrix::rows(&left, k), Matrix::rows(&right, k));
-                let found = multiply_by_rows(left, right, threads);
+                let mut found = vec![0.5; m * n];
+                multiply_by_rows_into(&mut found, left, right, threads);
+                let whole = multiply_by_rows(left, right);
+                assert_eq!(
+                    (whole.layout().shape()[0], whole.storage::<f32>()),
+                    (m, found.as_slice())
+                );
                 let close = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4);
                 assert!(close && found.len() == expected.len(), "{m} {k} {n} {threads:?}");
             }

@@ -16,7 +16,7 @@ pub(crate) use loops::{
     add, add_scaled, dot, exp, softmax_gradients, softmax_rows, sum_of_squares, times,
 };
 pub(crate) use matrix::{
-    Matrix, MatrixMut, Threads, filled, multiply, multiply_by_rows, multiply_fresh, multiply_into,
-    zeros,
+    Matrix, MatrixMut, Threads, filled, multiply, multiply_by_rows, multiply_by_rows_into,
+    multiply_fresh, multiply_into, zeros,
 };
 pub(crate) use wide::wide;

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::self_attention::dropped;
 use crate::kernel::{
-    Input, Matrix, MatrixMut, Threads, add, floats, multiply_by_rows, multiply_into, recorded,
+    Input, Matrix, MatrixMut, Threads, add, floats, multiply_by_rows_into, multiply_into, recorded,
     softmax_gradients, softmax_rows, times, to_tensor, zeros,
 };
 
@@ -126,20 +126,20 @@ impl Sizes {
 
     /// Rows `[batch, heads * d_kv]` times the transpose of `matrix` by head: `[heads, batch, d_model]`.
     fn back_through(self, rows: &[f32], matrix: &[f32]) -> Vec<f32> {
-        let by_head: Vec<Vec<f32>> = (0..self.heads)
-            .into_par_iter()
-            .map(|head| {
-                multiply_by_rows(self.head(rows, head), self.head(matrix, head), Threads::One)
-            })
-            .collect();
-        by_head.concat()
+        let size = self.batch * self.width;
+        let mut by_head = zeros(self.heads * size);
+        by_head.par_chunks_mut(size).enumerate().for_each(|(head, to)| {
+            let (rows, matrix) = (self.head(rows, head), self.head(matrix, head));
+            multiply_by_rows_into(to, rows, matrix, Threads::One);
+        });
+        by_head
     }
 
     /// Gradient of a matrix that vectors `[batch, heads, d_model]` went through to `rows`.
     fn matrix_gradient(self, vectors: &[f32], rows: &[f32]) -> FlexTensor {
         /// Rows of the matrix that a task makes.
         const ROWS: usize = 64;
-        let mut gradient = vec![0.0; self.width * self.inner];
+        let mut gradient = zeros(self.width * self.inner);
         gradient.par_chunks_mut(ROWS * self.inner).enumerate().for_each(|(task, to)| {
             let count = to.len() / self.inner;
             for head in 0..self.heads {
@@ -169,7 +169,7 @@ impl Kept {
         let sizes = Sizes { batch, heads, width, inner, per_head, source };
         let asked = sizes.back_through(floats(&query), floats(&key));
         let mut pattern = vec![0.0; batch * heads * source];
-        let mut weighted = vec![0.0; batch * heads * width];
+        let mut weighted = zeros(batch * heads * width);
         pattern
             .par_chunks_mut(heads * source)
             .zip(weighted.par_chunks_mut(heads * width))
@@ -197,7 +197,7 @@ impl Kept {
     /// `[batch, heads, d_model]`, and that of the states, if wanted.
     fn through_states(&self, to_weighted: &[f32], for_states: bool) -> (Vec<f32>, Vec<f32>) {
         let Sizes { batch, heads, width, source, .. } = self.sizes;
-        let mut to_asked = vec![0.0; batch * heads * width];
+        let mut to_asked = zeros(batch * heads * width);
         let mut to_states = zeros(if for_states { batch * source * width } else { 0 });
         let attend = |example: usize, to_asked: &mut [f32], to_states: Option<&mut [f32]>| {
             let states = self.sizes.states(floats(&self.states), example);

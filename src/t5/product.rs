@@ -5,7 +5,7 @@
 //! transpose of a product, which must be copied. Here an output is written once, where it stays, and each
 //! gradient in the order of its weight. The inner loops are the same (the crate `gemm`).
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, binary};
@@ -13,9 +13,7 @@ use burn_flex::{Flex, FlexTensor};
 
 use super::on_gpu;
 use crate::device::is_host;
-use crate::kernel::{
-    Input, Matrix, Threads, multiply, multiply_by_rows, plain, recorded, to_tensor,
-};
+use crate::kernel::{Input, Matrix, multiply, multiply_by_rows, plain, recorded, to_tensor};
 
 /// How a weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,14 +62,10 @@ impl Backward<Flex, 2> for Product {
             gradients,
             |gradient| {
                 let weight = weight.unwrap_or_else(|| unreachable!("{KEPT}"));
-                let shape = [gradient.layout().shape()[0], weight.layout().shape()[0]];
                 let (gradient, weight) = (Matrix::of(&gradient), Matrix::of(&weight));
                 match stored {
-                    Stored::InOut => {
-                        let to_x = multiply_by_rows(gradient, weight, Threads::All);
-                        FlexTensor::from_data(TensorData::new(to_x, shape)) // [rows, in]
-                    }
-                    Stored::OutIn => multiply(gradient, weight), // [rows, in]
+                    Stored::InOut => multiply_by_rows(gradient, weight), // [rows, in]
+                    Stored::OutIn => multiply(gradient, weight),         // [rows, in]
                 }
             },
             |gradient| {
