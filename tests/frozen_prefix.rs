@@ -11,7 +11,7 @@ use genir::checkpoint::Encoding;
 use genir::component::freeze_all_but;
 use genir::corpus::Split;
 use genir::prefix::{Frozen, Prefix};
-use genir::probe::{Others, Probe, ProbeQueries, Subject, Suite, files};
+use genir::probe::{Other, Others, Probe, ProbeQueries, Subject, Suite, files};
 use genir::retrieval::Vocabulary;
 use genir::retrieval::evaluation::QuerySet;
 use genir::retrieval::ranking::{RankOptions, rank};
@@ -286,7 +286,7 @@ fn what_is_stored_is_not_encoded_again() {
     assert_eq!(ranked(&other, Some(&prefix)), ranked(&model, Some(&prefix)));
     assert_ne!(ranked(&other, None), ranked(&model, None));
 
-    let probed = |model: &GenirModel, prefix: Option<&Arc<Prefix>>| {
+    let probed = |model: &GenirModel, prefix: Option<&Arc<Prefix>>, base: &GenirModel| {
         let mut queries = ProbeQueries::new(validation(&plan));
         if let Some(prefix) = prefix {
             queries.start_from(prefix);
@@ -301,13 +301,21 @@ fn what_is_stored_is_not_encoded_again() {
             encoder_is_frozen: true,
         };
         let options = plan.recipe.probes.as_ref().unwrap().options(&plan.stages);
-        let suite = Suite::new(&[Probe::ResidualContribution], options, plan.config()).unwrap();
-        let none = Others::default();
-        let records = suite.measure(&subject, &mut queries, None, &none, &mut |_, _| {}).unwrap();
-        serde_json::to_value(&records[0].result).unwrap()
+        let probes = [Probe::StagePatching, Probe::EncoderSwap];
+        let suite = Suite::new(&probes, options, plan.config()).unwrap();
+        let (name, t5) = (String::new(), base.t5.clone());
+        let others =
+            Others { base: Some(Other { name, t5, left_out: Default::default() }), encoder: None };
+        let records = suite.measure(&subject, &mut queries, None, &others, &mut |_, _| {}).unwrap();
+        serde_json::to_value(records.iter().map(|record| &record.result).collect::<Vec<_>>())
+            .unwrap()
     };
-    assert_eq!(probed(&other, Some(&prefix)), probed(&model, Some(&prefix)));
-    assert_ne!(probed(&other, None), probed(&model, None));
+    assert_eq!(probed(&other, Some(&prefix), &model), probed(&model, Some(&prefix), &model));
+    assert_ne!(probed(&other, None, &model), probed(&model, None, &model));
+    // What is frozen is the base's: nor does that encode again.
+    for prefix in [Some(&prefix), None] {
+        assert_eq!(probed(&model, prefix, &other), probed(&model, prefix, &model));
+    }
 }
 
 #[test]

@@ -143,11 +143,12 @@ pub(super) struct States {
 }
 
 /// Where states are kept.
+#[derive(Clone)]
 enum Kept {
     /// With what a run has stored of its frozen prefix.
     Run(Arc<Prefix>),
     /// With the queries.
-    Here(Box<Store>),
+    Here(Arc<Store>),
 }
 
 impl States {
@@ -165,7 +166,7 @@ impl States {
         let texts = questions.iter().map(|question| question.tokens.as_slice());
         // All that could go wrong is a value that the type cannot hold: it is the one they have.
         let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
-        self.kept = store.ok().map(|store| Kept::Here(Box::new(store)));
+        self.kept = store.ok().map(|store| Kept::Here(Arc::new(store)));
     }
 
     /// States of the queries `batch`, padded to the longest: from what is kept, or computed now.
@@ -178,6 +179,13 @@ impl States {
             None => None,
         };
         kept.map_or_else(|| encoder.encode(&texts), |prefix| prefix.states)
+    }
+
+    /// Takes what is kept of an encoder with the same weights, if nothing is kept yet.
+    pub fn share(&mut self, same: &Self) {
+        if self.kept.is_none() {
+            self.kept = same.kept.clone();
+        }
     }
 
     /// Forgets what was kept: the encoder has changed.

@@ -56,7 +56,8 @@ pub struct Subject<'a> {
     pub checkpoint: String,
     /// Updates done, where known.
     pub step: Option<u64>,
-    /// Whether the encoder will be the same at the next measurement: then its states are kept with the queries.
+    /// Whether the encoder is the base model's and stays so, as where a run trains neither: then its states are kept with
+    /// the queries from one measurement to the next, and are the base's too.
     pub encoder_is_frozen: bool,
 }
 
@@ -124,12 +125,18 @@ impl Suite {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let own = self.encoding(subject, &subject.model.t5);
         queries.own.fill(&own, &queries.questions);
+        if subject.encoder_is_frozen {
+            queries.base.share(&queries.own);
+        }
         let targets = self.targets(subject, &own, queries);
         // Where there is nothing to measure, nothing else is encoded.
         let measured = self.choose(queries, &targets)?;
         self.encode_with_others(subject, others, queries);
         if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
             test.own.fill(&own, &test.questions);
+            if subject.encoder_is_frozen {
+                test.base.share(&test.own);
+            }
             if let Some(base) = &others.base {
                 test.base.fill(&self.encoding(subject, &base.t5), &test.questions);
             }
