@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
@@ -278,6 +279,46 @@ fn a_directory_that_cannot_be_written_costs_a_warning_and_nothing_else() {
     for (step, loss) in losses(&nowhere) {
         assert!((loss - losses(&stored)[&step]).abs() < 2e-5 * loss, "step {step}: {loss}");
     }
+}
+
+/// A disk of 16 KiB, until it is dropped; none where the system lets nobody mount one.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(directory.path());
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then(|| Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_costs_a_warning_and_nothing_is_left_on_it() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: a small disk cannot be mounted here (Linux, as root)");
+        return;
+    };
+    let home = TempDir::new().unwrap();
+    // More than the disk holds.
+    let wide = "model.config.d_model=64";
+    let stored = run(&home.path().join("cache"), &[wide]);
+    let file = only_file(&home.path().join("cache"));
+    assert!(fs::metadata(file).unwrap().len() > 16 << 10);
+
+    let full = run(disk.0.path(), &[wide]);
+    let [warning] = full.warnings.as_slice() else { panic!("{:?}", full.warnings) };
+    assert!(warning.contains("is kept in memory alone: cannot write"), "{warning}");
+    assert!(warning.contains("No space left on device"), "{warning}");
+    assert!(files(disk.0.path()).is_empty());
+    assert_same(&full.weights, &stored.weights, "on a full disk");
 }
 
 #[test]
