@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{RecipeArgs, output};
-use crate::recipe::Recipe;
 use crate::train::Plan;
 
 /// Show all that is wrong with a recipe, or what it would train and need.
@@ -19,7 +18,7 @@ pub struct Check {
 
 impl Check {
     pub fn run(self) -> Result<()> {
-        let recipe = Recipe::from_file(&self.recipe.recipe, &self.recipe.overrides)?;
+        let recipe = self.recipe.read()?;
         let plan = Plan::new(recipe)?;
         output::line(super::train::summary(&plan))?;
         let recipe = self.recipe.recipe.display();

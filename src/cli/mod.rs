@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
+use crate::recipe::{Recipe, RecipeErrors};
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with a document's id.
 #[derive(Debug, Parser)]
@@ -81,6 +82,19 @@ struct RecipeArgs {
     /// Keys to set (`train.steps=500`) or to remove (`~train.epochs`).
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+
+    /// auto, cpu, cuda or cuda:N, in place of the recipe's `run.device`.
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl RecipeArgs {
+    /// The recipe with its overrides, of which the device is the last.
+    fn read(&self) -> Result<Recipe, RecipeErrors> {
+        let device = self.device.iter().map(|device| format!("run.device={device}"));
+        let overrides: Vec<String> = self.overrides.iter().cloned().chain(device).collect();
+        Recipe::from_file(&self.recipe, &overrides)
+    }
 }
 
 /// Parses the command line and runs its verb: exit code 0, or 1 with the error on standard error (2 for

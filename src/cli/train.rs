@@ -10,7 +10,6 @@ use super::RecipeArgs;
 use crate::device;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
-use crate::recipe::Recipe;
 use crate::run::{Environment, Overwrite, RunDirectory};
 use crate::train::{Plan, Trainer, callbacks};
 
@@ -30,7 +29,7 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
-        let recipe = Recipe::from_file(&self.recipe.recipe, &self.recipe.overrides)?;
+        let recipe = self.recipe.read()?;
         let plan = Plan::new(recipe)?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
         let environment = Environment::capture(&device::describe(&plan.device));

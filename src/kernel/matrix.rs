@@ -186,6 +186,7 @@ unsafe fn product(
         Threads::One => [1, 1],
         Threads::All => tasks(m, left.columns, n),
     };
+    let kernel = Kernel::of(left, right, steps[1]);
     let (height, width) = (m.div_ceil(down), n.div_ceil(along).next_multiple_of(PANEL));
     let to = Output(to);
     let task = |at: usize| {
@@ -196,9 +197,8 @@ unsafe fn product(
         let left = left.some_rows(top, height.min(m - top));
         let right = right.transposed().some_rows(first, width.min(n - first)).transposed();
         let to = to.at(top as isize * steps[0] + first as isize * steps[1]);
-        // SAFETY: both factors lie in their slices (`Matrix::checked`; a part of one does too), their inner sizes are
-        // equal, and the caller vouches for the output, of which tasks write parts of their own.
-        unsafe { on_one_thread(left, right, (to, steps), add) };
+        // SAFETY: the caller vouches for the output, of which tasks write parts of their own.
+        unsafe { kernel.multiply(left, right, (to, steps), add) };
     };
     if down * along == 1 {
         task(0);
@@ -207,44 +207,67 @@ unsafe fn product(
     }
 }
 
-/// # Safety
-/// As for [`product`]; both factors lie in their slices, and their inner sizes are equal.
-unsafe fn on_one_thread(
-    left: Matrix,
-    right: Matrix,
-    (to, [down, along]): (*mut f32, [isize; 2]),
-    add: bool,
-) {
+/// What computes a product: chosen from its sizes before it is shared out, so that rounding does not depend on the number
+/// of threads.
+#[derive(Debug, Clone, Copy)]
+enum Kernel {
+    Gemm,
     #[cfg(target_arch = "x86_64")]
-    if along == 1
-        && let Some(large) = narrow::large_factor(left, right)
-    {
-        // SAFETY: the caller's promises.
-        return unsafe { narrow::product(large, left, right, to, down, add) };
+    Narrow(narrow::Large),
+}
+
+impl Kernel {
+    /// For an output whose columns are `along` values apart.
+    fn of(left: Matrix, right: Matrix, along: isize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if along == 1
+            && let Some(large) = narrow::large_factor(left, right)
+        {
+            return Self::Narrow(large);
+        }
+        Self::Gemm
     }
-    // SAFETY: as above; the output is read only if `add`.
-    unsafe {
-        gemm::gemm(
-            left.rows,
-            right.columns,
-            left.columns,
-            to,
-            along,
-            down,
-            add,
-            left.values.as_ptr(),
-            left.to_next_column,
-            left.to_next_row,
-            right.values.as_ptr(),
-            right.to_next_column,
-            right.to_next_row,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+
+    /// `left x right` on this thread.
+    ///
+    /// # Safety
+    /// As for [`product`]; both factors are those that this was chosen for, or whole rows or columns of them.
+    unsafe fn multiply(
+        self,
+        left: Matrix,
+        right: Matrix,
+        (to, [down, along]): (*mut f32, [isize; 2]),
+        add: bool,
+    ) {
+        // SAFETY: both factors lie in their slices (`Matrix::checked`), their inner sizes are equal, and the caller vouches
+        // for the output, which is read only if `add`.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Narrow(large) => narrow::product(large, left, right, to, down, add),
+                Self::Gemm => gemm::gemm(
+                    left.rows,
+                    right.columns,
+                    left.columns,
+                    to,
+                    along,
+                    down,
+                    add,
+                    left.values.as_ptr(),
+                    left.to_next_column,
+                    left.to_next_row,
+                    right.values.as_ptr(),
+                    right.to_next_column,
+                    right.to_next_row,
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                ),
+            }
+        }
     }
 }
 

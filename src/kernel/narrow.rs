@@ -26,8 +26,11 @@ const FEW: RangeInclusive<usize> = 9..=48;
 const LARGE: usize = 1 << 16;
 /// Products of a sum in one part: as many columns of a tile, 32 KiB, stay in the nearest cache.
 const DEPTH: usize = 256;
-/// Columns of a large right factor that are copied at once: where rows are pages apart, each page is found once for all.
-const WIDE: usize = 8 * COLUMNS;
+/// Columns of a large right factor that are copied at once: rows are pages apart, and to find a page takes as long as to
+/// read some lines of it.
+const WIDE: usize = 32 * COLUMNS;
+/// Rows of it that are copied at once: with as many columns, 256 KiB, which stay in the second cache.
+const SHALLOW: usize = 64;
 /// Values of a line of the cache.
 const LINE: usize = 16;
 
@@ -71,8 +74,9 @@ pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
 /// `left x right` into `to`, whose rows are `apart` values apart, or added to what is there.
 ///
 /// # Safety
-/// `large` is their [`large_factor`], each lies in its slice, and their inner sizes are equal and not 0; `to` is memory for
-/// the product that nothing else reads or writes meanwhile; with `add` it holds values.
+/// `large` is the [`large_factor`] of these factors, or of ones whose rows or columns they are; each lies in its slice, and
+/// their inner sizes are equal and not 0. `to` is memory for the product that nothing else reads or writes meanwhile; with
+/// `add` it holds values.
 pub(super) unsafe fn product(
     large: Large,
     left: Matrix,
@@ -107,6 +111,8 @@ struct Factors<'a> {
 struct Ahead {
     from: *const f32,
     step: usize,
+    first: usize,
+    every: usize,
 }
 
 impl Factors<'_> {
@@ -130,7 +136,12 @@ impl Factors<'_> {
                         (rows.start + ROWS) * self.left.to_next_row as usize + products.start,
                     );
                     let step = self.left.to_next_row as usize;
-                    let ahead = (columns.start == 0).then_some(Ahead { from: next, step });
+                    let ahead = (columns.start == 0).then_some(Ahead {
+                        from: next,
+                        step,
+                        first: 0,
+                        every: 1,
+                    });
                     // SAFETY: the caller's promises; the copy is of these columns.
                     unsafe { self.tile::<true>(&rows, &columns, &products, copy, ahead) };
                 }
@@ -147,13 +158,11 @@ impl Factors<'_> {
         let (k, n) = (self.left.columns, self.right.columns);
         let step = self.right.to_next_row as usize;
         for wide in parts(0..n, WIDE) {
-            for products in parts(0..k, DEPTH) {
+            for products in parts(0..k, SHALLOW) {
                 let size = products.len() * COLUMNS;
                 let copy = room(copy, wide.len().div_ceil(COLUMNS) * size);
                 let narrow = || parts(wide.clone(), COLUMNS);
-                for (columns, to) in narrow().zip(copy.chunks_exact_mut(size)) {
-                    copy_columns(self.right, &products, &columns, to);
-                }
+                copy_rows(self.right, &products, &wide, copy);
                 for (columns, copy) in narrow().zip(copy.chunks_exact(size)) {
                     // The part that is copied next: further down, or else of the next columns.
                     let next = match products.end < k {
@@ -161,12 +170,12 @@ impl Factors<'_> {
                         false => columns.start + WIDE,
                     };
                     let from = self.right.values.as_ptr().wrapping_add(next);
-                    let mut ahead = Some(Ahead { from, step });
-                    for rows in parts(0..self.left.rows, ROWS) {
+                    // Shared out over the tiles: so many lines and no more can be on their way at once.
+                    let every = self.left.rows.div_ceil(ROWS);
+                    for (first, rows) in parts(0..self.left.rows, ROWS).enumerate() {
+                        let ahead = Some(Ahead { from, step, first, every });
                         // SAFETY: the caller's promises; the copy is of these columns.
-                        unsafe {
-                            self.tile::<false>(&rows, &columns, &products, copy, ahead.take())
-                        };
+                        unsafe { self.tile::<false>(&rows, &columns, &products, copy, ahead) };
                     }
                 }
             }
@@ -202,12 +211,16 @@ impl Factors<'_> {
                 match (rows.len(), ahead) {
                     // SAFETY: the caller's promises.
                     $(($count, None) => unsafe { tile.sum::<$count>(|_| ()) },
-                    ($count, Some(Ahead { from, step })) => unsafe {
+                    ($count, Some(Ahead { from, step, first, every })) => unsafe {
+                        let mut next = first;
                         tile.sum::<$count>(|at| {
                             if !BY_ROWS {
-                                let line = from.wrapping_add(at * step);
-                                _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                                _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(LINE).cast());
+                                if at == next {
+                                    next += every;
+                                    let line = from.wrapping_add(at * step);
+                                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(LINE).cast());
+                                }
                             } else if at % LINE < $count {
                                 // One line a product, not all at once: so many can be on their way.
                                 let line = from.wrapping_add(at % LINE * step + at / LINE * LINE);
@@ -227,6 +240,24 @@ impl Factors<'_> {
 fn parts(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let end = all.end;
     all.step_by(size).map(move |start| start..end.min(start + size))
+}
+
+/// Copies columns of contiguous rows, [`COLUMNS`] at a time; row after row, for rows may be pages apart.
+#[target_feature(enable = "avx512f")]
+fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, copy: &mut [f32]) {
+    let down = right.to_next_row as usize;
+    for row in 0..products.len() {
+        let from = &right.values[(products.start + row) * down..][columns.clone()];
+        let to = copy.chunks_exact_mut(products.len() * COLUMNS);
+        for (from, to) in from.chunks(COLUMNS).zip(to) {
+            let to = &mut to[row * COLUMNS..][..COLUMNS];
+            match <&[f32; COLUMNS]>::try_from(from) {
+                // A length that is known makes this two registers, not a call.
+                Ok(from) => to.copy_from_slice(from),
+                Err(_) => to[..from.len()].copy_from_slice(from),
+            }
+        }
+    }
 }
 
 /// Copies a part of up to [`COLUMNS`] columns row by row; what stands in place of missing ones does not count.
@@ -292,7 +323,7 @@ impl Tile {
     /// # Safety
     /// Everything that the tile points to is there.
     #[target_feature(enable = "avx512f")]
-    unsafe fn sum<const COUNT: usize>(&self, ahead: impl Fn(usize)) {
+    unsafe fn sum<const COUNT: usize>(&self, mut ahead: impl FnMut(usize)) {
         let mut sums: [[__m512; 2]; COUNT] = [[_mm512_setzero_ps(); 2]; COUNT];
         for at in 0..self.depth {
             ahead(at);
