@@ -325,15 +325,39 @@ fn quiet_says_nothing_and_logs_everything() {
 }
 
 #[test]
+fn a_device_on_the_command_line_takes_the_place_of_the_recipes() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    for verb in ["check", "train"] {
+        is_refused(
+            &[verb, &recipe, "--device", "tpu"],
+            &["run.device = \"tpu\": expected one of \"auto\", \"cpu\", \"cuda\""],
+        );
+    }
+    let given = ["check", &recipe, "run.device=tpu", "--device", "cpu"];
+    assert_says(&succeeds(&given).stdout, &["device cpu"]);
+}
+
+#[test]
 fn a_reader_that_has_gone_ends_a_verb_in_silence() {
-    let (_home, run) = tiny_run();
+    let (home, run) = tiny_run();
+    let correct = text(home.path().join("correct.json"));
     for arguments in [
         vec!["recipes", "list"],
         vec!["recipes", "show", "quickstart"],
         vec!["check", "recipes/quickstart.toml"],
         vec!["search", &run, "find a"],
         vec!["eval", &run],
-        vec!["probe", &run, "--over", "all", "--probe", "direct_effect"],
+        vec![
+            "probe",
+            &run,
+            "--over",
+            "all",
+            "--probe",
+            "direct_effect",
+            "--write-correct",
+            &correct,
+        ],
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -343,4 +367,6 @@ fn a_reader_that_has_gone_ends_a_verb_in_silence() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
     }
+    // What it was to do beside printing is done.
+    assert!(Path::new(&correct).exists());
 }

@@ -36,10 +36,13 @@ Examples:
 
 impl Plot {
     pub fn run(self) -> Result<()> {
+        let mut drawn = Vec::new();
         for (from, directory) in self.from.iter().zip(self.directories()?) {
-            for path in draw(&read(from)?, &directory)? {
-                output::line(path.display())?;
-            }
+            drawn.extend(draw(&read(from)?, &directory)?);
+        }
+        // Last: nothing is left undone where nobody reads it.
+        for path in drawn {
+            output::line(path.display())?;
         }
         Ok(())
     }

@@ -170,15 +170,15 @@ impl ProbeVerb {
             bar.finish_and_clear();
         }
         let records = found?;
-        // Numbers first: they are not lost where a picture cannot be written.
-        self.write(&records, output)?;
+        // Numbers first: they are not lost where a picture cannot be written, nor files where nobody reads the numbers.
+        let written = self.write(&records, output);
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
         }
         if let Some(directory) = &self.plots {
             super::plot::draw(&records, directory)?;
         }
-        Ok(())
+        written
     }
 
     /// The probes that were asked for, or else all that can be measured; says which cannot, and why.

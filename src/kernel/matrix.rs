@@ -95,6 +95,7 @@ impl<'a> MatrixMut<'a> {
     /// Rows of `columns` values that begin `apart` values after each other.
     pub fn rows_apart(values: &'a mut [f32], rows: usize, columns: usize, apart: usize) -> Self {
         check(values.len(), [rows, columns], [apart as isize, 1]);
+        assert!(rows < 2 || apart >= columns, "rows of an output overlap");
         Self { values, rows, columns, to_next_row: apart as isize, to_next_column: 1 }
     }
 }
@@ -207,8 +208,8 @@ unsafe fn product(
     }
 }
 
-/// What computes a product: chosen from its sizes before it is shared out, so that rounding does not depend on the number
-/// of threads.
+/// What computes a product: chosen from its sizes before it is shared out, so that the choice does not depend on the number
+/// of threads. (`gemm` may still round by the sizes of a part.)
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     Gemm,

@@ -57,7 +57,7 @@ pub struct Subject<'a> {
     /// Updates done, where known.
     pub step: Option<u64>,
     /// Whether the encoder is the base model's and stays so, as where a run trains neither: then its states are kept with
-    /// the queries from one measurement to the next, and are the base's too.
+    /// the queries from one measurement to the next, and are the base's too (as rounded as the run stores them).
     pub encoder_is_frozen: bool,
 }
 

@@ -1,8 +1,8 @@
 //! What stands between the two matrices of an MLP: on the CPU one operation forward and one backward.
 //!
 //! Made of tensor operations, relu is one pass over the hidden activations and three for its gradient, and a gated
-//! gelu some ten and twenty, each on one thread and with an output of its own. Here each is one pass by all threads,
-//! and what the backward pass keeps is what the matrices beside keep anyway.
+//! gelu some ten and twenty, each on one thread and with an output of its own. Here all threads share each of
+//! them, and what the backward pass keeps is what the matrices beside keep anyway.
 
 use burn::tensor::activation::{gelu_approximate, relu};
 use burn::tensor::{Tensor, TensorData};
@@ -83,6 +83,7 @@ struct Kept {
 
 impl Kept {
     fn of(gate: &FlexTensor, linear: &FlexTensor) -> Self {
+        assert_eq!(gate.layout().shape(), linear.layout().shape(), "the halves of a gated MLP");
         Self { gate: gate.to_contiguous(), linear: linear.to_contiguous() }
     }
 
@@ -138,7 +139,8 @@ wide! {
 wide! {
     fn pass_where_positive(gradient: &mut [f32], output: &[f32]) {
         for (gradient, output) in gradient.iter_mut().zip(output) {
-            *gradient = if *output > 0.0 { *gradient } else { 0.0 };
+            // A gradient at NaN passes: it shows where that came from.
+            *gradient = if *output <= 0.0 { 0.0 } else { *gradient };
         }
     }
 }
