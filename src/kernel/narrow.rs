@@ -126,8 +126,12 @@ impl Factors<'_> {
         for products in parts(0..self.left.columns, DEPTH) {
             let size = products.len() * COLUMNS;
             let copy = room(copy, n.div_ceil(COLUMNS) * size);
-            for (columns, to) in parts(0..n, COLUMNS).zip(copy.chunks_exact_mut(size)) {
-                copy_columns(self.right, &products, &columns, to);
+            if self.right.to_next_column == 1 {
+                copy_rows(self.right, &products, &(0..n), copy);
+            } else {
+                for (columns, to) in parts(0..n, COLUMNS).zip(copy.chunks_exact_mut(size)) {
+                    turn_columns(self.right, &products, &columns, to);
+                }
             }
             for rows in parts(0..self.left.rows, ROWS) {
                 for (columns, copy) in parts(0..n, COLUMNS).zip(copy.chunks_exact(size)) {
@@ -242,7 +246,8 @@ fn parts(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     all.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// Copies columns of contiguous rows, [`COLUMNS`] at a time; row after row, for rows may be pages apart.
+/// Copies columns of contiguous rows, [`COLUMNS`] at a time; row after row, for rows may be pages apart. What stands in place
+/// of missing columns does not count.
 #[target_feature(enable = "avx512f")]
 fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, copy: &mut [f32]) {
     let down = right.to_next_row as usize;
@@ -260,23 +265,12 @@ fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, cop
     }
 }
 
-/// Copies a part of up to [`COLUMNS`] columns row by row; what stands in place of missing ones does not count.
+/// Copies up to [`COLUMNS`] contiguous columns as rows; what stands in place of missing ones does not count.
 #[target_feature(enable = "avx512f")]
-fn copy_columns(right: Matrix, products: &Range<usize>, columns: &Range<usize>, to: &mut [f32]) {
-    let (down, along) = (right.to_next_row as usize, right.to_next_column as usize);
-    let from = &right.values[products.start * down + columns.start * along..];
+fn turn_columns(right: Matrix, products: &Range<usize>, columns: &Range<usize>, to: &mut [f32]) {
+    let along = right.to_next_column as usize;
+    let from = &right.values[products.start + columns.start * along..];
     let count = columns.len();
-    if along == 1 {
-        for (row, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
-            let from = &from[row * down..][..count];
-            match <&[f32; COLUMNS]>::try_from(from) {
-                // A length that is known makes this two registers, not a call.
-                Ok(from) => to.copy_from_slice(from),
-                Err(_) => to[..count].copy_from_slice(from),
-            }
-        }
-        return;
-    }
     let whole = if count == COLUMNS { products.len() / TILE * TILE } else { 0 };
     for first in (0..whole).step_by(TILE) {
         for side in [0, TILE] {
