@@ -11,6 +11,7 @@ use burn::optim::{AdamWConfig, Optimizer as _};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use genir::corpus::atlas::atlas;
+use genir::device::Precision;
 use genir::docid::TextTokenizer;
 use genir::t5::{
     Attention, EncoderStates, Head, Hook, NoTap, Pass, Site, T5, T5Config, Tap, Tokens, weights,
@@ -38,6 +39,7 @@ fn loss(criterion: &mut Criterion) {
         rows: matrix(BATCH).require_grad(),
         words: matrix(WORDS),
         docids: matrix(DOCUMENTS),
+        precision: Precision::F32,
     };
     let rows: Vec<i32> = (0..BATCH as i32).collect();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [BATCH]), &device);
@@ -57,7 +59,7 @@ fn loss(criterion: &mut Criterion) {
     group.bench_function("Burn", |bencher| {
         let loss = CrossEntropyLossConfig::new().init(&device);
         bencher.iter(|| {
-            let Head { rows: output, words, docids } = head.clone();
+            let Head { rows: output, words, docids, .. } = head.clone();
             let words = output.clone().matmul(words.transpose());
             let logits = Tensor::cat(vec![words, output.matmul(docids.transpose())], 1);
             let targets = rows.clone() + WORDS as i32;

@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let encoding = checkpoint.encoding().queries();
     let tokens = checkpoint.tokenizer.encode_batch(&[query.as_str()], &encoding)?.concat();
     let ids: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
-    let source = Tokens::new(&ids, &[ids.len() as u32], &device);
+    let source = Tokens::new(&ids, &[ids.len() as u32], &device.device);
 
     let mut tap = CrossAttentionOutputs::default();
     let mut pass = Pass::evaluate(&mut tap);

@@ -4,6 +4,7 @@ Prints Markdown, also into --report. Everything it trains on is genir's own: the
 """
 
 import argparse
+import contextlib
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,21 +116,45 @@ def correctness(arguments: argparse.Namespace, report: Report) -> list[str]:
         runs = Runs(arguments.genir, Path(home))
         on_cpu = runs.train("cpu", "cpu")
         checkpoint = runs.checkpoint("cpu")
-        rankings, probes = runs.rankings(checkpoint, "cpu"), runs.probes(checkpoint, "cpu")
-        for precision, name in devices.items():
+        rankings, probes = runs.rankings(checkpoint, "cpu", "cpu"), runs.probes(checkpoint, "cpu")
+        # All at once: on a new machine each spends minutes on compiling kernels, on one core.
+        with ThreadPoolExecutor(max_workers=5 * len(devices)) as pool:
+            asked = {
+                precision: {
+                    "losses": pool.submit(runs.train, precision, name),
+                    "rankings": pool.submit(runs.rankings, checkpoint, name, precision),
+                    "probes": pool.submit(runs.probes, checkpoint, name),
+                    "held": pool.submit(runs.train, f"restricted-{precision}", name, checkpoint),
+                    "fetched": pool.submit(runs.train, f"fetched-{precision}", name, checkpoint, ["cache.memory=0"]),
+                }
+                for precision, name in devices.items()
+            }
+        for precision, of in asked.items():
             tolerance = TOLERANCES[precision]
-            losses = runs.train(precision, name)
-            checks += compared_losses(losses, on_cpu, precision, tolerance)
-            checks += compared_logits(runs.rankings(checkpoint, name), rankings, precision, tolerance)
-            checks += compared_probes(runs.probes(checkpoint, name), probes, precision, tolerance)
-            held = runs.train(f"restricted-{precision}", name, base=checkpoint)
-            fetched = runs.train(f"fetched-{precision}", name, base=checkpoint, more=["cache.memory=0"])
-            checks += fetched_states(fetched, held, precision, tolerance)
-            checks += frozen_weights(checkpoint, runs.checkpoint(f"restricted-{precision}"), precision)
+            with found(f"loss over {STEPS} steps, {precision}", checks):
+                checks += compared_losses(of["losses"].result(), on_cpu, precision, tolerance)
+            with found(f"logits, {precision}", checks):
+                checks += compared_logits(of["rankings"].result(), rankings, precision, tolerance)
+            with found(f"probes, {precision}", checks):
+                checks += compared_probes(of["probes"].result(), probes, precision, tolerance)
+            with found(f"states from a file, {precision}", checks):
+                checks += fetched_states(of["fetched"].result(), of["held"].result(), precision, tolerance)
+            with found(f"frozen weights, {precision}", checks):
+                checks += frozen_weights(checkpoint, runs.checkpoint(f"restricted-{precision}"), precision)
     report.say("## The same numbers as on the CPU\n")
     rows = [[check.what, check.found, check.allowed, "yes" if check.holds else "**NO**"] for check in checks]
     report.table(["check", "found", "allowed", "holds"], rows)
     return [check.what for check in checks if not check.holds]
+
+
+@contextlib.contextmanager
+def found(what: str, checks: list[Check]):
+    """Notes a command that failed as a check that does not hold: the others still say what they found."""
+    try:
+        yield
+    except (CheckError, OSError) as error:
+        print(f"warning: {what}: {error}", file=sys.stderr)
+        checks.append(Check(what, str(error).splitlines()[0][:200], "an end without error", False))
 
 
 @dataclass
@@ -142,7 +168,7 @@ class Runs:
         """The loss of each step of a run of STEPS steps; restricted, and on from `base`, where that is given."""
         overrides = [f"run.directory={self.home / name}", f"run.device={device}", "~train.epochs", f"train.steps={STEPS}"]
         overrides += ["train.batch_size=32", "schedule.warmup_steps=10", "log.every_steps=1", "~probes", "~evaluate.every_epochs"]
-        overrides += ["evaluate.queries=100", "evaluate.memorisation=0", f"cache.directory={self.home / 'cache'}", *(more or [])]
+        overrides += ["evaluate.queries=100", "evaluate.memorisation=0", f"cache.directory={self.home / name}-cache", *(more or [])]
         if base:
             overrides += [f"model.base={base}", "model.init=pretrained", 'trainable.select=["restricted"]']
         self.run("train", "recipes/quickstart.toml", *overrides)
@@ -155,9 +181,9 @@ class Runs:
     def checkpoint(self, name: str) -> Path:
         return self.home / name / "checkpoints" / "latest"
 
-    def rankings(self, checkpoint: Path, device: str) -> dict[tuple[str, str], float]:
+    def rankings(self, checkpoint: Path, device: str, name: str) -> dict[tuple[str, str], float]:
         """Logits by query and docid: all docids of each query."""
-        file = self.home / "run.trec"
+        file = self.home / f"{name}.trec"
         self.run("eval", checkpoint, "--device", device, "--queries", "50", "--depth", "1000000", "--run", file)
         fields = [line.split() for line in file.read_text().splitlines()]
         return {(query, docid): float(score) for query, _, docid, _, score, _ in fields}

@@ -1,19 +1,51 @@
 //! Where a run computes: the CPU, or an NVIDIA GPU in builds with the feature `cuda`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use burn::tensor::{Device, FloatDType};
 use thiserror::Error;
 
 use crate::choice::choice;
 
 choice! {
-    /// In what a GPU computes products with weights; parameters and all else are f32 in any case.
+    /// The type in which a GPU computes products with weights; parameters and all else are f32 in any case. The CPU
+    /// computes all of it in f32.
+    #[derive(Default)]
     Precision {
-        /// The default.
+        /// The default of a GPU that supports it.
         Bf16 = "bf16",
         /// To tell rounding from mistakes: several times slower.
+        #[default]
         F32 = "f32",
+    }
+}
+
+/// Where tensors lie, and in what type products with weights are computed there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ComputeDevice {
+    /// Where tensors lie; with or without autodiff.
+    pub device: Device,
+    /// The type of products with weights.
+    pub precision: Precision,
+}
+
+impl ComputeDevice {
+    /// `device` with products in bf16 if that was asked for and the device supports it, else in f32.
+    fn new(device: Device, asked: Precision) -> Self {
+        let bf16 = !is_host(&device) && device.supports_dtype(FloatDType::BF16);
+        let precision = if bf16 { asked } else { Precision::F32 };
+        Self { device, precision }
+    }
+}
+
+impl From<&Device> for ComputeDevice {
+    /// With the precision that the device's plain name stands for: bf16 on GPUs that support it.
+    fn from(device: &Device) -> Self {
+        Self::new(device.clone(), Precision::Bf16)
+    }
+}
+
+impl From<&ComputeDevice> for ComputeDevice {
+    fn from(device: &ComputeDevice) -> Self {
+        device.clone()
     }
 }
 
@@ -86,31 +118,19 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// The device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this build and this
-/// machine have one, else the CPU). `+f32` behind a GPU's name sets the process's [`precision`].
+/// machine have one, else the CPU). With `+f32` behind a GPU's name, and on a GPU without bf16, products are computed in
+/// f32.
 ///
 /// # Errors
 /// In words, before Burn is asked for a GPU: with none, Burn 0.22 panics.
-pub fn device(name: &str) -> Result<Device, DeviceError> {
-    match parse(name) {
-        None => Err(DeviceError::Unknown { found: name.to_owned() }),
-        Some(Name::Auto) => Ok(cuda(name, 0).unwrap_or_else(|_| Device::flex())),
-        Some(Name::Cpu) => Ok(Device::flex()),
-        Some(Name::Cuda(index, precision)) => {
-            let device = cuda(name, index)?;
-            let bf16 = precision == Precision::Bf16 && device.supports_dtype(FloatDType::BF16);
-            PRODUCTS_IN_F32.store(!bf16, Ordering::Relaxed);
-            Ok(device)
-        }
-    }
-}
-
-/// One process computes on one device: not carried through the model to each of its products.
-static PRODUCTS_IN_F32: AtomicBool = AtomicBool::new(false);
-
-/// In what this process computes products with weights where it does so on a GPU: as the device's name said, and f32 on
-/// a GPU without bf16.
-pub fn precision() -> Precision {
-    if PRODUCTS_IN_F32.load(Ordering::Relaxed) { Precision::F32 } else { Precision::Bf16 }
+pub fn device(name: &str) -> Result<ComputeDevice, DeviceError> {
+    let (device, precision) = match parse(name) {
+        None => return Err(DeviceError::Unknown { found: name.to_owned() }),
+        Some(Name::Auto) => (cuda(name, 0).unwrap_or_else(|_| Device::flex()), Precision::Bf16),
+        Some(Name::Cpu) => (Device::flex(), Precision::F32),
+        Some(Name::Cuda(index, precision)) => (cuda(name, index)?, precision),
+    };
+    Ok(ComputeDevice::new(device, precision))
 }
 
 /// Sequences are padded to a multiple of this on GPUs, where each new shape costs compiled and tried kernels.
@@ -128,11 +148,11 @@ pub fn is_host(device: &Device) -> bool {
 }
 
 /// `cpu`, or the GPU with its precision, as written to the run directory.
-pub fn describe(device: &Device) -> String {
+pub fn describe(device: &Device, precision: Precision) -> String {
     if is_host(device) {
         return "cpu".to_owned();
     }
-    format!("{:?}, products in {}", device.clone().inner(), precision())
+    format!("{:?}, products in {precision}", device.clone().inner())
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -153,7 +173,25 @@ fn cuda(name: &str, index: usize) -> Result<Device, DeviceError> {
     if index >= count {
         return Err(DeviceError::NoSuchGpu { found, count });
     }
+    keep_compiled_kernels();
     Ok(Device::cuda(index))
+}
+
+/// Has compiled kernels, and which of several was the fastest, stored in the user's cache directory (`cubecl`). A first
+/// process compiles and tries hundreds of them, which takes minutes; later ones read them.
+#[cfg(feature = "cuda")]
+fn keep_compiled_kernels() {
+    use burn::cubecl::config::cache::CacheConfig;
+    use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    // What the user's cubecl.toml and environment variables say comes first.
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    if matches!(config.environment.path, CacheConfig::Target) {
+        // Its default is the directory `target` of a Rust project, even for an installed binary.
+        config.environment.path = CacheConfig::Global;
+    }
+    // Only the first device of a process decides.
+    let _ = CubeClRuntimeConfig::try_set(config);
 }
 
 #[cfg(test)]
@@ -162,7 +200,10 @@ mod tests {
 
     #[test]
     fn a_device_that_cannot_be_had_is_refused_in_words() {
-        assert!(is_host(&device("cpu").unwrap()));
+        let cpu = device("cpu").unwrap();
+        assert!(is_host(&cpu.device));
+        assert_eq!(cpu.precision, Precision::F32, "the CPU computes in f32, whatever a GPU would");
+        assert_eq!(ComputeDevice::from(&Device::flex().autodiff()).precision, Precision::F32);
         assert!(matches!(device("gpu"), Err(DeviceError::Unknown { .. })));
         for name in ["cuda:x", "cuda:", "cuda:99999999", "cpu+f32", "cuda+f16", ""] {
             assert!(matches!(device(name), Err(DeviceError::Unknown { .. })), "{name}");

@@ -2,6 +2,7 @@
 //! logits' cross-entropy, whichever rows are trained.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use genir::device::Precision;
 use genir::t5::Head;
 use genir::train::{Loss, cross_entropy, loss_of_head};
 
@@ -49,7 +50,7 @@ fn outcome(
     let targets = TensorData::new(targets, [batch]);
     let targets = Tensor::<1, Int>::from_data(targets, &Device::flex().autodiff());
     let [rows, words, docids] = inputs.clone();
-    let loss = way(Head { rows, words, docids }, targets);
+    let loss = way(Head { rows, words, docids, precision: Precision::F32 }, targets);
     let gradients = loss.root.backward();
     let of = |input: &Tensor<2>| input.grad(&gradients).map(values);
     (values(loss.value)[0], inputs.each_ref().map(of))
@@ -113,7 +114,12 @@ fn a_value_that_is_not_finite_shows_in_the_loss() {
             Tensor::<2>::from_data(TensorData::new(values.clone(), [values.len() / 2, 2]), &device)
         };
         let rows = of(vec![1.0, bad]).require_grad();
-        let head = Head { rows, words: of(vec![0.5; 6]), docids: of(vec![0.5; 2]) };
+        let head = Head {
+            rows,
+            words: of(vec![0.5; 6]),
+            docids: of(vec![0.5; 2]),
+            precision: Precision::F32,
+        };
         let targets = Tensor::<1, Int>::from_data(TensorData::new(vec![0_i32], [1]), &device);
         assert!(!values(loss_of_head(head, targets, 0.0, 1.0).value)[0].is_finite(), "{bad}");
     }

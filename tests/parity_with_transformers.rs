@@ -1,6 +1,7 @@
 //! Logits, loss, encoder states and gradients equal what `transformers` computes from the same checkpoints.
 //!
-//! The fixtures are made by `tests/python/make_parity_fixtures.py`; see `tests/fixtures/README.md`.
+//! The fixtures are made by `tests/python/make_parity_fixtures.py`; see `tests/fixtures/README.md`. They are checked on
+//! the CPU, or on the device that `GENIR_TEST_DEVICE` names (`cuda+f32`, `cuda`).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Param;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use genir::device::{ComputeDevice, Precision, device, is_host};
 use genir::t5::weights::{self, StoredTensors};
 use genir::t5::{NoTap, Pass, T5, T5Config, Tokens, bucket};
 use safetensors::SafeTensors;
@@ -59,7 +61,21 @@ impl Expected {
     }
 }
 
-fn load(model: &str, device: &Device) -> T5 {
+/// Where the models compute, with autodiff, and the factor on tolerances there.
+fn test_device() -> (ComputeDevice, f32) {
+    let name = std::env::var("GENIR_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    let ComputeDevice { device, precision } = device(&name).unwrap();
+    let factor = match (is_host(&device), precision) {
+        (true, _) => 1.0,
+        // Products may round their factors to TF32's 11 bits.
+        (false, Precision::F32) => 50.0,
+        // bf16 has 8 bits.
+        (false, Precision::Bf16) => 500.0,
+    };
+    (ComputeDevice { device: device.autodiff(), precision }, factor)
+}
+
+fn load(model: &str, device: &ComputeDevice) -> T5 {
     let directory = fixtures().join(model);
     let config = T5Config::read(&directory).unwrap();
     let tensors = StoredTensors::open(&directory).unwrap();
@@ -79,8 +95,9 @@ fn check(model: &str) {
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     let models = manifest["models"].as_array().unwrap();
     let entry = models.iter().find(|entry| entry["name"] == model).expect(model);
-    let device = Device::flex().autodiff();
-    let t5 = load(model, &device);
+    let (on, factor) = test_device();
+    let t5 = load(model, &on);
+    let device = on.device;
     let expected = Expected::read(model);
     for case in entry["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -94,11 +111,11 @@ fn check(model: &str) {
         let states = t5.encode(&source, &mut pass);
         let output = t5.decode(&target, &states, &mut pass);
         let logits = t5.word_logits(output);
-        assert_close(&logits, &expected.floats(&format!("{name}.logits")).0, 1e-4, &what);
+        assert_close(&logits, &expected.floats(&format!("{name}.logits")).0, factor * 1e-4, &what);
         if case["encoder_last_hidden_state"] == true {
             let (states_expected, _) =
                 expected.floats(&format!("{name}.encoder_last_hidden_state"));
-            assert_close(&states.rows, &states_expected, 1e-4, &format!("{what} states"));
+            assert_close(&states.rows, &states_expected, factor * 1e-4, &format!("{what} states"));
         }
         if target.length == 1 {
             // The start token alone, with one lookup for both stacks, is the same computation.
@@ -108,7 +125,7 @@ fn check(model: &str) {
             assert_close(
                 &t5.word_logits(output),
                 &logits_expected,
-                1e-4,
+                factor * 1e-4,
                 &format!("{what} merged"),
             );
         }
@@ -121,7 +138,7 @@ fn check(model: &str) {
         assert_close(
             &loss.clone().reshape([1, 1]),
             &[loss_expected],
-            1e-5,
+            factor * 1e-5,
             &format!("{what} loss"),
         );
         let gradients = loss.backward();
@@ -137,7 +154,12 @@ fn check(model: &str) {
             let transposed =
                 shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
             let gradient = if transposed { gradient.clone().transpose() } else { gradient.clone() };
-            assert_close(&gradient, &values, 2e-5, &format!("{what} gradient of {stored}"));
+            assert_close(
+                &gradient,
+                &values,
+                factor * 2e-5,
+                &format!("{what} gradient of {stored}"),
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 use genir::component::Stages;
+use genir::device::Precision;
 use genir::t5::{Embedding, Linear};
 
 use super::Arguments;
@@ -133,13 +134,13 @@ impl Product {
         let to_right = linear(&gradient);
         let begun = Instant::now();
         for _ in 0..self.forward {
-            forward.forward(x.clone());
+            forward.forward(x.clone(), Precision::F32);
         }
         for _ in 0..self.to_left {
-            to_left.logits(gradient.clone());
+            to_left.logits(gradient.clone(), Precision::F32);
         }
         for _ in 0..self.to_right {
-            to_right.forward(x.clone().transpose());
+            to_right.forward(x.clone().transpose(), Precision::F32);
         }
         device.sync()?;
         Ok(begun.elapsed().as_secs_f64())

@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::component::{Stages, freeze_all_but, trainable_set};
-use genir::device::device;
+use genir::device::{ComputeDevice, device};
 use genir::prefix::{FrozenPrefix, PrefixOutput};
 use genir::recipe;
 use genir::t5::weights::Origin;
@@ -80,13 +80,15 @@ pub struct Training {
 impl Training {
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
         let Arguments { mode, shape, batch, length, documents, words, .. } = *arguments;
-        let device = device(&arguments.device)?.autodiff();
+        let ComputeDevice { device, precision } = device(&arguments.device)?;
+        let device = device.autodiff();
+        let on = ComputeDevice { device: device.clone(), precision };
         let config = shape.config(words)?;
         // Before the model, whose memory then is what this gave back.
         let parameters = GenirModel::parameter_sizes(&config, true, documents);
         let docids = weights::random_rows(&config, documents, 1);
         let model = GenirModel {
-            t5: weights::initialise(&config, 1, &device),
+            t5: weights::initialise(&config, 1, &on),
             docids: weights::docids_from(docids, config.d_model, &device),
         };
         let names = parameters.iter().map(|(name, _)| name.as_str());

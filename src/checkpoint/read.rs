@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
-
 use super::{CheckpointError, Encoding, MANIFEST, Manifest};
+use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
 use crate::files::FileError;
 use crate::t5::weights::{self, DocidRows, StoredTensors};
@@ -24,7 +23,11 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens the checkpoint in `directory` with its weights on `device`.
-    pub fn open(directory: &Path, device: &Device) -> Result<Self, CheckpointError> {
+    pub fn open(
+        directory: &Path,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<Self, CheckpointError> {
+        let device = &device.into();
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
         let Some(imported) = loaded.docids else {
@@ -34,7 +37,7 @@ impl Checkpoint {
         let manifest = read_manifest(directory)?;
         let tensors = StoredTensors::open(directory)?;
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.words(), device)?;
-        let docids = weights::load_docids(&tensors, &config, rows, device)?;
+        let docids = weights::load_docids(&tensors, &config, rows, &device.device)?;
         Ok(Self {
             model: GenirModel { t5, docids },
             tokenizer: loaded.tokenizer,

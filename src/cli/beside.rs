@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use burn::tensor::Device;
 use clap::Args;
 
 use super::target::{Asked, Target};
 use crate::corpus::LeaveOut;
+use crate::device::ComputeDevice;
 use crate::probe::{Other, Others, Probe};
 use crate::recipe::Recipe;
 use crate::train::{Base, name_of_base};
@@ -50,7 +50,7 @@ impl Beside {
         Ok(others)
     }
 
-    fn open_base(&self, recipe: Option<&Recipe>, device: &Device) -> Result<Option<Other>> {
+    fn open_base(&self, recipe: Option<&Recipe>, device: &ComputeDevice) -> Result<Option<Other>> {
         let (name, t5) = match (&self.base, recipe) {
             (Some(name), _) => (name.clone(), Base::pretrained(name)?.t5(0, device)?),
             (None, Some(recipe)) => {

@@ -84,7 +84,7 @@ impl Eval {
             None => None,
         };
         let writer = run.as_mut().map(|run| (run, &checkpoint.docids));
-        let found = evaluate(&checkpoint.model, &asked.device, &set, options, writer)?;
+        let found = evaluate(&checkpoint.model, &asked.device.device, &set, options, writer)?;
         if let Some(run) = run {
             run.finish()?;
         }

@@ -156,7 +156,7 @@ impl ProbeVerb {
         let others = self.beside.open(&probes, recipe.as_ref(), &asked)?;
         let subject = Subject {
             model: &checkpoint.model,
-            device: &asked.device,
+            device: &asked.device.device,
             tokenizer: &checkpoint.tokenizer,
             docids: &checkpoint.docids,
             checkpoint: self.target.directory()?.display().to_string(),

@@ -46,7 +46,7 @@ impl Search {
             }
         };
         let answer = |query: &str| -> Result<()> {
-            let ranking = self.rank(&checkpoint, &device, query)?;
+            let ranking = self.rank(&checkpoint, &device.device, query)?;
             self.print(&checkpoint, &texts, query, &ranking)
         };
         match &self.query {

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{self, Corpus, CorpusOptions, Document, Layout, LeaveOut, Split};
-use crate::device::device;
+use crate::device::{ComputeDevice, device};
 use crate::docid::DocidVocabulary;
 use crate::recipe::Recipe;
 use crate::retrieval::evaluation::QuerySet;
@@ -40,7 +40,7 @@ impl Target {
     }
 
     /// Opens the checkpoint, with its device.
-    pub fn open(&self) -> Result<(Checkpoint, burn::tensor::Device)> {
+    pub fn open(&self) -> Result<(Checkpoint, ComputeDevice)> {
         let device = device(&self.device)?;
         let directory = self.directory()?;
         Ok((Checkpoint::open(&directory, &device)?, device))
@@ -113,7 +113,7 @@ impl Target {
 /// A checkpoint and the corpus whose queries it is asked.
 pub struct Asked {
     pub checkpoint: Checkpoint,
-    pub device: burn::tensor::Device,
+    pub device: ComputeDevice,
     pub corpus: Corpus,
     left_out: HashSet<u32>,
     /// The docid row of each document of the corpus.

@@ -32,7 +32,7 @@ impl Train {
         let recipe = self.recipe.read()?;
         let plan = Plan::new(recipe)?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
-        let environment = Environment::capture(&device::describe(&plan.device));
+        let environment = Environment::capture(&device::describe(&plan.device, plan.precision));
         let toml = plan.recipe.to_toml()?;
         let run = RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
         console.log_to(&run.log())?;
@@ -72,7 +72,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          memory    {memory}\n\n{table}\n",
         run = plan.recipe.run.directory.display(),
         seed = plan.recipe.run.seed,
-        device = device::describe(&plan.device),
+        device = device::describe(&plan.device, plan.precision),
         path = plan.recipe.corpus.path,
         documents = corpus.documents.len(),
         train = corpus.train.len(),

@@ -23,7 +23,7 @@ pub(super) struct Weights(Key);
 
 impl Weights {
     /// Over everything that `frozen` computes with in `t5`: names, shapes and values of its parameters, sizes and
-    /// switches, and the kind of device, whose rounding is its own.
+    /// switches, the kind of device and the precision of its products: the rounding of each is its own.
     pub fn of(t5: &T5, frozen: &FrozenPrefix, device: &Device) -> Self {
         let config = t5.config();
         let mut hasher = blake3::Hasher::new();
@@ -44,6 +44,7 @@ impl Weights {
         hasher.update(&config.layer_norm_epsilon.to_le_bytes());
         text(&mut hasher, &format!("{:?}", config.feed_forward));
         text(&mut hasher, if is_host(device) { "cpu" } else { "gpu" });
+        text(&mut hasher, t5.precision().word());
         for parameter in parameters(t5) {
             let name = format!("t5.{}", parameter.name);
             if !frozen.computes_with(&name) {
@@ -85,4 +86,29 @@ pub(super) fn digests(bytes: &[u8]) -> Vec<Key> {
 fn text(hasher: &mut blake3::Hasher, text: &str) {
     hasher.update(&(text.len() as u64).to_le_bytes());
     hasher.update(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::device::{ComputeDevice, Precision};
+    use crate::t5::T5Config;
+    use crate::t5::weights::initialise;
+
+    #[test]
+    fn states_computed_in_another_precision_are_not_reused() {
+        let config = r#"{"d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 9}"#;
+        let config = T5Config::from_json(Path::new("config.json"), config).unwrap();
+        let device = Device::flex();
+        let weights = |precision| {
+            let on = ComputeDevice { device: device.clone(), precision };
+            let t5 = initialise(&config, 1, &on);
+            assert_eq!(t5.precision(), precision);
+            Weights::of(&t5, &FrozenPrefix::encoder(1), &device).0
+        };
+        assert_eq!(weights(Precision::F32), weights(Precision::F32));
+        assert_ne!(weights(Precision::F32), weights(Precision::Bf16));
+    }
 }

@@ -26,7 +26,8 @@ impl Measure for Measuring {
             let [batch, count, d_model] = sources.dims();
             let read = self.shares.as_read(sources, &block.mlp.norm, &found.residual_mid_cross);
             let neurons = block.mlp.gate.as_ref().unwrap_or(&block.mlp.input);
-            let parts = neurons.forward(read.reshape([batch * count, d_model]));
+            let parts =
+                neurons.forward(read.reshape([batch * count, d_model]), bench.model.t5.precision());
             let [_, d_ff] = parts.dims();
             self.shares.add(
                 layer,

@@ -70,7 +70,7 @@ impl AttentionBlock {
         } else {
             self.mix(x.clone(), x, Some(bias().sum()), SELF, at, pass)
         };
-        let out = pass.dropout(self.output.forward(mixed)); // [batch * length, d_model]
+        let out = pass.dropout(self.output.forward(mixed, pass.precision)); // [batch * length, d_model]
         pass.stream(at, Hook::AttentionOut, out)
     }
 
@@ -96,7 +96,7 @@ impl AttentionBlock {
         } else {
             self.mix(x, states, mask, CROSS, at, pass)
         };
-        let out = pass.dropout(self.output.forward(mixed)); // [batch * target, d_model]
+        let out = pass.dropout(self.output.forward(mixed, pass.precision)); // [batch * target, d_model]
         pass.stream(at, Hook::CrossAttentionOut, out)
     }
 
@@ -127,7 +127,7 @@ impl AttentionBlock {
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
     fn only_value(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
         let [batch, _] = x.dims();
-        let value = self.split(self.value.forward(x), batch); // [batch, 1, heads, d_kv]
+        let value = self.split(self.value.forward(x, pass.precision), batch); // [batch, 1, heads, d_kv]
         let value = pass.heads(at, Hook::Value(Attention::SelfAttention), value);
         let [_, _, heads, d_kv] = value.dims();
         // Dropping a head's only attention weight drops all of that head: one draw a head.
@@ -158,7 +158,7 @@ impl AttentionBlock {
         let seen = [Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)];
         let seen = seen.into_iter().any(|hook| pass.wants(at.site(hook)));
         if is_host(&states.device()) && !seen {
-            let query = self.query.forward(target);
+            let query = self.query.forward(target, pass.precision);
             let weights = [batch, self.heads, 1, n / batch];
             let dropout = pass.dropout_factors(weights, &states.device());
             let (key, value) = (self.key.weight.val(), self.value.weight.val());
@@ -166,7 +166,7 @@ impl AttentionBlock {
             return self.show_mixed(mixed, CROSS, at, pass);
         }
         let states = states.reshape([batch, n / batch, d_model]); // [batch, source, d_model]
-        let query = self.split(self.query.forward(target), batch); // [batch, 1, heads, d_kv]
+        let query = self.split(self.query.forward(target, pass.precision), batch); // [batch, 1, heads, d_kv]
         let query = pass.heads(at, Hook::Query(CROSS), query);
         let [_, _, heads, d_kv] = query.dims();
 
@@ -195,9 +195,9 @@ impl AttentionBlock {
         pass: &mut Pass,
     ) -> Tensor<2> {
         let batch = at.batch;
-        let query = self.split(self.query.forward(targets), batch); // [batch, target, heads, d_kv]
-        let key = self.split(self.key.forward(sources.clone()), batch); // [batch, source, heads, d_kv]
-        let value = self.split(self.value.forward(sources), batch); // [batch, source, heads, d_kv]
+        let query = self.split(self.query.forward(targets, pass.precision), batch); // [batch, target, heads, d_kv]
+        let key = self.split(self.key.forward(sources.clone(), pass.precision), batch); // [batch, source, heads, d_kv]
+        let value = self.split(self.value.forward(sources, pass.precision), batch); // [batch, source, heads, d_kv]
         let query = pass.heads(at, Hook::Query(kind), query);
         let key = pass.heads(at, Hook::Key(kind), key);
         let value = pass.heads(at, Hook::Value(kind), value);

@@ -14,6 +14,7 @@ use super::pass::{Pass, Place};
 use super::product::{Stored, product};
 use super::rms_norm::RmsNorm;
 use super::tap::Hook;
+use crate::device::Precision;
 
 /// A linear map without bias, as everywhere in T5.
 #[derive(Module, Debug)]
@@ -27,9 +28,9 @@ impl Linear {
         Self { weight: empty([input, output], device) }
     }
 
-    /// `[rows, in] -> [rows, out]`
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        product(x, self.weight.val(), Stored::InOut)
+    /// `[rows, in] -> [rows, out]`; `precision` is that of a product on a GPU.
+    pub fn forward(&self, x: Tensor<2>, precision: Precision) -> Tensor<2> {
+        product(x, self.weight.val(), Stored::InOut, precision)
     }
 }
 
@@ -54,13 +55,13 @@ impl Embedding {
     }
 
     /// Scores every row: `[rows, d_model] -> [rows, tokens]`
-    pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        product(x, self.weight.val(), Stored::OutIn)
+    pub fn logits(&self, x: Tensor<2>, precision: Precision) -> Tensor<2> {
+        product(x, self.weight.val(), Stored::OutIn, precision)
     }
 
     /// Scores some rows: `[rows, d_model] -> [rows, tokens.len()]`
-    pub fn logits_of(&self, x: Tensor<2>, tokens: Range<usize>) -> Tensor<2> {
-        product(x, self.weight.val().slice(tokens), Stored::OutIn)
+    pub fn logits_of(&self, x: Tensor<2>, tokens: Range<usize>, precision: Precision) -> Tensor<2> {
+        product(x, self.weight.val().slice(tokens), Stored::OutIn, precision)
     }
 }
 
@@ -90,18 +91,19 @@ impl Mlp {
 
     /// What is added to the residual stream: `[rows, d_model] -> [rows, d_model]`
     pub(super) fn forward(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
+        let precision = pass.precision;
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));
         let hidden = match &self.gate {
-            None => rectified(pass.stream(at, Hook::MlpPre, self.input.forward(x))),
+            None => rectified(pass.stream(at, Hook::MlpPre, self.input.forward(x, precision))),
             Some(gate) => {
-                let gate = pass.stream(at, Hook::MlpPre, gate.forward(x.clone()));
-                let linear = pass.stream(at, Hook::MlpPreLinear, self.input.forward(x));
+                let gate = pass.stream(at, Hook::MlpPre, gate.forward(x.clone(), precision));
+                let linear = pass.stream(at, Hook::MlpPreLinear, self.input.forward(x, precision));
                 gated(gate, linear)
             }
         }; // [rows, d_ff]
         let hidden = pass.dropout(hidden);
         let hidden = pass.stream(at, Hook::MlpPost, hidden);
-        let out = pass.dropout(self.output.forward(hidden)); // [rows, d_model]
+        let out = pass.dropout(self.output.forward(hidden, precision)); // [rows, d_model]
         pass.stream(at, Hook::MlpOut, out)
     }
 }

@@ -9,6 +9,7 @@ use super::layers::Embedding;
 use super::pass::Pass;
 use super::product::{Stored, product};
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
+use crate::device::{ComputeDevice, Precision};
 
 /// An encoder-decoder T5, v1.0 or v1.1.
 #[derive(Module, Debug)]
@@ -24,12 +25,16 @@ pub struct T5 {
     #[module(skip)]
     config: T5Config,
     #[module(skip)]
+    precision: Precision,
+    #[module(skip)]
     pub(super) gone: Option<Gone>,
 }
 
 impl T5 {
     /// A model whose weights are zeros, to be filled by [`super::weights`].
-    pub(super) fn zeros(config: &T5Config, tied: bool, device: &Device) -> Self {
+    pub(super) fn zeros(config: &T5Config, tied: bool, device: impl Into<ComputeDevice>) -> Self {
+        let ComputeDevice { device, precision } = device.into();
+        let device = &device;
         let table = || Embedding::new(config.vocab_size, config.d_model, device);
         Self {
             shared: table(),
@@ -37,6 +42,7 @@ impl T5 {
             decoder: Decoder::new(config, device),
             lm_head: (!tied).then(table),
             config: config.clone(),
+            precision,
             gone: None,
         }
     }
@@ -44,6 +50,11 @@ impl T5 {
     /// Sizes and switches.
     pub fn config(&self) -> &T5Config {
         &self.config
+    }
+
+    /// In what a GPU computes products with its weights.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Whether the word embedding is the output matrix too.
@@ -54,6 +65,7 @@ impl T5 {
     /// The encoder's states of `source`.
     pub fn encode(&self, source: &Tokens, pass: &mut Pass) -> EncoderStates {
         self.expect_encoder();
+        pass.precision = self.precision;
         let embeddings = self.shared.forward(source.ids.clone()); // [batch * length, d_model]
         self.encoder.forward(embeddings, source.batch, source.mask.clone(), pass)
     }
@@ -61,6 +73,7 @@ impl T5 {
     /// The decoder's output for given target tokens: `[batch * target, d_model]`.
     pub fn decode(&self, target: &Tokens, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
         self.expect_layers(0);
+        pass.precision = self.precision;
         let embeddings = self.shared.forward(target.ids.clone()); // [batch * target, d_model]
         self.decoder.forward(embeddings, target.mask.clone(), states, pass)
     }
@@ -68,6 +81,7 @@ impl T5 {
     /// The decoder's output for the start token alone: `[batch, d_model]`.
     pub fn decode_start(&self, states: &EncoderStates, pass: &mut Pass) -> Tensor<2> {
         self.expect_layers(0);
+        pass.precision = self.precision;
         let device = states.rows.device();
         let embedding = self.shared.forward(self.start_token(&device)); // [1, d_model]
         self.decoder.forward(self.for_each(embedding, states.batch), None, states, pass)
@@ -84,6 +98,7 @@ impl T5 {
         if layer > 0 {
             self.expect_layers(0);
         }
+        pass.precision = self.precision;
         let embedding = self.shared.forward(self.start_token(&states.rows.device())); // [1, d_model]
         let start = self.for_each(embedding, states.batch);
         self.decoder.through(0..layer, start, None, states, pass)
@@ -99,6 +114,7 @@ impl T5 {
         pass: &mut Pass,
     ) -> Tensor<2> {
         self.expect_layers(layer);
+        pass.precision = self.precision;
         self.decoder.forward_from(layer, residual, None, states, pass)
     }
 
@@ -116,6 +132,7 @@ impl T5 {
         pass: &mut Pass,
     ) -> Tensor<2> {
         self.expect_encoder();
+        pass.precision = self.precision;
         let tokens = source.batch * source.length;
         let states = self.encoder.forward(
             embeddings.clone().slice(0..tokens),
@@ -129,7 +146,7 @@ impl T5 {
 
     /// Logits of all words, `[rows, d_model] -> [rows, vocabulary]`.
     pub fn word_logits(&self, output: Tensor<2>) -> Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output))
+        self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output), self.precision)
     }
 
     /// Logits of all words, as many at once as `at_once` says: each `[rows, at most at_once]`, in order.
@@ -140,10 +157,11 @@ impl T5 {
     ) -> impl Iterator<Item = Tensor<2>> {
         let words = self.config.vocab_size;
         let matrix = self.lm_head.as_ref().unwrap_or(&self.shared);
-        let output = self.scaled(output);
-        (0..words)
-            .step_by(at_once.max(1))
-            .map(move |first| matrix.logits_of(output.clone(), first..words.min(first + at_once)))
+        let (output, precision) = (self.scaled(output), self.precision);
+        (0..words).step_by(at_once.max(1)).map(move |first| {
+            let tokens = first..words.min(first + at_once);
+            matrix.logits_of(output.clone(), tokens, precision)
+        })
     }
 
     /// The decoder's output as the output matrix reads it.
@@ -184,14 +202,16 @@ pub struct Head {
     pub words: Tensor<2>,
     /// `[documents, d_model]`
     pub docids: Tensor<2>,
+    /// In what a GPU multiplies them.
+    pub precision: Precision,
 }
 
 impl Head {
     /// Scores every row.
     pub fn logits(self) -> Logits {
         Logits {
-            words: product(self.rows.clone(), self.words, Stored::OutIn),
-            docids: product(self.rows, self.docids, Stored::OutIn),
+            words: product(self.rows.clone(), self.words, Stored::OutIn, self.precision),
+            docids: product(self.rows, self.docids, Stored::OutIn, self.precision),
         }
     }
 }
@@ -213,6 +233,7 @@ impl GenirModel {
             rows: self.t5.scaled(output),
             words: words.weight.val(),
             docids: self.docids.weight.val(),
+            precision: self.t5.precision,
         }
     }
 
@@ -223,7 +244,7 @@ impl GenirModel {
 
     /// Logits of the docids alone: `[batch, d_model] -> [batch, documents]`.
     pub fn docid_logits(&self, output: Tensor<2>) -> Tensor<2> {
-        self.docids.logits(self.t5.scaled(output))
+        self.docids.logits(self.t5.scaled(output), self.t5.precision)
     }
 
     /// Documents in the docid vocabulary.

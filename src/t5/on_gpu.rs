@@ -3,15 +3,20 @@
 use burn::tensor::{FloatDType, Tensor};
 
 use super::product::Stored;
-use crate::device::{Precision, precision};
+use crate::device::Precision;
 
-/// `[rows, in] -> [rows, out]`, f32 in and out, computed as the process was told ([`precision`]).
+/// `[rows, in] -> [rows, out]`, f32 in and out.
 ///
-/// Both factors are rounded to bf16 (8 bits of mantissa) and their products summed in f32 by the GPU. The gradients
+/// In bf16 both factors are rounded to bf16 (8 bits of mantissa) and their products summed in f32 by the GPU. The gradients
 /// go the same way back: autodiff casts them to f32 where the forward pass cast to bf16. bf16 has f32's range, so the
 /// loss needs no scaling.
-pub(super) fn product(x: Tensor<2>, weight: Tensor<2>, stored: Stored) -> Tensor<2> {
-    match precision() {
+pub(super) fn product(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    stored: Stored,
+    precision: Precision,
+) -> Tensor<2> {
+    match precision {
         Precision::F32 => plain(x, weight, stored),
         Precision::Bf16 => rounded(x, weight, stored),
     }

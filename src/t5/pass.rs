@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::dropout::Dropout;
 use super::tap::{Hook, Site, Stack, Tap};
+use crate::device::Precision;
 
 /// What a forward pass carries besides activations.
 pub struct Pass<'a> {
@@ -11,18 +12,20 @@ pub struct Pass<'a> {
     dropout: Option<Dropout>,
     /// Dropout masks drawn so far.
     draws: u64,
+    /// In what a GPU computes products with weights: set by the model that the pass goes through.
+    pub(super) precision: Precision,
 }
 
 impl<'a> Pass<'a> {
     /// A pass without dropout, as for evaluation, probes and caches.
     pub fn evaluate(tap: &'a mut dyn Tap) -> Self {
-        Self { tap, dropout: None, draws: 0 }
+        Self { tap, dropout: None, draws: 0, precision: Precision::default() }
     }
 
     /// A training pass with dropout.
     pub fn train(tap: &'a mut dyn Tap, dropout: Dropout) -> Self {
         let dropout = (dropout.probability > 0.0).then_some(dropout);
-        Self { tap, dropout, draws: 0 }
+        Self { tap, dropout, draws: 0, precision: Precision::default() }
     }
 
     /// Drops values with the pass's probability and scales up the rest, where transformers does.

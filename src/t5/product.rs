@@ -12,7 +12,7 @@ use burn_autodiff::ops::{Backward, Ops, binary};
 use burn_flex::{Flex, FlexTensor};
 
 use super::on_gpu;
-use crate::device::is_host;
+use crate::device::{Precision, is_host};
 use crate::kernel::{Input, Matrix, multiply, multiply_by_rows, plain, recorded, to_tensor};
 
 /// How a weight is stored.
@@ -24,10 +24,15 @@ pub(super) enum Stored {
     OutIn,
 }
 
-/// `[rows, in] -> [rows, out]`
-pub(super) fn product(x: Tensor<2>, weight: Tensor<2>, stored: Stored) -> Tensor<2> {
+/// `[rows, in] -> [rows, out]`; `precision` is a GPU's.
+pub(super) fn product(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    stored: Stored,
+    precision: Precision,
+) -> Tensor<2> {
     if !is_host(&x.device()) {
-        return on_gpu::product(x, weight, stored);
+        return on_gpu::product(x, weight, stored, precision);
     }
     if !x.is_autodiff() && !weight.is_autodiff() {
         return to_tensor(forward(&plain(x), &plain(weight), stored));

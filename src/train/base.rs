@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
 use thiserror::Error;
 
 use crate::checkpoint::{BaseError, HubSettings, Wanted, locate};
+use crate::device::ComputeDevice;
 use crate::docid::{ImportedDocids, TextTokenizer, TokenizerError};
 use crate::recipe::{Init, ModelSection, Recipe};
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
@@ -74,7 +74,7 @@ impl Base {
     }
 
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
-    pub fn t5(&self, seed: u64, device: &Device) -> Result<T5, WeightsError> {
+    pub fn t5(&self, seed: u64, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
         self.origin(seed)?.t5(self.tied, device)
     }
 

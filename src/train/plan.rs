@@ -12,7 +12,7 @@ use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, Split};
-use crate::device::{DeviceError, device};
+use crate::device::{ComputeDevice, DeviceError, Precision, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
@@ -27,6 +27,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// Where the run computes, without autodiff.
     pub device: Device,
+    /// In what a GPU computes products with weights.
+    pub precision: Precision,
     /// Documents, queries and judgements.
     pub corpus: Corpus,
     /// Rows of the documents that give no example.
@@ -156,7 +158,7 @@ impl Plan {
         }
         match (device, corpus, base, examples, docids, stages, trained) {
             (
-                Some(device),
+                Some(ComputeDevice { device, precision }),
                 Some((corpus, left_out)),
                 Some((tokenizer, base)),
                 Some((examples, mixture)),
@@ -166,6 +168,7 @@ impl Plan {
             ) if problems.is_empty() => Ok(Self {
                 recipe,
                 device,
+                precision,
                 corpus,
                 left_out,
                 tokenizer,
@@ -251,6 +254,7 @@ impl Plan {
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
+        let device = &ComputeDevice { device: device.clone(), precision: self.precision };
         Ok(self.base.t5(self.recipe.run.seed, device)?)
     }
 

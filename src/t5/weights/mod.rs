@@ -22,6 +22,7 @@ pub use write::write;
 
 use super::layers::Embedding;
 use super::{FeedForward, GenirModel, T5, T5Config};
+use crate::device::ComputeDevice;
 use names::stored;
 
 /// What can be wrong with weights.
@@ -102,7 +103,7 @@ pub struct DocidRows {
 }
 
 /// A T5 with T5's own initialisation and `config.vocab_size` words.
-pub fn initialise(config: &T5Config, seed: u64, device: &Device) -> T5 {
+pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>) -> T5 {
     let model = T5::zeros(config, config.tie_word_embeddings, device);
     let filled = fill::fill(model, |name, shape| {
         Ok::<_, std::convert::Infallible>(initial::initial(config, seed, name, shape))
@@ -120,7 +121,7 @@ pub fn load(
     tensors: &StoredTensors,
     config: &T5Config,
     words: usize,
-    device: &Device,
+    device: impl Into<ComputeDevice>,
 ) -> Result<T5, WeightsError> {
     let config = config.with_words(words);
     let gated = config.feed_forward == FeedForward::GatedGelu;

@@ -1,9 +1,8 @@
 //! Where the weights of a T5 came from before its first step: each can be had again, one at a time.
 
-use burn::tensor::Device;
-
 use super::initial::initial;
 use super::{StoredTensors, WeightsError, fill, parameter_of};
+use crate::device::ComputeDevice;
 use crate::t5::{FeedForward, T5, T5Config};
 
 /// The files or the seed that the weights of a T5 came from.
@@ -46,7 +45,7 @@ impl Origin {
     }
 
     /// The T5 with all of them; its head is a matrix of its own unless `tied`.
-    pub fn t5(&self, tied: bool, device: &Device) -> Result<T5, WeightsError> {
+    pub fn t5(&self, tied: bool, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
         fill::fill(T5::zeros(&self.config, tied, device), |name, shape| self.values(name, shape))
     }
 }
