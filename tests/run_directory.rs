@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use genir::run::{Environment, Overwrite, RunDirectory, RunError};
+use genir::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 
 const RECIPE: &str = "[training]\nsteps = 10\n";
 
@@ -139,4 +140,153 @@ fn a_file_in_the_way_is_an_error_that_names_it() {
     assert!(matches!(error, RunError::File(_)), "{error}");
     assert!(error.to_string().contains("file"), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+}
+
+#[test]
+fn a_start_that_fails_gives_the_old_run_back_and_leaves_nothing() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("runs/first");
+    // At any moment before the new run is kept: no directory is left behind where there was none.
+    for begins in [false, true] {
+        let mut new = NewRun::claim(&path, Overwrite::Refuse).unwrap();
+        if begins {
+            new.begin("new", &Environment::capture("cpu")).unwrap();
+            fs::write(new.directory().log(), "new").unwrap();
+        }
+        drop(new);
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    let run = create(&path, Overwrite::Refuse).unwrap();
+    fs::write(run.checkpoints().join("model.safetensors"), "weights").unwrap();
+    fs::write(run.log(), "old").unwrap();
+    fs::write(path.join("notes.md"), "mine").unwrap();
+    let before = files(&path);
+    for begins in [false, true] {
+        let mut new = NewRun::claim(&path, Overwrite::Replace).unwrap();
+        if begins {
+            new.begin("new", &Environment::capture("cpu")).unwrap();
+            fs::write(new.directory().metrics(), "new").unwrap();
+            fs::write(path.join("written-meanwhile.md"), "mine").unwrap();
+        }
+        drop(new);
+        let mut after = files(&path);
+        after.remove(&path.join("written-meanwhile.md").display().to_string());
+        assert_eq!(after, before);
+    }
+    assert_eq!(fs::read_to_string(path.join("written-meanwhile.md")).unwrap(), "mine");
+}
+
+#[test]
+fn a_second_start_is_refused_with_the_owners_process_and_host() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("run");
+    let mut first = NewRun::claim(&path, Overwrite::Refuse).unwrap();
+    let refused = |overwrite| {
+        let error = NewRun::claim(&path, overwrite).unwrap_err();
+        assert!(matches!(error, RunError::InUse { .. }), "{error}");
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let owner = format!("process {} on {} since 2", std::process::id(), host.trim());
+        assert!(error.to_string().contains(&owner), "{error}");
+        assert!(NewRun::check(&path, overwrite).is_err());
+    };
+    for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
+        refused(overwrite);
+    }
+    first.begin(RECIPE, &Environment::capture("cpu")).unwrap();
+    first.keep().unwrap();
+    let during = files(&path);
+    for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
+        refused(overwrite);
+    }
+    assert_eq!(files(&path), during);
+    // Readers need no lock, and the end of the first frees the directory.
+    RunDirectory::open(&path).unwrap();
+    drop(first);
+    assert!(!path.join(".genir.lock").exists());
+    NewRun::check(&path, Overwrite::Replace).unwrap();
+    NewRun::claim(&path, Overwrite::Replace).unwrap();
+}
+
+#[test]
+fn of_many_starts_at_once_only_one_at_a_time_is_in_the_directory() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("runs/contended");
+    let (inside, kept) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for starter in 0..12 {
+            let (path, inside, kept) = (&path, &inside, &kept);
+            scope.spawn(move || {
+                for attempt in 0..12 {
+                    let mut new = match NewRun::claim(path, Overwrite::Replace) {
+                        Ok(new) => new,
+                        Err(RunError::InUse { .. }) => continue,
+                        Err(error) => panic!("{error}"),
+                    };
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two are inside");
+                    // Some fail at once, and remove the directory if they have made it; some fail later.
+                    if attempt % 3 > 0 {
+                        let recipe = format!("{starter} {attempt}");
+                        new.begin(&recipe, &Environment::capture("cpu")).unwrap();
+                        assert_eq!(fs::read_to_string(new.directory().recipe()).unwrap(), recipe);
+                        if attempt % 3 > 1 {
+                            new.keep().unwrap();
+                            kept.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let found = path.exists() && RunDirectory::open(&path).is_ok();
+    assert_eq!(found, kept.into_inner() > 0);
+    if found {
+        let hidden = |name: &String| name[path.to_str().unwrap().len()..].contains("/.");
+        assert_eq!(files(&path).into_keys().find(hidden), None);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn inputs_in_what_would_be_removed_are_refused_through_links_too() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("run");
+    let run = create(&path, Overwrite::Refuse).unwrap();
+    let base = run.checkpoints().join("step-1");
+    fs::create_dir(&base).unwrap();
+    fs::write(base.join("model.safetensors"), "weights").unwrap();
+    std::os::unix::fs::symlink("step-1", run.checkpoints().join("latest")).unwrap();
+    let linked = temporary.path().join("linked");
+    std::os::unix::fs::symlink(&path, &linked).unwrap();
+    let snapshot = temporary.path().join("snapshot");
+    fs::create_dir(&snapshot).unwrap();
+    std::os::unix::fs::symlink(base.join("model.safetensors"), snapshot.join("model.safetensors"))
+        .unwrap();
+    fs::create_dir(path.join("corpus")).unwrap();
+    fs::write(path.join("corpus/documents.json"), "[]").unwrap();
+
+    let new = NewRun::claim(&path, Overwrite::Replace).unwrap();
+    for input in [
+        base.clone(),
+        run.checkpoints().join("latest"),
+        linked.join("checkpoints/latest"),
+        path.join("../run/checkpoints/latest"),
+        snapshot.clone(),
+        run.recipe(),
+        path.clone(),
+    ] {
+        let error = new.refuse_inputs([("model.base", input.clone())]).unwrap_err().to_string();
+        for words in ["model.base", &input.display().to_string(), "run.directory"] {
+            assert!(error.contains(words), "{error}");
+        }
+    }
+    let both = [("model.base", base), ("corpus.generated_queries", snapshot)];
+    let error = new.refuse_inputs(both).unwrap_err().to_string();
+    assert!(error.contains("model.base") && error.contains("corpus.generated_queries"), "{error}");
+    // What is the user's stays, and so may be read.
+    let fine = [path.join("corpus"), temporary.path().join("elsewhere"), temporary.path().into()];
+    new.refuse_inputs(fine.map(|path| ("corpus.path", path))).unwrap();
+    drop(new);
+    assert!(run.checkpoints().join("latest/model.safetensors").exists());
 }

@@ -23,6 +23,7 @@ pub use base::{BaseError, Wanted, locate};
 pub use hub::{HubProblem, HubSettings};
 pub use read::Checkpoint;
 pub(crate) use read::consecutive;
+pub(crate) use write::is_own_file;
 pub use write::{Contents, link, prune, write};
 
 use crate::docid::{DocidError, EncodeOptions, TokenizerError};

@@ -7,12 +7,36 @@ use serde_json::json;
 
 use super::{CheckpointError, MANIFEST, Manifest};
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::files::{FileError, sync_parent, write_whole};
+use crate::files::{FileError, create_directory, rename, sync_parent, write_whole};
 use crate::t5::GenirModel;
-use crate::t5::weights;
+use crate::t5::weights::{self, INDEX};
 
 /// How unfinished checkpoints are called: hidden, and never taken for one.
 const UNFINISHED: &str = ".unfinished-";
+
+/// Names of what is read of a checkpoint, ours or another's. Weights, in shards too, and vocabularies are known by their
+/// endings.
+const OWN: [&str; 9] = [
+    "config.json",
+    "generation_config.json",
+    INDEX,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "docids.json",
+    MANIFEST,
+];
+const OWN_ENDINGS: [&str; 3] = ["safetensors", "bin", "model"];
+
+/// Whether `path` names a file of a checkpoint that is in its directory, there or not: one that is not there would be
+/// read if it were.
+pub(crate) fn is_own_file(path: &Path) -> bool {
+    let (name, ending) =
+        (path.file_name().unwrap_or_default(), path.extension().unwrap_or_default());
+    let is_own = OWN.iter().any(|own| *own == name) || OWN_ENDINGS.iter().any(|own| *own == ending);
+    is_own && path.with_file_name("config.json").exists()
+}
 
 /// What goes into a checkpoint.
 pub struct Contents<'a> {
@@ -36,17 +60,17 @@ pub fn write(parent: &Path, name: &str, contents: &Contents) -> Result<PathBuf, 
     if target.symlink_metadata().is_ok() {
         return Err(CheckpointError::Exists { directory: target });
     }
-    fs::create_dir_all(parent).map_err(FileError::new("create", parent))?;
+    create_directory(parent)?;
     remove_unfinished(parent)?;
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
-    fs::create_dir(&unfinished).map_err(FileError::new("create", &unfinished))?;
+    create_directory(&unfinished)?;
     let written = write_files(&unfinished, contents);
     if let Err(error) = written {
         // A full disk: give the space back. The error that matters is the first one.
         let _ = fs::remove_dir_all(&unfinished);
         return Err(error);
     }
-    fs::rename(&unfinished, &target).map_err(FileError::new("rename", &unfinished))?;
+    rename(&unfinished, &target)?;
     sync_parent(&target)?;
     Ok(target)
 }
@@ -67,11 +91,6 @@ fn write_files(directory: &Path, contents: &Contents) -> Result<(), CheckpointEr
     tokenizer.export(directory, Some(docids))?;
     docids.write(&directory.join("docids.json"))?;
     write_json(directory, MANIFEST, manifest)?;
-    for entry in fs::read_dir(directory).map_err(FileError::new("read", directory))? {
-        let path = entry.map_err(FileError::new("read", directory))?.path();
-        let file = fs::File::open(&path).map_err(FileError::new("open", &path))?;
-        file.sync_all().map_err(FileError::new("flush", &path))?;
-    }
     Ok(())
 }
 
@@ -95,8 +114,7 @@ pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError
     }
     std::os::unix::fs::symlink(name, &beside).map_err(FileError::new("create", &beside))?;
     let path = parent.join(link);
-    fs::rename(&beside, &path).map_err(FileError::new("rename", &path))?;
-    Ok(())
+    Ok(rename(&beside, &path)?)
 }
 
 /// Removes the checkpoint `parent/name`. It is renamed first, so that what is left of an interrupted
@@ -104,7 +122,7 @@ pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError
 pub fn prune(parent: &Path, name: &str) -> Result<(), CheckpointError> {
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
     let path = parent.join(name);
-    fs::rename(&path, &unfinished).map_err(FileError::new("rename", &path))?;
+    rename(&path, &unfinished)?;
     fs::remove_dir_all(&unfinished).map_err(FileError::new("remove", &unfinished))?;
     Ok(())
 }

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 
-use super::output;
 use super::target::Target;
+use super::{output, outputs};
 use crate::corpus::Split;
 use crate::retrieval::Metrics;
 use crate::retrieval::evaluation::evaluate;
@@ -69,6 +69,10 @@ enum Format {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
+        let outputs =
+            [("--run", &self.run), ("--qrels", &self.qrels), ("--correct", &self.correct)];
+        let outputs = outputs.map(|(option, path)| (option, path.as_deref()));
+        outputs::check(&outputs, &self.target.inputs()?)?;
         let asked = self.target.asked()?;
         let checkpoint = &asked.checkpoint;
         let set = asked.queries(self.split, self.queries, self.seed)?;

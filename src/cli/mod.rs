@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod eval;
 mod output;
+mod outputs;
 mod plot;
 mod probe;
 mod recipes;
@@ -123,13 +124,20 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever has read enough of it wants no more: `genir check RECIPE | head -3`.
-        Err(error) if error.downcast_ref().is_some_and(OutputError::is_unread) => ExitCode::SUCCESS,
+        Err(error) if is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told where this cannot be written.
             let _ = writeln!(io::stderr(), "error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the reader of an output has gone, be it of what is printed or of a file that is a pipe.
+fn is_unread(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref().is_some_and(OutputError::is_unread)
+        || error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
 }
 
 /// An error with its causes, each told once: many messages end with that of their cause.

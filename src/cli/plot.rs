@@ -5,11 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
-use super::output;
-use crate::files::write_whole;
+use super::{output, outputs};
+use crate::files::{create_directory, write_whole};
 use crate::probe::{Probe, Record, files};
 use crate::report;
 use crate::run::RunDirectory;
@@ -36,12 +36,14 @@ Examples:
 
 impl Plot {
     pub fn run(self) -> Result<()> {
-        let mut drawn = Vec::new();
+        let mut pictures = Vec::new();
         for (from, directory) in self.from.iter().zip(self.directories()?) {
-            drawn.extend(draw(&read(from)?, &directory)?);
+            outputs::check_directory("--output", &directory)?;
+            pictures.extend(draw(&read(from)?, &directory)?);
         }
+        write(&pictures)?;
         // Last: nothing is left undone where nobody reads it.
-        for path in drawn {
+        for Picture { path, .. } in pictures {
             output::line(path.display())?;
         }
         Ok(())
@@ -86,21 +88,35 @@ fn name_of(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Draws what `records` show, those of one probe as a history, into `directory`, which is made where it is missing.
-/// Gives the files.
-pub(super) fn draw(records: &[Record], directory: &Path) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+/// A picture and the file that it is for.
+pub(super) struct Picture {
+    path: PathBuf,
+    svg: String,
+}
+
+/// Draws what `records` show, those of one probe as a history, for files in `directory`.
+pub(super) fn draw(records: &[Record], directory: &Path) -> Result<Vec<Picture>> {
     let mut drawn = Vec::new();
     for &probe in Probe::ALL {
         let of_probe = records.iter().filter(|record| record.result.probe() == probe);
         let history: Vec<Record> = of_probe.cloned().collect();
         for picture in report::pictures(&history) {
-            let svg = picture.svg()?;
             let path = directory.join(format!("{}.svg", picture.name()));
-            write_whole(&path, |file| file.write_all(svg.as_bytes()))?;
-            drawn.push(path);
+            drawn.push(Picture { path, svg: picture.svg()? });
         }
     }
     Ok(drawn)
+}
+
+/// Writes pictures, none where one of them cannot be, into directories that are made where they are missing.
+pub(super) fn write(pictures: &[Picture]) -> Result<()> {
+    for directory in pictures.iter().filter_map(|picture| picture.path.parent()) {
+        create_directory(directory)?;
+    }
+    let outputs = pictures.iter().map(|picture| ("picture", Some(picture.path.as_path())));
+    outputs::check(&outputs.collect::<Vec<_>>(), &[])?;
+    for Picture { path, svg } in pictures {
+        write_whole(path, |file| file.write_all(svg.as_bytes()))?;
+    }
+    Ok(())
 }

@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::beside::Beside;
-use super::output;
 use super::target::{Asked, Target};
+use super::{output, outputs};
 use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
 use crate::files::WholeFile;
@@ -141,6 +141,14 @@ impl ProbeVerb {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.target.run_recipe()?;
         // Now, so that a path that cannot be written costs no measurement.
+        let outputs = [("--output", &self.output), ("--write-correct", &self.write_correct)];
+        let outputs = outputs.map(|(option, path)| (option, path.as_deref()));
+        let mut inputs = self.target.inputs()?;
+        inputs.extend(self.correct.clone().map(|path| ("--correct", path)));
+        outputs::check(&outputs, &inputs)?;
+        if let Some(directory) = &self.plots {
+            outputs::check_directory("--plots", directory)?;
+        }
         let output = self.output.as_deref().map(WholeFile::create).transpose()?;
         let asked = self.target.asked()?;
         let checkpoint = &asked.checkpoint;
@@ -176,7 +184,7 @@ impl ProbeVerb {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
         }
         if let Some(directory) = &self.plots {
-            super::plot::draw(&records, directory)?;
+            super::plot::write(&super::plot::draw(&records, directory)?)?;
         }
         written
     }

@@ -1,11 +1,13 @@
 //! `genir recipes`
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, Subcommand};
 
 use super::output;
+use crate::files::write_new;
 use crate::nearest::nearest;
 use crate::recipe::{SHIPPED, ShippedRecipe};
 
@@ -46,11 +48,12 @@ impl Recipes {
             Action::Show { name } => output::print(find(&name)?.text)?,
             Action::Copy { name, to } => {
                 let recipe = find(&name)?;
-                if to.exists() {
-                    bail!("{} is there already; it is not overwritten", to.display());
+                match write_new(&to, recipe.text.as_bytes()) {
+                    Err(error) if error.source.kind() == ErrorKind::AlreadyExists => {
+                        bail!("{} is there already; it is not overwritten", to.display())
+                    }
+                    written => written?,
                 }
-                std::fs::write(&to, recipe.text)
-                    .with_context(|| format!("cannot write {}", to.display()))?;
                 let to = to.display();
                 output::line(format_args!("{to}: edit it, then: genir train {to}"))?;
             }

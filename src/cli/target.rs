@@ -82,6 +82,20 @@ impl Target {
         Ok((corpus, left_out))
     }
 
+    /// The files and directories that it is read from, each with what names it.
+    pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        Ok(match &self.corpus {
+            Some(path) => vec![("--corpus", PathBuf::from(path))],
+            None => match self.run_recipe()? {
+                None => Vec::new(),
+                Some(Recipe { corpus, .. }) => [("corpus.path", PathBuf::from(corpus.path))]
+                    .into_iter()
+                    .chain(corpus.generated_queries.map(|path| ("corpus.generated_queries", path)))
+                    .collect(),
+            },
+        })
+    }
+
     fn recipe(&self) -> Result<Recipe> {
         self.run_recipe()?.with_context(|| {
             let checkpoint = self.checkpoint.display();

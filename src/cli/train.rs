@@ -1,6 +1,6 @@
 //! `genir train`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use super::RecipeArgs;
 use crate::device;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
-use crate::run::{Environment, Overwrite, RunDirectory};
+use crate::run::{Environment, NewRun, Overwrite};
 use crate::train::{Plan, Trainer, callbacks};
 
 /// Fine-tune a model as a recipe says.
@@ -30,19 +30,25 @@ pub struct Train {
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.recipe.read()?;
-        let plan = Plan::new(recipe)?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
-        let environment = Environment::capture(&device::describe(&plan.device, plan.precision));
-        let toml = plan.recipe.to_toml()?;
-        let run = RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
-        console.log_to(&run.log())?;
+        console.log_later();
+        let mut new = NewRun::claim(&recipe.run.directory, overwrite)?;
+        let run = new.directory().clone();
+        let plan = Plan::new(recipe)?;
+        new.refuse_inputs(inputs(&plan))?;
         console.message(&summary(&plan));
 
+        // All that can fail comes before the run that is to be replaced is touched.
         let begun = Instant::now();
+        let environment = Environment::capture(&device::describe(&plan.device, plan.precision));
+        let toml = plan.recipe.to_toml()?;
         let mut trainer = Trainer::new(&plan)?;
         let model = trainer.initial_model()?;
         let mut callbacks = callbacks::standard(&plan, &run)?;
+        new.begin(&toml, &environment)?;
+        console.log_to(&run.log())?;
         let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
+        new.keep()?;
         let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
         monitor.finish()?;
 
@@ -52,6 +58,18 @@ impl Train {
         console.message(&closing(run.path(), run.probes().exists(), begun.elapsed().as_secs_f64()));
         Ok(())
     }
+}
+
+/// What a run reads, by the key that names it.
+fn inputs(plan: &Plan) -> Vec<(&'static str, PathBuf)> {
+    let corpus = &plan.recipe.corpus;
+    let mut inputs = vec![
+        ("model.base", plan.base_directory().to_path_buf()),
+        ("corpus.path", PathBuf::from(&corpus.path)),
+        ("cache.directory", plan.recipe.cache.settings().directory),
+    ];
+    inputs.extend(corpus.generated_queries.clone().map(|path| ("corpus.generated_queries", path)));
+    inputs
 }
 
 /// What is trained on what, before the first step.

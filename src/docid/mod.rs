@@ -3,8 +3,7 @@
 //! Docids are atomic: one row of a parameter of their own for each document, in document order. They never
 //! go through the tokenizer while running; only [`TextTokenizer::export`] writes them there.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rayon::slice::ParallelSliceMut;
@@ -12,6 +11,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::choice::choice;
 use crate::corpus::Corpus;
+use crate::files::{FileError, write_whole};
 
 pub mod tokenizer;
 mod tokenizer_file;
@@ -36,7 +36,10 @@ pub enum DocidError {
         /// Another row that has it.
         second: u32,
     },
-    /// The file cannot be read or written.
+    /// The file cannot be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
+    /// The file cannot be read.
     #[error("cannot use {}: {source}", file.display())]
     File {
         /// The file.
@@ -157,17 +160,15 @@ impl DocidVocabulary {
 
     /// Writes the docids as a JSON array of strings, in row order.
     pub fn write(&self, file: &Path) -> Result<(), DocidError> {
-        let failed = |source| DocidError::File { file: file.to_path_buf(), source };
-        let mut writer = BufWriter::new(File::create(file).map_err(failed)?);
-        let mut serializer = serde_json::Serializer::new(&mut writer);
-        let written = (|| {
+        write_whole(file, |file| {
+            let mut serializer = serde_json::Serializer::new(file);
             let mut array = serializer.serialize_seq(Some(self.len()))?;
             for id in self.ids() {
                 array.serialize_element(id)?;
             }
-            array.end()
-        })();
-        written.map_err(io::Error::from).and_then(|()| writer.flush()).map_err(failed)
+            Ok(array.end()?)
+        })?;
+        Ok(())
     }
 
     /// Reads what [`write`](Self::write) wrote.

@@ -1,8 +1,7 @@
 //! The tokenizer of texts, from and to Hugging Face's files.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -11,6 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::tokenizer_file::{AddedToken, TokenizerFile};
 use super::{DocidError, DocidVocabulary, token};
+use crate::files::{FileError, write_whole};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -22,7 +22,7 @@ const ADDED_IN_CONFIG: &str = "added_tokens_decoder";
 /// What can be wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    /// A file cannot be read or written.
+    /// A file cannot be read.
     #[error("cannot use {}: {source}", file.display())]
     File {
         /// The file.
@@ -30,6 +30,9 @@ pub enum TokenizerError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] FileError),
     /// There is no `tokenizer.json`.
     #[error(
         "{} is not there; with transformers, AutoTokenizer.from_pretrained(..).save_pretrained(..) \
@@ -262,13 +265,7 @@ impl TextTokenizer {
                     special: false,
                 }
             });
-        File::create(&path)
-            .map(BufWriter::new)
-            .and_then(|mut writer| {
-                self.file.write(&mut writer, docids)?;
-                writer.flush()
-            })
-            .map_err(|source| TokenizerError::File { file: path, source })?;
+        write_whole(&path, |file| self.file.write(file, docids))?;
         let config = self.config.clone().map(|mut config| {
             if let Some(fields) = config.as_object_mut() {
                 fields.remove(ADDED_IN_CONFIG);
@@ -277,9 +274,7 @@ impl TextTokenizer {
         });
         for (name, text) in [(CONFIG, &config), (SPECIAL_TOKENS, &self.special_tokens)] {
             if let Some(text) = text {
-                let file = directory.join(name);
-                std::fs::write(&file, text)
-                    .map_err(|source| TokenizerError::File { file, source })?;
+                write_whole(&directory.join(name), |file| file.write_all(text.as_bytes()))?;
             }
         }
         Ok(())

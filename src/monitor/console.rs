@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::files::FileError;
+use crate::files::{FileError, append_to};
 
 /// How much is shown on standard error. The log of a run is not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +45,16 @@ pub struct Console {
 struct Shared {
     verbosity: Verbosity,
     bars: MultiProgress,
-    log: Mutex<Option<File>>,
+    log: Mutex<Log>,
+}
+
+/// The log of a run.
+#[derive(Debug)]
+enum Log {
+    None,
+    /// There will be one: what goes to its beginning.
+    Later(Vec<u8>),
+    File(File),
 }
 
 impl Console {
@@ -55,17 +64,29 @@ impl Console {
             shared: Arc::new(Shared {
                 verbosity,
                 bars: MultiProgress::new(),
-                log: Mutex::new(None),
+                log: Mutex::new(Log::None),
             }),
         }
     }
 
-    /// Writes messages and log lines to the end of this file too, from now on.
+    /// Keeps messages and log lines for the file that [`Console::log_to`] will name.
+    pub fn log_later(&self) {
+        *self.log() = Log::Later(Vec::new());
+    }
+
+    /// Writes messages and log lines to the end of this file too: from now on, or since [`Console::log_later`].
     pub fn log_to(&self, path: &Path) -> Result<(), FileError> {
-        let file = File::options().append(true).create(true).open(path);
-        let file = file.map_err(FileError::new("write", path))?;
-        *self.shared.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        let mut file = append_to(path)?;
+        let mut log = self.log();
+        if let Log::Later(text) = &*log {
+            file.write_all(text).map_err(FileError::new("write", path))?;
+        }
+        *log = Log::File(file);
         Ok(())
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows a line of text, above the bar if there is one, and puts it in the log.
@@ -100,8 +121,11 @@ impl Console {
         if screen {
             self.show(bytes);
         }
-        let mut log = self.shared.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.as_mut().map_or(Ok(()), |file| file.write_all(bytes))
+        match &mut *self.log() {
+            Log::None => Ok(()),
+            Log::Later(text) => text.write_all(bytes),
+            Log::File(file) => file.write_all(bytes),
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tensorboard_proto::summary::Summary;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::scalar;
 
-use crate::files::FileError;
+use crate::files::{FileError, create_new};
 
 /// One file of events; TensorBoard reads all files of a directory in the order of their names,
 /// which begin with the time.
@@ -93,9 +93,9 @@ fn new_file(directory: &Path, wall_time: f64) -> Result<(File, PathBuf), FileErr
         let (time, process) = (wall_time as u64, process::id());
         let name = format!("events.out.tfevents.{time:010}.genir.{process}.{count}");
         let path = directory.join(name);
-        match File::create_new(&path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => count += 1,
-            Err(error) => return Err(FileError::new("create", &path)(error)),
+        match create_new(&path) {
+            Err(error) if error.source.kind() == ErrorKind::AlreadyExists => count += 1,
+            Err(error) => return Err(error),
             Ok(file) => return Ok((file, path)),
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use protobuf::RepeatedField;
@@ -11,7 +10,7 @@ use tensorboard_rs::summary::image as png_summary;
 
 use super::events::EventFile;
 use super::{Histogram, Image, Line};
-use crate::files::FileError;
+use crate::files::{FileError, create_directory};
 
 /// Event files, those of stages and layers made with the first event that they get.
 pub(super) struct EventFiles {
@@ -72,7 +71,7 @@ impl EventFiles {
             Entry::Occupied(file) => Ok(file.into_mut()),
             Entry::Vacant(place) => {
                 let directory = self.directory.join(name);
-                fs::create_dir_all(&directory).map_err(FileError::new("create", &directory))?;
+                create_directory(&directory)?;
                 Ok(place.insert(EventFile::create(&directory, wall_time)?))
             }
         }

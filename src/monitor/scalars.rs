@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::files::FileError;
+use crate::files::{FileError, append_to};
 
 /// A file of lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "train/loss": 2.5}`.
 ///
@@ -20,11 +20,7 @@ pub(super) struct ScalarFile {
 impl ScalarFile {
     /// Opens the file to write after what is there.
     pub fn open(path: &Path) -> Result<ScalarFile, FileError> {
-        let file = File::options().append(true).create(true).open(path);
-        Ok(ScalarFile {
-            file: file.map_err(FileError::new("write", path))?,
-            path: path.to_path_buf(),
-        })
+        Ok(ScalarFile { file: append_to(path)?, path: path.to_path_buf() })
     }
 
     /// Adds one line. It is handed to the system in one piece.

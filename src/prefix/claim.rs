@@ -6,7 +6,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::files::{FileError, sync_parent};
+use crate::files::{FileError, create_directory, is_at, open_to_lock, rename, sync_parent};
 
 /// How the names of files begin and end; between them are the first 32 hex digits of their key.
 const SUFFIX: &str = ".prefix";
@@ -40,15 +40,13 @@ impl Claim {
     /// after a call of `waiting`. What killed builds have left in the directory is removed.
     pub fn take(path: &Path, waiting: &mut dyn FnMut()) -> Result<Self, FileError> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+        create_directory(directory)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}{TEMPORARY}"));
         sweep(directory, &temporary);
         let mut waited = false;
         loop {
-            let mut options = File::options();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&temporary);
-            let file = file.map_err(FileError::new("write", &temporary))?;
+            let file = open_to_lock(&temporary).map_err(FileError::new("write", &temporary))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -79,7 +77,7 @@ impl Claim {
     /// Flushes what was written to disk and puts it at its path.
     pub fn commit(mut self) -> Result<(), FileError> {
         self.file.sync_all().map_err(FileError::new("write", &self.path))?;
-        fs::rename(&self.temporary, &self.path).map_err(FileError::new("write", &self.path))?;
+        rename(&self.temporary, &self.path)?;
         self.committed = true;
         sync_parent(&self.path)
     }
@@ -95,6 +93,7 @@ impl Drop for Claim {
 }
 
 /// Removes the temporary files in `directory` that no running build holds, but not `own`.
+#[allow(clippy::disallowed_methods, reason = "it opens what is there, and makes nothing")]
 pub(super) fn sweep(directory: &Path, own: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -109,22 +108,6 @@ pub(super) fn sweep(directory: &Path, own: &Path) {
             let _ = fs::remove_file(&path);
         }
     }
-}
-
-/// Whether `path` still leads to `file`.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-/// Whether `path` still leads to `file`: elsewhere a file that is open is neither renamed nor removed.
-#[cfg(not(unix))]
-fn is_at(_file: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 #[cfg(test)]

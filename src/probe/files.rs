@@ -1,13 +1,13 @@
 //! Results of probes on disk: JSON lines under a run, or an array as `genir probe --format json` prints it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::{Probe, Record, RecordError};
-use crate::files::FileError;
+use crate::files::{FileError, append_to, create_directory};
 
 /// Why stored results cannot be read.
 #[derive(Debug, Error)]
@@ -28,12 +28,13 @@ fn history(directory: &Path, probe: Probe) -> PathBuf {
 /// Adds `record` to the history of its probe in `directory`, which is made where it is missing. The line is handed
 /// to the system in one piece.
 pub fn append(directory: &Path, record: &Record) -> Result<(), FileError> {
-    fs::create_dir_all(directory).map_err(FileError::new("create", directory))?;
+    create_directory(directory)?;
     let path = history(directory, record.result.probe());
-    let write = || {
+    let mut file = append_to(&path)?;
+    let mut write = || {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        File::options().append(true).create(true).open(&path)?.write_all(&line)
+        file.write_all(&line)
     };
     write().map_err(FileError::new("write", &path))
 }

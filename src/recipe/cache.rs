@@ -29,7 +29,7 @@ impl CacheSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
             enabled: section.flag("enabled").or(true),
-            directory: section.text("directory").optional().map(PathBuf::from),
+            directory: section.path("directory").optional().map(PathBuf::from),
             memory: section.integer("memory", 0).or(2048),
             disk: section.integer("disk", 0).or(51_200),
             element: section.choice("type").or(Element::F32),

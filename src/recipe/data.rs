@@ -26,9 +26,9 @@ pub struct CorpusSection {
 impl CorpusSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            path: section.text("path").required(),
+            path: section.path("path").required(),
             layout: section.choice("layout").or(Layout::Auto),
-            generated_queries: section.text("generated_queries").optional().map(PathBuf::from),
+            generated_queries: section.path("generated_queries").optional().map(PathBuf::from),
             leave_out: section
                 .optional_section("leave_out", read_leave_out)
                 .flatten()

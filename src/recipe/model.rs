@@ -24,7 +24,7 @@ pub struct RunSection {
 impl RunSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            directory: section.text("directory").required().into(),
+            directory: section.path("directory").required().into(),
             seed: section.integer("seed", 0).or(1),
             device: section
                 .parsed(

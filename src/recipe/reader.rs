@@ -4,11 +4,14 @@
 //! other list of keys. The first problem stops nothing: what cannot be read is replaced, and the recipe
 //! is thrown away at the end.
 
+use std::path::Path;
+
 use toml::{Table, Value};
 
 use super::error::Problem;
 use super::source::{Source, join};
 use crate::choice::Choice;
+use crate::files::expand_home;
 use crate::nearest::nearest;
 
 /// Values longer than this are cut in messages.
@@ -239,6 +242,21 @@ impl<'r, 'a> Section<'r, 'a> {
         })
     }
 
+    /// A path that is not empty, with a leading `~` as a shell expands it.
+    pub(super) fn path(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, String> {
+        let mut asked = self.text(key);
+        if let Answer::Given(text) = &asked.answer {
+            asked.answer = match expanded(text, std::env::home_dir().as_deref()) {
+                Ok(path) => Answer::Given(path),
+                Err(message) => {
+                    asked.section.problem(key, message.to_owned());
+                    Answer::Wrong
+                }
+            };
+        }
+        asked
+    }
+
     /// A text that `parse` reads; `wanted` says which.
     pub(super) fn parsed<T>(
         &mut self,
@@ -359,6 +377,27 @@ impl<'r, 'a> Section<'r, 'a> {
     }
 }
 
+/// A path with `~` expanded, or what is wrong with it.
+fn expanded(text: &str, home: Option<&Path>) -> Result<String, &'static str> {
+    let home = home.filter(|home| !home.as_os_str().is_empty());
+    let path = expand_home(text, home);
+    if text.trim().is_empty() {
+        return Err("expected a path, found an empty text");
+    }
+    if text.starts_with('~') && path == Path::new(text) {
+        return Err(match text.strip_prefix('~') {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                "`~` stands for no directory here: HOME is not set"
+            }
+            _ => {
+                "of `~`, only your own home directory is known, as `~/`: write this path out \
+                  (a file whose name begins with `~` is `./~...`)"
+            }
+        });
+    }
+    path.into_os_string().into_string().map_err(|_| "the home directory is not text in UTF-8")
+}
+
 fn finite(value: &Value) -> Option<f64> {
     let whole = || value.as_integer().map(|number| number as f64);
     let number = value.as_float().or_else(whole)?;
@@ -374,5 +413,29 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Array(values) => values.iter().map(text).collect(),
         value => Some(vec![text(value)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_expanded_as_a_shell_does_or_refused() {
+        let home = Some(Path::new("/home/me"));
+        let path = |text| expanded(text, home);
+        assert_eq!(path("~").as_deref(), Ok("/home/me"));
+        assert_eq!(path("~/runs/a").as_deref(), Ok("/home/me/runs/a"));
+        for same in ["runs/a", "/runs/~a", "./~a", "a/~", "bundled:atlas"] {
+            assert_eq!(path(same).as_deref(), Ok(same));
+        }
+        for (wrong, why) in
+            [("~you", "own home"), ("~you/a", "own home"), ("", "empty"), (" ", "empty")]
+        {
+            assert!(path(wrong).unwrap_err().contains(why), "{wrong:?}");
+        }
+        for unknown in [None, Some(Path::new(""))] {
+            assert!(expanded("~/runs", unknown).unwrap_err().contains("HOME"));
+        }
     }
 }

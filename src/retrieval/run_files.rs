@@ -156,8 +156,7 @@ pub fn write_qrels<'a>(
 ) -> Result<(), RunFileError> {
     let mut file = WholeFile::create(path)?;
     for (query, document, grade) in judgements {
-        check_id(path, "query id", query)?;
-        check_id(path, "docid", document)?;
+        check_qrels(path, [(query, document, grade)])?;
         writeln!(file, "{query} 0 {document} {grade}").map_err(FileError::new("write", path))?;
     }
     Ok(file.commit()?)
@@ -221,6 +220,17 @@ pub fn check_docids<'a>(
     ids: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), RunFileError> {
     ids.into_iter().try_for_each(|id| check_id(path, "docid", id))
+}
+
+/// That qrels at `path` can hold all of `judgements`, as [`write_qrels`] takes them.
+pub fn check_qrels<'a>(
+    path: &Path,
+    judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
+) -> Result<(), RunFileError> {
+    judgements.into_iter().try_for_each(|(query, document, _)| {
+        check_id(path, "query id", query)?;
+        check_id(path, "docid", document)
+    })
 }
 
 /// Refuses what would break a line into other fields.

@@ -1,11 +1,11 @@
-//! The directory of a run: what lies where, and that an existing run is not lost by accident.
+//! The directory of a run: what lies where. How one begins is told in [`super::start`].
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Environment;
-use crate::files::{FileError, write_whole};
+use super::{Environment, NewRun, start};
+use crate::files::FileError;
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -16,13 +16,16 @@ const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
 /// The mark of a run: what makes a directory one that may be replaced when that is asked for.
 const ENVIRONMENT: &str = "environment.json";
+/// All that a run writes: what `--overwrite` replaces. Whatever else is in its directory is the user's.
+pub(super) const LAYOUT: [&str; 8] =
+    [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, RECIPE, ENVIRONMENT];
 
 /// What to do where a run already is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
     /// Leave it alone and give an error.
     Refuse,
-    /// Delete what a run writes and start anew.
+    /// Put a new run in its place.
     Replace,
 }
 
@@ -34,8 +37,8 @@ pub enum RunError {
     File(#[from] FileError),
     /// A run is there and may not be overwritten.
     #[error(
-        "{} already holds a run ({contents}); choose another directory, \
-         or give --overwrite to delete that run", path.display()
+        "{} already holds a run ({contents}); choose another run.directory, \
+         or give --overwrite to replace that run", path.display()
     )]
     Exists {
         /// The directory asked for.
@@ -46,13 +49,47 @@ pub enum RunError {
     /// Something is there that is no run of ours: it is never deleted.
     #[error(
         "{} is not empty and no run of genir (it holds {contents}, and no {ENVIRONMENT} of a run); \
-         choose another directory", path.display()
+         choose another run.directory", path.display()
     )]
     Foreign {
         /// The directory asked for.
         path: PathBuf,
         /// What is in it.
         contents: String,
+    },
+    /// Another process trains in the directory.
+    #[error(
+        "{} is in use by {owner}; wait for its end, stop it, or choose another run.directory",
+        path.display()
+    )]
+    InUse {
+        /// The directory asked for.
+        path: PathBuf,
+        /// Process, machine and time, in words.
+        owner: String,
+    },
+    /// What the new run reads would be removed with the old one.
+    #[error(
+        "{} holds a run that --overwrite would replace, and with it what the new run reads: {}; \
+         copy that elsewhere, or choose another run.directory",
+        path.display(), inputs.join(", ")
+    )]
+    Inputs {
+        /// The directory asked for.
+        path: PathBuf,
+        /// Keys of the recipe with their paths.
+        inputs: Vec<String>,
+    },
+    /// An interrupted start cannot be undone, since something new is in the old one's place.
+    #[error(
+        "an interrupted start has moved {} to {}, and both are there now: remove or rename the one that is not \
+         wanted", path.display(), aside.display()
+    )]
+    Twice {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is.
+        aside: PathBuf,
     },
     /// A run was expected and is not there.
     #[error("{} holds no run: {reason}", path.display())]
@@ -76,6 +113,7 @@ pub enum RunError {
 /// retrieval/         TREC runs and qrels, correct queries
 /// probes/            <probe>.jsonl: one result a line, of the probes that were measured
 /// log.txt            what was logged
+/// .genir.lock        while it trains: which process does
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory {
@@ -83,41 +121,22 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the directory, with `recipe.toml` and `environment.json` in it from the start.
-    ///
-    /// What is promised: a directory that is not empty is left untouched, unless it holds a run
-    /// (an `environment.json` that a run wrote) *and* `overwrite` is `Replace`. Even then only
-    /// what a run writes by the layout above is deleted; other files in it stay, and symbolic
-    /// links are removed, not followed. `environment.json` goes last, so a replacement that was
-    /// interrupted can be asked for again.
+    /// The directory at `path`, whatever is there.
+    pub(super) fn at(path: &Path) -> RunDirectory {
+        RunDirectory { path: path.to_path_buf() }
+    }
+
+    /// Makes the directory of a new run in one go, for callers with nothing between that can fail: see [`NewRun`].
     pub fn create(
         path: &Path,
         overwrite: Overwrite,
         recipe: &str,
         environment: &Environment,
     ) -> Result<RunDirectory, RunError> {
-        let run = RunDirectory { path: path.to_path_buf() };
-        fs::create_dir_all(path).map_err(FileError::new("create", path))?;
-        let contents = contents(path)?;
-        if !contents.is_empty() {
-            let contents = summary(&contents);
-            let path = path.to_path_buf();
-            match (run.environment(), overwrite) {
-                (Err(_), _) => return Err(RunError::Foreign { path, contents }),
-                (Ok(_), Overwrite::Refuse) => return Err(RunError::Exists { path, contents }),
-                (Ok(_), Overwrite::Replace) => run.delete()?,
-            }
-        }
-
-        write_whole(&run.environment_path(), |file| {
-            serde_json::to_writer_pretty(&mut *file, environment)?;
-            file.write_all(b"\n")
-        })?;
-        write_whole(&run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
-        for directory in [run.tensorboard(), run.checkpoints(), run.retrieval()] {
-            fs::create_dir_all(&directory).map_err(FileError::new("create", &directory))?;
-        }
-        Ok(run)
+        let mut new = NewRun::claim(path, overwrite)?;
+        new.begin(recipe, environment)?;
+        new.keep()?;
+        Ok(new.directory().clone())
     }
 
     /// Opens the directory of an existing run.
@@ -135,7 +154,13 @@ impl RunDirectory {
         let path = self.environment_path();
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(self.not_a_run(format!("{ENVIRONMENT} is missing")));
+                let interrupted = match start::is_interrupted(&self.path) {
+                    true => {
+                        "; a start was interrupted there: `genir train` with this run.directory puts it in order"
+                    }
+                    false => "",
+                };
+                return Err(self.not_a_run(format!("{ENVIRONMENT} is missing{interrupted}")));
             }
             read => read.map_err(FileError::new("read", &path))?,
         };
@@ -184,33 +209,23 @@ impl RunDirectory {
         self.path.join(LOG)
     }
 
-    fn environment_path(&self) -> PathBuf {
+    /// Whether `path` is a file that the run wrote or will write at the top of its directory, or into `tensorboard/`.
+    pub(crate) fn is_own_file(&self, path: &Path) -> bool {
+        let files = [self.recipe(), self.environment_path(), self.metrics(), self.log()];
+        files.iter().any(|own| own == path) || path.starts_with(self.tensorboard())
+    }
+
+    pub(super) fn environment_path(&self) -> PathBuf {
         self.path.join(ENVIRONMENT)
     }
 
     fn not_a_run(&self, reason: String) -> RunError {
         RunError::NotARun { path: self.path.clone(), reason }
     }
-
-    fn delete(&self) -> Result<(), FileError> {
-        let layout =
-            [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, RECIPE, ENVIRONMENT];
-        for name in layout {
-            let path = self.path.join(name);
-            let deleted = match fs::symlink_metadata(&path) {
-                Ok(entry) if entry.is_dir() => fs::remove_dir_all(&path),
-                Ok(_) => fs::remove_file(&path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            };
-            deleted.map_err(FileError::new("delete", &path))?;
-        }
-        Ok(())
-    }
 }
 
 /// The names in a directory, sorted; directories end with a slash.
-fn contents(path: &Path) -> Result<Vec<String>, FileError> {
+pub(super) fn contents(path: &Path) -> Result<Vec<String>, FileError> {
     let read = || {
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
@@ -225,7 +240,7 @@ fn contents(path: &Path) -> Result<Vec<String>, FileError> {
 }
 
 /// The first few names, and how many more there are.
-fn summary(names: &[String]) -> String {
+pub(super) fn summary(names: &[String]) -> String {
     let shown = names.len().min(7);
     let mut text = names[..shown].join(", ");
     if shown < names.len() {

@@ -95,6 +95,17 @@ fn system() -> Option<String> {
     Some(format!("{}, Linux {}", name.trim_matches('"'), kernel.trim()))
 }
 
+/// The name of this machine in its network.
+pub(super) fn host() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let asked = || {
+        let output = Command::new("hostname").stdin(Stdio::null()).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let name = name.or_else(asked)?;
+    Some(name.trim().to_string()).filter(|name| !name.is_empty())
+}
+
 /// Asks `git`; none where there is no git, no repository or no commit yet.
 fn git_revision() -> Option<GitRevision> {
     let git = |arguments: &[&str]| {
@@ -115,7 +126,7 @@ fn git_revision() -> Option<GitRevision> {
 }
 
 /// A time in UTC to the second; times before 1970 are written as 1970.
-fn utc(time: SystemTime) -> String {
+pub(super) fn utc(time: SystemTime) -> String {
     let since_1970 =
         time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (mut days, second) = (since_1970 / 86_400, since_1970 % 86_400);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
+use std::path::Path;
 
 use burn::tensor::Device;
 use thiserror::Error;
@@ -266,6 +267,11 @@ impl Plan {
     /// Sizes and switches of the model.
     pub fn config(&self) -> &T5Config {
         &self.base.config
+    }
+
+    /// The directory of the base model.
+    pub fn base_directory(&self) -> &Path {
+        &self.base.directory
     }
 
     /// Whether the word embedding is the output matrix too.

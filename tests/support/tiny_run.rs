@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::module::Module;
 use genir::monitor::{Console, Monitor, Verbosity};
 use genir::recipe::Recipe;
-use genir::run::{Environment, Overwrite, RunDirectory};
+use genir::run::{Environment, NewRun, Overwrite};
 use genir::t5::GenirModel;
 use genir::train::{Callback, Outcome, Plan, TrainError, Trainer, callbacks};
 use serde_json::{Map, Value};
@@ -50,7 +50,8 @@ pub fn train_beside(
     let toml = plan.recipe.to_toml().unwrap();
     let environment = Environment::capture("cpu");
     let directory = &plan.recipe.run.directory;
-    let run = RunDirectory::create(directory, Overwrite::Refuse, &toml, &environment).unwrap();
+    let mut new = NewRun::claim(directory, Overwrite::Refuse).unwrap();
+    let run = new.directory().clone();
     let mut trainer = Trainer::new(plan)?;
     let model = match model {
         Some(model) => model,
@@ -58,9 +59,11 @@ pub fn train_beside(
     };
     let mut callbacks = callbacks::standard(plan, &run)?;
     callbacks.extend(more);
+    new.begin(&toml, &environment).unwrap();
     let console = Console::stderr(Verbosity::Quiet);
     console.log_to(&run.log())?;
     let mut monitor = Monitor::open(&run, plan.total_steps(), &console)?;
+    new.keep().unwrap();
     let (model, outcome) = trainer.run(model, &mut callbacks, &mut monitor)?;
     monitor.finish()?;
     let optimized = trainer.optimized().map(str::to_owned).collect();

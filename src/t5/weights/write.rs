@@ -1,16 +1,17 @@
 //! Writes a model as `model.safetensors` with Hugging Face's names.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::fill::{parameters_where, shapes};
 use super::names::stored;
 use super::{Origin, WeightsError, transposed};
+use crate::files::{FileError, WholeFile};
 use crate::t5::{FeedForward, GenirModel};
 
 /// Writes `model.safetensors` into `directory`: f32, docid rows behind the word rows in one matrix.
@@ -24,7 +25,6 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
     let gone = model.t5.gone();
     let is_gone = |name: &str| gone.is_some_and(|gone| gone.includes(name));
     let mut held = parameters_where(&model.t5, |name| !is_gone(name)).into_iter();
-    let failed = RefCell::new(None);
     let entries = shapes(&model.t5).into_iter().filter_map(|(name, mut shape)| {
         let place = stored(&name, gated)?;
         let values = match gone.filter(|gone| gone.includes(&name)) {
@@ -33,7 +33,6 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
                 name,
                 shape: shape.clone(),
                 transposed: place.transposed,
-                failed: &failed,
             },
             None => {
                 let values = held.next()?.values;
@@ -50,14 +49,42 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
         }
         Some((place.name, Entry { shape, values }))
     });
+    let mut entries: Vec<(String, Entry)> = entries.collect();
+    entries.sort_by(|(name, _), (other, _)| name.cmp(other));
     let path = directory.join("model.safetensors");
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let written = safetensors::serialize_to_file(entries, Some(metadata), &path);
-    match failed.take() {
-        Some(error) => Err(error),
-        None => written
-            .map_err(|error| WeightsError::Write { file: path.clone(), reason: error.to_string() }),
+    let failed = |error: FileError| WeightsError::Write {
+        file: error.path,
+        reason: error.source.to_string(),
+    };
+    let mut file = WholeFile::create(&path).map_err(failed)?;
+    let mut put = |bytes: &[u8]| {
+        file.write_all(bytes).map_err(|error| failed(FileError::new("write", &path)(error)))
+    };
+    put(&header(&path, &entries)?)?;
+    for (_, entry) in &entries {
+        put(&entry.bytes()?)?;
     }
+    file.commit().map_err(failed)
+}
+
+/// What stands before the tensors: the length of the JSON that says what and where they are, then this JSON.
+fn header(path: &Path, entries: &[(String, Entry)]) -> Result<Vec<u8>, WeightsError> {
+    let mut end = 0;
+    let tensors = entries.iter().map(|(name, entry)| {
+        let start = end;
+        end += entry.size();
+        let data_offsets = (start, end);
+        let shape = entry.shape.clone();
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets })
+    });
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let failed = |reason: String| WeightsError::Write { file: path.to_path_buf(), reason };
+    let metadata = Metadata::new(Some(format), tensors.collect())
+        .map_err(|error| failed(error.to_string()))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
+    // The tensors begin at a multiple of their alignment.
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
 /// A tensor that is turned into bytes only when it is its turn to be written.
@@ -77,46 +104,31 @@ enum Values<'a> {
         /// Its dimensions as we have it, and whether the file has its transpose.
         shape: Vec<usize>,
         transposed: bool,
-        /// What went wrong: a view's bytes cannot be an error.
-        failed: &'a RefCell<Option<WeightsError>>,
     },
 }
 
-impl View for Entry<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
+impl Entry<'_> {
+    /// Bytes in the file.
+    fn size(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let mut bytes = Vec::with_capacity(self.data_len());
+    /// The values as they stand in the file, row after row.
+    fn bytes(&self) -> Result<Vec<u8>, WeightsError> {
+        let mut bytes = Vec::with_capacity(self.size());
         match &self.values {
             Values::Held(parts) => {
                 for part in parts {
                     bytes.extend_from_slice(part.to_data().as_bytes());
                 }
             }
-            Values::Gone { origin, name, shape, transposed: turn, failed } => {
-                match origin.values(name, shape) {
-                    Ok(values) => {
-                        let turned = turn.then(|| transposed(&values, shape[0], shape[1]));
-                        let values = turned.unwrap_or(values);
-                        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                    }
-                    Err(error) => {
-                        failed.borrow_mut().get_or_insert(error);
-                        bytes.resize(self.data_len(), 0);
-                    }
-                }
+            Values::Gone { origin, name, shape, transposed: turn } => {
+                let values = origin.values(name, shape)?;
+                let turned = turn.then(|| transposed(&values, shape[0], shape[1]));
+                let values = turned.unwrap_or(values);
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
         }
-        Cow::Owned(bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
+        Ok(bytes)
     }
 }

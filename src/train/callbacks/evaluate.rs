@@ -12,7 +12,7 @@ use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
-    RunFileError, RunWriter, check_docids, write_correct_queries, write_qrels,
+    RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
@@ -31,7 +31,7 @@ pub struct Evaluate<'a> {
 }
 
 impl<'a> Evaluate<'a> {
-    /// Encodes the queries, and writes the judgements of the splits as qrels files.
+    /// Encodes the queries. Nothing is written yet: the run has not begun.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
         let section = &plan.recipe.evaluate;
         let cadence = plan.evaluations();
@@ -47,8 +47,8 @@ impl<'a> Evaluate<'a> {
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             // Any document may be in a ranking, judged or not.
             let ids = check_docids(&qrels, plan.docids.ids());
-            let written = ids.and_then(|()| write_qrels(&qrels, set.judgements(&plan.docids)));
-            let writable = match written {
+            let checked = ids.and_then(|()| check_qrels(&qrels, set.judgements(&plan.docids)));
+            let writable = match checked {
                 Ok(()) => true,
                 // Not a reason to lose a run: metrics need no files.
                 Err(error @ RunFileError::Id { .. }) => {
@@ -82,6 +82,8 @@ impl<'a> Evaluate<'a> {
             return Ok(evaluate(model, device, set, options, None)?);
         }
         let directory = self.run.retrieval();
+        let qrels = directory.join(format!("{}.qrels", set.name));
+        write_qrels(&qrels, set.judgements(&self.plan.docids))?;
         let mut run = RunWriter::create(&directory.join(format!("{}.run", set.name)), "genir")?;
         let evaluated = evaluate(model, device, set, options, Some((&mut run, &self.plan.docids)))?;
         run.finish()?;

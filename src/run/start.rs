@@ -1,0 +1,314 @@
+//! How a run begins, so that no run is ever lost: whoever is stopped at any moment, one whole run is there.
+//!
+//! A run directory is never moved or removed itself, since files of the user's may lie in it. What an earlier run wrote
+//! is moved into a hidden directory inside (so within the file system, by renames), and the name of that directory says
+//! how far the start is:
+//!
+//! | there is | what lies beside it | a start that finds it |
+//! | --- | --- | --- |
+//! | `.genir-moving` | what is left of the old run | moves the old run's parts back |
+//! | `.genir-old` | a new run that has not begun; the old one is whole in here | removes the new one, then moves back |
+//! | `.genir-gone` | a new run that has begun | removes the old run's rest |
+//! | none of them | a run, or none | |
+//!
+//! From one state to the next it is one rename. Moving back begins with `.genir-old` becoming `.genir-moving`, after
+//! all of the new run is removed: so what lies beside `.genir-moving` is always the old run's, and is never removed. A
+//! first run in a directory goes the same way, with nothing to be moved.
+//!
+//! In order: [`NewRun::claim`] takes the lock and undoes or ends what an interrupted start left. Then the caller does all
+//! that can fail (reads weights, makes callbacks). [`NewRun::begin`] moves the old run aside and writes the first files,
+//! [`NewRun::keep`] is the point of no return. A `NewRun` that is dropped between, by an error or a panic, undoes itself
+//! as the next start would after a kill. All of this happens under the lock, so what is found is never another's work.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use super::directory::{LAYOUT, contents, summary};
+use super::lock::{LOCK, Lock, LockError};
+use super::{Environment, Overwrite, RunDirectory, RunError};
+use crate::files::{
+    FileError, create_directory, is_temporary, rename, sync_directory, write_whole,
+};
+
+const MOVING: &str = ".genir-moving";
+const OLD: &str = ".genir-old";
+const GONE: &str = ".genir-gone";
+const STATES: [&str; 3] = [MOVING, OLD, GONE];
+
+/// How often a directory is made that a failed start of another process removes again.
+const ATTEMPTS: usize = 100;
+
+/// A run that is about to begin, or has begun: whoever holds it may write into the directory, and nobody else.
+///
+/// Dropped before [`NewRun::keep`], it leaves the directory as it was found, or none where there was none.
+#[derive(Debug)]
+pub struct NewRun {
+    run: RunDirectory,
+    lock: Lock,
+    /// Directories that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    replaces: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The lock is held, nothing is changed.
+    Claimed,
+    /// The old run is aside, or on its way there.
+    Begun,
+    /// The old run is given up.
+    Kept,
+}
+
+impl NewRun {
+    /// Takes the directory for a new run, making it where it is not there, and changes nothing that is in it but what an
+    /// interrupted start left, which is put in order.
+    ///
+    /// # Errors
+    /// Another process trains there; a run is there and `overwrite` is `Refuse`; or the directory is not empty and no
+    /// run of genir, in which case nothing in it is ever touched.
+    pub fn claim(path: &Path, overwrite: Overwrite) -> Result<NewRun, RunError> {
+        // Without the lock: what is refused here is not even touched.
+        look(path, overwrite)?;
+        let made = missing(path);
+        let lock = lock(path)?;
+        let (run, stage) = (RunDirectory::at(path), Stage::Claimed);
+        let mut new = NewRun { run, lock, made, replaces: false, stage };
+        new.recover()?;
+        new.replaces = look_within(path, overwrite)? == Found::Run;
+        Ok(new)
+    }
+
+    /// Whether [`NewRun::claim`] would refuse the directory as it is now. Changes nothing.
+    pub fn check(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+        look(path, overwrite)
+    }
+
+    /// Where the run will be. Nothing of it is there before [`NewRun::begin`].
+    pub fn directory(&self) -> &RunDirectory {
+        &self.run
+    }
+
+    /// Refuses inputs (each with its key) that lie in what [`NewRun::keep`] removes, through links or not.
+    pub fn refuse_inputs<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = (&'a str, PathBuf)>,
+    ) -> Result<(), RunError> {
+        let path = self.run.path();
+        if !self.replaces {
+            return Ok(());
+        }
+        let real = fs::canonicalize(path).map_err(FileError::new("read", path))?;
+        let typed = std::path::absolute(path).map_err(FileError::new("read", path))?;
+        let removed: Vec<PathBuf> =
+            [real, typed].iter().flat_map(|path| LAYOUT.map(|name| path.join(name))).collect();
+        let is_removed = |path: &Path| removed.iter().any(|removed| path.starts_with(removed));
+        let inputs =
+            inputs.into_iter().filter(|(_, input)| ways_to(input).any(|way| is_removed(&way)));
+        let inputs: Vec<String> =
+            inputs.map(|(key, input)| format!("{key} ({})", input.display())).collect();
+        match inputs.is_empty() {
+            true => Ok(()),
+            false => Err(RunError::Inputs { path: path.to_path_buf(), inputs }),
+        }
+    }
+
+    /// Moves the old run aside and writes `recipe.toml` and `environment.json`.
+    pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
+        self.stage = Stage::Begun;
+        create_directory(&self.at(MOVING))?;
+        for name in LAYOUT.iter().filter(|name| is_there(&self.at(name))) {
+            rename(&self.at(name), &self.at(MOVING).join(name))?;
+        }
+        self.advance(MOVING, OLD)?;
+        write_whole(&self.run.environment_path(), |file| {
+            serde_json::to_writer_pretty(&mut *file, environment)?;
+            file.write_all(b"\n")
+        })?;
+        write_whole(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
+        for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
+            create_directory(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the old run up: from here on the new one is what the directory holds.
+    pub fn keep(&mut self) -> Result<(), RunError> {
+        self.advance(OLD, GONE)?;
+        self.stage = Stage::Kept;
+        if let Err(error) = remove(&self.at(GONE)) {
+            tracing::warn!(
+                "what is left of the replaced run is removed by the next start: {error}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends or undoes what an interrupted start left; an undone one leaves the old run, or nothing.
+    fn recover(&self) -> Result<(), RunError> {
+        let path = self.run.path();
+        remove(&self.at(GONE))?;
+        for name in contents(path)?.iter().filter(|name| is_leftover(name)) {
+            remove(&path.join(name))?;
+        }
+        if is_there(&self.at(OLD)) {
+            for name in LAYOUT {
+                remove(&self.at(name))?;
+            }
+            self.advance(OLD, MOVING)?;
+        }
+        if !is_there(&self.at(MOVING)) {
+            return Ok(());
+        }
+        for entry in fs::read_dir(self.at(MOVING)).map_err(FileError::new("list", path))? {
+            let aside = entry.map_err(FileError::new("list", path))?.path();
+            let back = path.join(aside.file_name().unwrap_or_default());
+            if is_there(&back) {
+                return Err(RunError::Twice { path: back, aside });
+            }
+            rename(&aside, &back)?;
+        }
+        sync_directory(path)?;
+        remove(&self.at(MOVING))?;
+        Ok(())
+    }
+
+    /// From one state to the next, with all that was renamed before on the disk.
+    fn advance(&self, from: &str, to: &str) -> Result<(), FileError> {
+        sync_directory(&self.at(from))?;
+        sync_directory(self.run.path())?;
+        rename(&self.at(from), &self.at(to))?;
+        sync_directory(self.run.path())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.run.path().join(name)
+    }
+}
+
+impl Drop for NewRun {
+    fn drop(&mut self) {
+        if self.stage == Stage::Begun
+            && let Err(error) = self.recover()
+        {
+            tracing::error!(
+                "{}: the run that was there cannot be put back now, the next start tries again: {error}",
+                self.run.path().display()
+            );
+        }
+        self.lock.remove_file();
+        if self.stage != Stage::Kept {
+            for directory in &self.made {
+                // What another process has put there meanwhile stays, and the directory with it.
+                let _ = fs::remove_dir(directory);
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Run,
+    /// What only the holder of the lock may put in order.
+    Interrupted,
+}
+
+/// Refuses what a start must not touch.
+fn look(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+    // Asked last: what looks wrong may be another start's work, half done.
+    let found = look_within(path, overwrite);
+    match Lock::owner(path) {
+        Some(owner) => Err(in_use(path, owner)),
+        None => found.map(|_| ()),
+    }
+}
+
+/// What is in a directory, or why no run may begin there.
+fn look_within(path: &Path, overwrite: Overwrite) -> Result<Found, RunError> {
+    let mut names = match contents(path) {
+        Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        names => names?,
+    };
+    if is_interrupted(path) {
+        return Ok(Found::Interrupted);
+    }
+    names.retain(|name| name != LOCK && !is_leftover(name));
+    if names.is_empty() {
+        return Ok(Found::Nothing);
+    }
+    let (path, contents) = (path.to_path_buf(), summary(&names));
+    match (RunDirectory::at(&path).environment(), overwrite) {
+        (Err(_), _) => Err(RunError::Foreign { path, contents }),
+        (Ok(_), Overwrite::Refuse) => Err(RunError::Exists { path, contents }),
+        (Ok(_), Overwrite::Replace) => Ok(Found::Run),
+    }
+}
+
+/// Whether a start that was interrupted, or is under way, has left a directory in between two runs.
+pub(super) fn is_interrupted(path: &Path) -> bool {
+    STATES.iter().any(|name| is_there(&path.join(name)))
+}
+
+fn in_use(path: &Path, owner: String) -> RunError {
+    let owner = if owner.is_empty() { "another process".to_owned() } else { owner };
+    RunError::InUse { path: path.to_path_buf(), owner }
+}
+
+/// Makes the directory and takes its lock.
+fn lock(path: &Path) -> Result<Lock, RunError> {
+    let mut attempt = 0;
+    loop {
+        create_directory(path)?;
+        attempt += 1;
+        return match Lock::take(path) {
+            // Another start has failed and removed what it had made.
+            Err(LockError::File(error))
+                if error.kind() == ErrorKind::NotFound && attempt < ATTEMPTS =>
+            {
+                continue;
+            }
+            Err(LockError::File(error)) => Err(FileError::new("lock", path)(error).into()),
+            Err(LockError::Held(owner)) => Err(in_use(path, owner)),
+            Ok(lock) => Ok(lock),
+        };
+    }
+}
+
+/// The directories on the way to `path` that are not there, the innermost first.
+fn missing(path: &Path) -> Vec<PathBuf> {
+    let ways = path.ancestors().filter(|path| !path.as_os_str().is_empty());
+    ways.take_while(|path| !is_there(path)).map(Path::to_path_buf).collect()
+}
+
+/// Whether a killed start may have left a file of this name: the beginning of one of a run's own.
+fn is_leftover(name: &str) -> bool {
+    LAYOUT.iter().any(|of| is_temporary(name, of))
+}
+
+/// The paths that lead to `input`, and to what is in it, if it is a directory: as typed, and without links.
+fn ways_to(input: &Path) -> impl Iterator<Item = PathBuf> {
+    let inside = fs::read_dir(input).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = [input.to_path_buf()].into_iter().chain(inside);
+    all.flat_map(|path| [std::path::absolute(&path), fs::canonicalize(&path)]).flatten()
+}
+
+/// Whether anything is at `path`, a link that leads nowhere too.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Removes a file or a directory with all that is in it, if it is there. Of a link only the link.
+fn remove(path: &Path) -> Result<(), FileError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(entry) if entry.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(FileError::new("delete", path)),
+    }
+}

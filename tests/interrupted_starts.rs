@@ -1,0 +1,261 @@
+//! Whenever a start is killed, one whole run is there, and the same command goes on: each change of the file system that a
+//! start makes is tried, and each that the next start makes to put things in order.
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use genir::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
+use tempfile::TempDir;
+
+#[path = "support/killed.rs"]
+mod killed;
+#[path = "support/tiny_corpus.rs"]
+mod tiny_corpus;
+
+use killed::Killer;
+
+/// Everything below a directory: files with their content, links with where they lead, directories.
+fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if let Ok(to) = fs::read_link(&path) {
+            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
+        } else if path.is_dir() {
+            found.extend(everything(&path));
+            found.insert(path, Vec::new());
+        } else {
+            let content = fs::read(&path).unwrap();
+            found.insert(path, content);
+        }
+    }
+    found
+}
+
+/// A directory that waits for no disk, where there is one: thousands of files are flushed.
+fn in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    TempDir::new_in(memory).or_else(|_| TempDir::new()).unwrap()
+}
+
+/// What stands in for a run of the user's, with a file of theirs.
+fn old_run(path: &Path) {
+    let run =
+        RunDirectory::create(path, Overwrite::Refuse, "old", &Environment::capture("cpu")).unwrap();
+    let checkpoint = run.checkpoints().join("step-1");
+    fs::create_dir(&checkpoint).unwrap();
+    fs::write(checkpoint.join("model.safetensors"), "old weights").unwrap();
+    std::os::unix::fs::symlink("step-1", run.checkpoints().join("best")).unwrap();
+    fs::create_dir(run.probes()).unwrap();
+    for (path, content) in [
+        (run.log(), "old log"),
+        (run.metrics(), "{}\n"),
+        (run.probes().join("logit_lens.jsonl"), "{}\n"),
+        (path.join("notes.md"), "mine"),
+    ] {
+        fs::write(path, content).unwrap();
+    }
+}
+
+/// What [`child`] does, in a process of its own: starts a run in `directory` and opens its log.
+fn starter(directory: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--ignored"]).env("START_IN", directory);
+    command
+}
+
+#[test]
+#[ignore = "run by the other tests, to be killed"]
+fn child() {
+    let Some(path) = std::env::var_os("START_IN") else { return };
+    let mut new = NewRun::claim(Path::new(&path), Overwrite::Replace).unwrap();
+    new.begin("new", &Environment::capture("cpu")).unwrap();
+    fs::write(new.directory().log(), "new log").unwrap();
+    new.keep().unwrap();
+}
+
+/// The recipe of the run that the next start finds, and refuses to replace; none where it would begin.
+fn found(path: &Path) -> Option<String> {
+    match NewRun::claim(path, Overwrite::Refuse) {
+        Err(RunError::Exists { .. }) => {
+            Some(fs::read_to_string(RunDirectory::open(path).unwrap().recipe()).unwrap())
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => None,
+    }
+}
+
+/// Kills starts at every change, and for each the next start at every third change that it makes (at others each time),
+/// in the directory that `prepare` makes. What is found afterwards goes to `check`.
+fn kill_everywhere(prepare: impl Fn(&Path), check: impl Fn(&Path, Option<String>, &str)) {
+    let (home, tools) = (in_memory(), TempDir::new().unwrap());
+    let Some(killer) = Killer::build(tools.path()) else { return };
+    let path = home.path().join("run");
+    let mut first = 0;
+    loop {
+        first += 1;
+        let mut again = first % 3;
+        let reached = loop {
+            let _ = fs::remove_dir_all(&path);
+            prepare(&path);
+            let killed = killer.kill(&mut starter(&path), &path, first);
+            let killed_again =
+                killed && again > 0 && killer.kill(&mut starter(&path), &path, again);
+            let found = found(&path);
+            check(&path, found, &format!("killed at {first}, then at {again}"));
+            if !killed_again && again > 0 || !killed {
+                break killed;
+            }
+            again += 3;
+        };
+        if !reached {
+            break;
+        }
+    }
+    assert!(first > 15, "only {first} changes: is the killer at work?");
+}
+
+#[test]
+fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one() {
+    let template = TempDir::new().unwrap();
+    let (old_at, seen) = (template.path().join("run"), AtomicUsize::new(0));
+    old_run(&old_at);
+    let old = relative(&old_at);
+    kill_everywhere(
+        |path| copy(&old_at, path),
+        |path, found, when| {
+            match found.as_deref() {
+                Some("old") => {
+                    let mut now = relative(path);
+                    // That of a dead owner is no lock.
+                    now.remove(Path::new(".genir.lock"));
+                    assert_eq!(now, old, "{when}");
+                }
+                Some("new") => {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    let mut now = relative(path);
+                    now.remove(Path::new(".genir.lock"));
+                    let names: Vec<&str> = now.keys().filter_map(|name| name.to_str()).collect();
+                    let new = [
+                        "checkpoints",
+                        "environment.json",
+                        "log.txt",
+                        "notes.md",
+                        "recipe.toml",
+                        "retrieval",
+                        "tensorboard",
+                    ];
+                    assert_eq!(names, new, "{when}");
+                    assert_eq!(now[Path::new("log.txt")], b"new log", "{when}");
+                }
+                other => panic!("{when}: found {other:?}"),
+            }
+            assert_eq!(fs::read_to_string(path.join("notes.md")).unwrap(), "mine", "{when}");
+        },
+    );
+    assert!(seen.into_inner() > 1, "some starts reach their end");
+}
+
+#[test]
+fn a_first_start_that_is_killed_anywhere_does_not_block_the_next() {
+    kill_everywhere(
+        |_| {},
+        |path, found, when| match found.as_deref() {
+            // It would begin; and as it did not, the directory is gone.
+            None => assert!(!path.exists() || relative(path).is_empty(), "{when}"),
+            Some(recipe) => assert_eq!(recipe, "new", "{when}"),
+        },
+    );
+}
+
+fn relative(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let strip = |(path, content): (PathBuf, Vec<u8>)| {
+        (path.strip_prefix(directory).unwrap().to_path_buf(), content)
+    };
+    everything(directory).into_iter().map(strip).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if let Ok(link) = fs::read_link(&path) {
+            std::os::unix::fs::symlink(link, to).unwrap();
+        } else if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// `genir` with these arguments.
+fn genir(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.args(arguments);
+    command
+}
+
+#[track_caller]
+fn succeeds(arguments: &[&str]) {
+    let output = genir(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+#[test]
+fn the_command_killed_anywhere_in_its_start_goes_on_when_it_is_given_again() {
+    let (home, tools) = (in_memory(), TempDir::new().unwrap());
+    let Some(killer) = Killer::build(tools.path()) else { return };
+    let (recipe, run) = (home.path().join("tiny.toml"), home.path().join("run"));
+    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
+    let recipe = recipe.to_str().unwrap().to_owned();
+    succeeds(&["train", &recipe, "train.steps=1", "evaluate.memorisation=0"]);
+    fs::write(run.join("notes.md"), "mine").unwrap();
+    let old_at = home.path().join("old");
+    fs::rename(&run, &old_at).unwrap();
+    let old = relative(&old_at);
+
+    let next = AtomicUsize::new(1);
+    let arguments = |run: &Path| {
+        let directory = format!("run.directory={}", run.display());
+        ["train", &recipe, "train.steps=2", "evaluate.memorisation=0", "--overwrite", &directory]
+            .map(str::to_owned)
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..3 {
+            let run = home.path().join(format!("run-{worker}"));
+            let (next, old, old_at, killer) = (&next, &old, &old_at, &killer);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let _ = fs::remove_dir_all(&run);
+                    copy(old_at, &run);
+                    let arguments = arguments(&run);
+                    let arguments = arguments.each_ref().map(String::as_str);
+                    assert!(killer.kill(&mut genir(&arguments), &run, at), "at {at}");
+                    let has_begun = found(&run).unwrap().contains("steps = 2");
+                    if !has_begun {
+                        assert_eq!(&relative(&run), old, "killed at {at}");
+                    }
+                    succeeds(&arguments);
+                    assert!(run.join("checkpoints/latest/model.safetensors").exists(), "{at}");
+                    assert_eq!(fs::read_to_string(run.join("notes.md")).unwrap(), "mine");
+                    let left: Vec<PathBuf> = relative(&run).into_keys().collect();
+                    let hidden = |path: &&PathBuf| {
+                        path.to_string_lossy().contains("/.") || path.starts_with(".")
+                    };
+                    assert_eq!(left.iter().find(hidden), None, "killed at {at}");
+                    if has_begun {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    assert!(next.into_inner() > 20, "is the killer at work?");
+}

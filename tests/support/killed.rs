@@ -1,0 +1,40 @@
+//! Processes that are killed at one of their changes of the file system.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What kills: a library that is loaded into the process.
+pub struct Killer {
+    library: PathBuf,
+}
+
+impl Killer {
+    /// Compiles it into `directory`; none where that cannot be done.
+    pub fn build(directory: &Path) -> Option<Self> {
+        let library = directory.join("kill_at.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/kill_at.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+        let built = compiler.stderr(Stdio::null()).status();
+        if built.is_ok_and(|status| status.success()) {
+            return Some(Self { library });
+        }
+        eprintln!("skipped: no C compiler for Linux");
+        None
+    }
+
+    /// Runs `command`, killed before its `at`th change below `directory`; whether it was killed.
+    pub fn kill(&self, command: &mut Command, directory: &Path, at: usize) -> bool {
+        let status = command
+            .env("LD_PRELOAD", &self.library)
+            .env("KILL_BELOW", directory)
+            .env("KILL_AT", at.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        status.signal() == Some(9)
+    }
+}

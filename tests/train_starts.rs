@@ -1,0 +1,200 @@
+//! `genir train` where a run is already: none is lost to a start that fails, and none is shared by two processes.
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/tiny_corpus.rs"]
+mod tiny_corpus;
+
+use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+
+/// The tiny recipe as a file in `home`.
+fn tiny_recipe(home: &TempDir) -> String {
+    let file = home.path().join("tiny.toml");
+    fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
+    text(file)
+}
+
+/// Every file below a directory with its content, links with where they lead.
+fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if let Ok(to) = fs::read_link(&path) {
+            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
+        } else if path.is_dir() {
+            found.extend(everything(&path));
+        } else {
+            let content = fs::read(&path).unwrap();
+            found.insert(path, content);
+        }
+    }
+    found
+}
+
+/// A process that is killed at the end of the test, whatever it ends with.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_second_process_is_refused_and_a_killed_one_blocks_nothing() {
+    let home = TempDir::new().unwrap();
+    let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.args(["train", &recipe, "train.steps=1000000", "save.every_steps=5"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+    let mut first = Killed(command.spawn().unwrap());
+    let checkpoint = run.join("checkpoints/latest/config.json");
+    let begun = Instant::now();
+    while !checkpoint.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it does not begin");
+        assert!(first.0.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let owner = format!("process {} on {} since 2", first.0.id(), host.trim());
+    let words = ["is in use by", &owner, "run.directory"];
+    is_refused(&["train", &recipe, "run.seed=2", "train.steps=2", "--overwrite"], &words);
+    is_refused(&["train", &recipe, "run.seed=2", "train.steps=2"], &words);
+    let resolved = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    assert_says(&resolved, &["seed = 3", "steps = 1000000"]);
+    assert!(first.0.try_wait().unwrap().is_none(), "the first goes on");
+    // A reader needs no lock. (A checkpoint that is read may be pruned meanwhile: one attempt of some must do.)
+    let read = |_| genir_with_input(&["search", run.to_str().unwrap(), "gold"], "").code == 0;
+    assert!((0..20).any(read));
+
+    // The lock goes with its owner, however that ends.
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    is_refused(&["train", &recipe], &["already holds a run", "--overwrite"]);
+    succeeds(&["train", &recipe, "run.seed=2", "train.steps=2", "--overwrite"]);
+    assert_says(&fs::read_to_string(run.join("recipe.toml")).unwrap(), &["seed = 2"]);
+    assert!(!run.join(".genir.lock").exists());
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_run_that_was_there() {
+    let home = TempDir::new().unwrap();
+    let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    fs::write(run.join("notes.md"), "mine").unwrap();
+    let before = everything(&run);
+
+    // Weights that are of another shape than the configuration says.
+    let base = home.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for entry in fs::read_dir(run.join("checkpoints/latest/")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, base.join(path.file_name().unwrap())).unwrap();
+    }
+    let config = fs::read_to_string(base.join("config.json")).unwrap();
+    let broken = config.replace("\"d_ff\": 32", "\"d_ff\": 64");
+    assert_ne!(broken, config);
+    fs::write(base.join("config.json"), broken).unwrap();
+    let base = format!("model.base={}", base.display());
+    let pretrained = ["train", &recipe, &base, "model.init=pretrained", "~model.config"];
+    is_refused(&[&pretrained[..], &["--overwrite"]].concat(), &["model.base"]);
+    assert!(everything(&run) == before);
+
+    // A corpus that cannot be read, and a split without queries.
+    is_refused(&["train", &recipe, "--overwrite", "corpus.path=no/corpus"], &["no/corpus"]);
+    fs::remove_file(home.path().join("corpus/test_queries.json")).unwrap();
+    let splits = "evaluate.splits=[\"test\"]";
+    is_refused(&["train", &recipe, "--overwrite", splits], &["test"]);
+    assert!(everything(&run) == before);
+
+    // Where there was nothing, nothing is left that blocks the next try.
+    let elsewhere = format!("run.directory={}", home.path().join("other/run").display());
+    is_refused(&[&pretrained[..], &[&elsewhere]].concat(), &["model.base"]);
+    assert!(!home.path().join("other").exists());
+    succeeds(&["train", &recipe, "train.steps=1", &elsewhere]);
+}
+
+#[test]
+fn a_base_in_the_run_that_would_be_replaced_is_refused_in_words() {
+    let home = TempDir::new().unwrap();
+    let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    symlink(run.join("checkpoints/best"), home.path().join("link")).unwrap();
+    let before = everything(&run);
+    for base in ["run/checkpoints/latest", "run/checkpoints/step-000001", "link"] {
+        let base = format!("model.base={}", home.path().join(base).display());
+        let train = ["train", &recipe, &base, "model.init=pretrained", "~model.config"];
+        is_refused(
+            &[&train[..], &["--overwrite"]].concat(),
+            &["model.base", "--overwrite would replace", "run.directory"],
+        );
+        assert!(everything(&run) == before);
+    }
+    for (key, inside) in [
+        ("cache.directory", "run/checkpoints/cache"),
+        ("corpus.generated_queries", "run/retrieval/generated.jsonl"),
+    ] {
+        let inside = home.path().join(inside);
+        match key {
+            "cache.directory" => fs::create_dir(&inside).unwrap(),
+            _ => fs::write(&inside, "{\"query\": \"what\", \"docid\": 7}\n").unwrap(),
+        }
+        let before = everything(&run);
+        let input = format!("{key}={}", inside.display());
+        is_refused(&["train", &recipe, &input, "--overwrite"], &[key, "would replace"]);
+        assert!(everything(&run) == before);
+    }
+    // From a checkpoint of this run into another directory: that is what it is for.
+    let elsewhere = format!("run.directory={}", home.path().join("next").display());
+    let base = format!("model.base={}", home.path().join("link").display());
+    let train =
+        ["train", &recipe, &base, "model.init=pretrained", "~model.config", "train.steps=1"];
+    succeeds(&[&train[..], &[&elsewhere, "--overwrite"]].concat());
+    // And so is to train a resolved recipe once more.
+    let resolved = text(run.join("recipe.toml"));
+    succeeds(&["train", &resolved, "--overwrite"]);
+}
+
+#[test]
+fn a_run_directory_is_no_empty_text_and_knows_ones_home() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    is_refused(&["check", &recipe, "run.directory="], &["run.directory", "empty"]);
+    is_refused(
+        &["check", &recipe, "run.directory=~you/runs"],
+        &["run.directory", "~you/runs", "~/"],
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.args([
+        "train",
+        &recipe,
+        "train.steps=1",
+        "run.directory=~/runs/a",
+        "corpus.path=~/corpus",
+    ]);
+    let output = command.env("HOME", home.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(home.path().join("runs/a/recipe.toml").exists());
+}
+
+#[test]
+fn the_log_begins_with_what_was_said_before_the_run_began() {
+    let home = TempDir::new().unwrap();
+    let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
+    let said = succeeds(&["train", &recipe, "train.steps=1"]).stderr;
+    let log = fs::read_to_string(run.join("log.txt")).unwrap();
+    assert!(log.starts_with(&said[..100]), "{log}");
+    assert_says(&log, &["8 documents", "step 1: validation", "done in"]);
+}
