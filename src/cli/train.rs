@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
+use crate::corpus::Corpus;
 use crate::device;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
@@ -32,11 +33,17 @@ impl Train {
         let recipe = self.recipe.read()?;
         let plan = Plan::new(recipe)?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
-        let environment = Environment::capture(&device::describe(&plan.device));
+        let environment = Environment {
+            corpus: plan.warning_counts(),
+            ..Environment::capture(&device::describe(&plan.device))
+        };
         let toml = plan.recipe.to_toml()?;
         let run = RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
         console.log_to(&run.log())?;
         console.message(&summary(&plan));
+        for warning in plan.warnings() {
+            tracing::warn!("{warning}");
+        }
 
         let begun = Instant::now();
         let mut trainer = Trainer::new(&plan)?;
@@ -61,7 +68,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     let memory = plan.memory();
     format!(
         "run       {run}, seed {seed}, device {device}\n\
-         corpus    {path}: {documents} documents; {train} training, {generated} generated, \
+         corpus    {path}: {documents}; {train} training, {generated} generated, \
          {validation} validation, {test} test queries\n\
          base      {base} ({init})\n\
          examples  {mixture}\n\
@@ -74,7 +81,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         seed = plan.recipe.run.seed,
         device = device::describe(&plan.device),
         path = plan.recipe.corpus.path,
-        documents = corpus.documents.len(),
+        documents = documents(corpus),
         train = corpus.train.len(),
         generated = corpus.generated.len(),
         validation = corpus.validation.len(),
@@ -95,6 +102,15 @@ pub(super) fn summary(plan: &Plan) -> String {
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         table = plan.table,
     )
+}
+
+/// How many documents there are, and how many texts where that is another number.
+fn documents(corpus: &Corpus) -> String {
+    let documents = corpus.documents.len();
+    match corpus.documents.iter().map(|document| document.texts.len()).sum::<usize>() {
+        texts if texts == documents => format!("{documents} documents"),
+        texts => format!("{documents} documents with {texts} texts"),
+    }
 }
 
 fn closing(run: &Path, probed: bool, seconds: f64) -> String {
