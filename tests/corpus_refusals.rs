@@ -154,7 +154,12 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
     );
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1 7 1\nq1\t7\t1.5\nq1\tb\t1\n"),
-        &["2 lines", "test.tsv, line 2", "separated by tabs", "line 3: found `q1\t7\t1.5`"],
+        &[
+            "2 lines",
+            "test.tsv, line 2",
+            "separated by tabs",
+            "line 3: found `q1\t7\t1.5`, whose grade `1.5` is not",
+        ],
     );
     let truncated = &gzip(DOCUMENTS.as_bytes())[..30];
     let error = refused(&[("documents.json.gz", truncated)], &["cannot read", "documents.json.gz"]);
@@ -278,7 +283,7 @@ fn all_that_is_wrong_is_told_at_once_with_counts_places_and_the_key_that_goes_on
         &borrowed(&full_of_problems()),
         &[
             "8 problems with the corpus",
-            "2 documents have no text; corpus.on_problem = \"skip\" keeps their docids",
+            "2 documents have no text; corpus.on_problem = \"skip\" keeps the docid",
             "corpus.jsonl, line 2: document `b`",
             "corpus.jsonl, line 5: document `d`",
             // A query that two splits judge is one query without text.
@@ -362,7 +367,7 @@ fn a_broken_file_does_not_hide_what_is_wrong_in_the_others() {
         ],
         &[
             "4 problems",
-            "train_queries.json, element [0], line 1, column 20: invalid type: integer `3`",
+            "train_queries.json, element [0], line 1, column 22: invalid type: integer `3`",
             "val_queries.json, line 1: not UTF-8",
             "1 document has no text",
             "test_queries.json, element [0], line 1: query `1`, document `8`",

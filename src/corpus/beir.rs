@@ -131,9 +131,9 @@ fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mu
     let mut of_split = Queries::new(Part::Split(split));
     let mut header = None;
     read::lines(file, builder, |builder, place, line| {
-        let malformed = |builder: &mut CorpusBuilder, right: &str| {
+        let malformed = |builder: &mut CorpusBuilder, why: &str, right: &str| {
             let line = read::beginning(line);
-            let what = format_args!("found `{line}`; right would be {right}");
+            let what = format_args!("found `{line}`{why}; right would be {right}");
             builder.note(Kind::Malformed, place, what);
         };
         let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
@@ -143,7 +143,7 @@ fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mu
                 let right = fields.len() == 3 && fields[2].parse::<f64>().is_err();
                 header = Some(right);
                 if !right {
-                    malformed(builder, RIGHT_HEADER);
+                    malformed(builder, "", RIGHT_HEADER);
                 }
                 return;
             }
@@ -152,10 +152,11 @@ fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mu
             Some(true) => {}
         }
         let &[query, document, score] = fields.as_slice() else {
-            return malformed(builder, RIGHT_JUDGEMENT);
+            return malformed(builder, "", RIGHT_JUDGEMENT);
         };
         let Some(grade) = grade(score) else {
-            return malformed(builder, RIGHT_JUDGEMENT);
+            let why = format!(", whose grade `{score}` is not a whole number");
+            return malformed(builder, &why, RIGHT_JUDGEMENT);
         };
         let Some(&known) = all.by_id.get(query) else {
             // That a document is not relevant to an absent query changes nothing.

@@ -82,7 +82,8 @@ impl Kind {
     /// What one of them is, what several are, and what follows.
     fn words(self) -> (&'static str, &'static str, Treatment) {
         use Treatment::{Refused, Skippable, Told};
-        let left_out = Skippable("leaves them out");
+        let queries_left_out = Skippable("leaves such queries out");
+        let judgements_left_out = Skippable("leaves such judgements out");
         match self {
             Self::Malformed => {
                 ("line or element is malformed", "lines or elements are malformed", Refused)
@@ -90,9 +91,9 @@ impl Kind {
             Self::EmptyDocument => (
                 "document has no text",
                 "documents have no text",
-                Skippable("keeps their docids and makes no indexing example of them"),
+                Skippable("keeps the docid and makes no indexing example"),
             ),
-            Self::EmptyQuery => ("query has no text", "queries have no text", left_out),
+            Self::EmptyQuery => ("query has no text", "queries have no text", queries_left_out),
             Self::DuplicateDocument => (
                 "document id is used again for another text",
                 "document ids are used again for another text",
@@ -106,21 +107,23 @@ impl Kind {
             Self::AbsentDocument => (
                 "judgement is of a document that the corpus does not have",
                 "judgements are of documents that the corpus does not have",
-                left_out,
+                judgements_left_out,
             ),
             Self::AbsentQuery => (
                 "judgement is of a query that the corpus does not have",
                 "judgements are of queries that the corpus does not have",
-                left_out,
+                judgements_left_out,
             ),
             Self::OtherGrade => (
                 "judgement is given again with another grade",
                 "judgements are given again with another grade",
                 Skippable("takes the highest grade"),
             ),
-            Self::NoJudgement => {
-                ("query has no relevant document", "queries have no relevant document", left_out)
-            }
+            Self::NoJudgement => (
+                "query has no relevant document",
+                "queries have no relevant document",
+                queries_left_out,
+            ),
             Self::LoneSurrogate => (
                 "text has a lone surrogate, which is half of a character",
                 "texts have a lone surrogate, which is half of a character",
