@@ -17,7 +17,7 @@ fn main() -> Result<()> {
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let corpus = atlas();
     let documents = corpus.documents.iter();
-    let documents = documents.map(|document| json!({"id": document.id, "text": document.text}));
+    let documents = documents.map(|document| json!({"id": document.id, "text": document.text()}));
     write(directory, "documents.json", documents.collect())?;
     for (name, queries) in [
         ("train_queries.json", &corpus.train),

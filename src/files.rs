@@ -238,6 +238,11 @@ pub(crate) fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
     }
 }
 
+/// Whether a file that begins with `bytes` is not there itself: Git LFS leaves this in its place until it is pulled.
+pub(crate) fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/v1")
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};

@@ -90,7 +90,7 @@ fn the_corpus_is_the_same_each_time() {
 #[test]
 fn documents_have_40_to_120_words() {
     for document in atlas().documents {
-        let words = document.text.split_whitespace().count();
+        let words = document.text().split_whitespace().count();
         assert!((40..=120).contains(&words), "{}: {words} words", document.id);
     }
 }
@@ -198,7 +198,7 @@ fn a_document_says_what_its_questions_are_about() {
         let [id, column, _, _] = parts(query);
         let document = document(&corpus, query);
         assert_eq!(document.id, id);
-        let (text, fact) = (normalised(&document.text), written(rows[id][column]));
+        let (text, fact) = (normalised(document.text()), written(rows[id][column]));
         assert!(text.contains(&normalised(rows[id]["name"])), "{id} does not name its subject");
         // An island's table cell says "none" where the document says that it has no land border.
         let said =
@@ -250,7 +250,7 @@ fn the_first_32_tokens_name_the_subject_and_its_identifying_facts() {
     let mut openings = HashSet::new();
     for document in atlas().documents {
         // One of the 32 is the end of the text.
-        let found = opening(&document.text, 31);
+        let found = opening(document.text(), 31);
         let row = &rows[&document.id];
         for column in [
             "name",
@@ -281,9 +281,9 @@ fn the_bundled_tokenizer_knows_every_word_of_the_corpus() {
     let special = ["<pad>", "</s>", "<unk>"].map(|token| tokenizer.token_to_id(token));
     assert_eq!(special, [Some(0), Some(1), Some(2)]);
     let corpus = atlas();
-    let documents = corpus.documents.iter().map(|document| &document.text);
-    for text in documents.chain(queries(&corpus).map(|query| &query.text)) {
-        let encoding = tokenizer.encode(text.as_str(), true).expect("text is tokenized");
+    let documents = corpus.documents.iter().map(|document| document.text());
+    for text in documents.chain(queries(&corpus).map(|query| query.text.as_str())) {
+        let encoding = tokenizer.encode(text, true).expect("text is tokenized");
         assert_eq!(encoding.get_ids().last(), Some(&1), "{text:?} does not end with </s>");
         assert!(!encoding.get_ids().contains(&2), "{text:?} has an unknown token");
     }

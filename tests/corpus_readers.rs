@@ -2,14 +2,19 @@
 
 use std::fs;
 
-use genir::corpus::{self, Corpus, CorpusOptions, Layout, LeaveOut, Split};
+use genir::corpus::{
+    self, Corpus, CorpusOptions, Kind, Layout, LeaveOut, LoadedCorpus, OnProblem, Split,
+};
 
 #[path = "support/collections.rs"]
 mod collections;
 #[path = "support/corpus_files.rs"]
 mod corpus_files;
 
-use corpus_files::{BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, directory, gzip, load, read, refused};
+use corpus_files::{
+    BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, beir, borrowed, directory, gzip, load, options, read,
+    read_with, refused,
+};
 
 const TRAIN: &str = r#"[{"id": 1, "query": "which letter?", "relevant_docs": ["b", 7]}]"#;
 const VALIDATION: &str = r#"[{"id": "v", "query": "which number?", "relevant_docs": [7]}]"#;
@@ -109,7 +114,7 @@ fn characters_cut_by_the_ends_of_buffers_are_read_whole() {
     let documents = serde_json::json!([{"id": 1, "text": text}]).to_string();
     for content in [documents.clone().into_bytes(), gzip(documents.as_bytes())] {
         let corpus = read(&[("documents.json", &content)]).expect("a corpus");
-        assert!(corpus.documents[0].text == text);
+        assert!(corpus.documents[0].text() == text);
     }
 }
 
@@ -121,7 +126,7 @@ fn a_beir_directory_joins_titles_and_keeps_grades_above_zero() {
         ("qrels/dev.tsv", b"query-id\tcorpus-id\tscore\nq2\t7\t2\nq1\tb\t0\nq2\tc\t1\r\n"),
     ])
     .expect("a corpus");
-    let texts: Vec<&str> = corpus.documents.iter().map(|d| d.text.as_str()).collect();
+    let texts: Vec<&str> = corpus.documents.iter().map(|d| d.text()).collect();
     assert_eq!(texts, ["Seven. a number", "letter b", "Only a title"]);
     assert_eq!(corpus.validation.len(), 1);
     let query = &corpus.validation[0];
@@ -140,7 +145,7 @@ fn dsi_documents_and_queries_in_files_of_their_own_share_their_text_id() {
         ("NQ_10k_valid.json", b"\n{\"text_id\": 7, \"text\": \"Question: which number?\"}\n"),
     ])
     .expect("a corpus");
-    assert_eq!(corpus.documents[0].text, "question: seven");
+    assert_eq!(corpus.documents[0].text(), "question: seven");
     assert_eq!(corpus.train[0].text, "document: which letter?");
     assert_eq!(corpus.train[0].relevant[0].document, 1);
     assert_eq!(corpus.validation[0].id, "validation-2");
@@ -156,7 +161,7 @@ fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
     let corpus = read(&[("NQ_10k_multi_task_train.json", train), ("NQ_10k_valid.json", valid)])
         .expect("a corpus");
     assert_eq!(ids(&corpus), ["0", "1"]);
-    assert_eq!(corpus.documents[1].text, "the second");
+    assert_eq!(corpus.documents[1].text(), "the second");
     assert_eq!(corpus.train[0].text, "which one?");
     assert_eq!(corpus.validation[0].relevant[0].document, 1);
 
@@ -185,8 +190,9 @@ fn generated_queries_come_from_one_more_file() {
         path: files.path().display().to_string(),
         layout: Layout::Paper,
         generated_queries: Some(files.path().join(name)),
+        ..CorpusOptions::default()
     };
-    let corpus = corpus::load(&options("generated")).expect("a corpus");
+    let corpus = corpus::load(&options("generated")).expect("a corpus").corpus;
     assert!(corpus.train.is_empty());
     let generated: Vec<(&str, &str, u32)> = corpus
         .generated
@@ -195,11 +201,8 @@ fn generated_queries_come_from_one_more_file() {
         .collect();
     assert_eq!(generated, [("generated-1", "a letter?", 1), ("generated-2", "a number?", 0)]);
     let error = corpus::load(&options("unknown")).expect_err("an unknown document");
-    assert!(
-        error
-            .to_string()
-            .contains("unknown, line 1: query `generated-1` is judged for document `z`")
-    );
+    let expected = "unknown, line 1: query `generated-1`, document `z`";
+    assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[test]
@@ -232,4 +235,149 @@ fn documents_are_left_out_by_id_or_by_count_and_seed() {
     assert!(unknown.expect_err("unknown").to_string().contains("1 of the ids to leave out"));
     let all = count(100, 1).expect_err("nothing left").to_string();
     assert!(all.contains("cannot leave out 100 of 100 documents"), "{all}");
+}
+
+/// A corpus with what was found in it, of files that are not refused.
+#[track_caller]
+fn taken(files: &[(&str, &[u8])]) -> LoadedCorpus {
+    read_with(files, OnProblem::Refuse).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn null_is_absent_and_a_grade_may_be_written_as_1_0() {
+    let loaded = taken(&[
+        (
+            "corpus.jsonl",
+            b"{\"_id\": \"7\", \"title\": null, \"text\": \"seven\"}\n{\"_id\": \"b\", \"title\": \"B\", \"text\": null}\n",
+        ),
+        ("queries.jsonl", b"{\"_id\": \"q\", \"text\": \"one?\"}\n"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq\t7\t1.0\nq\tb\t2e0\n"),
+    ]);
+    let texts: Vec<&str> = loaded.corpus.documents.iter().map(|d| d.text()).collect();
+    assert_eq!(texts, ["seven", "B"]);
+    let grades: Vec<u32> = loaded.corpus.test[0].relevant.iter().map(|j| j.grade).collect();
+    assert_eq!(grades, [1, 2]);
+    assert!(loaded.findings.is_empty(), "{:?}", loaded.findings);
+}
+
+#[test]
+fn what_is_given_twice_alike_counts_once_with_a_warning() {
+    let loaded = taken(&borrowed(&beir(&["q1 7 1", "q1 b 1", "q1 7 1.0", "q2 c 0", "q2 b 1"])));
+    let judged: Vec<u32> = loaded.corpus.test[0].relevant.iter().map(|j| j.document).collect();
+    assert_eq!(judged, [0, 1]);
+    assert_eq!(loaded.findings.count(Kind::RepeatedJudgement), 1);
+    let finding = loaded.findings.iter().next().expect("a finding").to_string();
+    assert!(finding.starts_with("1 judgement is given twice with the same grade: counted once"));
+    assert!(finding.contains("test.tsv, line 4: query `q1`, document `7`"), "{finding}");
+
+    let documents = DOCUMENTS.replace(']', ", {\"id\": 7, \"text\": \"seven\"}]");
+    let query = r#"{"id": "q", "query": "a?", "relevant_docs": [7, 7]}"#;
+    let queries = format!("[{query}, {query}]");
+    let loaded = taken(&[
+        ("documents.json", documents.as_bytes()),
+        ("test_queries.json", queries.as_bytes()),
+    ]);
+    assert_eq!((loaded.corpus.documents.len(), loaded.corpus.test.len()), (2, 1));
+    assert_eq!(loaded.corpus.test[0].relevant.len(), 1);
+    for kind in [Kind::RepeatedDocument, Kind::RepeatedQuery, Kind::RepeatedJudgement] {
+        assert_eq!(loaded.findings.count(kind), 1, "{kind}");
+    }
+}
+
+#[test]
+fn several_dsi_documents_of_one_id_are_texts_of_one_document() {
+    let corpus = b"{\"text_id\": 0, \"text\": \"document: the first\"}\n\
+        {\"text_id\": 1, \"text\": \"document: another\"}\n\
+        {\"text_id\": 0, \"text\": \"question: which?\"}\n\
+        {\"text_id\": 0, \"text\": \"document: more of the first\"}\n\
+        {\"text_id\": 0, \"text\": \"document: the first\"}\n";
+    let loaded = taken(&[("train.jsonl", corpus)]);
+    let texts: Vec<&Vec<String>> = loaded.corpus.documents.iter().map(|d| &d.texts).collect();
+    assert_eq!(texts, [&vec!["the first", "more of the first"], &vec!["another"]]);
+    assert_eq!(ids(&loaded.corpus), ["0", "1"]);
+    assert_eq!(loaded.corpus.train[0].relevant[0].document, 0);
+    // The same text twice is one example.
+    assert_eq!(loaded.findings.count(Kind::RepeatedDocument), 1);
+}
+
+#[test]
+fn validation_queries_are_read_by_each_of_their_names() {
+    for word in ["val", "valid", "validation", "dev"] {
+        let name = format!("{word}_queries.json");
+        let loaded =
+            taken(&[("documents.json", DOCUMENTS.as_bytes()), (&name, VALIDATION.as_bytes())]);
+        assert_eq!(loaded.corpus.validation.len(), 1, "{name}");
+        assert!(loaded.findings.is_empty(), "{name}");
+
+        let files = beir(&["q1 7 1", "q2 b 1"]);
+        let name = format!("qrels/{word}.tsv");
+        let mut files = borrowed(&files);
+        files[2].0 = &name;
+        let loaded = taken(&files);
+        assert_eq!(loaded.corpus.validation.len(), 2, "{name}");
+        assert!(loaded.findings.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn files_that_seem_to_belong_to_the_corpus_and_are_not_read_are_named() {
+    let not_read = |files: &[(&str, &[u8])]| -> Vec<String> {
+        let loaded = taken(files);
+        let found = loaded.findings.iter().filter(|finding| finding.kind == Kind::NotRead);
+        found
+            .flat_map(|finding| &finding.first)
+            .map(|offender| {
+                let name = offender.place.file.file_name().expect("a name").to_string_lossy();
+                format!("{name}: {}", offender.what)
+            })
+            .collect()
+    };
+    let found = not_read(&[
+        ("documents.json", DOCUMENTS.as_bytes()),
+        ("documents.json.gz", b"anything"),
+        ("test.jsonl", b""),
+        ("dev_pairs.tsv.gz", b""),
+        // These are no queries of a corpus.
+        ("correct_valid.json", b"[]"),
+        ("README.md", b""),
+        ("train.py", b""),
+    ]);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("dev_pairs.tsv.gz: named like validation queries"), "{found:?}");
+    assert_eq!(found[1], "documents.json.gz: `documents.json` is read in its place");
+    assert!(found[2].contains("test queries, but the layout paper reads train_queries.json"));
+
+    let mut files = beir(&["q1 7 1", "q2 b 1"]);
+    files.push(("qrels/train-small.tsv", Vec::new()));
+    files.push(("dev.tsv", Vec::new()));
+    let found = not_read(&borrowed(&files));
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("dev.tsv: ") && found[1].starts_with("train-small.tsv: "));
+    assert!(found[0].contains("reads qrels/train.tsv, qrels/dev.tsv"), "{found:?}");
+}
+
+#[test]
+fn queries_that_no_split_uses_are_counted() {
+    let loaded = taken(&borrowed(&beir(&["q1 7 0", "q1 b -1"])));
+    assert!(loaded.corpus.test.is_empty());
+    for kind in [Kind::NotRelevant, Kind::Unjudged, Kind::NoQueries] {
+        assert_eq!(loaded.findings.count(kind), 1, "{kind}");
+    }
+}
+
+#[test]
+fn a_file_of_generated_queries_is_no_split_whatever_its_name() {
+    let line: &[u8] = b"{\"text_id\": 7, \"text\": \"one\"}\n";
+    let files = directory(&[
+        ("documents.jsonl", line),
+        ("train.jsonl", line),
+        ("generated_train.jsonl", line),
+    ]);
+    let options = CorpusOptions {
+        generated_queries: Some(files.path().join("generated_train.jsonl")),
+        ..options(files.path(), Layout::Auto)
+    };
+    let loaded = corpus::load(&options).expect("a corpus");
+    assert_eq!((loaded.corpus.train.len(), loaded.corpus.generated.len()), (1, 1));
+    assert!(loaded.findings.is_empty());
 }

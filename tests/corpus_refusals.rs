@@ -2,18 +2,32 @@
 
 use std::path::Path;
 
-use genir::corpus::{CorpusError, Layout, Problem};
+use genir::corpus::{
+    self, CorpusError, CorpusErrors, CorpusOptions, Kind, Layout, LeaveOut, OnProblem,
+};
 
 #[path = "support/corpus_files.rs"]
 mod corpus_files;
 
-use corpus_files::{BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, directory, gzip, load, refused};
+use corpus_files::{
+    BEIR_CORPUS, BEIR_QUERIES, DOCUMENTS, beir, borrowed, directory, gzip, load, options,
+    read_with, refused,
+};
+
+/// The kinds of data that are refused.
+fn kinds(errors: &CorpusErrors) -> Vec<Kind> {
+    let kind = |error: &CorpusError| match error {
+        CorpusError::Found(finding) => finding.kind,
+        other => panic!("{other}"),
+    };
+    errors.0.iter().map(kind).collect()
+}
 
 #[test]
 fn duplicate_ids_are_refused_with_their_place() {
     refused(
         &[("documents.json", b"[{\"id\": 7, \"text\": \"a\"},\n{\"id\": \"7\", \"text\": \"b\"}]")],
-        &["documents.json, element [1], line 2", "document id `7` is used twice", "number 1"],
+        &["documents.json, element [1], line 2: `7` is the id of document number 1"],
     );
     refused(
         &[
@@ -23,7 +37,7 @@ fn duplicate_ids_are_refused_with_their_place() {
                 br#"[{"id": 1, "query": "a", "relevant_docs": [7]}, {"id": 1, "query": "b", "relevant_docs": [7]}]"#,
             ),
         ],
-        &["train_queries.json, element [1]", "query id `1` is used twice in train queries"],
+        &["1 query id is used again", "train_queries.json, element [1], line 1: query `1`"],
     );
     refused(
         &[
@@ -32,8 +46,9 @@ fn duplicate_ids_are_refused_with_their_place() {
                 "queries.jsonl",
                 b"{\"_id\": \"q\", \"text\": \"a\"}\n{\"_id\": \"q\", \"text\": \"b\"}\n",
             ),
+            ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nq\tb\t1\n"),
         ],
-        &["queries.jsonl, line 2: query id `q` is used twice"],
+        &["queries.jsonl, line 2: query `q`"],
     );
 }
 
@@ -45,34 +60,25 @@ fn judgements_that_fit_nothing_are_refused_with_their_place() {
             ("val_queries.json", b"[\n{\"id\": 1, \"query\": \"a\", \"relevant_docs\": [7, 9]}]"),
         ],
         &[
-            "val_queries.json, element [0], line 2",
-            "query `1` is judged for document `9`",
-            "it has 2",
+            "val_queries.json, element [0], line 2: query `1`, document `9`",
+            "corpus.on_problem = \"skip\"",
         ],
     );
-    let beir = |judgements: &'static [u8]| {
-        [
-            ("corpus.jsonl", BEIR_CORPUS.as_bytes()),
-            ("queries.jsonl", BEIR_QUERIES.as_bytes()),
-            ("qrels/train.tsv", judgements),
-        ]
-    };
+    for (judgements, place) in [
+        (["q1 x 1", "q2 7 1"], "test.tsv, line 2: query `q1`, document `x`"),
+        (["q1 7 1", "q9 7 1"], "test.tsv, line 3: query `q9`, document `7`"),
+    ] {
+        refused(&borrowed(&beir(&judgements)), &[place]);
+    }
+    let two_grades = ["q1 7 1", "q2 7 1", "q1 7 2"];
     refused(
-        &beir(b"query-id\tcorpus-id\tscore\nq1\tx\t1\n"),
-        &["train.tsv, line 2", "document `x`"],
-    );
-    refused(
-        &beir(b"query-id\tcorpus-id\tscore\nq9\t7\t1\n"),
-        &["train.tsv, line 2", "query `q9` is judged"],
-    );
-    refused(
-        &beir(b"query-id\tcorpus-id\tscore\nq1\t7\t1\nq1\t7\t1\n"),
-        &["train.tsv, line 3", "document `7` is judged twice for query `q1`"],
+        &borrowed(&beir(&two_grades)),
+        &["test.tsv, line 4: query `q1`, document `7`: grade 1, then 2"],
     );
     let no_document = br#"[{"id": 1, "query": "a", "relevant_docs": []}]"#;
     refused(
         &[("documents.json", DOCUMENTS.as_bytes()), ("test_queries.json", no_document)],
-        &["element [0]", "query `1` names no relevant document"],
+        &["1 query has no relevant document", "element [0], line 1: query `1`"],
     );
 }
 
@@ -87,7 +93,7 @@ fn bytes_that_are_not_utf8_are_refused_with_their_line() {
     for content in [documents.clone(), gzip(&documents)] {
         let error =
             refused(&[("documents.json", &content)], &["documents.json, line 5002: not UTF-8"]);
-        assert!(matches!(error, CorpusError::NotUtf8 { line: 5002, .. }));
+        assert!(matches!(error.0[..], [CorpusError::NotUtf8 { line: 5002, .. }]));
     }
     refused(
         &[(
@@ -117,7 +123,7 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
         &[("documents.json", b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"text\": \"b")],
         &["element [1], line 2", "EOF while parsing a string"],
     );
-    assert!(matches!(error, CorpusError::At { problem: Problem::Malformed { .. }, .. }));
+    assert_eq!(kinds(&error), [Kind::Malformed]);
     refused(&[("documents.json", b"{\"id\": 1}")], &["invalid type: map, expected an array"]);
     refused(&[("documents.json", br#"[{"id": 1, "text": "a"}] more"#)], &["trailing characters"]);
     refused(
@@ -128,6 +134,7 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
     refused(
         &[("corpus.jsonl", b"{\"text_id\": 1, \"text\": \"a\"}\nnot json at all\n")],
         &[
+            "1 line or element is malformed",
             "corpus.jsonl, line 2",
             "`not json at all`",
             "right would be {\"text_id\": 7, \"text\": \"...\"}",
@@ -143,15 +150,20 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
     refused(&beir(b"q1\t7\t1\n"), &["test.tsv, line 1", "found `q1\t7\t1`", "the header"]);
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1\t7\tgood\n"),
-        &["test.tsv, line 2", "found `q1\t7\tgood`", "an integer score"],
+        &["test.tsv, line 2", "found `q1\t7\tgood`", "a whole number"],
     );
     refused(
-        &beir(b"query-id\tcorpus-id\tscore\nq1 7 1\n"),
-        &["test.tsv, line 2", "separated by tabs"],
+        &beir(b"query-id\tcorpus-id\tscore\nq1 7 1\nq1\t7\t1.5\nq1\tb\t1\n"),
+        &[
+            "2 lines",
+            "test.tsv, line 2",
+            "separated by tabs",
+            "line 3: found `q1\t7\t1.5`, whose grade `1.5` is not",
+        ],
     );
     let truncated = &gzip(DOCUMENTS.as_bytes())[..30];
     let error = refused(&[("documents.json.gz", truncated)], &["cannot read", "documents.json.gz"]);
-    assert!(matches!(error, CorpusError::Read { .. }));
+    assert!(matches!(error.0[..], [CorpusError::Read { .. }]));
 }
 
 #[test]
@@ -162,12 +174,12 @@ fn empty_texts_are_counted_and_the_first_five_named() {
     let documents = serde_json::Value::from(documents).to_string();
     refused(
         &[("documents.json", documents.as_bytes())],
-        &["7 of the documents have an empty text", "0, 1, 2, 3, 4"],
+        &["7 documents have no text", "element [4], line 1: document `4`\n    and 2 more"],
     );
     let queries = br#"[{"id": "q", "query": "", "relevant_docs": [7]}]"#;
     refused(
         &[("documents.json", DOCUMENTS.as_bytes()), ("val_queries.json", queries)],
-        &["1 of the validation queries have an empty text, the first with the ids: q"],
+        &["1 query has no text", "val_queries.json, element [0], line 1: query `q`"],
     );
 }
 
@@ -187,10 +199,6 @@ fn where_nothing_is_found_the_files_looked_for_are_named() {
     assert!(error.to_string().contains("has no documents"), "{error}");
     let error = load(&files.path().join("gone"), Layout::Auto).expect_err("no such directory");
     assert!(error.to_string().contains("gone"), "{error}");
-    refused(
-        &[("corpus.jsonl", BEIR_CORPUS.as_bytes()), ("queries.jsonl", BEIR_QUERIES.as_bytes())],
-        &["qrels/train.tsv, qrels/dev.tsv, qrels/test.tsv"],
-    );
 }
 
 #[test]
@@ -207,12 +215,235 @@ fn what_can_be_read_in_two_ways_is_refused() {
     assert_eq!(load(files.path(), Layout::Beir).expect("beir").documents.len(), 3);
     refused(
         &[("a_train.json", b""), ("b_train.jsonl.gz", b"")],
-        &["a_train.json", "b_train.jsonl.gz", "leave one of them"],
+        &["a_train.json", "b_train.jsonl.gz", "the train queries: leave one of them"],
     );
+    refused(
+        &[
+            ("documents.json", DOCUMENTS.as_bytes()),
+            ("val_queries.json", b"[]"),
+            ("dev_queries.json.gz", b""),
+        ],
+        &["val_queries.json", "dev_queries.json.gz", "the validation queries: leave one"],
+    );
+    let mut judged = beir(&["q1 7 1", "q2 7 1"]);
+    judged.push(("qrels/dev.tsv", Vec::new()));
+    judged.push(("qrels/validation.tsv", Vec::new()));
+    refused(&borrowed(&judged), &["qrels/dev.tsv", "qrels/validation.tsv", "leave one"]);
 }
 
 #[test]
 fn only_the_bundled_corpus_that_exists_can_be_named() {
     let error = load(Path::new("bundled:atlantis"), Layout::Auto).expect_err("no such corpus");
     assert!(error.to_string().contains("`bundled:atlas`"), "{error}");
+}
+
+/// Every kind of data that may be skipped, some of them twice.
+fn full_of_problems() -> Vec<(&'static str, Vec<u8>)> {
+    let corpus = br#"{"_id": "a", "title": "", "text": "letter a"}
+{"_id": "b", "title": null, "text": " "}
+{"_id": "c", "text": "half \ud83d of a character"}
+{"_id": "a", "text": "another letter"}
+{"_id": "d", "text": ""}
+"#;
+    let queries = br#"{"_id": "q1", "text": "one?"}
+{"_id": "q2", "text": null}
+{"_id": "q3", "text": "three?"}
+{"_id": "q1", "text": "another?"}
+"#;
+    vec![
+        ("corpus.jsonl", corpus.to_vec()),
+        ("queries.jsonl", queries.to_vec()),
+        (
+            "qrels/train.tsv",
+            b"query-id\tcorpus-id\tscore\nq1\ta\t1\nq1\ta\t3\nq1\tb\t1\nq3\tgone\t1\nq2\ta\t1\n"
+                .to_vec(),
+        ),
+        (
+            "qrels/test.tsv",
+            b"query-id\tcorpus-id\tscore\nq9\ta\t1\nq2\ta\t1\nq3\tc\t1\nq3\tgone\t1\nq3\tgone\t0\n"
+                .to_vec(),
+        ),
+    ]
+}
+
+const SKIPPABLE: [Kind; 8] = [
+    Kind::EmptyDocument,
+    Kind::EmptyQuery,
+    Kind::DuplicateDocument,
+    Kind::DuplicateQuery,
+    Kind::AbsentDocument,
+    Kind::AbsentQuery,
+    Kind::OtherGrade,
+    Kind::LoneSurrogate,
+];
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_with_counts_places_and_the_key_that_goes_on() {
+    let errors = refused(
+        &borrowed(&full_of_problems()),
+        &[
+            "8 problems with the corpus",
+            "2 documents have no text; corpus.on_problem = \"skip\" keeps the docid",
+            "corpus.jsonl, line 2: document `b`",
+            "corpus.jsonl, line 5: document `d`",
+            // A query that two splits judge is one query without text.
+            "1 query has no text; corpus.on_problem = \"skip\"",
+            "queries.jsonl, line 2: query `q2`",
+            "corpus.jsonl, line 4: `a` is the id of document number 1",
+            "queries.jsonl, line 4: query `q1`",
+            // That an absent document is not relevant is no problem.
+            "2 judgements are of documents that the corpus does not have",
+            "qrels/train.tsv, line 5: query `q3`, document `gone`",
+            "qrels/test.tsv, line 5: query `q3`, document `gone`",
+            "qrels/test.tsv, line 2: query `q9`, document `a`",
+            "qrels/train.tsv, line 3: query `q1`, document `a`: grade 1, then 3",
+            "1 text has a lone surrogate",
+            "corpus.jsonl, line 3: document `c`: \\ud83d",
+        ],
+    );
+    assert_eq!(kinds(&errors), SKIPPABLE);
+    assert!(errors.are_skippable());
+    let key = "corpus.on_problem = \"skip\"";
+    assert_eq!(errors.to_string().matches(key).count(), SKIPPABLE.len());
+}
+
+#[test]
+fn what_is_skipped_is_counted_and_all_else_is_read() {
+    let skipped = read_with(&borrowed(&full_of_problems()), OnProblem::Skip).expect("a corpus");
+    let corpus = &skipped.corpus;
+    let documents: Vec<(&str, &str)> =
+        corpus.documents.iter().map(|d| (d.id.as_str(), d.text())).collect();
+    let expected = [("a", "letter a"), ("b", ""), ("c", "half \u{fffd} of a character"), ("d", "")];
+    assert_eq!(documents, expected);
+    let queries = |queries: &[genir::corpus::Query]| -> Vec<String> {
+        let judged = |query: &genir::corpus::Query| {
+            let judged = query.relevant.iter().map(|j| format!(" {}:{}", j.document, j.grade));
+            format!("{} {}{}", query.id, query.text, judged.collect::<String>())
+        };
+        queries.iter().map(judged).collect()
+    };
+    // Of two grades the highest; the documents without text keep their judgements.
+    assert_eq!(queries(&corpus.train), ["q1 one? 0:3 1:1"]);
+    assert_eq!(queries(&corpus.test), ["q3 three? 2:1"]);
+    let counts = [2, 1, 1, 1, 2, 1, 1, 1];
+    for (kind, count) in SKIPPABLE.into_iter().zip(counts) {
+        assert_eq!(skipped.findings.count(kind), count, "{kind}");
+    }
+    // Of train: its one judgement was of an absent document.
+    assert_eq!(skipped.findings.count(Kind::LeftWithoutJudgement), 1);
+    assert_eq!(skipped.findings.counts()["judgements_of_absent_documents"], 2);
+    assert_eq!(skipped.findings.iter().count(), SKIPPABLE.len() + 1);
+
+    let none = br#"[{"id": 1, "query": "a", "relevant_docs": []}, {"id": 2, "query": "b", "relevant_docs": [7]}]"#;
+    let files = [("documents.json", DOCUMENTS.as_bytes()), ("test_queries.json", none.as_slice())];
+    let skipped = read_with(&files, OnProblem::Skip).expect("a corpus");
+    assert_eq!(skipped.corpus.test.len(), 1);
+    assert_eq!(skipped.findings.count(Kind::NoJudgement), 1);
+}
+
+#[test]
+fn what_is_malformed_is_never_skipped() {
+    let files: [(&str, &[u8]); 2] = [
+        ("documents.jsonl", b"{\"text_id\": 1, \"text\": \"a\"}\nnot json\n{\"text_id\": \"\\ud800\", \"text\": \"b\"}\n"),
+        ("test.jsonl", b"{\"text_id\": 2, \"text\": \"of a document that was in the broken line\"}\n"),
+    ];
+    let errors = read_with(&files, OnProblem::Skip).expect_err("refused");
+    // A query of what is broken is no news.
+    assert_eq!(kinds(&errors), [Kind::Malformed]);
+    let message = errors.to_string();
+    assert!(message.contains("2 lines or elements are malformed"), "{message}");
+    assert!(message.contains("line 3: a lone surrogate (\\ud800 to \\udfff"), "{message}");
+    assert!(!errors.are_skippable());
+}
+
+#[test]
+fn a_broken_file_does_not_hide_what_is_wrong_in_the_others() {
+    let errors = refused(
+        &[
+            ("documents.json", b"[{\"id\": 7, \"text\": \"\"}]"),
+            ("train_queries.json", b"[{\"id\": 1, \"query\": 3}]"),
+            ("val_queries.json", b"\xff"),
+            ("test_queries.json", b"[{\"id\": 1, \"query\": \"a\", \"relevant_docs\": [8]}]"),
+        ],
+        &[
+            "4 problems",
+            "train_queries.json, element [0], line 1, column 22: invalid type: integer `3`",
+            "val_queries.json, line 1: not UTF-8",
+            "1 document has no text",
+            "test_queries.json, element [0], line 1: query `1`, document `8`",
+        ],
+    );
+    assert_eq!(errors.0.len(), 4);
+}
+
+#[test]
+fn documents_that_are_left_out_may_be_empty() {
+    let documents = br#"[{"id": 1, "text": "a"}, {"id": 2, "text": ""}, {"id": 3, "text": null}]"#;
+    let files = directory(&[("documents.json", documents)]);
+    let with = |ids: &[&str]| {
+        let ids = ids.iter().map(|&id| id.to_owned()).collect();
+        let leave_out = LeaveOut::Ids(ids);
+        corpus::load(&CorpusOptions { leave_out, ..options(files.path(), Layout::Auto) })
+    };
+    let loaded = with(&["2", "3"]).expect("a corpus");
+    assert_eq!((loaded.left_out, loaded.corpus.documents.len()), ([1, 2].into(), 3));
+    assert!(loaded.findings.is_empty());
+    let errors = with(&["3"]).expect_err("one is not left out");
+    assert!(errors.to_string().contains("1 document has no text"), "{errors}");
+    assert!(errors.to_string().contains("element [1], line 1: document `2`"), "{errors}");
+}
+
+#[test]
+fn a_git_lfs_pointer_is_called_one() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let says = &["is a Git LFS pointer", "`git lfs pull`"];
+    refused(&[("documents.json", pointer)], says);
+    refused(&[("documents.json.gz", pointer)], says);
+    refused(&[("documents.json", DOCUMENTS.as_bytes()), ("val_queries.json", pointer)], says);
+    refused(&[("train.jsonl", pointer)], says);
+    let mut judged = beir(&[]);
+    judged[2].1 = pointer.to_vec();
+    refused(&borrowed(&judged), says);
+}
+
+#[test]
+fn a_missing_file_is_named_with_the_layout_that_needs_it() {
+    refused(
+        &[("train_queries.json", b"[]"), ("dev_queries.json", b"[]")],
+        &["has no documents.json", "layout paper", "it has train_queries.json, dev_queries.json"],
+    );
+    let queries = ("queries.jsonl", BEIR_QUERIES.as_bytes());
+    let corpus = ("corpus.jsonl", BEIR_CORPUS.as_bytes());
+    let judgements: (&str, &[u8]) = ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\n");
+    refused(
+        &[queries, judgements],
+        &["has no corpus.jsonl", "layout beir", "it has queries.jsonl"],
+    );
+    refused(
+        &[corpus, judgements],
+        &["has no queries.jsonl", "it has corpus.jsonl, qrels/test.tsv"],
+    );
+    refused(
+        &[corpus, queries],
+        &["has no qrels/train.tsv, qrels/dev.tsv", "qrels/test.tsv, which"],
+    );
+    let line: &[u8] = b"{\"text_id\": 1, \"text\": \"question: a\"}\n";
+    refused(&[("dev.jsonl", line)], &["has no documents.jsonl, corpus.jsonl or *train*.jsonl"]);
+}
+
+#[test]
+fn an_empty_file_of_documents_is_blamed_itself() {
+    let queries = br#"[{"id": 1, "query": "a", "relevant_docs": [7]}]"#;
+    let with = |documents: &'static [u8]| {
+        [("documents.json", documents), ("train_queries.json", queries.as_slice())]
+    };
+    let errors = refused(&with(b"[]"), &["documents.json has no documents"]);
+    assert_eq!(errors.0.len(), 1);
+    let errors =
+        refused(&with(b""), &["documents.json: the file is empty; right would be an array"]);
+    assert_eq!(errors.0.len(), 1);
+    refused(
+        &[("documents.jsonl", b"\n"), ("train.jsonl", b"")],
+        &["documents.jsonl has no documents"],
+    );
 }

@@ -23,7 +23,7 @@ fn small() -> TextTokenizer {
 
 #[test]
 fn rows_are_in_document_order() {
-    let document = |id: &str| Document { id: id.to_owned(), text: "t".to_owned() };
+    let document = |id: &str| Document { id: id.to_owned(), texts: vec!["t".to_owned()] };
     let corpus = Corpus {
         documents: vec![document("z"), document("10"), document("9"), document("@x@")],
         ..Corpus::default()
@@ -197,10 +197,11 @@ fn the_first_words_of_a_document_give_the_tokens_of_the_whole_document() {
     let corpus = genir::corpus::load(&genir::corpus::CorpusOptions {
         path: collections.join("data/scifact").display().to_string(),
         layout: Layout::Auto,
-        generated_queries: None,
+        ..Default::default()
     })
-    .expect("a corpus");
-    let texts: Vec<&str> = corpus.documents[..500].iter().map(|d| d.text.as_str()).collect();
+    .expect("a corpus")
+    .corpus;
+    let texts: Vec<&str> = corpus.documents[..500].iter().map(|d| d.text()).collect();
     let whole = EncodeOptions { max_tokens: usize::MAX, ..PLAIN };
     let whole = tokenizer.encode_batch(&texts, &whole).expect("encoded");
     for max_tokens in [1, 2, 32, 200] {

@@ -249,7 +249,7 @@ fn corpus() -> Corpus {
     ];
     Corpus {
         documents: (0..8)
-            .map(|at| Document { id: format!("d{at}"), text: text(60 + at) })
+            .map(|at| Document { id: format!("d{at}"), texts: vec![text(60 + at)] })
             .collect(),
         train: (0..4).map(train).collect(),
         validation: judged

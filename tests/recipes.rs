@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use genir::corpus::{CorpusOptions, Layout, LeaveOut, Split};
+use genir::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, Split};
 use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
@@ -121,6 +121,7 @@ fn defaults_are_filled_in() {
     assert_eq!(recipe.run.device, "auto");
     assert_eq!(recipe.model.init, Init::Pretrained);
     assert_eq!(recipe.corpus.leave_out, LeaveOut::None);
+    assert_eq!(recipe.corpus.on_problem, OnProblem::Refuse);
     assert_eq!(recipe.task.tasks, [Task::Indexing, Task::Retrieval]);
     assert_eq!(recipe.trainable.select, ["full"]);
     assert_eq!(recipe.stages, None);
@@ -177,6 +178,7 @@ fn sections_give_the_options_of_what_they_describe() {
         "corpus.path=data/mine",
         "corpus.layout=beir",
         "corpus.generated_queries=more.jsonl",
+        "corpus.on_problem=skip",
         "corpus.leave_out.count=10",
         "task.ratio=8",
         "task.document_tokens=48",
@@ -191,9 +193,10 @@ fn sections_give_the_options_of_what_they_describe() {
         path: "data/mine".to_owned(),
         layout: Layout::Beir,
         generated_queries: Some("more.jsonl".into()),
+        on_problem: OnProblem::Skip,
+        leave_out: LeaveOut::Count { count: 10, seed: 1 },
     };
     assert_eq!(recipe.corpus.options(), corpus);
-    assert_eq!(recipe.corpus.leave_out, LeaveOut::Count { count: 10, seed: 1 });
     let task = TaskOptions {
         tasks: vec![Task::Indexing, Task::Retrieval],
         ratio: Some(8.0),

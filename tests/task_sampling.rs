@@ -25,7 +25,10 @@ fn corpus(documents: usize, queries: usize) -> Corpus {
     };
     Corpus {
         documents: (0..documents)
-            .map(|number| Document { id: format!("d{number}"), text: words(number % 40 + 1) })
+            .map(|number| Document {
+                id: format!("d{number}"),
+                texts: vec![words(number % 40 + 1)],
+            })
             .collect(),
         train: (0..queries).map(query).collect(),
         ..Corpus::default()
@@ -78,6 +81,40 @@ fn every_document_and_every_judged_pair_is_an_example() {
     assert_eq!(all, expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens)));
     assert_eq!((examples.task(2), examples.task(3)), (Task::Indexing, Task::Retrieval));
     assert_eq!(examples.count(Task::Retrieval), 4);
+}
+
+#[test]
+fn each_text_of_a_document_is_an_example_and_a_document_without_text_has_none() {
+    let mut corpus = corpus(3, 2);
+    corpus.documents[0].texts = vec![words(1), words(2), words(3)];
+    corpus.documents[1].texts.clear();
+    let examples = build(&corpus, &options(&BOTH, None));
+    let all: Vec<(String, u32, usize)> = (0..examples.count(Task::Indexing))
+        .map(|i| (examples.source_id(i), examples.target(i), examples.tokens(i).len()))
+        .collect();
+    let expected = [("doc:d0", 0, 2), ("doc:d0", 0, 3), ("doc:d0", 0, 4), ("doc:d2", 2, 4)];
+    assert_eq!(all, expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens)));
+    // Queries of the document without text are trained all the same.
+    assert_eq!(examples.target(5), 1);
+    assert_eq!(examples.count(Task::Retrieval), 3);
+}
+
+#[test]
+fn documents_of_the_same_tokens_are_found() {
+    let mut corpus = corpus(9, 2);
+    assert!(build(&corpus, &options(&BOTH, None)).alike().is_empty());
+    // The second text of one document is the whole of another.
+    corpus.documents[7].texts = vec![words(35), words(2)];
+    corpus.documents[4].texts = vec![words(9)];
+    corpus.documents[5].texts = vec![words(8), words(9)];
+    let examples = build(&corpus, &options(&BOTH, None));
+    assert_eq!(examples.alike(), [vec![1, 7], vec![4, 5, 8]]);
+    // What is cut off tells nothing apart, and a document that is left out is no example.
+    let short = TaskOptions { document_tokens: 4, ..options(&BOTH, None) };
+    let examples = Examples::build(&corpus, &tokenizer(), &short, &HashSet::from([8]));
+    assert_eq!(examples.expect("examples").alike(), [vec![1, 7], vec![2, 3, 4, 5, 6, 7]]);
+    // No document is read where only queries are.
+    assert!(build(&corpus, &options(&[Task::Retrieval], None)).alike().is_empty());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::target::{Asked, Target};
-use crate::corpus::LeaveOut;
+use crate::corpus::{LeaveOut, LoadedCorpus};
 use crate::device::ComputeDevice;
 use crate::probe::{Other, Others, Probe};
 use crate::recipe::Recipe;
@@ -72,7 +72,7 @@ impl Beside {
             && let Some(recipe) = other.run_recipe()?
             && recipe.corpus.leave_out != LeaveOut::None
         {
-            let (corpus, rows) = other.corpus()?;
+            let LoadedCorpus { corpus, left_out: rows, .. } = other.corpus()?;
             left_out = rows.iter().map(|&row| corpus.documents[row as usize].id.clone()).collect();
         }
         let docids = &asked.checkpoint.docids;

@@ -21,6 +21,9 @@ impl Check {
         let recipe = self.recipe.read()?;
         let plan = Plan::new(recipe)?;
         output::line(super::train::summary(&plan))?;
+        for warning in plan.warnings() {
+            output::line(format_args!("{warning}\n"))?;
+        }
         let recipe = self.recipe.recipe.display();
         Ok(output::line(format_args!("{recipe}: nothing is wrong with it"))?)
     }

@@ -39,9 +39,16 @@ impl Search {
         let (checkpoint, device) = self.target.open()?;
         // Texts are a help to the reader: docids are the answer, with or without them.
         let texts: HashMap<String, String> = match self.target.corpus() {
-            Ok((corpus, _)) => corpus.documents.into_iter().map(|d| (d.id, d.text)).collect(),
+            // The first of a document's texts stands for it.
+            Ok(loaded) => loaded
+                .corpus
+                .documents
+                .into_iter()
+                .filter_map(|document| Some((document.id, document.texts.into_iter().next()?)))
+                .collect(),
             Err(error) => {
-                console.message(&format!("documents are shown without their text: {error:#}"));
+                let error = super::told(&error);
+                console.message(&format!("documents are shown without their text: {error}"));
                 HashMap::new()
             }
         };

@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, Corpus, CorpusOptions, Document, Layout, LeaveOut, Split};
+use crate::corpus::{
+    self, Corpus, CorpusOptions, Document, Layout, LoadedCorpus, OnProblem, Split,
+};
 use crate::device::{ComputeDevice, device};
 use crate::docid::DocidVocabulary;
 use crate::recipe::Recipe;
@@ -28,6 +30,11 @@ pub struct Target {
     #[arg(long, default_value = "auto", value_parser = super::picked::<Layout>)]
     layout: Layout,
 
+    /// What to do with data that cannot be used as they are: refuse or skip [default: as the run did, else
+    /// refuse].
+    #[arg(long, value_name = "HOW", value_parser = super::picked::<OnProblem>)]
+    on_problem: Option<OnProblem>,
+
     /// auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -36,7 +43,13 @@ pub struct Target {
 impl Target {
     /// A checkpoint or run, with the corpus of its run.
     pub fn at(checkpoint: PathBuf) -> Self {
-        Self { checkpoint, corpus: None, layout: Layout::Auto, device: "auto".to_owned() }
+        Self {
+            checkpoint,
+            corpus: None,
+            layout: Layout::Auto,
+            on_problem: None,
+            device: "auto".to_owned(),
+        }
     }
 
     /// Opens the checkpoint, with its device.
@@ -66,20 +79,25 @@ impl Target {
 
     /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in, with
     /// the documents that the run left out of training.
-    pub fn corpus(&self) -> Result<(Corpus, HashSet<u32>)> {
-        let (options, left_out) = match &self.corpus {
-            Some(path) => {
-                let (path, layout) = (path.clone(), self.layout);
-                (CorpusOptions { path, layout, generated_queries: None }, LeaveOut::None)
-            }
-            None => {
-                let section = self.recipe()?.corpus;
-                (section.options(), section.leave_out)
-            }
+    pub fn corpus(&self) -> Result<LoadedCorpus> {
+        let mut options = match &self.corpus {
+            Some(path) => CorpusOptions {
+                path: path.clone(),
+                layout: self.layout,
+                on_problem: self
+                    .run_recipe()?
+                    .map_or(OnProblem::Refuse, |recipe| recipe.corpus.on_problem),
+                ..CorpusOptions::default()
+            },
+            None => self.recipe()?.corpus.options(),
         };
-        let corpus = corpus::load(&options)?;
-        let left_out = left_out.resolve(&corpus)?;
-        Ok((corpus, left_out))
+        options.on_problem = self.on_problem.unwrap_or(options.on_problem);
+        corpus::load(&options).map_err(|errors| match errors.are_skippable() {
+            true => anyhow!(
+                "{errors}\nhere `--on-problem skip` stands for corpus.on_problem = \"skip\""
+            ),
+            false => errors.into(),
+        })
     }
 
     /// The files and directories that it is read from, each with what names it.
@@ -117,7 +135,11 @@ impl Target {
 
     /// Opens the checkpoint and the corpus, to ask queries of one split after another.
     pub fn asked(&self) -> Result<Asked> {
-        let (corpus, left_out) = self.corpus()?;
+        let LoadedCorpus { corpus, left_out, findings } = self.corpus()?;
+        // What was only noted has been told before the training; what is skipped changes the numbers that follow.
+        for finding in findings.iter().filter(|finding| finding.kind.is_skippable()) {
+            tracing::warn!("corpus: {finding}");
+        }
         let (checkpoint, device) = self.open()?;
         let rows = rows_of(&corpus, &checkpoint.docids)?;
         Ok(Asked { checkpoint, device, corpus, left_out, rows })

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
+use crate::corpus::Corpus;
 use crate::device;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
@@ -37,10 +38,16 @@ impl Train {
         let plan = Plan::new(recipe)?;
         new.refuse_inputs(inputs(&plan))?;
         console.message(&summary(&plan));
+        for warning in plan.warnings() {
+            tracing::warn!("{warning}");
+        }
 
         // All that can fail comes before the run that is to be replaced is touched.
         let begun = Instant::now();
-        let environment = Environment::capture(&device::describe(&plan.device, plan.precision));
+        let environment = Environment {
+            corpus: plan.warning_counts(),
+            ..Environment::capture(&device::describe(&plan.device, plan.precision))
+        };
         let toml = plan.recipe.to_toml()?;
         let mut trainer = Trainer::new(&plan)?;
         let model = trainer.initial_model()?;
@@ -79,7 +86,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     let memory = plan.memory();
     format!(
         "run       {run}, seed {seed}, device {device}\n\
-         corpus    {path}: {documents} documents; {train} training, {generated} generated, \
+         corpus    {path}: {documents}; {train} training, {generated} generated, \
          {validation} validation, {test} test queries\n\
          base      {base} ({init})\n\
          examples  {mixture}\n\
@@ -92,7 +99,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         seed = plan.recipe.run.seed,
         device = device::describe(&plan.device, plan.precision),
         path = plan.recipe.corpus.path,
-        documents = corpus.documents.len(),
+        documents = documents(corpus),
         train = corpus.train.len(),
         generated = corpus.generated.len(),
         validation = corpus.validation.len(),
@@ -113,6 +120,15 @@ pub(super) fn summary(plan: &Plan) -> String {
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         table = plan.table,
     )
+}
+
+/// How many documents there are, and how many texts where that is another number.
+fn documents(corpus: &Corpus) -> String {
+    let documents = corpus.documents.len();
+    match corpus.documents.iter().map(|document| document.texts.len()).sum::<usize>() {
+        texts if texts == documents => format!("{documents} documents"),
+        texts => format!("{documents} documents with {texts} texts"),
+    }
 }
 
 fn closing(run: &Path, probed: bool, seconds: f64) -> String {

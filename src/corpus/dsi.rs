@@ -7,6 +7,8 @@
 //! - the queries of a split: a file whose name has the split as one of its words (`train.jsonl`,
 //!   `NQ_10k_valid.json`, `xorqa_DSI_dev_data.json`); `val`, `valid`, `validation` and `dev` are one split.
 //!
+//! Several lines of documents with one `text_id` are several texts of one document: each is an indexing example.
+//!
 //! Without a file of documents the train file holds both, as the released data do, and the mark in front
 //! of a text says what it is: `document: ` or `passage: `, `question: ` or `query: ` (any case). The same
 //! holds for one file given in place of a directory. The mark is taken away wherever it stands: what is
@@ -16,9 +18,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Part};
-use super::error::{CorpusError, Place, Problem};
-use super::read::{self, Id};
+use super::builder::{CorpusBuilder, Part, Stop};
+use super::error::{CorpusError, Place};
+use super::files;
+use super::findings::Kind;
+use super::read::{self, Id, Text, nullable};
 use super::{Layout, Split};
 
 const DOCUMENTS: [&str; 2] = ["documents.jsonl", "corpus.jsonl"];
@@ -32,14 +36,15 @@ const RIGHT_MARK: &str = "a text that starts with `document: `, `passage: `, `qu
 #[derive(Deserialize)]
 struct Line {
     text_id: Id,
-    text: String,
+    #[serde(deserialize_with = "nullable")]
+    text: Text,
 }
 
 /// The files of a DSI-style corpus.
 #[derive(Default)]
-struct Files {
-    documents: Option<PathBuf>,
-    splits: Vec<(Split, PathBuf)>,
+pub(super) struct Files {
+    pub documents: Option<PathBuf>,
+    pub splits: Vec<(Split, PathBuf)>,
 }
 
 /// What is looked for, in words.
@@ -51,65 +56,76 @@ pub(super) fn looked_for() -> Vec<String> {
         .collect()
 }
 
-pub(super) fn is_here(path: &Path) -> Result<bool, CorpusError> {
-    let files = files(path)?;
-    Ok(files.documents.is_some() || !files.splits.is_empty())
+/// Whether there is a file of documents alone.
+pub(super) fn has_documents(directory: &Path) -> bool {
+    DOCUMENTS.iter().any(|name| files::find(directory, name).is_some())
 }
 
-pub(super) fn read(path: &Path, builder: &mut CorpusBuilder) -> Result<(), CorpusError> {
-    let files = files(path)?;
-    let train = files.splits.iter().any(|(split, _)| *split == Split::Train);
-    if files.documents.is_none() && !train {
-        return Err(CorpusError::NothingFound {
-            path: path.display().to_string(),
-            layout: Layout::Dsi,
-            looked_for: looked_for(),
-        });
-    }
-    let mixed = files.documents.is_none();
-    if let Some(file) = &files.documents {
-        read::json_lines(file, RIGHT, |_, line: Line| {
-            builder.document(line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS))
-        })?;
-    }
-    for (split, file) in &files.splits {
-        read_split(file, *split, mixed && *split == Split::Train, builder)?;
-    }
-    Ok(())
-}
-
-/// Reads the queries of a split and, from a mixed file, the documents too.
-fn read_split(
-    file: &Path,
-    split: Split,
-    mixed: bool,
+pub(super) fn read(
+    path: &Path,
+    generated: Option<&Path>,
     builder: &mut CorpusBuilder,
-) -> Result<(), CorpusError> {
-    // The document of a query may stand below it in a mixed file.
-    let mut queries = Vec::new();
-    read::json_lines(file, RIGHT, |number, line: Line| {
-        if !mixed || has_mark(&line.text, &QUERY_MARKS).is_some() {
-            queries.push((number, line));
-            return Ok(());
+) -> Result<(), Stop> {
+    let files = files(path, generated).map_err(|error| builder.stop(error))?;
+    let train = files.splits.iter().find(|(split, _)| *split == Split::Train);
+    let Some(documents) = files.documents.as_ref().or(train.map(|(_, file)| file)) else {
+        let found = files.splits.iter().map(|(_, file)| file.as_path());
+        let error = match files.splits.is_empty() {
+            true => CorpusError::NothingFound {
+                path: path.display().to_string(),
+                layout: Layout::Dsi,
+                looked_for: looked_for(),
+            },
+            false => {
+                let missing = "documents.jsonl, corpus.jsonl or *train*.jsonl";
+                files::missing(path, Layout::Dsi, missing, found)
+            }
+        };
+        return Err(builder.stop(error));
+    };
+    let mut queries_of_train = Vec::new();
+    match files.documents {
+        Some(_) => read::json_lines(documents, RIGHT, builder, |builder, place, line: Line| {
+            builder.text(place, line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS));
+        }),
+        // The document of a query may stand below it.
+        None => queries_of_train = read_mixed(documents, builder),
+    }
+    builder.documents_end(documents)?;
+    for (split, file) in &files.splits {
+        let part = Part::Split(*split);
+        let add = |builder: &mut CorpusBuilder, place: &Place, line: Line| {
+            let id = format!("{split}-{}", place.line.unwrap_or(0));
+            let query = (id, unmarked(line.text, &QUERY_MARKS));
+            builder.pair(part, place, query, &line.text_id.0);
+        };
+        match files.documents.is_none() && *split == Split::Train {
+            true => {
+                let lines = std::mem::take(&mut queries_of_train);
+                lines.into_iter().for_each(|(place, line)| add(builder, &place, line));
+            }
+            false => read::json_lines(file, RIGHT, builder, add),
         }
-        if has_mark(&line.text, &DOCUMENT_MARKS).is_none() {
-            return Err(Problem::Malformed {
-                found: format!("the text `{}` has no mark", read::beginning(&line.text)),
-                right: RIGHT_MARK,
-            });
-        }
-        builder.document(line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS))
-    })?;
-    for (number, line) in queries {
-        let text = unmarked(line.text, &QUERY_MARKS);
-        builder
-            .query(Part::Split(split), format!("{split}-{number}"), text, [line.text_id.0])
-            .map_err(|problem| CorpusError::At {
-                place: Box::new(Place::line(file, number)),
-                problem,
-            })?;
+        builder.queries_end(part, file);
     }
     Ok(())
+}
+
+/// Reads the documents of a file that holds queries too, which are given back.
+fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(Place, Line)> {
+    let mut queries = Vec::new();
+    read::json_lines(file, RIGHT, builder, |builder, place, line: Line| {
+        if has_mark(&line.text.text, &QUERY_MARKS).is_some() {
+            queries.push((place.clone(), line));
+        } else if has_mark(&line.text.text, &DOCUMENT_MARKS).is_some() {
+            builder.text(place, line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS));
+        } else {
+            let text = read::beginning(&line.text.text);
+            let what = format_args!("the text `{text}` has no mark; right would be {RIGHT_MARK}");
+            builder.note(Kind::Malformed, place, what);
+        }
+    });
+    queries
 }
 
 /// The length of the mark that `text` starts with.
@@ -124,62 +140,26 @@ fn has_mark(text: &str, marks: &[&str]) -> Option<usize> {
         .map(|(length, _)| length)
 }
 
-fn unmarked(mut text: String, marks: &[&str]) -> String {
-    if let Some(length) = has_mark(&text, marks) {
-        text.drain(..length);
+fn unmarked(mut text: Text, marks: &[&str]) -> Text {
+    if let Some(length) = has_mark(&text.text, marks) {
+        text.text.drain(..length);
     }
     text
 }
 
-/// Finds the files; a path that is a file is the train file.
-fn files(path: &Path) -> Result<Files, CorpusError> {
+/// Finds the files; a path that is a file is the train file. A file of generated queries is no split's, whatever its name.
+pub(super) fn files(path: &Path, generated: Option<&Path>) -> Result<Files, CorpusError> {
     if !path.is_dir() {
         return Ok(Files { documents: None, splits: vec![(Split::Train, path.to_path_buf())] });
     }
-    let failed = |source| CorpusError::Read { file: path.to_path_buf(), source };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        if let Ok(name) = entry.map_err(failed)?.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    let mut files = Files {
-        documents: only(path, DOCUMENTS.iter().filter_map(|name| read::find(path, name)))?,
-        splits: Vec::new(),
-    };
-    for &split in Split::ALL {
-        let stems: Vec<&str> = names
-            .iter()
-            .map(|name| name.strip_suffix(".gz").unwrap_or(name))
-            .filter(|name| split_of(name) == Some(split))
-            .collect();
-        // `x.jsonl` and `x.jsonl.gz` are one file; `find` takes the plain one.
-        let mut found: Vec<PathBuf> =
-            stems.iter().filter_map(|name| read::find(path, name)).collect();
-        found.dedup();
-        if let Some(file) = only(path, found.into_iter())? {
-            files.splits.push((split, file));
-        }
-    }
-    Ok(files)
-}
-
-/// The one file of `found`, if there is any.
-fn only(path: &Path, found: impl Iterator<Item = PathBuf>) -> Result<Option<PathBuf>, CorpusError> {
-    let mut found: Vec<PathBuf> = found.collect();
-    if found.len() > 1 {
-        return Err(CorpusError::Ambiguous {
-            path: path.display().to_string(),
-            candidates: found.iter().map(|file| file.display().to_string()).collect(),
-            right: "leave one of them in the directory",
-        });
-    }
-    Ok(found.pop())
-}
-
-/// The split that is one of the words of a file's name without `.gz`.
-fn split_of(name: &str) -> Option<Split> {
-    let stem = name.strip_suffix(".jsonl").or_else(|| name.strip_suffix(".json"))?;
-    stem.split(['_', '-', '.', ' ']).find_map(|word| word.to_ascii_lowercase().parse().ok())
+    let documents = DOCUMENTS.iter().filter_map(|name| files::find(path, name)).collect();
+    let documents = files::only(path, "the documents", documents)?;
+    let generated = generated.filter(|file| file.parent() == Some(path));
+    let generated = generated.and_then(Path::file_name).and_then(|name| name.to_str());
+    let splits = files::of_splits(path, |name| {
+        let stem = name.strip_suffix(".jsonl").or_else(|| name.strip_suffix(".json"))?;
+        let is_generated = generated.is_some_and(|file| files::without_gz(file) == name);
+        files::split_among_words(stem).filter(|_| !is_generated)
+    })?;
+    Ok(Files { documents, splits })
 }

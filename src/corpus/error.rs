@@ -1,28 +1,35 @@
-//! What can be wrong with a corpus, said with its file, place, value and what would be right.
+//! Why a corpus cannot be used, said with its file, place, value and what would be right.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Layout;
+use super::findings::Finding;
 
 /// Where in a file something was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The file as it was opened.
-    pub file: PathBuf,
+    pub file: Arc<Path>,
     /// Position in the file's top-level JSON array, from 0.
     pub element: Option<usize>,
-    /// Line, from 1. In a JSON array: the line where reading stopped.
+    /// Line, from 1. In a JSON array: the line where the element begins, or where the parser stopped.
     pub line: Option<usize>,
     /// Column, from 1, where the JSON parser stopped.
     pub column: Option<usize>,
 }
 
 impl Place {
-    /// A line of a file that is read line by line.
-    pub(super) fn line(file: &Path, line: usize) -> Self {
-        Self { file: file.to_path_buf(), element: None, line: Some(line), column: None }
+    /// A file as a whole.
+    pub(super) fn file(file: &Path) -> Self {
+        Self { file: file.into(), element: None, line: None, column: None }
+    }
+
+    /// A line of the same file.
+    pub(super) fn line(&self, line: usize) -> Self {
+        Self { file: Arc::clone(&self.file), element: None, line: Some(line), column: None }
     }
 }
 
@@ -42,73 +49,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong at one place of a file.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// Not the JSON or TSV that the layout asks for.
-    #[error("{found}; right would be {right}")]
-    Malformed {
-        /// What was found there.
-        found: String,
-        /// An example of the right form.
-        right: &'static str,
-    },
-    /// Two documents with one id.
-    #[error(
-        "document id `{id}` is used twice: document number {first} of the corpus has it already"
-    )]
-    DuplicateDocument {
-        /// The id that both have.
-        id: String,
-        /// Number of the first one in the corpus, from 1.
-        first: usize,
-    },
-    /// Two queries of one split with one id.
-    #[error("query id `{id}` is used twice in {part}; ids must differ within a split")]
-    DuplicateQuery {
-        /// The id that both have.
-        id: String,
-        /// `train queries`, `validation queries`, ... or the file of all queries.
-        part: String,
-    },
-    /// One document judged twice for one query.
-    #[error("document `{document}` is judged twice for query `{query}`")]
-    DuplicateJudgement {
-        /// Id of the query.
-        query: String,
-        /// Id of the document.
-        document: String,
-    },
-    /// A judgement names a document that the corpus does not have.
-    #[error(
-        "query `{query}` is judged for document `{document}`, but the corpus has no such document \
-         (it has {documents})"
-    )]
-    UnknownDocument {
-        /// Id of the query.
-        query: String,
-        /// The id that no document has.
-        document: String,
-        /// Number of documents of the corpus.
-        documents: usize,
-    },
-    /// A judgement names a query that the file of queries does not have.
-    #[error("query `{query}` is judged, but {queries} has no such query")]
-    UnknownQuery {
-        /// The id that no query has.
-        query: String,
-        /// The file of queries.
-        queries: String,
-    },
-    /// A query without any relevant document can neither be learnt nor judged.
-    #[error("query `{query}` names no relevant document; at least one id is needed")]
-    NoJudgement {
-        /// Id of the query.
-        query: String,
-    },
-}
-
-/// Why a corpus could not be loaded, or documents could not be left out.
+/// One reason why a corpus could not be loaded, or documents could not be left out.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// The file system or the gzip stream failed.
@@ -129,6 +70,18 @@ pub enum CorpusError {
         /// The files that would have been read; each may also end in `.gz`.
         looked_for: Vec<String>,
     },
+    /// Some files of a layout are there, and one that it cannot do without is not.
+    #[error("{path} has no {missing}, which the layout {layout} needs; it has {}", found.join(", "))]
+    MissingFile {
+        /// The path that was given.
+        path: String,
+        /// The layout that was asked for, or that the files which are there belong to.
+        layout: Layout,
+        /// The file, or the files of which one is needed; each may also end in `.gz`.
+        missing: String,
+        /// Files of the layout that are there.
+        found: Vec<String>,
+    },
     /// More than one reading is possible.
     #[error("{path} can be read in more than one way: {}; {right}", candidates.join(", "))]
     Ambiguous {
@@ -137,7 +90,7 @@ pub enum CorpusError {
         /// The files or layouts between which nothing decides.
         candidates: Vec<String>,
         /// What decides.
-        right: &'static str,
+        right: String,
     },
     /// A bundled corpus of another name.
     #[error("there is no bundled corpus `{name}`; the one that exists is `bundled:atlas`")]
@@ -159,29 +112,23 @@ pub enum CorpusError {
         /// Line of the first wrong byte, from 1.
         line: usize,
     },
-    /// One element or line is wrong.
-    #[error("{place}: {problem}")]
-    At {
-        /// Where.
-        place: Box<Place>,
-        /// What.
-        problem: Problem,
+    /// A repository was cloned without the content of its large files.
+    #[error(
+        "{} is a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches the file",
+        file.display()
+    )]
+    LfsPointer {
+        /// The file.
+        file: PathBuf,
     },
-    /// Texts of nothing but white space.
-    #[error("{count} of the {part} have an empty text, the first with the ids: {}", first.join(", "))]
-    EmptyTexts {
-        /// `documents`, `train queries`, ...
-        part: String,
-        /// How many.
-        count: usize,
-        /// The ids of the first five.
-        first: Vec<String>,
-    },
+    /// Data that cannot be used as they are.
+    #[error("{0}")]
+    Found(Finding),
     /// A corpus of no documents.
-    #[error("the corpus at {path} has no documents")]
+    #[error("{} has no documents", file.display())]
     NoDocuments {
-        /// The path that was given.
-        path: String,
+        /// The file that should have them.
+        file: PathBuf,
     },
     /// Documents to leave out that the corpus does not have.
     #[error("{count} of the ids to leave out belong to no document, the first: {}", first.join(", "))]
@@ -200,3 +147,28 @@ pub enum CorpusError {
         documents: usize,
     },
 }
+
+/// Everything that is wrong with a corpus.
+#[derive(Debug)]
+pub struct CorpusErrors(pub Vec<CorpusError>);
+
+impl CorpusErrors {
+    /// Whether [`OnProblem::Skip`](super::OnProblem::Skip) would let a run go on, or at least further.
+    pub fn are_skippable(&self) -> bool {
+        self.0.iter().any(
+            |error| matches!(error, CorpusError::Found(finding) if finding.kind.is_skippable()),
+        )
+    }
+}
+
+impl fmt::Display for CorpusErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0.as_slice() {
+            return write!(f, "{only}");
+        }
+        write!(f, "{} problems with the corpus:", self.0.len())?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+impl std::error::Error for CorpusErrors {}

@@ -7,23 +7,23 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::builder::{CorpusBuilder, Part};
-use super::error::CorpusError;
-use super::read::{self, Id};
+use super::read::{self, Id, Text, nullable};
 
 const RIGHT: &str = r#"{"query": "...", "docid": 7}"#;
 
 #[derive(Deserialize)]
 struct GeneratedLine {
-    #[serde(alias = "text")]
-    query: String,
+    #[serde(alias = "text", deserialize_with = "nullable")]
+    query: Text,
     #[serde(alias = "text_id")]
     docid: Id,
 }
 
 /// Reads the file; its queries get the ids `generated-<line>`.
-pub(super) fn read(file: &Path, builder: &mut CorpusBuilder) -> Result<(), CorpusError> {
-    read::json_lines(file, RIGHT, |number, line: GeneratedLine| {
-        let id = format!("generated-{number}");
-        builder.query(Part::Generated, id, line.query, [line.docid.0])
-    })
+pub(super) fn read(file: &Path, builder: &mut CorpusBuilder) {
+    read::json_lines(file, RIGHT, builder, |builder, place, line: GeneratedLine| {
+        let id = format!("generated-{}", place.line.unwrap_or(0));
+        builder.pair(Part::Generated, place, (id, line.query), &line.docid.0);
+    });
+    builder.queries_end(Part::Generated, file);
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ranges::{POSITIVE, positive};
 use super::reader::Section;
-use crate::corpus::{CorpusOptions, Layout, LeaveOut};
+use crate::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem};
 use crate::docid::RowInit;
 use crate::task::{Task, TaskOptions};
 
@@ -18,6 +18,8 @@ pub struct CorpusSection {
     pub layout: Layout,
     /// More queries for training only: JSON lines of query and docid.
     pub generated_queries: Option<PathBuf>,
+    /// What to do with data that cannot be used as they are.
+    pub on_problem: OnProblem,
     /// Documents that give no training example.
     #[serde(skip_serializing_if = "is_default")]
     pub leave_out: LeaveOut,
@@ -29,6 +31,7 @@ impl CorpusSection {
             path: section.path("path").required(),
             layout: section.choice("layout").or(Layout::Auto),
             generated_queries: section.path("generated_queries").optional().map(PathBuf::from),
+            on_problem: section.choice("on_problem").or(OnProblem::Refuse),
             leave_out: section
                 .optional_section("leave_out", read_leave_out)
                 .flatten()
@@ -42,6 +45,8 @@ impl CorpusSection {
             path: self.path.clone(),
             layout: self.layout,
             generated_queries: self.generated_queries.clone(),
+            on_problem: self.on_problem,
+            leave_out: self.leave_out.clone(),
         }
     }
 }

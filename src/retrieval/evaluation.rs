@@ -79,7 +79,7 @@ impl QuerySet {
         })
     }
 
-    /// The documents in `rows` asked for by their own text, or a sample of `most` of them.
+    /// The documents in `rows` asked for by their own texts, each a question, or a sample of `most` of these.
     pub fn of_documents(
         name: &str,
         corpus: &Corpus,
@@ -88,10 +88,14 @@ impl QuerySet {
         seed: u64,
         (tokenizer, encoding): (&TextTokenizer, &EncodeOptions),
     ) -> Result<Self, TokenizerError> {
-        let sample = sample(rows.len(), Some(most), seed, name);
-        let rows: Vec<u32> = sample.into_iter().map(|index| rows[index]).collect();
-        let document = |&row: &u32| &corpus.documents[row as usize];
-        let texts: Vec<&str> = rows.iter().map(|row| document(row).text.as_str()).collect();
+        let document = |row: u32| &corpus.documents[row as usize];
+        let own: Vec<(u32, &str)> = rows
+            .iter()
+            .flat_map(|&row| document(row).texts.iter().map(move |text| (row, text.as_str())))
+            .collect();
+        let sample = sample(own.len(), Some(most), seed, name);
+        let (rows, texts): (Vec<u32>, Vec<&str>) =
+            sample.into_iter().map(|index| own[index]).unzip();
         let tokens = tokenizer.encode_batch(&texts, encoding)?;
         Ok(Self {
             name: name.to_owned(),
@@ -100,7 +104,7 @@ impl QuerySet {
                 .zip(&rows)
                 .map(|(tokens, &row)| Question { tokens, relevant: vec![row] })
                 .collect(),
-            ids: rows.iter().map(|row| document(row).id.clone()).collect(),
+            ids: rows.iter().map(|&row| document(row).id.clone()).collect(),
             grades: vec![vec![1]; rows.len()],
             seen: None,
         })

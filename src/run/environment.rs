@@ -1,5 +1,6 @@
 //! What a run ran on and with: versions, machine, git revision, command line.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -36,6 +37,9 @@ pub struct Environment {
     pub memory: Option<u64>,
     /// The git revision of the directory that the run was started in.
     pub git: Option<GitRevision>,
+    /// What was skipped or noted in the corpus, with how many there are of each kind.
+    #[serde(default)]
+    pub corpus: BTreeMap<String, usize>,
 }
 
 /// The state of a git repository.
@@ -63,6 +67,7 @@ impl Environment {
             cores: thread::available_parallelism().ok().map(Into::into),
             memory: bytes(field("/proc/meminfo", "MemTotal")),
             git: git_revision(),
+            corpus: BTreeMap::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Training examples: the tokens of a text and the docid row that answers it.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{Task, TaskError, TaskOptions};
 use crate::corpus::Corpus;
@@ -31,8 +32,8 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// The examples of the tasks in `options`: each document once; each training or generated query once for
-    /// each of its relevant documents. Documents in `left_out` give no example of either task.
+    /// The examples of the tasks in `options`: each text of each document once; each training or generated query once
+    /// for each of its relevant documents. Documents in `left_out` give no example of either task.
     pub fn build(
         corpus: &Corpus,
         tokenizer: &TextTokenizer,
@@ -51,7 +52,9 @@ impl Examples {
             };
             let documents: Vec<Source> = (0..)
                 .zip(&corpus.documents)
-                .map(|(row, document)| (&*document.id, &*document.text, vec![row]))
+                .flat_map(|(row, document)| {
+                    document.texts.iter().map(move |text| (&*document.id, &**text, vec![row]))
+                })
                 .collect();
             examples.add(documents, left_out, tokenizer, &encoding)?;
             examples.indexing = examples.texts.len();
@@ -143,6 +146,40 @@ impl Examples {
     /// The task of example `index`.
     pub fn task(&self, index: usize) -> Task {
         if index < self.indexing { Task::Indexing } else { Task::Retrieval }
+    }
+
+    /// Groups of documents, by their rows, that have an indexing example of the same tokens: the model cannot tell
+    /// them apart. Each group is in ascending order, and so are the groups by their first document.
+    pub fn alike(&self) -> Vec<Vec<u32>> {
+        let hash = |index: usize| {
+            let mut hasher = DefaultHasher::new();
+            self.tokens(index).hash(&mut hasher);
+            hasher.finish()
+        };
+        let mut order: Vec<(u64, u32)> =
+            (0..self.indexing).map(|index| (hash(index), index as u32)).collect();
+        // Tokens only where two hashes are the same; then by index, so by row.
+        order.sort_unstable_by(|&(one, first), &(other, second)| {
+            one.cmp(&other)
+                .then_with(|| self.tokens(first as usize).cmp(self.tokens(second as usize)))
+                .then(first.cmp(&second))
+        });
+        let same = |one: &(u64, u32), other: &(u64, u32)| {
+            one.0 == other.0 && self.tokens(one.1 as usize) == self.tokens(other.1 as usize)
+        };
+        let mut groups: Vec<Vec<u32>> = order
+            .chunk_by(same)
+            .map(|chunk| {
+                let mut rows: Vec<u32> =
+                    chunk.iter().map(|&(_, index)| self.target(index as usize)).collect();
+                rows.dedup();
+                rows
+            })
+            .filter(|rows| rows.len() > 1)
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
     }
 
     /// Where example `index` comes from: `doc:<id>` or `query:<id>`.

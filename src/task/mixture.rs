@@ -16,10 +16,10 @@ pub struct Share {
 /// How often each task is seen in an epoch.
 ///
 /// The ratio is the number of indexing examples per retrieval example in the stream of examples. With D
-/// documents to index, Q pairs of a training query and a relevant document, and ratio r:
+/// texts of documents to index, Q pairs of a training query and a relevant document, and ratio r:
 ///
 /// - r Q >= D: an epoch has each pair once and round(r Q) indexing examples;
-/// - r Q < D: an epoch has each document once and round(D / r) retrieval examples;
+/// - r Q < D: an epoch has each text once and round(D / r) retrieval examples;
 /// - no ratio: an epoch has every example once.
 ///
 /// So an epoch never misses an example. Where examples are repeated, each is seen floor or ceil times; which of

@@ -74,7 +74,9 @@ pub enum TaskError {
         left_out: String,
     },
     /// Indexing is to be trained and there is no document to train it with.
-    #[error("the mixture needs documents to index and there are none: all of them are left out")]
+    #[error(
+        "the mixture needs documents to index and there are none: all of them are left out or have no text"
+    )]
     NoDocuments,
     /// A ratio that is not a number above 0.
     #[error("ratio {ratio} is not a finite number above 0")]

@@ -14,6 +14,7 @@ mod schedule;
 mod step;
 mod trainer;
 mod vocabulary;
+mod warnings;
 
 use std::fmt;
 

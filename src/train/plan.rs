@@ -12,7 +12,7 @@ use super::callback::Cadence;
 use super::memory::MemoryEstimate;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
-use crate::corpus::{self, Corpus, CorpusError, Split};
+use crate::corpus::{self, Corpus, CorpusError, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, DeviceError, Precision, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
@@ -34,6 +34,10 @@ pub struct Plan {
     pub corpus: Corpus,
     /// Rows of the documents that give no example.
     pub left_out: HashSet<u32>,
+    /// What was skipped in the corpus, and what else should be known of it.
+    pub findings: Findings,
+    /// Rows of documents that cannot be told apart: see [`Examples::alike`].
+    pub alike: Vec<Vec<u32>>,
     /// The base's tokenizer.
     pub tokenizer: TextTokenizer,
     /// Docids by row.
@@ -122,12 +126,18 @@ impl Plan {
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
         let mut problems = Vec::new();
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
-        let corpus = note(&mut problems, read_corpus(&recipe));
+        let loaded = match corpus::load(&recipe.corpus.options()) {
+            Ok(loaded) => Some(loaded),
+            Err(CorpusErrors(errors)) => {
+                problems.extend(errors.into_iter().map(PlanError::from));
+                None
+            }
+        };
         let base = note(&mut problems, Base::of(&recipe.model).map_err(PlanError::from));
         let tasks = recipe.task.options();
-        let examples = match (&corpus, &base) {
-            (Some((corpus, left_out)), Some((tokenizer, _))) => {
-                let made = Examples::build(corpus, tokenizer, &tasks, left_out);
+        let examples = match (&loaded, &base) {
+            (Some(loaded), Some((tokenizer, _))) => {
+                let made = Examples::build(&loaded.corpus, tokenizer, &tasks, &loaded.left_out);
                 let mixed = made.and_then(|examples| {
                     let mixture = Mixture::new(&examples, &tasks)?;
                     Ok((examples, mixture))
@@ -136,8 +146,9 @@ impl Plan {
             }
             _ => None,
         };
-        let docids = corpus.as_ref().and_then(|(corpus, _)| {
-            note(&mut problems, DocidVocabulary::from_corpus(corpus).map_err(PlanError::from))
+        let docids = loaded.as_ref().and_then(|loaded| {
+            let docids = DocidVocabulary::from_corpus(&loaded.corpus);
+            note(&mut problems, docids.map_err(PlanError::from))
         });
         let documents = docids.as_ref().map_or(1, DocidVocabulary::len);
         let stages = base.as_ref().and_then(|(_, base)| {
@@ -150,17 +161,17 @@ impl Plan {
             _ => None,
         };
         if let Some(section) = &recipe.probes {
-            if let Some((corpus, _)) = &corpus {
-                problems.extend(splits_to_probe(section, corpus).err());
+            if let Some(loaded) = &loaded {
+                problems.extend(splits_to_probe(section, &loaded.corpus).err());
             }
             if let (Some((_, base)), Some(stages)) = (&base, &stages) {
                 problems.extend(unfit_patches(section, stages, &base.config));
             }
         }
-        match (device, corpus, base, examples, docids, stages, trained) {
+        match (device, loaded, base, examples, docids, stages, trained) {
             (
                 Some(ComputeDevice { device, precision }),
-                Some((corpus, left_out)),
+                Some(loaded),
                 Some((tokenizer, base)),
                 Some((examples, mixture)),
                 Some(docids),
@@ -170,8 +181,10 @@ impl Plan {
                 recipe,
                 device,
                 precision,
-                corpus,
-                left_out,
+                corpus: loaded.corpus,
+                left_out: loaded.left_out,
+                findings: loaded.findings,
+                alike: examples.alike(),
                 tokenizer,
                 docids,
                 examples,
@@ -292,10 +305,27 @@ impl Plan {
                 Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
             }
             RowInit::Text => {
-                let texts: Vec<&str> =
-                    self.corpus.documents.iter().map(|document| document.text.as_str()).collect();
                 let encoding = Encoding::from(&self.recipe.task.options()).documents();
-                Ok(weights::rows_from_text(t5, &self.tokenizer.encode_batch(&texts, &encoding)?))
+                // A document's row is the mean over the tokens of all its texts; one without text has `</s>`.
+                let texts: Vec<&str> = self
+                    .corpus
+                    .documents
+                    .iter()
+                    .flat_map(|document| match document.texts.as_slice() {
+                        [] => vec![""],
+                        texts => texts.iter().map(String::as_str).collect(),
+                    })
+                    .collect();
+                let mut encoded = self.tokenizer.encode_batch(&texts, &encoding)?.into_iter();
+                let of_documents: Vec<Vec<u32>> = self
+                    .corpus
+                    .documents
+                    .iter()
+                    .map(|document| {
+                        encoded.by_ref().take(document.texts.len().max(1)).flatten().collect()
+                    })
+                    .collect();
+                Ok(weights::rows_from_text(t5, &of_documents))
             }
         }
     }
@@ -310,12 +340,6 @@ fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Optio
             None
         }
     }
-}
-
-fn read_corpus(recipe: &Recipe) -> Result<(Corpus, HashSet<u32>), PlanError> {
-    let corpus = corpus::load(&recipe.corpus.options())?;
-    let left_out = recipe.corpus.leave_out.resolve(&corpus)?;
-    Ok((corpus, left_out))
 }
 
 fn stages_of(recipe: &Recipe, depth: usize) -> Result<Stages, PlanError> {

@@ -65,7 +65,7 @@ pub fn atlas() -> Corpus {
         for row in table.rows() {
             let document = Document {
                 id: format!("{}-{}", family.name, row.id()),
-                text: (family.describe)(&row),
+                texts: vec![(family.describe)(&row)],
             };
             questions::ask(&mut corpus, family, &row, &document.id, &shared);
             corpus.documents.push(document);

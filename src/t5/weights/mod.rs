@@ -53,6 +53,14 @@ pub enum WeightsError {
         /// Why.
         reason: String,
     },
+    /// A repository was cloned without the content of its large files.
+    #[error(
+        "{file}: a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches the file"
+    )]
+    LfsPointer {
+        /// The file.
+        file: PathBuf,
+    },
     /// A tensor that the model needs is not there.
     #[error("{directory}: the tensor `{tensor}` is missing")]
     Missing {

@@ -11,6 +11,7 @@ use memmap2::{Mmap, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 
 use super::WeightsError;
+use crate::files::is_lfs_pointer;
 
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -62,6 +63,9 @@ impl StoredTensors {
             file: path.clone(),
             reason: error.to_string(),
         };
+        if is_lfs_pointer(&map) {
+            return Err(WeightsError::LfsPointer { file: path });
+        }
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
         let start = header + size_of::<u64>();
         for (name, info) in metadata.tensors() {
@@ -200,5 +204,20 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
             reason: format!("the shard `{file}` is not a file name"),
         }),
         None => Ok(files),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_git_lfs_pointer_is_called_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        std::fs::write(directory.path().join(SINGLE), pointer).unwrap();
+        let error = StoredTensors::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: a Git LFS pointer"), "{error}");
+        assert!(error.contains("`git lfs pull`"), "{error}");
     }
 }
