@@ -126,7 +126,7 @@ pub fn main() -> ExitCode {
         Err(error) if error.downcast_ref().is_some_and(OutputError::is_unread) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told where this cannot be written.
-            let _ = writeln!(io::stderr(), "error: {}", told(&error));
+            let _ = writeln!(io::stderr(), "error: {}", output::plain_lines(&told(&error)));
             ExitCode::FAILURE
         }
     }
