@@ -9,7 +9,7 @@ use clap::Args;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{self, Corpus, CorpusOptions, Document, Layout, LeaveOut, Split};
 use crate::device::device;
-use crate::docid::DocidVocabulary;
+use crate::docid::{DocidVocabulary, EncodeOptions};
 use crate::recipe::Recipe;
 use crate::retrieval::evaluation::QuerySet;
 use crate::run::{RunDirectory, RunError};
@@ -20,6 +20,13 @@ pub struct Target {
     /// A checkpoint directory, or a run directory (its best checkpoint, else its latest).
     checkpoint: PathBuf,
 
+    #[command(flatten)]
+    with: With,
+}
+
+/// What a checkpoint is asked with.
+#[derive(Debug, Clone, Args)]
+pub struct With {
     /// The corpus: a directory, a file or bundled:atlas [default: the one in the run's recipe].
     #[arg(long)]
     corpus: Option<String>,
@@ -36,12 +43,18 @@ pub struct Target {
 impl Target {
     /// A checkpoint or run, with the corpus of its run.
     pub fn at(checkpoint: PathBuf) -> Self {
-        Self { checkpoint, corpus: None, layout: Layout::Auto, device: "auto".to_owned() }
+        let with = With { corpus: None, layout: Layout::Auto, device: "auto".to_owned() };
+        Self { checkpoint, with }
+    }
+
+    /// A checkpoint or run, with what is given beside it.
+    pub fn new(checkpoint: PathBuf, with: With) -> Self {
+        Self { checkpoint, with }
     }
 
     /// Opens the checkpoint, with its device.
     pub fn open(&self) -> Result<(Checkpoint, burn::tensor::Device)> {
-        let device = device(&self.device)?;
+        let device = device(&self.with.device)?;
         let directory = self.directory()?;
         Ok((Checkpoint::open(&directory, &device)?, device))
     }
@@ -67,9 +80,9 @@ impl Target {
     /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in, with
     /// the documents that the run left out of training.
     pub fn corpus(&self) -> Result<(Corpus, HashSet<u32>)> {
-        let (options, left_out) = match &self.corpus {
+        let (options, left_out) = match &self.with.corpus {
             Some(path) => {
-                let (path, layout) = (path.clone(), self.layout);
+                let (path, layout) = (path.clone(), self.with.layout);
                 (CorpusOptions { path, layout, generated_queries: None }, LeaveOut::None)
             }
             None => {
@@ -123,12 +136,35 @@ pub struct Asked {
 impl Asked {
     /// The queries of `split`, or a sample of `most` of them that `seed` draws.
     pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
+        self.encoded(split, most, seed, &self.checkpoint.encoding().queries())
+    }
+
+    /// The same, each query cut and padded to `length` tokens without a mask, as the paper's `eval.py` asks.
+    pub fn unmasked_queries(
+        &self,
+        split: Split,
+        most: Option<usize>,
+        seed: u64,
+        length: usize,
+    ) -> Result<QuerySet> {
+        let encoding = EncodeOptions { max_tokens: length, ..self.checkpoint.encoding().queries() };
+        let mut set = self.encoded(split, most, seed, &encoding)?;
+        set.pad_unmasked(length, self.checkpoint.tokenizer.pad_id());
+        Ok(set)
+    }
+
+    fn encoded(
+        &self,
+        split: Split,
+        most: Option<usize>,
+        seed: u64,
+        encoding: &EncodeOptions,
+    ) -> Result<QuerySet> {
         let queries = self.corpus.split(split);
         if queries.is_empty() {
             bail!("the corpus has no {split} queries");
         }
-        let encoding = self.checkpoint.encoding().queries();
-        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, &encoding));
+        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, encoding));
         let left_out = &self.left_out;
         let mut set =
             QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, how)?;
