@@ -13,7 +13,7 @@ mod command;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
-use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+use command::{assert_says, genir_with_bytes, genir_with_input, is_refused, succeeds, text};
 
 /// The tiny recipe as a file in `home`.
 fn tiny_recipe(home: &TempDir) -> String {
@@ -141,14 +141,21 @@ fn search_reads_queries_from_standard_input_and_prints_json_lines() {
     let input = "what is gold\n\n  a river in Africa \nlast without an end";
     let plain = genir_with_input(&["search", &run, "--top", "2"], input);
     assert_eq!(plain.code, 0, "{}", plain.stderr);
-    assert_eq!(plain.stdout.lines().count(), 3 * 2 * 2, "{}", plain.stdout);
+    let answers: Vec<Vec<&str>> =
+        plain.stdout.split("\n\n").map(|answer| answer.lines().collect()).collect();
+    let queries = ["what is gold", "a river in Africa", "last without an end"];
+    assert_eq!(answers.len(), 3, "{}", plain.stdout);
+    for (answer, query) in answers.iter().zip(queries) {
+        assert_eq!(answer[0], format!("query: {query}"));
+        assert_eq!(answer.len(), 1 + 2 * 2, "{answer:?}");
+    }
+    assert_says(&plain.stderr, &["standard input, line 2 is empty"]);
 
     let asked = genir_with_input(&["search", &run, "--json", "-k", "20"], input);
     let lines: Vec<Value> =
         asked.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3 * 8, "as many as there are documents");
     for (at, line) in lines.iter().enumerate() {
-        let queries = ["what is gold", "a river in Africa", "last without an end"];
         assert_eq!(line["query"], queries[at / 8]);
         assert_eq!(line["rank"], at % 8 + 1);
         let (_, text) = tiny_corpus::DOCUMENTS.iter().find(|(id, _)| line["docid"] == *id).unwrap();
@@ -157,6 +164,45 @@ fn search_reads_queries_from_standard_input_and_prints_json_lines() {
     }
     let once = succeeds(&["search", &run, "what is gold", "--json", "-k", "8"]).stdout;
     assert!(asked.stdout.starts_with(&once), "the same from the command line");
+}
+
+#[test]
+fn an_empty_query_and_a_line_that_is_no_text_are_named() {
+    let (_home, run) = tiny_run();
+    for query in ["", "  ", "\t\n"] {
+        is_refused(&["search", &run, query], &["the query is empty"]);
+    }
+    let input = b"what is gold\r\nZ\xfcrich\nneon\n";
+    let done = genir_with_bytes(&["search", &run, "--top", "1"], input);
+    assert_eq!(done.code, 1);
+    assert_says(&done.stderr, &["standard input, line 2", "Z\u{fffd}rich", "no UTF-8"]);
+    assert!(done.stdout.starts_with("query: what is gold\n"), "{}", done.stdout);
+    assert!(!done.stdout.contains("neon"), "nothing is answered after it: {}", done.stdout);
+}
+
+#[test]
+fn search_prints_no_control_character_of_a_corpus() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let corpus = home.path().join("corpus");
+    let documents = fs::read_to_string(corpus.join("documents.json")).unwrap();
+    let hostile = "Oxygen\\u001b[31m is\\u009b2J a\\u202e gas\\nthat\\u0007";
+    fs::write(corpus.join("documents.json"), documents.replace("Oxygen is a gas that", hostile))
+        .unwrap();
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    let run = text(home.path().join("run"));
+    let commands = |letter: char| letter.is_control() || letter == '\u{202e}';
+    let plain = genir_with_input(&["search", &run, "--top", "8"], "gas\u{1b}[2J");
+    assert_says(
+        &plain.stdout,
+        &[r"query: gas\u{1b}[2J", r"Oxygen\u{1b}[31m is\u{9b}2J a\u{202e} gas that\u{7} fires"],
+    );
+    assert!(plain.stdout.lines().all(|line| !line.contains(commands)), "{:?}", plain.stdout);
+    let json = succeeds(&["search", &run, "gas", "--top", "8", "--json"]).stdout;
+    assert!(json.lines().all(|line| !line.contains(commands)), "{json:?}");
+    let texts: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = "Oxygen\u{1b}[31m is\u{9b}2J a\u{202e} gas\nthat\u{7} fires need, with the atomic number 8.";
+    assert!(texts.iter().any(|line| line["text"] == expected), "{json}");
 }
 
 #[test]

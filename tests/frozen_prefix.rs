@@ -12,9 +12,9 @@ use genir::component::freeze_all_but;
 use genir::corpus::Split;
 use genir::prefix::{Frozen, Prefix};
 use genir::probe::{Other, Others, Probe, ProbeQueries, Subject, Suite, files};
-use genir::retrieval::Vocabulary;
 use genir::retrieval::evaluation::QuerySet;
 use genir::retrieval::ranking::{RankOptions, rank};
+use genir::retrieval::{DocidOrder, Vocabulary};
 use genir::t5::weights::initialise;
 use genir::t5::{Dropout, GenirModel, Tokens};
 use genir::train::{Optimizer, Plan, StepInput, StepOptions, forward_backward};
@@ -274,7 +274,8 @@ fn what_is_stored_is_not_encoded_again() {
 
     let ranked = |model: &GenirModel, prefix: Option<&Prefix>| {
         let vocabulary = Vocabulary::Docids;
-        let options = RankOptions { vocabulary, depth: 8, batch_size: 3, pad_id: 0, prefix };
+        let order = &DocidOrder::of(&plan.docids);
+        let options = RankOptions { order, vocabulary, depth: 8, batch_size: 3, pad_id: 0, prefix };
         let mut all = Vec::new();
         let each = |index, ranking| {
             all.push((index, ranking));

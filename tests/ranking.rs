@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
+use std::sync::LazyLock;
 
 use burn::tensor::{Device, Tensor};
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::{DocidVocabulary, EncodeOptions, TextTokenizer};
-use genir::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
-use genir::retrieval::ranking::{Question, RankOptions, Ranking, rank};
+use genir::retrieval::evaluation::{Doubts, Evaluated, QuerySet, evaluate};
+use genir::retrieval::ranking::{Question, Rank, RankOptions, Ranking, rank};
 use genir::retrieval::run_files::{RunWriter, read_qrels, read_run, write_qrels};
-use genir::retrieval::{JudgedRanks, MetricSums, Metrics, Vocabulary};
+use genir::retrieval::{DocidOrder, JudgedRanks, MetricSums, Metrics, Vocabulary};
 use genir::t5::{GenirModel, NoTap, Pass, Tokens, weights};
 
 #[path = "support/small_models.rs"]
@@ -44,7 +45,15 @@ fn questions() -> Vec<Question> {
 }
 
 fn options(vocabulary: Vocabulary, depth: usize, batch_size: usize) -> RankOptions<'static> {
-    RankOptions { vocabulary, depth, batch_size, pad_id: 0, prefix: None }
+    static ORDER: LazyLock<DocidOrder> = LazyLock::new(|| {
+        let ids = (0..DOCUMENTS).map(|row| format!("d{row}"));
+        DocidOrder::of(&DocidVocabulary::new(ids).expect("docids"))
+    });
+    RankOptions { order: &ORDER, vocabulary, depth, batch_size, pad_id: 0, prefix: None }
+}
+
+fn ranks(ranking: &Ranking) -> Vec<u32> {
+    ranking.relevant.iter().map(|found| found.rank).collect()
 }
 
 /// All rankings, in the order of the questions; each must come once.
@@ -97,7 +106,7 @@ fn ranks_are_those_of_a_full_sort() {
                     1 + sorted.iter().position(|&logit| logit == target).unwrap() as u32
                 })
                 .collect();
-            assert_eq!(ranking.ranks, expected, "{what}");
+            assert_eq!(ranks(ranking), expected, "{what}");
 
             let mut documents: Vec<u32> = (0..DOCUMENTS as u32).collect();
             documents.sort_by(|&a, &b| docids[b as usize].total_cmp(&docids[a as usize]));
@@ -110,7 +119,7 @@ fn ranks_are_those_of_a_full_sort() {
     }
     let by = |vocabulary| {
         let found = rankings(&model, &questions, options(vocabulary, 0, 16));
-        found.into_iter().map(|ranking| ranking.ranks).collect::<Vec<_>>()
+        found.iter().map(ranks).collect::<Vec<_>>()
     };
     assert_ne!(by(Vocabulary::Docids), by(Vocabulary::All), "no word scored above a document");
 }
@@ -126,7 +135,7 @@ fn the_batch_size_changes_no_rank() {
             let found = rankings(&model, &questions, options(vocabulary, 10, batch_size));
             for (index, (found, expected)) in found.iter().zip(&one_by_one).enumerate() {
                 let what = format!("{vocabulary}, batch size {batch_size}, question {index}");
-                assert_eq!(found.ranks, expected.ranks, "{what}");
+                assert_eq!(found.relevant, expected.relevant, "{what}");
                 for (found, expected) in found.best.iter().zip(&expected.best) {
                     assert_eq!(found.0, expected.0, "{what}");
                     assert_close(found.1, expected.1, &what);
@@ -156,56 +165,70 @@ fn a_question_without_relevant_documents_has_no_ranks() {
     let question = |relevant: &[u32]| Question { tokens: vec![4, 5, 1], relevant: relevant.into() };
     let questions = [question(&[]), question(&[7, 3]), question(&[])];
     let found = rankings(&model, &questions, options(Vocabulary::Docids, 5, 16));
-    assert_eq!([0, 2, 0], [0, 1, 2].map(|index: usize| found[index].ranks.len()));
+    assert_eq!([0, 2, 0], [0, 1, 2].map(|index: usize| found[index].relevant.len()));
     assert_eq!(found[0].best.len(), 5);
     assert!(rankings(&model, &[], options(Vocabulary::Docids, 5, 16)).is_empty());
 }
 
 #[test]
-fn ties_share_the_best_rank_and_are_listed_in_document_order() {
+fn tied_documents_rank_by_falling_ids_as_they_are_listed() {
     // Documents 8 to 15 have the row of 8.
     let model = model(DOCUMENTS, |rows, width| {
         let row = rows[8 * width..9 * width].to_vec();
         rows[8 * width..16 * width].chunks_mut(width).for_each(|tied| tied.copy_from_slice(&row));
     });
-    let tied: Vec<u32> = (8..16).collect();
-    let questions: Vec<Question> =
-        questions().into_iter().map(|q| Question { relevant: tied.clone(), ..q }).collect();
+    // As strings: d9 is the last, d10 the first.
+    let tied = [9, 8, 15, 14, 13, 12, 11, 10];
+    let questions: Vec<Question> = questions()
+        .into_iter()
+        .map(|q| Question { relevant: tied.into_iter().chain([3]).collect(), ..q })
+        .collect();
     for ranking in rankings(&model, &questions, options(Vocabulary::Docids, DOCUMENTS, 16)) {
-        let first = ranking.ranks[0];
-        assert_eq!(ranking.ranks, vec![first; 8]);
-        // Nobody ties with them, so their rank is their first place in the list.
-        let places: Vec<u32> =
-            ranking.best[first as usize - 1..].iter().take(8).map(|&(row, _)| row).collect();
-        assert_eq!(places, tied);
+        let (other, ranks) = (ranking.relevant[8], &ranks(&ranking)[..8]);
+        assert_eq!(ranks, (ranks[0]..ranks[0] + 8).collect::<Vec<_>>());
+        let places = ranking.best[ranks[0] as usize - 1..].iter().take(8).map(|&(row, _)| row);
+        assert!(places.eq(tied));
+        assert!(ranking.relevant[..8].iter().all(|found| found.is_tied) && !other.is_tied);
     }
 }
 
 #[test]
-fn documents_that_all_score_the_same_are_all_first_among_docids() {
+fn a_scorer_that_scores_all_alike_ranks_no_document_by_merit() {
     let model = model(DOCUMENTS, |rows, _| rows.fill(0.0));
     let questions = questions();
-    let found = rankings(&model, &questions, options(Vocabulary::Docids, 3, 16));
-    for (ranking, question) in found.iter().zip(&questions) {
-        assert_eq!(ranking.ranks, vec![1; question.relevant.len()]);
-        assert_eq!(ranking.best, [(0, 0.0), (1, 0.0), (2, 0.0)]);
-    }
-    let found = rankings(&model, &questions, options(Vocabulary::All, 0, 16));
-    for (ranking, question) in found.iter().zip(&questions) {
-        let words = logits(&model, question).1;
-        let higher = words.iter().filter(|&&logit| logit > 0.0).count() as u32;
-        assert_eq!(ranking.ranks, vec![1 + higher; question.relevant.len()]);
+    let mut ids: Vec<String> = (0..DOCUMENTS).map(|row| format!("d{row}")).collect();
+    ids.sort_by(|a, b| b.cmp(a));
+    let rank = |row: &u32| 1 + ids.iter().position(|id| *id == format!("d{row}")).unwrap() as u32;
+    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
+        let found = rankings(&model, &questions, options(vocabulary, 3, 16));
+        for (ranking, question) in found.iter().zip(&questions) {
+            // Words of the same score come before all docids.
+            let words = logits(&model, question).1.into_iter().filter(|&logit| logit >= 0.0);
+            let words = if vocabulary == Vocabulary::All { words.count() as u32 } else { 0 };
+            let expected: Vec<u32> =
+                question.relevant.iter().map(|row| words + rank(row)).collect();
+            assert_eq!(ranks(ranking), expected);
+            assert_eq!(ranking.best, [(9, 0.0), (8, 0.0), (7, 0.0)]);
+        }
     }
 }
 
 #[test]
-fn a_model_that_has_broken_down_ranks_nothing_first() {
-    let model = model(DOCUMENTS, |rows, _| rows.fill(f32::NAN));
+fn a_model_that_has_broken_down_ranks_nothing_first_and_lists_nan_last() {
+    let broken = model(DOCUMENTS, |rows, _| rows.fill(f32::NAN));
     let questions = questions();
     for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
-        for ranking in rankings(&model, &questions, options(vocabulary, 3, 16)) {
-            assert!(ranking.ranks.iter().all(|&rank| rank > DOCUMENTS as u32), "{ranking:?}");
+        for ranking in rankings(&broken, &questions, options(vocabulary, 3, 16)) {
+            let last = |found: &Rank| found.is_nan && found.rank > DOCUMENTS as u32;
+            assert!(ranking.relevant.iter().all(last), "{ranking:?}");
         }
+    }
+    // One document alone: it is listed last, and takes up a place before all others.
+    let one = model(DOCUMENTS, |rows, width| rows[5 * width..6 * width].fill(f32::NAN));
+    for ranking in rankings(&one, &questions, options(Vocabulary::Docids, DOCUMENTS, 16)) {
+        assert_eq!(ranking.best[DOCUMENTS - 1].0, 5);
+        assert!(ranking.best[..DOCUMENTS - 1].iter().all(|(_, score)| score.is_finite()));
+        assert!(ranking.relevant.iter().all(|found| found.rank > 1));
     }
 }
 
@@ -289,7 +312,7 @@ fn by_hand(set: &QuerySet, corpus: &Corpus, counts: impl Fn(usize) -> bool) -> O
     let mut sums = MetricSums::default();
     for (index, ranking) in found.iter().enumerate().filter(|(index, _)| counts(*index)) {
         let grades = corpus.validation[index].relevant.iter().map(|judged| judged.grade);
-        sums.add(&JudgedRanks { relevant: ranking.ranks.iter().copied().zip(grades).collect() });
+        sums.add(&JudgedRanks { relevant: ranks(ranking).into_iter().zip(grades).collect() });
     }
     sums.means()
 }
@@ -333,29 +356,74 @@ fn a_kind_of_query_that_is_not_there_has_no_means() {
     let empty = Corpus { validation: Vec::new(), ..corpus };
     let none = measure(&validation(&empty, &[]), Vocabulary::Docids);
     assert!(none.all.is_none() && none.seen.is_none() && none.unseen.is_none());
-    assert!(none.correct.is_empty());
+    assert!(none.judged.is_empty());
 }
 
 #[test]
-fn correct_queries_have_their_first_relevant_document_at_rank_one() {
+fn correct_queries_have_a_relevant_document_at_rank_one_and_name_it() {
     let corpus = corpus();
     let docids = DocidVocabulary::from_corpus(&corpus).expect("docids");
     let plain = model(8, |_, _| {});
     let mut set = validation(&corpus, &[]);
-    // The first document of each even query is made the best one.
+    // The last relevant document of each even query is made the best one; an odd one has the worst alone.
     for (index, question) in set.questions.iter_mut().enumerate() {
         let docids = logits(&plain, question).0;
         let by_logit = |a: &u32, b: &u32| docids[*a as usize].total_cmp(&docids[*b as usize]);
         let (best, worst) = ((0..8).max_by(by_logit).unwrap(), (0..8).min_by(by_logit).unwrap());
-        question.relevant[0] = if index % 2 == 0 { best } else { worst };
+        for row in &mut question.relevant {
+            *row = worst;
+        }
+        if index % 2 == 0 {
+            *question.relevant.last_mut().unwrap() = best;
+        }
     }
     let evaluated = measure(&set, Vocabulary::Docids);
-    assert_eq!(evaluated.correct, [0, 2, 4, 6, 8, 10]);
     let pairs = set.correct_pairs(&evaluated, &docids);
-    assert_eq!(pairs.len(), 6);
-    for ((token, query), &index) in pairs.iter().zip(&evaluated.correct) {
+    let correct = [0, 2, 4, 6, 8, 10];
+    assert_eq!(pairs.len(), correct.len());
+    for ((token, query), index) in pairs.iter().zip(correct) {
         assert_eq!(query, &format!("v{index}"));
-        assert_eq!(token, &format!("@DOC_ID_d{}@", set.questions[index].relevant[0]));
+        let best = set.questions[index].relevant.last().unwrap();
+        assert_eq!(token, &format!("@DOC_ID_d{best}@"));
+    }
+    // As many as Hits@1 says.
+    assert_eq!(evaluated.all.unwrap().hits_1, 0.5);
+}
+
+#[test]
+fn ties_of_more_than_one_in_a_hundred_relevant_documents_are_said() {
+    let corpus = corpus();
+    let set = validation(&corpus, &[]);
+    let evaluated = |model: GenirModel| {
+        evaluate(&model, &Device::flex(), &set, options(Vocabulary::Docids, 0, 5), None)
+            .expect("evaluated")
+    };
+    let relevant: usize = set.questions.iter().map(|question| question.relevant.len()).sum();
+    assert_eq!(evaluated(model(8, |_, _| {})).doubts.remarks(), [""; 0]);
+    let said = evaluated(model(8, |rows, _| rows.fill(0.5))).doubts.remarks().join("; ");
+    assert!(
+        said.contains(&format!("{relevant} of {relevant} relevant documents (100.0%)")),
+        "{said}"
+    );
+    assert!(said.contains("trec_eval"), "{said}");
+    let said = evaluated(model(8, |rows, _| rows.fill(f32::NAN))).doubts.remarks().join("; ");
+    assert!(said.contains("NaN"), "{said}");
+    let one = Doubts { relevant: 100, tied: 1, nan: 0 };
+    assert!(one.remarks().is_empty() && Doubts { tied: 2, ..one }.remarks().len() == 1);
+}
+
+#[test]
+fn questions_are_padded_without_a_mask_where_that_is_asked_for() {
+    let corpus = corpus();
+    let model = model(8, |_, _| {});
+    let plain = validation(&corpus, &[]);
+    let mut padded = validation(&corpus, &[]);
+    padded.pad_unmasked(12, 0);
+    for (padded, plain) in padded.questions.iter().zip(&plain.questions) {
+        let (text, padding) = padded.tokens.split_at(plain.tokens.len());
+        assert_eq!((text, padded.tokens.len()), (&plain.tokens[..], 12));
+        assert!(padding.iter().all(|&token| token == 0));
+        assert_ne!(logits(&model, padded).0, logits(&model, plain).0, "the padding is attended to");
     }
 }
 
@@ -406,7 +474,7 @@ fn docids_in_an_order_of_their_own_change_nothing() {
     let ranked = options(Vocabulary::All, 8, 5);
     let found = evaluate(&turned, &Device::flex(), &set, ranked, None).expect("evaluated");
     assert_same(&found.all, &expected.all, "turned");
-    assert_eq!(found.correct, expected.correct);
+    assert_eq!(found.judged, expected.judged);
 }
 
 #[test]

@@ -7,47 +7,125 @@ use genir::retrieval::run_files::{
     RunFileError, RunWriter, read_correct_queries, read_qrels, read_run, write_correct_queries,
     write_qrels,
 };
-use genir::retrieval::{JudgedRanks, MetricSums, Metrics};
+use genir::retrieval::{JudgedRanks, MetricSums, Metrics, NamedMeasure};
+use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics").join(name)
 }
 
-/// What genir says of a run and its qrels.
-fn judge(run: &Path, qrels: &Path) -> Metrics {
-    let ranks: HashMap<(String, String), u32> = read_run(run)
-        .unwrap()
-        .into_iter()
-        .map(|line| ((line.query, line.document), line.rank))
-        .collect();
+/// The ranks of what is relevant, by query. Of a run, as `trec_eval` reads it: by score in f32, of equal ones the larger
+/// id first; the ranks that the file gives do not count.
+fn judged(run: &Path, qrels: &Path) -> BTreeMap<String, JudgedRanks> {
+    let mut lines = read_run(run).unwrap();
+    lines.sort_by(|a, b| {
+        let by_score = (b.score as f32).partial_cmp(&(a.score as f32)).unwrap();
+        a.query.cmp(&b.query).then(by_score).then(b.document.cmp(&a.document))
+    });
+    let mut ranks: HashMap<(&str, &str), u32> = HashMap::new();
+    for query in lines.chunk_by(|a, b| a.query == b.query) {
+        ranks.extend(query.iter().map(|l| (l.query.as_str(), l.document.as_str())).zip(1..));
+    }
     let mut queries: BTreeMap<String, JudgedRanks> = BTreeMap::new();
     for line in read_qrels(qrels).unwrap() {
         if line.grade > 0 {
-            let key = (line.query.clone(), line.document);
-            let rank = ranks.get(&key).copied();
-            queries
-                .entry(line.query)
-                .or_default()
-                .relevant
-                .push((rank.unwrap_or(JudgedRanks::NOT_RETRIEVED), line.grade.unsigned_abs()));
+            let rank = ranks.get(&(line.query.as_str(), line.document.as_str())).copied();
+            let found = (rank.unwrap_or(JudgedRanks::NOT_RETRIEVED), line.grade.unsigned_abs());
+            queries.entry(line.query).or_default().relevant.push(found);
         }
     }
+    queries
+}
+
+/// What genir says of a run and its qrels.
+fn judge(run: &Path, qrels: &Path) -> Metrics {
     let mut sums = MetricSums::default();
-    for query in queries.values() {
-        sums.add(query);
-    }
+    judged(run, qrels).values().for_each(|query| sums.add(query));
     sums.means().unwrap()
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fixture(name)).unwrap()).unwrap()
+}
+
+/// Compares measures of each query with those in `expected`, by query and name. Returns how many.
+fn compare(queries: &BTreeMap<String, JudgedRanks>, expected: &Value) -> usize {
+    let mut compared = 0;
+    for (query, judged) in queries {
+        for (name, value) in expected[query].as_object().unwrap() {
+            let measure: NamedMeasure = name.parse().unwrap();
+            let (found, expected) = (judged.values([measure.measure])[0], value.as_f64().unwrap());
+            assert!((found - expected).abs() < 1e-12, "{query} {name}: {found}, {expected}");
+            compared += 1;
+        }
+    }
+    compared
 }
 
 #[test]
 fn metrics_equal_those_of_ir_measures() {
     let metrics = judge(&fixture("run.trec"), &fixture("qrels.trec"));
-    let text = std::fs::read_to_string(fixture("expected.json")).unwrap();
-    let expected: HashMap<String, f64> = serde_json::from_str(&text).unwrap();
+    let expected: HashMap<String, f64> = serde_json::from_value(json("expected.json")).unwrap();
     assert_eq!(metrics.values().count(), expected.len());
     for (name, value) in metrics.values() {
         let difference = (value - expected[name]).abs();
         assert!(difference < 1e-9, "{name}: {value}, {}", expected[name]);
+    }
+}
+
+#[test]
+fn chosen_measures_equal_those_of_ir_measures_for_each_query() {
+    let queries = judged(&fixture("run.trec"), &fixture("qrels.trec"));
+    let expected = json("chosen.json");
+    assert_eq!(compare(&queries, &expected["queries"]), 40 * 18);
+    for (name, mean) in expected["means"].as_object().unwrap() {
+        let measure = name.parse::<NamedMeasure>().unwrap().measure;
+        let sum: f64 = queries.values().map(|query| query.values([measure])[0]).sum();
+        let (found, expected) = (sum / queries.len() as f64, mean.as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-12, "{name}: {found}, {expected}");
+    }
+}
+
+#[test]
+fn measures_of_tied_scores_equal_those_of_ir_measures() {
+    let queries = judged(&fixture("ties.trec"), &fixture("ties.qrels"));
+    let expected = json("ties.json");
+    assert!(compare(&queries, &expected["metrics"]) > 30 * 20);
+    for (query, judged) in queries {
+        let ranks = expected["ranks"][&query].as_object().unwrap().values();
+        let mut ranks: Vec<u64> = ranks.map(|rank| rank.as_u64().unwrap()).collect();
+        let mut found: Vec<u64> =
+            judged.relevant.iter().map(|(rank, _)| u64::from(*rank)).collect();
+        ranks.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, ranks, "{query}");
+    }
+}
+
+#[test]
+fn scores_in_a_run_file_tie_exactly_where_they_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.trec");
+    // Neighbours in f32 at many magnitudes, some of them twice, and zeros of both signs.
+    let mut scores: Vec<f32> = Vec::new();
+    for magnitude in [3.4e38_f32, 1e6, 123.456, 8.0, 1.0, 0.1, 1e-3, 1e-7, 1e-38, 1e-45] {
+        for value in [magnitude, -magnitude] {
+            scores.extend([value, value, value.next_down(), value.next_up()]);
+        }
+    }
+    scores.extend([0.0, -0.0]);
+    scores.retain(|score| score.is_finite());
+    scores.sort_by(|a, b| b.partial_cmp(a).unwrap());
+    let ids: Vec<String> = (0..scores.len()).map(|row| format!("d{row}")).collect();
+    let mut writer = RunWriter::create(&path, "genir").unwrap();
+    writer.write("q", ids.iter().map(String::as_str).zip(scores.iter().copied())).unwrap();
+    writer.finish().unwrap();
+    // trec_eval keeps scores as f32, others read them as f64.
+    let read: Vec<f64> = read_run(&path).unwrap().iter().map(|line| line.score).collect();
+    for (at, pair) in scores.windows(2).enumerate() {
+        let expected = pair[1].partial_cmp(&pair[0]);
+        assert_eq!(read[at + 1].partial_cmp(&read[at]), expected, "{pair:?}");
+        assert_eq!((read[at + 1] as f32).partial_cmp(&(read[at] as f32)), expected, "{pair:?}");
     }
 }
 

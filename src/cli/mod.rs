@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_unread(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to be told where this cannot be written.
-            let _ = writeln!(io::stderr(), "error: {}", told(&error));
+            let _ = writeln!(io::stderr(), "error: {}", output::plain_lines(&told(&error)));
             ExitCode::FAILURE
         }
     }

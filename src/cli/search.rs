@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::BufRead;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::output;
+use super::output::{self, Plain};
 use super::target::Target;
 use crate::checkpoint::Checkpoint;
 use crate::monitor::Console;
+use crate::retrieval::DocidOrder;
 use crate::retrieval::ranking::{Question, RankOptions, Ranking, Vocabulary, rank};
 
 /// Answer typed queries with ranked documents.
@@ -19,7 +20,7 @@ pub struct Search {
     #[command(flatten)]
     target: Target,
 
-    /// The query [default: one a line from standard input].
+    /// The query [default: one a line from standard input, each answer under its query].
     query: Option<String>,
 
     /// How many documents to show.
@@ -36,6 +37,11 @@ const EXCERPT: usize = 100;
 
 impl Search {
     pub fn run(self, console: &Console) -> Result<()> {
+        if self.query.as_ref().is_some_and(|query| query.trim().is_empty()) {
+            bail!(
+                "the query is empty: give some words, or no query at all to read one a line from standard input"
+            );
+        }
         let (checkpoint, device) = self.target.open()?;
         // Texts are a help to the reader: docids are the answer, with or without them.
         let texts: HashMap<String, String> = match self.target.corpus() {
@@ -52,22 +58,45 @@ impl Search {
                 HashMap::new()
             }
         };
+        let order = DocidOrder::of(&checkpoint.docids);
         let answer = |query: &str| -> Result<()> {
-            let ranking = self.rank(&checkpoint, &device.device, query)?;
+            let ranking = self.rank(&checkpoint, &order, &device.device, query)?;
             self.print(&checkpoint, &texts, query, &ranking)
         };
-        match &self.query {
-            Some(query) => answer(query),
-            None => std::io::stdin().lock().lines().try_for_each(|line| {
-                let line = line?;
-                if line.trim().is_empty() { Ok(()) } else { answer(line.trim()) }
-            }),
+        if let Some(query) = &self.query {
+            return answer(query);
         }
+        let mut answered = 0_u64;
+        for (number, line) in (1_u64..).zip(std::io::stdin().lock().split(b'\n')) {
+            let line =
+                line.with_context(|| format!("cannot read standard input, line {number}"))?;
+            let Ok(line) = str::from_utf8(&line) else {
+                let text = String::from_utf8_lossy(&line);
+                bail!(
+                    "standard input, line {number}: {:?} is no UTF-8; write the queries in UTF-8 \
+                     (iconv converts them)",
+                    text.trim()
+                );
+            };
+            let query = line.trim();
+            if query.is_empty() {
+                console.message(&format!("standard input, line {number} is empty: no answer"));
+                continue;
+            }
+            if !self.json {
+                let before = if answered > 0 { "\n" } else { "" };
+                output::line(format_args!("{before}query: {}", Plain(query)))?;
+            }
+            answer(query)?;
+            answered += 1;
+        }
+        Ok(())
     }
 
     fn rank(
         &self,
         checkpoint: &Checkpoint,
+        order: &DocidOrder,
         device: &burn::tensor::Device,
         query: &str,
     ) -> Result<Ranking> {
@@ -76,13 +105,14 @@ impl Search {
         let questions: Vec<Question> =
             tokens.into_iter().map(|tokens| Question { tokens, relevant: Vec::new() }).collect();
         let options = RankOptions {
+            order,
             vocabulary: Vocabulary::Docids,
             depth: self.top,
             batch_size: 1,
             pad_id: checkpoint.tokenizer.pad_id(),
             prefix: None,
         };
-        let mut found = Ranking { ranks: Vec::new(), best: Vec::new() };
+        let mut found = Ranking { relevant: Vec::new(), best: Vec::new() };
         let Ok(()) = rank(&checkpoint.model, device, &questions, options, |_, ranking| {
             found = ranking;
             Ok::<(), Infallible>(())
@@ -102,16 +132,16 @@ impl Search {
             let docid = checkpoint.docids.id(row);
             let text = texts.get(docid).map(String::as_str);
             if self.json {
-                let line = serde_json::json!({
+                let found = serde_json::json!({
                     "query": query, "rank": rank, "docid": docid, "score": score, "text": text,
                 });
-                output::line(line)?;
+                output::line(output::json(&found))?;
             } else {
-                output::line(format_args!("{rank:>3}  {score:>8.3}  {docid}"))?;
+                output::line(format_args!("{rank:>3}  {score:>8.3}  {}", Plain(docid)))?;
                 if let Some(text) = text {
                     let excerpt: String = text.chars().take(EXCERPT).collect();
                     let more = if excerpt.len() < text.len() { " ..." } else { "" };
-                    output::line(format_args!("     {excerpt}{more}"))?;
+                    output::line(format_args!("     {}{more}", Plain(&excerpt)))?;
                 }
             }
         }

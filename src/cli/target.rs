@@ -11,7 +11,7 @@ use crate::corpus::{
     self, Corpus, CorpusOptions, Document, Layout, LoadedCorpus, OnProblem, Split,
 };
 use crate::device::{ComputeDevice, device};
-use crate::docid::DocidVocabulary;
+use crate::docid::{DocidVocabulary, EncodeOptions};
 use crate::recipe::Recipe;
 use crate::retrieval::evaluation::QuerySet;
 use crate::run::{RunDirectory, RunError};
@@ -22,6 +22,13 @@ pub struct Target {
     /// A checkpoint directory, or a run directory (its best checkpoint, else its latest).
     checkpoint: PathBuf,
 
+    #[command(flatten)]
+    with: With,
+}
+
+/// What a checkpoint is asked with.
+#[derive(Debug, Clone, Args)]
+pub struct With {
     /// The corpus: a directory, a file or bundled:atlas [default: the one in the run's recipe].
     #[arg(long)]
     corpus: Option<String>,
@@ -43,18 +50,23 @@ pub struct Target {
 impl Target {
     /// A checkpoint or run, with the corpus of its run.
     pub fn at(checkpoint: PathBuf) -> Self {
-        Self {
-            checkpoint,
+        let with = With {
             corpus: None,
             layout: Layout::Auto,
             on_problem: None,
             device: "auto".to_owned(),
-        }
+        };
+        Self { checkpoint, with }
+    }
+
+    /// A checkpoint or run, with what is given beside it.
+    pub fn new(checkpoint: PathBuf, with: With) -> Self {
+        Self { checkpoint, with }
     }
 
     /// Opens the checkpoint, with its device.
     pub fn open(&self) -> Result<(Checkpoint, ComputeDevice)> {
-        let device = device(&self.device)?;
+        let device = device(&self.with.device)?;
         let directory = self.directory()?;
         Ok((Checkpoint::open(&directory, &device)?, device))
     }
@@ -80,10 +92,10 @@ impl Target {
     /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in, with
     /// the documents that the run left out of training.
     pub fn corpus(&self) -> Result<LoadedCorpus> {
-        let mut options = match &self.corpus {
+        let mut options = match &self.with.corpus {
             Some(path) => CorpusOptions {
                 path: path.clone(),
-                layout: self.layout,
+                layout: self.with.layout,
                 on_problem: self
                     .run_recipe()?
                     .map_or(OnProblem::Refuse, |recipe| recipe.corpus.on_problem),
@@ -91,7 +103,7 @@ impl Target {
             },
             None => self.recipe()?.corpus.options(),
         };
-        options.on_problem = self.on_problem.unwrap_or(options.on_problem);
+        options.on_problem = self.with.on_problem.unwrap_or(options.on_problem);
         corpus::load(&options).map_err(|errors| match errors.are_skippable() {
             true => anyhow!(
                 "{errors}\nhere `--on-problem skip` stands for corpus.on_problem = \"skip\""
@@ -102,7 +114,7 @@ impl Target {
 
     /// The files and directories that it is read from, each with what names it.
     pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
-        Ok(match &self.corpus {
+        Ok(match &self.with.corpus {
             Some(path) => vec![("--corpus", PathBuf::from(path))],
             None => match self.run_recipe()? {
                 None => Vec::new(),
@@ -159,12 +171,35 @@ pub struct Asked {
 impl Asked {
     /// The queries of `split`, or a sample of `most` of them that `seed` draws.
     pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
+        self.encoded(split, most, seed, &self.checkpoint.encoding().queries())
+    }
+
+    /// The same, each query cut and padded to `length` tokens without a mask, as the paper's `eval.py` asks.
+    pub fn unmasked_queries(
+        &self,
+        split: Split,
+        most: Option<usize>,
+        seed: u64,
+        length: usize,
+    ) -> Result<QuerySet> {
+        let encoding = EncodeOptions { max_tokens: length, ..self.checkpoint.encoding().queries() };
+        let mut set = self.encoded(split, most, seed, &encoding)?;
+        set.pad_unmasked(length, self.checkpoint.tokenizer.pad_id());
+        Ok(set)
+    }
+
+    fn encoded(
+        &self,
+        split: Split,
+        most: Option<usize>,
+        seed: u64,
+        encoding: &EncodeOptions,
+    ) -> Result<QuerySet> {
         let queries = self.corpus.split(split);
         if queries.is_empty() {
             bail!("the corpus has no {split} queries");
         }
-        let encoding = self.checkpoint.encoding().queries();
-        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, &encoding));
+        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, encoding));
         let left_out = &self.left_out;
         let mut set =
             QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, how)?;

@@ -8,8 +8,9 @@ use super::patch::{Patch, PatchedPart};
 use super::record::number;
 use super::{ProbeResult, Replacement};
 use crate::component::{Component, Stage};
-use crate::retrieval::metrics::{JudgedRanks, MetricSums};
 use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ties::Ties;
+use crate::retrieval::{JudgedRanks, MetricSums};
 
 /// Effectiveness of circuits on a test set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,10 +107,11 @@ impl Measure for Measuring {
                     .collect();
                 let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
                 let vocabulary = bench.options.vocabulary;
-                for ranks in relevant_ranks(bench.model, output, &docids, vocabulary, &relevant) {
+                let (model, ties) = (bench.model, Ties::Shared);
+                for ranks in relevant_ranks(model, output, &docids, vocabulary, ties, &relevant) {
                     // Hits and recall know no grades.
                     sums.add(&JudgedRanks {
-                        relevant: ranks.into_iter().map(|r| (r, 1)).collect(),
+                        relevant: ranks.into_iter().map(|found| (found.rank, 1)).collect(),
                     });
                 }
             };

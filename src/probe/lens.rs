@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::retrieval::Vocabulary;
 use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ties::Ties;
 use crate::t5::GenirModel;
 
 /// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
@@ -39,8 +40,10 @@ impl Lens<'_> {
             let stacked = Tensor::cat(group.to_vec(), 0); // [group * rows, d_model]
             let repeated: Vec<&[u32]> = group.iter().flat_map(|_| targets.chunks(1)).collect();
             let docids = self.model.docid_logits(stacked.clone()); // [group * rows, documents]
-            let found = relevant_ranks(self.model, stacked, &docids, self.vocabulary, &repeated);
-            let found: Vec<u32> = found.into_iter().flatten().collect();
+            let (model, vocabulary) = (self.model, self.vocabulary);
+            let found =
+                relevant_ranks(model, stacked, &docids, vocabulary, Ties::Shared, &repeated);
+            let found: Vec<u32> = found.into_iter().flatten().map(|found| found.rank).collect();
             ranks.extend(found.chunks(rows).map(<[u32]>::to_vec));
         }
         ranks

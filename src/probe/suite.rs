@@ -18,6 +18,7 @@ use crate::component::Stages;
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::retrieval::Vocabulary;
 use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ties::Ties;
 use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
 
 /// How to probe.
@@ -207,8 +208,10 @@ impl Suite {
             let relevant: Vec<&[u32]> =
                 batch.iter().map(|&query| queries.questions[query].relevant.as_slice()).collect();
             let docids = model.docid_logits(output.clone()); // [batch, documents]
-            let ranks = relevant_ranks(model, output, &docids, self.options.vocabulary, &relevant);
+            let vocabulary = self.options.vocabulary;
+            let ranks = relevant_ranks(model, output, &docids, vocabulary, Ties::Shared, &relevant);
             for ((query, relevant), ranks) in batch.into_iter().zip(relevant).zip(ranks) {
+                let ranks = ranks.into_iter().map(|found| found.rank);
                 let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
                 targets.extend(best.map(|(&target, rank)| (Measured { query, target }, rank)));
             }

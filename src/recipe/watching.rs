@@ -20,6 +20,9 @@ pub struct EvaluateSection {
     pub queries: Option<usize>,
     pub batch_size: usize,
     pub vocabulary: Vocabulary,
+    /// Tokens that queries of the splits are cut and padded to without a mask, as the paper's `eval.py` does (128
+    /// there); `None`: not padded but masked, as in training.
+    pub unmasked_padding: Option<usize>,
     /// Indexing examples, and training queries, that are ranked to see what is memorised; 0: none.
     pub memorisation: usize,
     /// Documents for each query in run files.
@@ -52,6 +55,7 @@ impl EvaluateSection {
             queries: section.integer("queries", 1).optional(),
             batch_size: section.integer("batch_size", 1).or(64),
             vocabulary: section.choice("vocabulary").or(Vocabulary::Docids),
+            unmasked_padding: section.integer("unmasked_padding", 1).optional(),
             memorisation: section.integer("memorisation", 0).or(0),
             run_depth: section.integer("run_depth", 1).or(100),
             at_start: section.flag("at_start").or(false),

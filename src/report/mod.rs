@@ -1,6 +1,8 @@
 //! What a probe's [`Record`] looks like to people and to other tools: tables, CSV, TensorBoard's scalars and
-//! histograms, pictures. Everything is made from the stored result, so that it can be made again later.
+//! histograms, pictures. Everything is made from the stored result, so that it can be made again later. And what an
+//! evaluation found of each query, as CSV.
 
+pub mod per_query;
 mod pictures;
 mod points;
 mod tables;

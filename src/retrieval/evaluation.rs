@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use burn::tensor::Device;
 
-use super::metrics::{JudgedRanks, MetricSums, Metrics};
-use super::ranking::{Question, RankOptions, rank};
+use super::measure::JudgedRanks;
+use super::metrics::{MetricSums, Metrics};
+use super::ranking::{Question, RankOptions, Ranking, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
@@ -35,8 +36,51 @@ pub struct Evaluated {
     pub seen: Option<Metrics>,
     /// The others: their documents were learnt through indexing only, or not at all.
     pub unseen: Option<Metrics>,
-    /// Questions (by index) whose first relevant document has rank 1, in order.
-    pub correct: Vec<usize>,
+    /// Where the relevant documents of each question are, in the order in which it names them.
+    pub judged: Vec<JudgedRanks>,
+    /// What these ranks are to be taken with care for.
+    pub doubts: Doubts,
+}
+
+/// What makes ranks worth less than they seem.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Relevant documents of all questions.
+    pub relevant: u64,
+    /// Of these, those that have exactly the score of another document or word.
+    pub tied: u64,
+    /// Of these, those whose score is NaN.
+    pub nan: u64,
+}
+
+/// More relevant documents than this share of them must tie before it is said.
+const TIES_WORTH_SAYING: f64 = 0.01;
+
+impl Doubts {
+    fn add(&mut self, ranking: &Ranking) {
+        self.relevant += ranking.relevant.len() as u64;
+        self.tied += ranking.relevant.iter().filter(|rank| rank.is_tied).count() as u64;
+        self.nan += ranking.relevant.iter().filter(|rank| rank.is_nan).count() as u64;
+    }
+
+    /// What must be said aloud, a sentence each.
+    pub fn remarks(&self) -> Vec<String> {
+        let (of, mut remarks) = (self.relevant, Vec::new());
+        if self.tied as f64 > TIES_WORTH_SAYING * of as f64 {
+            let (tied, percent) = (self.tied, 100.0 * self.tied as f64 / of as f64);
+            remarks.push(format!(
+                "{tied} of {of} relevant documents ({percent:.1}%) have exactly the score of another one: \
+                 their order is that of their docids, as in trec_eval, and says nothing of the model"
+            ));
+        }
+        if self.nan > 0 {
+            remarks.push(format!(
+                "the scores of {} of {of} relevant documents are NaN and rank last: the model has broken down",
+                self.nan
+            ));
+        }
+        remarks
+    }
 }
 
 impl QuerySet {
@@ -115,6 +159,20 @@ impl QuerySet {
         Self { seen: None, ..self }
     }
 
+    /// Pads every question to `length` tokens with `pad_id`, as tokens like any other: nothing masks them. This is how
+    /// the paper's released `eval.py` asks (`padding="max_length"`, and no attention mask). Longer ones stay.
+    pub fn pad_unmasked(&mut self, length: usize, pad_id: u32) {
+        for question in &mut self.questions {
+            let length = length.max(question.tokens.len());
+            question.tokens.resize(length, pad_id);
+        }
+    }
+
+    /// Whether a relevant document of the question had a training query; none where that is no question.
+    pub fn is_seen(&self, question: usize) -> Option<bool> {
+        self.seen.as_ref().map(|seen| seen[question])
+    }
+
     /// Takes documents for the rows that `rows` says, where a checkpoint has its docids in an order of its own.
     pub fn use_rows(&mut self, rows: &[u32]) {
         for row in self.questions.iter_mut().flat_map(|question| &mut question.relevant) {
@@ -147,17 +205,19 @@ impl QuerySet {
         )
     }
 
-    /// The correct queries as the paper lists them: docid token and query id.
+    /// The questions that have a relevant document at rank 1, as the paper lists them: that document's docid token,
+    /// and the query's id.
     pub fn correct_pairs(
         &self,
         evaluated: &Evaluated,
         docids: &DocidVocabulary,
     ) -> Vec<(String, String)> {
-        let pair = |&index: &usize| {
-            let row = *self.questions[index].relevant.first()?;
-            Some((docids.token(row), self.ids[index].clone()))
+        let pair = |(judged, (question, id)): (&JudgedRanks, (&Question, &String))| {
+            let first = judged.relevant.iter().position(|(rank, _)| *rank == 1)?;
+            Some((docids.token(*question.relevant.get(first)?), id.clone()))
         };
-        evaluated.correct.iter().filter_map(pair).collect()
+        let questions = self.questions.iter().zip(&self.ids);
+        evaluated.judged.iter().zip(questions).filter_map(pair).collect()
     }
 }
 
@@ -169,28 +229,30 @@ pub fn evaluate(
     options: RankOptions,
     mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
 ) -> Result<Evaluated, RunFileError> {
-    let (mut all, mut seen, mut unseen) =
-        (MetricSums::default(), MetricSums::default(), MetricSums::default());
-    let mut correct = Vec::new();
+    let mut judged = vec![JudgedRanks::default(); set.questions.len()];
+    let mut doubts = Doubts::default();
     rank(model, device, &set.questions, options, |index, ranking| {
-        let grades = set.grades[index].iter().copied();
-        let judged = JudgedRanks { relevant: ranking.ranks.iter().copied().zip(grades).collect() };
-        all.add(&judged);
-        if let Some(had_query) = &set.seen {
-            let part = if had_query[index] { &mut seen } else { &mut unseen };
-            part.add(&judged);
-        }
-        if ranking.ranks.first() == Some(&1) {
-            correct.push(index);
-        }
+        doubts.add(&ranking);
+        let ranks = ranking.relevant.iter().map(|found| found.rank);
+        judged[index].relevant = ranks.zip(set.grades[index].iter().copied()).collect();
         if let Some((run, docids)) = &mut run {
             let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
             run.write(&set.ids[index], best)?;
         }
         Ok::<(), RunFileError>(())
     })?;
-    correct.sort_unstable();
-    Ok(Evaluated { all: all.means(), seen: seen.means(), unseen: unseen.means(), correct })
+    let means = |counts: &dyn Fn(usize) -> bool| {
+        let mut sums = MetricSums::default();
+        let counted = judged.iter().enumerate().filter(|(index, _)| counts(*index));
+        counted.for_each(|(_, judged)| sums.add(judged));
+        sums.means()
+    };
+    let (all, seen, unseen) = (
+        means(&|_| true),
+        means(&|index| set.is_seen(index) == Some(true)),
+        means(&|index| set.is_seen(index) == Some(false)),
+    );
+    Ok(Evaluated { all, seen, unseen, judged, doubts })
 }
 
 /// Whether each document is relevant to a query that is trained on.

@@ -1,92 +1,47 @@
-//! Retrieval metrics: their sums, gathered one query at a time, and their means over queries.
+//! The metrics of reports: their sums, gathered one query at a time, and their means over queries.
 //!
-//! The definitions are those of `trec_eval` (and so of `ir_measures`: Success@k, R@5, RR@10,
-//! nDCG@10); the queries of a split are held against its values in `tests/retrieval_metrics.rs`.
+//! The queries of a split are held against the values of `ir_measures` in `tests/retrieval_metrics.rs`.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the relevant documents of one query were ranked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct JudgedRanks {
-    /// `(rank, grade)` of every relevant document: ranks count from 1, grades are above 0. A
-    /// document that was not retrieved at all has [`JudgedRanks::NOT_RETRIEVED`].
-    pub relevant: Vec<(u32, u32)>,
-}
-
-impl JudgedRanks {
-    /// The rank of a relevant document that the ranking does not hold.
-    pub const NOT_RETRIEVED: u32 = u32::MAX;
-}
+use super::measure::{JudgedRanks, Measure};
 
 /// The sums behind [`Metrics`]: a few numbers, whatever the count of queries.
 #[derive(Debug, Clone, Default)]
 pub struct MetricSums {
     queries: u64,
-    hits_1: u64,
-    hits_5: u64,
-    hits_10: u64,
-    hits_100: u64,
-    recall_5: f64,
-    reciprocal_rank_10: f64,
-    ndcg_10: f64,
+    /// In the order of [`Metrics::NAMES`].
+    sums: [f64; Metrics::NAMES.len()],
 }
 
 impl MetricSums {
     /// Adds one query. A query without relevant documents cannot be judged and is not counted.
-    ///
-    /// Relevant documents of equal score share a rank; two cannot stand at one place of a list,
-    /// so the later ones move down to the next place (the highest grade first).
     pub fn add(&mut self, query: &JudgedRanks) {
-        let mut judged = query.relevant.clone();
-        if judged.is_empty() {
+        if query.relevant.is_empty() {
             return;
         }
-        judged.sort_unstable_by_key(|&(rank, grade)| (rank, std::cmp::Reverse(grade)));
-        let mut place = 0_u32;
-        for (rank, _) in &mut judged {
-            place = place.saturating_add(1).max(*rank);
-            *rank = place;
-        }
-
-        let best = judged[0].0;
         self.queries += 1;
-        self.hits_1 += u64::from(best <= 1);
-        self.hits_5 += u64::from(best <= 5);
-        self.hits_10 += u64::from(best <= 10);
-        self.hits_100 += u64::from(best <= 100);
-        let found = judged.iter().filter(|(rank, _)| *rank <= 5).count();
-        self.recall_5 += found as f64 / judged.len() as f64;
-        if best <= 10 {
-            self.reciprocal_rank_10 += 1.0 / f64::from(best);
+        for (sum, value) in self.sums.iter_mut().zip(query.values(Metrics::MEASURES)) {
+            *sum += value;
         }
-        let gain = discounted_gain(judged.iter().copied());
-        judged.sort_unstable_by_key(|&(_, grade)| std::cmp::Reverse(grade));
-        let ideal = discounted_gain((1..).zip(judged.iter().map(|&(_, grade)| grade)));
-        self.ndcg_10 += gain / ideal;
     }
 
     /// The means over the queries seen; none where there was no query.
     pub fn means(&self) -> Option<Metrics> {
-        let mean = |sum: f64| sum / self.queries as f64;
-        (self.queries > 0).then(|| Metrics {
-            queries: self.queries,
-            hits_1: mean(self.hits_1 as f64),
-            hits_5: mean(self.hits_5 as f64),
-            hits_10: mean(self.hits_10 as f64),
-            hits_100: mean(self.hits_100 as f64),
-            recall_5: mean(self.recall_5),
-            reciprocal_rank_10: mean(self.reciprocal_rank_10),
-            ndcg_10: mean(self.ndcg_10),
+        let [hits_1, hits_5, hits_10, hits_100, recall_5, reciprocal_rank_10, ndcg_10] =
+            self.sums.map(|sum| sum / self.queries as f64);
+        let queries = self.queries;
+        (queries > 0).then_some(Metrics {
+            queries,
+            hits_1,
+            hits_5,
+            hits_10,
+            hits_100,
+            recall_5,
+            reciprocal_rank_10,
+            ndcg_10,
         })
     }
-}
-
-/// The discounted cumulative gain of `(rank, grade)` pairs within the first 10 ranks.
-fn discounted_gain(judged: impl Iterator<Item = (u32, u32)>) -> f64 {
-    judged
-        .filter(|(rank, _)| *rank <= 10)
-        .map(|(rank, grade)| f64::from(grade) / (f64::from(rank) + 1.0).log2())
-        .sum()
 }
 
 /// Means over the queries of a split: each but `queries` lies between 0 and 1.
@@ -122,6 +77,17 @@ impl Metrics {
     pub const NAMES: [&'static str; 7] =
         ["hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10"];
 
+    /// What these names mean.
+    pub const MEASURES: [Measure; 7] = [
+        Measure::success(1),
+        Measure::success(5),
+        Measure::success(10),
+        Measure::success(100),
+        Measure::recall(5),
+        Measure::reciprocal_rank(10),
+        Measure::ndcg(10),
+    ];
+
     /// Names and values: [`Metrics::NAMES`], then `queries`.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
         let values = [
@@ -145,6 +111,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retrieval::NamedMeasure;
 
     fn sums(queries: &[&[(u32, u32)]]) -> MetricSums {
         let mut sums = MetricSums::default();
@@ -161,18 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn tied_documents_never_gain_more_than_the_ideal() {
-        let means = sums(&[&[(1, 1), (1, 3), (1, 1)]]).means().unwrap();
-        assert_eq!(means.ndcg_10, 1.0);
-    }
-
-    #[test]
     fn names_of_values_are_names_of_fields() {
         let means = sums(&[&[(2, 1)]]).means().unwrap();
         let json = serde_json::to_value(&means).unwrap();
         for (name, value) in means.values() {
             assert_eq!(json[name].as_f64(), Some(value), "{name}");
             assert_eq!(means.get(name), Some(value));
+        }
+        for (name, measure) in Metrics::NAMES.into_iter().zip(Metrics::MEASURES) {
+            assert_eq!(name.parse::<NamedMeasure>().unwrap().measure, measure);
         }
     }
 }

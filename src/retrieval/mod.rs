@@ -1,10 +1,14 @@
 //! Ranking documents for queries, and what the ranks amount to: metrics, TREC run files, correct queries.
 
 pub mod evaluation;
+pub mod measure;
 pub mod metrics;
 pub mod names;
 pub mod ranking;
 pub mod run_files;
+pub mod ties;
 
-pub use metrics::{JudgedRanks, MetricSums, Metrics};
+pub use measure::{JudgedRanks, Measure, NamedMeasure};
+pub use metrics::{MetricSums, Metrics};
 pub use ranking::Vocabulary;
+pub use ties::DocidOrder;

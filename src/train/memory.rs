@@ -79,7 +79,9 @@ impl MemoryEstimate {
             fused_loss: is_host(&plan.device),
         };
         let learnt = Learnt::of(&plan.trained, config);
-        let ranked = layer_made(config, recipe.evaluate.batch_size, longest)
+        // Unmasked padding makes queries longer than any text of training.
+        let asked = longest.max(recipe.evaluate.unmasked_padding.unwrap_or(0));
+        let ranked = layer_made(config, recipe.evaluate.batch_size, asked)
             + ranked_logits(recipe, config, documents);
         Self {
             process: resident_memory().unwrap_or(0) as usize + BESIDE,

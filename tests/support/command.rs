@@ -13,6 +13,11 @@ pub struct Done {
 
 /// Runs `genir` in the package's directory, where the recipes' relative paths lead.
 pub fn genir_with_input(arguments: &[&str], input: &str) -> Done {
+    genir_with_bytes(arguments, input.as_bytes())
+}
+
+/// The same with input that need not be text.
+pub fn genir_with_bytes(arguments: &[&str], input: &[u8]) -> Done {
     let mut child = Command::new(env!("CARGO_BIN_EXE_genir"))
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -23,7 +28,7 @@ pub fn genir_with_input(arguments: &[&str], input: &str) -> Done {
         .spawn()
         .unwrap();
     // What does not read its input may have ended already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     Done {
         code: output.status.code().unwrap(),

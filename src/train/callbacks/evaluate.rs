@@ -1,19 +1,21 @@
 //! Ranks the queries of the recipe's splits, and what was trained on, at the evaluation cadence.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use burn::module::Module;
 
-use super::split_set;
+use super::{encoded_split, split_set};
 use crate::checkpoint::Encoding;
 use crate::corpus::Query;
+use crate::docid::EncodeOptions;
 use crate::prefix::{Prefix, Reading};
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
-use crate::retrieval::names;
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
+use crate::retrieval::{DocidOrder, names};
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::task::Task;
@@ -26,8 +28,11 @@ pub struct Evaluate<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     cadence: Cadence,
+    order: DocidOrder,
     /// Each with whether its rankings are written to run files.
     sets: Vec<(QuerySet, bool)>,
+    /// What was said of evaluations beside their metrics.
+    said: HashSet<String>,
 }
 
 impl<'a> Evaluate<'a> {
@@ -43,7 +48,18 @@ impl<'a> Evaluate<'a> {
             if plan.corpus.split(split).is_empty() {
                 return Err(TrainError::NoQueries { split });
             }
-            let set = split_set(plan, split, section.queries)?;
+            let set = match section.unmasked_padding {
+                None => split_set(plan, split, section.queries)?,
+                Some(length) => {
+                    let encoding = EncodeOptions {
+                        max_tokens: length,
+                        ..Encoding::from(&plan.recipe.task.options()).queries()
+                    };
+                    let mut set = encoded_split(plan, split, section.queries, &encoding)?;
+                    set.pad_unmasked(length, plan.tokenizer.pad_id());
+                    set
+                }
+            };
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             // Any document may be in a ranking, judged or not.
             let ids = check_docids(&qrels, plan.docids.ids());
@@ -59,7 +75,14 @@ impl<'a> Evaluate<'a> {
             };
             sets.push((set, writable));
         }
-        Ok(Self { plan, run, cadence, sets })
+        Ok(Self {
+            plan,
+            run,
+            cadence,
+            order: DocidOrder::of(&plan.docids),
+            sets,
+            said: HashSet::new(),
+        })
     }
 
     fn evaluate(
@@ -71,6 +94,7 @@ impl<'a> Evaluate<'a> {
     ) -> Result<Evaluated, TrainError> {
         let section = &self.plan.recipe.evaluate;
         let options = RankOptions {
+            order: &self.order,
             vocabulary: section.vocabulary,
             depth: if to_files { section.run_depth } else { 0 },
             batch_size: section.batch_size,
@@ -108,10 +132,18 @@ impl Callback for Evaluate<'_> {
     }
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let mut remarks = Vec::new();
+        if let Some(length) = self.plan.recipe.evaluate.unmasked_padding {
+            remarks.push(format!(
+                "evaluations: queries are padded to {length} tokens without a mask, as in the paper's eval.py"
+            ));
+        }
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);
             let found = self.evaluate(set, *to_files, &model, prefix)?;
+            let doubts = found.doubts.remarks().into_iter();
+            remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             // The whole last: the progress shows the newest.
             let parts = [("/seen", &found.seen), ("/unseen", &found.unseen), ("", &found.all)];
             for (part, metrics) in parts {
@@ -124,6 +156,12 @@ impl Callback for Evaluate<'_> {
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
                 moment.metrics.extend(named);
+            }
+        }
+        // What was said of an earlier evaluation is not said again.
+        for remark in remarks {
+            if self.said.insert(remark.clone()) {
+                moment.monitor.message(&remark);
             }
         }
         Ok(Verdict::Continue)

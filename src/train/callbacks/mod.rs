@@ -17,6 +17,7 @@ use super::callback::Callback;
 use super::plan::Plan;
 use crate::checkpoint::Encoding;
 use crate::corpus::Split;
+use crate::docid::EncodeOptions;
 use crate::retrieval::evaluation::QuerySet;
 use crate::run::RunDirectory;
 
@@ -39,11 +40,38 @@ pub fn standard<'a>(
     Ok(callbacks)
 }
 
+/// Whether a metric rose by more than `least` above the `best` so far. NaN is no improvement: as the best it would
+/// stay the best, for nothing is greater.
+fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
+    !value.is_nan() && best.is_none_or(|best| value > best + least)
+}
+
 /// The queries of a split, or `most` of them that the run's seed draws.
 fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
-    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    encoded_split(plan, split, most, &Encoding::from(&plan.recipe.task.options()).queries())
+}
+
+/// The same with another encoding than that of training.
+fn encoded_split(
+    plan: &Plan,
+    split: Split,
+    most: Option<usize>,
+    encoding: &EncodeOptions,
+) -> Result<QuerySet, TrainError> {
     let (name, queries) = (split.to_string(), plan.corpus.split(split));
-    let how = (&plan.tokenizer, &encoding);
+    let how = (&plan.tokenizer, encoding);
     let (left_out, seed) = (&plan.left_out, plan.recipe.run.seed);
     Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::improves;
+
+    #[test]
+    fn nan_is_never_the_best() {
+        assert!(!improves(f64::NAN, None, 0.0) && !improves(f64::NAN, Some(0.1), 0.0));
+        assert!(improves(0.1, None, 0.0) && improves(0.2, Some(0.1), 0.0));
+        assert!(!improves(0.1, Some(0.1), 0.0) && !improves(0.2, Some(0.1), 0.2));
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use burn::module::Module;
 
+use super::improves;
 use crate::checkpoint::{self, Contents, Encoding, Manifest};
 use crate::run::RunDirectory;
 use crate::train::TrainError;
@@ -61,8 +62,8 @@ impl Callback for Save<'_> {
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let section = &self.plan.recipe.save;
         let measured = moment.metric("save.best_metric", &section.best_metric)?;
-        let is_best =
-            measured.is_some_and(|value| self.best.as_ref().is_none_or(|(best, _)| value > *best));
+        let best = self.best.as_ref().map(|(best, _)| *best);
+        let is_best = measured.is_some_and(|value| improves(value, best, 0.0));
         let is_due = match section.every_steps {
             Some(every) => moment.step.is_multiple_of(every),
             None => measured.is_some(),

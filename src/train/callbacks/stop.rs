@@ -1,5 +1,6 @@
 //! Stops a run whose metric no longer improves.
 
+use super::improves;
 use crate::recipe::StopSection;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Moment, Verdict};
@@ -40,7 +41,7 @@ impl Callback for EarlyStop {
         let Some(value) = moment.metric("stop.metric", &self.metric)? else {
             return Ok(Verdict::Continue);
         };
-        if self.best.is_none_or(|best| value > best + self.min_delta) {
+        if improves(value, self.best, self.min_delta) {
             self.best = Some(value);
             self.waited = 0;
             return Ok(Verdict::Continue);

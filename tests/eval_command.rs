@@ -1,0 +1,297 @@
+//! `genir eval`: ties as trec_eval has them, several runs, chosen metrics, metrics of each query, the paper's unmasked
+//! evaluation.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/tiny_corpus.rs"]
+mod tiny_corpus;
+
+use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+
+/// A run of one step on the tiny corpus, with keys of the recipe. Returns what training said.
+fn train(home: &Path, keys: &[&str]) -> String {
+    let file = home.join("tiny.toml");
+    fs::write(&file, tiny_corpus::recipe(home)).unwrap();
+    let recipe = text(file);
+    succeeds(&[&["train", &recipe, "train.steps=1"], keys].concat()).stderr
+}
+
+/// The tiny run.
+fn tiny_run() -> (TempDir, String) {
+    let home = TempDir::new().unwrap();
+    train(home.path(), &[]);
+    let run = text(home.path().join("run"));
+    (home, run)
+}
+
+fn json_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The lines of a CSV file without quotes, by column.
+fn table(file: &Path) -> Vec<BTreeMap<String, String>> {
+    let text = fs::read_to_string(file).unwrap();
+    let mut lines = text.lines().map(|line| line.split(',').map(str::to_owned));
+    let header: Vec<String> = lines.next().unwrap().collect();
+    lines.map(|line| header.iter().cloned().zip(line).collect()).collect()
+}
+
+#[test]
+fn a_scorer_that_knows_nothing_is_judged_as_ir_measures_judges_its_run_file() {
+    let home = TempDir::new().unwrap();
+    let corpus = home.path().join("corpus");
+    fs::create_dir_all(&corpus).unwrap();
+    let put = |name: &str, values: Vec<Value>| {
+        fs::write(corpus.join(name), json!(values).to_string()).unwrap();
+    };
+    let document = |row| json!({"id": format!("d{row}"), "text": "the same text"});
+    let query = |row| json!({"id": format!("q{row}"), "query": "a metal", "relevant_docs": [format!("d{row}")]});
+    put("documents.json", (0..10).map(document).collect());
+    for name in ["train_queries.json", "val_queries.json"] {
+        put(name, (0..10).map(query).collect());
+    }
+    let said = train(home.path(), &["docids.rows=text", "optimizer.learning_rate=1e-30"]);
+    assert_says(&said, &["validation: 10 of 10 relevant documents (100.0%)", "trec_eval"]);
+
+    let [run_file, qrels] = ["a.run", "a.qrels"].map(|name| text(home.path().join(name)));
+    let run = text(home.path().join("run"));
+    let found = succeeds(&[
+        "eval",
+        &run,
+        "--run",
+        &run_file,
+        "--qrels",
+        &qrels,
+        "--format",
+        "json",
+        "--metrics",
+        "hits@1 RR nDCG",
+    ]);
+    assert_says(
+        &found.stderr,
+        &["10 of 10 relevant documents (100.0%)", "exactly the score of another"],
+    );
+    // As ir_measures has it: each document is first for one query of ten, and 1/1 + .. + 1/10 is 2.929.
+    let all = &json_of(&found.stdout)["all"];
+    assert_eq!(all["hits@1"], 0.1);
+    assert!((all["RR"].as_f64().unwrap() - 0.292_896_825_396_825_4).abs() < 1e-12);
+    assert!((all["nDCG"].as_f64().unwrap() - 0.454_355_933_808_834_6).abs() < 1e-12, "{all}");
+    // All scores are one, and the file's own ranks are in trec_eval's order.
+    let lines = read_run(Path::new(&run_file)).unwrap();
+    for lines in lines.chunk_by(|a, b| a.query == b.query) {
+        assert!(lines.iter().all(|line| line.score == lines[0].score));
+        assert!(lines.is_sorted_by(|a, b| a.document > b.document));
+    }
+    assert_eq!(read_qrels(Path::new(&qrels)).unwrap().len(), 10);
+}
+
+#[test]
+fn chosen_metrics_take_the_place_of_the_usual_ones() {
+    let (_home, run) = tiny_run();
+    let names = "nDCG@3 RR, Success@1\thits@1 P(rel=2)@5 nDCG@3";
+    let chosen = json_of(&succeeds(&["eval", &run, "--metrics", names, "--format", "json"]).stdout);
+    let keys: Vec<&String> = chosen["all"].as_object().unwrap().keys().collect();
+    assert_eq!(keys.len(), 6, "each once, and the queries: {keys:?}");
+    assert_eq!(chosen["all"]["Success@1"], chosen["all"]["hits@1"]);
+    assert_eq!(chosen["all"]["P(rel=2)@5"], 0.0, "all grades are 1");
+    let usual = json_of(&succeeds(&["eval", &run, "--format", "json"]).stdout);
+    assert_eq!(usual["all"]["hits@1"], chosen["all"]["hits@1"]);
+    assert_eq!(usual["all"].as_object().unwrap().len(), 8);
+
+    let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP"]).stdout;
+    assert_says(&table, &["| part ", "| nDCG@3 ", "| AP ", "a grade of 1 or more"]);
+    let refused = genir_with_input(&["eval", &run, "--metrics", "nDCG@3 ndgc@10"], "");
+    assert_eq!(refused.code, 2);
+    assert_says(&refused.stderr, &["\"ndgc@10\" is no metric, did you mean nDCG@10?", "Rprec"]);
+}
+
+#[test]
+fn several_runs_are_rows_of_one_table() {
+    let (home, run) = tiny_run();
+    train(
+        home.path(),
+        &["run.seed=9", &format!("run.directory={}", text(home.path().join("other")))],
+    );
+    let other = text(home.path().join("other"));
+    let checkpoint = text(home.path().join("run/checkpoints/step-000001"));
+    let all = [run.as_str(), &other, &checkpoint];
+
+    let of =
+        |runs: &[&str]| json_of(&succeeds(&[&["eval", "--format", "json"], runs].concat()).stdout);
+    let several = of(&all);
+    assert_eq!(several.as_array().unwrap().len(), 3);
+    for (found, name) in several.as_array().unwrap().iter().zip(all) {
+        assert_eq!(found["run"], name);
+        let alone = of(&[name]);
+        assert_eq!((&found["all"], &found["seen"]), (&alone["all"], &alone["seen"]));
+    }
+    let table = succeeds(&["eval", &run, &other]).stdout;
+    assert_says(&table, &["| run ", "| part ", &run, &other]);
+
+    let file = text(home.path().join("one.run"));
+    is_refused(&["eval", &run, &other, "--run", &file], &["--run holds one run", "--per-query"]);
+    is_refused(&["eval", &run, &run], &["is named twice"]);
+    let absent = ["eval", &run, "no/such/run", "nor/such"];
+    is_refused(&absent, &["no/such/run: neither a checkpoint", "nor/such: neither a checkpoint"]);
+    assert!(!Path::new(&file).exists());
+}
+
+#[test]
+fn metrics_of_each_query_have_the_means_that_are_printed() {
+    let (home, run) = tiny_run();
+    let file = home.path().join("queries.csv");
+    let checkpoint = text(home.path().join("run/checkpoints/step-000001"));
+    let names = "hits@1 RR nDCG@10";
+    let path = text(file.clone());
+    let printed = succeeds(&[
+        "eval",
+        &run,
+        &checkpoint,
+        "--metrics",
+        names,
+        "--per-query",
+        &path,
+        "--format",
+        "json",
+    ]);
+    let printed = json_of(&printed.stdout);
+    let rows = table(&file);
+    assert_eq!(rows.len(), 2 * 8);
+    let header = fs::read_to_string(&file).unwrap();
+    assert!(header.starts_with("run,query,part,docid,rank,hits@1,RR,nDCG@10\n"), "{header}");
+    for (index, name) in [&run, &checkpoint].into_iter().enumerate() {
+        for part in ["all", "seen", "unseen"] {
+            let of = |row: &&BTreeMap<String, String>| {
+                row["run"] == *name && (part == "all" || row["part"] == part)
+            };
+            let rows: Vec<_> = rows.iter().filter(of).collect();
+            let expected = &printed[index][part];
+            assert_eq!(expected["queries"], rows.len(), "{part}");
+            for measure in ["hits@1", "RR", "nDCG@10"] {
+                let sum: f64 = rows.iter().map(|row| row[measure].parse::<f64>().unwrap()).sum();
+                let mean = sum / rows.len() as f64;
+                assert!((mean - expected[measure].as_f64().unwrap()).abs() < 1e-12, "{measure}");
+            }
+        }
+    }
+    // In the order of the corpus, whatever order they were computed in, each with its document and rank.
+    for (row, (document, _)) in rows.iter().zip(tiny_corpus::DOCUMENTS) {
+        assert_eq!(row["docid"], document);
+        let rank: f64 = row["rank"].parse().unwrap();
+        assert_eq!(row["RR"], (1.0 / rank).to_string());
+    }
+    assert!(rows.iter().map(|row| &row["query"]).take(3).eq(["val-0", "val-1", "val-2"]));
+}
+
+#[test]
+fn a_file_that_is_standard_output_moves_the_metrics_to_standard_error() {
+    let (home, run) = tiny_run();
+    let at = |name: &str| home.path().join(name);
+    for (option, name) in [
+        ("--run", "a.run"),
+        ("--qrels", "a.qrels"),
+        ("--correct", "a.json"),
+        ("--per-query", "a.csv"),
+    ] {
+        let printed = succeeds(&["eval", &run, option, "-"]);
+        let file = text(at(name));
+        succeeds(&["eval", &run, option, &file]);
+        assert_eq!(printed.stdout, fs::read_to_string(file).unwrap(), "{option}");
+        assert_says(&printed.stderr, &["| all ", "hits@1"]);
+    }
+    is_refused(
+        &["eval", &run, "--run", "-", "--qrels", "-"],
+        &["--run and --qrels", "standard output"],
+    );
+}
+
+#[test]
+fn unmasked_evaluation_ranks_as_transformers_does_without_a_mask() {
+    for model in ["shallow", "deep"] {
+        let home = TempDir::new().unwrap();
+        let directory =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/probes").join(model);
+        let expected = json_of(&fs::read_to_string(directory.join("unmasked.json")).unwrap());
+        let [checkpoint, corpus] = ["checkpoint", "corpus"].map(|name| text(directory.join(name)));
+        let [csv, correct] =
+            ["queries.csv", "correct_valid.json"].map(|name| home.path().join(name));
+        let found = succeeds(&[
+            "eval",
+            &checkpoint,
+            "--corpus",
+            &corpus,
+            "--vocabulary",
+            "all",
+            "--unmasked-padding",
+            "128",
+            "--per-query",
+            &text(csv.clone()),
+            "--correct",
+            &text(correct.clone()),
+            "--format",
+            "json",
+        ]);
+        let found = json_of(&found.stdout);
+        assert_eq!(found["unmasked_padding"], 128);
+        let ranks = expected["ranks"].as_object().unwrap();
+        let rows = table(&csv);
+        assert_eq!(rows.len(), ranks.len());
+        for row in &rows {
+            let relevant = ranks[&row["query"]].as_object().unwrap();
+            let best = relevant.values().map(|rank| rank.as_u64().unwrap()).min().unwrap();
+            assert_eq!(row["rank"].parse::<u64>().unwrap(), best, "{model} {}", row["query"]);
+            assert_eq!(relevant[&row["docid"]], best, "{model} {}", row["query"]);
+        }
+        let pairs: Vec<(String, String)> =
+            serde_json::from_value(expected["correct"].clone()).unwrap();
+        assert_eq!(read_correct_queries(&correct).unwrap(), pairs, "{model}");
+        let hits = pairs.len() as f64 / ranks.len() as f64;
+        assert!((found["all"]["hits@1"].as_f64().unwrap() - hits).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
+    let home = TempDir::new().unwrap();
+    let said = train(home.path(), &[]);
+    assert!(!said.contains("mask"), "{said}");
+    let run = text(home.path().join("run"));
+    let masked = succeeds(&["eval", &run]).stdout;
+    assert!(!masked.contains("mask"), "{masked}");
+    let unmasked = succeeds(&["eval", &run, "--unmasked-padding", "40"]).stdout;
+    assert_says(&unmasked, &["padded to 40 tokens without a mask", "eval.py"]);
+
+    // The recipe's key gives what the option gives, also where the encoder is frozen and stored.
+    let other = home.path().join("other");
+    let keys = [
+        &format!("run.directory={}", text(other.clone())),
+        "trainable.select=restricted",
+        "evaluate.unmasked_padding=40",
+        "evaluate.at_start=true",
+        "evaluate.vocabulary=all",
+    ];
+    let said = train(home.path(), &keys);
+    assert_says(&said, &["padded to 40 tokens without a mask"]);
+    let file = home.path().join("unmasked.run");
+    let option = ["--unmasked-padding", "40", "--vocabulary", "all", "--run", &text(file.clone())];
+    succeeds(&[&["eval", &text(other.clone())], &option[..]].concat());
+    let of = |path: &Path| {
+        let lines = read_run(path).unwrap();
+        lines
+            .into_iter()
+            .map(|line| (line.query.clone(), line.rank, line.document))
+            .collect::<Vec<_>>()
+    };
+    let (mut found, mut expected) = (of(&other.join("retrieval/validation.run")), of(&file));
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
