@@ -14,6 +14,7 @@ const CHECKPOINTS: &str = "checkpoints";
 const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
+const SUMMARY: &str = "summary.json";
 /// The mark of a run: what makes a directory one that may be replaced when that is asked for.
 const ENVIRONMENT: &str = "environment.json";
 
@@ -76,6 +77,7 @@ pub enum RunError {
 /// retrieval/         TREC runs and qrels, correct queries
 /// probes/            <probe>.jsonl: one result a line, of the probes that were measured
 /// log.txt            what was logged
+/// summary.json       what came of the run and what it cost; written when it is over
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory {
@@ -184,6 +186,11 @@ impl RunDirectory {
         self.path.join(LOG)
     }
 
+    /// What came of the run and what it cost; made when it is over.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join(SUMMARY)
+    }
+
     fn environment_path(&self) -> PathBuf {
         self.path.join(ENVIRONMENT)
     }
@@ -193,8 +200,17 @@ impl RunDirectory {
     }
 
     fn delete(&self) -> Result<(), FileError> {
-        let layout =
-            [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, RECIPE, ENVIRONMENT];
+        let layout = [
+            CHECKPOINTS,
+            TENSORBOARD,
+            RETRIEVAL,
+            PROBES,
+            METRICS,
+            LOG,
+            SUMMARY,
+            RECIPE,
+            ENVIRONMENT,
+        ];
         for name in layout {
             let path = self.path.join(name);
             let deleted = match fs::symlink_metadata(&path) {

@@ -2,7 +2,9 @@
 
 mod directory;
 mod environment;
+mod summary;
 
 pub use directory::{Overwrite, RunDirectory, RunError};
-pub(crate) use environment::resident_memory;
 pub use environment::{Environment, GitRevision};
+pub(crate) use environment::{peak_memory, resident_memory};
+pub use summary::{Best, Ended, Evaluation, Parameters, Seconds, Summary};

@@ -18,7 +18,8 @@ use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::task::Task;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
 /// The query sets of a run, encoded once.
@@ -28,6 +29,8 @@ pub struct Evaluate<'a> {
     cadence: Cadence,
     /// Each with whether its rankings are written to run files.
     sets: Vec<(QuerySet, bool)>,
+    /// The step of the newest evaluation.
+    evaluated: Option<u64>,
 }
 
 impl<'a> Evaluate<'a> {
@@ -59,7 +62,7 @@ impl<'a> Evaluate<'a> {
             };
             sets.push((set, writable));
         }
-        Ok(Self { plan, run, cadence, sets })
+        Ok(Self { plan, run, cadence, sets, evaluated: None })
     }
 
     fn evaluate(
@@ -105,7 +108,12 @@ impl Callback for Evaluate<'_> {
         true
     }
 
+    fn phase(&self) -> Option<Phase> {
+        Some(Phase::Evaluation)
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        self.evaluated = Some(moment.step);
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);
@@ -125,6 +133,14 @@ impl Callback for Evaluate<'_> {
             }
         }
         Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        let failed = matches!(ending, Ending::Failed(_));
+        if !failed && self.evaluated != Some(moment.step) {
+            self.call(moment)?;
+        }
+        Ok(())
     }
 }
 
