@@ -16,7 +16,7 @@ use genir::docid::TextTokenizer;
 use genir::t5::{
     Attention, EncoderStates, Head, Hook, NoTap, Pass, Site, T5, T5Config, Tap, Tokens, weights,
 };
-use genir::task::{Examples, Mixture, Sampler, TaskOptions, assemble};
+use genir::task::{Epochs, Examples, Mixture, Sampler, TaskOptions, assemble};
 use genir::train::{AdamW, cross_entropy, loss_of_head};
 
 // The allocator that the binary has.
@@ -172,14 +172,14 @@ fn batch(criterion: &mut Criterion) {
     let examples = Examples::build(&atlas(), &loaded.tokenizer, &options, &Default::default())
         .unwrap_or_else(|error| panic!("{error}"));
     let mixture = Mixture::new(&examples, &options).unwrap_or_else(|error| panic!("{error}"));
-    let mut sampler =
-        Sampler::new(&examples, &mixture, 128, 1).unwrap_or_else(|error| panic!("{error}"));
+    let epochs = Epochs::new(mixture.per_epoch(), 128, 1).unwrap_or_else(|error| panic!("{error}"));
+    let mut sampler = Sampler::new(&examples, &mixture, epochs, 1);
     let mut position = 0;
     criterion.bench_function("batch of 128 from its position", |bencher| {
         bencher.iter(|| {
-            position = (position + 1) % sampler.batches_per_epoch();
-            let indices = sampler.batch(position);
-            black_box(assemble(&examples, &indices, loaded.tokenizer.pad_id(), 1))
+            position = (position + 1) % epochs.updates();
+            let indices = sampler.update(position);
+            black_box(assemble(&examples, indices, loaded.tokenizer.pad_id(), 1))
         });
     });
 }

@@ -173,7 +173,7 @@ class Runs:
             overrides += [f"model.base={base}", "model.init=pretrained", 'trainable.select=["restricted"]']
         self.run("train", "recipes/quickstart.toml", *overrides)
         lines = [json.loads(line) for line in (self.home / name / "metrics.jsonl").read_text().splitlines()]
-        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+        losses = [line["loss/train"] for line in lines if "loss/train" in line]
         if len(losses) != STEPS:
             raise CheckError(f"{name}: {len(losses)} losses were logged, not {STEPS}")
         return losses

@@ -55,7 +55,7 @@ fn run(overrides: &[&str]) -> Run {
 
 impl Run {
     fn losses(&self) -> Vec<f64> {
-        logged(self.home.path(), "train/loss").into_values().collect()
+        logged(self.home.path(), "loss/train").into_values().collect()
     }
 
     fn said(&self, part: &str) -> Vec<String> {

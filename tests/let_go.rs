@@ -93,7 +93,7 @@ fn assert_nothing_differs(overrides: &[&str]) {
     assert!(run.lets_go() && !kept.lets_go(), "{overrides:?}");
     assert_same(&run.weights, &kept.weights, &format!("{overrides:?}"));
     assert_eq!(run.optimized, kept.optimized, "{overrides:?}");
-    assert_eq!(logged(run.home.path(), "train/loss").len(), 30, "{overrides:?}");
+    assert_eq!(logged(run.home.path(), "loss/train").len(), 30, "{overrides:?}");
     for (found, expected) in run.metrics().iter().zip(&kept.metrics()) {
         assert_eq!(found, expected, "{overrides:?}");
     }

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use genir::component::Stage;
-use genir::monitor::{Console, Histogram, Image, Line, Monitor, Point, Verbosity};
+use genir::monitor::{Console, Histogram, Hyperparameter, Image, Line, Monitor, Point, Verbosity};
 use genir::retrieval::{JudgedRanks, MetricSums, Metrics};
-use genir::run::{Environment, Overwrite, RunDirectory};
+use genir::run::{Ended, Environment, Overwrite, RunDirectory};
 use protobuf::Message;
 use serde_json::{Map, Value};
+use tensorboard_proto::api::Status;
 use tensorboard_proto::event::Event;
+use tensorboard_proto::layout::Layout;
+use tensorboard_proto::plugin_hparams::HParamsPluginData;
 use tensorboard_proto::summary::Summary_Value;
 use tensorboard_rs::masked_crc32c::masked_crc32c;
 
@@ -40,14 +43,14 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
         for step in 1..=4 {
             let loss = 1.0 / step as f64;
             monitor.step(step, loss, 32 * step);
-            let values = [("train/loss", loss), ("train/learning_rate", 1e-3)];
+            let values = [("loss/train", loss), ("optimizer/learning_rate", 1e-3)];
             monitor.scalars(step, step as f64 / 2.0, &values).unwrap();
         }
         tracing::warn!("the gradient grows");
         let strange = [
-            ("train/loss", f64::NAN),
-            ("train/gradient_norm", f64::INFINITY),
-            ("train/lowest", f64::NEG_INFINITY),
+            ("loss/train", f64::NAN),
+            ("optimizer/gradient_norm", f64::INFINITY),
+            ("loss/lowest", f64::NEG_INFINITY),
         ];
         monitor.scalars(4, 2.0, &strange).unwrap();
         let metrics = some_metrics();
@@ -61,7 +64,7 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
 fn show_probes(path: &Path) {
     let run = RunDirectory::open(path).unwrap();
     let mut monitor = Monitor::open(&run, 8, &Console::stderr(Verbosity::Quiet)).unwrap();
-    let point = |line, value| Point { chart: "probe_a/b".to_owned(), line, value };
+    let point = |line, value| Point { chart: "probe/a/b".to_owned(), line, value };
     let points = [
         point(Line::Whole, 0.5),
         point(Line::Layer(3), 3.0),
@@ -70,7 +73,7 @@ fn show_probes(path: &Path) {
     ];
     monitor.points(5, 2.5, &points).unwrap();
     let histogram = |line, counts: [u64; 4]| Histogram {
-        chart: "probe_a/log2_rank".to_owned(),
+        chart: "probe/a/log2_rank".to_owned(),
         line,
         start: 0.0,
         buckets: [1.0, 2.0, 3.0, 4.0].into_iter().zip(counts).collect(),
@@ -83,7 +86,7 @@ fn show_probes(path: &Path) {
         height,
         pixels: (0..bytes).map(|byte| byte as u8).collect(),
     };
-    let images = [image("probe_a/picture", 5, 2, 30), image("probe_a/wrong", 5, 2, 29)];
+    let images = [image("probe/a/picture", 5, 2, 30), image("probe/a/wrong", 5, 2, 29)];
     monitor.images(5, &images).unwrap();
     monitor.finish().unwrap();
 }
@@ -148,10 +151,10 @@ fn metrics_are_lines_of_json_that_keep_what_is_not_finite() {
     assert_eq!(lines.len(), 6);
     assert_eq!(lines[1]["step"], 2);
     assert_eq!(lines[1]["epoch"], 1.0);
-    assert_eq!(lines[1]["train/loss"], 0.5);
-    assert_eq!(lines[4]["train/loss"], "NaN");
-    assert_eq!(lines[4]["train/gradient_norm"], "inf");
-    assert_eq!(lines[4]["train/lowest"], "-inf");
+    assert_eq!(lines[1]["loss/train"], 0.5);
+    assert_eq!(lines[4]["loss/train"], "NaN");
+    assert_eq!(lines[4]["optimizer/gradient_norm"], "inf");
+    assert_eq!(lines[4]["loss/lowest"], "-inf");
     assert_eq!(lines[5]["validation/hits@1"], 0.25);
     assert_eq!(lines[5]["validation/queries"], 4.0);
 }
@@ -165,7 +168,8 @@ fn tensorboard_holds_every_scalar_with_step_and_time() {
     let expected = scalars_of_lines(&run);
 
     assert_eq!(events[0].get_file_version(), "brain.Event:2");
-    assert_eq!(events.len() - 1, expected.len());
+    let scalars = events.iter().flat_map(|event| event.get_summary().get_value());
+    assert_eq!(scalars.filter(|value| value.has_simple_value()).count(), expected.len());
     for (step, wall_time, tag, value) in expected {
         let same = events.iter().filter(|event| {
             let values = event.get_summary().get_value();
@@ -186,9 +190,10 @@ fn scalars_are_on_file_before_the_run_ends() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     let mut monitor = Monitor::open(&run, 10, &Console::stderr(Verbosity::Quiet)).unwrap();
-    monitor.scalars(1, 0.1, &[("train/loss", 2.0)]).unwrap();
+    monitor.scalars(1, 0.1, &[("loss/train", 2.0)]).unwrap();
     assert_eq!(lines(&run.metrics()).len(), 1);
-    assert_eq!(events(&run.tensorboard()).len(), 2);
+    // The version, the layout and the scalar.
+    assert_eq!(events(&run.tensorboard()).len(), 3);
 }
 
 #[test]
@@ -198,46 +203,130 @@ fn a_second_process_adds_to_the_scalars_of_the_first() {
     let console = Console::stderr(Verbosity::Quiet);
     for step in 1..=2 {
         let mut monitor = Monitor::open(&run, 2, &console).unwrap();
-        monitor.scalars(step, 0.0, &[("train/loss", 1.0)]).unwrap();
+        monitor.scalars(step, 0.0, &[("loss/train", 1.0)]).unwrap();
         monitor.finish().unwrap();
     }
     assert_eq!(lines(&run.metrics()).len(), 2);
     let steps: Vec<i64> = events(&run.tensorboard())
         .iter()
-        .filter(|event| event.has_summary())
+        .filter(|event| event.get_summary().get_value().iter().any(Summary_Value::has_simple_value))
         .map(Event::get_step)
         .collect();
     assert_eq!(steps, [1, 2]);
 }
 
-/// The events of step 5 in a directory of the run's, as tags with their values.
-fn shown_at_5(run: &RunDirectory, line: &str) -> Vec<Summary_Value> {
-    let events = events(&run.tensorboard().join(line)).into_iter();
+/// All values of events of step 5.
+fn shown_at_5(run: &RunDirectory) -> Vec<Summary_Value> {
+    let events = events(&run.tensorboard()).into_iter();
     let at_5 = events.filter(|event| event.get_step() == 5);
     at_5.flat_map(|event| event.get_summary().get_value().to_vec()).collect()
 }
 
 #[test]
-fn points_go_to_the_line_of_their_chart_and_those_of_the_model_to_the_metrics() {
+fn a_run_with_probes_is_one_entry_of_tensorboard() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
+    let entries = fs::read_dir(run.tensorboard()).unwrap().map(|entry| entry.unwrap());
+    assert!(entries.into_iter().all(|entry| entry.file_type().unwrap().is_file()));
+}
+
+#[test]
+fn each_line_of_a_chart_is_a_scalar_in_both_sinks() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
     show_probes(temporary.path());
-    let expected = [("", 0.5), ("layer_03", 3.0), ("stage_II", 2.0), ("layer_12", 12.0)];
-    for (line, value) in expected {
-        let all = shown_at_5(&run, line);
-        let scalars: Vec<(&str, f32)> = all
-            .iter()
-            .filter(|value| value.has_simple_value())
-            .map(|value| (value.get_tag(), value.get_simple_value()))
-            .collect();
-        // Once from each process: the second added a file.
-        assert_eq!(scalars, [("probe_a/b", value); 2], "{line}");
-    }
+    let expected = [
+        ("probe/a/b", 0.5),
+        ("probe/a/b/layer_03", 3.0),
+        ("probe/a/b/stage_II", 2.0),
+        ("probe/a/b/layer_12", 12.0),
+    ];
+    let values = shown_at_5(&run);
+    let scalars = values.iter().filter(|value| value.has_simple_value());
+    let scalars: Vec<(&str, f32)> =
+        scalars.map(|value| (value.get_tag(), value.get_simple_value())).collect();
+    assert_eq!(scalars, expected);
     let lines = lines(&run.metrics());
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 1);
     assert_eq!((&lines[0]["step"], &lines[0]["epoch"]), (&5.into(), &2.5.into()));
-    assert_eq!(lines[0]["probe_a/b"], 0.5);
+    for (tag, value) in expected {
+        assert_eq!(lines[0][tag], f64::from(value));
+    }
+}
+
+/// The newest layout of the *Custom Scalars* tab: titles of categories, and title and pattern of their charts.
+fn newest_layout(run: &RunDirectory) -> Vec<(String, Vec<(String, String)>)> {
+    let events = events(&run.tensorboard());
+    let values = events.iter().flat_map(|event| event.get_summary().get_value());
+    let newest =
+        values.filter(|value| value.get_tag() == "custom_scalars__config__").last().unwrap();
+    assert_eq!(newest.get_metadata().get_plugin_data().get_plugin_name(), "custom_scalars");
+    let layout = Layout::parse_from_bytes(&newest.get_tensor().get_string_val()[0]).unwrap();
+    let categories = layout.get_category().iter().map(|category| {
+        let charts = category
+            .get_chart()
+            .iter()
+            .map(|chart| (chart.get_title().to_owned(), chart.get_multiline().get_tag().concat()));
+        (category.get_title().to_owned(), charts.collect())
+    });
+    categories.collect()
+}
+
+#[test]
+fn the_layout_shows_the_loss_first_and_the_lines_of_a_chart_together() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
+    let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
+    let titles = |layout: &[(String, Vec<(String, String)>)]| {
+        layout.iter().map(|(title, _)| title.clone()).collect::<Vec<_>>()
+    };
+    let before = newest_layout(&run);
+    assert_eq!(titles(&before), ["overview"]);
+    assert_eq!(before[0].1[0], ("loss".to_owned(), "loss/[^/]+$".to_owned()));
+    monitor.scalars(1, 1.0, &[("loss/train", 1.0)]).unwrap();
+    show_probes(temporary.path());
+    let after = newest_layout(&run);
+    assert_eq!(titles(&after), ["overview", "probe/a"]);
+    assert_eq!(after[1].1, [("b".to_owned(), "probe/a/b/(stage|layer)_[^/]+$".to_owned())]);
+}
+
+#[test]
+fn hyperparameters_and_the_end_of_a_run_are_those_of_the_hparams_plugin() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = new_run(temporary.path());
+    let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
+    let values = [
+        ("optimizer.learning_rate", Hyperparameter::Number(0.5)),
+        ("model.base", Hyperparameter::Text("t5-small".to_owned())),
+    ];
+    monitor.hyperparameters(&values, &["loss/train".to_owned()]).unwrap();
+    monitor.ended(Ended::Failed).unwrap();
+    let events = events(&run.tensorboard());
+    let values = events.iter().flat_map(|event| event.get_summary().get_value());
+    let data: Vec<(&str, HParamsPluginData)> = values
+        .filter(|value| value.get_tag().starts_with("_hparams_/"))
+        .map(|value| {
+            let plugin = value.get_metadata().get_plugin_data();
+            assert_eq!(plugin.get_plugin_name(), "hparams");
+            (value.get_tag(), HParamsPluginData::parse_from_bytes(plugin.get_content()).unwrap())
+        })
+        .collect();
+    let tags: Vec<&str> = data.iter().map(|(tag, _)| *tag).collect();
+    assert_eq!(
+        tags,
+        ["experiment", "session_start_info", "session_end_info"]
+            .map(|tag| format!("_hparams_/{tag}"))
+    );
+    let experiment = data[0].1.get_experiment();
+    let names: Vec<&str> =
+        experiment.get_hparam_infos().iter().map(|info| info.get_name()).collect();
+    assert_eq!(names, ["optimizer.learning_rate", "model.base"]);
+    assert_eq!(experiment.get_metric_infos()[0].get_name().get_tag(), "loss/train");
+    let hparams = data[1].1.get_session_start_info().get_hparams();
+    assert_eq!(hparams["optimizer.learning_rate"].get_number_value(), 0.5);
+    assert_eq!(hparams["model.base"].get_string_value(), "t5-small");
+    assert_eq!(data[2].1.get_session_end_info().get_status(), Status::STATUS_FAILURE);
 }
 
 #[test]
@@ -245,16 +334,17 @@ fn histograms_keep_buckets_and_counts_and_end_where_something_is_counted() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
-    let layer = shown_at_5(&run, "layer_03");
-    let histogram = layer.iter().find(|value| value.has_histo()).unwrap();
-    assert_eq!(histogram.get_tag(), "probe_a/log2_rank");
+    let values = shown_at_5(&run);
+    let mut histograms = values.iter().filter(|value| value.has_histo());
+    let histogram = histograms.next().unwrap();
+    assert!(histograms.next().is_none(), "one that counts nothing is left out");
+    assert_eq!(histogram.get_tag(), "probe/a/log2_rank/layer_03");
     let histogram = histogram.get_histo();
     assert_eq!(histogram.get_bucket_limit(), [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(histogram.get_bucket(), [0.0, 7.0, 3.0, 0.0]);
     assert_eq!((histogram.get_min(), histogram.get_max()), (1.0, 3.0));
     assert_eq!((histogram.get_num(), histogram.get_sum()), (10.0, 18.0));
     assert_eq!(histogram.get_sum_squares(), 7.0 * 1.5 * 1.5 + 3.0 * 2.5 * 2.5);
-    assert!(shown_at_5(&run, "").iter().all(|value| !value.has_histo()));
 }
 
 #[test]
@@ -262,10 +352,10 @@ fn images_are_png_of_their_size_and_those_of_a_wrong_size_are_passed_over() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
-    let values = shown_at_5(&run, "");
+    let values = shown_at_5(&run);
     let images: Vec<_> = values.iter().filter(|value| value.has_image()).collect();
     assert_eq!(images.len(), 1);
-    assert_eq!(images[0].get_tag(), "probe_a/picture");
+    assert_eq!(images[0].get_tag(), "probe/a/picture");
     let image = images[0].get_image();
     assert_eq!((image.get_width(), image.get_height()), (5, 2));
     let png = image.get_encoded_image_string();
@@ -296,7 +386,7 @@ fn a_full_disk_is_an_error_and_no_panic() {
     let run = new_run(temporary.path());
     std::os::unix::fs::symlink("/dev/full", run.metrics()).unwrap();
     let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
-    let error = monitor.scalars(1, 0.0, &[("train/loss", 1.0)]).unwrap_err();
+    let error = monitor.scalars(1, 0.0, &[("loss/train", 1.0)]).unwrap_err();
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
 }
 

@@ -275,7 +275,7 @@ fn a_directory_that_cannot_be_written_costs_a_warning_and_nothing_else() {
     let nowhere = run(&no_directory, &["cache.memory=0"]);
     let [warning] = nowhere.warnings.as_slice() else { panic!("{:?}", nowhere.warnings) };
     assert!(warning.contains("is not stored but computed for each batch"), "{warning}");
-    let losses = |run: &Run| logged(run.home.path(), "train/loss");
+    let losses = |run: &Run| logged(run.home.path(), "loss/train");
     for (step, loss) in losses(&nowhere) {
         assert!((loss - losses(&stored)[&step]).abs() < 2e-5 * loss, "step {step}: {loss}");
     }

@@ -188,10 +188,10 @@ fn charts_do_not_grow_with_depth_and_each_probe_is_one_section() {
     assert_eq!(charts(3), charts(24));
     assert!(charts(24).len() < 120, "{}", charts(24).len());
     for record in records(6, 500) {
-        let section = format!("probe_{}/", record.result.probe());
+        let section = format!("probe/{}/", record.result.probe());
         for point in points(&record) {
             assert!(point.chart.starts_with(&section), "{}", point.chart);
-            assert_eq!(point.chart.matches('/').count(), 1, "{}", point.chart);
+            assert_eq!(point.chart.matches('/').count(), 2, "{}", point.chart);
         }
     }
 }
@@ -206,17 +206,17 @@ fn points_hold_the_numbers_of_their_layer_or_stage_once() {
     let value = |probe, chart: &str, line| {
         let points = points(&record_of(probe, 6));
         let found = points.iter().find(|point| point.chart == chart && point.line == line);
-        found.unwrap_or_else(|| panic!("no {chart} of {line} in {points:?}")).value
+        found.unwrap_or_else(|| panic!("no {chart} of {line:?} in {points:?}")).value
     };
     let record = record_of(Probe::LogitLens, 6);
     let ProbeResult::LogitLens(lens) = &record.result else { unreachable!() };
-    let chart = "probe_logit_lens/residual_post_median_rank";
+    let chart = "probe/logit_lens/residual_post_median_rank";
     let expected = lens.sites[5 * 4 + 2].ranks.median_rank;
     assert_eq!(value(Probe::LogitLens, chart, Line::Layer(4)), expected);
-    let relative = "probe_circuit/paper_relative_hits@1";
+    let relative = "probe/circuit/paper_relative_hits@1";
     assert_eq!(value(Probe::Circuit, relative, Line::Whole), 0.9);
     let chart =
-        "probe_encoder_swap/runs_a-run-with-a-long-name_checkpoints_latest_held_out_swapped_mrr";
+        "probe/encoder_swap/runs_a-run-with-a-long-name_checkpoints_latest_held_out_swapped_mrr";
     assert_eq!(value(Probe::EncoderSwap, chart, Line::Whole), 0.82);
 }
 

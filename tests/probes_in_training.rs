@@ -69,8 +69,8 @@ fn weights_are_bit_identical_with_and_without_probes() {
             assert_eq!(steps(home.path(), probe), [0, 7, 14, 21, 28, 30], "{probe}");
         }
         assert_eq!(
-            logged(home.path(), "train/loss"),
-            logged(without.path(), "train/loss"),
+            logged(home.path(), "loss/train"),
+            logged(without.path(), "loss/train"),
             "{select}"
         );
     }

@@ -7,7 +7,7 @@ use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
 use genir::retrieval::Vocabulary;
-use genir::task::{Task, TaskOptions};
+use genir::task::{Epochs, Task, TaskOptions};
 
 /// A recipe with the required keys only.
 const SMALL: &str = r#"
@@ -161,7 +161,8 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
     assert_eq!(of(Probe::StagePatching), (Some(Every::Span(Span::Steps(50))), 9));
     assert_eq!(of(Probe::LogitLens), (Some(Every::Evaluations(2)), 100));
     // Evaluations come at whole steps: every second of them, whatever 0.6 epochs would be rounded to.
-    let steps = |every: Every| every.steps(Some(Span::Epochs(0.3)), 11);
+    let steps =
+        |every: Every| every.steps(Some(Span::Epochs(0.3)), &Epochs::new(11, 1, 1).unwrap());
     assert_eq!(steps(Every::Evaluations(2)), Some(6));
     assert_eq!(steps(Every::Span(Span::Epochs(0.6))), Some(7));
 }
@@ -274,8 +275,8 @@ fn a_later_override_wins_and_a_tilde_removes() {
     assert_eq!(recipe.train.batch_size, 5);
     let recipe = small(&["~train.steps", "train.epochs=0.5"]);
     assert_eq!(recipe.train.length, Span::Epochs(0.5));
-    assert_eq!(recipe.train.length.steps(11), 6);
-    assert_eq!(recipe.train.length.steps(0), 1);
+    let steps = |examples| recipe.train.length.steps(&Epochs::new(examples, 1, 1).unwrap());
+    assert_eq!((steps(11), steps(1)), (6, 1));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::TextTokenizer;
-use genir::task::{Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble};
+use genir::task::{Epochs, Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble};
 
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
@@ -174,6 +174,21 @@ fn a_mixture_that_cannot_be_is_refused() {
     assert!(matches!(Mixture::new(&examples, &both), Err(TaskError::NoDocuments)));
 }
 
+/// Epochs of a mixture, and their sampler.
+fn sampler(
+    examples: &Examples,
+    mixture: &Mixture,
+    [batch_size, accumulate]: [usize; 2],
+    seed: u64,
+) -> (Epochs, Sampler) {
+    let epochs = Epochs::new(mixture.per_epoch(), batch_size, accumulate).expect("epochs");
+    (epochs, Sampler::new(examples, mixture, epochs, seed))
+}
+
+fn batches(sampler: &mut Sampler, update: u64) -> Vec<Vec<u32>> {
+    sampler.batches(update).map(<[u32]>::to_vec).collect()
+}
+
 #[test]
 fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
     let corpus = corpus(70, 50);
@@ -187,27 +202,29 @@ fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
         let options = options(tasks, ratio);
         let examples = build(&corpus, &options);
         let mixture = Mixture::new(&examples, &options).expect("a mixture");
-        let mut sampler = Sampler::new(&examples, &mixture, 8, 3).expect("a sampler");
-        for epoch in 0..3 {
-            let mut seen = vec![0_u64; examples.len()];
-            let batches = sampler.batches_per_epoch();
-            for batch in 0..batches {
-                let indices = sampler.batch(epoch * batches + batch);
-                let whole =
-                    if batch + 1 == batches { (mixture.per_epoch() - 1) % 8 + 1 } else { 8 };
-                assert_eq!(indices.len() as u64, whole);
-                indices.iter().for_each(|&index| seen[index as usize] += 1);
-            }
-            for task in BOTH {
-                let share = mixture.share(task);
-                let counts: Vec<u64> = (0..examples.len())
-                    .filter(|&index| examples.task(index) == task)
-                    .map(|index| seen[index])
-                    .collect();
-                assert_eq!(counts.iter().sum::<u64>(), share.per_epoch);
-                if let Some(floor) = share.per_epoch.checked_div(share.examples) {
-                    let ceil = share.per_epoch.div_ceil(share.examples);
-                    assert!(counts.iter().all(|&count| count == floor || count == ceil));
+        for sizes in [[8, 1], [3, 8], [7, 100]] {
+            let (epochs, mut sampler) = sampler(&examples, &mixture, sizes, 3);
+            for epoch in 0..3 {
+                let mut seen = vec![0_u64; examples.len()];
+                for update in 0..epochs.updates() {
+                    let batches = batches(&mut sampler, epoch * epochs.updates() + update);
+                    let (last, whole) = batches.split_last().expect("a batch");
+                    assert!(whole.iter().all(|batch| batch.len() == sizes[0]));
+                    let is_whole = [batches.len(), last.len()] == [sizes[1], sizes[0]];
+                    assert!(is_whole || update + 1 == epochs.updates(), "{sizes:?}");
+                    batches.iter().flatten().for_each(|&index| seen[index as usize] += 1);
+                }
+                for task in BOTH {
+                    let share = mixture.share(task);
+                    let counts: Vec<u64> = (0..examples.len())
+                        .filter(|&index| examples.task(index) == task)
+                        .map(|index| seen[index])
+                        .collect();
+                    assert_eq!(counts.iter().sum::<u64>(), share.per_epoch, "{sizes:?}");
+                    if let Some(floor) = share.per_epoch.checked_div(share.examples) {
+                        let ceil = share.per_epoch.div_ceil(share.examples);
+                        assert!(counts.iter().all(|&count| count == floor || count == ceil));
+                    }
                 }
             }
         }
@@ -219,18 +236,34 @@ fn a_batch_depends_on_seed_and_position_alone() {
     let options = options(&BOTH, Some(2.0));
     let examples = build(&corpus(70, 50), &options);
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
-    let sampler = |seed| Sampler::new(&examples, &mixture, 8, seed).expect("a sampler");
-    let mut stepped = sampler(3);
-    let batches: Vec<Vec<u32>> =
-        (0..3 * stepped.batches_per_epoch()).map(|n| stepped.batch(n)).collect();
-    for (position, batch) in batches.iter().enumerate() {
-        assert_eq!(&sampler(3).batch(position as u64), batch);
+    for sizes in [[8, 1], [3, 4]] {
+        let of = |seed, update| batches(&mut sampler(&examples, &mixture, sizes, seed).1, update);
+        let (epochs, mut stepped) = sampler(&examples, &mixture, sizes, 3);
+        let all: Vec<Vec<Vec<u32>>> =
+            (0..3 * epochs.updates()).map(|update| batches(&mut stepped, update)).collect();
+        for (update, batches) in all.iter().enumerate() {
+            assert_eq!(&of(3, update as u64), batches);
+        }
+        // Back in an earlier epoch, after a later one.
+        assert_eq!(batches(&mut stepped, 1), all[1]);
+        assert_ne!(of(4, 0), all[0]);
+        let next_epoch = epochs.updates() as usize;
+        assert_ne!(all[..next_epoch], all[next_epoch..2 * next_epoch]);
     }
-    // Back in an earlier epoch, after a later one.
-    assert_eq!(stepped.batch(1), batches[1]);
-    assert_ne!(sampler(4).batch(0), batches[0]);
-    let next_epoch = stepped.batches_per_epoch() as usize;
-    assert_ne!(batches[..next_epoch], batches[next_epoch..2 * next_epoch]);
+}
+
+#[test]
+fn an_update_has_the_same_examples_however_it_is_cut_into_batches() {
+    let options = options(&BOTH, Some(2.0));
+    let examples = build(&corpus(300, 100), &options);
+    let mixture = Mixture::new(&examples, &options).expect("a mixture");
+    let (epochs, mut whole) = sampler(&examples, &mixture, [32, 1], 3);
+    let (cut_epochs, mut cut) = sampler(&examples, &mixture, [8, 4], 3);
+    assert_eq!(epochs.updates(), cut_epochs.updates());
+    for update in 0..2 * epochs.updates() {
+        assert_eq!(whole.update(update), cut.update(update));
+        assert_eq!(batches(&mut cut, update).concat(), whole.update(update));
+    }
 }
 
 #[test]
@@ -238,11 +271,11 @@ fn batches_hold_texts_of_about_one_length() {
     let options = options(&[Task::Indexing], None);
     let examples = build(&corpus(1280, 0), &options);
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
-    let mut sampler = Sampler::new(&examples, &mixture, 16, 3).expect("a sampler");
+    let (epochs, mut sampler) = sampler(&examples, &mixture, [16, 1], 3);
     let (mut padded, mut tokens) = (0, 0);
     let mut lengths = Vec::new();
-    for position in 0..sampler.batches_per_epoch() {
-        let batch = assemble(&examples, &sampler.batch(position), 0, 1);
+    for update in 0..epochs.updates() {
+        let batch = assemble(&examples, sampler.update(update), 0, 1);
         padded += batch.ids.len();
         tokens += batch.lengths.iter().sum::<u32>() as usize;
         lengths.push(batch.length);
@@ -269,10 +302,7 @@ fn a_batch_is_padded_to_its_longest_example_or_a_multiple() {
 }
 
 #[test]
-fn a_batch_size_of_zero_is_refused() {
-    let options = options(&BOTH, None);
-    let examples = build(&corpus(5, 5), &options);
-    let mixture = Mixture::new(&examples, &options).expect("a mixture");
-    let sampler = Sampler::new(&examples, &mixture, 0, 1);
-    assert!(matches!(sampler, Err(TaskError::BatchSize)));
+fn a_batch_without_examples_and_an_update_without_batches_are_refused() {
+    assert!(matches!(Epochs::new(5, 0, 1), Err(TaskError::BatchSize)));
+    assert!(matches!(Epochs::new(5, 1, 0), Err(TaskError::Accumulate)));
 }

@@ -91,7 +91,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          base      {base} ({init})\n\
          examples  {mixture}\n\
          stages    {stages}\n\
-         steps     {steps} ({per_epoch} an epoch)\n\
+         steps     {steps} ({epochs})\n\
          prefix    {prefix}\n\
          probes    {probes}\n\
          memory    {memory}\n\n{table}\n",
@@ -109,7 +109,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         mixture = plan.mixture,
         stages = plan.stages,
         steps = plan.total_steps(),
-        per_epoch = plan.steps_per_epoch(),
+        epochs = plan.epochs,
         prefix = outlook(
             plan.frozen_prefix(),
             &plan.recipe.cache.settings(),

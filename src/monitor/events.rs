@@ -10,9 +10,12 @@ use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use protobuf::Message;
+use protobuf::{Message, ProtobufError, RepeatedField};
 use tensorboard_proto::event::Event;
-use tensorboard_proto::summary::Summary;
+use tensorboard_proto::summary::{
+    Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+};
+use tensorboard_proto::tensor::TensorProto;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::scalar;
 
@@ -68,6 +71,11 @@ impl EventFile {
         }))
     }
 
+    /// The error of an event that cannot be encoded.
+    pub fn failed(&self, error: ProtobufError) -> FileError {
+        FileError::new("write", &self.path)(io::Error::other(error))
+    }
+
     /// Flushes the file to disk.
     pub fn sync(&self) -> Result<(), FileError> {
         let synced = self.file.sync_all();
@@ -84,6 +92,27 @@ impl EventFile {
         };
         write().map_err(FileError::new("write", &self.path))
     }
+}
+
+/// A summary for a plugin: its own `content` in the metadata, its values in a tensor.
+pub(super) fn plugin_summary(
+    tag: &str,
+    plugin: &str,
+    content: Vec<u8>,
+    values: TensorProto,
+) -> Summary {
+    let mut data = SummaryMetadata_PluginData::new();
+    data.set_plugin_name(plugin.to_owned());
+    data.set_content(content);
+    let mut metadata = SummaryMetadata::new();
+    metadata.set_plugin_data(data);
+    let mut value = Summary_Value::new();
+    value.set_tag(tag.to_owned());
+    value.set_metadata(metadata);
+    value.set_tensor(values);
+    let mut summary = Summary::new();
+    summary.set_value(RepeatedField::from_vec(vec![value]));
+    summary
 }
 
 /// A file of a name that no other process, and no earlier call, has taken.

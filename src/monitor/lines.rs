@@ -1,43 +1,68 @@
-//! The event files of a run: one for the whole model, and one in a directory of its own for each line of a chart.
+//! The event file of a run: its scalars, and what TensorBoard shows beside them.
+//!
+//! TensorBoard's own way to draw several lines in one chart is a run for each line: a probed run would be seven runs or
+//! more, in seven colours that repeat. Here a line is a tag (`probe/logit_lens/mlp_median_rank/layer_03`), and a layout
+//! for the *Custom Scalars* tab puts the lines of a chart together.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use protobuf::RepeatedField;
+use protobuf::{Message, RepeatedField};
+use tensorboard_proto::layout::{Category, Chart, Layout, MultilineChartContent};
 use tensorboard_proto::summary::{HistogramProto, Summary, Summary_Value};
+use tensorboard_proto::tensor::TensorProto;
+use tensorboard_proto::types::DataType;
 use tensorboard_rs::summary::image as png_summary;
 
-use super::events::EventFile;
-use super::{Histogram, Image, Line};
-use crate::files::{FileError, create_directory};
+use super::events::{EventFile, plugin_summary};
+use super::hparams::{Hyperparameter, experiment, session_end, session_start};
+use super::{Histogram, Image, Line, Point};
+use crate::files::FileError;
 
-/// Event files, those of stages and layers made with the first event that they get.
-pub(super) struct EventFiles {
-    directory: PathBuf,
-    whole: EventFile,
-    lines: HashMap<Line, EventFile>,
+/// The charts of every run in the order in which they matter: title, and the pattern of their tags.
+const OVERVIEW: [(&str, &str); 5] = [
+    ("loss", "loss/[^/]+$"),
+    ("hits@1", "(train|validation|test)/hits@1$"),
+    ("mrr@10", "(train|validation|test)/mrr@10$"),
+    ("hits@1 on seen and unseen documents", "(train|validation|test)/(seen|unseen)/hits@1$"),
+    ("hits@1 on what was trained on", "memorisation/[^/]+/hits@1$"),
+];
+
+/// One file of events with its layout.
+pub(super) struct Events {
+    file: EventFile,
+    /// Charts of several lines, as far as they have had a point.
+    charts: BTreeSet<String>,
 }
 
-impl EventFiles {
+impl Events {
     /// Starts a new file in `directory` beside those of earlier processes.
     pub fn open(directory: &Path, wall_time: f64) -> Result<Self, FileError> {
-        let whole = EventFile::create(directory, wall_time)?;
-        Ok(Self { directory: directory.to_path_buf(), whole, lines: HashMap::new() })
+        let file = EventFile::create(directory, wall_time)?;
+        let mut events = Self { file, charts: BTreeSet::new() };
+        events.lay_out(0, wall_time)?;
+        Ok(events)
     }
 
-    /// Adds scalars by tag to one line.
+    /// Adds scalars by tag.
     pub fn scalars(
         &mut self,
         step: u64,
         wall_time: f64,
-        line: Line,
         values: &[(&str, f64)],
     ) -> Result<(), FileError> {
-        self.line(line, wall_time)?.write(step, wall_time, values)
+        self.file.write(step, wall_time, values)
     }
 
-    /// Adds a histogram to its line, if it counts anything.
+    /// Sees to it that the lines of each of these points' charts are shown in one chart.
+    pub fn chart(&mut self, step: u64, wall_time: f64, points: &[Point]) -> Result<(), FileError> {
+        let known = self.charts.len();
+        let of_lines = points.iter().filter(|point| point.line != Line::Whole);
+        self.charts.extend(of_lines.map(|point| point.chart.clone()));
+        if self.charts.len() > known { self.lay_out(step, wall_time) } else { Ok(()) }
+    }
+
+    /// Adds a histogram, if it counts anything.
     pub fn histogram(
         &mut self,
         step: u64,
@@ -45,37 +70,109 @@ impl EventFiles {
         histogram: &Histogram,
     ) -> Result<(), FileError> {
         match histogram_summary(histogram) {
-            Some(summary) => {
-                self.line(histogram.line, wall_time)?.write_summaries(step, wall_time, [summary])
-            }
+            Some(summary) => self.file.write_summaries(step, wall_time, [summary]),
             None => Ok(()),
         }
     }
 
-    /// Adds an image to the file of the whole model.
+    /// Adds an image.
     pub fn image(&mut self, step: u64, wall_time: f64, image: &Image) -> Result<(), FileError> {
         match image_summary(image) {
-            Some(summary) => self.whole.write_summaries(step, wall_time, [summary]),
+            Some(summary) => self.file.write_summaries(step, wall_time, [summary]),
             None => Ok(()),
         }
     }
 
-    /// Flushes all files to disk.
-    pub fn sync(&self) -> Result<(), FileError> {
-        self.lines.values().chain([&self.whole]).try_for_each(EventFile::sync)
+    /// Says which hyperparameters the run has, and which metrics are shown beside them.
+    pub fn hyperparameters(
+        &mut self,
+        wall_time: f64,
+        values: &[(&str, Hyperparameter)],
+        metrics: &[String],
+    ) -> Result<(), FileError> {
+        let summaries = [experiment(values, metrics), session_start(values, wall_time)];
+        self.write(0, wall_time, summaries)
     }
 
-    fn line(&mut self, line: Line, wall_time: f64) -> Result<&mut EventFile, FileError> {
-        let Some(name) = line.directory() else { return Ok(&mut self.whole) };
-        match self.lines.entry(line) {
-            Entry::Occupied(file) => Ok(file.into_mut()),
-            Entry::Vacant(place) => {
-                let directory = self.directory.join(name);
-                create_directory(&directory)?;
-                Ok(place.insert(EventFile::create(&directory, wall_time)?))
-            }
+    /// Says that the run is over.
+    pub fn ended(&mut self, failed: bool, wall_time: f64) -> Result<(), FileError> {
+        self.write(0, wall_time, [session_end(failed, wall_time)])
+    }
+
+    /// Flushes the file to disk.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.file.sync()
+    }
+
+    /// TensorBoard takes the newest layout.
+    fn lay_out(&mut self, step: u64, wall_time: f64) -> Result<(), FileError> {
+        let layout = layout(&self.charts).write_to_bytes().map(|layout| {
+            let mut content = TensorProto::new();
+            content.set_dtype(DataType::DT_STRING);
+            content.set_string_val(RepeatedField::from_vec(vec![layout]));
+            plugin_summary("custom_scalars__config__", "custom_scalars", Vec::new(), content)
+        });
+        self.write(step, wall_time, [layout])
+    }
+
+    fn write<const N: usize>(
+        &mut self,
+        step: u64,
+        wall_time: f64,
+        summaries: [Result<Summary, protobuf::ProtobufError>; N],
+    ) -> Result<(), FileError> {
+        let summaries: Result<Vec<Summary>, _> = summaries.into_iter().collect();
+        let summaries = summaries.map_err(|error| self.file.failed(error))?;
+        self.file.write_summaries(step, wall_time, summaries)
+    }
+}
+
+/// The overview, and a category for each section of `charts`: for a probe.
+fn layout(charts: &BTreeSet<String>) -> Layout {
+    let mut layout = Layout::new();
+    let of_overview = OVERVIEW.map(|(title, pattern)| chart(title, pattern.to_owned()));
+    let mut categories = vec![category("overview", of_overview.to_vec())];
+    let mut sections: Vec<(&str, Vec<Chart>)> = Vec::new();
+    for name in charts {
+        let (section, title) = name.rsplit_once('/').unwrap_or(("", name));
+        let lines = format!("{}/(stage|layer)_[^/]+$", escaped(name));
+        let chart = chart(title, lines);
+        match sections.last_mut() {
+            Some((last, charts)) if *last == section => charts.push(chart),
+            _ => sections.push((section, vec![chart])),
         }
     }
+    categories.extend(sections.into_iter().map(|(section, charts)| category(section, charts)));
+    layout.set_category(RepeatedField::from_vec(categories));
+    layout
+}
+
+fn category(title: &str, charts: Vec<Chart>) -> Category {
+    let mut category = Category::new();
+    category.set_title(title.to_owned());
+    category.set_chart(RepeatedField::from_vec(charts));
+    category
+}
+
+/// A chart of all tags that `pattern`, a regular expression of Python, matches from their beginning.
+fn chart(title: &str, pattern: String) -> Chart {
+    let mut lines = MultilineChartContent::new();
+    lines.set_tag(RepeatedField::from_vec(vec![pattern]));
+    let mut chart = Chart::new();
+    chart.set_title(title.to_owned());
+    chart.set_multiline(lines);
+    chart
+}
+
+/// A tag as a regular expression that matches only it.
+fn escaped(tag: &str) -> String {
+    let escape = |character: char| match character {
+        _ if character.is_alphanumeric() || matches!(character, '/' | '_' | '@') => {
+            character.to_string()
+        }
+        _ => format!("\\{character}"),
+    };
+    tag.chars().map(escape).collect()
 }
 
 /// None where nothing is counted. TensorBoard takes the least value for the left edge of the first bucket that counts
@@ -98,7 +195,7 @@ fn histogram_summary(histogram: &Histogram) -> Option<Summary> {
     proto.set_bucket_limit(histogram.buckets.iter().map(|bucket| bucket.0).collect());
     proto.set_bucket(histogram.buckets.iter().map(|bucket| bucket.1 as f64).collect());
     let mut value = Summary_Value::new();
-    value.set_tag(histogram.chart.clone());
+    value.set_tag(histogram.line.tag(&histogram.chart));
     value.set_histo(proto);
     let mut summary = Summary::new();
     summary.set_value(RepeatedField::from_vec(vec![value]));
@@ -118,4 +215,37 @@ fn image_summary(image: &Image) -> Option<Summary> {
     shown.set_width(i32::try_from(image.width).ok()?);
     shown.set_height(i32::try_from(image.height).ok()?);
     Some(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charts_of_one_section_are_one_category_and_their_patterns_match_only_their_lines() {
+        let charts = ["probe/a/x.y", "probe/a/z", "probe/b/x"].map(str::to_owned);
+        let layout = layout(&BTreeSet::from(charts));
+        let found: Vec<(&str, Vec<(&str, &str)>)> = layout
+            .get_category()
+            .iter()
+            .map(|category| {
+                let charts = category.get_chart().iter();
+                let charts = charts
+                    .map(|chart| (chart.get_title(), chart.get_multiline().get_tag()[0].as_str()));
+                (category.get_title(), charts.collect())
+            })
+            .collect();
+        let expected = [
+            ("overview", OVERVIEW.to_vec()),
+            (
+                "probe/a",
+                vec![
+                    ("x.y", r"probe/a/x\.y/(stage|layer)_[^/]+$"),
+                    ("z", "probe/a/z/(stage|layer)_[^/]+$"),
+                ],
+            ),
+            ("probe/b", vec![("x", "probe/b/x/(stage|layer)_[^/]+$")]),
+        ];
+        assert_eq!(found, expected);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod console;
 mod events;
+mod hparams;
 mod lines;
 mod progress;
 mod scalars;
@@ -11,23 +12,24 @@ mod shown;
 use std::time::SystemTime;
 
 pub use console::{Console, LogLine, Verbosity};
+pub use hparams::Hyperparameter;
 pub use shown::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
-use crate::run::RunDirectory;
-use lines::EventFiles;
+use crate::run::{Ended, RunDirectory};
+use lines::Events;
 use progress::Progress;
 use scalars::ScalarFile;
 
 /// The sinks of one run's scalars, and its progress on the console.
 ///
-/// Every scalar of the whole model goes to both sinks with the same step and wall time, and is handed to the system
+/// Every scalar goes to both sinks with the same step and wall time, and is handed to the system
 /// before the call returns: a run that is killed keeps what it reported. Values that are not
 /// finite are kept too: as NaN and infinities in TensorBoard, as strings in `metrics.jsonl`.
 pub struct Monitor {
     metrics: ScalarFile,
-    events: EventFiles,
+    events: Events,
     progress: Progress,
 }
 
@@ -41,12 +43,12 @@ impl Monitor {
     ) -> Result<Monitor, FileError> {
         Ok(Monitor {
             metrics: ScalarFile::open(&run.metrics())?,
-            events: EventFiles::open(&run.tensorboard(), unix_time())?,
+            events: Events::open(&run.tensorboard(), unix_time())?,
             progress: Progress::new(console.clone(), total_steps),
         })
     }
 
-    /// Records scalars by tag (`train/loss`) after `step` updates; `epoch` is how many epochs
+    /// Records scalars by tag (`loss/train`) after `step` updates; `epoch` is how many epochs
     /// of examples have been seen, in part too.
     pub fn scalars(
         &mut self,
@@ -56,7 +58,7 @@ impl Monitor {
     ) -> Result<(), FileError> {
         let wall_time = unix_time();
         self.metrics.write(step, epoch, wall_time, values)?;
-        self.events.scalars(step, wall_time, Line::Whole, values)
+        self.events.scalars(step, wall_time, values)
     }
 
     /// Records the metrics of a set of queries as `<split>/<metric>`, and shows them.
@@ -75,26 +77,29 @@ impl Monitor {
         self.scalars(step, epoch, &values)
     }
 
-    /// Records points of charts: each goes to its line in TensorBoard, and those of the whole model to
-    /// `metrics.jsonl` too.
+    /// Records points of charts: each line of a chart is a scalar of its own, and TensorBoard shows them together.
     pub fn points(&mut self, step: u64, epoch: f64, points: &[Point]) -> Result<(), FileError> {
-        let wall_time = unix_time();
-        let mut lines: Vec<Line> = Vec::new();
-        for point in points {
-            if !lines.contains(&point.line) {
-                lines.push(point.line);
-            }
-        }
-        for line in lines {
-            let of = points.iter().filter(|point| point.line == line);
-            let values: Vec<(&str, f64)> =
-                of.map(|point| (point.chart.as_str(), point.value)).collect();
-            if line == Line::Whole {
-                self.metrics.write(step, epoch, wall_time, &values)?;
-            }
-            self.events.scalars(step, wall_time, line, &values)?;
-        }
-        Ok(())
+        let tagged: Vec<(String, f64)> =
+            points.iter().map(|point| (point.line.tag(&point.chart), point.value)).collect();
+        let values: Vec<(&str, f64)> =
+            tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+        self.events.chart(step, unix_time(), points)?;
+        self.scalars(step, epoch, &values)
+    }
+
+    /// Records the run's hyperparameters by name, and the tags of the metrics that are shown beside them, in TensorBoard
+    /// only.
+    pub fn hyperparameters(
+        &mut self,
+        values: &[(&str, Hyperparameter)],
+        metrics: &[String],
+    ) -> Result<(), FileError> {
+        self.events.hyperparameters(unix_time(), values, metrics)
+    }
+
+    /// Records how the run ended, in TensorBoard only.
+    pub fn ended(&mut self, how: Ended) -> Result<(), FileError> {
+        self.events.ended(how == Ended::Failed, unix_time())
     }
 
     /// Records histograms, in TensorBoard only.

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::files::{FileError, append_to};
 
-/// A file of lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "train/loss": 2.5}`.
+/// A file of lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "loss/train": 2.5}`.
 ///
 /// JSON has no numbers that are not finite: they are the strings `"NaN"`, `"inf"` and `"-inf"`,
 /// which Python's `float` and Rust's `parse` read back.

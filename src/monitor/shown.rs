@@ -1,35 +1,26 @@
 //! What TensorBoard shows beside scalars of the whole run: lines of one chart, histograms, images.
 
-use std::fmt;
-
 use crate::component::Stage;
 
-/// Which line of a chart. TensorBoard puts the same tag of several runs into one chart: the lines of layers and
-/// stages are runs of their own, in directories below the run's, and can be picked there.
+/// Which line of a chart. Each line has a tag of its own; those of one chart are shown together under *Custom Scalars*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Line {
-    /// The whole model's: in the run's own directory, and in `metrics.jsonl`.
+    /// The whole model's: its tag is the chart's.
     Whole,
-    /// A stage's: in `stage_I`.
+    /// A stage's, with `/stage_I` behind the chart's tag.
     Stage(Stage),
-    /// A layer's: in `layer_00`.
+    /// A layer's, with `/layer_00` behind the chart's tag.
     Layer(usize),
 }
 
 impl Line {
-    /// The directory below the run's; none for the whole model.
-    pub(super) fn directory(self) -> Option<String> {
+    /// The tag of this line of `chart`.
+    pub(super) fn tag(self, chart: &str) -> String {
         match self {
-            Line::Whole => None,
-            Line::Stage(stage) => Some(format!("stage_{stage}")),
-            Line::Layer(layer) => Some(format!("layer_{layer:02}")),
+            Line::Whole => chart.to_owned(),
+            Line::Stage(stage) => format!("{chart}/stage_{stage}"),
+            Line::Layer(layer) => format!("{chart}/layer_{layer:02}"),
         }
-    }
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.directory().unwrap_or_else(|| "whole".to_owned()))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::component::Stages;
 use crate::corpus::Split;
 use crate::probe::{Over, Probe, ProbeOptions, Variant};
 use crate::retrieval::Vocabulary;
+use crate::task::Epochs;
 
 /// `[probes]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -73,12 +74,10 @@ pub enum Every {
 
 impl Every {
     /// In steps, when evaluations are `evaluate` apart; `None` where there are none.
-    pub fn steps(self, evaluate: Option<Span>, steps_per_epoch: u64) -> Option<u64> {
+    pub fn steps(self, evaluate: Option<Span>, of: &Epochs) -> Option<u64> {
         match self {
-            Self::Span(span) => Some(span.steps(steps_per_epoch)),
-            Self::Evaluations(count) => {
-                evaluate.map(|span| span.steps(steps_per_epoch).saturating_mul(count))
-            }
+            Self::Span(span) => Some(span.steps(of)),
+            Self::Evaluations(count) => evaluate.map(|span| span.steps(of).saturating_mul(count)),
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use super::ranges::{NOT_NEGATIVE, POSITIVE, SHARE, not_negative, positive, share};
 use super::reader::Section;
 use crate::choice::choice;
+use crate::task::Epochs;
 
 choice! {
     /// The word of an optimizer.
@@ -145,11 +146,11 @@ pub enum Span {
 }
 
 impl Span {
-    /// The span in steps, at least one, when an epoch has `steps_per_epoch` steps.
-    pub fn steps(self, steps_per_epoch: u64) -> u64 {
+    /// The span in steps, at least one; a fraction of an epoch is rounded to the nearest step.
+    pub fn steps(self, of: &Epochs) -> u64 {
         match self {
             Span::Steps(steps) => steps,
-            Span::Epochs(epochs) => ((epochs * steps_per_epoch as f64).round() as u64).max(1),
+            Span::Epochs(epochs) => of.updates_in(epochs),
         }
     }
 
@@ -178,9 +179,10 @@ pub struct TrainSection {
     /// How long: `steps` or `epochs`.
     #[serde(flatten)]
     pub length: Span,
-    /// Examples in a batch.
+    /// Examples in a batch; fewer in the last batch of an epoch.
     pub batch_size: usize,
-    /// Batches whose gradients make one step.
+    /// Batches whose gradients make one step; fewer in the last step of an epoch. Every example of a step weighs the
+    /// same, whichever batch it is in.
     pub accumulate: usize,
     pub label_smoothing: f64,
 }

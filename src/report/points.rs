@@ -1,8 +1,8 @@
 //! What TensorBoard draws of a probe's result: scalars and histograms.
 //!
-//! One chart a quantity, in one section a probe (`probe_logit_lens/residual_post_median_rank`); layers and stages are
-//! the lines of a chart, not charts of their own. All numbers are in JSON; here are those whose way is worth
-//! watching.
+//! One chart a quantity (`probe/logit_lens/residual_post_median_rank`); layers and stages are the lines of a chart.
+//! All are in one section, `probe`, and under *Custom Scalars* in one a probe. All numbers are in JSON; here are those
+//! whose way is worth watching.
 
 use super::tidy::{Entry, entries};
 use crate::component::Component;
@@ -115,7 +115,7 @@ pub fn histograms(record: &Record) -> Vec<Histogram> {
     }
 }
 
-/// `probe_<probe>/<parts>`, of characters that TensorBoard leaves as they are.
+/// `probe/<probe>/<parts>`, of characters that TensorBoard leaves as they are.
 pub(super) fn chart<'a>(probe: Probe, parts: impl IntoIterator<Item = &'a str>) -> String {
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let plain = |character: char| match character {
@@ -124,5 +124,5 @@ pub(super) fn chart<'a>(probe: Probe, parts: impl IntoIterator<Item = &'a str>) 
         _ => '_',
     };
     let name: String = parts.join("_").chars().map(plain).collect();
-    format!("probe_{probe}/{name}")
+    format!("probe/{probe}/{name}")
 }

@@ -14,11 +14,12 @@ const CHECKPOINTS: &str = "checkpoints";
 const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
+const SUMMARY: &str = "summary.json";
 /// The mark of a run: what makes a directory one that may be replaced when that is asked for.
 const ENVIRONMENT: &str = "environment.json";
 /// All that a run writes: what `--overwrite` replaces. Whatever else is in its directory is the user's.
-pub(super) const LAYOUT: [&str; 8] =
-    [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, RECIPE, ENVIRONMENT];
+pub(super) const LAYOUT: [&str; 9] =
+    [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, SUMMARY, RECIPE, ENVIRONMENT];
 
 /// What to do where a run already is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,7 @@ pub enum RunError {
 /// retrieval/         TREC runs and qrels, correct queries
 /// probes/            <probe>.jsonl: one result a line, of the probes that were measured
 /// log.txt            what was logged
+/// summary.json       what came of the run and what it cost; written when it is over
 /// .genir.lock        while it trains: which process does
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,9 +211,15 @@ impl RunDirectory {
         self.path.join(LOG)
     }
 
+    /// What came of the run and what it cost; made when it is over.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join(SUMMARY)
+    }
+
     /// Whether `path` is a file that the run wrote or will write at the top of its directory, or into `tensorboard/`.
     pub(crate) fn is_own_file(&self, path: &Path) -> bool {
-        let files = [self.recipe(), self.environment_path(), self.metrics(), self.log()];
+        let files =
+            [self.recipe(), self.environment_path(), self.metrics(), self.log(), self.summary()];
         files.iter().any(|own| own == path) || path.starts_with(self.tensorboard())
     }
 

@@ -77,6 +77,11 @@ pub(crate) fn resident_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmRSS"))
 }
 
+/// The most memory in bytes that this process has held so far (Linux; none elsewhere).
+pub(crate) fn peak_memory() -> Option<u64> {
+    bytes(field("/proc/self/status", "VmHWM"))
+}
+
 /// The value of the first line `name : value` of a file under `/proc`.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
@@ -183,5 +188,10 @@ mod tests {
     fn this_process_holds_some_memory() {
         let resident = resident_memory().unwrap();
         assert!(resident > 100 * 1024, "{resident}");
+        let block = vec![1_u8; 64 << 20];
+        let peak = peak_memory().unwrap();
+        assert!(peak >= block.len() as u64, "{peak}");
+        drop(block);
+        assert!(peak_memory().unwrap() >= peak, "a peak never falls");
     }
 }

@@ -4,8 +4,10 @@ mod directory;
 mod environment;
 mod lock;
 mod start;
+mod summary;
 
 pub use directory::{Overwrite, RunDirectory, RunError};
-pub(crate) use environment::resident_memory;
 pub use environment::{Environment, GitRevision};
+pub(crate) use environment::{peak_memory, resident_memory};
 pub use start::NewRun;
+pub use summary::{Best, Ended, Evaluation, Parameters, Seconds, Summary};

@@ -138,6 +138,11 @@ impl Examples {
         &self.tokens[start..self.ends[text]]
     }
 
+    /// The token ids of some examples, as [`Examples::tokens`] gives them.
+    pub fn texts(&self, indices: &[u32]) -> Vec<&[u32]> {
+        indices.iter().map(|&index| self.tokens(index as usize)).collect()
+    }
+
     /// The docid row that answers example `index`.
     pub fn target(&self, index: usize) -> u32 {
         self.targets[index]

@@ -1,14 +1,16 @@
-//! The two training tasks: examples, their mixture, the sampler and its batches.
+//! The two training tasks: examples, their mixture, how an epoch is divided, the sampler and its batches.
 
 use crate::choice::choice;
 use crate::docid::TokenizerError;
 
 mod batch;
+mod epochs;
 mod examples;
 mod mixture;
 mod sampler;
 
 pub use batch::{Batch, assemble};
+pub use epochs::Epochs;
 pub use examples::Examples;
 pub use mixture::{Mixture, Share};
 pub use sampler::Sampler;
@@ -105,6 +107,9 @@ pub enum TaskError {
     /// A batch of nothing.
     #[error("batch size 0; right would be at least 1")]
     BatchSize,
+    /// An update of no batch.
+    #[error("0 batches are accumulated for an update; right would be at least 1")]
+    Accumulate,
     /// A text could not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

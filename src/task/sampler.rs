@@ -1,70 +1,62 @@
 //! The order in which examples are seen: a pure function of seed and position.
 
-use super::{Examples, Mixture, Task, TaskError};
+use super::{Epochs, Examples, Mixture, Task};
 use crate::random;
 
-/// Batches among which examples are sorted by length. A longer window saves more padding and makes batches more
+/// Updates among which examples are sorted by length. A longer window saves more padding and makes updates more
 /// alike in length and task.
 const WINDOW: usize = 16;
 
-/// Says which examples make batch number `position` of a run.
+/// Says which examples make update number `update` of a run, and how they are cut into batches.
 ///
-/// The answer depends on the examples, the mixture, the batch size, the seed and the position, and on nothing
-/// that was asked before: a position is all that a resumed run needs. What is kept between calls is the plan
-/// of one epoch.
+/// The answer depends on the examples, the mixture, the examples of an update, the seed and the number of the update,
+/// and on nothing that was asked before: a number is all that a resumed run needs. What is kept between calls is the
+/// plan of one epoch.
 ///
 /// The plan of an epoch: every example as often as the mixture says, all of them shuffled; in windows of some
-/// batches, sorted by length and cut into batches, so that a batch has texts of about one length; the
-/// batches of a window shuffled. Only the last batch of an epoch may be short.
+/// updates, sorted by length and cut into updates, so that an update has texts of about one length; the
+/// updates of a window shuffled. Only the last update of an epoch may be short. How many batches an update is cut
+/// into has no part in this: 4 batches of 32 are the examples of one batch of 128.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     /// Tokens of each example.
     lengths: Vec<u32>,
     indexing: usize,
     mixture: Mixture,
-    batch_size: usize,
+    epochs: Epochs,
     seed: u64,
     epoch: Option<u64>,
     plan: Vec<u32>,
 }
 
 impl Sampler {
-    /// A sampler over these examples.
-    pub fn new(
-        examples: &Examples,
-        mixture: &Mixture,
-        batch_size: usize,
-        seed: u64,
-    ) -> Result<Self, TaskError> {
-        if batch_size == 0 {
-            return Err(TaskError::BatchSize);
-        }
-        Ok(Self {
+    /// A sampler over these examples, whose mixture makes these epochs.
+    pub fn new(examples: &Examples, mixture: &Mixture, epochs: Epochs, seed: u64) -> Self {
+        Self {
             lengths: (0..examples.len()).map(|index| examples.tokens(index).len() as u32).collect(),
             indexing: examples.count(Task::Indexing),
             mixture: *mixture,
-            batch_size,
+            epochs,
             seed,
             epoch: None,
             plan: Vec::new(),
-        })
+        }
     }
 
-    /// Batches an epoch; the last one may be short.
-    pub fn batches_per_epoch(&self) -> u64 {
-        self.mixture.per_epoch().div_ceil(self.batch_size as u64)
-    }
-
-    /// The examples of batch `position`, counted from 0 over all epochs.
-    pub fn batch(&mut self, position: u64) -> Vec<u32> {
-        let epoch = position / self.batches_per_epoch();
+    /// The examples of update `update`, counted from 0 over all epochs.
+    pub fn update(&mut self, update: u64) -> &[u32] {
+        let (epoch, place) = self.epochs.place(update);
         if self.epoch != Some(epoch) {
             self.plan = self.plan_of(epoch);
             self.epoch = Some(epoch);
         }
-        let start = (position % self.batches_per_epoch()) as usize * self.batch_size;
-        let end = (start + self.batch_size).min(self.plan.len());
-        self.plan[start..end].to_vec()
+        &self.plan[place]
+    }
+
+    /// The batches of update `update`: its examples, cut.
+    pub fn batches(&mut self, update: u64) -> impl Iterator<Item = &[u32]> {
+        let size = self.epochs.largest_batch() as usize;
+        self.update(update).chunks(size)
     }
 
     fn plan_of(&self, epoch: u64) -> Vec<u32> {
@@ -83,23 +75,23 @@ impl Sampler {
             plan.extend_from_slice(&examples[..extra]);
         }
         random::shuffle(&mut plan, self.seed, epoch, "order of examples");
-        let window = WINDOW * self.batch_size;
+        let window = WINDOW * self.epochs.largest_update() as usize;
         for (number, window) in plan.chunks_mut(window).enumerate() {
             // The sort is stable: examples of one length stay shuffled.
             window.sort_by_key(|&example| self.lengths[example as usize]);
-            self.shuffle_batches(window, epoch, number);
+            self.shuffle_updates(window, epoch, number);
         }
         plan
     }
 
-    /// Shuffles the whole batches of a window; a short one stays at its end.
-    fn shuffle_batches(&self, window: &mut [u32], epoch: u64, number: usize) {
-        let mut order: Vec<usize> = (0..window.len() / self.batch_size).collect();
+    /// Shuffles the whole updates of a window; a short one stays at its end.
+    fn shuffle_updates(&self, window: &mut [u32], epoch: u64, number: usize) {
+        let size = self.epochs.largest_update() as usize;
+        let mut order: Vec<usize> = (0..window.len() / size).collect();
         random::shuffle(&mut order, self.seed, epoch, &format!("window {number}"));
         let sorted = window.to_vec();
-        for (to, &from) in window.chunks_exact_mut(self.batch_size).zip(&order) {
-            let start = from * self.batch_size;
-            to.copy_from_slice(&sorted[start..start + self.batch_size]);
+        for (to, &from) in window.chunks_exact_mut(size).zip(&order) {
+            to.copy_from_slice(&sorted[from * size..][..size]);
         }
     }
 }

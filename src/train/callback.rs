@@ -8,6 +8,7 @@ use crate::prefix::{Prefix, Reading};
 use crate::t5::GenirModel;
 
 use super::TrainError;
+use super::costs::{Costs, Phase};
 
 /// When a callback runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,20 +46,25 @@ pub struct Moment<'a> {
     pub total_steps: u64,
     /// Passes over the examples, with their fraction.
     pub epoch: f64,
-    /// Whether no update follows: the last step, or a callback before this one stopped the run.
+    /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run. One
+    /// after this one may stop it still: then only [`Callback::end`] comes.
     pub is_last: bool,
     /// The model. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
     /// What comes before every trained parameter, stored; none where the encoder is trained.
     pub prefix: Option<&'a Arc<Prefix>>,
-    /// Mean loss of the newest update's batches; NaN before the first.
+    /// Mean loss of the newest update's examples; NaN before the first.
     pub loss: f64,
+    /// Examples of the newest update; 0 before the first.
+    pub examples: u64,
     /// Learning rate of the newest update.
     pub learning_rate: f64,
     /// Norm of its gradients before clipping.
     pub gradient_norm: f64,
     /// Seconds spent in updates so far; callbacks are not counted.
     pub training_seconds: f64,
+    /// What the run has cost so far, the callbacks before this one included.
+    pub costs: Costs,
     /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: those that
     /// measure add here, those that decide (best checkpoint, early stopping) come after and read.
     pub metrics: BTreeMap<String, f64>,
@@ -94,6 +100,17 @@ pub enum Verdict {
     Stop(String),
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, Copy)]
+pub enum Ending<'a> {
+    /// After its last update.
+    Finished,
+    /// A callback stopped it, for this reason.
+    Stopped(&'a str),
+    /// By an error: of a callback, or a loss or gradient that is not finite.
+    Failed(&'a TrainError),
+}
+
 /// Something that happens beside training: evaluation, a checkpoint, a log line, a probe.
 pub trait Callback {
     /// When it runs.
@@ -112,9 +129,24 @@ pub trait Callback {
         false
     }
 
+    /// What its time is counted as; `None`: as nothing in particular.
+    fn phase(&self) -> Option<Phase> {
+        None
+    }
+
     /// Runs at `moment`.
     ///
     /// # Errors
     /// An error ends the run; the checkpoints written before stay.
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError>;
+
+    /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not
+    /// because a callback that came later, or an error, ended the run. The moment is that of the last update that was
+    /// made, with the metrics that were measured then.
+    ///
+    /// # Errors
+    /// An error becomes that of the run, unless it has one; the others are still called.
+    fn end(&mut self, _moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
+        Ok(())
+    }
 }

@@ -31,7 +31,7 @@ pub fn loss_of_head(head: Head, targets: Tensor<1, Int>, smoothing: f64, weight:
 ///
 /// `smoothing` spreads that share of the target evenly over the whole output vocabulary, as PyTorch's
 /// `cross_entropy(label_smoothing=...)` does. `weight` multiplies the gradients, not the value: with
-/// gradients accumulated over several batches it is one over their number.
+/// gradients accumulated over several batches it is this batch's share of their examples.
 pub fn cross_entropy(logits: Logits, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
     let words = logits.words.clone().inner(); // [batch, words]
     let docids = logits.docids.clone().inner(); // [batch, documents]

@@ -68,11 +68,11 @@ impl MemoryEstimate {
             false => 0,
         };
         // Accumulated gradients stand beside those of the newest batch.
-        let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
+        let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
         let stored = stored(plan);
         let step = Batch {
             config,
-            examples: recipe.train.batch_size,
+            examples: plan.epochs.largest_batch() as usize,
             length: longest,
             dropout: plan.dropout() > 0.0,
             stored: stored > 0,

@@ -5,6 +5,7 @@ mod adamw;
 mod base;
 mod callback;
 pub mod callbacks;
+mod costs;
 mod fused_loss;
 mod loss;
 mod memory;
@@ -22,7 +23,8 @@ use thiserror::Error;
 
 pub use adamw::AdamW;
 pub use base::{Base, OpenBaseError, name_of_base};
-pub use callback::{Cadence, Callback, Moment, Verdict};
+pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
+pub use costs::{Costs, Phase};
 pub use loss::{Loss, cross_entropy, loss_of_head};
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, Updated};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::optim::{DynState, GradientsParams, Optimizer as Rule};
+use burn::optim::{AdafactorState, AdamWState, DynState, GradientsParams, Optimizer as Rule};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
@@ -20,7 +20,13 @@ use crate::recipe;
 pub struct Optimizer {
     rule: UpdateRule,
     clip_norm: Option<f64>,
-    states: BTreeMap<String, DynState>,
+    states: BTreeMap<String, State>,
+}
+
+/// What the rule keeps for one parameter.
+struct State {
+    state: DynState,
+    bytes: u64,
 }
 
 /// One of our own.
@@ -72,6 +78,11 @@ impl Optimizer {
     /// Names of the parameters that have a state: those updated so far.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.states.keys().map(String::as_str)
+    }
+
+    /// Bytes of all states.
+    pub fn state_bytes(&self) -> u64 {
+        self.states.values().map(|state| state.bytes).sum()
     }
 
     /// Updates every parameter of `module` that has a gradient.
@@ -154,7 +165,7 @@ fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
 /// Walks a module and updates each parameter that has a gradient.
 struct Apply<'a> {
     rule: &'a UpdateRule,
-    states: &'a mut BTreeMap<String, DynState>,
+    states: &'a mut BTreeMap<String, State>,
     gradients: &'a mut GradientsParams,
     path: Vec<String>,
     learning_rate: f64,
@@ -201,9 +212,38 @@ fn update<R: Rule, const D: usize>(
     learning_rate: f64,
     tensor: Tensor<D>,
     gradient: Tensor<D>,
-    state: Option<DynState>,
-) -> (Tensor<D>, Option<DynState>) {
-    let state = state.map(|state| state.downcast::<R::State<D>>());
+    state: Option<State>,
+) -> (Tensor<D>, Option<State>)
+where
+    R::State<D>: Moments,
+{
+    let state = state.map(|state| state.state.downcast::<R::State<D>>());
     let (tensor, state) = rule.step(learning_rate, tensor, gradient, state);
-    (tensor, state.map(|state| DynState::create(state, D)))
+    let stored = |state: R::State<D>| State {
+        bytes: state.values() * size_of::<f32>() as u64,
+        state: DynState::create(state, D),
+    };
+    (tensor, state.map(stored))
+}
+
+/// What an update rule keeps, in f32.
+trait Moments {
+    /// Number of values.
+    fn values(&self) -> u64;
+}
+
+impl<const D: usize> Moments for AdamWState<D> {
+    fn values(&self) -> u64 {
+        count(&self.momentum.moment_1) + count(&self.momentum.moment_2)
+    }
+}
+
+impl<const D: usize> Moments for AdafactorState<D> {
+    fn values(&self) -> u64 {
+        count(&self.second_moment) + self.column_second_moment.as_ref().map_or(0, count)
+    }
+}
+
+fn count<const D: usize>(tensor: &Tensor<D>) -> u64 {
+    tensor.shape().num_elements() as u64
 }

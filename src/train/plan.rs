@@ -20,7 +20,7 @@ use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
-use crate::task::{Examples, Mixture, TaskError};
+use crate::task::{Epochs, Examples, Mixture, TaskError};
 
 /// A recipe that has been held against its corpus, its base model and its device.
 pub struct Plan {
@@ -46,6 +46,8 @@ pub struct Plan {
     pub examples: Examples,
     /// What an epoch is made of.
     pub mixture: Mixture,
+    /// How epochs are divided into updates and batches.
+    pub epochs: Epochs,
     /// Stages of the decoder.
     pub stages: Stages,
     /// Dotted names of the trained parameters.
@@ -140,7 +142,10 @@ impl Plan {
                 let made = Examples::build(&loaded.corpus, tokenizer, &tasks, &loaded.left_out);
                 let mixed = made.and_then(|examples| {
                     let mixture = Mixture::new(&examples, &tasks)?;
-                    Ok((examples, mixture))
+                    let train = &recipe.train;
+                    let epochs =
+                        Epochs::new(mixture.per_epoch(), train.batch_size, train.accumulate)?;
+                    Ok((examples, mixture, epochs))
                 });
                 note(&mut problems, mixed.map_err(PlanError::from))
             }
@@ -173,7 +178,7 @@ impl Plan {
                 Some(ComputeDevice { device, precision }),
                 Some(loaded),
                 Some((tokenizer, base)),
-                Some((examples, mixture)),
+                Some((examples, mixture, epochs)),
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
@@ -189,6 +194,7 @@ impl Plan {
                 docids,
                 examples,
                 mixture,
+                epochs,
                 stages,
                 trained,
                 table,
@@ -198,34 +204,25 @@ impl Plan {
         }
     }
 
-    /// Updates in one pass over the examples.
-    pub fn steps_per_epoch(&self) -> u64 {
-        let batch = (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
-        self.mixture.per_epoch().div_ceil(batch)
-    }
-
     /// Updates of the whole run.
     pub fn total_steps(&self) -> u64 {
-        self.recipe.train.length.steps(self.steps_per_epoch())
+        self.recipe.train.length.steps(&self.epochs)
     }
 
     /// When the run evaluates.
     pub fn evaluations(&self) -> Cadence {
         let section = &self.recipe.evaluate;
-        let every = section.every.map(|span| span.steps(self.steps_per_epoch()));
+        let every = section.every.map(|span| span.steps(&self.epochs));
         Cadence { every, at_start: section.at_start, at_end: true }
     }
 
     /// The training texts, as often as the whole run reads them.
     pub fn reading(&self) -> Reading<'_> {
-        let (of_epoch, batch) = (self.mixture.per_epoch(), self.recipe.train.batch_size as u64);
-        let batches = self.total_steps() * self.recipe.train.accumulate as u64;
-        let epoch = of_epoch.div_ceil(batch);
         let examples = 0..self.examples.len();
         Reading {
             name: "training".to_owned(),
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
-            reads: batches / epoch * of_epoch + (batches % epoch * batch).min(of_epoch),
+            reads: self.epochs.examples_after(self.total_steps()),
         }
     }
 

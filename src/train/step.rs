@@ -14,7 +14,8 @@ pub struct StepOptions {
     pub dropout: Dropout,
     /// Share of the target that is spread over the whole output vocabulary.
     pub label_smoothing: f64,
-    /// Factor on the gradients: one over the batches of an update.
+    /// Factor on the gradients: the share of an update's examples that are in this batch, so that all of them weigh the
+    /// same.
     pub weight: f64,
 }
 

@@ -1,5 +1,6 @@
 //! The training loop: the only one there is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,8 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::callback::{Callback, Moment, Verdict};
+use super::callback::{Callback, Ending, Moment, Verdict};
+use super::costs::{Costs, Phase};
 use super::optimizer::Optimizer;
 use super::plan::{Plan, PlanError};
 use super::schedule::Schedule;
@@ -34,8 +36,7 @@ pub struct Trainer<'a> {
     prefix: Option<Arc<Prefix>>,
     /// The next batch's part of it, where fetching that takes time.
     ahead: Option<Ahead>,
-    /// Time in updates so far.
-    training: Duration,
+    costs: Costs,
 }
 
 /// How a run ended.
@@ -43,16 +44,22 @@ pub struct Trainer<'a> {
 pub struct Outcome {
     /// Updates done.
     pub steps: u64,
-    /// Why it ended before its last step, if it did.
+    /// Why a callback stopped it before its last step, if one did.
     pub stopped: Option<String>,
 }
 
 /// What one update did.
+#[derive(Default)]
 struct Step {
+    /// Number of the update, from 1; 0 before the first.
+    number: u64,
+    /// Mean over its examples.
     loss: f64,
     learning_rate: f64,
     gradient_norm: f64,
     examples: u64,
+    /// What callbacks measured after it, by name.
+    metrics: BTreeMap<String, f64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -68,16 +75,11 @@ impl<'a> Trainer<'a> {
                 warmup_steps: recipe.schedule.warmup_steps,
                 total_steps,
             },
-            sampler: Sampler::new(
-                &plan.examples,
-                &plan.mixture,
-                recipe.train.batch_size,
-                recipe.run.seed,
-            )?,
+            sampler: Sampler::new(&plan.examples, &plan.mixture, plan.epochs, recipe.run.seed),
             total_steps,
             prefix: None,
             ahead: None,
-            training: Duration::ZERO,
+            costs: Costs::begin(),
             device: plan.device.clone().autodiff(),
             plan,
         })
@@ -129,21 +131,26 @@ impl<'a> Trainer<'a> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
         self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
         let mut model = self.let_go(model, callbacks, monitor)?;
-        let mut examples = 0;
-        let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
-        self.call_back(0, &model, &before, callbacks, monitor)?;
-        for step in 1..=self.total_steps {
+        let mut newest = Step { loss: f64::NAN, ..Step::default() };
+        let ended = loop {
+            match self.call_back(&model, &mut newest, callbacks, monitor) {
+                Ok(None) if newest.number < self.total_steps => {}
+                ended => break ended,
+            }
             let begun = Instant::now();
             let done;
-            (model, done) = self.step(model, step)?;
-            self.training += begun.elapsed();
-            examples += done.examples;
-            monitor.step(step, done.loss, examples);
-            if let Some(stopped) = self.call_back(step, &model, &done, callbacks, monitor)? {
-                return Ok((model, Outcome { steps: step, stopped: Some(stopped) }));
+            (model, done) = self.step(model, newest.number + 1);
+            self.costs.spend(Phase::Steps, begun.elapsed());
+            match done {
+                Ok(done) => newest = done,
+                Err(error) => break Err(error),
             }
-        }
-        Ok((model, Outcome { steps: self.total_steps, stopped: None }))
+            self.costs.examples += newest.examples;
+            self.costs.optimizer_bytes = self.optimizer.state_bytes();
+            monitor.step(newest.number, newest.loss, self.costs.examples);
+        };
+        let stopped = self.end(ended, &model, &mut newest, callbacks, monitor)?;
+        Ok((model, Outcome { steps: newest.number, stopped }))
     }
 
     /// Finds or computes the frozen prefix of the texts that are read more than once, and says what it did.
@@ -151,7 +158,7 @@ impl<'a> Trainer<'a> {
     /// All of it before the first step: sorted by length the texts waste no padding, and the first epoch would
     /// otherwise ask for them in another order than the one they are stored in.
     fn prepare(
-        &self,
+        &mut self,
         model: &GenirModel,
         callbacks: &[Box<dyn Callback + '_>],
         monitor: &mut Monitor,
@@ -170,6 +177,8 @@ impl<'a> Trainer<'a> {
             monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
         };
         let prefix = Prefix::prepare(&frozen, &settings, training, asked, &mut progress);
+        let seconds: f64 = prefix.kept().iter().map(|kept| kept.seconds).sum();
+        self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
         for kept in prefix.kept() {
             monitor.message(&format!("frozen prefix of {kept}"));
         }
@@ -205,24 +214,34 @@ impl<'a> Trainer<'a> {
         Ok(model)
     }
 
-    /// One update: forward and backward for each of its batches, then the optimizer. The model goes in and
-    /// comes out, so that the optimizer alone owns each tensor that it updates in place.
-    fn step(&mut self, model: GenirModel, step: u64) -> Result<(GenirModel, Step), TrainError> {
-        let train = &self.plan.recipe.train;
-        let learning_rate = self.schedule.at(step - 1);
+    /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model goes
+    /// in and comes out, so that the optimizer alone owns each tensor that it updates in place.
+    ///
+    /// Batches are made here and not ahead of time by another thread: tokens are encoded once before the first step, so
+    /// a batch is a copy of a few kilobytes (`benches/README.md`).
+    fn step(&mut self, model: GenirModel, step: u64) -> (GenirModel, Result<Step, TrainError>) {
+        let (update, learning_rate) = (step - 1, self.schedule.at(step - 1));
+        let batches: Vec<Vec<u32>> = self.sampler.batches(update).map(<[u32]>::to_vec).collect();
+        let (first, examples) =
+            (self.plan.epochs.first_batch(update), self.plan.epochs.examples_of(update));
         let mut accumulator = GradientsAccumulator::new();
         let mut gradients = None;
-        let (mut loss, mut examples) = (0.0, 0);
-        for part in 0..train.accumulate as u64 {
-            let position = (step - 1) * train.accumulate as u64 + part;
-            let batch = self.batch(position);
-            examples += batch.size() as u64;
-            let (value, found) = self.forward_backward(&model, &batch, position);
+        let mut loss = 0.0;
+        for (part, indices) in batches.iter().enumerate() {
+            let pad_id = self.plan.tokenizer.pad_id();
+            let batch = assemble(&self.plan.examples, indices, pad_id, length_step(&self.device));
+            // Every example of an update weighs the same, whichever batch it is in.
+            let share = batch.size() as f64 / examples as f64;
+            let input = self.input(&model, &batch);
+            self.ask_ahead(batches.get(part + 1), step);
+            let (value, found) =
+                self.forward_backward(&model, &batch, input, first + part as u64, share);
             if !value.is_finite() {
-                return Err(self.non_finite(NonFinite::Loss, value, step, learning_rate));
+                let error = self.non_finite(NonFinite::Loss, value, step, learning_rate);
+                return (model, Err(error));
             }
-            loss += value / train.accumulate as f64;
-            if train.accumulate == 1 {
+            loss += value * share;
+            if batches.len() == 1 {
                 gradients = Some(found);
             } else {
                 accumulator.accumulate(&model, found);
@@ -230,33 +249,27 @@ impl<'a> Trainer<'a> {
         }
         let gradients = gradients.unwrap_or_else(|| accumulator.grads());
         let (model, updated) = self.optimizer.step(model, gradients, learning_rate);
-        match updated {
+        let done = match updated {
             Ok(updated) => {
                 let gradient_norm = updated.gradient_norm;
-                Ok((model, Step { loss, learning_rate, gradient_norm, examples }))
+                let metrics = BTreeMap::new();
+                Ok(Step { number: step, loss, learning_rate, gradient_norm, examples, metrics })
             }
             Err(norm) => Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate)),
-        }
+        };
+        (model, done)
     }
 
-    /// Batch `position`, counted over the whole run: a function of it and the seed alone.
-    ///
-    /// Made here and not ahead of time by another thread: tokens are encoded once before the first step, so
-    /// a batch is a copy of a few kilobytes (`benches/README.md`).
-    fn batch(&mut self, position: u64) -> Batch {
-        let indices = self.sampler.batch(position);
-        let pad_id = self.plan.tokenizer.pad_id();
-        assemble(&self.plan.examples, &indices, pad_id, length_step(&self.device))
-    }
-
-    /// Mean loss of a batch, and its gradients over the number of batches of an update.
+    /// Mean loss of a batch, and its gradients times `share`. Dropout follows from the seed and `position`, the number of
+    /// batches before this one in the whole run.
     fn forward_backward(
-        &mut self,
+        &self,
         model: &GenirModel,
         batch: &Batch,
+        input: StepInput,
         position: u64,
+        share: f64,
     ) -> (f64, GradientsParams) {
-        let train = &self.plan.recipe.train;
         let targets: Vec<i32> = batch.targets.iter().map(|&row| row as i32).collect();
         let targets = TensorData::new(targets, [batch.size()]);
         let targets = Tensor::<1, Int>::from_data(targets, &self.device);
@@ -265,31 +278,21 @@ impl<'a> Trainer<'a> {
                 probability: self.plan.dropout(),
                 key: random::key(self.plan.recipe.run.seed, position, "dropout"),
             },
-            label_smoothing: train.label_smoothing,
-            weight: 1.0 / train.accumulate as f64,
+            label_smoothing: self.plan.recipe.train.label_smoothing,
+            weight: share,
         };
-        forward_backward(model, self.input(model, batch, position), targets, options)
+        forward_backward(model, input, targets, options)
     }
 
     /// What a batch's step starts from: its tokens, or what the frozen prefix makes of them, stored or computed now.
-    fn input(&mut self, model: &GenirModel, batch: &Batch, position: u64) -> StepInput {
+    fn input(&mut self, model: &GenirModel, batch: &Batch) -> StepInput {
         let Some(prefix) = &self.prefix else {
             return StepInput::Tokens(Tokens::new(&batch.ids, &batch.lengths, &self.device));
         };
-        let examples = &self.plan.examples;
-        let texts = |batch: &[u32]| -> Vec<&[u32]> {
-            batch.iter().map(|&example| examples.tokens(example as usize)).collect()
-        };
-        let now = texts(&batch.examples);
+        let texts = self.plan.examples.texts(&batch.examples);
         let stored = match &mut self.ahead {
-            None => prefix.of_training(&now),
-            Some(ahead) => {
-                let stored = ahead.take(&now);
-                if position + 1 < self.total_steps * self.plan.recipe.train.accumulate as u64 {
-                    ahead.ask(&texts(&self.sampler.batch(position + 1)));
-                }
-                stored
-            }
+            None => prefix.of_training(&texts),
+            Some(ahead) => ahead.take(&texts),
         };
         StepInput::Prefix(stored.unwrap_or_else(|| {
             let source = Tokens::new(&batch.ids, &batch.lengths, &self.plan.device);
@@ -297,41 +300,100 @@ impl<'a> Trainer<'a> {
         }))
     }
 
+    /// Begins to gather the stored prefix of the batch that follows in update number `step`, or of the next update's first.
+    fn ask_ahead(&mut self, following: Option<&Vec<u32>>, step: u64) {
+        let Some(ahead) = &mut self.ahead else { return };
+        let next = match following {
+            Some(batch) => Some(batch.as_slice()),
+            None if step < self.total_steps => self.sampler.batches(step).next(),
+            None => None,
+        };
+        if let Some(next) = next {
+            ahead.ask(&self.plan.examples.texts(next));
+        }
+    }
+
     /// Calls the callbacks that are due; the reason, if one of them stopped the run.
     fn call_back(
-        &self,
-        step: u64,
+        &mut self,
         model: &GenirModel,
-        done: &Step,
+        newest: &mut Step,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<String>, TrainError> {
-        let updates_per_epoch = self.plan.mixture.per_epoch() as f64
-            / (self.plan.recipe.train.batch_size * self.plan.recipe.train.accumulate) as f64;
-        let mut moment = Moment {
-            step,
-            total_steps: self.total_steps,
-            epoch: step as f64 / updates_per_epoch,
-            is_last: step == self.total_steps,
-            model,
-            prefix: self.prefix.as_ref(),
-            loss: done.loss,
-            learning_rate: done.learning_rate,
-            gradient_norm: done.gradient_norm,
-            training_seconds: self.training.as_secs_f64(),
-            metrics: Default::default(),
-            monitor,
-        };
-        let mut stopped = None;
+        let mut moment = self.moment(model, newest, monitor);
+        let mut stopped = Ok(None);
         for callback in callbacks {
-            if callback.cadence().is_due(step, moment.is_last)
-                && let Verdict::Stop(reason) = callback.call(&mut moment)?
-            {
-                moment.is_last = true;
-                stopped.get_or_insert(reason);
+            if !callback.cadence().is_due(moment.step, moment.is_last) {
+                continue;
+            }
+            match timed(callback.as_mut(), &mut moment, |callback, moment| callback.call(moment)) {
+                Ok(Verdict::Stop(reason)) if !moment.is_last => {
+                    moment.is_last = true;
+                    stopped = Ok(Some(reason));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    stopped = Err(error);
+                    break;
+                }
             }
         }
-        Ok(stopped)
+        newest.metrics = moment.metrics;
+        self.costs = moment.costs;
+        stopped
+    }
+
+    /// Tells the callbacks how the run `ended`; the reason, if one of them had stopped it.
+    fn end(
+        &mut self,
+        mut ended: Result<Option<String>, TrainError>,
+        model: &GenirModel,
+        newest: &mut Step,
+        callbacks: &mut [Box<dyn Callback + '_>],
+        monitor: &mut Monitor,
+    ) -> Result<Option<String>, TrainError> {
+        let mut moment = self.moment(model, newest, monitor);
+        moment.is_last = true;
+        for callback in callbacks {
+            let ending = match &ended {
+                Ok(None) => Ending::Finished,
+                Ok(Some(reason)) => Ending::Stopped(reason),
+                Err(error) => Ending::Failed(error),
+            };
+            let end =
+                |callback: &mut dyn Callback, moment: &mut Moment| callback.end(moment, ending);
+            if let (Err(error), true) = (timed(callback.as_mut(), &mut moment, end), ended.is_ok())
+            {
+                ended = Err(error);
+            }
+        }
+        ended
+    }
+
+    /// The moment after the newest update, from which the metrics are taken.
+    fn moment<'m>(
+        &'m self,
+        model: &'m GenirModel,
+        newest: &mut Step,
+        monitor: &'m mut Monitor,
+    ) -> Moment<'m> {
+        Moment {
+            step: newest.number,
+            total_steps: self.total_steps,
+            epoch: self.plan.epochs.epochs_after(newest.number),
+            is_last: newest.number == self.total_steps,
+            model,
+            prefix: self.prefix.as_ref(),
+            loss: newest.loss,
+            examples: newest.examples,
+            learning_rate: newest.learning_rate,
+            gradient_norm: newest.gradient_norm,
+            training_seconds: self.costs.seconds(Phase::Steps),
+            costs: self.costs,
+            metrics: std::mem::take(&mut newest.metrics),
+            monitor,
+        }
     }
 
     fn non_finite(
@@ -341,11 +403,23 @@ impl<'a> Trainer<'a> {
         step: u64,
         learning_rate: f64,
     ) -> TrainError {
-        let accumulate = self.plan.recipe.train.accumulate as u64;
-        let examples = ((step - 1) * accumulate..step * accumulate)
-            .flat_map(|position| self.sampler.batch(position))
-            .map(|example| self.plan.examples.source_id(example as usize))
-            .collect();
+        let update = self.sampler.update(step - 1).iter();
+        let examples =
+            update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples }
     }
+}
+
+/// Calls a callback, and counts its time.
+fn timed<T>(
+    callback: &mut dyn Callback,
+    moment: &mut Moment,
+    call: impl FnOnce(&mut dyn Callback, &mut Moment) -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    let begun = Instant::now();
+    let result = call(callback, moment);
+    if let Some(phase) = callback.phase() {
+        moment.costs.spend(phase, begun.elapsed());
+    }
+    result
 }

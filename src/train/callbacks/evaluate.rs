@@ -20,7 +20,8 @@ use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::task::Task;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
 /// The query sets of a run, encoded once.
@@ -33,6 +34,8 @@ pub struct Evaluate<'a> {
     sets: Vec<(QuerySet, bool)>,
     /// What was said of evaluations beside their metrics.
     said: HashSet<String>,
+    /// The step of the newest evaluation.
+    evaluated: Option<u64>,
 }
 
 impl<'a> Evaluate<'a> {
@@ -82,6 +85,7 @@ impl<'a> Evaluate<'a> {
             order: DocidOrder::of(&plan.docids),
             sets,
             said: HashSet::new(),
+            evaluated: None,
         })
     }
 
@@ -131,6 +135,10 @@ impl Callback for Evaluate<'_> {
         true
     }
 
+    fn phase(&self) -> Option<Phase> {
+        Some(Phase::Evaluation)
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let mut remarks = Vec::new();
         if let Some(length) = self.plan.recipe.evaluate.unmasked_padding {
@@ -138,6 +146,7 @@ impl Callback for Evaluate<'_> {
                 "evaluations: queries are padded to {length} tokens without a mask, as in the paper's eval.py"
             ));
         }
+        self.evaluated = Some(moment.step);
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);
@@ -165,6 +174,14 @@ impl Callback for Evaluate<'_> {
             }
         }
         Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        let failed = matches!(ending, Ending::Failed(_));
+        if !failed && self.evaluated != Some(moment.step) {
+            self.call(moment)?;
+        }
+        Ok(())
     }
 }
 

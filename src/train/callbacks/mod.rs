@@ -5,12 +5,14 @@ mod log;
 mod probes;
 mod save;
 mod stop;
+mod summary;
 
 pub use evaluate::Evaluate;
 pub use log::Log;
 pub use probes::Probes;
 pub use save::Save;
 pub use stop::EarlyStop;
+pub use summary::Summary;
 
 use super::TrainError;
 use super::callback::Callback;
@@ -23,7 +25,7 @@ use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
 /// what decides, and a run that is stopped early still saves its last checkpoint. Probes come last: they know
-/// then whether the run ends here, and a probe that fails costs no checkpoint.
+/// then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of them cost.
 pub fn standard<'a>(
     plan: &'a Plan,
     run: &'a RunDirectory,
@@ -37,6 +39,7 @@ pub fn standard<'a>(
     if let Some(section) = &plan.recipe.probes {
         callbacks.push(Box::new(Probes::new(plan, section, run)?));
     }
+    callbacks.push(Box::new(Summary::new(plan, run)));
     Ok(callbacks)
 }
 

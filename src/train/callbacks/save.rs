@@ -8,7 +8,8 @@ use super::improves;
 use crate::checkpoint::{self, Contents, Encoding, Manifest};
 use crate::run::RunDirectory;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
 /// Writes the checkpoint `step-<step>` at its cadence, and whenever the best metric so far is measured.
@@ -59,6 +60,10 @@ impl Callback for Save<'_> {
         true
     }
 
+    fn phase(&self) -> Option<Phase> {
+        Some(Phase::Saving)
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let section = &self.plan.recipe.save;
         let measured = moment.metric("save.best_metric", &section.best_metric)?;
@@ -71,7 +76,7 @@ impl Callback for Save<'_> {
         if !(is_due || is_best || moment.is_last) {
             return Ok(Verdict::Continue);
         }
-        let name = format!("step-{:06}", moment.step);
+        let name = name_at(moment.step);
         let manifest = Manifest {
             format: Manifest::FORMAT,
             genir: env!("CARGO_PKG_VERSION").to_owned(),
@@ -96,4 +101,17 @@ impl Callback for Save<'_> {
         self.prune()?;
         Ok(Verdict::Continue)
     }
+
+    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        let failed = matches!(ending, Ending::Failed(_));
+        if !failed && self.written.back() != Some(&name_at(moment.step)) {
+            self.call(moment)?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the checkpoint after so many updates.
+fn name_at(step: u64) -> String {
+    format!("step-{step:06}")
 }

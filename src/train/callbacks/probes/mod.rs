@@ -16,7 +16,8 @@ use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::train::TrainError;
 use crate::train::base::name_of_base;
-use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::costs::Phase;
 use crate::train::plan::{Plan, splits_to_probe};
 use budget::{Budget, Wait};
 
@@ -35,6 +36,8 @@ pub struct Probes<'a> {
     waiting: Vec<Probe>,
     /// What each probe gave in this run, for pictures of how it moves.
     histories: Vec<(Probe, Vec<Record>)>,
+    /// Whether the measurement at the end was made.
+    ended: bool,
 }
 
 /// Probes that look at the same queries.
@@ -78,7 +81,7 @@ impl<'a> Probes<'a> {
         };
         let steps = |probe| {
             let evaluate = plan.recipe.evaluate.every;
-            section.every(probe)?.steps(evaluate, plan.steps_per_epoch())
+            section.every(probe)?.steps(evaluate, &plan.epochs)
         };
         Ok(Self {
             plan,
@@ -90,6 +93,7 @@ impl<'a> Probes<'a> {
             budget: Budget::new(section.max_share),
             waiting: Vec::new(),
             histories: section.run.iter().map(|&probe| (probe, Vec::new())).collect(),
+            ended: false,
         })
     }
 
@@ -258,10 +262,15 @@ impl Callback for Probes<'_> {
         self.every.is_empty()
     }
 
+    fn phase(&self) -> Option<Phase> {
+        Some(Phase::Probes)
+    }
+
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
         let at_start = moment.step == 0 && self.section.at_start;
         let at_end = moment.is_last && self.section.at_end;
         if at_start || at_end {
+            self.ended |= at_end;
             self.measure_now(&self.section.run, false, moment)?;
         } else if moment.step > 0 {
             let due = self.due(moment.step);
@@ -272,7 +281,17 @@ impl Callback for Probes<'_> {
                 }
             }
         }
-        if moment.is_last {
+        Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        if matches!(ending, Ending::Failed(_)) {
+            return Ok(());
+        }
+        if self.section.at_end && !self.ended {
+            self.measure_now(&self.section.run, false, moment)?;
+        }
+        if moment.step > 0 {
             moment.monitor.message(&format!(
                 "probes took {:.1} s beside {:.1} s of training ({:.1}%)",
                 self.budget.total,
@@ -280,6 +299,6 @@ impl Callback for Probes<'_> {
                 100.0 * self.budget.total / moment.training_seconds,
             ));
         }
-        Ok(Verdict::Continue)
+        Ok(())
     }
 }

@@ -1,0 +1,216 @@
+//! Says what a run costs and what comes of it: scalars while it runs, `summary.json` when it is over.
+
+use std::io::Write;
+
+use super::improves;
+use crate::device;
+use crate::files::write_whole;
+use crate::monitor::Hyperparameter;
+use crate::recipe::Optimizer;
+use crate::retrieval::names;
+use crate::run::{
+    Best, Ended, Evaluation, Parameters, RunDirectory, Seconds, Summary as Contents, peak_memory,
+};
+use crate::train::TrainError;
+use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::costs::{Costs, Phase};
+use crate::train::plan::Plan;
+
+/// Writes time and memory as scalars at the cadence of the log, the run's hyperparameters and how it ended to
+/// TensorBoard, and `summary.json`.
+pub struct Summary<'a> {
+    plan: &'a Plan,
+    run: &'a RunDirectory,
+    best: Option<Best>,
+    last: Option<Evaluation>,
+    /// The step whose costs were written last.
+    written: Option<u64>,
+}
+
+impl<'a> Summary<'a> {
+    /// The summary of the run in `run`.
+    pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
+        Self { plan, run, best: None, last: None, written: None }
+    }
+
+    fn note_metrics(&mut self, moment: &Moment) {
+        if moment.metrics.is_empty() {
+            return;
+        }
+        let (step, metrics) = (moment.step, &moment.metrics);
+        let metric = &self.plan.recipe.save.best_metric;
+        if let Some(&value) = metrics.get(metric)
+            && improves(value, self.best.as_ref().map(|best| best.value), 0.0)
+        {
+            self.best = Some(Best { metric: metric.clone(), value, step });
+        }
+        self.last = Some(Evaluation { step, metrics: metrics.clone() });
+    }
+
+    fn write_costs(&mut self, moment: &mut Moment) -> Result<(), TrainError> {
+        if self.written == Some(moment.step) {
+            return Ok(());
+        }
+        self.written = Some(moment.step);
+        // Those of the prefix and of probes are written where they are measured.
+        let mut values = vec![
+            ("time/steps_seconds", moment.costs.seconds(Phase::Steps)),
+            ("time/evaluation_seconds", moment.costs.seconds(Phase::Evaluation)),
+            ("time/saving_seconds", moment.costs.seconds(Phase::Saving)),
+            ("time/total_seconds", moment.costs.total_seconds()),
+            ("memory/optimizer_mebibytes", mebibytes(moment.costs.optimizer_bytes)),
+        ];
+        values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
+        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
+    }
+
+    fn contents(&self, moment: &Moment, ending: Ending) -> Contents {
+        let (ended, reason) = match ending {
+            Ending::Finished => (Ended::Finished, None),
+            Ending::Stopped(reason) => (Ended::Stopped, Some(reason.to_owned())),
+            Ending::Failed(error) => (Ended::Failed, Some(error.to_string())),
+        };
+        let total = &self.plan.table.total;
+        Contents {
+            genir: env!("CARGO_PKG_VERSION").to_owned(),
+            device: device::describe(&self.plan.device),
+            ended,
+            reason,
+            steps: moment.step,
+            total_steps: moment.total_steps,
+            epochs: moment.epoch,
+            examples: moment.costs.examples,
+            loss: (moment.step > 0).then_some(moment.loss),
+            best: self.best.clone(),
+            last: self.last.clone(),
+            parameters: Parameters {
+                trained: total.trained,
+                frozen: total.parameters - total.trained,
+            },
+            optimizer_state_bytes: moment.costs.optimizer_bytes,
+            peak_memory_bytes: peak_memory(),
+            seconds: seconds(&moment.costs),
+        }
+    }
+
+    /// The keys of the recipe that runs are compared by, and what follows from them.
+    fn hyperparameters(&self) -> Vec<(&'static str, Hyperparameter)> {
+        let recipe = &self.plan.recipe;
+        let text = |value: &dyn ToString| Hyperparameter::Text(value.to_string());
+        let number = Hyperparameter::Number;
+        let (optimizer, weight_decay) = match recipe.optimizer.optimizer {
+            Optimizer::AdamW { weight_decay, .. } => ("adamw", weight_decay),
+            Optimizer::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
+        };
+        let ratio = recipe.task.options().ratio;
+        let ratio = ratio.map_or("none".to_owned(), |ratio| ratio.to_string());
+        vec![
+            ("corpus.path", text(&recipe.corpus.path)),
+            ("model.base", text(&recipe.model.base)),
+            ("model.init", text(&recipe.model.init)),
+            ("model.dropout", number(self.plan.dropout())),
+            ("task.tasks", Hyperparameter::Text(words(&recipe.task.options().tasks))),
+            ("task.ratio", Hyperparameter::Text(ratio)),
+            ("docids.rows", text(&recipe.docids.rows)),
+            ("trainable.select", Hyperparameter::Text(words(&recipe.trainable.select))),
+            ("trained_parameters", number(self.plan.table.total.trained as f64)),
+            ("optimizer.name", text(&optimizer)),
+            ("optimizer.learning_rate", number(recipe.optimizer.learning_rate)),
+            ("optimizer.weight_decay", number(weight_decay)),
+            ("optimizer.clip_norm", number(recipe.optimizer.clip_norm.unwrap_or(0.0))),
+            ("schedule.name", text(&recipe.schedule.name)),
+            ("schedule.warmup_steps", number(recipe.schedule.warmup_steps as f64)),
+            ("train.steps", number(self.plan.total_steps() as f64)),
+            ("train.batch_size", number(recipe.train.batch_size as f64)),
+            ("train.accumulate", number(recipe.train.accumulate as f64)),
+            ("train.label_smoothing", number(recipe.train.label_smoothing)),
+            ("run.seed", number(recipe.run.seed as f64)),
+        ]
+    }
+
+    /// The metrics that TensorBoard shows beside them: the loss, and what each ranking of the whole is judged by.
+    fn metrics(&self) -> Vec<String> {
+        let recipe = &self.plan.recipe;
+        let splits = recipe.evaluate.splits.iter().map(|&split| split.to_string());
+        let tasks = recipe.task.options().tasks;
+        let memorised = tasks.into_iter().map(names::of_memorisation);
+        let memorised = memorised.filter(|_| recipe.evaluate.memorisation > 0);
+        let rankings: Vec<String> = splits.chain(memorised).collect();
+        let metrics = rankings.iter().flat_map(|ranking| {
+            ["hits@1", "hits@10", "mrr@10"].map(|metric| format!("{ranking}/{metric}"))
+        });
+        let mut all = vec!["loss/train".to_owned()];
+        all.extend(metrics);
+        if !all.contains(&recipe.save.best_metric) {
+            all.insert(1, recipe.save.best_metric.clone());
+        }
+        all
+    }
+}
+
+impl Callback for Summary<'_> {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: true, at_end: false }
+    }
+
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        self.note_metrics(moment);
+        if moment.step == 0 {
+            moment.monitor.hyperparameters(&self.hyperparameters(), &self.metrics())?;
+        } else if !moment.is_last && moment.step.is_multiple_of(self.plan.recipe.log.every_steps) {
+            self.write_costs(moment)?;
+        }
+        Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        let path = self.run.summary();
+        let contents = self.contents(moment, ending);
+        write_whole(&path, |file| {
+            serde_json::to_writer_pretty(&mut *file, &contents)?;
+            file.write_all(b"\n")
+        })?;
+        self.write_costs(moment)?;
+        moment.monitor.message(&in_words(&contents));
+        Ok(moment.monitor.ended(contents.ended)?)
+    }
+}
+
+fn seconds(costs: &Costs) -> Seconds {
+    let total = costs.total_seconds();
+    let [prefix, steps, evaluation, probes, saving] =
+        [Phase::Prefix, Phase::Steps, Phase::Evaluation, Phase::Probes, Phase::Saving]
+            .map(|phase| costs.seconds(phase));
+    let other = total - (prefix + steps + evaluation + probes + saving);
+    Seconds { total, prefix, steps, evaluation, probes, saving, other }
+}
+
+/// `12.3 s: steps 8.0, evaluation 2.1, saving 0.4, other 1.8; peak memory 507 MiB`; phases without time are left out.
+fn in_words(contents: &Contents) -> String {
+    let Seconds { total, prefix, steps, evaluation, probes, saving, other } = contents.seconds;
+    let parts = [
+        ("prefix", prefix),
+        ("steps", steps),
+        ("evaluation", evaluation),
+        ("probes", probes),
+        ("saving", saving),
+        ("other", other),
+    ];
+    let parts = parts.iter().filter(|(_, seconds)| *seconds > 0.0);
+    let parts: Vec<String> = parts.map(|(name, seconds)| format!("{name} {seconds:.1}")).collect();
+    let peak = contents.peak_memory_bytes.map(mebibytes);
+    let peak = peak.map_or(String::new(), |peak| format!("; peak memory {peak:.0} MiB"));
+    format!("{total:.1} s: {}{peak}", parts.join(", "))
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn words<T: ToString>(values: &[T]) -> String {
+    values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
