@@ -9,6 +9,7 @@ use comfy_table::{Table, presets};
 use super::output;
 use super::target::Target;
 use crate::corpus::Split;
+use crate::probe::ranked_among;
 use crate::retrieval::Metrics;
 use crate::retrieval::evaluation::evaluate;
 use crate::retrieval::ranking::{RankOptions, Vocabulary};
@@ -128,6 +129,7 @@ impl Eval {
                 }
                 output::line(table)?;
                 output::line("seen: a relevant document had a training query; unseen: none had.")?;
+                output::line(format!("Ranked among {}.", ranked_among(self.vocabulary)))?;
             }
         }
         Ok(())
