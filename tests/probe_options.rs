@@ -63,7 +63,8 @@ fn a_selector_that_begins_with_a_minus_is_refused_as_a_selector() {
         ("--patch", "stage_patching", "-decoder.mlp"),
         ("--circuit", "circuit", "-decoder.mlp=zero"),
     ] {
-        let target = ["probe", &checkpoint, "--corpus", &corpus, "--probe", probe];
+        let target =
+            ["probe", &checkpoint, "--corpus", &corpus, "--base", &checkpoint, "--probe", probe];
         is_refused(
             &[&target[..], &[option, selector]].concat(),
             &["`-decoder.mlp` cannot be patched: it takes away"],

@@ -398,7 +398,10 @@ fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
         let mut old = serde_json::to_value(&record).unwrap();
         let result = old["result"].as_object_mut().unwrap();
         result.retain(|key, _| key != "average_first" && key != "encoder_norm");
-        assert_eq!(Record::parse(&old.to_string(), String::new).unwrap(), record);
+        // Reading may round the last digit of a number: of both alike.
+        let new = serde_json::to_string(&record).unwrap();
+        let read = |text: &str| Record::parse(text, String::new).unwrap();
+        assert_eq!(read(&old.to_string()), read(&new));
     }
 }
 

@@ -58,30 +58,48 @@ fn left_of(
     outputs: &BTreeMap<(usize, Component), Parts>,
 ) -> Vec<String> {
     let mut lost = false;
-    // Layers that have the same heads left, by component.
-    let mut left: BTreeMap<(Component, Vec<usize>, bool), Vec<String>> = BTreeMap::new();
-    for place in &patch.part.places {
-        let Some(parts) = outputs.get(place) else { continue };
-        let all = 0..parts.len();
-        let held: Vec<usize> = all.filter(|&part| parts[part] == Some(index)).collect();
-        let asked = patch.part.heads.as_ref().map_or(parts.len(), Vec::len);
-        lost |= held.len() < asked;
-        let is_whole = held.len() == parts.len();
-        if !held.is_empty() {
-            left.entry((place.1, held, is_whole)).or_default().push(place.0.to_string());
+    // What is left of a component with the layers that have the same left, in the order in which they run.
+    let mut left: Vec<(Component, Left, Vec<String>)> = Vec::new();
+    for &place in &patch.part.places {
+        let Some(parts) = outputs.get(&place) else { continue };
+        let (layer, component) = place;
+        let held: Vec<usize> =
+            (0..parts.len()).filter(|&part| parts[part] == Some(index)).collect();
+        lost |= held.len() < patch.part.heads.as_ref().map_or(parts.len(), Vec::len);
+        let here = match held.len() {
+            0 => continue,
+            count if count == parts.len() => Left::Whole,
+            _ => Left::Heads(held),
+        };
+        let layer = layer.to_string();
+        match left.iter_mut().find(|(of, there, _)| (*of, there) == (component, &here)) {
+            Some((.., layers)) => layers.push(layer),
+            None => left.push((component, here, vec![layer])),
         }
     }
     if !lost {
         return vec![patch.to_string()];
     }
-    let name = |((component, held, is_whole), layers): ((Component, Vec<usize>, bool), _)| {
-        let layers: Vec<String> = layers;
-        let heads: Vec<String> = held.iter().map(usize::to_string).collect();
-        let heads = if is_whole { String::new() } else { format!(".heads[{}]", heads.join(",")) };
+    let name = |(component, left, layers): (Component, Left, Vec<String>)| {
+        let heads = match left {
+            Left::Whole => String::new(),
+            Left::Heads(heads) => {
+                let heads: Vec<String> = heads.iter().map(usize::to_string).collect();
+                format!(".heads[{}]", heads.join(","))
+            }
+        };
         let (component, layers) = (component.name(), layers.join(","));
         format!("decoder.{component}[{layers}]{heads}={}", patch.replacement)
     };
     left.into_iter().map(name).collect()
+}
+
+/// What is left of an output that a patch names.
+#[derive(PartialEq)]
+enum Left {
+    Whole,
+    /// Some of an attention's heads.
+    Heads(Vec<usize>),
 }
 
 #[cfg(test)]
@@ -287,8 +305,8 @@ mod tests {
                 ],
                 &[
                     "decoder.self_attention[1,2]=zero",
-                    "decoder.cross_attention[2].heads[0,1,2]=zero",
                     "decoder.cross_attention[1]=zero",
+                    "decoder.cross_attention[2].heads[0,1,2]=zero",
                     "decoder.mlp[2]=zero",
                     "decoder.cross_attention[2].heads[3]=mean",
                     "decoder.mlp[1]=base",

@@ -103,8 +103,8 @@ MODELS = [
             "decoder.self_attention[4].heads[1,3]=base",
         ],
         applied=[
-            "decoder.cross_attention[3].heads[0,3]=mean",
             "decoder.cross_attention[2]=mean",
+            "decoder.cross_attention[3].heads[0,3]=mean",
             "decoder.cross_attention[3].heads[1,2]=zero",
             "decoder.mlp[1,3]=mean",
             "decoder.mlp[2]=base",
