@@ -305,8 +305,10 @@ fn what_is_stored_is_not_encoded_again() {
         let probes = [Probe::StagePatching, Probe::EncoderSwap];
         let suite = Suite::new(&probes, options, plan.config()).unwrap();
         let (name, t5) = (String::new(), base.t5.clone());
-        let others =
-            Others { base: Some(Other { name, t5, left_out: Default::default() }), encoder: None };
+        let others = Others {
+            base: Some(Other { name, t5, has_same_encoder: true, left_out: Default::default() }),
+            encoder: None,
+        };
         let records = suite.measure(&subject, &mut queries, None, &others, &mut |_, _| {}).unwrap();
         serde_json::to_value(records.iter().map(|record| &record.result).collect::<Vec<_>>())
             .unwrap()

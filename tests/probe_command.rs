@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use genir::component::Component;
-use genir::probe::{Probe, ProbeResult, Record, files};
+use genir::probe::{MeasuredOn, Named, Probe, ProbeResult, Record, files};
 use genir::retrieval::run_files::read_correct_queries;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -78,7 +78,12 @@ fn tables_json_and_csv_show_every_probe() {
     assert_eq!(shown.stderr, "", "nothing is left out: the run knows its base");
     assert_says(
         &shown.stdout,
-        &["step 200, ", " correct of 8 validation queries", "stages I 0, II 1, III 2", "| layer |"],
+        &[
+            "step 200, ",
+            " correct of 8 validation queries, ranked among words and docids",
+            "stages I 0, II 1, III 2; base model initialisation by seed 3",
+            "| layer |",
+        ],
     );
 
     let home = TempDir::new().unwrap();
@@ -140,6 +145,17 @@ fn patches_and_circuits_of_ones_own_are_measured_beside_the_papers() {
     let ProbeResult::Circuit(circuit) = &patched[1].result else { panic!("no circuit") };
     let given = circuit.circuits.iter().find(|circuit| circuit.name == "given").unwrap();
     assert_eq!(given.patches, ["decoder.mlp[I,II]=mean", "decoder.self_attention=zero"]);
+
+    let overlap = records(&[
+        &run,
+        "--probe=circuit",
+        "--circuit=decoder.cross_attention[1]=zero,decoder.cross_attention[1].heads[1]=mean",
+    ]);
+    let ProbeResult::Circuit(circuit) = &overlap[0].result else { panic!("no circuit") };
+    let patches = &circuit.circuits.last().unwrap().patches;
+    let applied =
+        ["decoder.cross_attention[1].heads[0]=zero", "decoder.cross_attention[1].heads[1]=mean"];
+    assert_eq!(*patches, applied);
 }
 
 #[test]
@@ -157,21 +173,42 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
             .all(|(token, query)| token.starts_with("@DOC_ID_") && query.starts_with("val-"))
     );
     let again = records(&[&lens[..], &["--correct", &file]].concat());
-    assert_eq!(results(&again), results(&found));
+    let on = &again[0].measured_on;
+    let all = Named { pairs: pairs.len(), used: pairs.len(), ranked_first: pairs.len() };
+    assert_eq!(on.named, Some(all));
+    let without_names = |record: &Record| {
+        let on = MeasuredOn { named: None, ..record.measured_on.clone() };
+        Record { measured_on: on, ..record.clone() }
+    };
+    assert_eq!(results(&[without_names(&again[0])]), results(&found));
 
     // A sample lacks none of them.
     let sampled = records(&[&lens[..], &["--correct", &file, "--queries", "1"]].concat());
-    assert_eq!(results(&sampled), results(&found));
+    assert_eq!(results(&sampled), results(&again));
     fs::write(&file, "[]").unwrap();
     is_refused(
         &["probe", &run, "--correct", &file],
         &["correct_valid.json: no query is named, expected [[docid token, query id], ...]"],
     );
 
-    // A query that is not correct is measured too.
-    fs::write(&file, json!([["@DOC_ID_nile@", "val-7"]]).to_string()).unwrap();
-    let one = records(&[&lens[..], &["--correct", &file]].concat());
-    assert_eq!(one[0].measured_on.measured, 1);
+    // A query that is not correct is measured too, one that comes twice once; counted are those that were used.
+    let (wrong, right) = (["@DOC_ID_nile@", "val-0"], [&pairs[0].0, &pairs[0].1]);
+    fs::write(&file, json!([wrong, right, wrong]).to_string()).unwrap();
+    let named = records(&[&lens[..], &["--correct", &file]].concat());
+    let on = &named[0].measured_on;
+    assert_eq!(on.named, Some(Named { pairs: 3, used: 2, ranked_first: 1 }));
+    assert_eq!((on.measured, on.correct, on.ranked), (2, pairs.len(), 8));
+    let shown = succeeds(&[&["probe"], &lens[..], &["--correct", &file]].concat()).stdout;
+    let counts = format!(
+        "2 queries of 3 named in a file, 1 of them ranked first here (of all 8 validation queries: {})",
+        pairs.len()
+    );
+    assert_says(&shown, &[&counts, "ranked among words and docids"]);
+    let csv = ["--correct", &file, "--format", "csv"];
+    assert_says(
+        &succeeds(&[&["probe"], &lens[..], &csv].concat()).stdout,
+        &[",named,all,logit_lens,"],
+    );
 
     for (pair, part) in [
         (["@DOC_ID_nile@", "test-7"], "test-7"),
@@ -222,6 +259,11 @@ fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
     is_refused(
         &["probe", &run, "--encoder-from", &other, "--left-out-ids", "elbe"],
         &["`elbe`", "8 docids"],
+    );
+    // An id may begin with a minus.
+    is_refused(
+        &["probe", &run, "--encoder-from", &other, "--left-out-ids", "-17,7"],
+        &["without the document `-17`"],
     );
 }
 

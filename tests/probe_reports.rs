@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use genir::monitor::{Console, Line, Monitor, Verbosity};
-use genir::probe::{Probe, ProbeResult, Record};
-use genir::report::{Picture, histograms, pictures, points, tables, write_csv};
+use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, files, ranked_among};
+use genir::report::{Picture, histograms, measured_on, pictures, points, tables, write_csv};
+use genir::retrieval::Vocabulary;
 use genir::run::{Environment, Overwrite, RunDirectory};
 use serde_json::Value;
 
@@ -275,8 +276,8 @@ fn every_probe_is_drawn_at_every_depth_of_one_moment_and_of_many() {
         let moments: Vec<Vec<Record>> = (0..5).map(|n| records(depth, 100 * n)).collect();
         for probe in 0..Probe::ALL.len() {
             let history: Vec<Record> = moments.iter().map(|moment| moment[probe].clone()).collect();
-            let one = pictures(&history[..1]);
-            let many = pictures(&history);
+            let one = pictures(&history[..1], &[]);
+            let many = pictures(&history, &[]);
             assert_eq!(one[0].name(), Probe::ALL[probe].to_string());
             assert_eq!(many.len(), one.len() + 1);
             assert!(many[one.len()].name().ends_with("_history"));
@@ -289,9 +290,9 @@ fn every_probe_is_drawn_at_every_depth_of_one_moment_and_of_many() {
 fn pictures_are_drawn_of_undefined_numbers_and_of_a_history_that_stands_still() {
     for record in records(6, 0) {
         let none = undefined(&record);
-        draw(&pictures(std::slice::from_ref(&none)));
-        draw(&pictures(&[none.clone(), record.clone(), none, record.clone()]));
-        draw(&pictures(&[record.clone(), record]));
+        draw(&pictures(std::slice::from_ref(&none), &[]));
+        draw(&pictures(&[none.clone(), record.clone(), none, record.clone()], &[]));
+        draw(&pictures(&[record.clone(), record], &[]));
     }
 }
 
@@ -299,10 +300,10 @@ fn pictures_are_drawn_of_undefined_numbers_and_of_a_history_that_stands_still() 
 fn pictures_pass_over_records_of_other_probes() {
     let all = records(3, 100);
     let names = |history: &[Record]| {
-        pictures(history).iter().map(|picture| picture.name().to_owned()).collect::<Vec<_>>()
+        pictures(history, &[]).iter().map(|picture| picture.name().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&all), names(&all[8..]));
-    assert!(pictures(&[]).is_empty());
+    assert!(pictures(&[], &[]).is_empty());
 }
 
 #[test]
@@ -311,7 +312,97 @@ fn names_from_outside_do_not_break_pictures() {
     record.measured_on.queries = "a<b>&\"c\"\u{1}".to_owned();
     let ProbeResult::EncoderSwap(result) = &mut record.result else { unreachable!() };
     result.swaps[0].encoder = "\u{7}<&>".repeat(30);
-    draw(&pictures(&[record.clone(), record]));
+    draw(&pictures(&[record.clone(), record], &[]));
+}
+
+#[test]
+fn headings_of_ranks_say_what_is_ranked_among() {
+    for vocabulary in [Vocabulary::All, Vocabulary::Docids] {
+        let among = format!("among {}", ranked_among(vocabulary));
+        for mut record in records(6, 500) {
+            record.measured_on.vocabulary = vocabulary;
+            assert!(measured_on(&record).ends_with(&format!(", ranked {among}")));
+            for table in tables(&record).iter().filter(|table| !table.title.starts_with("What")) {
+                let of_ranks = ["rank", "Rank", "on 1000 test queries", "Queries for documents"];
+                if of_ranks.iter().any(|part| table.title.contains(part)) {
+                    let in_all = table.title.ends_with("in the whole vocabulary");
+                    assert!(in_all || table.title.contains(&among), "{}", table.title);
+                }
+            }
+        }
+        let mut record = record_of(Probe::DirectEffect, 6);
+        record.measured_on.vocabulary = vocabulary;
+        assert!(csv(&[record]).iter().all(|row| row["vocabulary"] == vocabulary.to_string()));
+    }
+}
+
+#[test]
+fn what_a_model_that_broke_down_has_computed_is_undefined_and_not_zero() {
+    let mut record = record_of(Probe::AttentionReads, 6);
+    let ProbeResult::AttentionReads(reads) = &mut record.result else { unreachable!() };
+    reads.largest_deviation = Some(f64::NAN);
+    // JSON has no NaN: what is read again is what was written.
+    let stored = serde_json::to_string(&record).unwrap();
+    for record in [record, Record::parse(&stored, String::new).unwrap()] {
+        assert!(text(&record).contains("; largest deviation -)"), "{}", text(&record));
+        let rows = csv(&[record]);
+        let row = rows.iter().find(|row| row["metric"] == "largest_deviation").unwrap();
+        assert_eq!(row["value"], "");
+    }
+}
+
+#[test]
+fn probes_that_were_skipped_stand_below_their_way() {
+    let mut records: Vec<Record> =
+        (1..4).map(|n| self::records(3, 100 * n).swap_remove(1)).collect();
+    let skip = |step| Skipped::new(Probe::LogitLens, step, SkipReason::MaxShare, "slow".to_owned());
+    let skipped: Vec<Skipped> = (5..15).map(|n| skip(10 * n)).collect();
+    let others = [Skipped { probe: Probe::Circuit, ..skip(7) }];
+    let note = "skipped at steps 50, 60, 70, 80, 90, 100, 110, 120 and 2 more (max_share)";
+    let drawn = |records: &[Record], skipped: &[Skipped]| -> Vec<bool> {
+        let pictures = pictures(records, skipped);
+        pictures.iter().map(|picture| picture.svg().unwrap().contains(note)).collect()
+    };
+    assert_eq!(drawn(&records, &skipped), [false, true]);
+    assert_eq!(drawn(&records, &others), [false, false]);
+    records.truncate(1);
+    assert_eq!(drawn(&records, &skipped), [true]);
+}
+
+#[test]
+fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
+    let home = tempfile::TempDir::new().unwrap();
+    let file = home.path().join("logit_lens.jsonl");
+    let record = record_of(Probe::LogitLens, 3);
+    files::append(home.path(), &record).unwrap();
+    let message = "none of 8 is correct".to_owned();
+    let skipped = Skipped::new(Probe::LogitLens, 40, SkipReason::NoCorrectQuery, message);
+    files::append_skipped(home.path(), &skipped).unwrap();
+    files::append(home.path(), &record).unwrap();
+    let stored = files::read_all(&file).unwrap();
+    assert_eq!(stored.records, [record.clone(), record.clone()]);
+    assert_eq!(stored.skipped, [skipped.clone()]);
+    assert_eq!(files::read(&file).unwrap().len(), 2);
+    assert_eq!(files::read_histories(home.path()).unwrap(), stored);
+    let line: Value =
+        serde_json::from_str(std::fs::read_to_string(&file).unwrap().lines().nth(1).unwrap())
+            .unwrap();
+    assert_eq!(line["probe"], "logit_lens");
+    assert_eq!(line["skipped"]["step"], 40);
+    assert_eq!(line["skipped"]["reason"], "no_correct_query");
+    let refused = Record::parse(&line.to_string(), || "here".to_owned()).unwrap_err().to_string();
+    assert!(refused.starts_with("here: a probe that was skipped at step 40"), "{refused}");
+
+    // What versions wrote that knew none of the newer fields.
+    for record in records(3, 100) {
+        let mut old = serde_json::to_value(&record).unwrap();
+        let result = old["result"].as_object_mut().unwrap();
+        result.retain(|key, _| key != "average_first" && key != "encoder_norm");
+        // Reading may round the last digit of a number: of both alike.
+        let new = serde_json::to_string(&record).unwrap();
+        let read = |text: &str| Record::parse(text, String::new).unwrap();
+        assert_eq!(read(&old.to_string()), read(&new));
+    }
 }
 
 /// Not a test by itself: writes all pictures to the directory that `PICTURES` names, and a run with them for
@@ -332,11 +423,11 @@ fn write_pictures() {
                 let (newest, step) = (&history[known - 1], 100 * known as u64 - 50);
                 monitor.points(step, 0.0, &points(newest)).unwrap();
                 monitor.histograms(step, &histograms(newest)).unwrap();
-                let pictures = pictures(&history[..known]);
+                let pictures = pictures(&history[..known], &[]);
                 let images: Vec<_> = pictures.iter().map(|p| p.image().unwrap()).collect();
                 monitor.images(step, &images).unwrap();
             }
-            for picture in pictures(&history) {
+            for picture in pictures(&history, &[]) {
                 let path = directory.join(format!("{depth}-{}", picture.name()));
                 std::fs::write(path.with_extension("svg"), picture.svg().unwrap()).unwrap();
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 #[path = "support/near.rs"]
 mod near;
@@ -20,22 +21,60 @@ const DEEP: &str = "deep";
 
 #[test]
 fn a_shallow_tied_relu_model_shows_what_the_reference_shows() {
-    agrees_with_the_reference(SHALLOW, "paper");
+    agrees_with_the_reference(SHALLOW, GENIRS);
+}
+
+#[test]
+fn the_definitions_of_the_released_code_agree_in_a_shallow_model() {
+    agrees_with_the_reference(SHALLOW, RELEASED);
 }
 
 #[test]
 fn contributions_with_the_norm_folded_in_agree_in_a_shallow_model() {
-    agrees_with_the_reference(SHALLOW, "exact");
+    agrees_with_the_reference(SHALLOW, Definitions { variant: "exact", ..GENIRS });
+    agrees_with_the_reference(SHALLOW, Definitions { variant: "exact", ..RELEASED });
 }
 
 #[test]
 fn a_deep_untied_gated_model_shows_what_the_reference_shows() {
-    agrees_with_the_reference(DEEP, "paper");
+    agrees_with_the_reference(DEEP, GENIRS);
+}
+
+#[test]
+fn the_definitions_of_the_released_code_agree_in_a_deep_model() {
+    agrees_with_the_reference(DEEP, RELEASED);
 }
 
 #[test]
 fn contributions_with_the_norm_folded_in_agree_in_a_deep_model() {
-    agrees_with_the_reference(DEEP, "exact");
+    agrees_with_the_reference(DEEP, Definitions { variant: "exact", ..GENIRS });
+    agrees_with_the_reference(DEEP, Definitions { variant: "exact", ..RELEASED });
+}
+
+/// Which of several definitions a probe goes by.
+#[derive(Clone, Copy)]
+struct Definitions {
+    variant: &'static str,
+    average_first: &'static str,
+    encoder_norm: &'static str,
+}
+
+/// Those that genir goes by unless asked otherwise.
+const GENIRS: Definitions =
+    Definitions { variant: "paper", average_first: "readers", encoder_norm: "other" };
+/// Those of the paper's released code.
+const RELEASED: Definitions =
+    Definitions { variant: "paper", average_first: "queries", encoder_norm: "own" };
+
+impl Definitions {
+    /// Whether `record` was measured by these.
+    fn are_of(&self, record: &Value) -> bool {
+        let result = &record["result"];
+        let is = |key: &str, word: &str| result[key].is_null() || result[key] == word;
+        is("variant", self.variant)
+            && is("average_first", self.average_first)
+            && is("encoder_norm", self.encoder_norm)
+    }
 }
 
 fn fixture(model: &str) -> PathBuf {
@@ -43,17 +82,13 @@ fn fixture(model: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn agrees_with_the_reference(model: &str, variant: &str) {
+fn agrees_with_the_reference(model: &str, definitions: Definitions) {
     let directory = fixture(model);
     let file = directory.join("expected.json");
     let reference: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let records = probe(&directory, &reference["options"], variant);
-    let of_variant = |record: &&Value| {
-        let of = &record["result"]["variant"];
-        of.is_null() || of == variant
-    };
-    let expected: Vec<&Value> =
-        reference["records"].as_array().unwrap().iter().filter(of_variant).collect();
+    let records = probe(&directory, &reference["options"], definitions);
+    let all = reference["records"].as_array().unwrap().iter();
+    let expected: Vec<&Value> = all.filter(|record| definitions.are_of(record)).collect();
     let names = |records: &[&Value]| -> Vec<String> {
         records.iter().map(|record| record["probe"].to_string()).collect()
     };
@@ -65,12 +100,16 @@ fn agrees_with_the_reference(model: &str, variant: &str) {
         let name = expected["probe"].as_str().unwrap();
         let record = found.iter().find(|record| record["probe"] == name).unwrap();
         let mut result = record["result"].clone();
-        take_deviation(&mut result, variant);
+        take_deviation(&mut result, definitions.variant);
         take_name_of_encoder(&mut result, &directory);
         let measured_on = of_keys(&record["measured_on"], &reference["measured_on"]);
-        let expected =
-            json!({"measured_on": reference["measured_on"], "result": expected["result"]});
-        let found = json!({"measured_on": measured_on, "result": result});
+        // Of probes that rank the measured queries.
+        let listed = &record["measured_on"]["measured_queries"];
+        let right = if listed.is_null() { &Value::Null } else { &reference["measured_queries"] };
+        let expected = json!({
+            "measured_on": reference["measured_on"], "listed": right, "result": expected["result"],
+        });
+        let found = json!({"measured_on": measured_on, "listed": listed, "result": result});
         let of_probe = near::differences(&expected, &found).into_iter();
         differences.extend(of_probe.map(|difference| format!("{name}{difference}")));
     }
@@ -79,7 +118,7 @@ fn agrees_with_the_reference(model: &str, variant: &str) {
 }
 
 /// What `genir probe` prints of all probes.
-fn probe(directory: &Path, options: &Value, variant: &str) -> Value {
+fn probe(directory: &Path, options: &Value, definitions: Definitions) -> Value {
     let texts = |key: &str| -> Vec<&str> {
         options[key].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
     };
@@ -90,7 +129,12 @@ fn probe(directory: &Path, options: &Value, variant: &str) -> Value {
     }
     command.args(["--left-out-ids", &texts("left_out").join(",")]);
     command.args(["--split", "validation", "--test-split", "test"]);
-    command.args(["--variant", variant, "--format", "json", "--device", "cpu"]);
+    let Definitions { variant, average_first, encoder_norm } = definitions;
+    command.args(["--variant", variant, "--average-first", average_first]);
+    command.args(["--encoder-norm", encoder_norm, "--circuit", &texts("circuit").join(",")]);
+    let ranks = TempDir::new().unwrap();
+    command.arg("--per-query").arg(ranks.path().join("ranks.csv"));
+    command.args(["--format", "json", "--device", "cpu"]);
     command.args(texts("patches").into_iter().flat_map(|selector| ["--patch", selector]));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

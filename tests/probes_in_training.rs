@@ -6,8 +6,8 @@ use std::path::Path;
 use genir::checkpoint::Encoding;
 use genir::corpus::Split;
 use genir::probe::{
-    Others, Probe, ProbeError, ProbeQueries, ProbeResult, Record, Replacement, Subject, Suite,
-    files,
+    Others, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
+    SkipReason, SkippedAt, Subject, Suite, files,
 };
 use genir::retrieval::evaluation::QuerySet;
 use genir::t5::GenirModel;
@@ -34,6 +34,11 @@ fn history(home: &Path, probe: Probe) -> Vec<Record> {
 
 fn steps(home: &Path, probe: Probe) -> Vec<u64> {
     history(home, probe).iter().map(|record| record.measured_on.step.unwrap()).collect()
+}
+
+fn skipped(home: &Path, probe: Probe) -> Vec<SkippedAt> {
+    let stored = files::read_all(&home.join(format!("run/probes/{probe}.jsonl"))).unwrap();
+    stored.skipped.into_iter().map(|skipped| skipped.skipped).collect()
 }
 
 /// The lines of the log that hold `part`.
@@ -144,6 +149,14 @@ fn a_budget_stretches_the_cadence_and_says_so_once() {
     assert!(line.starts_with("step 4: probes"), "{line}");
     assert!(line.contains("max_share = 0.000000001;"), "{line}");
     assert!(line.ends_with("none before the end"), "{line}");
+    // Each time that one was due and had to wait is a line of its results.
+    let skipped = skipped(home.path(), Probe::Circuit);
+    let at: Vec<u64> = skipped.iter().map(|skipped| skipped.step).collect();
+    assert_eq!(at, (2..15).map(|n| 2 * n).collect::<Vec<_>>());
+    for skipped in skipped {
+        assert_eq!(skipped.reason, SkipReason::MaxShare);
+        assert!(skipped.message.contains("max_share = 0.000000001; "), "{}", skipped.message);
+    }
 
     let home = TempDir::new().unwrap();
     train(&plan(home.path(), &[&over_all[..], &["probes.at_start=true"]].concat()));
@@ -179,6 +192,12 @@ fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
     let steps = steps(home.path(), Probe::StagePatching);
     assert_eq!(steps.last(), Some(&120), "{waits:?}");
     assert_eq!(waits.len() + steps.len(), 30, "one or the other at each time");
+    for probe in [Probe::StagePatching, Probe::LogitLens] {
+        let skipped = skipped(home.path(), probe);
+        assert!(skipped.iter().all(|skipped| skipped.reason == SkipReason::NoCorrectQuery));
+        assert_eq!(skipped.len() + steps.len(), 30, "each time is a line: {skipped:?}");
+        assert!(waits[0].ends_with(&skipped[0].message), "{}", skipped[0].message);
+    }
     let newest = history(home.path(), Probe::LogitLens).pop().unwrap();
     let on = newest.measured_on;
     assert!(on.correct > 0 && on.correct == on.measured && on.ranked == 8, "{on:?}");
@@ -271,32 +290,108 @@ fn kept_encoder_states_give_what_fresh_ones_give() {
     }
 }
 
+/// The name of the base, the ranks with it in place of each cell of the paper, and with its encoder.
+fn with_base(home: &Path) -> (String, Vec<RankShift>, RankShift) {
+    let record = history(home, Probe::StagePatching).remove(0);
+    let name = record.measured_on.base.unwrap();
+    let ProbeResult::StagePatching(patching) = record.result else { panic!("no patching") };
+    let cells = patching.cells.into_iter().filter(|cell| cell.replacement == Replacement::Base);
+    let swap = history(home, Probe::EncoderSwap).remove(0);
+    let ProbeResult::EncoderSwap(swap) = swap.result else { panic!("no swap") };
+    assert_eq!(swap.swaps[0].encoder, name);
+    (name, cells.map(|cell| cell.ranks).collect(), swap.swaps[0].ranks.clone())
+}
+
+const BEFORE_THE_FIRST_STEP: [&str; 4] =
+    ["train.steps=1", "probes.at_start=true", "probes.at_end=false", "probes.over=all"];
+
+/// Overrides for a run that starts from a checkpoint.
+fn from_checkpoint(checkpoint: &Path) -> [String; 3] {
+    let base = format!("model.base={}", checkpoint.display());
+    [base, "~model.config".to_owned(), "model.init=pretrained".to_owned()]
+}
+
+fn train_with(home: &Path, parts: &[&[String]], more: &[&str]) {
+    let parts = parts.iter().flat_map(|part| part.iter().map(String::as_str));
+    train(&plan(home, &parts.chain(more.iter().copied()).collect::<Vec<_>>()));
+}
+
 #[test]
 fn the_base_is_what_the_run_started_from() {
-    let first = TempDir::new().unwrap();
-    train(&plan(first.path(), &LEARNS));
-    let checkpoint = first.path().join("run/checkpoints/latest");
-    let base = format!("model.base={}", checkpoint.display());
-    let pretrained = [&base, "~model.config", "model.init=pretrained"];
-    let both = [(&[][..], "initialisation by seed 3"), (&pretrained, checkpoint.to_str().unwrap())];
-    for (overrides, name) in both {
-        let home = TempDir::new().unwrap();
-        let probes =
-            ["train.steps=1", "probes.at_start=true", "probes.at_end=false", "probes.over=all"];
-        train(&plan(home.path(), &[overrides, &probes].concat()));
-        let record = history(home.path(), Probe::StagePatching).remove(0);
-        assert_eq!(record.measured_on.base.as_deref(), Some(name));
-        let ProbeResult::StagePatching(patching) = record.result else { panic!("no patching") };
-        // Before the first step, the base's outputs are the model's own.
-        let cells: Vec<_> =
-            patching.cells.iter().filter(|cell| cell.replacement == Replacement::Base).collect();
-        assert_eq!(cells.len(), 9);
-        assert!(cells.iter().all(|cell| cell.ranks == cells[0].ranks), "{cells:#?}");
-        let swap = history(home.path(), Probe::EncoderSwap).remove(0);
-        let ProbeResult::EncoderSwap(swap) = swap.result else { panic!("no swap") };
-        assert_eq!(swap.swaps[0].encoder, name);
-        assert_eq!(swap.swaps[0].ranks, cells[0].ranks);
+    let home = TempDir::new().unwrap();
+    train(&plan(home.path(), &BEFORE_THE_FIRST_STEP));
+    let (name, cells, swapped) = with_base(home.path());
+    assert_eq!(name, "initialisation by seed 3");
+    // Before the first step, the base's outputs are the model's own.
+    assert_eq!(cells.len(), 9);
+    assert!(cells.iter().all(|ranks| *ranks == swapped), "{cells:#?}");
+}
+
+#[test]
+fn a_run_from_a_checkpoint_has_the_base_that_the_chain_of_runs_began_with() {
+    let homes = [(); 4].map(|()| TempDir::new().unwrap());
+    let [first, second, third, alone] = homes.each_ref().map(TempDir::path);
+    train(&plan(first, &LEARNS));
+    let latest = |home: &Path| home.join("run/checkpoints/latest");
+    // Restricted, so that the encoder's states are kept: they are the checkpoint's, not the base's.
+    let restricted = ["trainable.select=[\"restricted\", \"docids\"]"];
+    let more = [&BEFORE_THE_FIRST_STEP[..], &restricted].concat();
+    train_with(second, &[&from_checkpoint(&latest(first))], &more);
+    train_with(third, &[&from_checkpoint(&latest(second))], &more);
+    for home in [second, third] {
+        let (name, cells, swapped) = with_base(home);
+        let run = first.canonicalize().unwrap().join("run");
+        assert_eq!(name, format!("initialisation by seed 3 of {}", run.display()));
+        assert!(cells.iter().any(|ranks| *ranks != swapped), "{cells:#?}");
+        let told = said(home, "the base model of the probes is ");
+        assert!(told.len() == 1 && told[0].contains(" began with"), "{told:?}");
     }
+    // What the recipes lead to and what they say by name are the same model.
+    let scratch = ["train.steps=1", "optimizer.learning_rate=1e-30", "train.label_smoothing=0"];
+    let seed = TempDir::new().unwrap();
+    train(&plan(seed.path(), &scratch));
+    let named = TempDir::new().unwrap();
+    let base = format!("probes.base={}", latest(seed.path()).display());
+    train_with(named.path(), &[&from_checkpoint(&latest(first))], &[&more[..], &[&base]].concat());
+    let ((_, cells, swapped), (name, same_cells, same)) =
+        (with_base(second), with_base(named.path()));
+    assert_eq!(name, latest(seed.path()).display().to_string());
+    assert_eq!((cells, swapped), (same_cells, same));
+
+    // Outside of its run a checkpoint does not say what it started from.
+    let copy = TempDir::new().unwrap();
+    for entry in fs::read_dir(latest(first)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    train_with(alone, &[&from_checkpoint(copy.path())], &more);
+    let (name, cells, swapped) = with_base(alone);
+    assert_eq!(name, copy.path().display().to_string());
+    assert!(cells.iter().all(|ranks| *ranks == swapped), "{cells:#?}");
+    let told = said(alone, "which was itself trained to retrieve");
+    assert!(told.len() == 1 && told[0].contains("is in no run"), "{told:?}");
+}
+
+#[test]
+fn a_base_that_cannot_be_compared_is_a_problem_of_the_plan() {
+    let [wide, home] = [(); 2].map(|()| TempDir::new().unwrap());
+    train(&plan(wide.path(), &["train.steps=1", "model.config.d_model=24"]));
+    let base = format!("probes.base={}", wide.path().join("run/checkpoints/latest").display());
+    for (base, part) in [
+        (base.as_str(), "another shape: `d_model` is 24, and 16 in the model that is trained"),
+        ("probes.base=no/such/base", "probes.base: base model `no/such/base`"),
+    ] {
+        let Err(message) = try_plan(home.path(), &[base]) else { panic!("it is accepted") };
+        assert!(message.contains("1 problem") && message.contains(part), "{message}");
+    }
+    // Where nothing looks at it, nothing is asked of it.
+    assert!(try_plan(home.path(), &["probes.base=no/such/base", ALONE]).is_ok());
+    let without = ["probes.base=none", "probes.run=[\"stage_patching\"]", "probes.over=all"];
+    let plan = plan(home.path(), &[&without[..], &["train.steps=1"]].concat());
+    assert!(plan.probe_base().is_none());
+    train(&plan);
+    let record = history(home.path(), Probe::StagePatching).remove(0);
+    assert_eq!(record.measured_on.base, None);
 }
 
 #[test]

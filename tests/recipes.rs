@@ -143,8 +143,12 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
     assert_eq!((probes.every, probes.at_start, probes.at_end), (None, false, true));
     assert_eq!((probes.split, probes.test_split), (Split::Validation, None));
     assert_eq!((probes.over, probes.vocabulary), (Over::Correct, Vocabulary::All));
-    assert_eq!(probes.max_share, Some(0.1));
-    assert_eq!(small(&["probes.max_share=0"]).probes.unwrap().max_share, None);
+    // Which steps are probed is not for the clock to say.
+    assert_eq!(probes.max_share, None);
+    for every in ["every_steps=50", "every_epochs=2", "logit_lens.every_steps=5"] {
+        assert_eq!(small(&[&format!("probes.{every}")]).probes.unwrap().max_share, None);
+    }
+    assert_eq!(small(&["probes.max_share=0.1"]).probes.unwrap().max_share, Some(0.1));
 
     let probes = small(&[
         "probes.every_steps=50",
@@ -326,6 +330,10 @@ fn a_recipe_is_read_again_as_it_was_written() {
         "probes.at_start=true",
         "probes.test_split=train",
         "probes.variant=exact",
+        "probes.average_first=queries",
+        "probes.encoder_norm=own",
+        "probes.per_query=true",
+        "probes.base=none",
         "probes.patches=[\"decoder.layers[3]\"]",
         "probes.circuit_patches=decoder.mlp[I,II]=mean",
         "cache.enabled=false",
@@ -479,6 +487,9 @@ fn wrong_values_are_refused_in_every_section() {
         ("probes.queries=0", "at least 1"),
         ("probes.over=some", "\"correct\""),
         ("probes.max_share=-1", "\"none\" for off"),
+        ("probes.average_first=heads", "\"queries\""),
+        ("probes.encoder_norm=none", "\"own\""),
+        ("probes.base=none", "`encoder_swap`"),
         ("probes.circuit.queries=0", "at least 1"),
     ] {
         let problem = problem(&[wrong]);

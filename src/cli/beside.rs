@@ -1,6 +1,5 @@
 //! The models that probes compare a checkpoint with: what it was before training, and another's encoder.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -9,14 +8,16 @@ use clap::Args;
 use super::target::{Asked, Target};
 use crate::corpus::{LeaveOut, LoadedCorpus};
 use crate::device::ComputeDevice;
-use crate::probe::{Other, Others, Probe};
+use crate::monitor::Console;
+use crate::probe::{NO_BASE, Other, Others, Probe};
 use crate::recipe::Recipe;
-use crate::train::{Base, name_of_base};
+use crate::train::{Base, ProbeBase};
 
 /// The models beside the one that is looked at.
 #[derive(Debug, Args)]
 pub struct Beside {
-    /// The base model: a directory, a hub id or `none` [default: what the run started from].
+    /// The base model: a directory, a hub id or `none` [default: what the run's recipe says in probes.base, or what
+    /// the run started from; where that is another run's checkpoint, what that one started from].
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
 
@@ -25,24 +26,42 @@ pub struct Beside {
     pub encoder_from: Option<PathBuf>,
 
     /// Documents that this other model was trained without [default: those of its run].
-    #[arg(long, value_name = "ID", value_delimiter = ',', requires = "encoder_from")]
+    #[arg(
+        long,
+        value_name = "ID",
+        value_delimiter = ',',
+        requires = "encoder_from",
+        allow_hyphen_values = true
+    )]
     left_out_ids: Vec<String>,
 }
 
 impl Beside {
     /// Whether there is a base model, in a run with this recipe or in none.
     pub fn has_base(&self, recipe: Option<&Recipe>) -> bool {
-        match self.base.as_deref() {
-            Some(name) => name != "none",
+        match self.named(recipe) {
+            Some(name) => name != NO_BASE,
             None => recipe.is_some(),
         }
     }
 
-    /// Loads the models that `probes` look at.
-    pub fn open(&self, probes: &[Probe], recipe: Option<&Recipe>, asked: &Asked) -> Result<Others> {
+    /// The base model that is named: here, or by the run's recipe.
+    fn named<'a>(&'a self, recipe: Option<&'a Recipe>) -> Option<&'a str> {
+        let of_run = || recipe?.probes.as_ref()?.base.as_deref();
+        self.base.as_deref().or_else(of_run)
+    }
+
+    /// Loads the models that `probes` look at; says where the base model was found, if not where the run's recipe says.
+    pub fn open(
+        &self,
+        probes: &[Probe],
+        recipe: Option<&Recipe>,
+        asked: &Asked,
+        console: &Console,
+    ) -> Result<Others> {
         let mut others = Others::default();
         if self.has_base(recipe) && probes.iter().any(|probe| probe.uses_base()) {
-            others.base = self.open_base(recipe, &asked.device)?;
+            others.base = self.open_base(recipe, &asked.device, console)?;
         }
         if let (Some(path), true) = (&self.encoder_from, probes.contains(&Probe::EncoderSwap)) {
             others.encoder = Some(self.open_encoder(Target::at(path.clone()), asked)?);
@@ -50,18 +69,25 @@ impl Beside {
         Ok(others)
     }
 
-    fn open_base(&self, recipe: Option<&Recipe>, device: &ComputeDevice) -> Result<Option<Other>> {
-        let (name, t5) = match (&self.base, recipe) {
-            (Some(name), _) => (name.clone(), Base::pretrained(name)?.t5(0, device)?),
-            (None, Some(recipe)) => {
-                let (_, base) = Base::of(&recipe.model).context(
-                    "the base model of the run (--base names another, --base none does without)",
-                )?;
-                (name_of_base(recipe), base.t5(recipe.run.seed, device)?)
-            }
-            (None, None) => return Ok(None),
+    fn open_base(
+        &self,
+        recipe: Option<&Recipe>,
+        device: &ComputeDevice,
+        console: &Console,
+    ) -> Result<Option<Other>> {
+        let named = self.named(recipe);
+        let base = match (named, recipe) {
+            (named, Some(recipe)) => ProbeBase::find(recipe, named).context(
+                "the base model of the run (--base names another, --base none does without)",
+            )?,
+            (Some(name), None) => Some(ProbeBase::named(name)?),
+            (None, None) => None,
         };
-        Ok(Some(Other { name, t5, left_out: HashSet::new() }))
+        let Some(base) = base else { return Ok(None) };
+        if let Some(note) = &base.note {
+            console.message(note);
+        }
+        Ok(Some(base.open(device)?))
     }
 
     fn open_encoder(&self, other: Target, asked: &Asked) -> Result<Other> {
@@ -86,6 +112,6 @@ impl Beside {
             })
         };
         let left_out = left_out.iter().map(row).collect::<Result<_>>()?;
-        Ok(Other { name: directory.clone(), t5, left_out })
+        Ok(Other { name: directory.clone(), t5, has_same_encoder: false, left_out })
     }
 }

@@ -11,6 +11,7 @@ use super::target::{Target, With};
 use super::{output, outputs};
 use crate::corpus::Split;
 use crate::files::{FileError, WholeFile};
+use crate::probe::ranked_among;
 use crate::report::per_query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
@@ -323,6 +324,7 @@ impl Eval {
         }
         let mut text =
             format!("{table}\nseen: a relevant document had a training query; unseen: none had.");
+        text += &format!("\nRanked among {}.", ranked_among(self.vocabulary));
         if self.metrics.is_some() {
             text += "\nrelevant: a grade of 1 or more, where no rel= says otherwise; nDCG takes the grade as gain.";
         }

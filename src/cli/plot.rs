@@ -10,7 +10,8 @@ use clap::Args;
 
 use super::{output, outputs};
 use crate::files::{create_directory, write_whole};
-use crate::probe::{Probe, Record, files};
+use crate::probe::files::{self, Stored};
+use crate::probe::{Probe, Record};
 use crate::report;
 use crate::run::RunDirectory;
 
@@ -67,19 +68,26 @@ impl Plot {
 }
 
 /// The results of a run, or in a file.
-fn read(from: &Path) -> Result<Vec<Record>> {
-    let records = match from.is_dir() {
+fn read(from: &Path) -> Result<Stored> {
+    let stored = match from.is_dir() {
         true => files::read_histories(&RunDirectory::open(from)?.probes())?,
-        false => files::read(from)?,
+        false => files::read_all(from)?,
     };
-    if records.is_empty() {
-        bail!(
-            "{}: no result of a probe is stored there (a recipe's [probes] and `genir probe --format json` \
-             store them)",
-            from.display()
-        );
+    if stored.records.is_empty() {
+        let from = from.display();
+        match stored.skipped.last() {
+            None => bail!(
+                "{from}: no result of a probe is stored there (a recipe's [probes] and `genir probe --format \
+                 json` store them)"
+            ),
+            Some(last) => bail!(
+                "{from}: no result of a probe is stored there: all were {}; the last because {}",
+                report::skipped(&stored.skipped).unwrap_or_default(),
+                last.skipped.message
+            ),
+        }
     }
-    Ok(records)
+    Ok(stored)
 }
 
 /// `runs/full` and `runs/full.json` are both `full`.
@@ -94,13 +102,13 @@ pub(super) struct Picture {
     svg: String,
 }
 
-/// Draws what `records` show, those of one probe as a history, for files in `directory`.
-pub(super) fn draw(records: &[Record], directory: &Path) -> Result<Vec<Picture>> {
+/// Draws what is stored, the records of one probe as a history, for files in `directory`.
+pub(super) fn draw(stored: &Stored, directory: &Path) -> Result<Vec<Picture>> {
     let mut drawn = Vec::new();
     for &probe in Probe::ALL {
-        let of_probe = records.iter().filter(|record| record.result.probe() == probe);
+        let of_probe = stored.records.iter().filter(|record| record.result.probe() == probe);
         let history: Vec<Record> = of_probe.cloned().collect();
-        for picture in report::pictures(&history) {
+        for picture in report::pictures(&history, &stored.skipped) {
             let path = directory.join(format!("{}.svg", picture.name()));
             drawn.push(Picture { path, svg: picture.svg()? });
         }

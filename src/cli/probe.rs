@@ -14,8 +14,10 @@ use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
 use crate::files::WholeFile;
 use crate::monitor::Console;
+use crate::probe::files::Stored;
 use crate::probe::{
-    Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant, ranked_among,
+    AverageFirst, EncoderNorm, Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite,
+    Variant,
 };
 use crate::recipe::Recipe;
 use crate::report;
@@ -62,6 +64,16 @@ pub struct ProbeVerb {
     #[arg(long, default_value = "paper", value_parser = super::picked::<Variant>)]
     variant: Variant,
 
+    /// What neuron_reads and attention_reads average shares over first: readers, or queries as the paper's
+    /// released code does.
+    #[arg(long, default_value = "readers", value_parser = super::picked::<AverageFirst>)]
+    average_first: AverageFirst,
+
+    /// Whose final encoder RMSNorm encoder_swap puts behind the other encoder: other, or own (that of the model
+    /// that is probed) as the paper's released code does.
+    #[arg(long, default_value = "other", value_parser = super::picked::<EncoderNorm>)]
+    encoder_norm: EncoderNorm,
+
     /// Decoder layers of the stages, ends exclusive: 0..7,7..18,18..24 [default: the run's, or the paper's
     /// scaled to the depth].
     #[arg(long, value_name = "LAYERS", value_parser = stages)]
@@ -72,11 +84,18 @@ pub struct ProbeVerb {
 
     /// What stage_patching replaces beside the paper's, such as decoder.layers[3] or
     /// decoder.cross_attention[4].heads[0]; may be repeated.
-    #[arg(long = "patch", value_name = "SELECTOR")]
+    #[arg(long = "patch", value_name = "SELECTOR", allow_hyphen_values = true)]
     patches: Vec<String>,
 
-    /// A circuit to judge beside the paper's: what is replaced, by zero, mean or base.
-    #[arg(long, value_name = "SELECTOR=HOW,...", default_value = "", hide_default_value = true)]
+    /// A circuit to judge beside the paper's: what is replaced, by zero, mean or base. Of two that name the same
+    /// output or head the later one holds.
+    #[arg(
+        long,
+        value_name = "SELECTOR=HOW,...",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     circuit: String,
 
     /// Queries for which attention_writes lists the top words of each head.
@@ -94,6 +113,10 @@ pub struct ProbeVerb {
     /// Write the queries whose document has rank 1, as the paper's correct_valid.json.
     #[arg(long, value_name = "FILE")]
     write_correct: Option<PathBuf>,
+
+    /// Write the rank for every single query, as CSV: of every probe that ranks, whatever --format prints.
+    #[arg(long, value_name = "FILE")]
+    per_query: Option<PathBuf>,
 
     /// How to print the results.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -150,6 +173,7 @@ impl ProbeVerb {
             outputs::check_directory("--plots", directory)?;
         }
         let output = self.output.as_deref().map(WholeFile::create).transpose()?;
+        let per_query = self.per_query.as_deref().map(WholeFile::create).transpose()?;
         let asked = self.target.asked()?;
         let checkpoint = &asked.checkpoint;
         let mut queries = self.query_set(&asked)?;
@@ -161,7 +185,7 @@ impl ProbeVerb {
             true => Some(ProbeQueries::new(self.test_set(&asked)?)),
             false => None,
         };
-        let others = self.beside.open(&probes, recipe.as_ref(), &asked)?;
+        let others = self.beside.open(&probes, recipe.as_ref(), &asked, console)?;
         let subject = Subject {
             model: &checkpoint.model,
             device: &asked.device.device,
@@ -180,11 +204,17 @@ impl ProbeVerb {
         let records = found?;
         // Numbers first: they are not lost where a picture cannot be written, nor files where nobody reads the numbers.
         let written = self.write(&records, output);
+        if let Some(mut file) = per_query {
+            let path = file.path().display().to_string();
+            report::write_query_ranks(&records, &mut file).context(path)?;
+            file.commit()?;
+        }
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
         }
         if let Some(directory) = &self.plots {
-            super::plot::write(&super::plot::draw(&records, directory)?)?;
+            let stored = Stored { records, ..Stored::default() };
+            super::plot::write(&super::plot::draw(&stored, directory)?)?;
         }
         written
     }
@@ -234,9 +264,12 @@ impl ProbeVerb {
             vocabulary: self.vocabulary,
             over: self.over,
             variant: self.variant,
+            average_first: self.average_first,
+            encoder_norm: self.encoder_norm,
             patches: self.patches.clone(),
             circuit: outside_brackets(&self.circuit),
             samples: self.samples,
+            per_query: self.per_query.is_some(),
             batch_size: self.batch_size as usize,
         })
     }
@@ -293,12 +326,10 @@ fn write_tables(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     if let Some(record) = records.first() {
         let on = &record.measured_on;
         writeln!(out, "{}: {}", on.checkpoint, report::measured_on(record))?;
-        writeln!(
-            out,
-            "stages {}; a docid is ranked among {}",
-            on.stages,
-            ranked_among(on.vocabulary)
-        )?;
+        // Not every probe looks at it.
+        let base = records.iter().find_map(|record| record.measured_on.base.as_ref());
+        let base = base.map(|base| format!("; base model {base}")).unwrap_or_default();
+        writeln!(out, "stages {}{base}", on.stages)?;
     }
     for titled in records.iter().flat_map(report::tables) {
         writeln!(out, "\n{}\n{}", titled.title, titled.table)?;

@@ -117,7 +117,10 @@ pub(super) fn summary(plan: &Plan) -> String {
             plan.config().d_model,
             memory.let_go as u64,
         ),
-        probes = probes.map_or("none".to_owned(), |section| section.to_string()),
+        probes = probes.map_or("none".to_owned(), |section| {
+            let base = plan.probe_base().map(|base| format!("; base model {}", base.name));
+            format!("{section}{}", base.unwrap_or_default())
+        }),
         table = plan.table,
     )
 }

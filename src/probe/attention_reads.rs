@@ -28,6 +28,9 @@ impl Measure for Measuring {
             let block = &block.cross_attention;
             let best = found.scores.clone().argmax(2); // [batch, heads, 1]
             let score = found.scores.clone().gather(2, best.clone()).squeeze_dim::<2>(2); // [batch, heads]
+            // A comparison may pass over a NaN: then the position found means nothing, and nor does its score.
+            let is_undefined = found.scores.clone().is_nan().any_dim(2).squeeze_dim::<2>(2);
+            let score = score.mask_fill(is_undefined, f32::NAN);
             let asked = asked(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
             let sources = sources(&batch.trace, layer, Component::CrossAttention);
             let read = self.shares.as_read(sources, &block.norm, &found.residual_mid);

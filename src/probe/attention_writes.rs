@@ -51,7 +51,7 @@ pub struct HeadWords {
     pub query: String,
     pub layer: usize,
     pub head: usize,
-    /// The top 5 tokens, best first.
+    /// The top 5 tokens, best first; none where a logit is NaN.
     pub tokens: Vec<String>,
 }
 
@@ -193,15 +193,20 @@ struct Top {
     first: Vec<u32>,
 }
 
-/// The best tokens under one vector's logits.
-fn top_of(TokenLogits { words, docids }: TokenLogits) -> Top {
+/// The best tokens under one vector's logits. Where one is NaN there is no best: shares are undefined, and no token is
+/// named.
+fn top_of(logits: TokenLogits) -> Top {
+    if logits.has_nan() {
+        return Top { docids: [f64::NAN; TOPS.len()], first: Vec::new() };
+    }
+    let TokenLogits { words, docids } = logits;
     let most = TOPS[TOPS.len() - 1].min(words.len() + docids.len());
     let mut tokens: Vec<u64> = Vec::with_capacity(4 * most);
     let mut lowest = f32::NEG_INFINITY;
     for (group, first) in [(words, 0), (docids, words.len())] {
         for (id, &logit) in group.iter().enumerate() {
-            // Few tokens are above the lowest of those kept. A NaN is put last.
-            if logit >= lowest || logit.is_nan() {
+            // Few tokens are above the lowest of those kept.
+            if logit >= lowest {
                 // One number that orders by logit, best first, then by token id.
                 tokens.push(u64::from(!ordered(logit)) << 32 | (first + id) as u64);
                 if tokens.len() == 4 * most {
@@ -222,4 +227,19 @@ fn top_of(TokenLogits { words, docids }: TokenLogits) -> Top {
         100.0 * docids as f64 / top as f64
     };
     Top { docids: TOPS.map(docids_in), first: tokens.iter().take(SAMPLE_TOKENS).map(id).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_is_the_best_where_a_logit_is_nan() {
+        let fine = top_of(TokenLogits { words: &[0.0, 3.0], docids: &[1.0, 2.0] });
+        assert_eq!((fine.docids, fine.first), ([50.0; 3], vec![1, 3, 2, 0]));
+        for words in [[f32::NAN, 3.0], [f32::NAN; 2]] {
+            let broken = top_of(TokenLogits { words: &words, docids: &[1.0, 2.0] });
+            assert!(broken.docids.iter().all(|share| share.is_nan()) && broken.first.is_empty());
+        }
+    }
 }

@@ -6,10 +6,12 @@ use burn::tensor::Tensor;
 
 use super::lens::Lens;
 use super::means::Means;
-use super::patch::{Patch, Patching, Supply};
+use super::overlap::Applied;
+use super::patch::{Patching, Supply};
 use super::queries::{Encoding, Measured, ProbeQueries, States};
 use super::trace::Trace;
-use super::{ProbeError, ProbeOptions, ProbeResult};
+use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
+use crate::docid::DocidVocabulary;
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
@@ -22,12 +24,17 @@ pub(super) trait Measure {
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
 }
 
+/// The word that does without a base model.
+pub const NO_BASE: &str = "none";
+
 /// A model beside the one that is looked at.
 pub struct Other {
     /// What it is called in results.
     pub name: String,
     /// Its weights, off the autodiff graph.
     pub t5: T5,
+    /// Whether its encoder is the one that the model began with, bit for bit.
+    pub has_same_encoder: bool,
     /// Docid rows of the documents that its training left out.
     pub left_out: HashSet<u32>,
 }
@@ -98,6 +105,8 @@ pub(super) struct Bench<'a> {
     pub model: &'a GenirModel,
     /// How the model encodes queries.
     pub own: Encoding<'a>,
+    /// The model's docids.
+    pub docids: &'a DocidVocabulary,
     pub options: &'a ProbeOptions,
     pub queries: &'a ProbeQueries,
     /// What means are over.
@@ -126,6 +135,17 @@ impl<'a> Bench<'a> {
     /// The model's logit lens.
     pub fn lens(&self) -> Lens<'a> {
         Lens { model: self.model, vocabulary: self.options.vocabulary }
+    }
+
+    /// Ranks of docid row `docid` for a query of `queries`, by their names.
+    pub fn query_ranks(
+        &self,
+        queries: &ProbeQueries,
+        query: usize,
+        docid: u32,
+        ranks: Vec<u32>,
+    ) -> QueryRanks {
+        QueryRanks { query: queries.ids[query].clone(), docid: self.docids.token(docid), ranks }
     }
 
     /// The measured queries, batch by batch.
@@ -157,20 +177,13 @@ impl<'a> Bench<'a> {
         kept.of(&Encoding { t5, ..self.own }, &queries.questions, asked)
     }
 
-    /// The decoder's output with `patches` in place, `[batch, d_model]`, computed from the first patched layer on.
-    pub fn patched_output<'p>(
-        &self,
-        batch: &Batch,
-        patches: impl IntoIterator<Item = &'p Patch>,
-    ) -> Tensor<2> {
+    /// The decoder's output with `applied` in place, `[batch, d_model]`, computed from the first patched layer on.
+    pub fn patched_output(&self, batch: &Batch, applied: &Applied) -> Tensor<2> {
         let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
         let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
-        let mut tap = Patching::new(patches, &supply);
-        let first = tap.first_layer;
-        let Some(layer) = batch.trace.layers.get(first) else {
-            return batch.trace.output.clone();
-        };
-        let residual = layer.residual_pre.clone();
+        let Some(first) = applied.first_layer() else { return batch.trace.output.clone() };
+        let mut tap = Patching::new(applied, &supply);
+        let residual = batch.trace.layers[first].residual_pre.clone();
         let mut pass = Pass::evaluate(&mut tap);
         self.model.t5.decode_from(first, residual, &batch.states, &mut pass)
     }

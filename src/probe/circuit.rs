@@ -4,9 +4,10 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
+use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::record::number;
-use super::{ProbeResult, Replacement};
+use super::{ProbeResult, QueryRanks, Replacement};
 use crate::component::{Component, Stage};
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
@@ -23,6 +24,10 @@ pub struct Circuit {
     pub unpatched: Scores,
     /// The paper's circuit with zeros and means, the same with the base model's outputs, and the one asked for.
     pub circuits: Vec<CircuitScore>,
+    /// Where ranks of every query were asked for: those of each relevant docid of the test set, in the whole model and
+    /// then in each of `circuits`. Empty and not written otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_query: Vec<QueryRanks>,
 }
 
 /// What a ranking is worth: each between 0 and 1.
@@ -41,7 +46,8 @@ pub struct Scores {
 pub struct CircuitScore {
     /// `paper`, `paper with base` or `given`.
     pub name: String,
-    /// What is replaced and by what: `decoder.mlp[I,II]=mean`.
+    /// What is replaced and by what, `decoder.mlp[I,II]=mean`, as it was applied: where patches overlap the later one
+    /// holds, and none is listed for what it does not replace.
     pub patches: Vec<String>,
     pub absolute: Scores,
     /// Over those of the whole model; undefined where that has 0.
@@ -66,25 +72,26 @@ const PAPER: [(Component, Stage, Replacement); 6] = {
 
 /// The probe while it measures. All happens at the end: on the test set, with means from the measured queries.
 pub(super) struct Measuring {
-    circuits: Vec<(String, Vec<Patch>)>,
+    circuits: Vec<(String, Applied)>,
 }
 
 impl Measuring {
     /// Prepares the paper's circuits that can be had, and the one that was given.
-    pub fn new(bench: &Bench, given: Vec<Patch>) -> Self {
-        let paper = |base: bool| -> Vec<Patch> {
+    pub fn new(bench: &Bench, given: &[Patch]) -> Self {
+        let applied = |patches: &[Patch]| Applied::new(patches, bench.model.t5.config());
+        let paper = |base: bool| -> Applied {
             let patch = |(component, stage, replacement)| Patch {
                 part: PatchedPart::of_stage(component, stage, &bench.options.stages),
                 replacement: if base { Replacement::Base } else { replacement },
             };
-            PAPER.into_iter().map(patch).collect()
+            applied(&PAPER.into_iter().map(patch).collect::<Vec<_>>())
         };
         let mut circuits = vec![("paper".to_owned(), paper(false))];
         if bench.base.is_some() {
             circuits.push(("paper with base".to_owned(), paper(true)));
         }
         if !given.is_empty() {
-            circuits.push(("given".to_owned(), given));
+            circuits.push(("given".to_owned(), applied(given)));
         }
         Self { circuits }
     }
@@ -97,35 +104,50 @@ impl Measure for Measuring {
         let test = bench.test.unwrap_or(bench.queries);
         let mut whole = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
+        let mut per_query = Vec::new();
         for queries in test.batches(test.all(), bench.options.batch_size) {
             let batch = bench.batch(test, queries, bench.base.is_some());
-            let rank = |output: Tensor<2>, sums: &mut MetricSums| {
-                let relevant: Vec<&[u32]> = batch
-                    .measured
-                    .iter()
-                    .map(|found| test.questions[found.query].relevant.as_slice())
-                    .collect();
+            let relevant: Vec<&[u32]> = batch
+                .measured
+                .iter()
+                .map(|found| test.questions[found.query].relevant.as_slice())
+                .collect();
+            // In the whole model, then in each circuit; by query, of each relevant docid.
+            let mut of_batch: Vec<Vec<Vec<u32>>> = Vec::new();
+            let mut rank = |output: Tensor<2>, sums: &mut MetricSums| {
                 let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
                 let vocabulary = bench.options.vocabulary;
                 let (model, ties) = (bench.model, Ties::Shared);
-                for ranks in relevant_ranks(model, output, &docids, vocabulary, ties, &relevant) {
+                let ranks: Vec<Vec<u32>> =
+                    relevant_ranks(model, output, &docids, vocabulary, ties, &relevant)
+                        .into_iter()
+                        .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
+                        .collect();
+                for ranks in &ranks {
                     // Hits and recall know no grades.
-                    sums.add(&JudgedRanks {
-                        relevant: ranks.into_iter().map(|found| (found.rank, 1)).collect(),
-                    });
+                    sums.add(&JudgedRanks { relevant: ranks.iter().map(|r| (*r, 1)).collect() });
                 }
+                of_batch.push(ranks);
             };
             rank(batch.trace.output.clone(), &mut whole);
-            for (sums, (_, patches)) in sums.iter_mut().zip(&self.circuits) {
-                rank(bench.patched_output(&batch, patches), sums);
+            for (sums, (_, applied)) in sums.iter_mut().zip(&self.circuits) {
+                rank(bench.patched_output(&batch, applied), sums);
+            }
+            if bench.options.per_query {
+                for (place, found) in batch.measured.iter().enumerate() {
+                    per_query.extend(relevant[place].iter().enumerate().map(|(of, &docid)| {
+                        let ranks = of_batch.iter().map(|ranks| ranks[place][of]).collect();
+                        bench.query_ranks(test, found.query, docid, ranks)
+                    }));
+                }
             }
         }
         let unpatched = Scores::of(&whole);
-        let circuits = self.circuits.into_iter().zip(&sums).map(|((name, patches), sums)| {
+        let circuits = self.circuits.into_iter().zip(&sums).map(|((name, applied), sums)| {
             let absolute = Scores::of(sums);
             CircuitScore {
                 name,
-                patches: patches.iter().map(Patch::to_string).collect(),
+                patches: applied.patches,
                 absolute,
                 relative: absolute.over(unpatched),
             }
@@ -135,6 +157,7 @@ impl Measure for Measuring {
             test_queries: test.len() as u64,
             unpatched,
             circuits: circuits.collect(),
+            per_query,
         })
     }
 }

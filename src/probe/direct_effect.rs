@@ -43,9 +43,12 @@ impl Measure for Measuring {
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
         let effects = SUMMED.into_iter().zip(self.ranks);
-        let effect = |(component, ranks)| EffectOfType { component, ranks: RankShift::of(ranks) };
+        let effect = |(component, ranks)| EffectOfType {
+            component,
+            ranks: RankShift::of(ranks, bench.options.per_query),
+        };
         ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() })
     }
 }

@@ -7,14 +7,33 @@ use serde::{Deserialize, Serialize};
 use super::bench::{Batch, Bench, Measure, Other};
 use super::queries::{Measured, States};
 use super::record::number;
-use super::{ProbeResult, RankShift};
+use super::{ProbeResult, QueryRanks, RankShift};
+use crate::choice::choice;
 use crate::retrieval::ranking::Question;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
+
+choice! {
+    /// Whose final RMSNorm the states of another encoder go through before the decoder reads them.
+    EncoderNorm {
+        /// The other model's: its whole encoder is swapped in.
+        Other = "other",
+        /// The model's own, as in the paper's released code, which replaces the residual stream after the last encoder
+        /// layer.
+        Own = "own",
+    }
+}
 
 /// The decoder on the states of other encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSwap {
+    /// Records of older versions, which do not say, have the other model's.
+    #[serde(default = "of_other")]
+    pub encoder_norm: EncoderNorm,
     pub swaps: Vec<Swap>,
+}
+
+fn of_other() -> EncoderNorm {
+    EncoderNorm::Other
 }
 
 /// The decoder on the states of one other encoder.
@@ -39,6 +58,10 @@ pub struct HeldOut {
     pub swapped: HeldOutScore,
     /// From the model's own encoder.
     pub own: HeldOutScore,
+    /// Where ranks of every query were asked for: from the other encoder, then from the model's own. Empty and not
+    /// written otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub per_query: Vec<QueryRanks>,
 }
 
 /// How the queries for documents held out are ranked.
@@ -54,18 +77,53 @@ pub struct HeldOutScore {
 }
 
 /// The probe while it measures: ranks from the base model's encoder and from the other one.
-#[derive(Default)]
 pub(super) struct Measuring {
     ranks: [Vec<u32>; 2],
+    /// The two models with the model's own final RMSNorm, where that is asked for.
+    with_own_norm: [Option<T5>; 2],
+    /// None of theirs: what other probes keep of the base's states has its own norm.
+    not_kept: States,
 }
 
-/// The base model and the other one, with the states that they made of the queries.
-fn encoders<'a>(bench: &Bench<'a>) -> [Option<(&'a Other, &'a States)>; 2] {
-    let queries = bench.queries;
-    [
-        bench.base.map(|base| (base, &queries.base)),
-        bench.encoder.map(|other| (other, &queries.other)),
-    ]
+/// An encoder that takes the place of the model's own.
+struct Swapped<'a> {
+    other: &'a Other,
+    /// What encodes.
+    t5: &'a T5,
+    /// What is kept of its states.
+    kept: &'a States,
+}
+
+impl Measuring {
+    pub fn new(bench: &Bench) -> Self {
+        let with_own_norm = |other: Option<&Other>| {
+            let mut t5 =
+                other.filter(|_| bench.options.encoder_norm == EncoderNorm::Own)?.t5.clone();
+            t5.encoder.final_norm = bench.model.t5.encoder.final_norm.clone();
+            Some(t5)
+        };
+        Self {
+            ranks: Default::default(),
+            with_own_norm: [bench.base, bench.encoder].map(with_own_norm),
+            not_kept: States::default(),
+        }
+    }
+
+    /// The base model's encoder and the other one.
+    fn encoders<'a>(&'a self, bench: &'a Bench) -> [Option<Swapped<'a>>; 2] {
+        let swapped = |other: Option<&'a Other>, own_norm: &'a Option<T5>, kept: &'a States| {
+            let other = other?;
+            Some(match own_norm {
+                Some(t5) => Swapped { other, t5, kept: &self.not_kept },
+                None => Swapped { other, t5: &other.t5, kept },
+            })
+        };
+        let [base, encoder] = &self.with_own_norm;
+        [
+            swapped(bench.base, base, &bench.queries.base),
+            swapped(bench.encoder, encoder, &bench.queries.other),
+        ]
+    }
 }
 
 /// Ranks of `targets` by the model's decoder, from given states.
@@ -78,33 +136,35 @@ fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32
 impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
         let asked: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
-        for (ranks, encoder) in self.ranks.iter_mut().zip(encoders(bench)) {
-            let Some((other, kept)) = encoder else { continue };
-            let states = bench.states(kept, &other.t5, bench.queries, &asked);
-            ranks.extend(ranks_from(bench, &states, &batch.targets));
-        }
+        let found = self.encoders(bench).map(|swapped| {
+            let Some(Swapped { t5, kept, .. }) = swapped else { return Vec::new() };
+            ranks_from(bench, &bench.states(kept, t5, bench.queries, &asked), &batch.targets)
+        });
+        self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let swap = |(found, ranks): (Option<(&Other, &States)>, Vec<u32>)| {
-            let (other, kept) = found?;
+        let swap = |(swapped, ranks): (Option<Swapped>, &Vec<u32>)| {
+            let swapped = swapped?;
             Some(Swap {
-                encoder: other.name.clone(),
-                ranks: RankShift::of(ranks),
-                held_out: held_out(bench, other, kept),
+                encoder: swapped.other.name.clone(),
+                ranks: RankShift::of(ranks.clone(), bench.options.per_query),
+                held_out: held_out(bench, &swapped),
             })
         };
-        let swaps = encoders(bench).into_iter().zip(self.ranks).filter_map(swap).collect();
-        ProbeResult::EncoderSwap(EncoderSwap { swaps })
+        let swaps = self.encoders(bench).into_iter().zip(&self.ranks).filter_map(swap).collect();
+        let encoder_norm = bench.options.encoder_norm;
+        ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
     }
 }
 
-/// The queries for documents that `other` was trained without, correct or not.
-fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
+/// The queries for documents that the other model was trained without, correct or not.
+fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
+    let left_out = &swapped.other.left_out;
     let questions = &bench.queries.questions;
     let asks = |(query, question): (usize, &Question)| {
         let mut relevant = question.relevant.iter();
-        let target = *relevant.find(|row| other.left_out.contains(row))?;
+        let target = *relevant.find(|row| left_out.contains(row))?;
         Some(Measured { query, target })
     };
     let asked: Vec<Measured> = questions.iter().enumerate().filter_map(asks).collect();
@@ -112,8 +172,8 @@ fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
         return None;
     }
     let relevant = questions.iter().flat_map(|question| &question.relevant);
-    let documents: HashSet<&u32> = relevant.filter(|row| other.left_out.contains(row)).collect();
-    let (mut swapped, mut own) = (Vec::new(), Vec::new());
+    let documents: HashSet<&u32> = relevant.filter(|row| left_out.contains(row)).collect();
+    let (mut from_other, mut from_own, mut per_query) = (Vec::new(), Vec::new(), Vec::new());
     for batch in bench.queries.batches(asked.clone(), bench.options.batch_size) {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
@@ -121,14 +181,22 @@ fn held_out(bench: &Bench, other: &Other, kept: &States) -> Option<HeldOut> {
             let states = bench.states(kept, t5, bench.queries, &queries);
             ranks_from(bench, &states, &targets)
         };
-        swapped.extend(ranks(kept, &other.t5));
-        own.extend(ranks(&bench.queries.own, &bench.model.t5));
+        let other = ranks(swapped.kept, swapped.t5);
+        let own = ranks(&bench.queries.own, &bench.model.t5);
+        if bench.options.per_query {
+            per_query.extend(batch.iter().zip(&other).zip(&own).map(|((found, &other), &own)| {
+                bench.query_ranks(bench.queries, found.query, found.target, vec![other, own])
+            }));
+        }
+        from_other.extend(other);
+        from_own.extend(own);
     }
     Some(HeldOut {
         documents: documents.len(),
         queries: asked.len(),
-        swapped: HeldOutScore::of(&swapped),
-        own: HeldOutScore::of(&own),
+        swapped: HeldOutScore::of(&from_other),
+        own: HeldOutScore::of(&from_own),
+        per_query,
     })
 }
 

@@ -115,6 +115,12 @@ pub(super) struct LogitSum {
 }
 
 impl TokenLogits<'_> {
+    /// Whether a logit is NaN: the model has broken down.
+    pub fn has_nan(self) -> bool {
+        let is_nan = |group: &[f32]| group.iter().any(|logit| logit.is_nan());
+        is_nan(self.words) || is_nan(self.docids)
+    }
+
     /// The rank of docid row `target`: 1 + how many tokens of `vocabulary` are strictly higher.
     pub fn rank(self, target: u32, vocabulary: Vocabulary) -> u32 {
         let own = self.docids[target as usize];
@@ -150,11 +156,9 @@ impl LogitSum {
     }
 }
 
-/// A whole number that orders as `value` does; NaN is below all.
+/// A whole number that orders as `value` does, which is not NaN.
 pub(super) fn ordered(value: f32) -> u32 {
-    if value.is_nan() {
-        return 0;
-    }
-    let bits = value.to_bits();
+    // Minus zero is zero.
+    let bits = (value + 0.0).to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }

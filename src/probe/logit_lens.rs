@@ -127,12 +127,12 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
         let stages = &self.stages;
         let mut sites = Vec::new();
         for (layer, ranks) in self.ranks.into_iter().enumerate() {
             for (&site, ranks) in LensSite::ALL.iter().zip(ranks) {
-                let ranks = RankShift::of(ranks);
+                let ranks = RankShift::of(ranks, bench.options.per_query);
                 sites.push(SiteRank { layer, stage: stages.of(layer), site, ranks });
             }
         }
@@ -184,11 +184,15 @@ fn of_query(summands: &[TokenLogits], target: u32, vocabulary: Vocabulary) -> Ve
     layers.iter().map(of_layer).collect()
 }
 
-/// Ranks of all docids and of all words.
+/// Ranks of all docids and of all words; undefined where a logit is NaN, which has no place among others.
 ///
 /// A mean of ranks compares every token with every other: no counting on the device gives it, so the two groups are
 /// put in order here, one query at a time on each thread.
 fn populations(logits: TokenLogits) -> [Population; 2] {
+    if logits.has_nan() {
+        return [Population { mean: f64::NAN, median: f64::NAN, best: f64::NAN, worst: f64::NAN };
+            2];
+    }
     let (words, docids) = (descending(logits.words), descending(logits.docids));
     [ranks_of(&docids, &words), ranks_of(&words, &docids)]
 }
@@ -229,5 +233,24 @@ impl Population {
         self.median += other.median;
         self.best += other.best;
         self.worst += other.worst;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_all_tokens_are_undefined_where_a_logit_is_nan() {
+        let ranks = |words: &[f32], docids: &[f32]| populations(TokenLogits { words, docids });
+        let [docids, words] = ranks(&[1.0, 4.0], &[3.0, 2.0]);
+        assert_eq!((docids.mean, docids.best, docids.worst), (2.5, 2.0, 3.0));
+        assert_eq!((words.mean, words.best, words.worst), (2.5, 1.0, 4.0));
+        for (words, docids) in [([f32::NAN, 4.0], [3.0, 2.0]), ([f32::NAN; 2], [f32::NAN; 2])] {
+            for found in ranks(&words, &docids) {
+                let all = [found.mean, found.median, found.best, found.worst];
+                assert!(all.iter().all(|figure| figure.is_nan()), "{all:?}");
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ mod lens;
 mod logit_lens;
 mod means;
 mod neuron_reads;
+mod overlap;
 mod patch;
 mod queries;
 mod record;
@@ -27,16 +28,21 @@ mod suite;
 mod trace;
 
 pub use attention_writes::{AttentionWrites, DocidShare, HeadWords};
-pub use bench::{Other, Others};
+pub use bench::{NO_BASE, Other, Others};
 pub use circuit::{Circuit, CircuitScore, Scores};
 pub use direct_effect::{DirectEffect, EffectOfType};
-pub use encoder_swap::{EncoderSwap, HeldOut, HeldOutScore, Swap};
+pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use queries::ProbeQueries;
-pub use record::{MeasuredOn, ProbeResult, Record, RecordError, SCHEMA, ranked_among};
+pub use record::{
+    Line, MeasuredOn, Named, ProbeResult, QueryRanks, Record, RecordError, SCHEMA, SkipReason,
+    Skipped, SkippedAt, ranked_among,
+};
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
-pub use shares::{LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant};
+pub use shares::{
+    AverageFirst, LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant,
+};
 pub use shift::RankShift;
 pub use stage_patching::{PatchedCell, Replacement, StagePatching};
 pub use suite::{ProbeOptions, Subject, Suite};

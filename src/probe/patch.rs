@@ -1,11 +1,12 @@
 //! Patching: components' outputs replaced while the decoder runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use burn::tensor::Tensor;
 
 use super::means::Means;
+use super::overlap::Applied;
 use super::trace::{Trace, output_hook};
 use super::{ProbeError, Replacement};
 use crate::choice::Choice;
@@ -18,9 +19,9 @@ pub(super) struct PatchedPart {
     /// As it was written.
     pub selector: String,
     /// By layer, then in the order in which components run.
-    places: Vec<(usize, Component)>,
-    /// None for whole outputs.
-    heads: Option<Vec<usize>>,
+    pub places: Vec<(usize, Component)>,
+    /// Each once; none for whole outputs.
+    pub heads: Option<Vec<usize>>,
 }
 
 impl PatchedPart {
@@ -77,17 +78,13 @@ impl PatchedPart {
             heads: None,
         }
     }
-
-    /// The first layer in which something is replaced.
-    fn first_layer(&self) -> usize {
-        self.places.first().map_or(0, |(layer, _)| *layer)
-    }
 }
 
 /// `0,2]`
 fn parse_heads(text: &str) -> Option<Vec<usize>> {
     let heads = text.strip_suffix(']')?.split(',').map(|head| head.trim().parse().ok());
-    heads.collect()
+    let heads: BTreeSet<usize> = heads.collect::<Option<_>>()?;
+    Some(heads.into_iter().collect())
 }
 
 /// A part with what stands in for its output.
@@ -128,9 +125,7 @@ pub(super) struct Supply<'a> {
 /// A tap that replaces outputs.
 pub(super) struct Patching<'a> {
     model: &'a T5,
-    /// The first layer in which something is replaced: the decoder may start there.
-    pub first_layer: usize,
-    /// Whole outputs, `[1 or batch, d_model]`.
+    /// What stands in for whole outputs, `[1 or batch, d_model]`.
     outputs: BTreeMap<(usize, Component), Tensor<2>>,
     /// Heads of an attention, and the sum of what stands in for their shares, `[1 or batch, d_model]`.
     heads: BTreeMap<(usize, Component), (Vec<usize>, Tensor<2>)>,
@@ -139,32 +134,31 @@ pub(super) struct Patching<'a> {
 }
 
 impl<'a> Patching<'a> {
-    /// The tap for `patches`; a later one wins where two name the same output.
-    pub fn new<'p>(patches: impl IntoIterator<Item = &'p Patch>, supply: &Supply<'a>) -> Self {
-        let mut tap = Self {
-            model: supply.model,
-            first_layer: usize::MAX,
-            outputs: BTreeMap::new(),
-            heads: BTreeMap::new(),
-            own_share: None,
-        };
-        for patch in patches {
-            let part = &patch.part;
-            tap.first_layer = tap.first_layer.min(part.first_layer());
-            for &(layer, component) in &part.places {
-                let at = (layer, component);
-                match &part.heads {
-                    None => {
-                        tap.outputs.insert(at, supply.output(at, patch.replacement));
-                    }
-                    Some(heads) => {
-                        let stand_in = supply.heads(at, heads, patch.replacement);
-                        tap.heads.insert(at, (heads.clone(), stand_in));
-                    }
+    /// The tap for what `applied` replaces.
+    pub fn new(applied: &Applied, supply: &Supply<'a>) -> Self {
+        let (mut outputs, mut heads) = (BTreeMap::new(), BTreeMap::new());
+        for (&at, parts) in &applied.outputs {
+            let of = |how: Option<Replacement>| -> Vec<usize> {
+                (0..parts.len()).filter(|&part| parts[part] == how).collect()
+            };
+            let kept = of(None);
+            let ways = Replacement::ALL.iter().map(|&how| (how, of(Some(how))));
+            let mut stand_ins = ways.filter(|(_, some)| !some.is_empty()).map(|(how, some)| {
+                match some.len() == parts.len() {
+                    true => supply.output(at, how),
+                    false => supply.heads(at, &some, how),
                 }
+            });
+            let Some(first) = stand_ins.next() else { continue };
+            let stand_in = stand_ins.fold(first, |sum, stand_in| sum + stand_in);
+            if kept.is_empty() {
+                outputs.insert(at, stand_in);
+            } else {
+                let replaced = (0..parts.len()).filter(|part| !kept.contains(part)).collect();
+                heads.insert(at, (replaced, stand_in));
             }
         }
-        tap
+        Self { model: supply.model, outputs, heads, own_share: None }
     }
 }
 
@@ -291,7 +285,7 @@ impl Tap for Patching<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use burn::tensor::TensorData;
@@ -301,15 +295,15 @@ mod tests {
     use crate::t5::{EncoderStates, NoTap, Pass, Tokens};
 
     /// Two models that share embedding and final norm, what they do with the same tokens, and their stages.
-    struct Pair {
-        model: T5,
-        base: T5,
-        states: EncoderStates,
-        traces: [Trace; 2],
+    pub struct Pair {
+        pub model: T5,
+        pub base: T5,
+        pub states: EncoderStates,
+        pub traces: [Trace; 2],
         stages: Stages,
     }
 
-    fn pair() -> Pair {
+    pub fn pair() -> Pair {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/probes/deep/checkpoint");
         let config = T5Config::read(Path::new(fixture)).expect("the fixture is there");
         let device = burn::tensor::Device::flex();
@@ -324,26 +318,32 @@ mod tests {
     }
 
     impl Pair {
-        fn patched(&self, patches: &[&str], base: (&T5, &Trace)) -> TensorData {
+        pub fn applied(&self, patches: &[&str]) -> Applied {
             let config = self.model.config();
             let patch = |text: &&str| Patch::parse(text, &self.stages, config).expect(text);
-            let patches: Vec<Patch> = patches.iter().map(patch).collect();
+            Applied::new(&patches.iter().map(patch).collect::<Vec<_>>(), config)
+        }
+
+        pub fn patched(&self, patches: &[&str], base: (&T5, &Trace)) -> TensorData {
+            let config = self.model.config();
+            let applied = self.applied(patches);
+            let first = applied.first_layer().expect("something is replaced");
             let mut means = Means::new(config.num_decoder_layers, &self.states.rows.device());
             means.add(&self.traces[0]);
             let supply = Supply { model: &self.model, means: Some(&means), base: Some(base) };
-            let mut tap = Patching::new(&patches, &supply);
-            let residual = self.traces[0].layers[tap.first_layer].residual_pre.clone();
-            let (first, mut pass) = (tap.first_layer, Pass::evaluate(&mut tap));
+            let mut tap = Patching::new(&applied, &supply);
+            let residual = self.traces[0].layers[first].residual_pre.clone();
+            let mut pass = Pass::evaluate(&mut tap);
             self.model.decode_from(first, residual, &self.states, &mut pass).into_data()
         }
 
-        fn unpatched(&self) -> TensorData {
+        pub fn unpatched(&self) -> TensorData {
             self.traces[0].output.clone().into_data()
         }
     }
 
     // What reads inside attention, as a trace does, gets it computed in another order: outputs agree but for rounding.
-    fn agree(found: &TensorData, expected: &TensorData, what: &str) {
+    pub fn agree(found: &TensorData, expected: &TensorData, what: &str) {
         let values = |data: &TensorData| data.try_to_vec::<f32>().expect("activations are f32");
         for (found, expected) in values(found).iter().zip(values(expected)) {
             let apart = (found - expected).abs();

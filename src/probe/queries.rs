@@ -1,6 +1,6 @@
 //! The queries of a probe, and the states that encoders make of them: computed once, kept without padding.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -22,8 +22,8 @@ pub struct ProbeQueries {
     pub(super) name: String,
     pub(super) ids: Vec<String>,
     pub(super) questions: Vec<Question>,
-    /// Queries that are measured whatever the model ranks, with their docid row.
-    pub(super) expected: Option<Vec<Measured>>,
+    /// Queries that are measured whatever the model ranks.
+    pub(super) expected: Option<Expected>,
     /// What the newest measurement found correct.
     pub(super) correct: Vec<Measured>,
     pub(super) own: States,
@@ -31,8 +31,16 @@ pub struct ProbeQueries {
     pub(super) other: States,
 }
 
+/// Queries that were named.
+pub(super) struct Expected {
+    /// Pairs that were given.
+    pub pairs: usize,
+    /// Each pair once, with its docid row.
+    pub measured: Vec<Measured>,
+}
+
 /// A query that is measured, and its relevant docid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Measured {
     /// Its index in the set.
     pub query: usize,
@@ -102,7 +110,7 @@ impl ProbeQueries {
     }
 
     /// Measures these queries whatever the model ranks: pairs of docid token and query id, as in the paper's
-    /// `correct_valid.json`.
+    /// `correct_valid.json`. A pair that comes twice is measured once.
     ///
     /// # Errors
     /// No pair, a query that is not in the set, or a token that is no docid of the model.
@@ -125,7 +133,10 @@ impl ProbeQueries {
             let target = row.ok_or_else(|| ProbeError::NoSuchDocid { place, token: token.clone() });
             Ok(Measured { query, target: target? })
         });
-        self.expected = Some(measured.collect::<Result<_, _>>()?);
+        let mut measured: Vec<Measured> = measured.collect::<Result<_, _>>()?;
+        let mut known = HashSet::new();
+        measured.retain(|found| known.insert(*found));
+        self.expected = Some(Expected { pairs: pairs.len(), measured });
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What is kept of a probe: its result and what it was measured on, as one JSON object.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -7,6 +8,7 @@ use super::{
     AttentionWrites, Circuit, DirectEffect, EncoderSwap, LogitLens, Over, Probe, Reads,
     ResidualContribution, StagePatching,
 };
+use crate::choice::choice;
 use crate::component::Stages;
 use crate::retrieval::Vocabulary;
 
@@ -46,12 +48,42 @@ pub struct MeasuredOn {
     pub over: Over,
     /// How many those are.
     pub measured: usize,
-    /// What a docid is ranked among.
+    /// Where a file named the queries that means are over, whatever `over` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<Named>,
+    /// What a docid is ranked among: words and docids, or docids alone. Every rank in the result is of this kind, but
+    /// for those of whole groups of tokens, which are in the whole vocabulary.
     pub vocabulary: Vocabulary,
     /// Decoder layers of each stage.
     pub stages: Stages,
     /// The base model, where the probe used one.
     pub base: Option<String>,
+    /// Where ranks of every query were asked for: the measured queries with the docid that each is measured by, and its
+    /// rank without intervention. Ranks in the result follow their order. Empty and not written otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured_queries: Vec<QueryRanks>,
+}
+
+/// How many queries a file named, and what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Pairs of docid and query in the file.
+    pub pairs: usize,
+    /// Of those, the ones that means are over: each pair once.
+    pub used: usize,
+    /// Of those used, the ones whose docid this model ranks first.
+    pub ranked_first: usize,
+}
+
+/// Ranks of one docid for one query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryRanks {
+    /// The query's id.
+    pub query: String,
+    /// The docid token.
+    pub docid: String,
+    /// One rank or several, in an order that the field says which holds this.
+    pub ranks: Vec<u32>,
 }
 
 /// What a docid is ranked among, in words.
@@ -60,6 +92,57 @@ pub fn ranked_among(vocabulary: Vocabulary) -> &'static str {
         Vocabulary::All => "words and docids",
         Vocabulary::Docids => "docids",
     }
+}
+
+/// A probe that was due during training and was not measured: a line of its history, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// Version of this form, [`SCHEMA`].
+    pub schema: u32,
+    /// Version of genir that trained.
+    pub genir: String,
+    /// The probe that was due.
+    pub probe: Probe,
+    /// When and why.
+    pub skipped: SkippedAt,
+}
+
+/// When a probe was skipped, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedAt {
+    /// Updates done.
+    pub step: u64,
+    /// Why, for programs.
+    pub reason: SkipReason,
+    /// Why, in words and with the numbers.
+    pub message: String,
+}
+
+choice! {
+    /// Why a probe that was due is not measured.
+    SkipReason {
+        /// It would have taken more than `probes.max_share` of the training time.
+        MaxShare = "max_share",
+        /// No query has its relevant docid at rank 1, so that there is nothing to average over.
+        NoCorrectQuery = "no_correct_query",
+    }
+}
+
+impl Skipped {
+    /// That `probe` is skipped after `step` updates.
+    pub fn new(probe: Probe, step: u64, reason: SkipReason, message: String) -> Self {
+        let genir = env!("CARGO_PKG_VERSION").to_owned();
+        Self { schema: SCHEMA, genir, probe, skipped: SkippedAt { step, reason, message } }
+    }
+}
+
+/// What one line of stored results holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Line {
+    /// A result.
+    Measured(Box<Record>),
+    /// That there is none.
+    Skipped(Skipped),
 }
 
 /// The result of one probe.
@@ -108,20 +191,38 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// Reads a result from one line of JSON; `place` stands for it in the error.
+    pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
+        match Line::parse(line, &place)? {
+            Line::Measured(record) => Ok(*record),
+            Line::Skipped(Skipped { skipped, .. }) => Err(RecordError::Wrong {
+                place: place(),
+                found: format!("a probe that was skipped at step {}", skipped.step),
+            }),
+        }
+    }
+}
+
+impl Line {
     /// Reads one line of JSON; `place` stands for it in the error.
-    pub fn parse(line: &str, place: impl FnOnce() -> String) -> Result<Self, RecordError> {
+    pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
-        struct Version {
+        struct Form {
             schema: u32,
+            skipped: Option<IgnoredAny>,
         }
         let wrong = |found: String| RecordError::Wrong { place: place(), found };
-        match serde_json::from_str::<Version>(line) {
-            Ok(Version { schema: SCHEMA }) => {
-                serde_json::from_str(line).map_err(|error| wrong(error.to_string()))
+        let error = |error: serde_json::Error| wrong(error.to_string());
+        match serde_json::from_str::<Form>(line).map_err(error)? {
+            Form { schema: SCHEMA, skipped: None } => {
+                serde_json::from_str(line).map(|record| Self::Measured(Box::new(record)))
             }
-            Ok(Version { schema }) => Err(wrong(format!("schema {schema}"))),
-            Err(error) => Err(wrong(error.to_string())),
+            Form { schema: SCHEMA, skipped: Some(_) } => {
+                serde_json::from_str(line).map(Self::Skipped)
+            }
+            Form { schema, .. } => return Err(wrong(format!("schema {schema}"))),
         }
+        .map_err(error)
     }
 }
 

@@ -20,17 +20,38 @@ choice! {
     }
 }
 
+choice! {
+    /// What the shares are averaged over first. Where every reader reads for every query, as heads do, both give the
+    /// same.
+    AverageFirst {
+        /// Over the readers of a query, then over queries: every query counts the same.
+        Readers = "readers",
+        /// Over the queries in which a reader reads, then over readers, as the paper's released code does: every
+        /// reader that ever reads counts the same.
+        Queries = "queries",
+    }
+}
+
 /// From which earlier components each layer reads, as shares of the positive contributions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reads {
     pub variant: Variant,
+    /// Records of older versions, which do not say, averaged over readers first.
+    #[serde(default = "readers_first")]
+    pub average_first: AverageFirst,
     /// By reading layer.
     pub layers: Vec<LayerReads>,
-    /// By stage of the reading layer: means over its layers, those without a reader left out.
+    /// By stage of the reading layer: means over its layers, those without a reader left out; undefined where one of
+    /// them is.
     pub stages: Vec<StageReads>,
     /// Exact variant: the largest deviation of the sum of contributions from the value that the model computed,
-    /// over that value's largest magnitude in its layer and query.
+    /// over that value's largest magnitude in its layer and query. Where a value was not finite it is undefined: NaN
+    /// here, and `null` in JSON as it is in the paper's variant, which has none.
     pub largest_deviation: Option<f64>,
+}
+
+fn readers_first() -> AverageFirst {
+    AverageFirst::Readers
 }
 
 /// What one layer reads.
@@ -38,7 +59,8 @@ pub struct Reads {
 pub struct LayerReads {
     pub layer: usize,
     pub stage: Stage,
-    /// Mean number of readers a query: active neurons, or heads.
+    /// Mean number of readers a query: active neurons, or heads. Undefined where the model computed a value that is
+    /// not finite.
     #[serde(with = "number")]
     pub readers: f64,
     /// Every source before it, in order; they sum to 1, and are undefined where no query has a reader.
@@ -108,20 +130,23 @@ pub struct StageSource {
 /// Shares while they are measured: sums over queries.
 pub(super) struct Shares {
     pub variant: Variant,
+    average_first: AverageFirst,
     stages: Stages,
     layers: Vec<LayerSums>,
+    /// NaN from the first value on that is not finite.
     largest_deviation: f64,
 }
 
 #[derive(Default, Clone)]
 struct LayerSums {
-    /// Queries with a reader.
-    queries: usize,
     /// Readers of all queries, and the number of queries seen.
     readers: f64,
     seen: usize,
-    /// By source.
+    /// By source, then by what is averaged over last: `[sources, columns]`. One column holds all queries where readers
+    /// are averaged over first; there is one for each reader where queries are.
     shares: Vec<f64>,
+    /// By column: what its sums are divided by. Queries with a reader, or queries in which the reader reads.
+    counts: Vec<f64>,
 }
 
 /// What the parts of one layer read in a batch.
@@ -147,6 +172,7 @@ impl Shares {
         let stages = bench.options.stages.clone();
         Self {
             variant: bench.options.variant,
+            average_first: bench.options.average_first,
             layers: vec![LayerSums::default(); stages.depth()],
             stages,
             largest_deviation: 0.0,
@@ -164,12 +190,19 @@ impl Shares {
     /// Takes in a batch of one layer.
     pub fn add(&mut self, layer: usize, found: Contributions) {
         let Contributions { parts, whole, active } = found;
-        let [batch, sources, _] = parts.dims();
+        let [batch, sources, readers] = parts.dims();
+        let sum = parts.clone().sum_dim(1).squeeze_dim::<2>(1); // [batch, readers]
+        // 0, or NaN where anything is not finite: comparisons below would take it for a reader that is silent.
+        let undefined = (sum.clone() + whole.clone()).mul_scalar(0.0).sum_dim(1); // [batch, 1]
+        let undefined: Vec<f64> = undefined.into_data().iter::<f64>().collect();
         if self.variant == Variant::Exact {
-            let sum = parts.clone().sum_dim(1).squeeze_dim::<2>(1); // [batch, readers]
-            let deviation = (sum - whole.clone()).abs().max_dim(1) / whole.abs().max_dim(1); // [batch, 1]
-            for value in deviation.into_data().iter::<f64>() {
-                self.largest_deviation = self.largest_deviation.max(value);
+            let apart = (sum - whole.clone()).abs().max_dim(1).into_data(); // [batch, 1]
+            let size = whole.abs().max_dim(1).into_data(); // [batch, 1]
+            let of_query = apart.iter::<f64>().zip(size.iter::<f64>()).zip(&undefined);
+            for ((apart, size), undefined) in of_query {
+                // Nothing deviates where nothing was computed: no neuron of a layer need have a value but 0.
+                let deviation = if apart == 0.0 { 0.0 } else { apart / size };
+                self.largest_deviation = larger(self.largest_deviation, deviation + undefined);
             }
         }
         let positive = parts.clamp_min(0.0);
@@ -177,22 +210,38 @@ impl Shares {
         let counts = active.unsqueeze_dim::<3>(1) * total.clone().greater_elem(0.0).float();
         // Where nothing is counted the divisor is 1 and the weight 0.
         let weight = counts.clone() / (total.clone() + total.equal_elem(0.0).float());
-        let shares = (positive * weight).sum_dim(2); // [batch, sources, 1]
-        let counts = counts.sum_dim(2); // [batch, 1, 1]
+        let shares = positive * weight; // [batch, sources, readers]
 
         let sums = &mut self.layers[layer];
-        sums.shares.resize(sources, 0.0);
         sums.seen += batch;
-        let (shares, counts) = (shares.into_data(), counts.into_data());
-        let shares: Vec<f64> = shares.iter::<f64>().collect();
-        for (of_query, readers) in shares.chunks(sources).zip(counts.iter::<f64>()) {
-            sums.readers += readers;
-            if readers > 0.0 {
-                sums.queries += 1;
-                sums.shares
-                    .iter_mut()
-                    .zip(of_query)
-                    .for_each(|(sum, share)| *sum += share / readers);
+        match self.average_first {
+            AverageFirst::Readers => {
+                sums.resize(sources, 1);
+                let shares: Vec<f64> = shares.sum_dim(2).into_data().iter::<f64>().collect();
+                let counts = counts.sum_dim(2).into_data(); // [batch, 1, 1]
+                let queries = shares.chunks(sources).zip(counts.iter::<f64>()).zip(undefined);
+                for ((of_query, readers), undefined) in queries {
+                    let readers = readers + undefined;
+                    sums.readers += readers;
+                    // Not finite is counted too: what it makes undefined is seen to be.
+                    if readers > 0.0 || readers.is_nan() {
+                        sums.counts[0] += 1.0;
+                        let sums = sums.shares.iter_mut().zip(of_query);
+                        sums.for_each(|(sum, share)| *sum += share / readers);
+                    }
+                }
+            }
+            AverageFirst::Queries => {
+                sums.resize(sources, readers);
+                let undefined: f64 = undefined.iter().sum();
+                let shares = shares.sum_dim(0).into_data(); // [1, sources, readers]
+                let counts = counts.sum_dim(0).into_data(); // [1, 1, readers]
+                let shares = sums.shares.iter_mut().zip(shares.iter::<f64>());
+                shares.for_each(|(sum, share)| *sum += share + undefined);
+                for (sum, count) in sums.counts.iter_mut().zip(counts.iter::<f64>()) {
+                    *sum += count + undefined;
+                    sums.readers += count + undefined;
+                }
             }
         }
     }
@@ -207,25 +256,43 @@ impl Shares {
                 layer,
                 stage: self.stages.of(layer),
                 readers: sums.readers / sums.seen as f64,
-                shares: sums.shares.iter().enumerate().map(|place| sums.share(place)).collect(),
+                shares: sums.shares(),
             })
             .collect();
         let stages = Stage::ALL.into_iter();
         let stages = stages.map(|stage| StageReads::of(stage, &layers, &self.stages)).collect();
         let largest_deviation = (self.variant == Variant::Exact).then_some(self.largest_deviation);
-        Reads { variant: self.variant, layers, stages, largest_deviation }
+        let Self { variant, average_first, .. } = self;
+        Reads { variant, average_first, layers, stages, largest_deviation }
     }
 }
 
+/// The larger of two numbers, and NaN where one is: `f64::max` would pass over it.
+fn larger(one: f64, other: f64) -> f64 {
+    if one.is_nan() || one > other { one } else { other }
+}
+
 impl LayerSums {
-    /// The share of the source at `place` in the order of [`sources`].
-    fn share(&self, (place, sum): (usize, &f64)) -> Share {
-        let component = place.checked_sub(1).map(|place| Component::ALL[place % 3]);
-        Share {
-            source: component.map_or(Source::Start, Source::from),
-            layer: place.checked_sub(1).map(|place| place / 3),
-            share: sum / self.queries as f64,
-        }
+    fn resize(&mut self, sources: usize, columns: usize) {
+        self.shares.resize(sources * columns, 0.0);
+        self.counts.resize(columns, 0.0);
+    }
+
+    /// The share of each source, in the order of [`sources`]: the mean over columns that counted anything.
+    fn shares(&self) -> Vec<Share> {
+        let columns = self.counts.len().max(1);
+        let counted = |count: &f64| *count > 0.0 || count.is_nan();
+        let read = self.counts.iter().filter(|count| counted(count)).count() as f64;
+        let share = |(place, sums): (usize, &[f64])| {
+            let sums = sums.iter().zip(&self.counts).filter(|(_, count)| counted(count));
+            let component = place.checked_sub(1).map(|place| Component::ALL[place % 3]);
+            Share {
+                source: component.map_or(Source::Start, Source::from),
+                layer: place.checked_sub(1).map(|place| place / 3),
+                share: sums.map(|(sum, count)| sum / count).sum::<f64>() / read,
+            }
+        };
+        self.shares.chunks(columns).enumerate().map(share).collect()
     }
 }
 
@@ -233,7 +300,8 @@ impl StageReads {
     /// Means over the layers of `stage`, summed by type and stage of the source.
     fn of(stage: Stage, layers: &[LayerReads], stages: &Stages) -> Self {
         let readers = layers[stages.layers(stage).clone()].iter();
-        let readers: Vec<&LayerReads> = readers.filter(|layer| layer.readers > 0.0).collect();
+        let reads = |layer: &&LayerReads| layer.readers > 0.0 || layer.readers.is_nan();
+        let readers: Vec<&LayerReads> = readers.filter(reads).collect();
         let mut shares: Vec<StageShare> = Vec::new();
         for (source, of_stage) in all_sources() {
             let mut found = readers.iter().flat_map(|layer| &layer.shares).filter(|share| {
@@ -260,16 +328,87 @@ fn all_sources() -> impl Iterator<Item = (Source, Option<Stage>)> {
 mod tests {
     use super::*;
 
+    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> Shares {
+        let stages = Stages::consecutive(0..layers - 2, layers - 2..layers - 1, layers - 1..layers);
+        Shares {
+            variant,
+            average_first,
+            stages: stages.expect("three stages"),
+            layers: vec![LayerSums::default(); layers],
+            largest_deviation: 0.0,
+        }
+    }
+
+    /// A batch of two queries, one source and three readers; `active` says which read.
+    fn found(parts: [[[f32; 3]; 2]; 2], active: [[f32; 3]; 2]) -> Contributions {
+        let device = burn::tensor::Device::flex();
+        let parts = Tensor::<3>::from_data(parts, &device); // [2, 2, 3]
+        Contributions {
+            whole: parts.clone().sum_dim(1).squeeze_dim(1),
+            parts,
+            active: Tensor::from_data(active, &device),
+        }
+    }
+
     #[test]
     fn a_layer_where_nothing_reads_does_not_hide_the_rest_of_its_stage() {
-        let reading = LayerSums { queries: 2, readers: 6.0, seen: 2, shares: vec![0.5, 1.5] };
-        let silent = LayerSums { queries: 0, readers: 0.0, seen: 2, shares: vec![0.0; 5] };
-        let layers = vec![reading, silent.clone(), silent.clone(), silent];
-        let stages = Stages::consecutive(0..2, 2..3, 3..4).expect("three stages");
-        let shares = Shares { variant: Variant::Paper, stages, layers, largest_deviation: 0.0 };
+        let reading =
+            LayerSums { readers: 6.0, seen: 2, shares: vec![0.5, 1.5], counts: vec![2.0] };
+        let silent = LayerSums { readers: 0.0, seen: 2, shares: vec![0.0; 5], counts: vec![0.0] };
+        let mut shares = shares(4, Variant::Paper, AverageFirst::Readers);
+        shares.layers = vec![reading, silent.clone(), silent.clone(), silent];
         let reads = shares.finish();
         let of = |stage: usize| reads.stages[stage].shares.iter().map(|share| share.share);
         assert!(of(0).eq([0.25, 0.75]) && of(1).count() == 0, "{:?}", reads.stages);
         assert!(reads.layers[1].shares.iter().all(|share| share.share.is_nan()));
+    }
+
+    #[test]
+    fn shares_are_averaged_over_readers_or_over_queries_first() {
+        // The first reader reads for both queries, the second for the first one only, the third never.
+        let parts = [[[1.0, 1.0, 1.0], [3.0, 1.0, 1.0]], [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]];
+        let active = [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]];
+        for (first, expected) in [
+            (AverageFirst::Readers, (0.375 + 1.0) / 2.0),
+            (AverageFirst::Queries, ((0.25 + 1.0) / 2.0 + 0.5) / 2.0),
+        ] {
+            let mut shares = shares(3, Variant::Paper, first);
+            shares.add(0, found(parts, active));
+            let layer = &shares.finish().layers[0];
+            assert_eq!(layer.readers, 1.5, "{first}");
+            assert!((layer.shares[0].share - expected).abs() < 1e-7, "{first}: {layer:?}");
+            assert!((layer.shares[1].share - (1.0 - expected)).abs() < 1e-7, "{first}: {layer:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_leaves_nothing_defined() {
+        let fine = [[[1.0, 1.0, 1.0], [3.0, 1.0, 1.0]], [[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]];
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for first in AverageFirst::ALL {
+                let mut parts = fine;
+                parts[1][0][2] = broken;
+                let mut shares = shares(3, Variant::Exact, *first);
+                // A NaN is above nothing, so the reader is not active; what comes before and after is fine.
+                let active = [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]];
+                shares.add(1, found(fine, active));
+                shares.add(0, found(parts, active));
+                shares.add(1, found(fine, active));
+                let reads = shares.finish();
+                let what = format!("{broken} {first}: {reads:?}");
+                assert!(reads.largest_deviation.is_some_and(f64::is_nan), "{what}");
+                assert!(reads.layers[0].readers.is_nan(), "{what}");
+                assert!(reads.layers[0].shares.iter().all(|share| share.share.is_nan()), "{what}");
+                assert!(reads.stages[0].shares.iter().all(|share| share.share.is_nan()), "{what}");
+                assert!(reads.layers[1].shares.iter().all(|share| share.share > 0.0), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_of_zeros_deviates_by_nothing() {
+        let mut shares = shares(3, Variant::Exact, AverageFirst::Readers);
+        shares.add(0, found([[[0.0; 3]; 2]; 2], [[1.0; 3]; 2]));
+        assert_eq!(shares.finish().largest_deviation, Some(0.0));
     }
 }

@@ -35,11 +35,16 @@ pub struct RankShift {
     pub worst_rank: u32,
     /// Queries by rank, in octaves: place i counts the ranks from 2^i to 2^(i+1) - 1.
     pub octaves: Vec<u64>,
+    /// Where ranks of every query were asked for: the rank for each of [`super::MeasuredOn::measured_queries`], in
+    /// their order. Empty and not written otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<u32>,
 }
 
 impl RankShift {
-    /// Over `ranks`, one a query.
-    pub(super) fn of(mut ranks: Vec<u32>) -> Self {
+    /// Over `of_queries`, one rank a query; kept as they are if each is asked for.
+    pub(super) fn of(of_queries: Vec<u32>, per_query: bool) -> Self {
+        let mut ranks = of_queries.clone();
         ranks.sort_unstable();
         let count = ranks.len();
         let beyond = |least: u32| {
@@ -63,6 +68,7 @@ impl RankShift {
             best_rank: ranks.first().copied().unwrap_or(0),
             worst_rank: ranks.last().copied().unwrap_or(0),
             octaves,
+            ranks: if per_query { of_queries } else { Vec::new() },
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Batch, Bench, Measure};
+use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
@@ -51,6 +52,7 @@ struct Cell {
     /// The paper's, or none for what was asked for beside it.
     place: Option<(Component, Stage)>,
     patch: Patch,
+    applied: Applied,
     ranks: Vec<u32>,
 }
 
@@ -63,7 +65,9 @@ impl Measuring {
         };
         let mut cells = Vec::new();
         let mut add = |place, part: PatchedPart, replacement| {
-            cells.push(Cell { place, patch: Patch { part, replacement }, ranks: Vec::new() });
+            let patch = Patch { part, replacement };
+            let applied = Applied::new(std::slice::from_ref(&patch), bench.model.t5.config());
+            cells.push(Cell { place, patch, applied, ranks: Vec::new() });
         };
         for replacement in replacements() {
             for component in Component::ALL {
@@ -82,18 +86,18 @@ impl Measuring {
 
 impl Measure for Measuring {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
-        let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, [&cell.patch]));
+        let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, &cell.applied));
         let ranks = bench.lens().output_ranks(outputs.collect(), &batch.targets);
         self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
         let cell = |cell: Cell| PatchedCell {
             component: cell.place.map(|(component, _)| component),
             stage: cell.place.map(|(_, stage)| stage),
             selector: cell.patch.part.selector,
             replacement: cell.patch.replacement,
-            ranks: RankShift::of(cell.ranks),
+            ranks: RankShift::of(cell.ranks, bench.options.per_query),
         };
         let cells = self.cells.into_iter().map(cell).collect();
         ProbeResult::StagePatching(StagePatching { cells })

@@ -1,5 +1,6 @@
 //! Runs probes: ranks the queries, finds the correct ones, and shows each batch of them to every probe.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -8,8 +9,10 @@ use super::bench::{Bench, Measure, Others};
 use super::means::Means;
 use super::patch::{Patch, PatchedPart};
 use super::queries::{Encoding, Measured, ProbeQueries};
-use super::record::{MeasuredOn, Record, SCHEMA};
-use super::{Over, Probe, ProbeError, ProbeResult, Replacement, Variant};
+use super::record::{MeasuredOn, Named, QueryRanks, Record, SCHEMA};
+use super::{
+    AverageFirst, EncoderNorm, Over, Probe, ProbeError, ProbeResult, Replacement, Variant,
+};
 use super::{
     attention_reads, attention_writes, circuit, direct_effect, encoder_swap, logit_lens,
     neuron_reads, residual_contribution, stage_patching,
@@ -32,6 +35,10 @@ pub struct ProbeOptions {
     pub over: Over,
     /// Of [`Probe::NeuronReads`] and [`Probe::AttentionReads`].
     pub variant: Variant,
+    /// Of the same.
+    pub average_first: AverageFirst,
+    /// Of [`Probe::EncoderSwap`].
+    pub encoder_norm: EncoderNorm,
     /// Selectors that [`Probe::StagePatching`] patches beside the paper's: `decoder.layers[3]`,
     /// `decoder.cross_attention[4].heads[0]`.
     pub patches: Vec<String>,
@@ -39,6 +46,8 @@ pub struct ProbeOptions {
     pub circuit: Vec<String>,
     /// Queries for which [`Probe::AttentionWrites`] gives the top tokens.
     pub samples: usize,
+    /// Whether the rank for every single query is kept with the result, too.
+    pub per_query: bool,
     /// Queries at once.
     pub batch_size: usize,
 }
@@ -57,8 +66,9 @@ pub struct Subject<'a> {
     pub checkpoint: String,
     /// Updates done, where known.
     pub step: Option<u64>,
-    /// Whether the encoder is the base model's and stays so, as where a run trains neither: then its states are kept with
-    /// the queries from one measurement to the next, and are the base's too (as rounded as the run stores them).
+    /// Whether the encoder stays what it was when the run began: then its states are kept with the queries from one
+    /// measurement to the next, and are the base's too if that [has the same encoder](Other::has_same_encoder) (as rounded
+    /// as the run stores them).
     pub encoder_is_frozen: bool,
 }
 
@@ -126,16 +136,19 @@ impl Suite {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let own = self.encoding(subject, &subject.model.t5);
         queries.own.fill(&own, &queries.questions);
-        if subject.encoder_is_frozen {
+        let shares = subject.encoder_is_frozen
+            && others.base.as_ref().is_some_and(|base| base.has_same_encoder);
+        if shares {
             queries.base.share(&queries.own);
         }
         let targets = self.targets(subject, &own, queries);
         // Where there is nothing to measure, nothing else is encoded.
-        let measured = self.choose(queries, &targets)?;
+        let chosen = self.choose(subject, &own, queries, &targets)?;
+        let measured: Vec<Measured> = chosen.iter().map(|(found, _)| *found).collect();
         self.encode_with_others(subject, others, queries);
         if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
             test.own.fill(&own, &test.questions);
-            if subject.encoder_is_frozen {
+            if shares {
                 test.base.share(&test.own);
             }
             if let Some(base) = &others.base {
@@ -145,6 +158,7 @@ impl Suite {
         let mut bench = Bench {
             model: subject.model,
             own,
+            docids: subject.docids,
             options: &self.options,
             queries,
             measured: &measured,
@@ -154,7 +168,7 @@ impl Suite {
             encoder: others.encoder.as_ref(),
         };
         let found = self.look(&mut bench, subject, progress);
-        Ok(self.records(subject, &bench, &targets, found))
+        Ok(self.records(subject, &bench, &targets, &chosen, found))
     }
 
     /// That there is what the probes need.
@@ -182,7 +196,8 @@ impl Suite {
         if let Some(base) = others.base.as_ref().filter(|_| self.uses_base()) {
             queries.base.fill(&self.encoding(subject, &base.t5), &queries.questions);
         }
-        let swaps = self.probes.contains(&Probe::EncoderSwap);
+        let swaps = self.probes.contains(&Probe::EncoderSwap)
+            && self.options.encoder_norm == EncoderNorm::Other;
         if let Some(other) = others.encoder.as_ref().filter(|_| swaps) {
             queries.other.fill(&self.encoding(subject, &other.t5), &queries.questions);
         }
@@ -199,19 +214,16 @@ impl Suite {
         own: &Encoding,
         queries: &ProbeQueries,
     ) -> Vec<(Measured, u32)> {
-        let model = subject.model;
         let mut targets = Vec::with_capacity(queries.len());
         for batch in queries.batches(queries.all(), self.options.batch_size) {
-            let batch: Vec<usize> = batch.iter().map(|found| found.query).collect();
-            let states = queries.own.of(own, &queries.questions, &batch);
-            let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap));
-            let relevant: Vec<&[u32]> =
-                batch.iter().map(|&query| queries.questions[query].relevant.as_slice()).collect();
-            let docids = model.docid_logits(output.clone()); // [batch, documents]
-            let vocabulary = self.options.vocabulary;
-            let ranks = relevant_ranks(model, output, &docids, vocabulary, Ties::Shared, &relevant);
-            for ((query, relevant), ranks) in batch.into_iter().zip(relevant).zip(ranks) {
-                let ranks = ranks.into_iter().map(|found| found.rank);
+            let relevant: Vec<&[u32]> = batch
+                .iter()
+                .map(|found| queries.questions[found.query].relevant.as_slice())
+                .collect();
+            let ranks = self.ranks(subject, own, queries, &batch, &relevant);
+            for ((Measured { query, .. }, relevant), ranks) in
+                batch.into_iter().zip(relevant).zip(ranks)
+            {
                 let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
                 targets.extend(best.map(|(&target, rank)| (Measured { query, target }, rank)));
             }
@@ -220,35 +232,78 @@ impl Suite {
         targets
     }
 
+    /// The ranks of the docid rows in `of` for each query of `batch`, without intervention.
+    fn ranks(
+        &self,
+        subject: &Subject,
+        own: &Encoding,
+        queries: &ProbeQueries,
+        batch: &[Measured],
+        of: &[&[u32]],
+    ) -> Vec<Vec<u32>> {
+        let model = subject.model;
+        let batch: Vec<usize> = batch.iter().map(|found| found.query).collect();
+        let states = queries.own.of(own, &queries.questions, &batch);
+        let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap)); // [batch, d_model]
+        let docids = model.docid_logits(output.clone()); // [batch, documents]
+        let vocabulary = self.options.vocabulary;
+        relevant_ranks(model, output, &docids, vocabulary, Ties::Shared, of)
+            .into_iter()
+            .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
+            .collect()
+    }
+
     fn uses_base(&self) -> bool {
         self.probes.iter().any(|probe| probe.uses_base())
     }
 
-    /// The queries that are measured, and what was found correct.
+    /// The queries that are measured, each with its rank without intervention; notes what was found correct.
     fn choose(
         &self,
+        subject: &Subject,
+        own: &Encoding,
         queries: &mut ProbeQueries,
         targets: &[(Measured, u32)],
-    ) -> Result<Vec<Measured>, ProbeError> {
+    ) -> Result<Vec<(Measured, u32)>, ProbeError> {
         let set = || queries.name.clone();
         let best = targets.iter().min_by_key(|(_, rank)| *rank);
         let Some(&(best, best_rank)) = best else {
             return Err(ProbeError::NoQueries { set: set() });
         };
-        let correct = targets.iter().filter(|(_, rank)| *rank == 1).map(|&(found, _)| found);
-        let correct: Vec<Measured> = correct.collect();
-        let measured = match (&queries.expected, self.options.over) {
-            (Some(expected), _) => expected.clone(),
-            (None, Over::Correct) => correct.clone(),
-            (None, Over::All) => targets.iter().map(|&(found, _)| found).collect(),
+        let correct = || targets.iter().filter(|(_, rank)| *rank == 1).copied();
+        let measured: Vec<(Measured, u32)> = match (&queries.expected, self.options.over) {
+            (Some(expected), _) => self.named(subject, own, queries, &expected.measured),
+            (None, Over::Correct) => correct().collect(),
+            (None, Over::All) => targets.to_vec(),
         };
         if measured.is_empty() {
             let (ranked, query) = (targets.len(), queries.ids[best.query].clone());
             let vocabulary = self.options.vocabulary;
             return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query, vocabulary });
         }
-        queries.correct = correct;
+        queries.correct = correct().map(|(found, _)| found).collect();
         Ok(measured)
+    }
+
+    /// Queries that were named, each with the rank of its docid.
+    fn named(
+        &self,
+        subject: &Subject,
+        own: &Encoding,
+        queries: &ProbeQueries,
+        named: &[Measured],
+    ) -> Vec<(Measured, u32)> {
+        let place: HashMap<Measured, usize> =
+            named.iter().enumerate().map(|(place, found)| (*found, place)).collect();
+        let mut ranked = Vec::with_capacity(named.len());
+        for batch in queries.batches(named.to_vec(), self.options.batch_size) {
+            let of: Vec<&[u32]> =
+                batch.iter().map(|found| std::slice::from_ref(&found.target)).collect();
+            let ranks = self.ranks(subject, own, queries, &batch, &of);
+            ranked.extend(batch.iter().copied().zip(ranks.into_iter().flatten()));
+        }
+        ranked.sort_by_key(|(found, _)| place.get(found).copied());
+        ranked
     }
 
     /// Shows every batch to every probe; each result with the seconds that its probe took.
@@ -298,8 +353,8 @@ impl Suite {
             Probe::StagePatching => {
                 Box::new(stage_patching::Measuring::new(bench, self.parts.clone()))
             }
-            Probe::Circuit => Box::new(circuit::Measuring::new(bench, self.circuit.clone())),
-            Probe::EncoderSwap => Box::new(encoder_swap::Measuring::default()),
+            Probe::Circuit => Box::new(circuit::Measuring::new(bench, &self.circuit)),
+            Probe::EncoderSwap => Box::new(encoder_swap::Measuring::new(bench)),
             Probe::NeuronReads => Box::new(neuron_reads::Measuring::new(bench)),
             Probe::AttentionReads => Box::new(attention_reads::Measuring::new(bench)),
             Probe::AttentionWrites => Box::new(attention_writes::Measuring::new(bench, subject)),
@@ -311,9 +366,21 @@ impl Suite {
         subject: &Subject,
         bench: &Bench,
         targets: &[(Measured, u32)],
+        chosen: &[(Measured, u32)],
         found: Vec<(ProbeResult, f64)>,
     ) -> Vec<Record> {
-        let correct = targets.iter().filter(|(_, rank)| *rank == 1).count();
+        let first =
+            |ranked: &[(Measured, u32)]| ranked.iter().filter(|(_, rank)| *rank == 1).count();
+        let correct = first(targets);
+        let named = bench.queries.expected.as_ref().map(|expected| Named {
+            pairs: expected.pairs,
+            used: chosen.len(),
+            ranked_first: first(chosen),
+        });
+        let measured_queries = match self.options.per_query {
+            true => self.in_order(bench, chosen),
+            false => Vec::new(),
+        };
         let record = |(result, seconds): (ProbeResult, f64)| Record {
             schema: SCHEMA,
             genir: env!("CARGO_PKG_VERSION").to_owned(),
@@ -325,17 +392,33 @@ impl Suite {
                 correct,
                 over: self.options.over,
                 measured: bench.measured.len(),
+                named,
                 vocabulary: self.options.vocabulary,
                 stages: self.options.stages.clone(),
                 base: bench
                     .base
                     .filter(|_| result.probe().uses_base())
                     .map(|base| base.name.clone()),
+                measured_queries: match result.probe().has_ranks() {
+                    true => measured_queries.clone(),
+                    false => Vec::new(),
+                },
             },
             seconds,
             result,
         };
         found.into_iter().map(record).collect()
+    }
+
+    /// What was measured, in the order in which probes see it.
+    fn in_order(&self, bench: &Bench, chosen: &[(Measured, u32)]) -> Vec<QueryRanks> {
+        let rank: HashMap<Measured, u32> = chosen.iter().copied().collect();
+        let batches = bench.queries.batches(bench.measured.to_vec(), self.options.batch_size);
+        let of = |found: Measured| {
+            let ranks = rank.get(&found).copied().into_iter().collect();
+            bench.query_ranks(bench.queries, found.query, found.target, ranks)
+        };
+        batches.into_iter().flatten().map(of).collect()
     }
 }
 
@@ -343,6 +426,14 @@ impl Probe {
     /// Whether the probe looks at the base model, where there is one.
     pub fn uses_base(self) -> bool {
         matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)
+    }
+
+    /// Whether the probe ranks the relevant docid of every measured query.
+    fn has_ranks(self) -> bool {
+        matches!(
+            self,
+            Self::LogitLens | Self::DirectEffect | Self::StagePatching | Self::EncoderSwap
+        )
     }
 
     fn uses_means(self) -> bool {

@@ -8,7 +8,7 @@ use super::reader::Section;
 use super::training::{Span, zero_for_none};
 use crate::component::Stages;
 use crate::corpus::Split;
-use crate::probe::{Over, Probe, ProbeOptions, Variant};
+use crate::probe::{AverageFirst, EncoderNorm, NO_BASE, Over, Probe, ProbeOptions, Variant};
 use crate::retrieval::Vocabulary;
 use crate::task::Epochs;
 
@@ -30,7 +30,14 @@ pub struct ProbesSection {
     /// Which split the circuit is judged on; `None`: the test queries, or `split` where there are none.
     pub test_split: Option<Split>,
     pub over: Over,
+    /// The base model: a directory, a model of the hub or `none`; `None`: what the run started from, and where that is
+    /// another run's checkpoint, what that one started from.
+    pub base: Option<String>,
     pub variant: Variant,
+    /// What shares of the reads are averaged over first.
+    pub average_first: AverageFirst,
+    /// Whose final RMSNorm the states of another encoder go through.
+    pub encoder_norm: EncoderNorm,
     /// What a relevant docid is ranked among.
     pub vocabulary: Vocabulary,
     /// Selectors that stage patching replaces beside the paper's.
@@ -39,10 +46,12 @@ pub struct ProbesSection {
     pub circuit_patches: Vec<String>,
     /// Queries whose top words are listed for each head.
     pub samples: usize,
+    /// Whether the rank for every single query is stored, too.
+    pub per_query: bool,
     /// Queries at once.
     pub batch_size: usize,
-    /// The most time that measurements in between may take, as a share of the time in training steps;
-    /// `None`: no limit, written as 0.
+    /// The most time that measurements in between may take, as a share of the time in training steps; which steps are
+    /// probed then depends on the clock. `None`, the default: no limit, written as 0.
     #[serde(serialize_with = "zero_for_none")]
     pub max_share: Option<f64>,
     /// What single probes have in place of the above, as `[probes.<probe>]`.
@@ -106,8 +115,8 @@ fn by_probe<S: Serializer>(own: &[OwnSchedule], serializer: S) -> Result<S::Ok, 
 
 impl ProbesSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        // A tenth: little enough to leave on, and enough for all probes at each evaluation of most runs.
-        let max_share = section.number_or_off("max_share").or(0.1);
+        // Off, so that the steps that are probed follow from the recipe alone.
+        let max_share = section.number_or_off("max_share").or(0.0);
         let probes = Self {
             run: section.choices("run").or(Probe::ALL.to_vec()),
             every: Every::read(section),
@@ -117,11 +126,15 @@ impl ProbesSection {
             split: section.choice("split").or(Split::Validation),
             test_split: section.choice("test_split").optional(),
             over: section.choice("over").or(Over::Correct),
+            base: section.text("base").optional(),
             variant: section.choice("variant").or(Variant::Paper),
+            average_first: section.choice("average_first").or(AverageFirst::Readers),
+            encoder_norm: section.choice("encoder_norm").or(EncoderNorm::Other),
             vocabulary: section.choice("vocabulary").or(Vocabulary::All),
             patches: section.texts("patches").or(Vec::new()),
             circuit_patches: section.texts("circuit_patches").or(Vec::new()),
             samples: section.integer("samples", 0).or(3),
+            per_query: section.flag("per_query").or(false),
             batch_size: section.integer("batch_size", 1).or(128),
             max_share: Some(max_share).filter(|share| *share > 0.0),
             own: Probe::ALL.iter().filter_map(|&probe| read_own(section, probe)).collect(),
@@ -152,6 +165,18 @@ impl ProbesSection {
         if self.test_split.is_some() {
             without("test_split", Probe::Circuit);
         }
+        if self.base.as_deref() == Some(NO_BASE) {
+            let message = |what: &str| {
+                format!("`{NO_BASE}` leaves nothing for {what}, which needs a base model")
+            };
+            if self.run.contains(&Probe::EncoderSwap) {
+                section.conflict("base", &["run"], message("`encoder_swap`"));
+            }
+            let of_base = |patch: &&String| patch.trim_end().ends_with("=base");
+            if let Some(patch) = self.circuit_patches.iter().find(of_base) {
+                section.conflict("base", &["circuit_patches"], message(&format!("`{patch}`")));
+            }
+        }
         let never = |probe: &Probe| self.every(*probe).is_none();
         if !self.at_start
             && !self.at_end
@@ -167,6 +192,11 @@ impl ProbesSection {
                 message,
             );
         }
+    }
+
+    /// Whether a probe looks at the base model.
+    pub fn compares(&self) -> bool {
+        self.base.as_deref() != Some(NO_BASE) && self.run.iter().any(|probe| probe.uses_base())
     }
 
     /// How often `probe` is measured in between.
@@ -195,9 +225,12 @@ impl ProbesSection {
             vocabulary: self.vocabulary,
             over: self.over,
             variant: self.variant,
+            average_first: self.average_first,
+            encoder_norm: self.encoder_norm,
             patches: self.patches.clone(),
             circuit: self.circuit_patches.clone(),
             samples: self.samples,
+            per_query: self.per_query,
             batch_size: self.batch_size,
         }
     }

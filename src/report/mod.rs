@@ -11,20 +11,45 @@ mod tidy;
 pub use pictures::{Picture, PictureError, pictures};
 pub use points::{histograms, points};
 pub use tables::{Titled, tables};
-pub use tidy::write_csv;
+pub use tidy::{write_csv, write_query_ranks};
 
-use crate::probe::{Over, Record};
+use crate::probe::{Named, Over, Record, SkipReason, Skipped, ranked_among};
 
-/// What was measured on, in one line: `step 200, 81 correct of 100 validation queries`.
+/// What was measured on, in one line: `step 200, 81 correct of 100 validation queries, ranked among words and docids`.
 pub fn measured_on(record: &Record) -> String {
     let on = &record.measured_on;
     let step = on.step.map(|step| format!("step {step}, ")).unwrap_or_default();
-    match on.over {
-        Over::Correct => {
-            format!("{step}{} correct of {} {} queries", on.measured, on.ranked, on.queries)
-        }
-        Over::All => {
-            format!("{step}all {} {} queries, {} correct", on.measured, on.queries, on.correct)
-        }
-    }
+    let (ranked, queries, correct) = (on.ranked, &on.queries, on.correct);
+    let measured = match (&on.named, on.over) {
+        (Some(Named { pairs, used, ranked_first }), _) => format!(
+            "{used} queries of {pairs} named in a file, {ranked_first} of them ranked first here (of all \
+             {ranked} {queries} queries: {correct})"
+        ),
+        (None, Over::Correct) => format!("{} correct of {ranked} {queries} queries", on.measured),
+        (None, Over::All) => format!("all {} {queries} queries, {correct} correct", on.measured),
+    };
+    format!("{step}{measured}, ranked among {}", ranked_among(on.vocabulary))
 }
+
+/// When and why probes were due and not measured, in one line: `skipped at steps 4, 6 (max_share)`; none where there
+/// is nothing to say.
+pub fn skipped(skipped: &[Skipped]) -> Option<String> {
+    let of_reason = |reason: &SkipReason| {
+        let of = skipped.iter().filter(|line| line.skipped.reason == *reason);
+        let mut steps: Vec<u64> = of.map(|line| line.skipped.step).collect();
+        steps.sort_unstable();
+        steps.dedup();
+        let shown: Vec<String> = steps.iter().take(SHOWN_STEPS).map(u64::to_string).collect();
+        let more = match steps.len().saturating_sub(SHOWN_STEPS) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let steps = if steps.len() == 1 { "step" } else { "steps" };
+        (!shown.is_empty()).then(|| format!("{steps} {}{more} ({reason})", shown.join(", ")))
+    };
+    let reasons: Vec<String> = SkipReason::ALL.iter().filter_map(of_reason).collect();
+    (!reasons.is_empty()).then(|| format!("skipped at {}", reasons.join(", ")))
+}
+
+/// Steps that are listed one by one.
+const SHOWN_STEPS: usize = 8;

@@ -6,9 +6,10 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use crate::component::{Component, Stage};
 use crate::probe::{
-    AttentionWrites, Circuit, Contribution, DirectEffect, DocidShare, EncoderSwap, LensSite,
-    LogitLens, PatchedCell, PopulationRanks, ProbeResult, RankShift, Reads, Record, Replacement,
-    ResidualContribution, Scores, Source, StagePatching, StageSource, TokenGroup,
+    AttentionWrites, Circuit, Contribution, DirectEffect, DocidShare, EncoderNorm, EncoderSwap,
+    LensSite, LogitLens, PatchedCell, PopulationRanks, ProbeResult, RankShift, Reads, Record,
+    Replacement, ResidualContribution, Scores, Source, StagePatching, StageSource, TokenGroup,
+    Variant, ranked_among,
 };
 
 /// A table and what it shows.
@@ -27,13 +28,14 @@ impl fmt::Display for Titled {
 
 /// The tables of one result; `-` stands for what is undefined.
 pub fn tables(record: &Record) -> Vec<Titled> {
+    let among = ranked_among(record.measured_on.vocabulary);
     match &record.result {
         ProbeResult::ResidualContribution(result) => residual_contribution(result),
-        ProbeResult::LogitLens(result) => logit_lens(result),
-        ProbeResult::DirectEffect(result) => direct_effect(result),
-        ProbeResult::StagePatching(result) => stage_patching(result),
-        ProbeResult::Circuit(result) => circuit(result),
-        ProbeResult::EncoderSwap(result) => encoder_swap(result),
+        ProbeResult::LogitLens(result) => logit_lens(result, among),
+        ProbeResult::DirectEffect(result) => direct_effect(result, among),
+        ProbeResult::StagePatching(result) => stage_patching(result, among),
+        ProbeResult::Circuit(result) => circuit(result, among),
+        ProbeResult::EncoderSwap(result) => encoder_swap(result, among),
         ProbeResult::NeuronReads(result) => reads(result, "MLP neurons", "active neurons"),
         ProbeResult::AttentionReads(result) => reads(result, "cross-attention heads", "heads"),
         ProbeResult::AttentionWrites(result) => attention_writes(result),
@@ -76,15 +78,14 @@ fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
     tables
 }
 
-fn logit_lens(result: &LogitLens) -> Vec<Titled> {
+fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
     type Value = fn(&RankShift) -> f64;
-    let views: [(&str, Value); 2] = [
-        ("Median rank of the relevant docid, read off early", |ranks| ranks.median_rank),
-        ("Mean rank of the relevant docid, read off early", |ranks| ranks.mean_rank),
-    ];
+    let views: [(&str, Value); 2] =
+        [("Median rank", |ranks| ranks.median_rank), ("Mean rank", |ranks| ranks.mean_rank)];
     let mut tables: Vec<Titled> = views
         .into_iter()
-        .map(|(title, value)| {
+        .map(|(figure, value)| {
+            let title = format!("{figure} of the relevant docid among {among}, read off early");
             let header =
                 words(["layer", "stage"]).chain(LensSite::ALL.iter().map(|site| site.to_string()));
             let mut rows = Rows::default();
@@ -92,7 +93,7 @@ fn logit_lens(result: &LogitLens) -> Vec<Titled> {
                 let key = vec![site.layer.to_string(), site.stage.to_string()];
                 rows.add(key, number(value(&site.ranks), 1));
             }
-            titled(title, header, rows.into_vec())
+            titled(&title, header, rows.into_vec())
         })
         .collect();
     let figures = ["mean", "median", "best", "worst"];
@@ -110,31 +111,37 @@ fn logit_lens(result: &LogitLens) -> Vec<Titled> {
     tables
 }
 
-fn direct_effect(result: &DirectEffect) -> Vec<Titled> {
+fn direct_effect(result: &DirectEffect, among: &str) -> Vec<Titled> {
     let rows = result.effects.iter().map(|effect| {
         let mut row = vec![effect.component.name().to_owned()];
         row.extend(rank_cells(&effect.ranks));
         row
     });
-    let title = "Rank of the relevant docid from the outputs of one type of component alone";
-    vec![titled(title, words(["component"]).chain(rank_header()), rows.collect())]
+    let title = format!(
+        "Rank of the relevant docid among {among} from the outputs of one type of component alone"
+    );
+    vec![titled(&title, words(["component"]).chain(rank_header()), rows.collect())]
 }
 
-fn stage_patching(result: &StagePatching) -> Vec<Titled> {
+fn stage_patching(result: &StagePatching, among: &str) -> Vec<Titled> {
     let head = ["component", "replacement"];
     let stages = Stage::ALL.map(|stage| stage.to_string());
     let mut tables = Vec::new();
     let beyond_1 = paper_cells(result, |ranks| [ranks.beyond_1]);
     if !beyond_1.is_empty() {
-        let title = "% of queries whose relevant docid leaves rank 1, by stage replaced";
-        tables.push(titled(title, words(head).chain(stages.clone()), beyond_1));
+        let title = format!(
+            "% of queries whose relevant docid leaves rank 1 among {among}, by stage replaced"
+        );
+        tables.push(titled(&title, words(head).chain(stages.clone()), beyond_1));
         let beyond =
             paper_cells(result, |ranks| [ranks.beyond_5, ranks.beyond_10, ranks.beyond_100]);
         let thresholds = stages
             .iter()
             .flat_map(|stage| ["5", "10", "100"].map(|rank| format!("{stage} > {rank}")));
-        let title = "% of queries whose relevant docid falls beyond rank 5, 10 and 100";
-        tables.push(titled(title, words(head).chain(thresholds), beyond));
+        let title = format!(
+            "% of queries whose relevant docid falls beyond rank 5, 10 and 100 among {among}"
+        );
+        tables.push(titled(&title, words(head).chain(thresholds), beyond));
     }
     let asked = |cell: &&PatchedCell| cell.component.is_none() || cell.stage.is_none();
     let asked = result.cells.iter().filter(asked).map(|cell| {
@@ -145,7 +152,8 @@ fn stage_patching(result: &StagePatching) -> Vec<Titled> {
     let asked: Vec<Vec<String>> = asked.collect();
     if !asked.is_empty() {
         let header = words(["selector", "replacement"]).chain(rank_header());
-        tables.push(titled("Replacements asked for", header, asked));
+        let title = format!("Replacements asked for: rank of the relevant docid among {among}");
+        tables.push(titled(&title, header, asked));
     }
     tables
 }
@@ -175,7 +183,7 @@ fn paper_cells<const N: usize>(
     rows
 }
 
-fn circuit(result: &Circuit) -> Vec<Titled> {
+fn circuit(result: &Circuit, among: &str) -> Vec<Titled> {
     let values = |scores: &Scores| [scores.hits_1, scores.recall_5, scores.hits_10];
     let row = |name: &str, absolute: &Scores, relative: Option<&Scores>| {
         let mut row = vec![name.to_owned()];
@@ -194,7 +202,7 @@ fn circuit(result: &Circuit) -> Vec<Titled> {
             .flat_map(|name| [format!("{name} abs"), format!("{name} rel")]),
     );
     let title = format!(
-        "% on {} {} queries, and % of the unpatched model's",
+        "% on {} {} queries, ranked among {among}, and % of the unpatched model's",
         result.test_queries, result.test_set
     );
     let patches = result.circuits.iter().flat_map(|circuit| {
@@ -206,19 +214,20 @@ fn circuit(result: &Circuit) -> Vec<Titled> {
     ]
 }
 
-fn encoder_swap(result: &EncoderSwap) -> Vec<Titled> {
+fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<Titled> {
     let rows = result.swaps.iter().map(|swap| {
         let mut row = vec![swap.encoder.clone()];
         row.extend(rank_cells(&swap.ranks));
         row
     });
-    let title = "Rank of the relevant docid with another encoder";
+    let norm = norm_of(result.encoder_norm);
+    let title = format!("Rank of the relevant docid among {among} with another encoder, {norm}");
     let header = words(["encoder", "queries"]).chain(rank_header());
     let rows = rows.zip(&result.swaps).map(|(mut row, swap)| {
         row.insert(1, swap.ranks.queries.to_string());
         row
     });
-    let mut tables = vec![titled(title, header, rows.collect())];
+    let mut tables = vec![titled(&title, header, rows.collect())];
     let held_out: Vec<Vec<String>> = result
         .swaps
         .iter()
@@ -240,10 +249,21 @@ fn encoder_swap(result: &EncoderSwap) -> Vec<Titled> {
     if !held_out.is_empty() {
         let header =
             ["left out by", "encoder", "documents", "queries", "MRR", "Hits@1 %", "at rank 1"];
-        let title = "Queries for documents that the other encoder's model was trained without";
-        tables.push(titled(title, words(header), held_out));
+        let title = format!(
+            "Queries for documents that the other encoder's model was trained without, ranked among \
+             {among}, {norm}"
+        );
+        tables.push(titled(&title, words(header), held_out));
     }
     tables
+}
+
+/// Whose final RMSNorm it is, in words.
+fn norm_of(norm: EncoderNorm) -> &'static str {
+    match norm {
+        EncoderNorm::Other => "behind that encoder's own final RMSNorm",
+        EncoderNorm::Own => "behind the final RMSNorm of the model that is probed",
+    }
 }
 
 fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
@@ -263,10 +283,18 @@ fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
         }));
         row
     });
-    let title = format!(
-        "What {readers} read ({} variant): % from each source, by stage of the reader",
-        result.variant
-    );
+    let (variant, first) = (result.variant, result.average_first);
+    // Only the exact variant adds up to what the model computed; `-` is a model that has broken down.
+    let deviation = match result.variant {
+        Variant::Paper => String::new(),
+        Variant::Exact => {
+            let largest = result.largest_deviation.filter(|deviation| deviation.is_finite());
+            let largest = largest.map_or("-".to_owned(), |deviation| format!("{deviation:.1e}"));
+            format!("; largest deviation {largest}")
+        }
+    };
+    let how = format!("{variant} variant, averaged over {first} first{deviation}");
+    let title = format!("What {readers} read ({how}): % from each source, by stage of the reader");
     let header = words(["source", "of stage"]).chain(Stage::ALL.map(|stage| stage.to_string()));
     let by_stage = titled(&title, header, rows.collect());
 
@@ -281,7 +309,8 @@ fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
     });
     let header = words(["layer", "stage", counted])
         .chain(Source::ALL.iter().map(|source| source.to_string()));
-    let title = format!("What {readers} read: % from each type of source, by layer of the reader");
+    let title =
+        format!("What {readers} read ({how}): % from each type of source, by layer of the reader");
     vec![by_stage, titled(&title, header, rows.collect())]
 }
 

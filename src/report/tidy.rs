@@ -5,16 +5,18 @@ use std::io::{self, Write};
 
 use crate::component::Stage;
 use crate::probe::{
-    Contribution, DocidShare, EffectOfType, PatchedCell, PopulationRanks, PrimingCosine,
-    ProbeResult, RankShift, Reads, Record, Scores, SiteRank, StageSource, Swap,
+    AverageFirst, Contribution, DocidShare, EffectOfType, EncoderNorm, PatchedCell,
+    PopulationRanks, PrimingCosine, ProbeResult, QueryRanks, RankShift, Reads, Record, Scores,
+    SiteRank, StageSource, Swap, Variant,
 };
 
 /// The columns of [`write_csv`]; those that say nothing of a number are empty.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "checkpoint",
     "step",
     "queries",
     "over",
+    "vocabulary",
     "probe",
     "layer",
     "stage",
@@ -55,7 +57,8 @@ pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
             on.checkpoint.clone(),
             optional(on.step),
             on.queries.clone(),
-            on.over.to_string(),
+            over(record),
+            on.vocabulary.to_string(),
             record.result.probe().to_string(),
         ];
         for entry in entries(&record.result) {
@@ -75,6 +78,119 @@ pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The columns of [`write_query_ranks`].
+const QUERY_COLUMNS: [&str; 13] = [
+    "checkpoint",
+    "step",
+    "queries",
+    "over",
+    "vocabulary",
+    "probe",
+    "layer",
+    "stage",
+    "of",
+    "setting",
+    "query",
+    "docid",
+    "rank",
+];
+
+/// Writes the ranks of every query that the records hold, where those were asked for, as CSV of the same form as
+/// [`write_csv`]'s: a row a rank. What probes of the measured queries start from is `setting` `unpatched`.
+pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", QUERY_COLUMNS.join(","))?;
+    for record in records {
+        let on = &record.measured_on;
+        let about = [
+            on.checkpoint.clone(),
+            optional(on.step),
+            on.queries.clone(),
+            over(record),
+            on.vocabulary.to_string(),
+            record.result.probe().to_string(),
+        ];
+        for (place, found, rank) in query_ranks(record) {
+            let fields = [
+                optional(place.layer),
+                optional(place.stage),
+                place.of,
+                place.setting,
+                found.query.clone(),
+                found.docid.clone(),
+                rank.to_string(),
+            ];
+            let line: Vec<String> = about.iter().chain(&fields).map(|text| quoted(text)).collect();
+            writeln!(out, "{}", line.join(","))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every rank of a record with what it is about: an entry without a number, and the query.
+fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
+    let measured = &record.measured_on.measured_queries;
+    let whole = Entry { setting: "unpatched".to_owned(), ..Entry::default() };
+    let mut rows: Vec<(Entry, &QueryRanks, u32)> = Vec::new();
+    for found in measured {
+        rows.extend(found.ranks.iter().map(|rank| (whole.clone(), found, *rank)));
+    }
+    let of_measured = |place: Entry, shift: &RankShift| {
+        let ranks = measured.iter().zip(shift.ranks.clone());
+        ranks.map(move |(found, rank)| (place.clone(), found, rank)).collect::<Vec<_>>()
+    };
+    match &record.result {
+        ProbeResult::LogitLens(result) => {
+            let of = |s: &SiteRank| of_measured(at(s.layer, s.stage, s.site), &s.ranks);
+            rows.extend(result.sites.iter().flat_map(of));
+        }
+        ProbeResult::DirectEffect(result) => {
+            let of = |e: &EffectOfType| of_measured(of_component(e), &e.ranks);
+            rows.extend(result.effects.iter().flat_map(of));
+        }
+        ProbeResult::StagePatching(result) => {
+            let of = |cell: &PatchedCell| of_measured(of_cell(cell), &cell.ranks);
+            rows.extend(result.cells.iter().flat_map(of));
+        }
+        ProbeResult::EncoderSwap(result) => {
+            for swap in &result.swaps {
+                let place = Entry { setting: swap.encoder.clone(), ..Entry::default() };
+                rows.extend(of_measured(place.clone(), &swap.ranks));
+                let held_out = swap.held_out.iter().flat_map(|held_out| &held_out.per_query);
+                for found in held_out {
+                    for (of, rank) in ["held_out_swapped", "held_out_own"].iter().zip(&found.ranks)
+                    {
+                        let place = Entry { of: (*of).to_owned(), ..place.clone() };
+                        rows.push((place, found, *rank));
+                    }
+                }
+            }
+        }
+        ProbeResult::Circuit(result) => {
+            let names = result.circuits.iter().map(|circuit| circuit.name.as_str());
+            let names: Vec<&str> = ["unpatched"].into_iter().chain(names).collect();
+            for found in &result.per_query {
+                rows.extend(names.iter().zip(&found.ranks).map(|(name, rank)| {
+                    let (of, setting) = (result.test_set.clone(), (*name).to_owned());
+                    (Entry { of, setting, ..Entry::default() }, found, *rank)
+                }));
+            }
+        }
+        ProbeResult::ResidualContribution(_)
+        | ProbeResult::NeuronReads(_)
+        | ProbeResult::AttentionReads(_)
+        | ProbeResult::AttentionWrites(_) => {}
+    }
+    rows
+}
+
+/// The queries that means are over; `named` where a file named them.
+fn over(record: &Record) -> String {
+    match record.measured_on.named {
+        Some(_) => "named".to_owned(),
+        None => record.measured_on.over.to_string(),
+    }
 }
 
 fn optional<T: ToString>(value: Option<T>) -> String {
@@ -102,22 +218,10 @@ pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
             result.sites.iter().flat_map(site).chain(populations).collect()
         }
         ProbeResult::DirectEffect(result) => {
-            let of = |effect: &EffectOfType| {
-                let key = Entry { of: effect.component.name().to_owned(), ..Entry::default() };
-                ranks(&key, &effect.ranks)
-            };
-            result.effects.iter().flat_map(of).collect()
+            result.effects.iter().flat_map(|e| ranks(&of_component(e), &e.ranks)).collect()
         }
         ProbeResult::StagePatching(result) => {
-            let of = |cell: &PatchedCell| {
-                let of = match (cell.component, cell.stage) {
-                    (Some(component), Some(_)) => component.name().to_owned(),
-                    _ => cell.selector.clone(),
-                };
-                let setting = cell.replacement.to_string();
-                ranks(&Entry { stage: cell.stage, of, setting, ..Entry::default() }, &cell.ranks)
-            };
-            result.cells.iter().flat_map(of).collect()
+            result.cells.iter().flat_map(|cell| ranks(&of_cell(cell), &cell.ranks)).collect()
         }
         ProbeResult::Circuit(result) => {
             let mut entries = scores("unpatched", "", &result.unpatched);
@@ -127,7 +231,13 @@ pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
             }
             entries
         }
-        ProbeResult::EncoderSwap(result) => result.swaps.iter().flat_map(swap).collect(),
+        ProbeResult::EncoderSwap(result) => {
+            let of = match result.encoder_norm {
+                EncoderNorm::Other => "",
+                EncoderNorm::Own => "own norm",
+            };
+            result.swaps.iter().flat_map(|one| swap(one, of)).collect()
+        }
         ProbeResult::NeuronReads(result) | ProbeResult::AttentionReads(result) => reads(result),
         ProbeResult::AttentionWrites(result) => {
             let chance = Entry::default().number("chance", result.chance);
@@ -146,6 +256,19 @@ impl Entry {
     fn numbers<const N: usize>(&self, numbers: [(&str, f64); N]) -> Vec<Entry> {
         numbers.map(|(metric, value)| self.number(metric, value)).to_vec()
     }
+}
+
+fn of_component(effect: &EffectOfType) -> Entry {
+    Entry { of: effect.component.name().to_owned(), ..Entry::default() }
+}
+
+fn of_cell(cell: &PatchedCell) -> Entry {
+    let of = match (cell.component, cell.stage) {
+        (Some(component), Some(_)) => component.name().to_owned(),
+        _ => cell.selector.clone(),
+    };
+    let setting = cell.replacement.to_string();
+    Entry { stage: cell.stage, of, setting, ..Entry::default() }
 }
 
 fn at(layer: usize, stage: Stage, of: impl ToString) -> Entry {
@@ -190,8 +313,8 @@ fn scores(circuit: &str, prefix: &str, scores: &Scores) -> Vec<Entry> {
         .to_vec()
 }
 
-fn swap(swap: &Swap) -> Vec<Entry> {
-    let key = Entry { setting: swap.encoder.clone(), ..Entry::default() };
+fn swap(swap: &Swap, of: &str) -> Vec<Entry> {
+    let key = Entry { of: of.to_owned(), setting: swap.encoder.clone(), ..Entry::default() };
     let mut entries = ranks(&key, &swap.ranks);
     if let Some(held_out) = &swap.held_out {
         entries.extend(key.numbers([
@@ -209,7 +332,10 @@ fn swap(swap: &Swap) -> Vec<Entry> {
 }
 
 fn reads(reads: &Reads) -> Vec<Entry> {
-    let setting = reads.variant.to_string();
+    let setting = match reads.average_first {
+        AverageFirst::Readers => reads.variant.to_string(),
+        AverageFirst::Queries => format!("{}, queries first", reads.variant),
+    };
     let mut entries = Vec::new();
     for layer in &reads.layers {
         let key = Entry { setting: setting.clone(), ..at(layer.layer, layer.stage, "") };
@@ -231,8 +357,10 @@ fn reads(reads: &Reads) -> Vec<Entry> {
             }
         }));
     }
-    if let Some(deviation) = reads.largest_deviation {
+    if reads.variant == Variant::Exact {
         let key = Entry { setting, ..Entry::default() };
+        // JSON does not tell an undefined one from none.
+        let deviation = reads.largest_deviation.unwrap_or(f64::NAN);
         entries.push(key.number("largest_deviation", deviation));
     }
     entries

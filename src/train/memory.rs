@@ -62,8 +62,7 @@ impl MemoryEstimate {
             // A row and a column of second moments for each matrix: the square roots of its size, about.
             Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
-        let compares = |section: &ProbesSection| section.run.iter().any(|probe| probe.uses_base());
-        let base = match recipe.probes.as_ref().is_some_and(compares) {
+        let base = match recipe.probes.as_ref().is_some_and(ProbesSection::compares) {
             true => table.total.parameters - documents * config.d_model,
             false => 0,
         };

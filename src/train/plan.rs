@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::base::{Base, OpenBaseError};
 use super::callback::Cadence;
 use super::memory::MemoryEstimate;
+use super::probe_base::ProbeBase;
 use crate::checkpoint::{CheckpointError, Encoding, consecutive};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, CorpusErrors, Findings, Split};
@@ -55,6 +56,7 @@ pub struct Plan {
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
     base: Base,
+    probe_base: Option<ProbeBase>,
 }
 
 /// One thing that stands in the way of a run.
@@ -97,6 +99,23 @@ pub enum PlanError {
         key: &'static str,
         /// Why not.
         problem: ProbeError,
+    },
+    /// The base model of the probes cannot be used.
+    #[error("probes.base: {0}")]
+    ProbeBase(OpenBaseError),
+    /// The base model of the probes has another shape than the model that is trained.
+    #[error(
+        "probes.base: {name} has another shape: `{key}` is {found}, and {expected} in the model that is trained"
+    )]
+    ProbeBaseShape {
+        /// The base model.
+        name: String,
+        /// The key of `config.json` that differs.
+        key: &'static str,
+        /// Its value there.
+        found: usize,
+        /// Its value in the model that is trained; of the word embedding's rows, the least.
+        expected: usize,
     },
     /// A split to probe is empty.
     #[error("probes.{key}: the corpus has no {split} queries")]
@@ -165,12 +184,16 @@ impl Plan {
             }
             _ => None,
         };
+        let mut probe_base = None;
         if let Some(section) = &recipe.probes {
             if let Some(loaded) = &loaded {
                 problems.extend(splits_to_probe(section, &loaded.corpus).err());
             }
             if let (Some((_, base)), Some(stages)) = (&base, &stages) {
                 problems.extend(unfit_patches(section, stages, &base.config));
+            }
+            if let Some((_, base)) = &base {
+                probe_base = note(&mut problems, find_probe_base(&recipe, section, base)).flatten();
             }
         }
         match (device, loaded, base, examples, docids, stages, trained) {
@@ -199,6 +222,7 @@ impl Plan {
                 trained,
                 table,
                 base,
+                probe_base,
             }),
             _ => Err(PlanErrors(problems)),
         }
@@ -267,6 +291,11 @@ impl Plan {
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
         let device = &ComputeDevice { device: device.clone(), precision: self.precision };
         Ok(self.base.t5(self.recipe.run.seed, device)?)
+    }
+
+    /// The base model that the probes compare with; none where none does.
+    pub fn probe_base(&self) -> Option<&ProbeBase> {
+        self.probe_base.as_ref()
     }
 
     /// Where the weights of [`Plan::base`] come from.
@@ -378,6 +407,27 @@ pub(super) fn splits_to_probe(
         None => Split::Test,
     };
     Ok((split, test))
+}
+
+/// The base model that the probes compare with, if one does, in the shape of the run's own.
+fn find_probe_base(
+    recipe: &Recipe,
+    section: &ProbesSection,
+    base: &Base,
+) -> Result<Option<ProbeBase>, PlanError> {
+    if !section.compares() {
+        return Ok(None);
+    }
+    let named = section.base.as_deref();
+    let found = ProbeBase::find(recipe, named).map_err(PlanError::ProbeBase)?;
+    let Some(found) = found else { return Ok(None) };
+    match found.differs_from(&base.config) {
+        None => Ok(Some(found)),
+        Some((key, found_there, expected)) => {
+            let name = found.name;
+            Err(PlanError::ProbeBaseShape { name, key, found: found_there, expected })
+        }
+    }
 }
 
 /// What is wrong with each patch that `[probes]` asks for.

@@ -2,6 +2,10 @@
 """Makes tests/fixtures/probes/: small trained GenIR models, a corpus for each, and what the reference probes measure.
 
     python tests/python/make_probe_fixtures.py [DIRECTORY]
+    python tests/python/make_probe_fixtures.py --measure [DIRECTORY]
+
+With --measure the models and the corpora stay as they are, and only what is expected of them is made again; queries that
+what was added makes unsafe go.
 
 Two runs with the versions in requirements.txt write the same bytes on one machine. Each model is pre-trained on its own
 made-up texts (`base`: say which word is missing), then trained to retrieve twice: on all documents (`checkpoint`) and with
@@ -13,6 +17,7 @@ import json
 import random
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +51,9 @@ class Model:
     shuffled: bool
     left_out: list[int]
     patches: list[str]
+    circuit: list[str]
+    applied: list[str]
+    """What of `circuit` is left where later patches take the place of earlier ones."""
     base_steps: int
     steps: int
 
@@ -59,6 +67,19 @@ MODELS = [
         shuffled=False,
         left_out=[2, 11, 17, 23, 29, 38],
         patches=["decoder.layers[1]", "decoder.cross_attention[2].heads[1]"],
+        circuit=[
+            "decoder.self_attention=zero",
+            "decoder.cross_attention[1].heads[0]=zero",
+            "decoder.cross_attention[1].heads[1]=mean",
+            "decoder.cross_attention[0].heads[2]=zero",
+            "decoder.cross_attention[0]=base",
+        ],
+        applied=[
+            "decoder.self_attention=zero",
+            "decoder.cross_attention[1].heads[0]=zero",
+            "decoder.cross_attention[1].heads[1]=mean",
+            "decoder.cross_attention[0]=base",
+        ],
         base_steps=300,
         steps=800,
     ),
@@ -73,6 +94,23 @@ MODELS = [
         shuffled=True,
         left_out=[0, 7, 13, 21, 30, 39],
         patches=["decoder.mlp[3-5]", "decoder.self_attention[II].heads[0,3]"],
+        circuit=[
+            "decoder.cross_attention[2,3]=mean",
+            "decoder.cross_attention[3].heads[1,2]=zero",
+            "decoder.mlp[1-3]=mean",
+            "decoder.mlp[2]=base",
+            "decoder.self_attention[4].heads[0,1]=zero",
+            "decoder.self_attention[4].heads[1,3]=base",
+        ],
+        applied=[
+            "decoder.cross_attention[2]=mean",
+            "decoder.cross_attention[3].heads[0,3]=mean",
+            "decoder.cross_attention[3].heads[1,2]=zero",
+            "decoder.mlp[1,3]=mean",
+            "decoder.mlp[2]=base",
+            "decoder.self_attention[4].heads[0]=zero",
+            "decoder.self_attention[4].heads[1,3]=base",
+        ],
         base_steps=300,
         steps=800,
     ),
@@ -80,14 +118,18 @@ MODELS = [
 
 
 def main():
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "fixtures" / "probes"
+    paths = [argument for argument in sys.argv[1:] if argument != "--measure"]
+    directory = Path(paths[0]) if paths else Path(__file__).parents[1] / "fixtures" / "probes"
+    only_measure = "--measure" in sys.argv
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    shutil.rmtree(directory, ignore_errors=True)
+    if not only_measure:
+        shutil.rmtree(directory, ignore_errors=True)
     for model in MODELS:
-        make(model, directory / model.name)
+        with torch.no_grad() if only_measure else nullcontext():
+            (measure_again if only_measure else make)(model, directory / model.name)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     print(f"{directory}: {len(MODELS)} models, {size / 1e6:.2f} MB")
     if size > SIZE_LIMIT:
@@ -108,8 +150,16 @@ def make(model: Model, directory: Path):
         network = with_docid_rows(base, model, len(with_docids))
         train(network, with_docids, corpus, left_out, model)
         save(network, with_docids, directory / name, model)
+    corpus.write(directory / "corpus")
     with torch.no_grad():
-        measure(model, corpus, directory)
+        measure(model, {"validation": corpus.validation, "test": corpus.test}, directory)
+
+
+def measure_again(model: Model, directory: Path):
+    """With the models and the queries that are there."""
+    files = {split: directory / "corpus" / name for split, name in probe_reference.SPLITS.items()}
+    kept = {split: json.loads(files[split].read_text()) for split in ("validation", "test")}
+    measure(model, kept, directory)
 
 
 # Texts
@@ -153,14 +203,16 @@ class Corpus:
             queries.append(query)
         return queries
 
-    def write(self, directory: Path, kept: dict[str, list[dict]]):
+    def write(self, directory: Path):
         directory.mkdir(exist_ok=True)
         documents = [{"id": number, "text": text} for number, text in self.documents.items()]
-        parts = {"documents": documents, "train_queries": self.train[:DOCUMENTS]}
-        parts |= {"val_queries": kept["validation"], "test_queries": kept["test"]}
-        for name, elements in parts.items():
-            lines = ",\n".join(json.dumps(element) for element in elements)
-            (directory / f"{name}.json").write_text(f"[\n{lines}\n]\n")
+        write_elements(directory / "documents.json", documents)
+        write_elements(directory / "train_queries.json", self.train[:DOCUMENTS])
+
+
+def write_elements(file: Path, elements: list[dict]):
+    lines = ",\n".join(json.dumps(element) for element in elements)
+    file.write_text(f"[\n{lines}\n]\n")
 
 
 def tokenizer(words: list[str], docids: list[int]) -> PreTrainedTokenizerFast:
@@ -271,17 +323,18 @@ def save(network, tokens, directory: Path, model: Model):
 # What is expected
 
 
-def measure(model: Model, corpus: Corpus, directory: Path):
-    """Keeps queries whose results are safe from rounding, and writes corpus and expected.json."""
+def measure(model: Model, kept: dict[str, list[dict]], directory: Path):
+    """Keeps queries whose results are safe from rounding, and writes them and expected.json."""
     genir, base, other = (Genir(directory / name) for name in ("checkpoint", "base", "other"))
     left_out = [str(number) for number in model.left_out]
-    kept = {"validation": corpus.validation, "test": corpus.test}
     while True:
-        corpus.write(directory / "corpus", kept)
+        for split, of_split in kept.items():
+            write_elements(directory / "corpus" / probe_reference.SPLITS[split], of_split)
         queries = {name: probe_reference.read_queries(genir, directory / "corpus", name) for name in kept}
         result, _ = probe_reference.measure(
-            genir, base, queries["validation"], queries["test"], ("validation", "test"), ("other", other), left_out, model.patches
-        )
+            genir, base, queries["validation"], queries["test"], ("validation", "test"), ("other", other), left_out,
+            model.patches, model.circuit, model.applied,
+        )  # fmt: skip
         close = {name: {query.id for query in queries[name] if query.closest < CLOSEST_GAP} for name in kept}
         if not any(close.values()) and all(len(one) <= KEPT for one in kept.values()):
             break
@@ -290,7 +343,7 @@ def measure(model: Model, corpus: Corpus, directory: Path):
             safe = [query for query in of_split if query["id"] not in close[name]]
             kept[name] = safe if close[name] else safe[:KEPT]
     complain_about(model, result, queries)
-    options = {"left_out": left_out, "patches": model.patches}
+    options = {"left_out": left_out, "patches": model.patches, "circuit": model.circuit}
     made = {"seed": model.seed, "torch": torch.__version__, "transformers": transformers.__version__}
     probe_reference.write(directory / "expected.json", {"made": made, "options": options} | result)
 

@@ -2,7 +2,7 @@
 """The probes once more, as plainly as can be: PyTorch hooks on transformers' T5, double precision, one query at a time.
 
     python tests/python/probe_reference.py CHECKPOINT CORPUS --base DIR [--encoder-from DIR --left-out-ids 3,7]
-        [--patch 'decoder.layers[1]'] [--queries N] [--over all] [--json OUT]
+        [--patch 'decoder.layers[1]'] [--circuit 'decoder.mlp[I]=mean'] [--queries N] [--over all] [--json OUT]
 
 Written from the definitions in A. Reusch, Y. Belinkov, "Reverse-Engineering the Retrieval Process in GenIR Models"
 (arXiv 2503.19715), not from genir's code. CORPUS is a directory in the layout of the paper's code. Results have the
@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--encoder-from", type=Path, help="another GenIR checkpoint, for the encoder swap")
     parser.add_argument("--left-out-ids", default="", help="documents that its training left out, with commas")
     parser.add_argument("--patch", action="append", default=[], help="one more selector for stage patching")
+    parser.add_argument("--circuit", action="append", default=[], help="one more patch of a circuit beside the paper's")
     parser.add_argument("--split", choices=SPLITS, default="validation")
     parser.add_argument("--test-split", choices=SPLITS, default="test", help="what circuits are judged on")
     parser.add_argument("--queries", type=int, help="the first so many of each split only")
@@ -54,6 +55,7 @@ def main():
         other=(str(arguments.encoder_from), other) if other else None,
         left_out=[identifier for identifier in arguments.left_out_ids.split(",") if identifier],
         selectors=arguments.patch,
+        circuit=arguments.circuit,
         over=arguments.over,
     )
     print(f"{'probe':32} {'seconds':>10} {'queries':>8} {'a query':>12}")
@@ -76,8 +78,8 @@ def read_queries(model: Genir, corpus: Path, split: str, most: int | None = None
     return queries
 
 
-def measure(model, base, queries, test_queries, split, other, left_out, selectors, over="correct"):
-    """All probes: `(results, [(name, seconds, queries)])`."""
+def measure(model, base, queries, test_queries, split, other, left_out, selectors, circuit=(), applied=(), over="correct"):
+    """All probes: `(results, [(name, seconds, queries)])`. `applied`: what of `circuit` is recorded, if not all of it."""
     seconds = []
 
     def timed(name, count, compute):
@@ -107,17 +109,23 @@ def measure(model, base, queries, test_queries, split, other, left_out, selector
     probe("logit_lens", count, lambda: probes.logit_lens(on))
     probe("direct_effect", count, lambda: probes.direct_effect(on))
     probe("stage_patching", count, lambda: probes.stage_patching(on, selectors))
-    probe("circuit", len(test_queries), lambda: probes.circuit(on, split[1], test_queries))
-    probe("encoder_swap", len(queries), lambda: probes.encoder_swap(on, other, left_out))
+    given = [tuple(patch.rsplit("=", 1)) for patch in circuit]
+    probe("circuit", len(test_queries), lambda: probes.circuit(on, split[1], test_queries, given, list(applied or circuit)))
+    for norm in ("other", "own"):
+        probe("encoder_swap", len(queries), lambda: probes.encoder_swap(on, other, left_out, norm), norm)
     for variant in ("paper", "exact"):
-        probe("neuron_reads", count, lambda: probes.neuron_reads(on, variant), variant)
-        probe("attention_reads", count, lambda: probes.attention_reads(on, variant), variant)
+        for first in ("readers", "queries"):
+            label = f"{variant}, {first} first"
+            probe("neuron_reads", count, lambda: probes.neuron_reads(on, variant, first), label)
+            probe("attention_reads", count, lambda: probes.attention_reads(on, variant, first), label)
     probe("attention_writes", count, lambda: probes.attention_writes(on))
 
     correct = sum(query.rank == 1 for query in queries)
     measured_on = {"queries": split[0], "ranked": len(queries), "correct": correct, "over": over, "measured": count}
     measured_on |= {"vocabulary": "all", "stages": {name: f"{one[0]}..{one[-1] + 1}" for name, one in on.stages.items()}}
-    return {"measured_on": measured_on, "records": records}, seconds
+    listed = [on.measured[index] for index in on.order(on.measured)]
+    measured_queries = [probes.of_query(query, query.relevant.index(query.target), [query.rank]) for query in listed]
+    return {"measured_on": measured_on, "measured_queries": measured_queries, "records": records}, seconds
 
 
 def write(file: Path, result: dict):

@@ -156,9 +156,15 @@ class Genir:
         replaced = value[None, None]
         return (replaced, *out[1:]) if isinstance(out, tuple) else replaced
 
-    def encode(self, tokens: list[int]) -> torch.Tensor:
+    def encode(self, tokens: list[int], final_norm=None) -> torch.Tensor:
+        """The encoder's states; behind `final_norm` in place of its own, if one is given."""
         source = torch.tensor([tokens])
-        return self.network.encoder(input_ids=source, attention_mask=torch.ones_like(source)).last_hidden_state
+        before = []
+        own = self.network.encoder.final_layer_norm
+        hook = own.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+        states = self.network.encoder(input_ids=source, attention_mask=torch.ones_like(source)).last_hidden_state
+        hook.remove()
+        return final_norm(before[0]) if final_norm is not None else states
 
     def decode(self, states: torch.Tensor, patches: dict | None = None) -> Seen:
         """The decoder on the start token. Patches: `(layer, component)` or `(layer, component, head)` to a vector."""
@@ -227,6 +233,10 @@ class Measurement:
 
     def stage_of(self, layer: int) -> str:
         return next(name for name, layers in self.stages.items() if layer in layers)
+
+    def order(self, queries: list[Query]) -> list[int]:
+        """The order in which genir looks at queries that fit one batch, and lists their ranks: short ones first."""
+        return sorted(range(len(queries)), key=lambda index: len(queries[index].tokens))
 
     def run_base(self):
         for query in self.measured:

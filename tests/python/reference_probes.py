@@ -2,11 +2,12 @@
 
 import math
 import re
+from collections import defaultdict
 from statistics import fmean, median
 
 import torch
 
-from reference_model import COMPONENTS, Genir, Measurement, Query, patchable, rank, root_mean_square
+from reference_model import COMPONENTS, DOCID_TOKEN, Genir, Measurement, Query, patchable, rank, root_mean_square
 
 SITES = ("residual_mid", "residual_mid_cross", "residual_post", "cross_attention_out", "mlp_out")
 REPLACEMENTS = ("zero", "mean", "base")
@@ -28,8 +29,8 @@ def mean(values) -> float:
     return fmean(values) if values else math.nan
 
 
-def rank_shift(ranks: list[int]) -> dict:
-    """Where relevant docids stand, over queries."""
+def rank_shift(on: Measurement, ranks: list[int]) -> dict:
+    """Where relevant docids stand, over the measured queries; last the ranks themselves, as genir lists them."""
     count = len(ranks)
 
     def beyond(most: int) -> float:
@@ -46,6 +47,7 @@ def rank_shift(ranks: list[int]) -> dict:
         "best_rank": min(ranks, default=0),
         "worst_rank": max(ranks, default=0),
         "octaves": octaves,
+        "ranks": [ranks[index] for index in on.order(on.measured)],
     }
 
 
@@ -117,7 +119,7 @@ def logit_lens(on: Measurement) -> dict:
                 population[layer, group].append((mean(of_group), median(of_group), min(of_group), max(of_group)))
     return {
         "sites": [
-            {"layer": layer, "stage": on.stage_of(layer), "site": site, **rank_shift(ranks[layer, site])}
+            {"layer": layer, "stage": on.stage_of(layer), "site": site, **rank_shift(on, ranks[layer, site])}
             for layer in layers
             for site in SITES
         ],
@@ -149,7 +151,7 @@ def direct_effect(on: Measurement) -> dict:
         for query in on.measured:
             summed = sum(query.seen.out[layer, component] for layer in range(on.model.depth))
             ranks.append(rank(query, on.model.lens(summed), query.target))
-        effects.append({"component": component, **rank_shift(ranks)})
+        effects.append({"component": component, **rank_shift(on, ranks)})
     return {"effects": effects}
 
 
@@ -173,7 +175,7 @@ def stage_patching(on: Measurement, selectors: list[str]) -> dict:
             logits = on.model.logits(on.model.decode(query.states, patches))
             ranks.append(rank(query, logits, query.target))
         cell = {"selector": selector, "component": component, "stage": stage, "replacement": replacement}
-        cells.append(cell | rank_shift(ranks))
+        cells.append(cell | rank_shift(on, ranks))
     return {"cells": cells}
 
 
@@ -200,10 +202,13 @@ def numbers(on: Measurement, text: str) -> list[int]:
 
 
 def patches_for(on: Measurement, seen, base, replaced: list[tuple]) -> dict:
-    """What stands in for what, from `[(places, replacement)]`, for the query with these unpatched passes."""
+    """What stands in for what, from `[(places, replacement)]`, for the query with these unpatched passes.
+
+    A whole output and its heads are not patched together: later ones take the place of earlier ones, head by head.
+    """
     patches = {}
     of_base = dict(patchable(base)) if base else {}
-    for places, replacement in replaced:
+    for places, replacement in by_head(on, replaced):
         for place in places:
             if replacement == "zero":
                 patches[place] = torch.zeros_like(seen.start)
@@ -212,20 +217,41 @@ def patches_for(on: Measurement, seen, base, replaced: list[tuple]) -> dict:
     return patches
 
 
+def by_head(on: Measurement, replaced: list[tuple]) -> list[tuple]:
+    """The same with whole attentions as all of their heads wherever the list names heads of them, too."""
+    divided = {place[:2] for places, _ in replaced for place in places if len(place) == 3}
+    heads = range(on.model.config.num_heads)
+    return [
+        (
+            sum(([(*place, head) for head in heads] if place in divided else [place] for place in places), []),
+            replacement,
+        )
+        for places, replacement in replaced
+    ]
+
+
 # P4
 
 
-def circuit(on: Measurement, name: str, queries: list[Query]) -> dict:
+def circuit(on: Measurement, name: str, queries: list[Query], given: list[tuple], applied: list[str]) -> dict:
+    """`given`: one more circuit, `[(selector, replacement)]`; `applied`: what of it is to be recorded."""
     circuits = {"paper": PAPER_CIRCUIT, "paper with base": [(selector, "base") for selector, _ in PAPER_CIRCUIT]}
+    if given:
+        circuits["given"] = given
+    recorded = {name: [f"{selector}={what}" for selector, what in patches] for name, patches in circuits.items()}
+    recorded |= {"given": applied} if given else {}
     places = {name: [(selected(on, selector), what) for selector, what in patches] for name, patches in circuits.items()}
-    unpatched, of_circuit = [], {name: [] for name in circuits}
+    unpatched, of_circuit, per_query = [], {name: [] for name in circuits}, []
     for query in queries:
         on.model.read(query)
         base = on.base.decode(on.base.encode(query.tokens))
         unpatched.append(query_scores(on.model, query, query.seen))
+        ranks = [relevant_ranks(on.model, query, query.seen)]
         for circuit_name, replaced in places.items():
             seen = on.model.decode(query.states, patches_for(on, query.seen, base, replaced))
             of_circuit[circuit_name].append(query_scores(on.model, query, seen))
+            ranks.append(relevant_ranks(on.model, query, seen))
+        per_query.append([of_query(query, place, list(column)) for place, column in enumerate(zip(*ranks))])
     whole = mean_scores(unpatched)
     return {
         "test_set": name,
@@ -234,19 +260,29 @@ def circuit(on: Measurement, name: str, queries: list[Query]) -> dict:
         "circuits": [
             {
                 "name": circuit_name,
-                "patches": [f"{selector}={what}" for selector, what in circuits[circuit_name]],
+                "patches": recorded[circuit_name],
                 "absolute": (absolute := mean_scores(scores)),
                 "relative": {key: absolute[key] / whole[key] if whole[key] else math.nan for key in whole},
             }
             for circuit_name, scores in of_circuit.items()
         ],
+        "per_query": sum((per_query[index] for index in on.order(queries)), []),
     }
 
 
-def query_scores(model: Genir, query: Query, seen) -> dict:
+def of_query(query: Query, place: int, ranks: list[int]) -> dict:
+    """Ranks of the query's relevant document at `place`."""
+    return {"query": query.id, "docid": DOCID_TOKEN.format(query.documents[place]), "ranks": ranks}
+
+
+def relevant_ranks(model: Genir, query: Query, seen) -> list[int]:
     logits = model.logits(seen)
+    return [rank(query, logits, token) for token in query.relevant]
+
+
+def query_scores(model: Genir, query: Query, seen) -> dict:
     places = []
-    for one in sorted(rank(query, logits, token) for token in query.relevant):
+    for one in sorted(relevant_ranks(model, query, seen)):
         # Documents of equal score share a rank, but each takes a place of the list.
         places.append(max(one, places[-1] + 1 if places else 1))
     return {
@@ -263,37 +299,46 @@ def mean_scores(scores: list[dict]) -> dict:
 # P5
 
 
-def encoder_swap(on: Measurement, other: tuple[str, Genir] | None, left_out: list[str]) -> dict:
+def encoder_swap(on: Measurement, other: tuple[str, Genir] | None, left_out: list[str], norm: str) -> dict:
+    """`norm`: whose final RMSNorm is behind the swapped encoder, that of the `other` model or the model's `own`."""
     swaps = []
     for name, encoder in [("base", on.base), *([other] if other else [])]:
-        ranks = [swapped_rank(on.model, encoder, query, query.target) for query in on.measured]
-        held_out = held_out_documents(on, encoder, left_out) if encoder is not on.base and left_out else None
-        swaps.append({"encoder": name, "ranks": rank_shift(ranks), "held_out": held_out})
-    return {"swaps": swaps}
+        ranks = [swapped_rank(on.model, encoder, norm, query, query.target) for query in on.measured]
+        held_out = held_out_documents(on, encoder, norm, left_out) if encoder is not on.base and left_out else None
+        swaps.append({"encoder": name, "ranks": rank_shift(on, ranks), "held_out": held_out})
+    return {"encoder_norm": norm, "swaps": swaps}
 
 
-def swapped_rank(model: Genir, encoder: Genir, query: Query, token: int) -> int:
-    return rank(query, model.logits(model.decode(encoder.encode(query.tokens))), token)
+def swapped_rank(model: Genir, encoder: Genir, norm: str, query: Query, token: int) -> int:
+    states = encoder.encode(query.tokens, final_norm=model.network.encoder.final_layer_norm if norm == "own" else None)
+    return rank(query, model.logits(model.decode(states)), token)
 
 
-def held_out_documents(on: Measurement, encoder: Genir, left_out: list[str]) -> dict:
+def held_out_documents(on: Measurement, encoder: Genir, norm: str, left_out: list[str]) -> dict:
     asked = []
     for query in on.queries:
-        documents = [document for document in query.documents if document in left_out]
-        if documents:
-            asked.append((query, documents))
+        places = [place for place, document in enumerate(query.documents) if document in left_out]
+        if places:
+            asked.append((query, places))
     swapped, own = [], []
-    for query, documents in asked:
-        token = on.model.docid_token(documents[0])
-        swapped.append(swapped_rank(on.model, encoder, query, token))
+    for query, places in asked:
+        token = query.relevant[places[0]]
+        swapped.append(swapped_rank(on.model, encoder, norm, query, token))
         own.append(rank(query, on.model.logits(query.seen), token))
 
     def score(ranks: list[int]) -> dict:
         first = sum(one == 1 for one in ranks)
         return {"mrr": mean(1 / one for one in ranks), "hits@1": mean(one == 1 for one in ranks), "first": first}
 
-    documents = {document for _, documents in asked for document in documents}
-    return {"documents": len(documents), "queries": len(asked), "swapped": score(swapped), "own": score(own)}
+    documents = {query.documents[place] for query, places in asked for place in places}
+    per_query = [of_query(query, places[0], ranks) for (query, places), *ranks in zip(asked, swapped, own)]
+    return {
+        "documents": len(documents),
+        "queries": len(asked),
+        "swapped": score(swapped),
+        "own": score(own),
+        "per_query": [per_query[index] for index in on.order([query for query, _ in asked])],
+    }
 
 
 # P6 and P7
@@ -317,15 +362,17 @@ def normed(sources: torch.Tensor, norm, variant: str) -> torch.Tensor:
     return sources * norm.weight / root_mean_square(sources.sum(0), norm.variance_epsilon)
 
 
-def shares(query: Query, contributions: torch.Tensor) -> torch.Tensor:
-    """`[source, reader]` as shares of the positive contributions, for readers that have one."""
+def shares(query: Query, contributions: torch.Tensor, active: torch.Tensor) -> dict[int, torch.Tensor]:
+    """By reader that is active and has a positive contribution: the shares of the sources in those, `[source]`."""
     positive = contributions.clamp(min=0)
-    if contributions.numel():
-        query.hinges_on(contributions.amax(0).abs(), contributions.abs().max())
-    return (positive / positive.sum(0))[:, positive.sum(0) > 0]
+    if active.any():
+        of_active = contributions[:, active]
+        query.hinges_on(of_active.amax(0).abs(), of_active.abs().max())
+    reads = active & (positive.sum(0) > 0)
+    return {reader: positive[:, reader] / positive[:, reader].sum() for reader in reads.nonzero()[:, 0].tolist()}
 
 
-def neuron_reads(on: Measurement, variant: str) -> dict:
+def neuron_reads(on: Measurement, variant: str, first: str) -> dict:
     def readers(query: Query, layer: int):
         norm, weight = on.model.mlp(layer)
         activation = query.seen.activation[layer]
@@ -334,12 +381,12 @@ def neuron_reads(on: Measurement, variant: str) -> dict:
         contributions = normed(torch.stack(vectors), norm, variant) @ weight.T  # [source, d_ff]
         if variant == "exact":
             assert_equal(contributions.sum(0), activation)
-        return names, shares(query, contributions[:, activation > 0])
+        return names, shares(query, contributions, activation > 0)
 
-    return reads(on, variant, readers)
+    return reads(on, variant, first, readers)
 
 
-def attention_reads(on: Measurement, variant: str) -> dict:
+def attention_reads(on: Measurement, variant: str, first: str) -> dict:
     def readers(query: Query, layer: int):
         norm, weight = on.model.attention(layer)
         scores = torch.einsum("hk,hpk->hp", query.seen.query[layer], query.seen.keys[layer])
@@ -352,9 +399,9 @@ def attention_reads(on: Measurement, variant: str) -> dict:
         contributions = torch.einsum("shk,hk->sh", parts, keys)
         if variant == "exact":
             assert_equal(contributions.sum(0), scores.amax(1))
-        return names, shares(query, contributions)
+        return names, shares(query, contributions, torch.ones(contributions.shape[1], dtype=torch.bool))
 
-    return reads(on, variant, readers)
+    return reads(on, variant, first, readers)
 
 
 def assert_equal(summed: torch.Tensor, whole: torch.Tensor):
@@ -363,15 +410,18 @@ def assert_equal(summed: torch.Tensor, whole: torch.Tensor):
         raise AssertionError(f"contributions sum to {summed}, the model computed {whole}")
 
 
-def reads(on: Measurement, variant: str, readers) -> dict:
+def reads(on: Measurement, variant: str, first: str, readers) -> dict:
+    """`first`: shares are averaged over the `readers` of a query and then over queries, or over the `queries` of a reader
+    and then over readers."""
     layers = []
     for layer in range(on.model.depth):
-        counts, means = [], []
+        counts, groups = [], defaultdict(list)
         for query in on.measured:
             names, of_readers = readers(query, layer)
-            counts.append(of_readers.shape[1])
-            if of_readers.shape[1]:
-                means.append(of_readers.mean(1))
+            counts.append(len(of_readers))
+            for reader, share in of_readers.items():
+                groups[query.id if first == "readers" else reader].append(share)
+        means = [torch.stack(group).mean(0) for group in groups.values()]
         average = torch.stack(means).mean(0).tolist() if means else [math.nan] * len(names)
         layers.append(
             {
@@ -387,7 +437,7 @@ def reads(on: Measurement, variant: str, readers) -> dict:
         {"stage": stage, "shares": stage_shares(on, layers[of_stage.start : of_stage.stop])}
         for stage, of_stage in on.stages.items()
     ]
-    return {"variant": variant, "layers": layers, "stages": by_stage, "largest_deviation": None}
+    return {"variant": variant, "average_first": first, "layers": layers, "stages": by_stage, "largest_deviation": None}
 
 
 def stage_shares(on: Measurement, layers: list[dict]) -> list[dict]:

@@ -49,6 +49,7 @@ fn ranks(rank: f64) -> RankShift {
         best_rank: sorted[0] as u32,
         worst_rank: sorted[99] as u32,
         octaves,
+        ranks: Vec::new(),
     }
 }
 
@@ -72,9 +73,11 @@ impl Made {
                 correct: 100,
                 over: Over::Correct,
                 measured: 100,
+                named: None,
                 vocabulary: Vocabulary::Docids,
                 stages: self.stages.clone(),
                 base: Some("t5-small".to_owned()),
+                measured_queries: Vec::new(),
             },
             seconds: 1.5,
             result,
@@ -188,6 +191,7 @@ impl Made {
             circuits: [("paper", 0.9), ("paper with base", 0.8), ("given", 0.5)]
                 .map(circuit)
                 .into(),
+            per_query: Vec::new(),
         })
     }
 
@@ -198,6 +202,7 @@ impl Made {
             queries: 12,
             swapped: score(0.82, 0.7),
             own: score(0.95, 0.9),
+            per_query: Vec::new(),
         };
         let swap = |(encoder, rank, held_out): (&str, f64, Option<HeldOut>)| Swap {
             encoder: encoder.to_owned(),
@@ -208,7 +213,8 @@ impl Made {
             ("base", 9.0 + 20.0 * self.progress, None),
             ("runs/a-run-with-a-long-name/checkpoints/latest", 2.0, Some(held_out)),
         ];
-        ProbeResult::EncoderSwap(EncoderSwap { swaps: swaps.map(swap).into() })
+        let (encoder_norm, swaps) = (EncoderNorm::Other, swaps.map(swap).into());
+        ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
     }
 
     fn reads(&self, variant: Variant, readers: f64) -> Reads {
@@ -219,7 +225,8 @@ impl Made {
             self.stage_reads(stage, &of.collect::<Vec<_>>())
         });
         let largest_deviation = (variant == Variant::Exact).then_some(1e-6);
-        Reads { variant, layers, stages: stages.into(), largest_deviation }
+        let average_first = AverageFirst::Readers;
+        Reads { variant, average_first, layers, stages: stages.into(), largest_deviation }
     }
 
     fn layer_reads(&self, layer: usize, readers: f64) -> LayerReads {

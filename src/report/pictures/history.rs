@@ -228,7 +228,7 @@ fn circuit(over: &Over) -> Vec<Panel> {
 fn encoder_swap(over: &Over) -> Vec<Panel> {
     let Some(ProbeResult::EncoderSwap(newest)) = over.newest() else { return Vec::new() };
     let of = |result: &ProbeResult, encoder: &str| match result {
-        ProbeResult::EncoderSwap(EncoderSwap { swaps }) => {
+        ProbeResult::EncoderSwap(EncoderSwap { swaps, .. }) => {
             let found = swaps.iter().find(|swap| swap.encoder == encoder);
             found.map_or(f64::NAN, |found| found.ranks.beyond_1)
         }

@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::measured_on;
 use super::points::chart;
 use crate::monitor::Image;
-use crate::probe::{Probe, ProbeResult, Record};
+use crate::probe::{Probe, ProbeResult, Record, Skipped};
 use figure::Figure;
 
 /// A picture that can be drawn.
@@ -42,8 +42,9 @@ pub struct PictureError {
 /// The pictures of a probe: of the newest record, and, from the second record on, of the way there.
 ///
 /// `history` holds records of one probe, the newest last; what is of another probe than the newest is passed over.
-/// Undefined numbers are grey cells, gaps in lines and bars of a dash.
-pub fn pictures(history: &[Record]) -> Vec<Picture> {
+/// Undefined numbers are grey cells, gaps in lines and bars of a dash. When the probe was `skipped` stands below the way,
+/// or below all where there is none.
+pub fn pictures(history: &[Record], skipped: &[Skipped]) -> Vec<Picture> {
     let Some(newest) = history.last() else { return Vec::new() };
     let stages = &newest.measured_on.stages;
     let figures = match &newest.result {
@@ -65,9 +66,17 @@ pub fn pictures(history: &[Record]) -> Vec<Picture> {
         figure.note =
             if figure.note.is_empty() { measured } else { format!("{measured}. {}", figure.note) };
     };
+    let of_way = way.as_ref().map(|figure| figure.name.clone());
     let mut figures: Vec<Figure> = figures.into_iter().chain(way).collect();
     figures.retain(|figure| !figure.panels.is_empty());
     figures.iter_mut().for_each(note);
+    let skipped = skipped.iter().filter(|line| line.probe == probe).cloned();
+    if let Some(skipped) = super::skipped(&skipped.collect::<Vec<_>>()) {
+        let about = |figure: &&mut Figure| of_way.as_ref().is_none_or(|way| *way == figure.name);
+        for figure in figures.iter_mut().filter(about) {
+            figure.note = format!("{}. The probe was {skipped}", figure.note);
+        }
+    }
     figures.into_iter().map(|figure| Picture { probe, figure }).collect()
 }
 

@@ -85,7 +85,7 @@ pub(super) fn reads(result: &Reads, stages: &Stages, readers: &Readers) -> Vec<F
     let bars = Figure {
         name: readers.name.to_owned(),
         title: format!("What {} read", readers.who),
-        note: format!("Variant: {}", result.variant),
+        note: format!("Variant: {}; averaged over {} first", result.variant, result.average_first),
         columns: 1,
         panel: (860, 340),
         panels: vec![
@@ -122,7 +122,10 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
     Figure {
         name: format!("{}_layers", readers.name),
         title: format!("Which layers {} read from", readers.who),
-        note: format!("Variant: {}. Grey: later than the reader", result.variant),
+        note: format!(
+            "Variant: {}; averaged over {} first. Grey: later than the reader",
+            result.variant, result.average_first
+        ),
         columns: 3,
         panel: (440, map_height(layers.len())),
         panels: panels.to_vec(),

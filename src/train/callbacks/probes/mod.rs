@@ -9,16 +9,17 @@ use burn::module::Module;
 
 use super::split_set;
 use crate::prefix::{Prefix, Reading};
-use crate::probe::{Other, Others, Probe, ProbeError, ProbeQueries, Record, Subject, Suite, files};
+use crate::probe::{
+    Others, Probe, ProbeError, ProbeQueries, Record, SkipReason, Skipped, Subject, Suite, files,
+};
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::train::TrainError;
-use crate::train::base::name_of_base;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
 use crate::train::costs::Phase;
-use crate::train::plan::{Plan, splits_to_probe};
+use crate::train::plan::{Plan, PlanError, splits_to_probe};
 use budget::{Budget, Wait};
 
 /// The probes of a run with their queries, encoded once.
@@ -38,6 +39,8 @@ pub struct Probes<'a> {
     histories: Vec<(Probe, Vec<Record>)>,
     /// Whether the measurement at the end was made.
     ended: bool,
+    /// When probes were due and not measured.
+    skipped: Vec<Skipped>,
 }
 
 /// Probes that look at the same queries.
@@ -52,8 +55,8 @@ struct Set {
 #[derive(Default)]
 struct Measured {
     records: Vec<Record>,
-    /// Sets without a query to measure over, in words.
-    without: Vec<String>,
+    /// Probes without a query to measure over, and why, in words.
+    without: Vec<(Vec<Probe>, String)>,
 }
 
 impl<'a> Probes<'a> {
@@ -94,24 +97,36 @@ impl<'a> Probes<'a> {
             waiting: Vec::new(),
             histories: section.run.iter().map(|&probe| (probe, Vec::new())).collect(),
             ended: false,
+            skipped: Vec::new(),
         })
+    }
+
+    /// The probes that are due in between by their own cadence.
+    fn newly_due(&self, step: u64) -> Vec<Probe> {
+        let is_due = |every: &Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
+        self.every.iter().filter(|(_, every)| is_due(every)).map(|(probe, _)| *probe).collect()
     }
 
     /// The probes that are due in between, those that had to wait among them.
     fn due(&self, step: u64) -> Vec<Probe> {
-        let is_due = |every: &Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
-        if !self.every.iter().any(|(_, every)| is_due(every)) {
+        let newly = self.newly_due(step);
+        if newly.is_empty() {
             return Vec::new();
         }
-        let due = self
-            .every
-            .iter()
-            .filter(|(probe, every)| is_due(every) || self.waiting.contains(probe));
-        due.map(|(probe, _)| *probe).collect()
+        let due = self.every.iter().map(|(probe, _)| *probe);
+        due.filter(|probe| newly.contains(probe) || self.waiting.contains(probe)).collect()
     }
 
-    /// Lets `due` wait; says so once until they are measured.
-    fn wait(&mut self, due: Vec<Probe>, wait: Wait, moment: &Moment) {
+    /// Lets `due` wait; says so once until they are measured, and in the results of those that would be measured now.
+    fn wait(&mut self, due: Vec<Probe>, wait: Wait, moment: &Moment) -> Result<(), TrainError> {
+        let reason = format!(
+            "probes would take more than their share of training time (probes.max_share = {}; {:.1} s more \
+             after {:.1} s of training)",
+            self.section.max_share.unwrap_or_default(),
+            wait.cost,
+            moment.training_seconds,
+        );
+        self.skip(&self.newly_due(moment.step), moment.step, SkipReason::MaxShare, &reason)?;
         if self.waiting.is_empty() {
             let steps = moment.step as f64 * wait.training / moment.training_seconds;
             let every = self.every.iter().filter(|(probe, _)| due.contains(probe));
@@ -121,16 +136,26 @@ impl<'a> Probes<'a> {
                 true => format!("next at about step {next}"),
                 false => "none before the end".to_owned(),
             };
-            moment.monitor.message(&format!(
-                "step {}: probes would take more than their share of training time \
-                 (probes.max_share = {}; {:.1} s more after {:.1} s of training): {when}",
-                moment.step,
-                self.section.max_share.unwrap_or_default(),
-                wait.cost,
-                moment.training_seconds,
-            ));
+            moment.monitor.message(&format!("step {}: {reason}: {when}", moment.step));
         }
         self.waiting = due;
+        Ok(())
+    }
+
+    /// Puts into the results of `probes` that they were due and not measured.
+    fn skip(
+        &mut self,
+        probes: &[Probe],
+        step: u64,
+        reason: SkipReason,
+        message: &str,
+    ) -> Result<(), TrainError> {
+        for &probe in probes {
+            let skipped = Skipped::new(probe, step, reason, message.to_owned());
+            files::append_skipped(&self.run.probes(), &skipped)?;
+            self.skipped.push(skipped);
+        }
+        Ok(())
     }
 
     /// Measures `due`, and notes the time; whether it `counts` against the share.
@@ -141,6 +166,7 @@ impl<'a> Probes<'a> {
         moment: &mut Moment,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
+        self.open_base(due, moment)?;
         let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
@@ -164,6 +190,18 @@ impl<'a> Probes<'a> {
         Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
     }
 
+    /// Opens the base model the first time that one of `due` looks at it, and says where it was found.
+    fn open_base(&mut self, due: &[Probe], moment: &Moment) -> Result<(), TrainError> {
+        let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
+        if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
+            self.others.base = Some(base.open(&self.plan.device).map_err(PlanError::from)?);
+            if let Some(note) = &base.note {
+                moment.monitor.message(note);
+            }
+        }
+        Ok(())
+    }
+
     /// Measures `due`, each with its queries. That no query is correct yet is no error.
     fn measure(
         &mut self,
@@ -173,10 +211,6 @@ impl<'a> Probes<'a> {
         prefix: Option<&Arc<Prefix>>,
     ) -> Result<Measured, TrainError> {
         let plan = self.plan;
-        if self.others.base.is_none() && due.iter().any(|probe| probe.uses_base()) {
-            let (name, t5) = (name_of_base(&plan.recipe), plan.base(&plan.device)?);
-            self.others.base = Some(Other { name, t5, left_out: Default::default() });
-        }
         let subject = Subject {
             model,
             device: &plan.device,
@@ -201,9 +235,12 @@ impl<'a> Probes<'a> {
             let (queries, test) = (&mut set.queries, Some(&mut set.test));
             match suite.measure(&subject, queries, test, &self.others, &mut |_, _| {}) {
                 Ok(records) => measured.records.extend(records),
-                Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => measured.without.push(
-                    format!("none of {ranked} {set} queries is correct yet, best rank {best_rank}"),
-                ),
+                Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
+                    let why = format!(
+                        "none of {ranked} {set} queries is correct yet, best rank {best_rank}"
+                    );
+                    measured.without.push((probes, why));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -213,8 +250,9 @@ impl<'a> Probes<'a> {
     /// Puts what was measured into the run's files and into TensorBoard.
     fn keep(&mut self, measured: Measured, moment: &mut Moment) -> Result<(), TrainError> {
         let step = moment.step;
-        for without in &measured.without {
-            moment.monitor.message(&format!("step {step}: probes wait: {without}"));
+        for (probes, why) in &measured.without {
+            moment.monitor.message(&format!("step {step}: probes wait: {why}"));
+            self.skip(probes, step, SkipReason::NoCorrectQuery, why)?;
         }
         for record in measured.records {
             files::append(&self.run.probes(), &record)?;
@@ -224,7 +262,7 @@ impl<'a> Probes<'a> {
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
-            for picture in report::pictures(history) {
+            for picture in report::pictures(history, &self.skipped) {
                 match picture.image() {
                     Ok(image) => moment.monitor.images(step, &[image])?,
                     // Not a reason to lose a run: the result is stored, and can be drawn later.
@@ -276,7 +314,7 @@ impl Callback for Probes<'_> {
             let due = self.due(moment.step);
             if !due.is_empty() {
                 match self.budget.wait(&due, moment.training_seconds) {
-                    Some(wait) => self.wait(due, wait, moment),
+                    Some(wait) => self.wait(due, wait, moment)?,
                     None => self.measure_now(&due, true, moment)?,
                 }
             }
