@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "benches" / "side_by_side"))
-from peers import PYTORCH_PEER, PeerError, has_torch, started  # noqa: E402
+from peers import PYTORCH_PEER, Peer, PeerError, has_torch  # noqa: E402
 
 STEPS = 50
 SMALL = "64,128,1,3"
@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[32], help="examples a step; several give several tables")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each process")
     parser.add_argument("--warm-up", type=int, default=10, help="steps before them: kernels are compiled and tried")
+    parser.add_argument("--patience", type=float, default=900, help="seconds until a process must be ready for its first timed step")
     parser.add_argument("--report", type=Path, help="a file that gets what is printed")
     arguments = parser.parse_args()
     if arguments.small:
@@ -303,20 +304,28 @@ def speed(arguments: argparse.Namespace, report: Report):
     if not with_torch:
         report.say("PyTorch and transformers are not here: genir alone is measured.\n")
     for batch in arguments.batch:
+        # What is started together must fit in the card's memory together.
+        measured = {}
+        for group in grouped_commands(arguments, batch, with_torch):
+            measured |= measured_alone(group, arguments, on_gpu)
         rows = []
         for shape in arguments.shape:
-            measured = {}
-            for name, command in commands(arguments, shape, batch, with_torch).items():
-                try:
-                    measured[name] = one_alone(name, command, arguments.rounds, on_gpu)
-                except PeerError as error:
-                    # torch.compile may want a compiler that is not there; the others can still be measured.
-                    print(f"warning: {error}", file=sys.stderr)
-            full = measured.get("transformers, full")
-            rows += [row(shape, name, found, batch, full) for name, found in measured.items()]
+            full = measured.get(f"{shape}: transformers, full")
+            of_shape = [(name, found) for name, found in measured.items() if name.startswith(f"{shape}: ")]
+            rows += [row(shape, name.removeprefix(f"{shape}: "), found, batch, full) for name, found in of_shape]
         report.say(f"## A step of {batch} examples of 32 tokens\n")
         memory = "peak MiB of the card" if on_gpu else "peak MiB"
         report.table(["shape", "process", "ms a step", "examples/s", memory, "GPU used", "time against transformers, full"], rows)
+
+
+def grouped_commands(arguments: argparse.Namespace, batch: int, with_torch: bool) -> list[dict[str, list[str]]]:
+    """What is measured, by name: genir, transformers, and transformers compiled."""
+    groups: list[dict[str, list[str]]] = [{}, {}, {}]
+    for shape in arguments.shape:
+        for name, command in commands(arguments, shape, batch, with_torch).items():
+            groups[0 if name.startswith("genir") else 2 if "--compile" in command else 1][f"{shape}: {name}"] = command
+    # The quickest to start first: what comes last is lost where time is short.
+    return [group for group in (groups[1], groups[0], groups[2]) if group]
 
 
 def commands(arguments: argparse.Namespace, shape: str, batch: int, with_torch: bool) -> dict[str, list[str]]:
@@ -334,63 +343,96 @@ def commands(arguments: argparse.Namespace, shape: str, batch: int, with_torch: 
 
 @dataclass
 class Measured:
-    """One process that had the card to itself."""
+    """One process while no other computed."""
 
     seconds: float
-    peak_mib: int
+    peak_mib: int | None
     used: float | None
 
 
-def one_alone(name: str, command: list[str], rounds: int, on_gpu: bool) -> Measured:
-    watch = Watch() if on_gpu else None
-    with started({name: command}) as peers:
-        peer = peers[name]
-        begun = time.monotonic()
-        while len(peer.seconds) < rounds or (on_gpu and time.monotonic() < begun + LEAST_SECONDS):
-            peer.step()
-        ended = time.monotonic()
-        peer.quit()
-    if watch is None:
-        return Measured(statistics.median(peer.seconds), peer.peak_mib, None)
-    peak, used = watch.end(begun, ended)
-    return Measured(statistics.median(peer.seconds), peak, used)
+def measured_alone(commands: dict[str, list[str]], arguments: argparse.Namespace, on_gpu: bool) -> dict[str, Measured]:
+    """Starts all processes, which compile their kernels meanwhile, then times each while the others wait."""
+    found = {}
+    begun = time.monotonic()
+    peers = {name: Peer.start(name, command) for name, command in commands.items()}
+    try:
+        for name, peer in peers.items():
+            try:
+                ready_within(peer, begun + arguments.patience - time.monotonic())
+            except PeerError as error:
+                # torch.compile may want a compiler that is not there; the others can still be measured.
+                print(f"warning: {error}", file=sys.stderr)
+                peer.process.kill()
+        print(f"ready after {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        for name, peer in peers.items():
+            if peer.process.poll() is None:
+                found[name] = timed(peer, arguments.rounds, on_gpu)
+    finally:
+        for peer in peers.values():
+            if peer.process.poll() is None:
+                peer.process.kill()
+            peer.process.wait()
+    return found
+
+
+def ready_within(peer: Peer, seconds: float):
+    """Waits until the process is ready for its first timed step."""
+    late = threading.Timer(max(1.0, seconds), peer.process.kill)
+    late.start()
+    try:
+        peer.wait_until_ready()
+    finally:
+        late.cancel()
+
+
+def timed(peer: Peer, rounds: int, on_gpu: bool) -> Measured:
+    watch = Watch(peer.process.pid) if on_gpu else None
+    begun = time.monotonic()
+    while len(peer.seconds) < rounds or (on_gpu and time.monotonic() < begun + LEAST_SECONDS):
+        peer.step()
+    peak, used = watch.end() if watch else (None, None)
+    peer.quit()
+    return Measured(statistics.median(peer.seconds), peak if on_gpu else peer.peak_mib, used)
 
 
 def row(shape: str, name: str, found: Measured, batch: int, full: Measured | None) -> list[str]:
     against = "?" if full is None else f"{found.seconds / full.seconds:.3f} (1/{full.seconds / found.seconds:.1f})"
     used = "-" if found.used is None else f"{found.used:.0f}%"
-    return [shape, name, f"{1e3 * found.seconds:.2f}", f"{batch / found.seconds:,.0f}", f"{found.peak_mib:,}", used, against]
+    return [shape, name, f"{1e3 * found.seconds:.2f}", f"{batch / found.seconds:,.0f}", "?" if found.peak_mib is None else f"{found.peak_mib:,}", used, against]
 
 
 class Watch:
-    """Asks nvidia-smi for the card's memory and use until told to end. The card must have no other work."""
+    """Asks nvidia-smi for a process's memory and the card's use until told to end. No other process may compute."""
 
-    def __init__(self):
-        self.before = self.ask()[0]
-        self.readings: list[tuple[float, int, int]] = []
+    def __init__(self, process: int):
+        self.process = process
+        self.readings: list[tuple[int | None, int]] = []
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
         self.thread.start()
 
     def watch(self):
-        while not self.ending.wait(0.05):
-            memory, used = self.ask()
-            self.readings.append((time.monotonic(), memory, used))
+        while not self.ending.wait(0.2):
+            self.readings.append((self.memory(), int(ask("gpu", "utilization.gpu")[0])))
 
-    def end(self, begun: float, ended: float) -> tuple[int, float | None]:
-        """Peak memory over all of it, MiB, and the mean use between two moments, %."""
+    def end(self) -> tuple[int | None, float | None]:
+        """The most memory, MiB, and the mean use, %."""
         self.ending.set()
         self.thread.join()
-        peak = max((memory for _, memory, _ in self.readings), default=self.before) - self.before
-        used = [used for at, _, used in self.readings if begun <= at <= ended]
-        return peak, statistics.mean(used) if used else None
+        memory = [memory for memory, _ in self.readings if memory is not None]
+        return max(memory, default=None), statistics.mean(used for _, used in self.readings) if self.readings else None
 
-    @staticmethod
-    def ask() -> tuple[int, int]:
-        asked = ["nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-        memory, used = answer.split(",")
-        return int(memory), int(used)
+    def memory(self) -> int | None:
+        """None where nvidia-smi does not tell it by process."""
+        lines = [line.split(",") for line in ask("compute-apps", "pid,used_gpu_memory")]
+        known = {int(process): memory.strip() for process, memory in lines}
+        memory = known.get(self.process, "")
+        return int(memory) if memory.isdigit() else None
+
+
+def ask(what: str, fields: str) -> list[str]:
+    asked = ["nvidia-smi", f"--query-{what}={fields}", "--format=csv,noheader,nounits"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def card(device: str) -> str:
