@@ -347,8 +347,10 @@ fn what_is_malformed_is_never_skipped() {
         ("documents.jsonl", b"{\"text_id\": 1, \"text\": \"a\"}\nnot json\n{\"text_id\": \"\\ud800\", \"text\": \"b\"}\n"),
         ("test.jsonl", b"{\"text_id\": 2, \"text\": \"of a document that was in the broken line\"}\n"),
     ];
-    let errors = read_with(&files, OnProblem::Skip).expect_err("refused");
     // A query of what is broken is no news.
+    let errors = read_with(&files, OnProblem::Refuse).expect_err("refused");
+    assert_eq!(kinds(&errors), [Kind::Malformed]);
+    let errors = read_with(&files, OnProblem::Skip).expect_err("refused");
     assert_eq!(kinds(&errors), [Kind::Malformed]);
     let message = errors.to_string();
     assert!(message.contains("2 lines or elements are malformed"), "{message}");
