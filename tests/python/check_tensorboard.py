@@ -112,7 +112,7 @@ def show_plugins(run, tags):
         for chart in category["chart"]:
             found = set()
             for pattern in chart["multiline"]["tag"]:
-                found |= server.get("plugin/custom_scalars/scalars", run=runs[0], tag=pattern)["payload"].keys()
+                found |= server.get("plugin/custom_scalars/scalars", run=runs[0], tag=pattern)["tag_to_events"].keys()
             drawn |= found
             print(f"chart  {category['title']}: {chart['title']}: {sorted(found)}")
             if category["title"] != "overview" and not found:
@@ -123,7 +123,7 @@ def show_plugins(run, tags):
             print(f"{tag} is in no chart: WRONG")
             wrong += 1
     experiment = server.post("plugin/hparams/experiment", {})
-    if experiment:
+    if experiment.get("hparamInfos"):
         columns = [{"hparam": info["name"]} for info in experiment["hparamInfos"]]
         columns += [{"metric": info["name"]} for info in experiment["metricInfos"]]
         every = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]

@@ -168,6 +168,10 @@ impl Callback for Summary<'_> {
     }
 
     fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+        // An evaluation that fails leaves metrics of some queries only.
+        if !matches!(ending, Ending::Failed(_)) {
+            self.note_metrics(moment);
+        }
         let path = self.run.summary();
         let contents = self.contents(moment, ending);
         write_whole(&path, |file| {
