@@ -381,7 +381,7 @@ fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
     files::append(home.path(), &record).unwrap();
     let stored = files::read_all(&file).unwrap();
     assert_eq!(stored.records, [record.clone(), record.clone()]);
-    assert_eq!(stored.skipped, [skipped.clone()]);
+    assert_eq!(stored.skipped, [skipped]);
     assert_eq!(files::read(&file).unwrap().len(), 2);
     assert_eq!(files::read_histories(home.path()).unwrap(), stored);
     let line: Value =

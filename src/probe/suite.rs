@@ -67,7 +67,7 @@ pub struct Subject<'a> {
     /// Updates done, where known.
     pub step: Option<u64>,
     /// Whether the encoder stays what it was when the run began: then its states are kept with the queries from one
-    /// measurement to the next, and are the base's too if that [has the same encoder](Other::has_same_encoder) (as rounded
+    /// measurement to the next, and are the base's too if that [has the same encoder](super::Other::has_same_encoder) (as rounded
     /// as the run stores them).
     pub encoder_is_frozen: bool,
 }
