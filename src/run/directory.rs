@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Environment;
-use crate::files::{FileError, write_whole};
+use crate::files::{FileError, can_create_in, write_whole};
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
@@ -118,6 +118,29 @@ impl RunDirectory {
             fs::create_dir_all(&directory).map_err(FileError::new("create", &directory))?;
         }
         Ok(run)
+    }
+
+    /// That a run can be started in `path`, which need not be there yet; nothing is written.
+    ///
+    /// # Errors
+    /// What would stop [`RunDirectory::create`], as far as it can be known: a run that is there and may not be
+    /// replaced, files that are no run's, a file in the way, a directory that cannot be written to.
+    pub fn can_start(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+        can_create_in(path).map_err(FileError::new("create", path))?;
+        if !path.exists() {
+            return Ok(());
+        }
+        let run = RunDirectory { path: path.to_path_buf() };
+        let contents = contents(path)?;
+        if contents.is_empty() {
+            return Ok(());
+        }
+        let (path, contents) = (path.to_path_buf(), summary(&contents));
+        match overwrite {
+            _ if run.environment().is_err() => Err(RunError::Foreign { path, contents }),
+            Overwrite::Refuse => Err(RunError::Exists { path, contents }),
+            Overwrite::Replace => Ok(()),
+        }
     }
 
     /// Opens the directory of an existing run.
