@@ -7,9 +7,12 @@ use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
+use crate::component::Stages;
 use crate::device;
+use crate::files::can_create_in;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
+use crate::recipe::Init;
 use crate::run::{Environment, Overwrite, RunDirectory};
 use crate::train::{Plan, Trainer, callbacks};
 
@@ -29,9 +32,8 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
-        let recipe = self.recipe.read()?;
-        let plan = Plan::new(recipe)?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
+        let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
         let environment = Environment::capture(&device::describe(&plan.device));
         let toml = plan.recipe.to_toml()?;
         let run = RunDirectory::create(&plan.recipe.run.directory, overwrite, &toml, &environment)?;
@@ -64,6 +66,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          corpus    {path}: {documents} documents; {train} training, {generated} generated, \
          {validation} validation, {test} test queries\n\
          base      {base} ({init})\n\
+         docids    {docids}\n\
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({per_epoch} an epoch)\n\
@@ -80,21 +83,62 @@ pub(super) fn summary(plan: &Plan) -> String {
         validation = corpus.validation.len(),
         test = corpus.test.len(),
         base = plan.recipe.model.base,
-        init = plan.recipe.model.init,
+        init = init(plan),
+        docids = docids(plan),
         mixture = plan.mixture,
-        stages = plan.stages,
+        stages = stages(plan),
         steps = plan.total_steps(),
         per_epoch = plan.steps_per_epoch(),
-        prefix = outlook(
-            plan.frozen_prefix(),
-            &plan.recipe.cache.settings(),
-            &plan.reading(),
-            plan.config().d_model,
-            memory.let_go as u64,
-        ),
+        prefix = prefix(plan, memory.let_go as u64),
         probes = probes.map_or("none".to_owned(), |section| section.to_string()),
         table = plan.table,
     )
+}
+
+/// What is frozen and stored, and whether it can be.
+fn prefix(plan: &Plan, let_go: u64) -> String {
+    let settings = plan.recipe.cache.settings();
+    let frozen = plan.frozen_prefix();
+    let stored = outlook(frozen, &settings, &plan.reading(), plan.config().d_model, let_go);
+    match can_create_in(&settings.directory) {
+        Err(error) if frozen.is_some() && settings.enabled => format!(
+            "{stored}; warning: no file can be written in {} ({error}), so it is held in memory, or computed in every \
+             step",
+            settings.directory.display()
+        ),
+        _ => stored,
+    }
+}
+
+/// Where the weights start.
+fn init(plan: &Plan) -> String {
+    match plan.recipe.model.init {
+        Init::Pretrained => "pretrained".to_owned(),
+        Init::Scratch if plan.base_has_weights() => {
+            "scratch: new weights, those of the base are not used".to_owned()
+        }
+        Init::Scratch => "scratch".to_owned(),
+    }
+}
+
+/// Where the docid rows start.
+fn docids(plan: &Plan) -> String {
+    let (sources, rows) = (plan.docid_sources(), plan.recipe.docids.rows);
+    match sources.new {
+        0 => sources.to_string(),
+        _ => format!("{sources} (new ones: docids.rows = \"{rows}\")"),
+    }
+}
+
+fn stages(plan: &Plan) -> String {
+    match &plan.stages {
+        Some(stages) => stages.to_string(),
+        None => format!(
+            "none: three stages need {} decoder layers, this one has {}",
+            Stages::LEAST_DEPTH,
+            plan.config().num_decoder_layers
+        ),
+    }
 }
 
 fn closing(run: &Path, probed: bool, seconds: f64) -> String {

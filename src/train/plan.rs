@@ -6,18 +6,22 @@ use std::fmt;
 use burn::tensor::Device;
 use thiserror::Error;
 
-use super::base::{Base, OpenBaseError};
+use super::base::{Base, DocidSources, OpenBaseError};
 use super::callback::Cadence;
+use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
 use super::memory::MemoryEstimate;
-use crate::checkpoint::{CheckpointError, Encoding, consecutive};
+use super::query_sets::{QuerySource, metrics_of};
+use crate::checkpoint::{CheckpointError, Encoding};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, Split};
 use crate::device::{DeviceError, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
-use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
-use crate::recipe::{Init, ProbesSection, Recipe};
-use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
+use crate::probe::ProbeError;
+use crate::recipe::Recipe;
+use crate::retrieval::evaluation::QuerySet;
+use crate::run::{Overwrite, RunDirectory, RunError};
+use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Examples, Mixture, TaskError};
 
@@ -39,8 +43,11 @@ pub struct Plan {
     pub examples: Examples,
     /// What an epoch is made of.
     pub mixture: Mixture,
-    /// Stages of the decoder.
-    pub stages: Stages,
+    /// What is ranked at each evaluation, encoded once: samples of what was trained on, then the splits, each set with
+    /// its split.
+    pub query_sets: Vec<(QuerySet, Option<Split>)>,
+    /// Stages of the decoder; none where it has too few layers.
+    pub stages: Option<Stages>,
     /// Dotted names of the trained parameters.
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
@@ -89,6 +96,39 @@ pub enum PlanError {
         /// Why not.
         problem: ProbeError,
     },
+    /// The run directory cannot be used.
+    #[error("run.directory: {0}")]
+    Run(#[from] RunError),
+    /// A split to evaluate is empty.
+    #[error("evaluate.splits: the corpus has no {split} queries; {}", in_place(others))]
+    NoQueries {
+        /// The split.
+        split: Split,
+        /// Those that are not empty.
+        others: Vec<Split>,
+    },
+    /// No evaluation of the run gives a metric that it goes by.
+    #[error(
+        "{key}: no evaluation of this run gives `{metric}`, because nothing that it ranks is of that kind; there are \
+         metrics of {}", rankings.join(", ")
+    )]
+    NoMetric {
+        /// The recipe's key.
+        key: &'static str,
+        /// The metric.
+        metric: String,
+        /// What there are metrics of.
+        rankings: Vec<String>,
+    },
+    /// There are no stages to describe a decoder by.
+    #[error(
+        "probes: they describe a decoder by its three stages, and one of {depth} layer(s) has none; leave the section \
+         out (`~probes` on the command line)"
+    )]
+    NoStages {
+        /// Layers of the decoder.
+        depth: usize,
+    },
     /// A split to probe is empty.
     #[error("probes.{key}: the corpus has no {split} queries")]
     NoProbeQueries {
@@ -114,13 +154,25 @@ impl fmt::Display for PlanErrors {
 impl std::error::Error for PlanErrors {}
 
 impl Plan {
-    /// Reads the corpus, the base's configuration and tokenizer, and makes the examples. Weights are read
-    /// by [`Plan::model`].
+    /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
+    /// examples. Weights are read by [`Plan::model`].
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
-        let mut problems = Vec::new();
+        Self::made(recipe, Vec::new())
+    }
+
+    /// As [`Plan::new`] for a run that is to be started: that it cannot be started in its directory is a problem too.
+    pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
+        let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
+        Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())
+    }
+
+    fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let corpus = note(&mut problems, read_corpus(&recipe));
         let base = note(&mut problems, Base::of(&recipe.model).map_err(PlanError::from));
+        if let Some((_, base)) = &base {
+            problems.extend(base.problems());
+        }
         let tasks = recipe.task.options();
         let examples = match (&corpus, &base) {
             (Some((corpus, left_out)), Some((tokenizer, _))) => {
@@ -133,6 +185,19 @@ impl Plan {
             }
             _ => None,
         };
+        if let Some((corpus, _)) = &corpus {
+            problems.extend(missing_splits(&recipe, corpus));
+        }
+        let query_sets = match (&corpus, &base) {
+            (Some((corpus, left_out)), Some((tokenizer, _))) => {
+                let source = QuerySource { recipe: &recipe, corpus, left_out, tokenizer };
+                let sets = note(&mut problems, source.evaluated().map_err(PlanError::from));
+                problems
+                    .extend(sets.iter().flat_map(|sets| missing_metrics(&recipe, corpus, sets)));
+                sets
+            }
+            _ => None,
+        };
         let docids = corpus.as_ref().and_then(|(corpus, _)| {
             note(&mut problems, DocidVocabulary::from_corpus(corpus).map_err(PlanError::from))
         });
@@ -142,24 +207,31 @@ impl Plan {
         });
         let trained = match (&base, &stages) {
             (Some((_, base)), Some(stages)) => {
-                note(&mut problems, trained_of(&recipe, base, stages, documents))
+                note(&mut problems, trained_of(&recipe, base, stages.as_ref(), documents))
             }
             _ => None,
         };
         if let Some(section) = &recipe.probes {
             if let Some((corpus, _)) = &corpus {
-                problems.extend(splits_to_probe(section, corpus).err());
+                problems.extend(splits_to_probe(section, corpus).err().into_iter().flatten());
             }
-            if let (Some((_, base)), Some(stages)) = (&base, &stages) {
-                problems.extend(unfit_patches(section, stages, &base.config));
+            match (&base, &stages) {
+                (Some((_, base)), Some(Some(stages))) => {
+                    problems.extend(unfit_patches(section, stages, &base.config));
+                }
+                (Some((_, base)), Some(None)) => {
+                    problems.push(PlanError::NoStages { depth: base.config.num_decoder_layers });
+                }
+                _ => {}
             }
         }
-        match (device, corpus, base, examples, docids, stages, trained) {
+        match (device, corpus, base, examples, query_sets, docids, stages, trained) {
             (
                 Some(device),
                 Some((corpus, left_out)),
                 Some((tokenizer, base)),
                 Some((examples, mixture)),
+                Some(query_sets),
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
@@ -172,6 +244,7 @@ impl Plan {
                 docids,
                 examples,
                 mixture,
+                query_sets,
                 stages,
                 trained,
                 table,
@@ -197,6 +270,11 @@ impl Plan {
         let section = &self.recipe.evaluate;
         let every = section.every.map(|span| span.steps(self.steps_per_epoch()));
         Cadence { every, at_start: section.at_start, at_end: true }
+    }
+
+    /// The names of the metrics that each evaluation gives, such as `validation/unseen/hits@1`.
+    pub fn metrics(&self) -> Vec<String> {
+        metrics_of(&self.query_sets)
     }
 
     /// The training texts, as often as the whole run reads them.
@@ -227,26 +305,38 @@ impl Plan {
     /// A document that is a docid of the base already keeps its row; the others get rows as
     /// `docids.rows` says.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
-        let Base { directory, config, imported, .. } = &self.base;
         let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
-        if self.recipe.model.init == Init::Pretrained
-            && let Some(imported) = imported
-        {
-            let tensors = StoredTensors::open(directory)?;
-            let place = consecutive(imported, directory)?;
-            let known = weights::load_docids(&tensors, config, place, &Device::flex())?;
-            let known = known.weight.val().into_data();
-            let known: &[f32] = known.as_slice().unwrap_or_default();
-            let width = config.d_model;
+        let width = self.config().d_model;
+        if let Some((known, values)) = self.base.known_docids()? {
             for (row, id) in self.docids.ids().enumerate() {
-                if let Some(from) = imported.vocabulary.row(id) {
+                if let Some(from) = known.row(id) {
                     let from = from as usize * width;
-                    rows[row * width..][..width].copy_from_slice(&known[from..from + width]);
+                    rows[row * width..][..width].copy_from_slice(&values[from..from + width]);
                 }
             }
         }
-        Ok(GenirModel { docids: weights::docids_from(rows, config.d_model, device), t5 })
+        Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
+    }
+
+    /// Whether the base has weights, used or not.
+    pub fn base_has_weights(&self) -> bool {
+        self.base.has_weights()
+    }
+
+    /// Where the docid rows of [`Plan::model`] come from.
+    pub fn docid_sources(&self) -> DocidSources {
+        self.base.docid_rows(&self.docids)
+    }
+
+    /// The queries of a split, or `most` of them that the run's seed draws.
+    pub(super) fn queries_of(
+        &self,
+        split: Split,
+        most: Option<usize>,
+    ) -> Result<QuerySet, TokenizerError> {
+        let Self { recipe, corpus, left_out, tokenizer, .. } = self;
+        QuerySource { recipe, corpus, left_out, tokenizer }.of_split(split, most)
     }
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
@@ -291,6 +381,19 @@ impl Plan {
     }
 }
 
+/// What could be evaluated in place of a split without queries.
+fn in_place(others: &[Split]) -> String {
+    match others {
+        [] => "it has none of any split, so evaluate what is memorised: evaluate.splits=[] \
+               evaluate.memorisation=100"
+            .to_owned(),
+        others => {
+            let words: Vec<String> = others.iter().map(Split::to_string).collect();
+            format!("it has {} queries", words.join(" and "))
+        }
+    }
+}
+
 /// Keeps a result's value, or its error among the others.
 fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Option<T> {
     match result {
@@ -308,20 +411,22 @@ fn read_corpus(recipe: &Recipe) -> Result<(Corpus, HashSet<u32>), PlanError> {
     Ok((corpus, left_out))
 }
 
-fn stages_of(recipe: &Recipe, depth: usize) -> Result<Stages, PlanError> {
+/// The stages of a decoder of `depth` layers; none where it has too few and the recipe gives none.
+fn stages_of(recipe: &Recipe, depth: usize) -> Result<Option<Stages>, PlanError> {
     match &recipe.stages {
         Some(stages) => {
             stages.check_depth(depth)?;
-            Ok(stages.clone())
+            Ok(Some(stages.clone()))
         }
-        None => Ok(Stages::scaled(depth)?),
+        None if depth < Stages::LEAST_DEPTH => Ok(None),
+        None => Ok(Some(Stages::scaled(depth)?)),
     }
 }
 
 fn trained_of(
     recipe: &Recipe,
     base: &Base,
-    stages: &Stages,
+    stages: Option<&Stages>,
     documents: usize,
 ) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
     let parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
@@ -329,41 +434,4 @@ fn trained_of(
     let trained = trainable_set(&recipe.trainable.select, stages, names)?;
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
-}
-
-/// The split whose queries are probed, and the one that circuits are judged on.
-pub(super) fn splits_to_probe(
-    section: &ProbesSection,
-    corpus: &Corpus,
-) -> Result<(Split, Split), PlanError> {
-    let has = |key, split: Split| match corpus.split(split).is_empty() {
-        true => Err(PlanError::NoProbeQueries { key, split }),
-        false => Ok(split),
-    };
-    let split = has("split", section.split)?;
-    let test = match section.test_split {
-        Some(test) => has("test_split", test)?,
-        None if corpus.test.is_empty() => split,
-        None => Split::Test,
-    };
-    Ok((split, test))
-}
-
-/// What is wrong with each patch that `[probes]` asks for.
-fn unfit_patches(section: &ProbesSection, stages: &Stages, config: &T5Config) -> Vec<PlanError> {
-    let options =
-        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
-    let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
-        Ok(_) => None,
-        Err(problem) => Some(PlanError::Probes { key, problem }),
-    };
-    let patches = section.patches.iter().filter_map(|patch| {
-        let options = ProbeOptions { patches: vec![patch.clone()], ..options.clone() };
-        unfit("patches", Probe::StagePatching, options)
-    });
-    let circuit = section.circuit_patches.iter().filter_map(|patch| {
-        let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
-        unfit("circuit_patches", Probe::Circuit, options)
-    });
-    patches.chain(circuit).collect()
 }

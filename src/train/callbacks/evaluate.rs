@@ -4,46 +4,36 @@ use std::sync::Arc;
 
 use burn::module::Module;
 
-use super::split_set;
-use crate::checkpoint::Encoding;
-use crate::corpus::Query;
 use crate::prefix::{Prefix, Reading};
-use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
-use crate::retrieval::names;
+use crate::retrieval::evaluation::{Evaluated, Part, QuerySet, evaluate};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, write_correct_queries, write_qrels,
 };
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
-use crate::task::Task;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Moment, Verdict};
 use crate::train::plan::Plan;
 
-/// The query sets of a run, encoded once.
+/// Evaluates the query sets of a plan.
 pub struct Evaluate<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     cadence: Cadence,
     /// Each with whether its rankings are written to run files.
-    sets: Vec<(QuerySet, bool)>,
+    sets: Vec<(&'a QuerySet, bool)>,
 }
 
 impl<'a> Evaluate<'a> {
-    /// Encodes the queries, and writes the judgements of the splits as qrels files.
+    /// Writes the judgements of the splits as qrels files.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
-        let section = &plan.recipe.evaluate;
-        let cadence = plan.evaluations();
-        let mut sets: Vec<(QuerySet, bool)> = Vec::new();
-        if section.memorisation > 0 {
-            sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
-        }
-        for &split in &section.splits {
-            if plan.corpus.split(split).is_empty() {
-                return Err(TrainError::NoQueries { split });
+        let mut sets = Vec::new();
+        for (set, split) in &plan.query_sets {
+            if split.is_none() {
+                sets.push((set, false));
+                continue;
             }
-            let set = split_set(plan, split, section.queries)?;
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             // Any document may be in a ranking, judged or not.
             let ids = check_docids(&qrels, plan.docids.ids());
@@ -59,7 +49,7 @@ impl<'a> Evaluate<'a> {
             };
             sets.push((set, writable));
         }
-        Ok(Self { plan, run, cadence, sets })
+        Ok(Self { plan, run, cadence: plan.evaluations(), sets })
     }
 
     fn evaluate(
@@ -110,14 +100,12 @@ impl Callback for Evaluate<'_> {
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);
             let found = self.evaluate(set, *to_files, &model, prefix)?;
-            // The whole last: the progress shows the newest.
-            let parts = [("/seen", &found.seen), ("/unseen", &found.unseen), ("", &found.all)];
-            for (part, metrics) in parts {
-                let Some(metrics) = metrics else { continue };
-                let name = format!("{}{part}", set.name);
+            let rankings = set.rankings();
+            for (name, part) in &rankings {
+                let Some(metrics) = found.part(*part) else { continue };
                 // Where all queries are of one kind, a part says nothing that the whole does not.
-                if part.is_empty() || (found.seen.is_some() && found.unseen.is_some()) {
-                    moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
+                if *part == Part::All || rankings.len() == 3 {
+                    moment.monitor.evaluation(moment.step, moment.epoch, name, metrics)?;
                 }
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
@@ -126,37 +114,4 @@ impl Callback for Evaluate<'_> {
         }
         Ok(Verdict::Continue)
     }
-}
-
-/// Samples of what was trained on, of each task.
-fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
-    let options = plan.recipe.task.options();
-    let (seed, most) = (plan.recipe.run.seed, plan.recipe.evaluate.memorisation);
-    let encoding = Encoding::from(&options);
-    let mut sets = Vec::new();
-    for &task in &options.tasks {
-        let name = names::of_memorisation(task);
-        sets.push(match task {
-            Task::Indexing => {
-                let rows: Vec<u32> = (0..plan.docids.len() as u32)
-                    .filter(|row| !plan.left_out.contains(row))
-                    .collect();
-                let how = (&plan.tokenizer, &encoding.documents());
-                QuerySet::of_documents(&name, &plan.corpus, &rows, most, seed, how)?
-            }
-            Task::Retrieval => {
-                let how = (&plan.tokenizer, &encoding.queries());
-                let trained = |query: &&Query| {
-                    query.relevant.iter().all(|judged| !plan.left_out.contains(&judged.document))
-                };
-                let queries: Vec<Query> =
-                    plan.corpus.train.iter().filter(trained).cloned().collect();
-                let left_out = &plan.left_out;
-                let (corpus, most) = (&plan.corpus, Some(most));
-                QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?
-                    .undivided()
-            }
-        });
-    }
-    Ok(sets)
 }

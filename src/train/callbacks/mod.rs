@@ -15,9 +15,6 @@ pub use stop::EarlyStop;
 use super::TrainError;
 use super::callback::Callback;
 use super::plan::Plan;
-use crate::checkpoint::Encoding;
-use crate::corpus::Split;
-use crate::retrieval::evaluation::QuerySet;
 use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
@@ -37,13 +34,4 @@ pub fn standard<'a>(
         callbacks.push(Box::new(Probes::new(plan, section, run)?));
     }
     Ok(callbacks)
-}
-
-/// The queries of a split, or `most` of them that the run's seed draws.
-fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
-    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
-    let (name, queries) = (split.to_string(), plan.corpus.split(split));
-    let how = (&plan.tokenizer, &encoding);
-    let (left_out, seed) = (&plan.left_out, plan.recipe.run.seed);
-    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
 }
