@@ -52,6 +52,13 @@ def train(texts):
     return tokenizer
 
 
+def join_merges(file):
+    """Writes merges as "a b": tokenizers before 0.20 (transformers before 4.45) cannot read pairs."""
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    file.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
 def write(name, value):
     (BASE / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -62,6 +69,7 @@ def main(directory):
     tokenizer = train([row["text"] for row in documents] + [row["query"] for row in questions])
     BASE.mkdir(exist_ok=True)
     tokenizer.save(str(BASE / "tokenizer.json"))
+    join_merges(BASE / "tokenizer.json")
     write(
         "tokenizer_config.json",
         {

@@ -15,6 +15,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use destination::Destination;
+use rustix::fs::Access;
 
 /// What went wrong with a file or directory, and which one.
 #[derive(Debug, thiserror::Error)]
@@ -227,6 +228,18 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
         synced.map_err(FileError::new("flush", path))?;
     }
     Ok(())
+}
+
+/// That files can be made in `directory`, which need not be there yet: it, or else the nearest directory above it, is one
+/// and can be written to. Nothing is written.
+pub(crate) fn can_create_in(directory: &Path) -> io::Result<()> {
+    let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+    let there = directory.ancestors().find(is_there).unwrap_or(Path::new("."));
+    if !fs::metadata(there)?.is_dir() {
+        let found = format!("{} is not a directory", there.display());
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, found));
+    }
+    Ok(rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// `~` and `~/..` with the user's home directory put in; every other path as it is.

@@ -1,79 +1,17 @@
 //! Base models: directories, and models of a hub on this machine.
 
-#[path = "support/local_hub.rs"]
-mod local_hub;
+#[path = "support/hub_models.rs"]
+mod hub_models;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use genir::checkpoint::{HubSettings, Wanted, locate};
+use genir::checkpoint::{HubSettings, Wanted, checkpoint_at, locate};
 use tempfile::TempDir;
 
-use local_hub::{Answer, Files, MODEL, Server, hub};
-
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// The files of a fixture, with a tokenizer beside them.
-fn files(fixture: &str) -> Files {
-    let directory =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(fixture);
-    let mut files: Files = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-        .collect();
-    for (name, content) in [
-        ("tokenizer.json", "the tokenizer"),
-        ("tokenizer_config.json", "its settings"),
-        ("README.md", "not wanted"),
-    ] {
-        files.insert(name.to_owned(), content.into());
-    }
-    files
-}
-
-/// What of a fixture is not to be fetched.
-const UNWANTED: [&str; 2] = ["expected.safetensors", "README.md"];
-
-/// A hub that has `files` as [`MODEL`].
-fn serve(files: &Files) -> Server {
-    let files = files.clone();
-    Server::start(move |request, address| hub(request, address, COMMIT, &files))
-}
-
-/// A cache in `home`, and the hub at `address`.
-fn settings(home: &TempDir, server: &Server) -> HubSettings {
-    HubSettings {
-        cache: home.path().join("hub"),
-        endpoint: format!("http://{}", server.address),
-        token: None,
-        offline: false,
-    }
-}
-
-fn fetch(settings: &HubSettings) -> Result<PathBuf, String> {
-    locate(MODEL, None, Wanted::Everything, settings).map_err(|error| error.to_string())
-}
-
-#[track_caller]
-fn assert_holds(directory: &Path, files: &Files) {
-    for (name, bytes) in files {
-        let path = directory.join(name);
-        if UNWANTED.contains(&name.as_str()) {
-            assert!(!path.exists(), "{name}");
-        } else {
-            assert!(fs::read(&path).unwrap() == *bytes, "{name}");
-        }
-    }
-}
-
-#[track_caller]
-fn assert_says(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "{part:?} is not in: {error}");
-    }
-}
+use hub_models::local_hub::{Answer, Files, MODEL, Server, hub};
+use hub_models::{COMMIT, assert_holds, assert_says, fetch, files, serve, settings};
 
 #[test]
 fn both_layouts_of_weights_are_fetched_and_then_served_from_the_cache() {
@@ -292,6 +230,28 @@ fn a_file_of_another_size_than_announced_is_not_kept() {
     assert!(!server.asked("/model.safetensors").is_empty());
     files.remove("README.md");
     assert_holds(&directory, &files);
+}
+
+#[test]
+fn a_run_directory_stands_for_its_best_checkpoint_or_else_its_latest() {
+    let home = TempDir::new().unwrap();
+    let server = serve(&Files::new());
+    let settings = settings(&home, &server);
+    let run = home.path().join("run");
+    let find = || {
+        locate(run.to_str().unwrap(), None, Wanted::Everything, &settings)
+            .map_err(|error| error.to_string())
+    };
+    fs::create_dir_all(run.join("checkpoints")).unwrap();
+    assert_says(&find().unwrap_err(), &["no config.json", "no checkpoint yet"]);
+    for name in ["latest", "best"] {
+        let checkpoint = run.join("checkpoints").join(name);
+        fs::create_dir(&checkpoint).unwrap();
+        fs::write(checkpoint.join("config.json"), "{}").unwrap();
+        assert_eq!(find().unwrap(), checkpoint);
+        assert_eq!(checkpoint_at(&run), Some(checkpoint.clone()), "as `search` finds it");
+        assert_eq!(checkpoint_at(&checkpoint), Some(checkpoint));
+    }
 }
 
 #[test]

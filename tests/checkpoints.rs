@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use genir::checkpoint::{Checkpoint, Contents, Encoding, link, prune, write};
 use genir::docid::TextTokenizer;
 use genir::t5::{GenirModel, T5Config};
@@ -310,12 +310,76 @@ fn an_index_names_files_beside_it_and_nothing_else() {
         index(outside);
         assert_refused(&checkpoint, &[INDEX, &format!("the shard `{outside}` is not a file name")]);
     }
-    index("away");
-    assert_refused(&checkpoint, &["step-1/away", "cannot be read"]);
+    let away = json!({ "weight_map": { "a": "shard", "b": "away", "c": "gone" } });
+    fs::write(checkpoint.join(INDEX), away.to_string()).unwrap();
+    assert_refused(&checkpoint, &[INDEX, "files that are not beside it: away, gone"]);
     fs::write(checkpoint.join(INDEX), "{").unwrap();
     assert_refused(&checkpoint, &[INDEX, "damaged"]);
     index("shard");
     assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "opened");
+}
+
+#[test]
+fn a_word_embedding_that_is_stored_under_the_name_of_a_stack_is_found() {
+    for (tied, name) in [
+        (true, "encoder.embed_tokens.weight"),
+        (true, "decoder.embed_tokens.weight"),
+        (false, "decoder.embed_tokens.weight"),
+    ] {
+        let parent = TempDir::new().unwrap();
+        let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
+        change_tensors(&checkpoint, |tensors| {
+            let shared = tensors.remove("shared.weight").unwrap();
+            tensors.insert(name.to_owned(), shared);
+        });
+        let opened = open(&checkpoint).unwrap();
+        assert_eq!(opened.model.t5.is_tied(), tied);
+        assert_same(&bits(&opened.model), &bits(&model(tied)), name);
+        change_tensors(&checkpoint, |tensors| tensors.get_mut(name).unwrap().shape.reverse());
+        assert_refused(&checkpoint, &[name, "expected ["]);
+    }
+}
+
+#[test]
+fn tokens_added_behind_the_docids_keep_their_rows() {
+    for tied in [true, false] {
+        let parent = TempDir::new().unwrap();
+        let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
+        let behind = WORDS + DOCIDS.len();
+        // As `add_tokens` and `resize_token_embeddings` of transformers do it: rows of 1, 2, ... behind all others.
+        change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
+            let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+            for (index, name) in ["<a>", "<b>"].into_iter().enumerate() {
+                added.push(small_tokenizer::added_token((behind + index) as u32, name, false));
+            }
+        });
+        change_tensors(&checkpoint, |tensors| {
+            for (name, factor) in [("shared.weight", 1.0), ("lm_head.weight", 3.0)] {
+                let Some(table) = tensors.get_mut(name) else { continue };
+                table.shape[0] += 2;
+                for row in [1.0, 2.0] {
+                    let row = [row * factor; WIDTH].map(f32::to_le_bytes);
+                    table.bytes.extend(row.as_flattened());
+                }
+            }
+        });
+        let opened = open(&checkpoint).unwrap();
+        assert_eq!((opened.docids, opened.tokenizer.words()), (docids(), WORDS + 2));
+        let row = |tensor: Tensor<2>, row: usize| -> Vec<f32> {
+            tensor.slice([row..row + 1, 0..WIDTH]).into_data().try_to_vec().unwrap()
+        };
+        let words = opened.model.t5.shared.weight.val();
+        assert_eq!(row(words.clone(), WORDS), [1.0; WIDTH]);
+        assert_eq!(row(words, WORDS + 1), [2.0; WIDTH]);
+        if let Some(head) = &opened.model.t5.lm_head {
+            assert_eq!(row(head.weight.val(), WORDS + 1), [6.0; WIDTH]);
+        }
+        assert_same(
+            &bits(&opened.model).into_iter().filter(|(name, _)| name == "docids.weight").collect(),
+            &bits(&model(tied)).into_iter().filter(|(name, _)| name == "docids.weight").collect(),
+            "docid rows",
+        );
+    }
 }
 
 #[test]

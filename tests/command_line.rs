@@ -391,7 +391,7 @@ fn a_reader_that_has_gone_ends_a_verb_in_silence() {
     for arguments in [
         vec!["recipes", "list"],
         vec!["recipes", "show", "quickstart"],
-        vec!["check", "recipes/quickstart.toml"],
+        vec!["check", "recipes/quickstart.toml", "--overwrite"],
         vec!["search", &run, "find a"],
         vec!["eval", &run],
         vec![

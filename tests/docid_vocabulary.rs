@@ -144,6 +144,32 @@ fn imported_docids_come_by_token_id_whatever_their_order_in_the_file() {
 }
 
 #[test]
+fn tokens_behind_docids_follow_the_words_and_keep_their_rows() {
+    let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
+    let directory = tempfile::tempdir().expect("a directory");
+    small_tokenizer::write(
+        directory.path(),
+        &[token(12, "<b>"), token(9, "@DOC_ID_x@"), token(11, "<a>"), token(10, "@DOC_ID_y@")],
+    );
+    let loaded = TextTokenizer::load(directory.path()).expect("loaded");
+    assert_eq!(loaded.docids.expect("docids").rows, [9, 10]);
+    // In the order in which the library adds them.
+    assert_eq!((loaded.tokenizer.words(), loaded.moved_words), (11, vec![12, 11]));
+    let encode = |tokenizer: &TextTokenizer| {
+        tokenizer.encode_batch(&["one <a> <b> @DOC_ID_x@"], &PLAIN).expect("encoded")
+    };
+    assert_eq!(encode(&loaded.tokenizer), [[3, 10, 9, 2, 1]]);
+
+    let exported = tempfile::tempdir().expect("a directory");
+    let vocabulary = DocidVocabulary::new(["z"]).expect("a vocabulary");
+    loaded.tokenizer.export(exported.path(), Some(&vocabulary)).expect("exported");
+    let again = TextTokenizer::load(exported.path()).expect("loaded");
+    assert_eq!((again.tokenizer.words(), again.moved_words), (11, Vec::new()));
+    assert_eq!(again.docids.expect("docids").rows, [11]);
+    assert_eq!(encode(&again.tokenizer), encode(&loaded.tokenizer));
+}
+
+#[test]
 fn a_tokenizer_that_cannot_be_used_is_refused_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let refused = |part: &str| {
@@ -156,10 +182,10 @@ fn a_tokenizer_that_cannot_be_used_is_refused_with_its_file() {
     fs::write(directory.path().join("tokenizer.json"), r#"{"added_tokens": [{"id": 1}]}"#)
         .expect("written");
     refused("missing field `content`");
-    // A token behind docids would get another id without them.
+    // Two tokens of one id.
     let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
-    small_tokenizer::write(directory.path(), &[token(9, "@DOC_ID_x@"), token(10, "<sep>")]);
-    refused("added token `<sep>` has id 10");
+    small_tokenizer::write(directory.path(), &[token(9, "@DOC_ID_x@"), token(9, "<sep>")]);
+    refused("has id 9, which is another token's");
     small_tokenizer::write(directory.path(), &[]);
     fs::write(directory.path().join("tokenizer_config.json"), r#"{"pad_token": "[PAD]"}"#)
         .expect("written");

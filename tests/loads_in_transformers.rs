@@ -1,6 +1,8 @@
-//! Checkpoints written here load in `transformers`, docid tokens included, and give the same logits there.
+//! Checkpoints written here load in `transformers`, docid tokens included, and give the same logits there; an old
+//! `tokenizers` reads their tokenizer.
 //!
-//! Needs a Python with `tests/python/requirements.txt`, named by `GENIR_PYTHON`; skipped without.
+//! Needs a Python with `tests/python/requirements.txt`, named by `GENIR_PYTHON`, and one with
+//! `tests/python/requirements-old-tokenizers.txt`, named by `GENIR_OLD_TOKENIZERS`; each skipped without.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,12 +66,25 @@ fn rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
     values.chunks(width).map(<[f32]>::to_vec).collect()
 }
 
-/// Writes a checkpoint with the tokenizer in `base` and lets `transformers` check it.
+/// Pythons that check, each with the variable that names it, its requirements and its script.
+const PYTHONS: [[&str; 3]; 2] = [
+    ["GENIR_PYTHON", "requirements.txt", "check_export.py"],
+    ["GENIR_OLD_TOKENIZERS", "requirements-old-tokenizers.txt", "check_old_tokenizers.py"],
+];
+
+/// Writes a checkpoint with the tokenizer in `base` and lets every Python that there is check it.
 fn check(fixture: &str, tied: bool, base: &Path) {
-    let Some(python) = std::env::var_os("GENIR_PYTHON") else {
-        eprintln!("skipped: GENIR_PYTHON names no Python with tests/python/requirements.txt");
-        return;
-    };
+    for [variable, requirements, script] in PYTHONS {
+        match std::env::var_os(variable) {
+            Some(python) => check_with(Path::new(&python), script, fixture, tied, base),
+            None => {
+                eprintln!("skipped: {variable} names no Python with tests/python/{requirements}")
+            }
+        }
+    }
+}
+
+fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Path) {
     let tokenizer = TextTokenizer::load(base).unwrap().tokenizer;
     let model = tiny_model::model(&config(fixture, tied, &tokenizer));
     assert_eq!(model.t5.is_tied(), tied);
@@ -96,12 +111,12 @@ fn check(fixture: &str, tied: bool, base: &Path) {
     let file = home.path().join("logits.json");
     fs::write(&file, given.to_string()).unwrap();
 
-    let output = Command::new(&python)
-        .arg(package("tests/python/check_export.py"))
+    let output = Command::new(python)
+        .arg(package("tests/python").join(script))
         .args([&checkpoint, &file])
         .env("HF_HUB_OFFLINE", "1")
         .output()
-        .unwrap_or_else(|error| panic!("GENIR_PYTHON={}: {error}", python.display()));
+        .unwrap_or_else(|error| panic!("{}: {error}", python.display()));
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{fixture} with the tokenizer in {}:\n{said}", base.display());
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

@@ -230,7 +230,9 @@ fn measure(
         step: Some(plan.total_steps()),
         encoder_is_frozen: false,
     };
-    let suite = Suite::new(&section.run, section.options(&plan.stages), plan.config()).unwrap();
+    let suite =
+        Suite::new(&section.run, section.options(plan.stages.as_ref().unwrap()), plan.config())
+            .unwrap();
     suite.measure(&subject, queries, None, &Others::default(), &mut |_, _| {})
 }
 

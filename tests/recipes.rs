@@ -431,7 +431,11 @@ fn conflicts_between_keys_are_refused() {
             "last layer is 3",
         ),
         (
-            &["model.init=scratch", "model.config.num_decoder_layers=2"],
+            &[
+                "model.init=scratch",
+                "model.config.num_decoder_layers=2",
+                "stages={I=\"0\", II=\"1\", III=\"2\"}",
+            ],
             "model.config.num_decoder_layers",
             "3 are the least",
         ),

@@ -39,7 +39,7 @@ fn resolve(
     stages: &Stages,
 ) -> Result<BTreeSet<String>, String> {
     let selectors: Vec<String> = selectors.iter().map(|text| (*text).to_owned()).collect();
-    trainable_set(&selectors, stages, names.iter().map(String::as_str))
+    trainable_set(&selectors, Some(stages), names.iter().map(String::as_str))
         .map_err(|error| error.to_string())
 }
 
@@ -173,6 +173,40 @@ fn a_selector_that_matches_nothing_says_why() {
 }
 
 #[test]
+fn a_decoder_without_stages_resolves_all_selectors_but_those_that_name_stages() {
+    for depth in [1, 2] {
+        let names = names(2, depth, false);
+        let resolve = |selector: &str| {
+            let selectors = [selector.to_owned()];
+            trainable_set(&selectors, None, names.iter().map(String::as_str))
+        };
+        for (selector, count) in [
+            ("full", names.len()),
+            ("decoder", 2 + 13 * depth),
+            ("decoder.mlp", 3 * depth),
+            ("decoder.cross_attention[0]", 5),
+            ("decoder.layers[0-0]", 13),
+        ] {
+            assert_eq!(resolve(selector).map(|found| found.len()), Ok(count), "{selector}");
+        }
+        for selector in ["restricted", "decoder.mlp[III]", "-decoder.layers[0,II]"] {
+            let error = resolve(selector).unwrap_err().to_string();
+            let parts = [
+                selector,
+                "three stages",
+                &format!("decoder of {depth} layer(s)"),
+                "name the layers",
+            ];
+            parts
+                .iter()
+                .for_each(|part| assert!(error.contains(part), "{part:?} is not in: {error}"));
+        }
+        let beyond = resolve(&format!("decoder.mlp[{depth}]")).unwrap_err().to_string();
+        assert!(beyond.contains("go beyond"), "{beyond}");
+    }
+}
+
+#[test]
 fn nothing_selected_is_refused() {
     let nothing = "nothing is selected to be trained";
     assert_eq!(named(&[]).unwrap_err(), nothing);
@@ -184,7 +218,7 @@ fn stages_of_another_depth_and_unknown_parameters_are_refused() {
     let stages = Stages::scaled(24).unwrap();
     let refused = resolve(&["restricted"], &names(4, 6, false), &stages).unwrap_err();
     assert!(refused.contains("the decoder's last layer is 5"), "{refused}");
-    let refused = trainable_set(&["full".to_owned()], &stages, ["t5.adapter.weight"]);
+    let refused = trainable_set(&["full".to_owned()], Some(&stages), ["t5.adapter.weight"]);
     assert!(refused.unwrap_err().to_string().contains("`t5.adapter.weight`"));
     for unknown in [
         "t5.encoder.layers.0.cross_attention.key.weight",

@@ -68,8 +68,8 @@ fn shipped_recipes_start_with_their_command() {
     for file in shipped() {
         let text = std::fs::read_to_string(&file).unwrap();
         let header: String = text.lines().take_while(|line| line.starts_with('#')).collect();
-        let name = file.file_name().unwrap().to_str().unwrap();
-        let command = format!("genir train recipes/{name}");
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let command = format!("genir train {name}");
         assert!(header.contains(&command), "{name} has no `{command}`");
     }
 }

@@ -93,7 +93,7 @@ impl Training {
         };
         let names = parameters.iter().map(|(name, _)| name.as_str());
         let stages = Stages::scaled(shape.layers)?;
-        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), &stages, names)?;
+        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), Some(&stages), names)?;
         let mut model = freeze_all_but(model, &trained);
         let is_trained = |(name, size): &(String, usize)| trained.contains(name).then_some(*size);
 

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::hub::{HubModel, HubProblem, HubSettings};
+use super::read::checkpoint_at;
+use super::transport::shown;
 use crate::files::expand_home;
+use crate::run::CHECKPOINTS;
 
 /// What is needed of a base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,52 @@ pub enum BaseError {
         base: String,
         /// The directory that was looked for.
         path: PathBuf,
+    },
+    /// A run directory without a checkpoint.
+    #[error(
+        "base model `{base}`: {} has no config.json and, as a run, no checkpoint yet (no checkpoints/best or \
+         checkpoints/latest)",
+        path.display()
+    )]
+    NoCheckpoint {
+        /// The base as it was given.
+        base: String,
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// No base model of that name is inside the library.
+    #[error(
+        "base model `{base}`: genir has no such base model inside{}",
+        match nearest {
+            Some(name) => format!("; did you mean `{name}`?"),
+            None => format!("; there is {}", known.join(", ")),
+        }
+    )]
+    NotBundled {
+        /// The base as it was given.
+        base: String,
+        /// The one most like it.
+        nearest: Option<&'static str>,
+        /// All that there are.
+        known: Vec<&'static str>,
+    },
+    /// The base models inside the library have no weights.
+    #[error(
+        "base model `{base}` is a configuration and a tokenizer without weights: set model.init = \"scratch\""
+    )]
+    BundledWeights {
+        /// The base as it was given.
+        base: String,
+    },
+    /// The base models inside the library have no revisions.
+    #[error(
+        "base model `{base}`: the revision `{revision}` is only for models of the hub; leave it out"
+    )]
+    RevisionOfBundled {
+        /// The base as it was given.
+        base: String,
+        /// The revision as it was given.
+        revision: String,
     },
     /// A directory has no revisions.
     #[error(
@@ -61,7 +110,8 @@ pub enum BaseError {
 /// The directory that holds the base model, fetched into the cache of the hub where needed.
 ///
 /// `base` is a directory when something of that name is on disk or when it cannot be a hub id (`name` or
-/// `organisation/name`); a directory is returned as it is, unread. Of a model of the hub the snapshot of
+/// `organisation/name`); of a run directory its best checkpoint is returned, else its latest (see
+/// [`checkpoint_at`]), any other directory as it is, unread. Of a model of the hub the snapshot of
 /// `revision` (branch, tag or commit; `main` when none is given) is returned: the hub is asked what the
 /// revision is now, and only files that are not in the cache are fetched. When the hub cannot be reached, a
 /// complete snapshot in the cache does, with a warning.
@@ -79,7 +129,7 @@ pub fn locate(
     HubModel { id: base, revision, wanted, settings }.locate().map_err(|problem| BaseError::Hub {
         base: base.to_owned(),
         revision: revision.to_owned(),
-        endpoint: settings.endpoint.clone(),
+        endpoint: shown(&settings.endpoint),
         problem: Box::new(problem),
     })
 }
@@ -93,7 +143,13 @@ fn directory(base: &str, revision: Option<&str>, path: PathBuf) -> Result<PathBu
             revision: revision.to_owned(),
             path: absolute(&path),
         }),
-        None => Ok(path),
+        None => match checkpoint_at(&path) {
+            Some(checkpoint) => Ok(checkpoint),
+            None if path.join(CHECKPOINTS).is_dir() => {
+                Err(BaseError::NoCheckpoint { base, path: absolute(&path) })
+            }
+            None => Ok(path),
+        },
     }
 }
 

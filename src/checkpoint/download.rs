@@ -1,118 +1,155 @@
-//! One file from the hub into the cache, made sure of where the hub's library is not.
+//! One file of a hub into the cache: its content by its ETag in `blobs/`, and a link to it in the snapshot.
 
-use std::cell::Cell;
-use std::fs;
-use std::io;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{Api, ApiError};
-use hf_hub::{Cache, Repo};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::transport::{FileInfo, Hub, HubError};
 
 /// How often a file is tried; each attempt goes on where the one before was cut.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a file did not come.
-pub(super) enum DownloadError {
-    /// What the hub's library says.
-    Api(ApiError),
-    /// Not as many bytes came as were announced.
-    Size { found: u64, expected: u64 },
+/// The most bytes of a file of weights, and of any other.
+const LARGEST_WEIGHTS: u64 = 1 << 40;
+const LARGEST: u64 = 4 << 30;
+
+/// Where a file of the hub goes.
+pub(super) struct Destination<'a> {
+    /// The model's directory in the cache.
+    pub folder: &'a Path,
+    /// The commit that the file is of.
+    pub commit: &'a str,
 }
 
-impl From<ApiError> for DownloadError {
-    fn from(error: ApiError) -> Self {
-        DownloadError::Api(error)
+/// Fetches the file at `path` of the hub and links it as `name`, which is a file's name, into the snapshot. A transfer
+/// that is cut is taken up again.
+pub(super) fn download(
+    hub: &Hub,
+    path: &str,
+    name: &str,
+    to: &Destination,
+) -> Result<(), HubError> {
+    let largest = if name.ends_with(".safetensors") { LARGEST_WEIGHTS } else { LARGEST };
+    let info = hub.file(path, to.commit, largest)?;
+    let blobs = to.folder.join("blobs");
+    let snapshot = to.folder.join("snapshots").join(to.commit);
+    fs::create_dir_all(&blobs)?;
+    fs::create_dir_all(&snapshot)?;
+    let blob = blobs.join(&info.etag);
+    let part = blobs.join(format!("{}.part", info.etag));
+    let file = open_alone(&part)?;
+    // Another process may have fetched it meanwhile.
+    if fs::metadata(&blob).is_ok_and(|blob| blob.len() == info.size) {
+        fs::remove_file(&part)?;
+    } else {
+        match fetch(hub, path, name, &info, &file) {
+            Ok(()) => fs::rename(&part, &blob)?,
+            Err(error @ HubError::Size { .. }) => {
+                fs::remove_file(&part)?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let link = snapshot.join(name);
+    if link.is_symlink() && !link.exists() {
+        fs::remove_file(&link)?;
+    }
+    match symlink(Path::new("../../blobs").join(&info.etag), link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
-/// Fetches `file` of `repo` into the cache. A transfer that is cut is taken up again.
-pub(super) fn download(
-    api: &Api,
-    repo: &Repo,
-    cache: &Cache,
-    file: &str,
-) -> Result<(), DownloadError> {
-    let remote = api.repo(repo.clone());
-    let announced = Rc::new(Cell::new(0));
+/// Opens a file that one process at a time writes to.
+fn open_alone(part: &Path) -> io::Result<File> {
+    let file = File::options().create(true).append(true).open(part)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            tracing::warn!("{} is being fetched by another process: waiting", part.display());
+            file.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    Ok(file)
+}
+
+/// Gets all bytes of a file, those that are there already excepted.
+fn fetch(hub: &Hub, path: &str, name: &str, info: &FileInfo, file: &File) -> Result<(), HubError> {
+    let bar = ProgressBar::new(info.size).with_message(name.to_owned());
+    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {eta}");
+    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut attempt = 1;
-    let path = loop {
-        let watch = Watch { bar: ProgressBar::new(0), announced: Rc::clone(&announced) };
-        // The library can try again itself, but then adds to a part that it believes to be empty.
-        match remote.download_with_progress(file, watch) {
-            Ok(path) => break path,
-            Err(error) if attempt < ATTEMPTS && cannot_go_on(&error) => {
-                let etag = api.metadata(&remote.url(file))?.etag().to_owned();
-                let part = cache.repo(repo.clone()).blob_path(&etag).with_extension("part");
-                fs::remove_file(part).map_err(ApiError::from)?;
-            }
+    loop {
+        match transfer(hub, path, info.size, file, &bar) {
+            Ok(()) => break,
             Err(error) if attempt < ATTEMPTS && may_pass(&error) => thread::sleep(PAUSE * attempt),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
         attempt += 1;
-    };
-    let found = fs::metadata(&path).map_err(ApiError::from)?.len();
-    let expected = announced.get();
-    if found != expected {
-        remove(&path).map_err(ApiError::from)?;
-        return Err(DownloadError::Size { found, expected });
     }
-    Ok(())
+    bar.finish();
+    Ok(file.sync_all()?)
 }
 
-/// The part of the file that an earlier attempt left is whole (416: nothing can come after it) or too long.
-fn cannot_go_on(error: &ApiError) -> bool {
-    matches!(error, ApiError::InvalidResume) || status(error) == Some(416)
+/// One attempt: appends what is missing.
+fn transfer(
+    hub: &Hub,
+    path: &str,
+    size: u64,
+    mut file: &File,
+    bar: &ProgressBar,
+) -> Result<(), HubError> {
+    let mut there = file.metadata()?.len();
+    if there >= size {
+        // Whole, and yet not taken: what an earlier attempt left is of another file.
+        file.set_len(0)?;
+        there = 0;
+    }
+    let content = match hub.content(path, there) {
+        // Nothing comes after what is there.
+        Err(HubError::Status(416)) => return Err(HubError::Size { found: there, expected: size }),
+        content => content?,
+    };
+    if !content.is_rest {
+        file.set_len(0)?;
+        there = 0;
+    }
+    // One more than announced, to see that there are more.
+    let mut reader = content.reader.take(size - there + 1);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        bar.set_position(there);
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        there += count as u64;
+        if there > size {
+            return Err(HubError::Size { found: there, expected: size });
+        }
+        file.write_all(&buffer[..count])?;
+    }
+    match there == size {
+        true => Ok(()),
+        false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    }
 }
 
 /// Whether trying again can help: the connection was cut, or the hub is busy.
-fn may_pass(error: &ApiError) -> bool {
-    match status(error) {
-        Some(status) => status == 429 || status >= 500,
-        None => matches!(error, ApiError::IoError(_) | ApiError::RequestError(_)),
-    }
-}
-
-/// Removes a file of a snapshot and what it links to.
-fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path.canonicalize()?)?;
-    // Where there are no links, this was the file itself.
-    if path.is_symlink() { fs::remove_file(path) } else { Ok(()) }
-}
-
-/// The HTTP status that a request failed with.
-pub(super) fn status(error: &ApiError) -> Option<u16> {
+fn may_pass(error: &HubError) -> bool {
     match error {
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(status) => Some(status),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// Draws the progress (on a terminal) and keeps the size that the hub announces, in bytes.
-struct Watch {
-    bar: ProgressBar,
-    announced: Rc<Cell<u64>>,
-}
-
-impl Progress for Watch {
-    fn init(&mut self, size: usize, file: &str) {
-        self.announced.set(size as u64);
-        Progress::init(&mut self.bar, size, file);
-    }
-
-    fn update(&mut self, bytes: usize) {
-        Progress::update(&mut self.bar, bytes);
-    }
-
-    fn finish(&mut self) {
-        Progress::finish(&mut self.bar);
+        HubError::Status(status) => *status == 429 || *status >= 500,
+        HubError::Io(_) | HubError::Request(_) => true,
+        HubError::Implausible { .. } | HubError::Size { .. } => false,
     }
 }

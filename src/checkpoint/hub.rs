@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 
-use hf_hub::api::RepoInfo;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
 use thiserror::Error;
 
 use super::Wanted;
-use super::download::{DownloadError, download, status};
-use crate::files::expand_home;
+use super::download::{Destination, download};
+use super::transport::{Hub, HubError};
+use crate::files::{expand_home, write_whole};
 use crate::t5::weights::{INDEX, SINGLE, WeightsError, shards};
 
 /// Fetched where the model has them.
@@ -28,7 +28,7 @@ const OTHER_WEIGHTS: [&str; 4] =
 pub struct HubSettings {
     /// The cache directory (the one with `models--..` directories in it).
     pub cache: PathBuf,
-    /// The hub's address, without a slash at its end.
+    /// The hub's address, without a slash at its end; perhaps with a user name and a password before the host.
     pub endpoint: String,
     /// Sent to the hub as bearer token.
     pub token: Option<String>,
@@ -129,6 +129,25 @@ pub enum HubProblem {
         /// What is there in its place and is not read.
         instead: Vec<&'static str>,
     },
+    /// What the hub says of a file, or of the model, cannot be.
+    #[error(
+        "the hub's answer about {file} is refused: {what} is `{found}`, expected {expected}; nothing was written"
+    )]
+    Implausible {
+        /// The file, or the list of files.
+        file: String,
+        /// The part of the answer.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// A revision that cannot be a branch, tag or commit.
+    #[error(
+        "the revision cannot be one: expected a branch, a tag or a commit, of letters, digits and any of . _ / -"
+    )]
+    Revision,
     /// What came is not what the hub announced.
     #[error("{file} came with {found} bytes, announced were {expected}; it was removed, try again")]
     Size {
@@ -152,20 +171,38 @@ pub(super) struct HubModel<'a> {
     pub settings: &'a HubSettings,
 }
 
+/// What a revision is now on the hub.
+#[derive(Deserialize)]
+struct Info {
+    /// The commit.
+    sha: String,
+    #[serde(rename = "siblings")]
+    files: Vec<InfoFile>,
+}
+
+#[derive(Deserialize)]
+struct InfoFile {
+    #[serde(rename = "rfilename")]
+    name: String,
+}
+
+/// What errors call [`Info`].
+const LIST: &str = "the list of its files";
+
 impl HubModel<'_> {
     /// The snapshot directory with all that is wanted.
     pub fn locate(&self) -> Result<PathBuf, HubProblem> {
+        // It becomes part of paths.
+        if !is_revision(self.revision) {
+            return Err(HubProblem::Revision);
+        }
         let cached = self.cached();
         // A commit never changes, so a cached one needs no network.
         if self.settings.offline || (is_commit(self.revision) && cached.is_ok()) {
             return cached;
         }
-        let api = ApiBuilder::from_cache(self.cache())
-            .with_endpoint(self.settings.endpoint.clone())
-            .with_token(self.settings.token.clone())
-            .build()
-            .map_err(|error| self.problem("anything", error))?;
-        match (self.info(&api), cached) {
+        let hub = Hub::new(self.settings);
+        match (self.info(&hub), cached) {
             (Err(problem @ HubProblem::Fetch { .. }), Ok(snapshot)) => {
                 tracing::warn!(
                     "{problem}; the base model {} is taken from the cache: {}",
@@ -174,21 +211,23 @@ impl HubModel<'_> {
                 );
                 Ok(snapshot)
             }
-            (info, _) => self.fetch(&api, info?),
+            (info, _) => self.fetch(&hub, info?),
         }
     }
 
-    fn repo(&self, revision: &str) -> Repo {
-        Repo::with_revision(self.id.to_owned(), RepoType::Model, revision.to_owned())
-    }
-
-    fn cache(&self) -> Cache {
-        Cache::new(self.settings.cache.clone())
+    /// The model's directory in the cache, as Python's library calls it.
+    fn folder(&self) -> PathBuf {
+        self.settings.cache.join(format!("models--{}", self.id.replace('/', "--")))
     }
 
     /// Where the files of `commit` are kept.
     fn snapshot(&self, commit: &str) -> PathBuf {
-        self.cache().repo(self.repo(commit)).pointer_path(commit)
+        self.folder().join("snapshots").join(commit)
+    }
+
+    /// The file that says what commit the revision was when it was fetched.
+    fn reference(&self) -> PathBuf {
+        self.folder().join("refs").join(self.revision)
     }
 
     /// The revision's snapshot in the cache, when all that is wanted is in it.
@@ -200,10 +239,9 @@ impl HubModel<'_> {
         let commit = if is_commit(self.revision) {
             self.revision.to_owned()
         } else {
-            let folder = self.settings.cache.join(self.repo(self.revision).folder_name());
-            let text = fs::read_to_string(folder.join("refs").join(self.revision))
-                .map_err(|_| not_cached("the model"))?;
-            text.trim().to_owned()
+            let text = fs::read_to_string(self.reference()).unwrap_or_default();
+            let commit = Some(text.trim()).filter(|commit| is_commit(commit));
+            commit.ok_or_else(|| not_cached("the model"))?.to_owned()
         };
         let snapshot = self.snapshot(&commit);
         let mut needed: Vec<String> = REQUIRED.map(str::to_owned).into();
@@ -222,39 +260,41 @@ impl HubModel<'_> {
     }
 
     /// What the revision is now on the hub: its commit and its files.
-    fn info(&self, api: &Api) -> Result<RepoInfo, HubProblem> {
-        let what = "the list of its files";
-        let info = api.repo(self.repo(self.revision)).info();
-        let info = info.map_err(|error| self.problem(what, error))?;
+    fn info(&self, hub: &Hub) -> Result<Info, HubProblem> {
+        let revision = self.revision.replace('/', "%2F");
+        let list = hub.list(&format!("api/models/{}/revision/{revision}", self.id));
+        let list = list.map_err(|error| self.problem(LIST, error))?;
+        let info: Info = serde_json::from_slice(&list).map_err(|error| HubProblem::Fetch {
+            what: LIST.to_owned(),
+            reason: format!("what came is no such list: {error}"),
+        })?;
         if is_commit(&info.sha) {
             Ok(info)
         } else {
-            Err(HubProblem::Fetch {
-                what: what.to_owned(),
-                reason: format!("the hub names the commit `{}`, expected 40 hex digits", info.sha),
+            Err(HubProblem::Implausible {
+                file: LIST.to_owned(),
+                what: "the commit",
+                found: info.sha.chars().take(100).flat_map(char::escape_debug).collect(),
+                expected: "40 hex digits".to_owned(),
             })
         }
     }
 
     /// Fetches what is wanted and not in the cache.
-    fn fetch(&self, api: &Api, info: RepoInfo) -> Result<PathBuf, HubProblem> {
-        let there: HashSet<&str> =
-            info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
+    fn fetch(&self, hub: &Hub, info: Info) -> Result<PathBuf, HubProblem> {
+        let there: HashSet<&str> = info.files.iter().map(|file| file.name.as_str()).collect();
         let weights = self.weights(&there)?;
 
         // By commit, so that the files belong together whatever is pushed meanwhile.
-        let commit = self.repo(&info.sha);
-        let snapshot = self.snapshot(&info.sha);
+        let commit = info.sha.as_str();
+        let (folder, snapshot) = (self.folder(), self.snapshot(commit));
+        let to = Destination { folder: &folder, commit };
         let get = |file: &str| {
             if snapshot.join(file).is_file() {
                 return Ok(());
             }
-            download(api, &commit, &self.cache(), file).map_err(|error| match error {
-                DownloadError::Api(error) => self.problem(file, error),
-                DownloadError::Size { found, expected } => {
-                    HubProblem::Size { file: file.to_owned(), found, expected }
-                }
-            })
+            let path = format!("{}/resolve/{commit}/{file}", self.id);
+            download(hub, &path, file, &to).map_err(|error| self.problem(file, error))
         };
         // What is needed comes last, so that a snapshot that has it has what is optional too.
         for file in OPTIONAL.into_iter().filter(|file| there.contains(file)) {
@@ -265,6 +305,15 @@ impl HubModel<'_> {
         }
         if weights == Some(INDEX) {
             for shard in shards(&snapshot.join(INDEX))? {
+                if !is_shard(&shard) {
+                    return Err(HubProblem::Implausible {
+                        file: INDEX.to_owned(),
+                        what: "the name of a shard",
+                        found: shard.chars().take(100).flat_map(char::escape_debug).collect(),
+                        expected: "letters, digits and any of . _ - that end with .safetensors"
+                            .to_owned(),
+                    });
+                }
                 if !there.contains(shard.as_str()) {
                     return Err(lacks(&shard, &[], &there));
                 }
@@ -272,8 +321,17 @@ impl HubModel<'_> {
             }
         }
         // Only now: until all is there, the revision stays at the older snapshot.
-        let moved = self.cache().repo(self.repo(self.revision)).create_ref(&info.sha);
-        moved.map_err(|error| self.problem("the revision", error.into()))?;
+        if !is_commit(self.revision) {
+            let reference = self.reference();
+            let parent = reference.parent().unwrap_or(&folder);
+            let moved = fs::create_dir_all(parent).map_err(|error| error.to_string());
+            let moved = moved.and_then(|()| {
+                let write = write_whole(&reference, |file| file.write_all(commit.as_bytes()));
+                write.map_err(|error| error.to_string())
+            });
+            moved
+                .map_err(|reason| HubProblem::Fetch { what: "the revision".to_owned(), reason })?;
+        }
         Ok(snapshot)
     }
 
@@ -292,19 +350,23 @@ impl HubModel<'_> {
         }
     }
 
-    /// A failure of the hub's library in words.
-    fn problem(&self, what: &str, error: ApiError) -> HubProblem {
-        let reason = match (status(&error), error) {
-            (Some(404), _) => return HubProblem::NotFound,
-            (Some(status @ (401 | 403)), _) => {
+    /// A failure in words.
+    fn problem(&self, what: &str, error: HubError) -> HubProblem {
+        let reason = match error {
+            HubError::Status(404) => return HubProblem::NotFound,
+            HubError::Status(status @ (401 | 403)) => {
                 return HubProblem::Refused { status, token_sent: self.settings.token.is_some() };
             }
-            (Some(status), _) => format!("the hub answered {status}"),
-            (None, ApiError::LockAcquisition(lock)) => {
-                format!("another process is fetching it (it holds {})", lock.display())
+            HubError::Implausible { what: part, found, expected } => {
+                let file = what.to_owned();
+                return HubProblem::Implausible { file, what: part, found, expected };
             }
-            (None, ApiError::RequestError(error)) => error.to_string(),
-            (None, error) => error.to_string(),
+            HubError::Size { found, expected } => {
+                return HubProblem::Size { file: what.to_owned(), found, expected };
+            }
+            HubError::Status(status) => format!("the hub answered {status}"),
+            HubError::Request(error) => error.to_string(),
+            HubError::Io(error) => error.to_string(),
         };
         HubProblem::Fetch { what: what.to_owned(), reason }
     }
@@ -317,4 +379,18 @@ fn lacks(missing: &str, instead: &[&'static str], there: &HashSet<&str>) -> HubP
 
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether a text can be a branch, tag or commit, and be a path below a directory.
+fn is_revision(text: &str) -> bool {
+    let part = |part: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain)
+    };
+    text.len() <= 250 && text.split('/').all(part)
+}
+
+/// Whether a text can be the name of a shard.
+fn is_shard(name: &str) -> bool {
+    name.ends_with(".safetensors") && is_revision(name) && !name.contains('/')
 }

@@ -8,9 +8,11 @@
 //! | `genir.json` | [`Manifest`]: the step, and how texts were encoded |
 
 mod base;
+mod bundled;
 mod download;
 mod hub;
 mod read;
+mod transport;
 mod write;
 
 use std::collections::BTreeMap;
@@ -20,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use base::{BaseError, Wanted, locate};
+pub use bundled::BundledBase;
 pub use hub::{HubProblem, HubSettings};
-pub use read::Checkpoint;
 pub(crate) use read::consecutive;
+pub use read::{Checkpoint, checkpoint_at};
 pub(crate) use write::is_own_file;
 pub use write::{Contents, link, prune, write};
 

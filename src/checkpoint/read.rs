@@ -1,11 +1,12 @@
 //! Opens a GenIR checkpoint: ours, or one in the paper's released form.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, Encoding, MANIFEST, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
 use crate::files::FileError;
+use crate::run::CHECKPOINTS;
 use crate::t5::weights::{self, DocidRows, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
 
@@ -35,7 +36,7 @@ impl Checkpoint {
         };
         let rows = consecutive(&imported, directory)?;
         let manifest = read_manifest(directory)?;
-        let tensors = StoredTensors::open(directory)?;
+        let tensors = StoredTensors::open(directory)?.with_moved_words(loaded.moved_words);
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.words(), device)?;
         let docids = weights::load_docids(&tensors, &config, rows, &device.device)?;
         Ok(Self {
@@ -50,6 +51,14 @@ impl Checkpoint {
     pub fn encoding(&self) -> Encoding {
         self.manifest.as_ref().map_or_else(Encoding::default, |manifest| manifest.encoding.clone())
     }
+}
+
+/// The checkpoint that `path` leads to: `path` itself, or the best checkpoint of the run that it is the directory of, else
+/// its latest. None where there is neither.
+pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
+    let checkpoints = path.join(CHECKPOINTS);
+    let places = [path.to_owned(), checkpoints.join("best"), checkpoints.join("latest")];
+    places.into_iter().find(|place| place.join("config.json").exists())
 }
 
 /// The rows of docids in document order, which must follow one another.

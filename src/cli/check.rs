@@ -4,22 +4,28 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{RecipeArgs, output};
+use crate::monitor::Console;
+use crate::run::Overwrite;
 use crate::train::Plan;
 
 /// Show all that is wrong with a recipe, or what it would train and need.
 ///
-/// Reads the recipe, the corpus and the base's configuration and tokenizer; trains nothing and writes
-/// nothing.
+/// Reads the recipe, the corpus, the base's configuration, its tokenizer and the headers of its weights,
+/// and looks at the run directory. What passes, `train` starts. Trains nothing and writes nothing.
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]
     recipe: RecipeArgs,
+
+    /// Check as `train --overwrite` would: a run in the run directory is no problem.
+    #[arg(long)]
+    overwrite: bool,
 }
 
 impl Check {
-    pub fn run(self) -> Result<()> {
-        let recipe = self.recipe.read()?;
-        let plan = Plan::new(recipe)?;
+    pub fn run(self, console: &Console) -> Result<()> {
+        let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
+        let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
         output::line(super::train::summary(&plan))?;
         for warning in plan.warnings() {
             output::line(format_args!("{warning}\n"))?;

@@ -14,6 +14,7 @@ mod target;
 mod train;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
-use crate::recipe::{Recipe, RecipeErrors};
+use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with a document's id.
 #[derive(Debug, Parser)]
@@ -38,12 +39,12 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  genir train recipes/quickstart.toml
-  genir train recipes/quickstart.toml train.epochs=2 run.directory=runs/short
+  genir train quickstart
+  genir train quickstart train.epochs=2 run.directory=runs/short
   genir search runs/quickstart \"Which element has the symbol Fe?\"
   genir eval runs/quickstart --split test --run test.run
   genir probe runs/quickstart --probe logit_lens
-  genir check recipes/quickstart.toml
+  genir check quickstart
   genir recipes copy quickstart my-recipe.toml
 
 Every option of training is a key of the recipe: see `genir recipes show quickstart`.
@@ -77,8 +78,8 @@ fn picked<T: Choice>(word: &str) -> Result<T, String> {
 /// A recipe with overrides.
 #[derive(Debug, Args)]
 struct RecipeArgs {
-    /// The recipe, a TOML file.
-    recipe: std::path::PathBuf,
+    /// The recipe: a TOML file, or the name of a recipe that comes with genir.
+    recipe: PathBuf,
 
     /// Keys to set (`train.steps=500`) or to remove (`~train.epochs`).
     #[arg(value_name = "KEY=VALUE")]
@@ -90,11 +91,25 @@ struct RecipeArgs {
 }
 
 impl RecipeArgs {
-    /// The recipe with its overrides, of which the device is the last.
-    fn read(&self) -> Result<Recipe, RecipeErrors> {
+    /// The recipe with its overrides, of which the device is the last. A file of the name of a recipe that comes with
+    /// genir is read in its place, and `console` is told which of them it was.
+    fn read(&self, console: &Console) -> Result<Recipe, RecipeErrors> {
         let device = self.device.iter().map(|device| format!("run.device={device}"));
         let overrides: Vec<String> = self.overrides.iter().cloned().chain(device).collect();
-        Recipe::from_file(&self.recipe, &overrides)
+        let name = self.recipe.to_string_lossy();
+        match ShippedRecipe::named(&name) {
+            Some(shipped) if !self.recipe.is_file() => {
+                console.message(&format!("recipe    {name}, which comes with genir"));
+                Recipe::from_text(&name, shipped.text, &overrides)
+            }
+            Some(_) => {
+                console.message(&format!(
+                    "recipe    the file {name} in this directory, not the recipe {name} that comes with genir"
+                ));
+                Recipe::from_file(&self.recipe, &overrides)
+            }
+            None => Recipe::from_file(&self.recipe, &overrides),
+        }
     }
 }
 
@@ -117,7 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Search(search) => search.run(&console),
         Verb::Probe(probe) => probe.run(&console),
         Verb::Plot(plot) => plot.run(),
-        Verb::Check(check) => check.run(),
+        Verb::Check(check) => check.run(&console),
         Verb::Recipes(recipes) => recipes.run(),
         Verb::Cache(cache) => cache.run(),
     });

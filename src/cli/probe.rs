@@ -259,7 +259,8 @@ impl ProbeVerb {
         Ok(ProbeOptions {
             stages: match stages {
                 Some(stages) => stages,
-                None => Stages::scaled(depth)?,
+                None => Stages::scaled(depth)
+                    .context("probes describe a decoder by its three stages")?,
             },
             vocabulary: self.vocabulary,
             over: self.over,

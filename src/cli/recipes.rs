@@ -1,7 +1,7 @@
 //! `genir recipes`
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -27,7 +27,7 @@ enum Action {
         /// Its name, as `list` shows it.
         name: String,
     },
-    /// Copy a recipe, to change it.
+    /// Copy a recipe, to change it; the copy gets a run directory of its own.
     Copy {
         /// Its name, as `list` shows it.
         name: String,
@@ -48,23 +48,35 @@ impl Recipes {
             Action::Show { name } => output::print(find(&name)?.text)?,
             Action::Copy { name, to } => {
                 let recipe = find(&name)?;
-                match write_new(&to, recipe.text.as_bytes()) {
+                let (shown, run) = (to.display().to_string(), own_directory(&to));
+                match write_new(&to, recipe.copy(&shown, &run).as_bytes()) {
                     Err(error) if error.source.kind() == ErrorKind::AlreadyExists => {
                         bail!("{} is there already; it is not overwritten", to.display())
                     }
                     written => written?,
                 }
-                let to = to.display();
-                output::line(format_args!("{to}: edit it, then: genir train {to}"))?;
+                output::line(format_args!(
+                    "{shown}: its run directory is {run}; edit it, then: genir train {shown}"
+                ))?;
             }
         }
         Ok(())
     }
 }
 
+/// A run directory for the recipe in the file `to` that is not there yet: `runs/my` for `my.toml`, else `runs/my-2` and
+/// so on.
+fn own_directory(to: &Path) -> String {
+    let stem = to.file_stem().unwrap_or_default().to_string_lossy();
+    let numbered = (2..).map(|number| format!("runs/{stem}-{number}"));
+    let mut names = std::iter::once(format!("runs/{stem}")).chain(numbered);
+    let is_free = |name: &String| Path::new(name).symlink_metadata().is_err();
+    names.find(is_free).unwrap_or_else(|| format!("runs/{stem}"))
+}
+
 fn find(name: &str) -> Result<&'static ShippedRecipe> {
     let names = || SHIPPED.iter().map(|recipe| recipe.name);
-    SHIPPED.iter().find(|recipe| recipe.name == name).ok_or_else(|| {
+    ShippedRecipe::named(name).ok_or_else(|| {
         let hint = nearest(name, names()).map(|n| format!("; did you mean `{n}`?"));
         let all = names().collect::<Vec<_>>().join(", ");
         anyhow!("no recipe is called `{name}`{} (there are {all})", hint.unwrap_or_default())

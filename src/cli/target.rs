@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, checkpoint_at};
 use crate::corpus::{
     self, Corpus, CorpusOptions, Document, Layout, LoadedCorpus, OnProblem, Split,
 };
@@ -73,18 +73,12 @@ impl Target {
 
     /// The checkpoint's own directory.
     pub fn directory(&self) -> Result<PathBuf> {
-        let path = &self.checkpoint;
-        if path.join("config.json").exists() {
-            return Ok(path.clone());
-        }
-        let checkpoints = path.join("checkpoints");
-        let found = ["best", "latest"].map(|name| checkpoints.join(name));
-        match found.into_iter().find(|path| path.join("config.json").exists()) {
+        match checkpoint_at(&self.checkpoint) {
             Some(found) => Ok(found),
             None => bail!(
                 "{}: neither a checkpoint (no config.json) nor a run with one (no checkpoints/best or \
                  checkpoints/latest)",
-                path.display()
+                self.checkpoint.display()
             ),
         }
     }

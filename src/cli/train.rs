@@ -7,10 +7,13 @@ use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
+use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
+use crate::files::can_create_in;
 use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
+use crate::recipe::Init;
 use crate::run::{Environment, NewRun, Overwrite};
 use crate::train::{Plan, Trainer, callbacks};
 
@@ -30,12 +33,11 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
-        let recipe = self.recipe.read()?;
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
         console.log_later();
-        let mut new = NewRun::claim(&recipe.run.directory, overwrite)?;
+        let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
+        let mut new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
         let run = new.directory().clone();
-        let plan = Plan::new(recipe)?;
         new.refuse_inputs(inputs(&plan))?;
         console.message(&summary(&plan));
         for warning in plan.warnings() {
@@ -89,6 +91,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          corpus    {path}: {documents}; {train} training, {generated} generated, \
          {validation} validation, {test} test queries\n\
          base      {base} ({init})\n\
+         docids    {docids}\n\
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({epochs})\n\
@@ -105,18 +108,13 @@ pub(super) fn summary(plan: &Plan) -> String {
         validation = corpus.validation.len(),
         test = corpus.test.len(),
         base = plan.recipe.model.base,
-        init = plan.recipe.model.init,
+        init = init(plan),
+        docids = docids(plan),
         mixture = plan.mixture,
-        stages = plan.stages,
+        stages = stages(plan),
         steps = plan.total_steps(),
         epochs = plan.epochs,
-        prefix = outlook(
-            plan.frozen_prefix(),
-            &plan.recipe.cache.settings(),
-            &plan.reading(),
-            plan.config().d_model,
-            memory.let_go as u64,
-        ),
+        prefix = prefix(plan, memory.let_go as u64),
         probes = probes.map_or("none".to_owned(), |section| {
             let base = plan.probe_base().map(|base| format!("; base model {}", base.name));
             format!("{section}{}", base.unwrap_or_default())
@@ -131,6 +129,52 @@ fn documents(corpus: &Corpus) -> String {
     match corpus.documents.iter().map(|document| document.texts.len()).sum::<usize>() {
         texts if texts == documents => format!("{documents} documents"),
         texts => format!("{documents} documents with {texts} texts"),
+    }
+}
+
+/// What is frozen and stored, and whether it can be.
+fn prefix(plan: &Plan, let_go: u64) -> String {
+    let settings = plan.recipe.cache.settings();
+    let frozen = plan.frozen_prefix();
+    let stored = outlook(frozen, &settings, &plan.reading(), plan.config().d_model, let_go);
+    match can_create_in(&settings.directory) {
+        Err(error) if frozen.is_some() && settings.enabled => format!(
+            "{stored}; warning: no file can be written in {} ({error}), so it is held in memory, or computed in every \
+             step",
+            settings.directory.display()
+        ),
+        _ => stored,
+    }
+}
+
+/// Where the weights start.
+fn init(plan: &Plan) -> String {
+    match plan.recipe.model.init {
+        Init::Pretrained => "pretrained".to_owned(),
+        Init::Scratch if plan.base_has_weights() => {
+            "scratch: new weights, those of the base are not used".to_owned()
+        }
+        Init::Scratch => "scratch".to_owned(),
+    }
+}
+
+/// Where the docid rows start.
+fn docids(plan: &Plan) -> String {
+    let (sources, rows) = (plan.docid_sources(), plan.recipe.docids.rows);
+    match sources.new {
+        0 => sources.to_string(),
+        _ => format!("{sources} (new ones: docids.rows = \"{rows}\")"),
+    }
+}
+
+fn stages(plan: &Plan) -> String {
+    match &plan.stages {
+        Some(stages) => stages.to_string(),
+        None => format!(
+            "none: three stages need {} decoder layers, this one has {}",
+            Stages::LEAST_DEPTH,
+            plan.config().num_decoder_layers
+        ),
     }
 }
 

@@ -77,6 +77,11 @@ pub enum SelectorError {
     },
     #[error("selector `{selector}`: stages are the decoder's, the encoder has none")]
     EncoderStage { selector: String },
+    #[error(
+        "selector `{selector}` needs the decoder's three stages, and a decoder of {depth} layer(s) has none; name \
+         the layers instead, such as `decoder.cross_attention[{}]`", .depth.saturating_sub(1)
+    )]
+    NoStages { selector: String, depth: usize },
     #[error("selector `{selector}` matches nothing: {reason}")]
     MatchesNothing { selector: String, reason: String },
     #[error("selector `{selector}` takes away nothing: begin with what to train, such as `full`")]
@@ -195,33 +200,37 @@ impl fmt::Display for Selector {
 }
 
 impl LayerSet {
-    fn range<'a>(&'a self, stages: &'a Stages) -> &'a Range<usize> {
+    /// The layers; none for a stage of a decoder without stages.
+    fn range<'a>(&'a self, stages: Option<&'a Stages>) -> Option<&'a Range<usize>> {
         match self {
-            LayerSet::Stage(stage) => stages.layers(*stage),
-            LayerSet::Range(range) => range,
+            LayerSet::Stage(stage) => stages.map(|stages| stages.layers(*stage)),
+            LayerSet::Range(range) => Some(range),
         }
     }
 }
 
 impl Selector {
-    /// Whether the selector names the parameter at `place`, be it to train it or to take it away.
-    pub fn matches(&self, place: ParameterPlace, stages: &Stages) -> bool {
+    /// Whether the selector names the parameter at `place`, be it to train it or to take it away. Without `stages`,
+    /// what [needs](Selector::needs_stages) them names nothing.
+    pub fn matches(&self, place: ParameterPlace, stages: Option<&Stages>) -> bool {
         match &self.target {
             Target::Full => true,
             Target::Whole(stack) => place.stack == *stack,
             Target::Single(stack, part) => place.stack == *stack && place.part == *part,
-            Target::Restricted => match place.part {
+            Target::Restricted => stages.is_some_and(|stages| match place.part {
                 Part::CrossAttention(layer) => {
                     stages.second.contains(&layer) || stages.third.contains(&layer)
                 }
                 Part::Mlp(layer) => place.stack == Stack::Decoder && stages.third.contains(&layer),
                 _ => false,
-            },
+            }),
             Target::Layered { stack, component: wanted, layers } => {
                 let Some((component, layer)) = place.component() else {
                     return false;
                 };
-                let within = |set: &LayerSet| set.range(stages).contains(&layer);
+                let within = |set: &LayerSet| {
+                    set.range(stages).is_some_and(|layers| layers.contains(&layer))
+                };
                 place.stack == *stack
                     && wanted.is_none_or(|wanted| wanted == component)
                     && layers.as_ref().is_none_or(|layers| layers.iter().any(within))
@@ -229,9 +238,20 @@ impl Selector {
         }
     }
 
+    /// Whether it can be resolved only where the decoder has three stages.
+    pub fn needs_stages(&self) -> bool {
+        match &self.target {
+            Target::Restricted => true,
+            Target::Layered { layers: Some(layers), .. } => {
+                layers.iter().any(|layers| matches!(layers, LayerSet::Stage(_)))
+            }
+            _ => false,
+        }
+    }
+
     /// The layers of the selector that the stack does not have. They tell of a recipe made for another
     /// model, even when other layers match.
-    fn beyond(&self, stages: &Stages, places: &Places) -> Option<SelectorError> {
+    fn beyond(&self, stages: Option<&Stages>, places: &Places) -> Option<SelectorError> {
         let Target::Layered { stack, .. } = &self.target else {
             return None;
         };
@@ -244,11 +264,11 @@ impl Selector {
     }
 
     /// The first layers that the selector names beyond `depth`, as people count them.
-    pub fn layers_beyond(&self, stages: &Stages, depth: usize) -> Option<String> {
+    pub fn layers_beyond(&self, stages: Option<&Stages>, depth: usize) -> Option<String> {
         let Target::Layered { layers: Some(layers), .. } = &self.target else {
             return None;
         };
-        let mut ranges = layers.iter().map(|set| set.range(stages));
+        let mut ranges = layers.iter().filter_map(|set| set.range(stages));
         ranges.find(|range| range.end > depth).map(layers_text)
     }
 
@@ -275,13 +295,15 @@ fn depth(places: &Places, stack: Stack) -> usize {
 }
 
 /// The parameters of the model with these `names` that `selectors` name together, read from the
-/// first to the last: each adds what it matches or takes it away again.
+/// first to the last: each adds what it matches or takes it away again. A decoder of one or two layers
+/// has no `stages`.
 ///
-/// Errors: a selector that is not understood, matches nothing or takes nothing away; stages that do
-/// not fit the decoder; a parameter of unknown form; nothing selected at all.
+/// Errors: a selector that is not understood, matches nothing, takes nothing away, or names a stage
+/// where there is none; stages that do not fit the decoder; a parameter of unknown form; nothing
+/// selected at all.
 pub fn trainable_set<'a>(
     selectors: &[String],
-    stages: &Stages,
+    stages: Option<&Stages>,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Result<BTreeSet<String>, SelectorError> {
     let places = names
@@ -291,11 +313,17 @@ pub fn trainable_set<'a>(
             None => Err(SelectorError::UnknownParameter { name: name.to_owned() }),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    stages.check_depth(depth(&places, Stack::Decoder))?;
+    let depth = depth(&places, Stack::Decoder);
+    if let Some(stages) = stages {
+        stages.check_depth(depth)?;
+    }
 
     let mut selected = BTreeSet::new();
     for text in selectors {
         let selector: Selector = text.parse()?;
+        if stages.is_none() && selector.needs_stages() {
+            return Err(SelectorError::NoStages { selector: selector.text, depth });
+        }
         if let Some(error) = selector.beyond(stages, &places) {
             return Err(error);
         }

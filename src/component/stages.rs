@@ -91,9 +91,12 @@ impl StagesError {
 }
 
 impl Stages {
+    /// The fewest decoder layers that have stages.
+    pub const LEAST_DEPTH: usize = Stage::ALL.len();
+
     /// The paper's 7, 11 and 6 of 24 layers scaled to `depth` decoder layers, each at least one.
     pub fn scaled(depth: usize) -> Result<Self, StagesError> {
-        if depth < Stage::ALL.len() {
+        if depth < Self::LEAST_DEPTH {
             return Err(StagesError::TooShallow { depth });
         }
         let boundary = |end: usize| (depth * end + PAPER_DEPTH / 2) / PAPER_DEPTH;
@@ -144,7 +147,7 @@ impl Stages {
     /// That the stages cover a decoder of `depth` layers exactly.
     pub fn check_depth(&self, depth: usize) -> Result<(), StagesError> {
         let end = self.depth();
-        if depth < Stage::ALL.len() {
+        if depth < Self::LEAST_DEPTH {
             Err(StagesError::TooShallow { depth })
         } else if end != depth {
             Err(StagesError::Depth { end, depth })

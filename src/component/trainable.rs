@@ -52,11 +52,11 @@ pub struct Count {
 }
 
 impl TrainableTable {
-    /// Counts `parameters`, given by dotted name and size.
+    /// Counts `parameters`, given by dotted name and size; the decoder's by stage, where it has stages.
     pub fn new(
         parameters: &[(String, usize)],
         trained: &BTreeSet<String>,
-        stages: &Stages,
+        stages: Option<&Stages>,
     ) -> Self {
         let mut parts: BTreeMap<(u8, String), Count> = BTreeMap::new();
         let mut total = Count::default();
@@ -73,7 +73,7 @@ impl TrainableTable {
 }
 
 /// The part that a parameter is counted under, with its place in the order of rows.
-fn part_of(name: &str, stages: &Stages) -> (u8, String) {
+fn part_of(name: &str, stages: Option<&Stages>) -> (u8, String) {
     let Some(place) = ParameterPlace::of(name) else {
         return (u8::MAX, name.to_owned());
     };
@@ -88,12 +88,15 @@ fn part_of(name: &str, stages: &Stages) -> (u8, String) {
         (stack, _) => match place.component() {
             Some((component, layer)) if stack == Stack::Decoder => {
                 let within = Component::ALL.iter().position(|&other| other == component);
+                let within = within.unwrap_or(0) as u8;
+                let component = component.name().replace('_', "-");
+                let Some(stages) = stages else {
+                    return (10 + within, format!("decoder {component}"));
+                };
                 let mut all = Stage::ALL.into_iter().enumerate();
                 let stage = all.find(|(_, stage)| stages.layers(*stage).contains(&layer));
                 let (order, stage) = stage.unwrap_or((0, Stage::First));
-                let order = 10 + 10 * order as u8 + within.unwrap_or(0) as u8;
-                let component = component.name().replace('_', "-");
-                (order, format!("decoder Stage {stage} {component}"))
+                (10 + 10 * order as u8 + within, format!("decoder Stage {stage} {component}"))
             }
             Some((component, _)) => {
                 let order = if component == Component::Mlp { 4 } else { 3 };

@@ -106,6 +106,9 @@ pub struct LoadedTokenizer {
     pub tokenizer: TextTokenizer,
     /// The docids, if there were any.
     pub docids: Option<ImportedDocids>,
+    /// Embedding rows, in the weights beside, of the tokenizer's last tokens: those that had ids behind the docids,
+    /// or behind a gap, and follow the others now. The rows of all other tokens are their ids.
+    pub moved_words: Vec<u32>,
 }
 
 /// The tokenizer of texts; it knows no docids.
@@ -127,12 +130,22 @@ impl TextTokenizer {
     /// Added tokens of the form `@DOC_ID_<id>@` are taken out before the tokenizer is built and returned
     /// beside it: 100,000 added tokens would take minutes to load otherwise.
     pub fn load(directory: &Path) -> Result<LoadedTokenizer, TokenizerError> {
+        let read = |name: &str| read_if_there(&directory.join(name));
+        let tokenizer = read(TOKENIZER)?
+            .ok_or_else(|| TokenizerError::Missing { file: directory.join(TOKENIZER) })?;
+        Self::from_texts(directory, &tokenizer, read(CONFIG)?.as_deref(), read(SPECIAL_TOKENS)?)
+    }
+
+    /// As [`TextTokenizer::load`], from the texts of these files; `directory` stands for where they are in errors.
+    pub fn from_texts(
+        directory: &Path,
+        tokenizer: &str,
+        config: Option<&str>,
+        special_tokens: Option<String>,
+    ) -> Result<LoadedTokenizer, TokenizerError> {
         let path = directory.join(TOKENIZER);
-        let text =
-            read_if_there(&path)?.ok_or_else(|| TokenizerError::Missing { file: path.clone() })?;
         let malformed = |found: String| TokenizerError::Malformed { file: path.clone(), found };
-        let mut file = TokenizerFile::parse(&text).map_err(malformed)?;
-        drop(text);
+        let mut file = TokenizerFile::parse(tokenizer).map_err(malformed)?;
         let docids = take_docids(&mut file)
             .map_err(|source| TokenizerError::Docids { file: path.clone(), source })?;
         let mut without_docids = Vec::new();
@@ -140,27 +153,18 @@ impl TextTokenizer {
             .map_err(|error| malformed(error.to_string()))?;
         let mut tokenizer =
             Tokenizer::from_bytes(&without_docids).map_err(|error| malformed(error.to_string()))?;
-        // The library numbers added tokens itself. Behind docids that were taken out it numbers them wrongly.
-        if let Some(moved) =
-            file.added.iter().find(|token| tokenizer.token_to_id(&token.content) != Some(token.id))
-        {
-            return Err(malformed(format!(
-                "added token `{}` has id {}, which it cannot keep without the docids; right would be all docids \
-                 behind all other tokens",
-                moved.content, moved.id
-            )));
-        }
         // Cutting and padding are ours; a tokenizer saved after use may carry its own.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
+        let highest = tokenizer.get_vocab(true).into_values().max();
+        let words = highest.map_or(0, |id| id as usize + 1);
+        let moved_words =
+            renumber(&mut file.added, docids.as_ref(), &tokenizer, words).map_err(malformed)?;
 
-        let config_path = directory.join(CONFIG);
-        let config: Option<Value> = read_if_there(&config_path)?
-            .map(|text| serde_json::from_str(&text))
-            .transpose()
-            .map_err(|error| TokenizerError::Malformed {
-                file: config_path,
-                found: error.to_string(),
+        let config: Option<Value> =
+            config.map(serde_json::from_str).transpose().map_err(|error| {
+                let (file, found) = (directory.join(CONFIG), error.to_string());
+                TokenizerError::Malformed { file, found }
             })?;
         let id_of = |field, usual| {
             let token = special_token(config.as_ref(), field).unwrap_or(usual);
@@ -171,17 +175,8 @@ impl TextTokenizer {
             })
         };
         let (end_id, pad_id) = (id_of("eos_token", "</s>")?, id_of("pad_token", "<pad>")?);
-        let highest = tokenizer.get_vocab(true).into_values().max();
-        let tokenizer = Self {
-            words: highest.map_or(0, |id| id as usize + 1),
-            tokenizer,
-            file,
-            config,
-            special_tokens: read_if_there(&directory.join(SPECIAL_TOKENS))?,
-            end_id,
-            pad_id,
-        };
-        Ok(LoadedTokenizer { tokenizer, docids })
+        let tokenizer = Self { words, tokenizer, file, config, special_tokens, end_id, pad_id };
+        Ok(LoadedTokenizer { tokenizer, docids, moved_words })
     }
 
     /// Number of tokens without docids: the highest id + 1. A docid's token id in an export is this + its row.
@@ -296,6 +291,61 @@ fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, Docid
         vocabulary: DocidVocabulary::new(names)?,
         rows: docids.iter().map(|token| token.id).collect(),
     }))
+}
+
+/// Gives added tokens the ids that `tokenizer`, which has no docids, gives them: it numbers them itself, one after
+/// another. The ids that they had, in the order of their new ones, where these differ.
+///
+/// `Err` is the token that cannot get another id, in words.
+fn renumber(
+    added: &mut [AddedToken],
+    docids: Option<&ImportedDocids>,
+    tokenizer: &Tokenizer,
+    words: usize,
+) -> Result<Vec<u32>, String> {
+    // In ascending order.
+    let rows = docids.map_or(&[][..], |docids| &docids.rows);
+    let taken = |token: &str, id: u32| {
+        format!(
+            "added token `{token}` has id {id}, which is another token's; right would be ids that all differ"
+        )
+    };
+    let mut moved = Vec::new();
+    for token in added {
+        if rows.binary_search(&token.id).is_ok() {
+            return Err(taken(&token.content, token.id));
+        }
+        match tokenizer.token_to_id(&token.content) {
+            None => return Err(format!("added token `{}` is lost", token.content)),
+            Some(id) if id == token.id => {}
+            Some(id) => {
+                moved.push((id, token.id, token.content.clone()));
+                token.id = id;
+            }
+        }
+    }
+    if moved.is_empty() {
+        return Ok(Vec::new());
+    }
+    moved.sort_unstable();
+    let first = words.saturating_sub(moved.len());
+    for (index, (id, stored, content)) in moved.iter().enumerate() {
+        let is_taken = (*stored as usize) < first
+            || moved[..index].iter().any(|(_, other, _)| other == stored);
+        if *id as usize != first + index || is_taken {
+            return Err(taken(content, *stored));
+        }
+    }
+    // What ends texts is put there by number.
+    let template = tokenizer.encode_fast("", true).map_err(|error| error.to_string())?;
+    let mut ends = template.get_ids().iter().zip(template.get_tokens());
+    if let Some((id, token)) = ends.find(|&(&id, token)| tokenizer.token_to_id(token) != Some(id)) {
+        return Err(format!(
+            "the post-processor adds `{token}` with id {id}, which is not its id without the docids; right would \
+             be a token before the docids"
+        ));
+    }
+    Ok(moved.into_iter().map(|(_, stored, _)| stored).collect())
 }
 
 /// The text of a special token, which a configuration writes as a string or as an object.

@@ -2,13 +2,18 @@
 //!
 //! Docids are taken out of and put into the array `added_tokens` as text, and all else stays byte for byte
 //! as it was: the tokenizers library adds tokens in time quadratic in their number, and reading the whole
-//! file into a tree and writing it again could change the last digit of a score.
+//! file into a tree and writing it again could change the last digit of a score. The one exception are a byte-pair
+//! encoding's merges: see [`TokenizerFile::parse`].
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
 const KEY: &str = "added_tokens";
+/// Where a byte-pair encoding has its merges.
+const MODEL: &str = "model";
+const MERGES: &str = "merges";
 
 /// One element of `added_tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +40,27 @@ pub(super) struct TokenizerFile {
 
 impl TokenizerFile {
     /// Splits `text`; `Err` is what is wrong with it.
+    ///
+    /// Merges that are pairs, `["a", "b"]`, become `"a b"`: the library reads both, but before its version 0.20
+    /// (transformers 4.45) the second form only. Pairs with a space inside stay, as they have no other form.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (start, end) = added_tokens(text).ok_or_else(|| {
+        let (start, end) = value_of(text, KEY).filter(|&(start, _)| text[start..].starts_with('[')).ok_or_else(|| {
             format!("has no array `{KEY}` at its top level; right would be the tokenizer.json of a fast tokenizer")
         })?;
         let added = serde_json::from_str(&text[start..end])
             .map_err(|error| format!("field `{KEY}`: {error}"))?;
-        Ok(Self { before: text[..start + 1].to_owned(), added, after: text[end - 1..].to_owned() })
+        let (before, after) = (&text[..start + 1], &text[end - 1..]);
+        // The model stands on one side of the added tokens.
+        let [before, after] = match value_of(text, MODEL) {
+            Some((model, _)) if model < start => {
+                [with_joined_merges(before, model), after.to_owned()]
+            }
+            Some((model, _)) if model >= end => {
+                [before.to_owned(), with_joined_merges(after, model - (end - 1))]
+            }
+            _ => [before.to_owned(), after.to_owned()],
+        };
+        Ok(Self { before, added, after })
     }
 
     /// Writes the file with `more` added tokens behind its own, one at a time.
@@ -61,10 +80,28 @@ impl TokenizerFile {
     }
 }
 
-/// Where the value of the top-level key `added_tokens` begins and ends, when it is an array.
+/// `text` with the merges of the model whose object begins at `model` as strings.
+fn with_joined_merges(text: &str, model: usize) -> String {
+    let joined = || {
+        let (start, end) = value_of(&text[model..], MERGES)?;
+        let (start, end) = (model + start, model + end);
+        let pairs: Vec<(Cow<str>, Cow<str>)> = serde_json::from_str(&text[start..end]).ok()?;
+        let whole = |part: &Cow<str>| !part.contains(' ');
+        if !pairs.iter().all(|(left, right)| whole(left) && whole(right)) {
+            return None;
+        }
+        let merges: Vec<String> =
+            pairs.iter().map(|(left, right)| format!("{left} {right}")).collect();
+        let merges = serde_json::to_string(&merges).ok()?;
+        Some([&text[..start], &merges, &text[end..]].concat())
+    };
+    joined().unwrap_or_else(|| text.to_owned())
+}
+
+/// Where the value of `key` begins and ends in the object that `text` begins with, when it is an array or an object.
 ///
 /// Only strings and brackets matter for that; whether the rest is JSON is for the real parsers to say.
-fn added_tokens(text: &str) -> Option<(usize, usize)> {
+fn value_of(text: &str, key: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut depth = 0_usize;
     let mut start = None;
@@ -73,11 +110,11 @@ fn added_tokens(text: &str) -> Option<(usize, usize)> {
         match bytes[at] {
             b'"' => {
                 let end = string_end(bytes, at)?;
-                if depth == 1 && start.is_none() && text.get(at + 1..end - 1) == Some(KEY) {
+                if depth == 1 && start.is_none() && text.get(at + 1..end - 1) == Some(key) {
                     let value = skip_white(bytes, end);
                     if bytes.get(value) == Some(&b':') {
                         let value = skip_white(bytes, value + 1);
-                        if bytes.get(value) != Some(&b'[') {
+                        if !matches!(bytes.get(value), Some(b'[' | b'{')) {
                             return None;
                         }
                         start = Some(value);
@@ -91,8 +128,11 @@ fn added_tokens(text: &str) -> Option<(usize, usize)> {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
                 depth = depth.checked_sub(1)?;
-                if let (Some(start), 1) = (start, depth) {
-                    return Some((start, at + 1));
+                match (start, depth) {
+                    (Some(start), 1) => return Some((start, at + 1)),
+                    // The object's end.
+                    (_, 0) => return None,
+                    _ => {}
                 }
             }
             _ => {}
@@ -135,6 +175,30 @@ mod tests {
         assert!(file.before.ends_with(r#""added_tokens" : ["#));
         assert_eq!(file.after, r#"], "c": [2]}"#);
         assert!(file.added.is_empty());
+    }
+
+    #[test]
+    fn merges_are_written_in_the_form_that_old_and_new_versions_read() {
+        let added = r#""added_tokens": []"#;
+        let model = |merges: &str| {
+            format!(r#""model": {{"x": {{"merges": [["a", "b"]]}}, "merges": {merges}, "v": 1}}"#)
+        };
+        let pairs = r#"[["a", "\"b"], ["\u00e9", "c"]]"#;
+        let joined = r#"["a \"b","é c"]"#;
+        let unchanged = [r#"["a b"]"#, r#"[["a", "b c"]]"#, "[]", "3"];
+        let cases = [(pairs, joined)].into_iter().chain(unchanged.map(|same| (same, same)));
+        for (found, written) in cases {
+            for behind in [true, false] {
+                let text = |merges: &str| match behind {
+                    true => format!("{{{added}, {}, \"z\": [1]}}", model(merges)),
+                    false => format!("{{{}, {added}, \"z\": [1]}}", model(merges)),
+                };
+                let mut out = Vec::new();
+                let file = TokenizerFile::parse(&text(found)).expect("a file");
+                file.write(&mut out, std::iter::empty()).expect("written");
+                assert_eq!(String::from_utf8(out).expect("UTF-8"), text(written));
+            }
+        }
     }
 
     #[test]

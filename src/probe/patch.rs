@@ -41,7 +41,7 @@ impl PatchedPart {
             return refuse("it takes away".to_owned());
         }
         let depth = config.num_decoder_layers;
-        if let Some(beyond) = selector.layers_beyond(stages, depth) {
+        if let Some(beyond) = selector.layers_beyond(Some(stages), depth) {
             return refuse(format!("layers {beyond} go beyond the decoder's {depth} layers"));
         }
         let of = |component, layer| match component {
@@ -53,7 +53,7 @@ impl PatchedPart {
             .flat_map(|layer| Component::ALL.map(|component| (layer, component)))
             .filter(|&(layer, component)| {
                 let place = ParameterPlace { stack: Side::Decoder, part: of(component, layer) };
-                selector.matches(place, stages)
+                selector.matches(place, Some(stages))
             })
             .collect();
         if places.is_empty() {

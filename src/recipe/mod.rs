@@ -16,6 +16,7 @@ mod source;
 mod training;
 mod watching;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
@@ -69,15 +70,19 @@ impl Recipe {
         let name = file.display().to_string();
         match std::fs::read_to_string(file) {
             Ok(text) => Self::from_text(&name, &text, overrides),
-            Err(error) => Err(RecipeErrors {
-                file: name,
-                problems: vec![Problem {
-                    place: None,
-                    key: String::new(),
-                    found: None,
-                    message: format!("cannot be read: {error}"),
-                }],
-            }),
+            Err(error) => {
+                // `recipes/quickstart.toml` where there is no clone.
+                let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+                let hint = match nearest(&stem, SHIPPED.iter().map(|recipe| recipe.name)) {
+                    Some(known) if error.kind() == ErrorKind::NotFound => {
+                        format!("; a recipe that comes with genir is called `{known}`")
+                    }
+                    _ => String::new(),
+                };
+                let message = format!("cannot be read: {error}{hint}");
+                let problem = Problem { place: None, key: String::new(), found: None, message };
+                Err(RecipeErrors { file: name, problems: vec![problem] })
+            }
         }
     }
 
@@ -154,15 +159,11 @@ impl Recipe {
             let message = "generated queries are retrieval examples, but task.tasks is without it";
             file.conflict("corpus.generated_queries", &["task.tasks"], message.to_owned());
         }
-        if let Some(depth) = self.model.config.num_decoder_layers {
-            let fits = match &self.stages {
-                Some(stages) => stages.check_depth(depth),
-                None => Stages::scaled(depth).map(|_| ()),
-            };
-            if let Err(error) = fits {
-                let key = "model.config.num_decoder_layers";
-                file.conflict(key, &["model.config", "stages"], error.to_string());
-            }
+        if let (Some(depth), Some(stages)) = (self.model.config.num_decoder_layers, &self.stages)
+            && let Err(error) = stages.check_depth(depth)
+        {
+            let key = "model.config.num_decoder_layers";
+            file.conflict(key, &["model.config", "stages"], error.to_string());
         }
     }
 

@@ -54,7 +54,7 @@ choice! {
 /// `[model]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelSection {
-    /// A directory, or a Hugging Face hub id.
+    /// A directory (of a run too), a Hugging Face hub id, or `bundled:atlas-base`.
     pub base: String,
     /// Branch, tag or commit on the hub, `main` when not given.
     pub revision: Option<String>,
@@ -108,8 +108,9 @@ impl ModelSection {
             }),
         };
         if model.init == Init::Pretrained && model.config != ConfigSection::default() {
-            let message = "pretrained weights have the base's sizes: give init = \"scratch\", \
-                           or no sizes";
+            let message = "pretrained weights have the sizes of their base: remove [model.config] \
+                           (`~model.config` on the command line), or set init = \"scratch\" to \
+                           start from new weights of these sizes";
             section.conflict("config", &["init"], message.to_owned());
         }
         model

@@ -1,4 +1,4 @@
-//! The recipes of `recipes/`, inside the library: a binary alone can list, show and copy them.
+//! The recipes of `recipes/`, inside the library: a binary alone can list, show, copy and run them.
 
 /// A recipe that comes with genir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,22 @@ pub const SHIPPED: &[ShippedRecipe] = shipped![
 ];
 
 impl ShippedRecipe {
+    /// The recipe of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SHIPPED.iter().find(|recipe| recipe.name == name)
+    }
+
+    /// The text of a copy in the file `to`, with the run directory `run` of its own.
+    pub fn copy(&self, to: &str, run: &str) -> String {
+        let name = self.name;
+        let directory = |run: &str| format!("directory = {}", toml::Value::from(run));
+        self.text.replacen(&directory(&format!("runs/{name}")), &directory(run), 1).replacen(
+            &format!("genir train {name}"),
+            &format!("genir train {to}"),
+            1,
+        )
+    }
+
     /// What the recipe is: its first comment lines, up to one that ends a sentence, as one line.
     pub fn summary(&self) -> String {
         let mut summary = String::new();

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 
 use super::measure::JudgedRanks;
 use super::metrics::{MetricSums, Metrics};
+use super::names;
 use super::ranking::{Question, RankOptions, Ranking, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
@@ -26,6 +27,17 @@ pub struct QuerySet {
     grades: Vec<Vec<u32>>,
     /// Whether a relevant document of the question had a training query; none where that is no question.
     seen: Option<Vec<bool>>,
+}
+
+/// Queries of a set that have metrics of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// Those with a relevant document that had a training query.
+    Seen,
+    /// The others.
+    Unseen,
 }
 
 /// What an evaluation found. None where there was no query.
@@ -154,6 +166,21 @@ impl QuerySet {
         })
     }
 
+    /// The rankings that an evaluation of the set has metrics of, each by its name: a part without a query has none.
+    pub fn rankings(&self) -> Vec<(String, Part)> {
+        // A query without a relevant document cannot be judged.
+        let is_judged = |index: &usize| !self.questions[*index].relevant.is_empty();
+        let judged = || (0..self.questions.len()).filter(is_judged);
+        let is_seen = |index: usize| self.seen.as_ref().map(|seen| seen[index]);
+        let parts = [
+            (Part::Seen, judged().any(|index| is_seen(index) == Some(true))),
+            (Part::Unseen, judged().any(|index| is_seen(index) == Some(false))),
+            (Part::All, judged().next().is_some()),
+        ];
+        let there = parts.into_iter().filter(|(_, is_there)| *is_there);
+        there.map(|(part, _)| (names::of_part(&self.name, part), part)).collect()
+    }
+
     /// The same questions as one whole, not told apart by whether their documents had training queries.
     pub fn undivided(self) -> Self {
         Self { seen: None, ..self }
@@ -218,6 +245,17 @@ impl QuerySet {
         };
         let questions = self.questions.iter().zip(&self.ids);
         evaluated.judged.iter().zip(questions).filter_map(pair).collect()
+    }
+}
+
+impl Evaluated {
+    /// The metrics of one part of the queries.
+    pub fn part(&self, part: Part) -> Option<&Metrics> {
+        match part {
+            Part::All => self.all.as_ref(),
+            Part::Seen => self.seen.as_ref(),
+            Part::Unseen => self.unseen.as_ref(),
+        }
     }
 }
 

@@ -5,12 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Environment, NewRun, start};
-use crate::files::FileError;
+use crate::files::{FileError, can_create_in};
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
@@ -139,6 +139,16 @@ impl RunDirectory {
         new.begin(recipe, environment)?;
         new.keep()?;
         Ok(new.directory().clone())
+    }
+
+    /// That a run can be started in `path`, which need not be there yet; nothing is written.
+    ///
+    /// # Errors
+    /// What would stop [`RunDirectory::create`], as far as it can be known: a run that is there and may not be
+    /// replaced, files that are no run's, a file in the way, a directory that cannot be written to.
+    pub fn can_start(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+        can_create_in(path).map_err(FileError::new("create", path))?;
+        NewRun::check(path, overwrite)
     }
 
     /// Opens the directory of an existing run.

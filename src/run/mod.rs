@@ -6,6 +6,7 @@ mod lock;
 mod start;
 mod summary;
 
+pub(crate) use directory::CHECKPOINTS;
 pub use directory::{Overwrite, RunDirectory, RunError};
 pub use environment::{Environment, GitRevision};
 pub(crate) use environment::{peak_memory, resident_memory};

@@ -192,6 +192,19 @@ impl T5Config {
         Self { vocab_size: words, ..self.clone() }
     }
 
+    /// That the decoder starts with a word that there is; `directory` is where the configuration comes from.
+    pub fn check_start(&self, directory: &Path) -> Result<(), ConfigError> {
+        if (self.decoder_start_token_id as usize) < self.vocab_size {
+            return Ok(());
+        }
+        Err(ConfigError::Key {
+            file: directory.join("config.json"),
+            key: "decoder_start_token_id",
+            found: self.decoder_start_token_id.to_string(),
+            expected: "the id of one of the tokenizer's tokens",
+        })
+    }
+
     /// Width of all heads together.
     pub fn inner(&self) -> usize {
         self.num_heads * self.d_kv

@@ -1,14 +1,19 @@
 //! The base model that a recipe names: what a run starts from, and what probes compare it with.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use thiserror::Error;
 
-use crate::checkpoint::{BaseError, HubSettings, Wanted, locate};
+use super::plan::PlanError;
+use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, consecutive, locate};
 use crate::device::ComputeDevice;
-use crate::docid::{ImportedDocids, TextTokenizer, TokenizerError};
+use crate::docid::{
+    DocidVocabulary, ImportedDocids, LoadedTokenizer, TextTokenizer, TokenizerError,
+};
 use crate::recipe::{Init, ModelSection, Recipe};
-use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
+use crate::t5::weights::{self, INDEX, Origin, SINGLE, StoredTensors, WeightsError};
 use crate::t5::{ConfigError, T5, T5Config};
 
 /// Why a base model cannot be used.
@@ -38,6 +43,8 @@ pub struct Base {
     pub tied: bool,
     /// Docids that it has already.
     pub imported: Option<ImportedDocids>,
+    /// Embedding rows of its last words: see [`LoadedTokenizer::moved_words`].
+    moved_words: Vec<u32>,
     init: Init,
 }
 
@@ -47,7 +54,7 @@ impl Base {
         Self::find(&model.base, model.revision.as_deref(), model.init, &model.config.sizes())
     }
 
-    /// Finds a model with its weights: a directory, or a model of the hub.
+    /// Finds a model with its weights: a directory (of a run too), or a model of the hub.
     pub fn pretrained(base: &str) -> Result<Self, OpenBaseError> {
         Ok(Self::find(base, None, Init::Pretrained, &[])?.1)
     }
@@ -59,18 +66,76 @@ impl Base {
         sizes: &[(&'static str, usize)],
     ) -> Result<(TextTokenizer, Self), OpenBaseError> {
         let pretrained = init == Init::Pretrained;
-        let wanted = if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
-        let directory = locate(base, revision, wanted, &HubSettings::from_env())?;
-        let config = T5Config::read(&directory)?.resized(sizes);
-        let loaded = TextTokenizer::load(&directory)?;
-        let tied = match pretrained {
-            true => weights::is_tied(&StoredTensors::open(&directory)?)?,
-            false => config.tie_word_embeddings,
+        let bundled = BundledBase::find(base)?;
+        let (directory, config, loaded) = match (bundled, revision) {
+            (Some(_), Some(revision)) => {
+                let (base, revision) = (base.to_owned(), revision.to_owned());
+                return Err(BaseError::RevisionOfBundled { base, revision }.into());
+            }
+            (Some(_), None) if pretrained => {
+                return Err(BaseError::BundledWeights { base: base.to_owned() }.into());
+            }
+            (Some(bundled), None) => {
+                (PathBuf::from(bundled.name), bundled.config()?, bundled.tokenizer()?)
+            }
+            (None, _) => {
+                let wanted =
+                    if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
+                let directory = locate(base, revision, wanted, &HubSettings::from_env())?;
+                let config = T5Config::read(&directory)?;
+                let loaded = TextTokenizer::load(&directory)?;
+                (directory, config, loaded)
+            }
         };
         // As the paper's code resizes the embedding to the tokenizer: rows that no token has are dropped.
-        let config = config.with_words(loaded.tokenizer.words());
-        let imported = loaded.docids;
-        Ok((loaded.tokenizer, Self { directory, config, tied, imported, init }))
+        let config = config.resized(sizes).with_words(loaded.tokenizer.words());
+        config.check_start(&directory)?;
+        let LoadedTokenizer { tokenizer, docids: imported, moved_words } = loaded;
+        let mut found = Self {
+            directory,
+            tied: config.tie_word_embeddings,
+            config,
+            imported,
+            moved_words,
+            init,
+        };
+        if pretrained {
+            found.tied = weights::is_tied(&found.tensors()?)?;
+        }
+        Ok((tokenizer, found))
+    }
+
+    /// Whether there are weights, used or not.
+    pub fn has_weights(&self) -> bool {
+        [SINGLE, INDEX].iter().any(|name| self.directory.join(name).exists())
+    }
+
+    /// The weights, unread.
+    fn tensors(&self) -> Result<StoredTensors, WeightsError> {
+        Ok(StoredTensors::open(&self.directory)?.with_moved_words(self.moved_words.clone()))
+    }
+
+    /// All that is wrong with the weights, as far as the headers of their files tell.
+    pub fn problems(&self) -> Vec<PlanError> {
+        if self.init == Init::Scratch {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        let mut rows = None;
+        if let Some(imported) = &self.imported {
+            match consecutive(imported, &self.directory) {
+                Ok(found) => rows = Some(found),
+                Err(problem) => problems.push(problem.into()),
+            }
+        }
+        match self.tensors() {
+            Ok(tensors) => {
+                let found = weights::problems(&tensors, &self.config, self.tied, rows);
+                problems.extend(found.into_iter().map(PlanError::from));
+            }
+            Err(problem) => problems.push(problem.into()),
+        }
+        problems
     }
 
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
@@ -83,8 +148,55 @@ impl Base {
         let config = self.config.clone();
         Ok(match self.init {
             Init::Scratch => Origin::seed(config, seed),
-            Init::Pretrained => Origin::files(config, StoredTensors::open(&self.directory)?),
+            Init::Pretrained => Origin::files(config, self.tensors()?),
         })
+    }
+
+    /// The docids that the base knows with their rows of `[docids, d_model]`, where a run starts from its weights.
+    pub fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
+        let Some(imported) = self.imported.as_ref().filter(|_| self.init == Init::Pretrained)
+        else {
+            return Ok(None);
+        };
+        let place = consecutive(imported, &self.directory)?;
+        let rows = weights::load_docids(&self.tensors()?, &self.config, place, &Device::flex())?;
+        let rows = rows.weight.val().into_data();
+        let rows: &[f32] = rows.as_slice().unwrap_or_default();
+        Ok(Some((&imported.vocabulary, rows.to_vec())))
+    }
+
+    /// Where the rows of `docids` will come from.
+    pub fn docid_rows(&self, docids: &DocidVocabulary) -> DocidSources {
+        let known = self.imported.as_ref().filter(|_| self.init == Init::Pretrained);
+        let known = known.map(|imported| &imported.vocabulary);
+        let is_known = |id: &&str| known.is_some_and(|known| known.row(id).is_some());
+        let kept = docids.ids().filter(is_known).count();
+        let of_base = known.map(DocidVocabulary::len);
+        DocidSources { kept, new: docids.len() - kept, of_base }
+    }
+}
+
+/// Where the docid rows of a new model come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocidSources {
+    /// Rows of docids that the base knows: they go on from its weights.
+    pub kept: usize,
+    /// All others, which start as `docids.rows` says.
+    pub new: usize,
+    /// Docids of the base; none where it has no docids, or its weights are not used.
+    pub of_base: Option<usize>,
+}
+
+/// `900 rows kept, 100 new, 0 of the base unused`.
+impl fmt::Display for DocidSources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kept, new, of_base } = *self;
+        match of_base {
+            Some(of_base) => {
+                write!(f, "{kept} rows kept, {new} new, {} of the base unused", of_base - kept)
+            }
+            None => write!(f, "{new} rows, all new"),
+        }
     }
 }
 

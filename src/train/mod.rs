@@ -5,6 +5,7 @@ mod adamw;
 mod base;
 mod callback;
 pub mod callbacks;
+mod checks;
 mod costs;
 mod fused_loss;
 mod loss;
@@ -12,6 +13,7 @@ mod memory;
 mod optimizer;
 mod plan;
 mod probe_base;
+mod query_sets;
 mod schedule;
 mod step;
 mod trainer;
@@ -23,7 +25,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use adamw::AdamW;
-pub use base::{Base, OpenBaseError, name_of_base};
+pub use base::{Base, DocidSources, OpenBaseError, name_of_base};
 pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
 pub use costs::{Costs, Phase};
 pub use loss::{Loss, cross_entropy, loss_of_head};
@@ -36,7 +38,6 @@ pub use step::{StepInput, StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
 
 use crate::checkpoint::CheckpointError;
-use crate::corpus::Split;
 use crate::docid::TokenizerError;
 use crate::files::FileError;
 use crate::probe::ProbeError;
@@ -81,12 +82,6 @@ pub enum TrainError {
         /// Ids of its documents and queries.
         examples: Vec<String>,
     },
-    /// A split to evaluate is empty.
-    #[error("evaluate.splits: the corpus has no {split} queries")]
-    NoQueries {
-        /// The split.
-        split: Split,
-    },
     /// An evaluation did not give the metric that decides.
     #[error(
         "{key}: the evaluation did not measure `{metric}` (no query of that kind); it measured {}",
@@ -103,6 +98,9 @@ pub enum TrainError {
     /// The model cannot be made.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// What is to be measured is not there.
+    #[error(transparent)]
+    Plans(#[from] PlanErrors),
     /// The examples cannot be sampled.
     #[error(transparent)]
     Task(#[from] TaskError),

@@ -7,19 +7,23 @@ use std::path::Path;
 use burn::tensor::Device;
 use thiserror::Error;
 
-use super::base::{Base, OpenBaseError};
+use super::base::{Base, DocidSources, OpenBaseError};
 use super::callback::Cadence;
+use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
 use super::memory::MemoryEstimate;
 use super::probe_base::ProbeBase;
-use crate::checkpoint::{CheckpointError, Encoding, consecutive};
+use super::query_sets::{QuerySource, metrics_of};
+use crate::checkpoint::{CheckpointError, Encoding};
 use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusError, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, DeviceError, Precision, device};
 use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
-use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
-use crate::recipe::{Init, ProbesSection, Recipe};
-use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
+use crate::probe::ProbeError;
+use crate::recipe::{ProbesSection, Recipe};
+use crate::retrieval::evaluation::QuerySet;
+use crate::run::{Overwrite, RunDirectory, RunError};
+use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture, TaskError};
 
@@ -49,8 +53,11 @@ pub struct Plan {
     pub mixture: Mixture,
     /// How epochs are divided into updates and batches.
     pub epochs: Epochs,
-    /// Stages of the decoder.
-    pub stages: Stages,
+    /// What is ranked at each evaluation, encoded once: samples of what was trained on, then the splits, each set with
+    /// its split.
+    pub query_sets: Vec<(QuerySet, Option<Split>)>,
+    /// Stages of the decoder; none where it has too few layers.
+    pub stages: Option<Stages>,
     /// Dotted names of the trained parameters.
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
@@ -117,6 +124,39 @@ pub enum PlanError {
         /// Its value in the model that is trained; of the word embedding's rows, the least.
         expected: usize,
     },
+    /// The run directory cannot be used.
+    #[error("run.directory: {0}")]
+    Run(#[from] RunError),
+    /// A split to evaluate is empty.
+    #[error("evaluate.splits: the corpus has no {split} queries; {}", in_place(others))]
+    NoQueries {
+        /// The split.
+        split: Split,
+        /// Those that are not empty.
+        others: Vec<Split>,
+    },
+    /// No evaluation of the run gives a metric that it goes by.
+    #[error(
+        "{key}: no evaluation of this run gives `{metric}`, because nothing that it ranks is of that kind; there are \
+         metrics of {}", rankings.join(", ")
+    )]
+    NoMetric {
+        /// The recipe's key.
+        key: &'static str,
+        /// The metric.
+        metric: String,
+        /// What there are metrics of.
+        rankings: Vec<String>,
+    },
+    /// There are no stages to describe a decoder by.
+    #[error(
+        "probes: they describe a decoder by its three stages, and one of {depth} layer(s) has none; leave the section \
+         out (`~probes` on the command line)"
+    )]
+    NoStages {
+        /// Layers of the decoder.
+        depth: usize,
+    },
     /// A split to probe is empty.
     #[error("probes.{key}: the corpus has no {split} queries")]
     NoProbeQueries {
@@ -142,10 +182,19 @@ impl fmt::Display for PlanErrors {
 impl std::error::Error for PlanErrors {}
 
 impl Plan {
-    /// Reads the corpus, the base's configuration and tokenizer, and makes the examples. Weights are read
-    /// by [`Plan::model`].
+    /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
+    /// examples. Weights are read by [`Plan::model`].
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
-        let mut problems = Vec::new();
+        Self::made(recipe, Vec::new())
+    }
+
+    /// As [`Plan::new`] for a run that is to be started: that it cannot be started in its directory is a problem too.
+    pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
+        let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
+        Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())
+    }
+
+    fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let loaded = match corpus::load(&recipe.corpus.options()) {
             Ok(loaded) => Some(loaded),
@@ -155,6 +204,9 @@ impl Plan {
             }
         };
         let base = note(&mut problems, Base::of(&recipe.model).map_err(PlanError::from));
+        if let Some((_, base)) = &base {
+            problems.extend(base.problems());
+        }
         let tasks = recipe.task.options();
         let examples = match (&loaded, &base) {
             (Some(loaded), Some((tokenizer, _))) => {
@@ -170,6 +222,21 @@ impl Plan {
             }
             _ => None,
         };
+        if let Some(loaded) = &loaded {
+            problems.extend(missing_splits(&recipe, &loaded.corpus));
+        }
+        let query_sets = match (&loaded, &base) {
+            (Some(loaded), Some((tokenizer, _))) => {
+                let corpus = &loaded.corpus;
+                let source =
+                    QuerySource { recipe: &recipe, corpus, left_out: &loaded.left_out, tokenizer };
+                let sets = note(&mut problems, source.evaluated().map_err(PlanError::from));
+                problems
+                    .extend(sets.iter().flat_map(|sets| missing_metrics(&recipe, corpus, sets)));
+                sets
+            }
+            _ => None,
+        };
         let docids = loaded.as_ref().and_then(|loaded| {
             let docids = DocidVocabulary::from_corpus(&loaded.corpus);
             note(&mut problems, docids.map_err(PlanError::from))
@@ -180,28 +247,36 @@ impl Plan {
         });
         let trained = match (&base, &stages) {
             (Some((_, base)), Some(stages)) => {
-                note(&mut problems, trained_of(&recipe, base, stages, documents))
+                note(&mut problems, trained_of(&recipe, base, stages.as_ref(), documents))
             }
             _ => None,
         };
         let mut probe_base = None;
         if let Some(section) = &recipe.probes {
             if let Some(loaded) = &loaded {
-                problems.extend(splits_to_probe(section, &loaded.corpus).err());
+                problems
+                    .extend(splits_to_probe(section, &loaded.corpus).err().into_iter().flatten());
             }
-            if let (Some((_, base)), Some(stages)) = (&base, &stages) {
-                problems.extend(unfit_patches(section, stages, &base.config));
+            match (&base, &stages) {
+                (Some((_, base)), Some(Some(stages))) => {
+                    problems.extend(unfit_patches(section, stages, &base.config));
+                }
+                (Some((_, base)), Some(None)) => {
+                    problems.push(PlanError::NoStages { depth: base.config.num_decoder_layers });
+                }
+                _ => {}
             }
             if let Some((_, base)) = &base {
                 probe_base = note(&mut problems, find_probe_base(&recipe, section, base)).flatten();
             }
         }
-        match (device, loaded, base, examples, docids, stages, trained) {
+        match (device, loaded, base, examples, query_sets, docids, stages, trained) {
             (
                 Some(ComputeDevice { device, precision }),
                 Some(loaded),
                 Some((tokenizer, base)),
                 Some((examples, mixture, epochs)),
+                Some(query_sets),
                 Some(docids),
                 Some(stages),
                 Some((trained, table)),
@@ -218,6 +293,7 @@ impl Plan {
                 examples,
                 mixture,
                 epochs,
+                query_sets,
                 stages,
                 trained,
                 table,
@@ -238,6 +314,16 @@ impl Plan {
         let section = &self.recipe.evaluate;
         let every = section.every.map(|span| span.steps(&self.epochs));
         Cadence { every, at_start: section.at_start, at_end: true }
+    }
+
+    /// Where the run computes, with the precision of its products.
+    pub fn compute_device(&self) -> ComputeDevice {
+        ComputeDevice { device: self.device.clone(), precision: self.precision }
+    }
+
+    /// The names of the metrics that each evaluation gives, such as `validation/unseen/hits@1`.
+    pub fn metrics(&self) -> Vec<String> {
+        metrics_of(&self.query_sets)
     }
 
     /// The training texts, as often as the whole run reads them.
@@ -265,26 +351,38 @@ impl Plan {
     /// A document that is a docid of the base already keeps its row; the others get rows as
     /// `docids.rows` says.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
-        let Base { directory, config, imported, .. } = &self.base;
         let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
-        if self.recipe.model.init == Init::Pretrained
-            && let Some(imported) = imported
-        {
-            let tensors = StoredTensors::open(directory)?;
-            let place = consecutive(imported, directory)?;
-            let known = weights::load_docids(&tensors, config, place, &Device::flex())?;
-            let known = known.weight.val().into_data();
-            let known: &[f32] = known.as_slice().unwrap_or_default();
-            let width = config.d_model;
+        let width = self.config().d_model;
+        if let Some((known, values)) = self.base.known_docids()? {
             for (row, id) in self.docids.ids().enumerate() {
-                if let Some(from) = imported.vocabulary.row(id) {
+                if let Some(from) = known.row(id) {
                     let from = from as usize * width;
-                    rows[row * width..][..width].copy_from_slice(&known[from..from + width]);
+                    rows[row * width..][..width].copy_from_slice(&values[from..from + width]);
                 }
             }
         }
-        Ok(GenirModel { docids: weights::docids_from(rows, config.d_model, device), t5 })
+        Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
+    }
+
+    /// Whether the base has weights, used or not.
+    pub fn base_has_weights(&self) -> bool {
+        self.base.has_weights()
+    }
+
+    /// Where the docid rows of [`Plan::model`] come from.
+    pub fn docid_sources(&self) -> DocidSources {
+        self.base.docid_rows(&self.docids)
+    }
+
+    /// The queries of a split, or `most` of them that the run's seed draws.
+    pub(super) fn queries_of(
+        &self,
+        split: Split,
+        most: Option<usize>,
+    ) -> Result<QuerySet, TokenizerError> {
+        let Self { recipe, corpus, left_out, tokenizer, .. } = self;
+        QuerySource { recipe, corpus, left_out, tokenizer }.of_split(split, most)
     }
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
@@ -357,6 +455,19 @@ impl Plan {
     }
 }
 
+/// What could be evaluated in place of a split without queries.
+fn in_place(others: &[Split]) -> String {
+    match others {
+        [] => "it has none of any split, so evaluate what is memorised: evaluate.splits=[] \
+               evaluate.memorisation=100"
+            .to_owned(),
+        others => {
+            let words: Vec<String> = others.iter().map(Split::to_string).collect();
+            format!("it has {} queries", words.join(" and "))
+        }
+    }
+}
+
 /// Keeps a result's value, or its error among the others.
 fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Option<T> {
     match result {
@@ -368,20 +479,22 @@ fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Optio
     }
 }
 
-fn stages_of(recipe: &Recipe, depth: usize) -> Result<Stages, PlanError> {
+/// The stages of a decoder of `depth` layers; none where it has too few and the recipe gives none.
+fn stages_of(recipe: &Recipe, depth: usize) -> Result<Option<Stages>, PlanError> {
     match &recipe.stages {
         Some(stages) => {
             stages.check_depth(depth)?;
-            Ok(stages.clone())
+            Ok(Some(stages.clone()))
         }
-        None => Ok(Stages::scaled(depth)?),
+        None if depth < Stages::LEAST_DEPTH => Ok(None),
+        None => Ok(Some(Stages::scaled(depth)?)),
     }
 }
 
 fn trained_of(
     recipe: &Recipe,
     base: &Base,
-    stages: &Stages,
+    stages: Option<&Stages>,
     documents: usize,
 ) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
     let parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
@@ -389,24 +502,6 @@ fn trained_of(
     let trained = trainable_set(&recipe.trainable.select, stages, names)?;
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
-}
-
-/// The split whose queries are probed, and the one that circuits are judged on.
-pub(super) fn splits_to_probe(
-    section: &ProbesSection,
-    corpus: &Corpus,
-) -> Result<(Split, Split), PlanError> {
-    let has = |key, split: Split| match corpus.split(split).is_empty() {
-        true => Err(PlanError::NoProbeQueries { key, split }),
-        false => Ok(split),
-    };
-    let split = has("split", section.split)?;
-    let test = match section.test_split {
-        Some(test) => has("test_split", test)?,
-        None if corpus.test.is_empty() => split,
-        None => Split::Test,
-    };
-    Ok((split, test))
 }
 
 /// The base model that the probes compare with, if one does, in the shape of the run's own.
@@ -428,23 +523,4 @@ fn find_probe_base(
             Err(PlanError::ProbeBaseShape { name, key, found: found_there, expected })
         }
     }
-}
-
-/// What is wrong with each patch that `[probes]` asks for.
-fn unfit_patches(section: &ProbesSection, stages: &Stages, config: &T5Config) -> Vec<PlanError> {
-    let options =
-        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
-    let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
-        Ok(_) => None,
-        Err(problem) => Some(PlanError::Probes { key, problem }),
-    };
-    let patches = section.patches.iter().filter_map(|patch| {
-        let options = ProbeOptions { patches: vec![patch.clone()], ..options.clone() };
-        unfit("patches", Probe::StagePatching, options)
-    });
-    let circuit = section.circuit_patches.iter().filter_map(|patch| {
-        let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
-        unfit("circuit_patches", Probe::Circuit, options)
-    });
-    patches.chain(circuit).collect()
 }

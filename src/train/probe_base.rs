@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-
 use super::base::{Base, OpenBaseError, name_of_base};
 use crate::checkpoint::MANIFEST;
+use crate::device::ComputeDevice;
 use crate::probe::{NO_BASE, Other};
 use crate::recipe::{Init, Recipe};
 use crate::run::RunDirectory;
@@ -126,7 +125,7 @@ impl ProbeBase {
     }
 
     /// The model with its weights.
-    pub fn open(&self, device: &Device) -> Result<Other, WeightsError> {
+    pub fn open(&self, device: &ComputeDevice) -> Result<Other, WeightsError> {
         Ok(Other {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,

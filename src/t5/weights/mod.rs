@@ -1,5 +1,6 @@
 //! Weights in and out: Hugging Face safetensors (one file or shards; f32, f16, bf16) and T5's own initialisation.
 
+mod check;
 mod fill;
 mod initial;
 mod names;
@@ -13,6 +14,7 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use thiserror::Error;
 
+pub use check::problems;
 pub use fill::{Parameter, parameters};
 pub(super) use fill::{fill_some, hollow, parameters_where};
 pub use origin::Origin;
@@ -61,13 +63,46 @@ pub enum WeightsError {
         /// The file.
         file: PathBuf,
     },
+    /// An index names files that are not there.
+    #[error("{index}: names files that are not beside it: {}", missing.join(", "))]
+    NoShards {
+        /// The index.
+        index: PathBuf,
+        /// The files.
+        missing: Vec<String>,
+    },
     /// A tensor that the model needs is not there.
-    #[error("{directory}: the tensor `{tensor}` is missing")]
+    #[error(
+        "{directory}: the tensor `{tensor}` is missing{}",
+        if expected.is_empty() { String::new() } else { format!(", expected {expected:?}") }
+    )]
     Missing {
         /// The checkpoint directory.
         directory: PathBuf,
         /// The tensor.
         tensor: String,
+        /// The dimensions that it would have; empty where they are not known.
+        expected: Vec<usize>,
+    },
+    /// A tensor of one of the stacks that the model has no place for: it would be lost.
+    #[error(
+        "{file}: the tensor `{tensor}` ({found:?}) is not expected: config.json describes a model without it"
+    )]
+    Unexpected {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dimensions.
+        found: Vec<usize>,
+    },
+    /// There are further problems of the same kind.
+    #[error("{directory}: the same goes for {count} more tensor{}", if *count == 1 { "" } else { "s" })]
+    More {
+        /// The checkpoint directory.
+        directory: PathBuf,
+        /// How many more.
+        count: usize,
     },
     /// A tensor does not fit the configuration.
     #[error("{file}: the tensor `{tensor}` is {found:?}, expected {expected:?} (see config.json)")]
@@ -151,7 +186,7 @@ fn parameter_of(
     match (place.name.as_str(), shape) {
         // Embeddings may have more rows than there are words: docids, or padding.
         (table @ ("shared.weight" | "lm_head.weight"), &[rows, width]) => {
-            tensors.rows(table, 0..rows, width)
+            tensors.words(table, rows, width)
         }
         (matrix, &[input, output]) if place.transposed => {
             Ok(transposed(&tensors.values(matrix, &[output, input])?, output, input))
@@ -227,7 +262,14 @@ impl GenirModel {
 
 /// Whether a checkpoint's head is its word embedding.
 pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
-    Ok(!tensors.contains("lm_head.weight") || tensors.same("shared.weight", "lm_head.weight")?)
+    if !tensors.has_head() {
+        return Ok(true);
+    }
+    match tensors.same("shared.weight", "lm_head.weight") {
+        // Whoever reads it will miss it.
+        Err(WeightsError::Missing { .. }) => Ok(false),
+        same => same,
+    }
 }
 
 /// The transpose of `values`, `[rows, columns]` row after row, in blocks that fit the cache.

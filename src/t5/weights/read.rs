@@ -1,6 +1,6 @@
 //! Reads the tensors of a Hugging Face checkpoint: one safetensors file, or shards with an index.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use memmap2::{Mmap, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 
-use super::WeightsError;
+use super::{DocidRows, WeightsError};
 use crate::files::is_lfs_pointer;
 
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -23,7 +23,16 @@ pub struct StoredTensors {
     directory: PathBuf,
     files: Vec<(PathBuf, File)>,
     tensors: HashMap<String, StoredTensor>,
+    /// Embedding rows of the last words.
+    moved_words: Vec<u32>,
 }
+
+/// Names under which the word embedding is stored where `shared.weight` is not: files that keep one name of what is
+/// tied need not keep that one (safetensors' `save_model` keeps the first in the alphabet).
+const EMBEDDINGS: [&str; 3] =
+    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+/// What the first layer of the decoder has in some old checkpoints and no T5 uses; transformers ignores it too.
+const UNUSED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
 #[derive(Debug)]
 struct StoredTensor {
@@ -41,12 +50,21 @@ impl StoredTensors {
         let names = if single.is_file() {
             vec![SINGLE.to_owned()]
         } else if index.is_file() {
+            let mut names = shards(&index)?;
+            names.retain(|name| !directory.join(name).exists());
+            if !names.is_empty() {
+                return Err(WeightsError::NoShards { index, missing: names });
+            }
             shards(&index)?
         } else {
             return Err(WeightsError::NoWeights { directory: directory.to_owned() });
         };
-        let mut opened =
-            Self { directory: directory.to_owned(), files: Vec::new(), tensors: HashMap::new() };
+        let mut opened = Self {
+            directory: directory.to_owned(),
+            files: Vec::new(),
+            tensors: HashMap::new(),
+            moved_words: Vec::new(),
+        };
         for name in names {
             opened.add(directory.join(name))?;
         }
@@ -83,23 +101,112 @@ impl StoredTensors {
         Ok(())
     }
 
-    /// Whether there is a tensor called `name`.
-    pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+    /// The same with the last words in these rows of the embedding; all others are in the rows of their ids.
+    pub fn with_moved_words(self, moved_words: Vec<u32>) -> Self {
+        Self { moved_words, ..self }
+    }
+
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the output matrix has a tensor of its own name.
+    pub fn has_head(&self) -> bool {
+        self.tensors.contains_key("lm_head.weight")
     }
 
     /// The whole tensor `name` as f32, which must have `shape`.
     pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let tensor = self.tensor(name)?;
-        if tensor.shape != shape {
-            return Err(WeightsError::Shape {
+        self.check(name, shape)?;
+        let (name, tensor) = self.tensor(name, shape)?;
+        self.decode(name, tensor, tensor.bytes.clone())
+    }
+
+    /// That the tensor `name` is there, is of floats and has `shape`, as the file's header says.
+    pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
+        let (name, tensor) = self.tensor(name, shape)?;
+        self.check_type(name, tensor)?;
+        match tensor.shape == shape {
+            true => Ok(()),
+            false => Err(self.wrong_shape(name, tensor, shape)),
+        }
+    }
+
+    /// The same of an embedding, which may have more rows than its `words`, and has those of `docids` too.
+    pub(super) fn check_embedding(
+        &self,
+        name: &str,
+        words: usize,
+        columns: usize,
+        docids: Option<DocidRows>,
+    ) -> Result<(), WeightsError> {
+        let plain = words.saturating_sub(self.moved_words.len());
+        let moved = self.moved_words.iter().map(|&row| row as usize + 1).max();
+        let docids = docids.map(|docids| docids.first + docids.count);
+        let rows = plain.max(moved.unwrap_or(0)).max(docids.unwrap_or(0));
+        let (name, tensor) = self.tensor(name, &[rows, columns])?;
+        self.check_type(name, tensor)?;
+        match tensor.shape[..] {
+            [stored, width] if width == columns && rows <= stored => Ok(()),
+            _ => Err(self.wrong_shape(name, tensor, &[rows, columns])),
+        }
+    }
+
+    /// The tensors of the two stacks that are none of `expected`, each with its file and dimensions.
+    pub(super) fn unexpected(&self, expected: &HashSet<String>) -> Vec<WeightsError> {
+        let is_of_a_stack =
+            |name: &str| name.starts_with("encoder.") || name.starts_with("decoder.");
+        let is_known =
+            |name: &str| expected.contains(name) || EMBEDDINGS.contains(&name) || name == UNUSED;
+        let unexpected = |(name, tensor): (&String, &StoredTensor)| WeightsError::Unexpected {
+            file: self.files[tensor.file].0.clone(),
+            tensor: name.clone(),
+            found: tensor.shape.clone(),
+        };
+        let mut tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| is_of_a_stack(name) && !is_known(name))
+            .collect();
+        tensors.sort_by_key(|(name, _)| name.as_str());
+        tensors.into_iter().map(unexpected).collect()
+    }
+
+    fn wrong_shape(&self, name: &str, tensor: &StoredTensor, expected: &[usize]) -> WeightsError {
+        WeightsError::Shape {
+            file: self.files[tensor.file].0.clone(),
+            tensor: name.to_owned(),
+            found: tensor.shape.clone(),
+            expected: expected.to_vec(),
+        }
+    }
+
+    fn check_type(&self, name: &str, tensor: &StoredTensor) -> Result<(), WeightsError> {
+        match tensor.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(()),
+            found => Err(WeightsError::Type {
                 file: self.files[tensor.file].0.clone(),
                 tensor: name.to_owned(),
-                found: tensor.shape.clone(),
-                expected: shape.to_vec(),
-            });
+                found: format!("{found:?}"),
+            }),
         }
-        self.decode(name, tensor, tensor.bytes.clone())
+    }
+
+    /// The rows of the first `count` words of the embedding `name`, which must have `columns` columns.
+    pub fn words(
+        &self,
+        name: &str,
+        count: usize,
+        columns: usize,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let plain = count.saturating_sub(self.moved_words.len());
+        let mut values = self.rows(name, 0..plain, columns)?;
+        for &row in &self.moved_words[..count - plain] {
+            let row = row as usize;
+            values.extend(self.rows(name, row..row + 1, columns)?);
+        }
+        Ok(values)
     }
 
     /// Rows `rows` of the matrix `name`, which must have `columns` columns and that many rows.
@@ -109,25 +216,21 @@ impl StoredTensors {
         rows: Range<usize>,
         columns: usize,
     ) -> Result<Vec<f32>, WeightsError> {
-        let tensor = self.tensor(name)?;
+        let expected = [rows.end, columns];
+        let (name, tensor) = self.tensor(name, &expected)?;
         match tensor.shape[..] {
             [stored, width] if width == columns && rows.end <= stored => {
                 let row = tensor.bytes.len() / stored.max(1);
                 let start = tensor.bytes.start;
                 self.decode(name, tensor, start + rows.start * row..start + rows.end * row)
             }
-            _ => Err(WeightsError::Shape {
-                file: self.files[tensor.file].0.clone(),
-                tensor: name.to_owned(),
-                found: tensor.shape.clone(),
-                expected: vec![rows.end, columns],
-            }),
+            _ => Err(self.wrong_shape(name, tensor, &expected)),
         }
     }
 
     /// Whether two tensors hold the same bytes.
     pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
-        let (one, other) = (self.tensor(one)?, self.tensor(other)?);
+        let ((_, one), (_, other)) = (self.tensor(one, &[])?, self.tensor(other, &[])?);
         Ok(one.dtype == other.dtype
             && self.map(one, one.bytes.clone())?[..] == self.map(other, other.bytes.clone())?[..])
     }
@@ -138,10 +241,25 @@ impl StoredTensors {
         map(file, bytes).map_err(|source| WeightsError::Read { file: path.clone(), source })
     }
 
-    fn tensor(&self, name: &str) -> Result<&StoredTensor, WeightsError> {
-        self.tensors.get(name).ok_or_else(|| WeightsError::Missing {
+    /// The tensor `name`, with the name that it has in the files.
+    fn find(&self, name: &str) -> Option<(&str, &StoredTensor)> {
+        let at = |name: &str| self.tensors.get_key_value(name);
+        let found = at(name).or_else(|| match name == EMBEDDINGS[0] {
+            true => EMBEDDINGS.into_iter().find_map(at),
+            false => None,
+        });
+        found.map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    fn tensor(
+        &self,
+        name: &str,
+        expected: &[usize],
+    ) -> Result<(&str, &StoredTensor), WeightsError> {
+        self.find(name).ok_or_else(|| WeightsError::Missing {
             directory: self.directory.clone(),
             tensor: name.to_owned(),
+            expected: expected.to_vec(),
         })
     }
 
@@ -151,6 +269,7 @@ impl StoredTensors {
         tensor: &StoredTensor,
         bytes: Range<usize>,
     ) -> Result<Vec<f32>, WeightsError> {
+        self.check_type(name, tensor)?;
         let bytes = self.map(tensor, bytes)?;
         let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         Ok(match tensor.dtype {
@@ -159,14 +278,7 @@ impl StoredTensors {
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect(),
             Dtype::F16 => halves().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
-            Dtype::BF16 => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
-            found => {
-                return Err(WeightsError::Type {
-                    file: self.files[tensor.file].0.clone(),
-                    tensor: name.to_owned(),
-                    found: format!("{found:?}"),
-                });
-            }
+            _ => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
         })
     }
 }

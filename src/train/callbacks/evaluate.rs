@@ -5,33 +5,28 @@ use std::sync::Arc;
 
 use burn::module::Module;
 
-use super::{encoded_split, split_set};
-use crate::checkpoint::Encoding;
-use crate::corpus::Query;
-use crate::docid::EncodeOptions;
 use crate::prefix::{Prefix, Reading};
-use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
+use crate::retrieval::DocidOrder;
+use crate::retrieval::evaluation::{Evaluated, Part, QuerySet, evaluate};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
-use crate::retrieval::{DocidOrder, names};
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
-use crate::task::Task;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
-/// The query sets of a run, encoded once.
+/// Evaluates the query sets of a plan.
 pub struct Evaluate<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     cadence: Cadence,
     order: DocidOrder,
     /// Each with whether its rankings are written to run files.
-    sets: Vec<(QuerySet, bool)>,
+    sets: Vec<(&'a QuerySet, bool)>,
     /// What was said of evaluations beside their metrics.
     said: HashSet<String>,
     /// The step of the newest evaluation.
@@ -39,30 +34,14 @@ pub struct Evaluate<'a> {
 }
 
 impl<'a> Evaluate<'a> {
-    /// Encodes the queries. Nothing is written yet: the run has not begun.
+    /// Nothing is written yet: the run has not begun.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
-        let section = &plan.recipe.evaluate;
-        let cadence = plan.evaluations();
-        let mut sets: Vec<(QuerySet, bool)> = Vec::new();
-        if section.memorisation > 0 {
-            sets.extend(memorised(plan)?.into_iter().map(|set| (set, false)));
-        }
-        for &split in &section.splits {
-            if plan.corpus.split(split).is_empty() {
-                return Err(TrainError::NoQueries { split });
+        let mut sets = Vec::new();
+        for (set, split) in &plan.query_sets {
+            if split.is_none() {
+                sets.push((set, false));
+                continue;
             }
-            let set = match section.unmasked_padding {
-                None => split_set(plan, split, section.queries)?,
-                Some(length) => {
-                    let encoding = EncodeOptions {
-                        max_tokens: length,
-                        ..Encoding::from(&plan.recipe.task.options()).queries()
-                    };
-                    let mut set = encoded_split(plan, split, section.queries, &encoding)?;
-                    set.pad_unmasked(length, plan.tokenizer.pad_id());
-                    set
-                }
-            };
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             // Any document may be in a ranking, judged or not.
             let ids = check_docids(&qrels, plan.docids.ids());
@@ -81,7 +60,7 @@ impl<'a> Evaluate<'a> {
         Ok(Self {
             plan,
             run,
-            cadence,
+            cadence: plan.evaluations(),
             order: DocidOrder::of(&plan.docids),
             sets,
             said: HashSet::new(),
@@ -153,14 +132,12 @@ impl Callback for Evaluate<'_> {
             let found = self.evaluate(set, *to_files, &model, prefix)?;
             let doubts = found.doubts.remarks().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
-            // The whole last: the progress shows the newest.
-            let parts = [("/seen", &found.seen), ("/unseen", &found.unseen), ("", &found.all)];
-            for (part, metrics) in parts {
-                let Some(metrics) = metrics else { continue };
-                let name = format!("{}{part}", set.name);
+            let rankings = set.rankings();
+            for (name, part) in &rankings {
+                let Some(metrics) = found.part(*part) else { continue };
                 // Where all queries are of one kind, a part says nothing that the whole does not.
-                if part.is_empty() || (found.seen.is_some() && found.unseen.is_some()) {
-                    moment.monitor.evaluation(moment.step, moment.epoch, &name, metrics)?;
+                if *part == Part::All || rankings.len() == 3 {
+                    moment.monitor.evaluation(moment.step, moment.epoch, name, metrics)?;
                 }
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
@@ -183,37 +160,4 @@ impl Callback for Evaluate<'_> {
         }
         Ok(())
     }
-}
-
-/// Samples of what was trained on, of each task.
-fn memorised(plan: &Plan) -> Result<Vec<QuerySet>, TrainError> {
-    let options = plan.recipe.task.options();
-    let (seed, most) = (plan.recipe.run.seed, plan.recipe.evaluate.memorisation);
-    let encoding = Encoding::from(&options);
-    let mut sets = Vec::new();
-    for &task in &options.tasks {
-        let name = names::of_memorisation(task);
-        sets.push(match task {
-            Task::Indexing => {
-                let rows: Vec<u32> = (0..plan.docids.len() as u32)
-                    .filter(|row| !plan.left_out.contains(row))
-                    .collect();
-                let how = (&plan.tokenizer, &encoding.documents());
-                QuerySet::of_documents(&name, &plan.corpus, &rows, most, seed, how)?
-            }
-            Task::Retrieval => {
-                let how = (&plan.tokenizer, &encoding.queries());
-                let trained = |query: &&Query| {
-                    query.relevant.iter().all(|judged| !plan.left_out.contains(&judged.document))
-                };
-                let queries: Vec<Query> =
-                    plan.corpus.train.iter().filter(trained).cloned().collect();
-                let left_out = &plan.left_out;
-                let (corpus, most) = (&plan.corpus, Some(most));
-                QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?
-                    .undivided()
-            }
-        });
-    }
-    Ok(sets)
 }

@@ -17,10 +17,6 @@ pub use summary::Summary;
 use super::TrainError;
 use super::callback::Callback;
 use super::plan::Plan;
-use crate::checkpoint::Encoding;
-use crate::corpus::Split;
-use crate::docid::EncodeOptions;
-use crate::retrieval::evaluation::QuerySet;
 use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
@@ -47,24 +43,6 @@ pub fn standard<'a>(
 /// stay the best, for nothing is greater.
 fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
     !value.is_nan() && best.is_none_or(|best| value > best + least)
-}
-
-/// The queries of a split, or `most` of them that the run's seed draws.
-fn split_set(plan: &Plan, split: Split, most: Option<usize>) -> Result<QuerySet, TrainError> {
-    encoded_split(plan, split, most, &Encoding::from(&plan.recipe.task.options()).queries())
-}
-
-/// The same with another encoding than that of training.
-fn encoded_split(
-    plan: &Plan,
-    split: Split,
-    most: Option<usize>,
-    encoding: &EncodeOptions,
-) -> Result<QuerySet, TrainError> {
-    let (name, queries) = (split.to_string(), plan.corpus.split(split));
-    let how = (&plan.tokenizer, encoding);
-    let (left_out, seed) = (&plan.left_out, plan.recipe.run.seed);
-    Ok(QuerySet::of_queries(&name, &plan.corpus, queries, left_out, most, seed, how)?)
 }
 
 #[cfg(test)]

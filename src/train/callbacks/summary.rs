@@ -73,7 +73,7 @@ impl<'a> Summary<'a> {
         let total = &self.plan.table.total;
         Contents {
             genir: env!("CARGO_PKG_VERSION").to_owned(),
-            device: device::describe(&self.plan.device),
+            device: device::describe(&self.plan.device, self.plan.precision),
             ended,
             reason,
             steps: moment.step,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 
-use super::split_set;
+use crate::component::Stages;
 use crate::prefix::{Prefix, Reading};
 use crate::probe::{
     Others, Probe, ProbeError, ProbeQueries, Record, SkipReason, Skipped, Subject, Suite, files,
@@ -16,16 +16,18 @@ use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
-use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
-use crate::train::plan::{Plan, PlanError, splits_to_probe};
+use crate::train::plan::{Plan, PlanError};
+use crate::train::{PlanErrors, TrainError};
 use budget::{Budget, Wait};
 
 /// The probes of a run with their queries, encoded once.
 pub struct Probes<'a> {
     plan: &'a Plan,
     section: &'a ProbesSection,
+    stages: &'a Stages,
     run: &'a RunDirectory,
     /// When each probe is due; none for never in between.
     every: Vec<(Probe, Option<u64>)>,
@@ -66,7 +68,9 @@ impl<'a> Probes<'a> {
         section: &'a ProbesSection,
         run: &'a RunDirectory,
     ) -> Result<Self, TrainError> {
-        let (split, test) = splits_to_probe(section, &plan.corpus)?;
+        let depth = plan.config().num_decoder_layers;
+        let stages = plan.stages.as_ref().ok_or(PlanError::NoStages { depth })?;
+        let (split, test) = splits_to_probe(section, &plan.corpus).map_err(PlanErrors)?;
         let mut sets: Vec<(usize, Vec<Probe>)> = Vec::new();
         for &probe in &section.run {
             let count = section.queries(probe);
@@ -78,8 +82,8 @@ impl<'a> Probes<'a> {
         let set = |(count, probes)| {
             Ok(Set {
                 probes,
-                queries: ProbeQueries::new(split_set(plan, split, Some(count))?),
-                test: ProbeQueries::new(split_set(plan, test, Some(count))?),
+                queries: ProbeQueries::new(plan.queries_of(split, Some(count))?),
+                test: ProbeQueries::new(plan.queries_of(test, Some(count))?),
             })
         };
         let steps = |probe| {
@@ -89,6 +93,7 @@ impl<'a> Probes<'a> {
         Ok(Self {
             plan,
             section,
+            stages,
             run,
             every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
             sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
@@ -194,7 +199,8 @@ impl<'a> Probes<'a> {
     fn open_base(&mut self, due: &[Probe], moment: &Moment) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
-            self.others.base = Some(base.open(&self.plan.device).map_err(PlanError::from)?);
+            self.others.base =
+                Some(base.open(&self.plan.compute_device()).map_err(PlanError::from)?);
             if let Some(note) = &base.note {
                 moment.monitor.message(note);
             }
@@ -227,7 +233,7 @@ impl<'a> Probes<'a> {
             if probes.is_empty() {
                 continue;
             }
-            let suite = Suite::new(&probes, self.section.options(&plan.stages), plan.config())?;
+            let suite = Suite::new(&probes, self.section.options(self.stages), plan.config())?;
             if let Some(prefix) = prefix {
                 set.queries.start_from(prefix);
                 set.test.start_from(prefix);

@@ -1,0 +1,66 @@
+//! Base models inside the library: a configuration and a tokenizer, for models that start from scratch.
+
+use std::path::Path;
+
+use super::BaseError;
+use crate::docid::{LoadedTokenizer, TextTokenizer, TokenizerError};
+use crate::nearest::nearest;
+use crate::t5::{ConfigError, T5Config};
+
+/// How the names of base models begin that are inside the library.
+const PREFIX: &str = "bundled:";
+
+/// A base model inside the library.
+#[derive(Debug)]
+pub struct BundledBase {
+    /// Its name in a recipe, `bundled:atlas-base`.
+    pub name: &'static str,
+    config: &'static str,
+    tokenizer: &'static str,
+    tokenizer_config: &'static str,
+    special_tokens: &'static str,
+}
+
+/// All of them.
+static BUNDLED: [BundledBase; 1] = [BundledBase {
+    name: "bundled:atlas-base",
+    config: include_str!("../../checkpoints/atlas-base/config.json"),
+    tokenizer: include_str!("../../checkpoints/atlas-base/tokenizer.json"),
+    tokenizer_config: include_str!("../../checkpoints/atlas-base/tokenizer_config.json"),
+    special_tokens: include_str!("../../checkpoints/atlas-base/special_tokens_map.json"),
+}];
+
+impl BundledBase {
+    /// The base that `base` names, if it names one inside the library.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn find(base: &str) -> Result<Option<&'static Self>, BaseError> {
+        if !base.starts_with(PREFIX) {
+            return Ok(None);
+        }
+        match BUNDLED.iter().find(|known| known.name == base) {
+            Some(found) => Ok(Some(found)),
+            None => {
+                let names = || BUNDLED.iter().map(|known| known.name);
+                Err(BaseError::NotBundled {
+                    base: base.to_owned(),
+                    nearest: nearest(base, names()),
+                    known: names().collect(),
+                })
+            }
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> Result<T5Config, ConfigError> {
+        T5Config::from_json(&Path::new(self.name).join("config.json"), self.config)
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerError> {
+        let special_tokens = Some(self.special_tokens.to_owned());
+        let config = Some(self.tokenizer_config);
+        TextTokenizer::from_texts(Path::new(self.name), self.tokenizer, config, special_tokens)
+    }
+}

@@ -1,0 +1,98 @@
+//! What must be there for a run to evaluate, save, stop and probe as its recipe says.
+
+use super::plan::PlanError;
+use super::query_sets::metrics_of;
+use crate::component::Stages;
+use crate::corpus::{Corpus, Split};
+use crate::probe::{Probe, ProbeOptions, Suite};
+use crate::recipe::{ProbesSection, Recipe};
+use crate::retrieval::evaluation::QuerySet;
+use crate::t5::T5Config;
+
+/// A problem for each split that is to be evaluated and has no queries.
+pub(super) fn missing_splits<'a>(
+    recipe: &'a Recipe,
+    corpus: &'a Corpus,
+) -> impl Iterator<Item = PlanError> + 'a {
+    let is_missing = move |split: &&Split| corpus.split(**split).is_empty();
+    recipe.evaluate.splits.iter().filter(is_missing).map(move |&split| {
+        let others = Split::ALL.iter().copied().filter(|other| !corpus.split(*other).is_empty());
+        PlanError::NoQueries { split, others: others.collect() }
+    })
+}
+
+/// A problem for each metric that the run goes by and no evaluation of it gives. `sets` are all that is evaluated.
+pub(super) fn missing_metrics(
+    recipe: &Recipe,
+    corpus: &Corpus,
+    sets: &[(QuerySet, Option<Split>)],
+) -> Vec<PlanError> {
+    let given = metrics_of(sets);
+    let saved = ("save.best_metric", &recipe.save.best_metric);
+    let stopped = recipe.stop.iter().map(|stop| ("stop.metric", &stop.metric));
+    let mut asked: Vec<(&'static str, &String)> = [saved].into_iter().chain(stopped).collect();
+    asked.dedup_by_key(|(_, metric)| *metric);
+    // That a split is missing is a problem of its own.
+    let of_missing = |metric: &str| {
+        let set = metric.split('/').next().unwrap_or_default();
+        recipe
+            .evaluate
+            .splits
+            .iter()
+            .any(|&split| split.to_string() == set && corpus.split(split).is_empty())
+    };
+    let missing =
+        asked.into_iter().filter(|(_, metric)| !given.contains(metric) && !of_missing(metric));
+    let problem = |(key, metric): (&'static str, &String)| PlanError::NoMetric {
+        key,
+        metric: metric.clone(),
+        rankings: sets.iter().flat_map(|(set, _)| set.rankings()).map(|(name, _)| name).collect(),
+    };
+    missing.map(problem).collect()
+}
+
+/// The split whose queries are probed, and the one that circuits are judged on.
+///
+/// # Errors
+/// A problem for each of them that has no queries.
+pub(super) fn splits_to_probe(
+    section: &ProbesSection,
+    corpus: &Corpus,
+) -> Result<(Split, Split), Vec<PlanError>> {
+    let test = match section.test_split {
+        Some(test) => test,
+        None if corpus.test.is_empty() => section.split,
+        None => Split::Test,
+    };
+    let asked = [("split", Some(section.split)), ("test_split", section.test_split)];
+    let is_missing = |split: &Split| corpus.split(*split).is_empty();
+    let missing: Vec<PlanError> = asked
+        .into_iter()
+        .filter_map(|(key, split)| Some((key, split.filter(is_missing)?)))
+        .map(|(key, split)| PlanError::NoProbeQueries { key, split })
+        .collect();
+    if missing.is_empty() { Ok((section.split, test)) } else { Err(missing) }
+}
+
+/// What is wrong with each patch that `[probes]` asks for.
+pub(super) fn unfit_patches(
+    section: &ProbesSection,
+    stages: &Stages,
+    config: &T5Config,
+) -> Vec<PlanError> {
+    let options =
+        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
+    let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
+        Ok(_) => None,
+        Err(problem) => Some(PlanError::Probes { key, problem }),
+    };
+    let patches = section.patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { patches: vec![patch.clone()], ..options.clone() };
+        unfit("patches", Probe::StagePatching, options)
+    });
+    let circuit = section.circuit_patches.iter().filter_map(|patch| {
+        let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
+        unfit("circuit_patches", Probe::Circuit, options)
+    });
+    patches.chain(circuit).collect()
+}

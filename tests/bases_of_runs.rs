@@ -1,0 +1,119 @@
+//! A run as the base of another: found by its directory, with its docids' rows, and with a note where sizes are in the way.
+
+use std::fs;
+
+use genir::docid::TextTokenizer;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/parameter_bits.rs"]
+mod parameter_bits;
+#[path = "support/tiny_run.rs"]
+mod tiny_run;
+
+use command::{assert_says, is_refused, succeeds, text};
+use parameter_bits::{assert_same, bits};
+use tiny_run::{logged, plan, tiny_corpus, train, try_plan};
+
+#[test]
+fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
+    let home = TempDir::new().unwrap();
+    let recipe = text(home.path().join("tiny.toml"));
+    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
+    let first = succeeds(&["train", &recipe, "train.steps=2"]);
+    assert_says(&first.stderr, &["docids    8 rows, all new"]);
+
+    // Seven of the eight documents, and two new ones.
+    let corpus = home.path().join("grown");
+    tiny_corpus::write(&corpus);
+    let file = corpus.join("documents.json");
+    let mut documents: Vec<Value> = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    documents.pop();
+    documents.push(json!({"id": "copper", "text": "Copper conducts heat."}));
+    documents.push(json!({"id": "zinc", "text": "Zinc is a metal."}));
+    fs::write(&file, json!(documents).to_string()).unwrap();
+    for name in ["val", "test"] {
+        let file = corpus.join(format!("{name}_queries.json"));
+        let mut queries: Vec<Value> = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        queries.pop();
+        fs::write(&file, json!(queries).to_string()).unwrap();
+    }
+    let keys = |more: &[&str]| {
+        let keys = ["check", &recipe, "model.init=pretrained", "~model.config"].map(str::to_owned);
+        let places = ["base", "corpus"].map(|place| match place {
+            "base" => format!("model.base={}", home.path().join("run").display()),
+            _ => format!("corpus.path={}", corpus.display()),
+        });
+        let more = more.iter().map(|&text| text.to_owned());
+        keys.into_iter().chain(places).chain(more).collect::<Vec<String>>()
+    };
+    let directory = format!("run.directory={}", home.path().join("second").display());
+    let run = |keys: Vec<String>| {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        succeeds(&keys).stdout
+    };
+    let shown = run(keys(&[&directory]));
+    assert_says(&shown, &["7 rows kept, 2 new, 1 of the base unused", "docids.rows = \"random\""]);
+    let shown = run(keys(&[&directory, "model.init=scratch"]));
+    assert_says(
+        &shown,
+        &["9 rows, all new", "scratch: new weights, those of the base are not used"],
+    );
+
+    // The run's best checkpoint, as `search` takes it.
+    let best = format!("model.base={}", home.path().join("run/checkpoints/best").display());
+    let of_run = format!("model.base={}", home.path().join("run").display());
+    let model = |base: &str| {
+        let plan = plan(home.path(), &[base, "model.init=pretrained", "~model.config"]);
+        bits(&plan.model(&burn::tensor::Device::flex()).unwrap())
+    };
+    assert_same(&model(&of_run), &model(&best), "the run's best checkpoint");
+}
+
+#[test]
+fn sizes_beside_a_base_with_weights_are_refused_with_what_to_remove() {
+    let home = TempDir::new().unwrap();
+    let Err(message) = try_plan(home.path(), &["model.init=pretrained"]) else {
+        panic!("accepted")
+    };
+    assert_says(&message, &["model.config", "remove [model.config]", "`~model.config`", "scratch"]);
+}
+
+#[test]
+fn a_base_inside_genir_needs_no_file_and_gives_the_same_model() {
+    let home = TempDir::new().unwrap();
+    let inside = plan(home.path(), &["model.base=bundled:atlas-base"]);
+    let on_disk = plan(home.path(), &[]);
+    let model =
+        |plan: &genir::train::Plan| bits(&plan.model(&burn::tensor::Device::flex()).unwrap());
+    assert_same(&model(&inside), &model(&on_disk), "the base of the repository");
+    let exported = TempDir::new().unwrap();
+    inside.tokenizer.export(exported.path(), None).unwrap();
+    assert_eq!(TextTokenizer::load(exported.path()).unwrap().tokenizer.words(), 5000);
+    let trained = train(&plan(home.path(), &["model.base=bundled:atlas-base", "train.steps=1"]));
+    assert_eq!((trained.outcome.steps, trained.model.documents()), (1, 8));
+    assert!(trained.optimized.contains("t5.shared.weight"));
+    assert_eq!(logged(home.path(), "validation/queries")[&1], 8.0);
+
+    let recipe = text(home.path().join("tiny.toml"));
+    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
+    for (keys, parts) in [
+        (&["model.base=bundled:atlas"][..], &["did you mean `bundled:atlas-base`?"][..]),
+        (
+            &["model.base=bundled:t5"],
+            &["no such base model inside", "did you mean `bundled:atlas-base`?"],
+        ),
+        (
+            &["model.base=bundled:atlas-base", "model.init=pretrained", "~model.config"],
+            &["without weights", "model.init = \"scratch\""],
+        ),
+        (
+            &["model.base=bundled:atlas-base", "model.revision=main"],
+            &["`main` is only for models of the hub"],
+        ),
+    ] {
+        is_refused(&[&["check", &recipe, "--overwrite"], keys].concat(), parts);
+    }
+}

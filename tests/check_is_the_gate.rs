@@ -1,0 +1,367 @@
+//! What `check` passes, `train` starts: all that would stop a run later is a problem of its plan, told at once.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use genir::run::Overwrite;
+use genir::train::{Cadence, Callback, Moment, Plan, TrainError, Verdict};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/tiny_run.rs"]
+mod tiny_run;
+
+use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+use tiny_run::{logged, plan, tiny_corpus, train, train_beside, try_plan};
+
+#[track_caller]
+fn problems(home: &Path, overrides: &[&str], parts: &[&str]) {
+    match try_plan(home, overrides) {
+        Ok(_) => panic!("{overrides:?} is accepted"),
+        Err(message) => assert_says(&message, parts),
+    }
+}
+
+/// The corpus without the queries of these files.
+fn without(home: &TempDir, files: &[&str]) {
+    let corpus = home.path().join("corpus");
+    tiny_corpus::write(&corpus);
+    for file in files {
+        fs::remove_file(corpus.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn splits_without_queries_are_problems_of_the_plan_all_at_once() {
+    let home = TempDir::new().unwrap();
+    without(&home, &["val_queries.json", "test_queries.json"]);
+    let both = "evaluate.splits=[\"validation\", \"train\", \"test\"]";
+    problems(
+        home.path(),
+        &[both, "save.best_metric=validation/hits@1", "trainable.select=decoder.mlp[7]"],
+        &[
+            "3 problems",
+            "evaluate.splits: the corpus has no validation queries; it has train queries",
+            "evaluate.splits: the corpus has no test queries",
+            "trainable.select: ",
+        ],
+    );
+    let none = ["evaluate.splits=[]", "evaluate.memorisation=4"];
+    train(&plan(home.path(), &[&none[..], &["train.steps=1"]].concat()));
+}
+
+#[test]
+fn a_metric_that_no_evaluation_gives_is_a_problem_of_the_plan() {
+    let home = TempDir::new().unwrap();
+    // Every document but one has training queries, and all are validated.
+    let kinds = "validation/seen, validation/unseen, validation";
+    problems(
+        home.path(),
+        &["task.tasks=indexing", "save.best_metric=memorisation/retrieval/hits@1"],
+        &["1 problem with", "save.best_metric: no evaluation of this run gives", kinds],
+    );
+    let corpus = home.path().join("corpus");
+    let seen = json!([{"id": "v", "query": "iron", "relevant_docs": [7]}]);
+    fs::write(corpus.join("val_queries.json"), seen.to_string()).unwrap();
+    problems(
+        home.path(),
+        &[
+            "evaluate.every_steps=5",
+            "save.best_metric=validation/unseen/hits@1",
+            "stop.metric=validation/unseen/mrr@10",
+            "stop.patience=1",
+        ],
+        &[
+            "2 problems",
+            "save.best_metric: no evaluation of this run gives `validation/unseen/hits@1`",
+            "stop.metric: no evaluation of this run gives `validation/unseen/mrr@10`",
+            "there are metrics of memorisation/indexing, memorisation/retrieval, validation/seen, validation",
+        ],
+    );
+    // Without the training queries of the one document, none is seen.
+    problems(
+        home.path(),
+        &["corpus.leave_out.ids=[\"7\"]", "save.best_metric=validation/seen/hits@1"],
+        &["1 problem with", "validation/unseen, validation"],
+    );
+}
+
+/// Notes the names of all metrics that an evaluation gives.
+struct Names(Rc<RefCell<Vec<String>>>);
+
+impl Callback for Names {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: None, at_start: false, at_end: true }
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        self.0.borrow_mut().extend(moment.metrics.keys().cloned());
+        Ok(Verdict::Continue)
+    }
+}
+
+#[test]
+fn a_plan_knows_the_names_of_all_metrics_that_its_run_gives() {
+    for (name, changes) in [
+        ("all", &["evaluate.splits=[\"train\", \"validation\", \"test\"]"][..]),
+        ("indexing", &["task.tasks=indexing"]),
+        ("few", &["evaluate.queries=1", "evaluate.memorisation=0"]),
+        ("left out", &["corpus.leave_out.ids=[\"7\", \"0\"]", "evaluate.queries=3"]),
+    ] {
+        let home = TempDir::new().unwrap();
+        let plan = plan(home.path(), &[changes, &["train.steps=1"]].concat());
+        let given = Rc::new(RefCell::new(Vec::new()));
+        let trained = train_beside(&plan, None, vec![Box::new(Names(given.clone()))]).unwrap();
+        assert_eq!((trained.outcome.steps, trained.model.documents()), (1, 8));
+        assert!(trained.optimized.contains("docids.weight"));
+        assert_eq!(logged(home.path(), "validation/hits@1").len(), 1);
+        let mut given = given.take();
+        given.retain(|metric| !metric.ends_with("/queries"));
+        let mut known = plan.metrics();
+        known.sort();
+        assert_eq!(given, known, "{name}");
+    }
+}
+
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// A checkpoint of the tiny model in `home/base`, with its weights changed.
+fn base(home: &Path, change: impl FnOnce(&mut Tensors)) -> PathBuf {
+    train(&plan(home, &["train.steps=1"]));
+    let base = home.join("base");
+    fs::rename(home.join("run/checkpoints/step-000001"), &base).unwrap();
+    fs::remove_dir_all(home.join("run")).unwrap();
+    let file = base.join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter();
+    let stored = stored
+        .map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec())));
+    let mut tensors: Tensors = stored.collect();
+    change(&mut tensors);
+    write(&file, &tensors);
+    base
+}
+
+fn write(file: &Path, tensors: &Tensors) {
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, file).unwrap();
+}
+
+fn overrides(base: &Path) -> [String; 3] {
+    let base = format!("model.base={}", base.display());
+    [base, "model.init=pretrained".to_owned(), "~model.config".to_owned()]
+}
+
+#[track_caller]
+fn weights_are_refused(home: &Path, base: &Path, parts: &[&str]) {
+    let overrides = overrides(base);
+    let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+    problems(home, &overrides, parts);
+}
+
+#[test]
+fn every_tensor_that_does_not_fit_is_told_from_the_headers_of_the_base() {
+    let home = TempDir::new().unwrap();
+    let base = base(home.path(), |tensors| {
+        tensors.remove("decoder.block.1.layer.1.EncDecAttention.q.weight").unwrap();
+        tensors.get_mut("encoder.block.0.layer.1.DenseReluDense.wi.weight").unwrap().1.reverse();
+        let norm = tensors.get_mut("decoder.final_layer_norm.weight").unwrap();
+        norm.0 = Dtype::I32;
+        let layer = tensors["decoder.block.2.layer.2.DenseReluDense.wi.weight"].clone();
+        tensors.insert("decoder.block.3.layer.2.DenseReluDense.wi.weight".to_owned(), layer);
+        let table = tensors.get_mut("shared.weight").unwrap();
+        table.1[0] -= 1;
+        table.2.truncate(table.1[0] * table.1[1] * 4);
+    });
+    let file = base.join("model.safetensors").display().to_string();
+    weights_are_refused(
+        home.path(),
+        &base,
+        &[
+            "5 problems",
+            "the tensor `decoder.block.1.layer.1.EncDecAttention.q.weight` is missing, expected [16, 16]",
+            "the tensor `encoder.block.0.layer.1.DenseReluDense.wi.weight` is [16, 32], expected [32, 16]",
+            "the tensor `decoder.final_layer_norm.weight` is I32, expected F32, F16 or BF16",
+            "the tensor `decoder.block.3.layer.2.DenseReluDense.wi.weight` ([32, 16]) is not expected",
+            "the tensor `shared.weight` is [5007, 16], expected [5008, 16]",
+            &file,
+        ],
+    );
+}
+
+#[test]
+fn a_size_that_no_layer_has_is_told_with_a_few_tensors_and_their_number() {
+    let home = TempDir::new().unwrap();
+    let base = base(home.path(), |_| {});
+    let config = base.join("config.json");
+    let mut sizes: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    sizes["d_ff"] = 48.into();
+    fs::write(&config, sizes.to_string()).unwrap();
+    // 2 matrices of each of the 4 MLPs.
+    weights_are_refused(
+        home.path(),
+        &base,
+        &[
+            "6 problems",
+            "wi.weight` is [32, 16], expected [48, 16]",
+            "the same goes for 3 more tensors",
+        ],
+    );
+    sizes["d_ff"] = 32.into();
+    sizes["decoder_start_token_id"] = 123_456.into();
+    fs::write(&config, sizes.to_string()).unwrap();
+    weights_are_refused(
+        home.path(),
+        &base,
+        &[
+            "config.json",
+            "`decoder_start_token_id`",
+            "found 123456",
+            "one of the tokenizer's tokens",
+        ],
+    );
+}
+
+#[test]
+fn shards_that_nobody_holds_are_all_named() {
+    let home = TempDir::new().unwrap();
+    let mut shared = None;
+    let base = base(home.path(), |tensors| shared = tensors.remove("shared.weight"));
+    fs::rename(base.join("model.safetensors"), base.join("model-1.safetensors")).unwrap();
+    let index = json!({"weight_map": {
+        "encoder.final_layer_norm.weight": "model-1.safetensors",
+        "shared.weight": "model-2.safetensors",
+        "lm_head.weight": "model-3.safetensors",
+    }});
+    fs::write(base.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    weights_are_refused(
+        home.path(),
+        &base,
+        &[
+            "1 problem with",
+            "model.safetensors.index.json: names files",
+            "model-2.safetensors, model-3.safetensors",
+        ],
+    );
+    let shared = Tensors::from([("shared.weight".to_owned(), shared.unwrap())]);
+    write(&base.join("model-2.safetensors"), &shared);
+    write(&base.join("model-3.safetensors"), &Tensors::new());
+    let overrides = overrides(&base);
+    let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+    plan(home.path(), &overrides);
+}
+
+#[test]
+fn docid_rows_that_are_out_of_order_are_a_problem_of_the_plan() {
+    let home = TempDir::new().unwrap();
+    let base = base(home.path(), |_| {});
+    let file = base.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.retain(|token| token["content"] != "@DOC_ID_oxygen@");
+    fs::write(&file, tokenizer.to_string()).unwrap();
+    weights_are_refused(
+        home.path(),
+        &base,
+        &["1 problem with", "docid `neon` has id 5003, expected 5002"],
+    );
+}
+
+#[test]
+fn a_run_directory_that_cannot_be_started_in_is_a_problem_beside_the_others() {
+    let home = TempDir::new().unwrap();
+    let recipe = text(home.path().join("tiny.toml"));
+    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
+    succeeds(&["check", &recipe]);
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    let wrong = "model.base=./no/such/base";
+    for verb in ["check", "train"] {
+        is_refused(
+            &[verb, &recipe, wrong],
+            &[
+                "2 problems",
+                "run.directory: ",
+                "already holds a run",
+                "--overwrite",
+                "model.base: ",
+            ],
+        );
+        let file = format!("run.directory={recipe}/run");
+        is_refused(&[verb, &recipe, &file], &["1 problem with", "tiny.toml is not a directory"]);
+        let corpus = format!("run.directory={}", home.path().join("corpus").display());
+        is_refused(&[verb, &recipe, &corpus, "--overwrite"], &["no run of genir"]);
+    }
+    is_refused(&["check", &recipe, wrong, "--overwrite"], &["1 problem with", "model.base: "]);
+    succeeds(&["check", &recipe, "--overwrite"]);
+    let other = format!("run.directory={}", home.path().join("other").display());
+    let passed = succeeds(&["check", &recipe, &other]);
+    assert_says(&passed.stdout, &["nothing is wrong with it"]);
+    assert!(!home.path().join("other").exists(), "check writes nothing");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_directory_that_cannot_be_written_to_is_a_problem_of_the_plan() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = TempDir::new().unwrap();
+    let closed = home.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(closed.join("x"), "").is_ok() {
+        eprintln!("skipped: this user may write anywhere");
+        return;
+    }
+    let directory = format!("run.directory={}", closed.join("run").display());
+    let recipe = genir::recipe::Recipe::from_text(
+        "tiny.toml",
+        &tiny_corpus::recipe(home.path()),
+        &[directory],
+    );
+    match Plan::to_start(recipe.unwrap(), Overwrite::Refuse) {
+        Ok(_) => panic!("it is accepted"),
+        Err(errors) => {
+            assert_says(&errors.to_string(), &["run.directory: cannot create", "closed"])
+        }
+    }
+}
+
+#[test]
+fn probes_without_queries_are_problems_of_the_plan_all_at_once() {
+    let home = TempDir::new().unwrap();
+    without(&home, &["val_queries.json", "test_queries.json"]);
+    problems(
+        home.path(),
+        &["evaluate.splits=train", "probes.split=validation", "probes.test_split=test"],
+        &[
+            "2 problems",
+            "probes.split: the corpus has no validation queries",
+            "probes.test_split: the corpus has no test queries",
+        ],
+    );
+}
+
+#[test]
+fn thousands_of_unknown_keys_are_told_in_a_moment() {
+    let home = TempDir::new().unwrap();
+    let recipe = text(home.path().join("tiny.toml"));
+    let lines: String =
+        (0..20_000).map(|number| format!("unknown_{number} = {number}\n")).collect();
+    fs::write(&recipe, lines + &tiny_corpus::recipe(home.path())).unwrap();
+    let begun = std::time::Instant::now();
+    let done = genir_with_input(&["check", &recipe], "");
+    assert_eq!(done.code, 1);
+    assert_says(
+        &done.stderr,
+        &["20000 problems", "line 20000: unknown_19999 = 19999: unknown key"],
+    );
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}

@@ -1,0 +1,112 @@
+//! The binary alone, in an empty directory: its recipes run by name, and copies of them get run directories of their own.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// What `genir` prints in `directory`, standard output and error; it must end with `code`.
+#[track_caller]
+fn genir(directory: &Path, arguments: &[&str], code: i32) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_genir"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_clear()
+        .env("HOME", directory)
+        .output()
+        .unwrap();
+    let told = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+    told
+}
+
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+/// Makes a run of the quickstart small.
+const SMALL: [&str; 9] = [
+    "model.config={ d_model = 16, d_ff = 32, d_kv = 8, num_heads = 2, num_layers = 1 }",
+    "run.device=cpu",
+    "task.max_tokens=16",
+    "~train.epochs",
+    "train.steps=2",
+    "schedule.warmup_steps=0",
+    "evaluate.queries=10",
+    "evaluate.memorisation=0",
+    "~probes",
+];
+
+#[test]
+fn the_sequence_of_the_readme_runs_in_an_empty_directory() {
+    let empty = TempDir::new().unwrap();
+    let home = empty.path();
+    let run = |arguments: &[&str]| genir(home, &[arguments, &SMALL].concat(), 0);
+    assert_says(
+        &run(&["check", "quickstart"]),
+        &["recipe    quickstart, which comes with genir", "bundled:atlas-base", "nothing is wrong"],
+    );
+    assert_eq!(fs::read_dir(home).unwrap().count(), 0, "check writes nothing");
+    assert_says(&run(&["train", "quickstart"]), &["genir search runs/quickstart"]);
+    assert_says(&genir(home, &["search", "runs/quickstart", "what is iron"], 0), &["  1 "]);
+    assert_says(&genir(home, &["eval", "runs/quickstart", "--queries", "5"], 0), &["hits@1"]);
+
+    // Its run is there: again is refused, a copy is not.
+    let again = genir(home, &["check", "quickstart"], 1);
+    assert_says(&again, &["run.directory: runs/quickstart already holds a run", "--overwrite"]);
+    let copied = genir(home, &["recipes", "copy", "quickstart", "my.toml"], 0);
+    assert_says(&copied, &["my.toml: its run directory is runs/my", "genir train my.toml"]);
+    let text = fs::read_to_string(home.join("my.toml")).unwrap();
+    assert_says(&text, &["directory = \"runs/my\"  #", "#   genir train my.toml\n"]);
+    assert_says(&run(&["check", "my.toml"]), &["runs/my", "nothing is wrong"]);
+    assert_says(&run(&["train", "my.toml"]), &["genir search runs/my"]);
+    assert!(home.join("runs/my/recipe.toml").exists());
+    // A second copy of that name, elsewhere.
+    fs::create_dir(home.join("other")).unwrap();
+    genir(home, &["recipes", "copy", "quickstart", "other/my.toml"], 0);
+    assert_says(&run(&["check", "other/my.toml"]), &["runs/my-2"]);
+}
+
+#[test]
+fn a_file_of_a_recipes_name_is_read_in_its_place_and_said_to_be() {
+    let empty = TempDir::new().unwrap();
+    let home = empty.path();
+    fs::write(home.join("quickstart"), "run.directory = 3\n").unwrap();
+    let told = genir(home, &["check", "quickstart"], 1);
+    assert_says(&told, &["the file quickstart in this directory", "run.directory = 3"]);
+    fs::remove_file(home.join("quickstart")).unwrap();
+    fs::create_dir(home.join("quickstart")).unwrap();
+    assert_says(&genir(home, &["check", "quickstart"], 0), &["which comes with genir"]);
+}
+
+#[test]
+fn a_recipe_that_is_not_there_names_the_one_that_comes_with_genir() {
+    let empty = TempDir::new().unwrap();
+    for missing in ["recipes/quickstart.toml", "quickstrt", "quickstart.toml"] {
+        let told = genir(empty.path(), &["check", missing], 1);
+        assert_says(&told, &[missing, "cannot be read", "genir is called `quickstart`"]);
+    }
+}
+
+#[test]
+fn every_copy_of_a_recipe_has_a_run_directory_of_its_own() {
+    let empty = TempDir::new().unwrap();
+    for name in [
+        "quickstart",
+        "squad-1000-full",
+        "squad-1000-restricted",
+        "nq-t5-large-full",
+        "nq-t5-large-restricted",
+    ] {
+        let file = format!("a \"{name}\".toml");
+        genir(empty.path(), &["recipes", "copy", name, &file], 0);
+        let text = fs::read_to_string(empty.path().join(&file)).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["run"]["directory"].as_str(), Some(format!("runs/a \"{name}\"").as_str()));
+        assert!(!text.contains(&format!("\"runs/{name}\"")), "{name}");
+    }
+}
