@@ -16,8 +16,8 @@ use crate::files::WholeFile;
 use crate::monitor::Console;
 use crate::probe::files::Stored;
 use crate::probe::{
-    AverageFirst, EncoderNorm, Over, Probe, ProbeOptions, ProbeQueries, Record, Subject, Suite,
-    Variant,
+    AverageFirst, EncoderNorm, Over, PROBED_IN, Probe, ProbeOptions, ProbeQueries, Record, Subject,
+    Suite, Variant,
 };
 use crate::recipe::Recipe;
 use crate::report;
@@ -164,7 +164,11 @@ impl ProbeVerb {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.target.run_recipe()?;
         // Now, so that a path that cannot be written costs no measurement.
-        let outputs = [("--output", &self.output), ("--write-correct", &self.write_correct)];
+        let outputs = [
+            ("--output", &self.output),
+            ("--write-correct", &self.write_correct),
+            ("--per-query", &self.per_query),
+        ];
         let outputs = outputs.map(|(option, path)| (option, path.as_deref()));
         let mut inputs = self.target.inputs()?;
         inputs.extend(self.correct.clone().map(|path| ("--correct", path)));
@@ -174,7 +178,8 @@ impl ProbeVerb {
         }
         let output = self.output.as_deref().map(WholeFile::create).transpose()?;
         let per_query = self.per_query.as_deref().map(WholeFile::create).transpose()?;
-        let asked = self.target.asked()?;
+        let mut asked = self.target.asked()?;
+        asked.compute_in(PROBED_IN);
         let checkpoint = &asked.checkpoint;
         let mut queries = self.query_set(&asked)?;
         let probes = self.chosen(recipe.as_ref(), console)?;

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, checkpoint_at};
 use crate::corpus::{
     self, Corpus, CorpusOptions, Document, Layout, LoadedCorpus, OnProblem, Split,
 };
-use crate::device::{ComputeDevice, device};
+use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, EncodeOptions};
 use crate::recipe::Recipe;
 use crate::retrieval::evaluation::QuerySet;
@@ -163,6 +163,13 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Has the checkpoint, and models that are opened beside it, computed in another precision.
+    pub fn compute_in(&mut self, precision: Precision) {
+        self.device.precision = precision;
+        let t5 = &mut self.checkpoint.model.t5;
+        *t5 = t5.clone().computed_in(precision);
+    }
+
     /// The queries of `split`, or a sample of `most` of them that `seed` draws.
     pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
         self.encoded(split, most, seed, &self.checkpoint.encoding().queries())

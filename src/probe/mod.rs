@@ -15,6 +15,7 @@ pub mod files;
 mod lens;
 mod logit_lens;
 mod means;
+mod memory;
 mod neuron_reads;
 mod overlap;
 mod patch;
@@ -34,6 +35,7 @@ pub use direct_effect::{DirectEffect, EffectOfType};
 pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
+pub use memory::Sizes;
 pub use queries::ProbeQueries;
 pub use record::{
     Line, MeasuredOn, Named, ProbeResult, QueryRanks, Record, RecordError, SCHEMA, SkipReason,
@@ -48,6 +50,11 @@ pub use stage_patching::{PatchedCell, Replacement, StagePatching};
 pub use suite::{ProbeOptions, Subject, Suite};
 
 use crate::choice::choice;
+use crate::device::Precision;
+
+/// In what a GPU computes products for probes. Differences of logits and shares of sums are smaller than what bf16 rounds
+/// away; and with products in bf16 a kernel that Burn 0.22.1 makes for them fails on an H100 (docs/gpu.md).
+pub const PROBED_IN: Precision = Precision::F32;
 
 choice! {
     /// The probes, in the order of the paper.

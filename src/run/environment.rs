@@ -72,7 +72,7 @@ impl Environment {
     }
 }
 
-/// The memory in bytes that this process holds now (Linux; none elsewhere).
+/// The memory in bytes that this process has in the machine's memory now, mapped files among it (Linux; none elsewhere).
 pub(crate) fn resident_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmRSS"))
 }

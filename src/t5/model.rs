@@ -57,6 +57,11 @@ impl T5 {
         self.precision
     }
 
+    /// The same model whose products a GPU computes in `precision`.
+    pub fn computed_in(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
     /// Whether the word embedding is the output matrix too.
     pub fn is_tied(&self) -> bool {
         self.lm_head.is_none()
@@ -245,6 +250,11 @@ impl GenirModel {
     /// Logits of the docids alone: `[batch, d_model] -> [batch, documents]`.
     pub fn docid_logits(&self, output: Tensor<2>) -> Tensor<2> {
         self.docids.logits(self.t5.scaled(output), self.t5.precision)
+    }
+
+    /// The same model whose products a GPU computes in `precision`.
+    pub fn computed_in(self, precision: Precision) -> Self {
+        Self { t5: self.t5.computed_in(precision), ..self }
     }
 
     /// Documents in the docid vocabulary.

@@ -316,11 +316,6 @@ impl Plan {
         Cadence { every, at_start: section.at_start, at_end: true }
     }
 
-    /// Where the run computes, with the precision of its products.
-    pub fn compute_device(&self) -> ComputeDevice {
-        ComputeDevice { device: self.device.clone(), precision: self.precision }
-    }
-
     /// The names of the metrics that each evaluation gives, such as `validation/unseen/hits@1`.
     pub fn metrics(&self) -> Vec<String> {
         metrics_of(&self.query_sets)
@@ -394,6 +389,12 @@ impl Plan {
     /// The base model that the probes compare with; none where none does.
     pub fn probe_base(&self) -> Option<&ProbeBase> {
         self.probe_base.as_ref()
+    }
+
+    /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
+    pub fn base_beside(&self, model: &T5) -> Result<T5, PlanError> {
+        let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
+        Ok(self.origin()?.t5_beside(model, trained)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.

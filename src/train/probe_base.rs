@@ -124,8 +124,13 @@ impl ProbeBase {
         differs.map(|((key, found), (_, own))| (key, found, own)).or(fewer)
     }
 
+    /// Whether it is what the run itself started from.
+    pub fn is_start(&self) -> bool {
+        self.is_start
+    }
+
     /// The model with its weights.
-    pub fn open(&self, device: &ComputeDevice) -> Result<Other, WeightsError> {
+    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<Other, WeightsError> {
         Ok(Other {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,

@@ -15,6 +15,7 @@ use super::plan::{Plan, PlanError};
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
+use crate::allocator::give_back_freed_memory;
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
@@ -131,6 +132,7 @@ impl<'a> Trainer<'a> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
         self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
         let mut model = self.let_go(model, callbacks, monitor)?;
+        give_back_freed_memory();
         let mut newest = Step { loss: f64::NAN, ..Step::default() };
         let ended = loop {
             match self.call_back(&model, &mut newest, callbacks, monitor) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 
+use crate::allocator;
 use crate::prefix::{Prefix, Reading};
 use crate::retrieval::DocidOrder;
 use crate::retrieval::evaluation::{Evaluated, Part, QuerySet, evaluate};
@@ -126,6 +127,7 @@ impl Callback for Evaluate<'_> {
             ));
         }
         self.evaluated = Some(moment.step);
+        let _phase = allocator::Phase::begin();
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);

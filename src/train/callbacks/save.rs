@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use burn::module::Module;
 
 use super::improves;
+use crate::allocator;
 use crate::checkpoint::{self, Contents, Encoding, Manifest};
 use crate::run::RunDirectory;
 use crate::train::TrainError;
@@ -76,6 +77,7 @@ impl Callback for Save<'_> {
         if !(is_due || is_best || moment.is_last) {
             return Ok(Verdict::Continue);
         }
+        let _phase = allocator::Phase::begin();
         let name = name_at(moment.step);
         let manifest = Manifest {
             format: Manifest::FORMAT,

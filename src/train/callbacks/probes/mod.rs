@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use burn::module::Module;
 
+use crate::allocator;
 use crate::component::Stages;
 use crate::prefix::{Prefix, Reading};
 use crate::probe::{
-    Others, Probe, ProbeError, ProbeQueries, Record, SkipReason, Skipped, Subject, Suite, files,
+    Other, Others, PROBED_IN, Probe, ProbeError, ProbeQueries, Record, SkipReason, Skipped,
+    Subject, Suite, files,
 };
 use crate::recipe::ProbesSection;
 use crate::report;
@@ -171,6 +173,7 @@ impl<'a> Probes<'a> {
         moment: &mut Moment,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
+        let _phase = allocator::Phase::begin();
         self.open_base(due, moment)?;
         let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
@@ -199,8 +202,18 @@ impl<'a> Probes<'a> {
     fn open_base(&mut self, due: &[Probe], moment: &Moment) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
-            self.others.base =
-                Some(base.open(&self.plan.compute_device()).map_err(PlanError::from)?);
+            let plan = self.plan;
+            let mut other = match base.is_start() {
+                true => Other {
+                    name: base.name.clone(),
+                    t5: plan.base_beside(&moment.model.valid().t5)?,
+                    has_same_encoder: true,
+                    left_out: Default::default(),
+                },
+                false => base.open(&plan.device).map_err(PlanError::from)?,
+            };
+            other.t5 = other.t5.computed_in(PROBED_IN);
+            self.others.base = Some(other);
             if let Some(note) = &base.note {
                 moment.monitor.message(note);
             }
@@ -208,7 +221,7 @@ impl<'a> Probes<'a> {
         Ok(())
     }
 
-    /// Measures `due`, each with its queries. That no query is correct yet is no error.
+    /// Measures `due`, each with its queries, in the precision of [`PROBED_IN`]. That no query is correct yet is no error.
     fn measure(
         &mut self,
         due: &[Probe],
@@ -217,6 +230,7 @@ impl<'a> Probes<'a> {
         prefix: Option<&Arc<Prefix>>,
     ) -> Result<Measured, TrainError> {
         let plan = self.plan;
+        let model = &model.clone().computed_in(PROBED_IN);
         let subject = Subject {
             model,
             device: &plan.device,
