@@ -88,6 +88,14 @@ fn a_second_process_is_refused_and_a_killed_one_blocks_nothing() {
     assert!(!run.join(".genir.lock").exists());
 }
 
+/// Runs what has to fail, perhaps after it has shown what it was about to do.
+#[track_caller]
+fn fails(arguments: &[&str], words: &[&str]) {
+    let done = genir_with_input(arguments, "");
+    assert_eq!(done.code, 1, "{arguments:?}: {}", done.stderr);
+    assert_says(&done.stderr, &[&["error: "], words].concat());
+}
+
 #[test]
 fn a_start_that_fails_leaves_the_run_that_was_there() {
     let home = TempDir::new().unwrap();
@@ -109,19 +117,19 @@ fn a_start_that_fails_leaves_the_run_that_was_there() {
     fs::write(base.join("config.json"), broken).unwrap();
     let base = format!("model.base={}", base.display());
     let pretrained = ["train", &recipe, &base, "model.init=pretrained", "~model.config"];
-    is_refused(&[&pretrained[..], &["--overwrite"]].concat(), &["model.base"]);
+    fails(&[&pretrained[..], &["--overwrite"]].concat(), &["model.base"]);
     assert!(everything(&run) == before);
 
     // A corpus that cannot be read, and a split without queries.
     is_refused(&["train", &recipe, "--overwrite", "corpus.path=no/corpus"], &["no/corpus"]);
     fs::remove_file(home.path().join("corpus/test_queries.json")).unwrap();
     let splits = "evaluate.splits=[\"test\"]";
-    is_refused(&["train", &recipe, "--overwrite", splits], &["test"]);
+    fails(&["train", &recipe, "--overwrite", splits], &["test"]);
     assert!(everything(&run) == before);
 
     // Where there was nothing, nothing is left that blocks the next try.
     let elsewhere = format!("run.directory={}", home.path().join("other/run").display());
-    is_refused(&[&pretrained[..], &[&elsewhere]].concat(), &["model.base"]);
+    fails(&[&pretrained[..], &[&elsewhere]].concat(), &["model.base"]);
     assert!(!home.path().join("other").exists());
     succeeds(&["train", &recipe, "train.steps=1", &elsewhere]);
 }
