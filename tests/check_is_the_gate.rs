@@ -354,14 +354,14 @@ fn thousands_of_unknown_keys_are_told_in_a_moment() {
     let home = TempDir::new().unwrap();
     let recipe = text(home.path().join("tiny.toml"));
     let lines: String =
-        (0..20_000).map(|number| format!("unknown_{number} = {number}\n")).collect();
+        (0..60_000).map(|number| format!("unknown_{number} = {number}\n")).collect();
     fs::write(&recipe, lines + &tiny_corpus::recipe(home.path())).unwrap();
     let begun = std::time::Instant::now();
     let done = genir_with_input(&["check", &recipe], "");
     assert_eq!(done.code, 1);
     assert_says(
         &done.stderr,
-        &["20000 problems", "line 20000: unknown_19999 = 19999: unknown key"],
+        &["60000 problems", "line 60000: unknown_59999 = 59999: unknown key"],
     );
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
 }
