@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::transport::{FileInfo, Hub, HubError};
+use crate::files::{append_to, create_directory, rename};
 
 /// How often a file is tried; each attempt goes on where the one before was cut.
 const ATTEMPTS: u32 = 3;
@@ -39,8 +40,8 @@ pub(super) fn download(
     let info = hub.file(path, to.commit, largest)?;
     let blobs = to.folder.join("blobs");
     let snapshot = to.folder.join("snapshots").join(to.commit);
-    fs::create_dir_all(&blobs)?;
-    fs::create_dir_all(&snapshot)?;
+    create_directory(&blobs).map_err(|error| error.source)?;
+    create_directory(&snapshot).map_err(|error| error.source)?;
     let blob = blobs.join(&info.etag);
     let part = blobs.join(format!("{}.part", info.etag));
     let file = open_alone(&part)?;
@@ -49,7 +50,7 @@ pub(super) fn download(
         fs::remove_file(&part)?;
     } else {
         match fetch(hub, path, name, &info, &file) {
-            Ok(()) => fs::rename(&part, &blob)?,
+            Ok(()) => rename(&part, &blob).map_err(|error| error.source)?,
             Err(error @ HubError::Size { .. }) => {
                 fs::remove_file(&part)?;
                 return Err(error);
@@ -69,7 +70,7 @@ pub(super) fn download(
 
 /// Opens a file that one process at a time writes to.
 fn open_alone(part: &Path) -> io::Result<File> {
-    let file = File::options().create(true).append(true).open(part)?;
+    let file = append_to(part).map_err(|error| error.source)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::Wanted;
 use super::download::{Destination, download};
 use super::transport::{Hub, HubError};
-use crate::files::{expand_home, write_whole};
+use crate::files::{create_directory, expand_home, write_whole};
 use crate::t5::weights::{INDEX, SINGLE, WeightsError, shards};
 
 /// Fetched where the model has them.
@@ -324,8 +324,8 @@ impl HubModel<'_> {
         if !is_commit(self.revision) {
             let reference = self.reference();
             let parent = reference.parent().unwrap_or(&folder);
-            let moved = fs::create_dir_all(parent).map_err(|error| error.to_string());
-            let moved = moved.and_then(|()| {
+            let made = create_directory(parent).map_err(|error| error.to_string());
+            let moved = made.and_then(|()| {
                 let write = write_whole(&reference, |file| file.write_all(commit.as_bytes()));
                 write.map_err(|error| error.to_string())
             });
