@@ -69,7 +69,8 @@ impl Run {
         let text = fs::read_to_string(self.home.path().join("run/metrics.jsonl")).unwrap();
         let parse = |line| {
             let mut values = serde_json::from_str::<Map<String, Value>>(line).unwrap();
-            values.retain(|name, _| !name.contains("second") && !name.contains("time"));
+            let costs = ["second", "time", "memory/peak"];
+            values.retain(|name, _| costs.iter().all(|cost| !name.contains(cost)));
             values
         };
         text.lines().map(parse).collect()
