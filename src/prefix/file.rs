@@ -26,6 +26,8 @@ use crate::files::FileError;
 const MAGIC: &[u8; 8] = b"GENIRPFX";
 const ALIGNED: usize = 64;
 const DIGEST: usize = size_of::<Key>();
+/// Bytes of rows that are checked or copied before their mapped pages are let go of: whole blocks.
+const PART: usize = 16 * BLOCK;
 
 /// What a file must hold.
 pub(super) struct Contents<'a> {
@@ -51,10 +53,6 @@ impl Mapped {
 
     /// The bytes of all rows in memory, never with more than a part of the mapped ones beside them.
     pub fn into_memory(self) -> Vec<u8> {
-        /// Bytes that are copied before the mapped ones are let go of.
-        const PART: usize = 16 << 20;
-        // Checking has read all of it; the system keeps it at hand without the process.
-        self.let_go(0..self.map.len());
         let mut bytes = Vec::with_capacity(self.rows.len());
         for start in self.rows.clone().step_by(PART) {
             let part = start..self.rows.end.min(start + PART);
@@ -64,7 +62,8 @@ impl Mapped {
         bytes
     }
 
-    /// Gives the mapped pages of `range` back: whoever reads them again reads the file.
+    /// Gives the mapped pages of `range` back: whoever reads them again reads the file, which the system keeps at hand
+    /// without the process.
     fn let_go(&self, range: Range<usize>) {
         #[cfg(unix)]
         {
@@ -159,16 +158,21 @@ impl Contents<'_> {
         if hasher.finalize().as_bytes() != root || map[..rows.start] != head {
             return Err(damaged("its index".to_owned()));
         }
-        let blocks = map[rows.clone()].par_chunks(BLOCK).zip(stored.par_chunks(DIGEST));
-        let wrong = blocks.position_first(|(block, stored)| digests(block)[0] != stored);
-        match wrong {
-            None => Ok(Mapped { map, rows }),
-            Some(block) => {
-                let start = rows.start + block * BLOCK;
-                let end = rows.end.min(start + BLOCK) - 1;
-                Err(damaged(format!("bytes {start} to {end}")))
+        let stored = stored.to_vec();
+        let mapped = Mapped { map, rows };
+        for start in mapped.rows.clone().step_by(PART) {
+            let part = start..mapped.rows.end.min(start + PART);
+            let first = (start - mapped.rows.start) / BLOCK;
+            let blocks = mapped.map[part.clone()].par_chunks(BLOCK);
+            let blocks = blocks.zip(stored[first * DIGEST..].par_chunks(DIGEST));
+            if let Some(at) = blocks.position_first(|(block, stored)| digests(block)[0] != stored) {
+                let start = start + at * BLOCK;
+                let end = part.end.min(start + BLOCK) - 1;
+                return Err(damaged(format!("bytes {start} to {end}")));
             }
+            mapped.let_go(part);
         }
+        Ok(mapped)
     }
 
     /// That a file has the length and the header of these contents.

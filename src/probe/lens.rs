@@ -92,6 +92,11 @@ fn on_host(matrix: Tensor<2>) -> Vec<f32> {
     values.unwrap_or_else(|_| unreachable!("converted to f32"))
 }
 
+/// Rows of logits that are held at once of `vectors` of `rows` rows each, where those of so many tokens are kept.
+pub(super) fn rows_at_once(rows: usize, vectors: usize, tokens: usize) -> usize {
+    rows * at_once(rows, tokens).min(vectors)
+}
+
 /// How many vectors of `rows` rows go through the output matrix at once, where logits of so many tokens are kept.
 fn at_once(rows: usize, tokens: usize) -> usize {
     let most_rows = (LOGIT_BYTES / (tokens * size_of::<f32>()).max(1)).min(MOST_ROWS);

@@ -14,7 +14,7 @@ use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
 /// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
 /// T5-large.
-const KEPT_BYTES: usize = 256 << 20;
+pub(super) const KEPT_BYTES: usize = 256 << 20;
 
 /// A set of queries to look at a model with.
 pub struct ProbeQueries {

@@ -111,6 +111,23 @@ fn rank_batch(
 /// Logits of words that are held at once, in bytes: they are counted while they are in the processor's cache.
 const WORD_LOGIT_BYTES: usize = 8 << 20;
 
+/// Bytes that [`relevant_ranks`] needs at once for so many rows, the docids' logits among them.
+pub(crate) fn ranked_bytes(
+    words: usize,
+    rows: usize,
+    documents: usize,
+    vocabulary: Vocabulary,
+) -> usize {
+    /// Bytes beside a logit that is compared: whether it is higher, and that as a number of 64 bits.
+    const COMPARISON: usize = 1 + 8;
+    let docids = rows * documents;
+    let words = match vocabulary {
+        Vocabulary::All => (rows * words).min(WORD_LOGIT_BYTES / size_of::<f32>()),
+        Vocabulary::Docids => 0,
+    };
+    (docids + words) * size_of::<f32>() + docids.max(words) * COMPARISON
+}
+
 /// The ranks of some docids in each row: 1 + how many score strictly higher. From outputs of the decoder,
 /// `[rows, d_model]`, and the docids' logits, `[rows, documents]`.
 pub(crate) fn relevant_ranks(

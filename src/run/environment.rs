@@ -67,9 +67,14 @@ impl Environment {
     }
 }
 
-/// The memory in bytes that this process holds now (Linux; none elsewhere).
+/// The memory in bytes that this process has in the machine's memory now, mapped files among it (Linux; none elsewhere).
 pub(crate) fn resident_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmRSS"))
+}
+
+/// The most memory in bytes that this process has held so far (Linux; none elsewhere).
+pub(crate) fn peak_memory() -> Option<u64> {
+    bytes(field("/proc/self/status", "VmHWM"))
 }
 
 /// The value of the first line `name : value` of a file under `/proc`.

@@ -254,6 +254,12 @@ impl Plan {
         Ok(self.base.t5(self.recipe.run.seed, device)?)
     }
 
+    /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
+    pub fn base_beside(&self, model: &T5) -> Result<T5, PlanError> {
+        let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
+        Ok(self.origin()?.t5_beside(model, trained)?)
+    }
+
     /// Where the weights of [`Plan::base`] come from.
     pub fn origin(&self) -> Result<Origin, WeightsError> {
         self.base.origin(self.recipe.run.seed)

@@ -13,6 +13,7 @@ use super::plan::{Plan, PlanError};
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
+use crate::allocator::give_back_freed_memory;
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
@@ -129,6 +130,7 @@ impl<'a> Trainer<'a> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
         self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
         let mut model = self.let_go(model, callbacks, monitor)?;
+        give_back_freed_memory();
         let mut examples = 0;
         let before = Step { loss: f64::NAN, learning_rate: 0.0, gradient_norm: 0.0, examples: 0 };
         self.call_back(0, &model, &before, callbacks, monitor)?;

@@ -49,4 +49,14 @@ impl Origin {
     pub fn t5(&self, tied: bool, device: &Device) -> Result<T5, WeightsError> {
         fill::fill(T5::zeros(&self.config, tied, device), |name, shape| self.values(name, shape))
     }
+
+    /// The same T5 beside `model`, which was trained from it on the parameters that `trained` names (dotted, without
+    /// `t5.`): all others are the model's own tensors, shared and not read again.
+    pub fn t5_beside(
+        &self,
+        model: &T5,
+        trained: impl Fn(&str) -> bool,
+    ) -> Result<T5, WeightsError> {
+        fill::fill_some(model.clone(), trained, |name, shape| self.values(name, shape))
+    }
 }

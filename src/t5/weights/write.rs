@@ -13,6 +13,9 @@ use super::names::stored;
 use super::{Origin, WeightsError, transposed};
 use crate::t5::{FeedForward, GenirModel};
 
+/// Values that are copied at once to be written.
+const BLOCK: usize = 1 << 20;
+
 /// Writes `model.safetensors` into `directory`: f32, docid rows behind the word rows in one matrix.
 ///
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
@@ -96,7 +99,13 @@ impl View for Entry<'_> {
         match &self.values {
             Values::Held(parts) => {
                 for part in parts {
-                    bytes.extend_from_slice(part.to_data().as_bytes());
+                    // In blocks of rows: a tensor that the model holds too is copied to be read.
+                    let [rows, columns] = part.dims();
+                    let block = (BLOCK / columns.max(1)).max(1);
+                    for first in (0..rows).step_by(block) {
+                        let values = part.clone().slice(first..rows.min(first + block));
+                        bytes.extend_from_slice(values.into_data().as_bytes());
+                    }
                 }
             }
             Values::Gone { origin, name, shape, transposed: turn, failed } => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 
 use super::split_set;
+use crate::allocator::Phase;
 use crate::checkpoint::Encoding;
 use crate::corpus::Query;
 use crate::prefix::{Prefix, Reading};
@@ -106,6 +107,7 @@ impl Callback for Evaluate<'_> {
     }
 
     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let _phase = Phase::begin();
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);

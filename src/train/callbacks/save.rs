@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use burn::module::Module;
 
+use crate::allocator::Phase;
 use crate::checkpoint::{self, Contents, Encoding, Manifest};
 use crate::run::RunDirectory;
 use crate::train::TrainError;
@@ -70,6 +71,7 @@ impl Callback for Save<'_> {
         if !(is_due || is_best || moment.is_last) {
             return Ok(Verdict::Continue);
         }
+        let _phase = Phase::begin();
         let name = format!("step-{:06}", moment.step);
         let manifest = Manifest {
             format: Manifest::FORMAT,

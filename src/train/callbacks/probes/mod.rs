@@ -8,6 +8,7 @@ use std::time::Instant;
 use burn::module::Module;
 
 use super::split_set;
+use crate::allocator::Phase;
 use crate::prefix::{Prefix, Reading};
 use crate::probe::{Other, Others, Probe, ProbeError, ProbeQueries, Record, Subject, Suite, files};
 use crate::recipe::ProbesSection;
@@ -137,6 +138,7 @@ impl<'a> Probes<'a> {
         moment: &mut Moment,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
+        let _phase = Phase::begin();
         let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
@@ -170,7 +172,7 @@ impl<'a> Probes<'a> {
     ) -> Result<Measured, TrainError> {
         let plan = self.plan;
         if self.others.base.is_none() && due.iter().any(|probe| probe.uses_base()) {
-            let (name, t5) = (name_of_base(&plan.recipe), plan.base(&plan.device)?);
+            let (name, t5) = (name_of_base(&plan.recipe), plan.base_beside(&model.t5)?);
             self.others.base = Some(Other { name, t5, left_out: Default::default() });
         }
         let subject = Subject {

@@ -1,0 +1,88 @@
+//! What callbacks need between two steps, while no step holds its gradients and activations: evaluations, checkpoints,
+//! probes.
+
+use super::F32;
+use super::step::layer_made;
+use crate::probe::{Probe, Sizes};
+use crate::recipe::ProbesSection;
+use crate::retrieval::ranking::ranked_bytes;
+use crate::t5::T5Config;
+use crate::train::callback::Cadence;
+use crate::train::plan::{Plan, splits_to_probe};
+
+/// Bytes that an evaluation needs at once: the states of a batch of queries, its logits and their comparison.
+pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
+    let (section, config) = (&plan.recipe.evaluate, plan.config());
+    let states = section.batch_size * longest * config.d_model;
+    let made = if stored { 0 } else { layer_made(config, section.batch_size, longest) };
+    let documents = plan.docids.len();
+    F32 * (states + made)
+        + ranked_bytes(config.vocab_size, section.batch_size, documents, section.vocabulary)
+}
+
+/// Floats that writing the largest tensor needs: words and docids as one.
+pub(super) fn saved(config: &T5Config, documents: usize) -> usize {
+    (config.vocab_size + documents) * config.d_model
+}
+
+/// Bytes of the base model beside the model, and whether training goes on beside it. They share what is frozen.
+pub(super) fn base(plan: &Plan) -> (usize, bool) {
+    let Some(section) = &plan.recipe.probes else { return (0, false) };
+    let using = || section.run.iter().filter(|probe| probe.uses_base());
+    if using().next().is_none() {
+        return (0, false);
+    }
+    let between = using().any(|&probe| section.every(probe).is_some());
+    let docids = match plan.trained.contains("docids.weight") {
+        true => plan.docids.len() * plan.config().d_model,
+        false => 0,
+    };
+    (F32 * (plan.table.total.trained - docids), section.at_start || between)
+}
+
+/// Queries of each set that is probed: those ranked, and those that circuits are judged on.
+fn probed(plan: &Plan, section: &ProbesSection, probes: &[Probe]) -> [usize; 2] {
+    let Ok((split, test)) = splits_to_probe(section, &plan.corpus) else { return [0, 0] };
+    let most = probes.iter().map(|&probe| section.queries(probe)).max().unwrap_or(0);
+    let judges = probes.contains(&Probe::Circuit);
+    let of = |split| plan.corpus.split(split).len().min(most);
+    [of(split), if judges { of(test) } else { 0 }]
+}
+
+/// Queries of probes whose frozen prefix is stored: they are read more than once, and no evaluation reads them.
+pub(super) fn stored_queries(plan: &Plan) -> usize {
+    let Some(section) = &plan.recipe.probes else { return 0 };
+    let every = section.run.iter().any(|&probe| section.every(probe).is_some());
+    let cadence = Cadence {
+        every: every.then_some(1),
+        at_start: section.at_start,
+        at_end: section.at_end,
+    };
+    let Ok((split, test)) = splits_to_probe(section, &plan.corpus) else { return 0 };
+    if cadence.times(2) < 2 {
+        return 0;
+    }
+    let [queries, judged] = probed(plan, section, &section.run);
+    let evaluated = |split| plan.recipe.evaluate.splits.contains(&split);
+    let of = |split, queries| if evaluated(split) { 0 } else { queries };
+    of(split, queries) + of(test, judged)
+}
+
+/// Bytes that probes need at once.
+pub(super) fn probes(plan: &Plan, section: &ProbesSection, longest: usize, stored: bool) -> usize {
+    let config = plan.config();
+    let [queries, judged] = probed(plan, section, &section.run);
+    let sizes = Sizes {
+        config,
+        documents: plan.docids.len(),
+        queries: queries.max(judged),
+        batch_size: section.batch_size,
+        length: longest,
+        vocabulary: section.vocabulary,
+    };
+    let compares = section.run.iter().any(|probe| probe.uses_base());
+    // The model's own and the base's, of both sets; where the encoder is frozen they are one, and the run has them.
+    let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.kept() };
+    let encoded = if stored { 0 } else { F32 * layer_made(config, section.batch_size, longest) };
+    kept + sizes.measured(&section.run).max(encoded)
+}

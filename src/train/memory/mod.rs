@@ -1,0 +1,204 @@
+//! What a run needs at its peak, estimated from its sizes before it starts.
+//!
+//! A run goes through phases that give back what they needed (`allocator::Phase`), so that its peak is that of the
+//! phase which needs most. `tests/memory.rs` holds the total against what processes of whole runs have really held.
+
+mod callbacks;
+mod step;
+
+use std::fmt;
+
+use super::plan::Plan;
+use crate::allocator::give_back_freed_memory;
+use crate::device::is_host;
+use crate::prefix::bytes_held;
+use crate::recipe::Optimizer;
+use crate::run::{peak_memory, resident_memory};
+use crate::t5::{GenirModel, comes_before};
+use step::{Batch, Learnt, prefix_made};
+
+/// Bytes that a run holds at its peak, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// The most that the process has held so far, as it was measured: reading the corpus may need more than what is
+    /// left of it. 0 where the system does not tell.
+    pub before: usize,
+    /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
+    /// and what it will come to hold beside the model.
+    pub process: usize,
+    /// All parameters.
+    pub parameters: usize,
+    /// Those among them that are let go of before the first step, because all that they make is stored.
+    pub let_go: usize,
+    /// Optimizer state of the trained ones.
+    pub optimizer: usize,
+    /// The frozen prefix of all texts, where it is stored.
+    pub stored: usize,
+    /// What the base model that probes compare with has beside the model; 0 where none does.
+    pub base: usize,
+    /// Whether training goes on beside `base`: probes are measured before the last step.
+    pub base_while_training: bool,
+    /// What storing the prefix needs at once, its rows among it.
+    pub storing: usize,
+    /// Gradients of the trained parameters, in a step.
+    pub gradients: usize,
+    /// Activations that a step keeps for the backward pass.
+    pub activations: usize,
+    /// What a step makes and frees again, as far as it stands at once: logits, and the largest gradient's parts.
+    pub temporaries: usize,
+    /// What an evaluation needs at once.
+    pub evaluation: usize,
+    /// What writing a checkpoint needs at once.
+    pub checkpoint: usize,
+    /// What probes need at once; 0 where there are none.
+    pub probes: usize,
+}
+
+const F32: usize = size_of::<f32>();
+
+/// What a process comes to hold beside what is counted: queries that it is evaluated on, open logs, and pieces of
+/// memory that the allocator cannot use again.
+const BESIDE: usize = 16 << 20;
+
+/// The same for each thread: its part of products, and memory that it keeps for itself.
+const BESIDE_OF_THREAD: usize = 4 << 20;
+
+impl MemoryEstimate {
+    /// For the run of `plan`.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
+        let documents = plan.docids.len();
+        let lengths = (0..plan.examples.len()).map(|index| plan.examples.tokens(index).len());
+        let longest = lengths.max().unwrap_or(0);
+        let trained_count = table.total.trained;
+        let states = match recipe.optimizer.optimizer {
+            Optimizer::AdamW { .. } => 2 * trained_count,
+            // A row and a column of second moments for each matrix: the square roots of its size, about.
+            Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
+        };
+        // Accumulated gradients stand beside those of the newest batch.
+        let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
+        let stored = stored(plan);
+        let step = Batch {
+            config,
+            examples: recipe.train.batch_size,
+            length: longest,
+            dropout: plan.dropout() > 0.0,
+            stored: stored > 0,
+            fused_loss: is_host(&plan.device),
+        };
+        let learnt = Learnt::of(&plan.trained, config);
+        let (base, base_while_training) = callbacks::base(plan);
+        // What was needed to come here is not needed any more.
+        give_back_freed_memory();
+        let threads = rayon::current_num_threads();
+        Self {
+            before: peak_memory().unwrap_or(0) as usize,
+            process: resident_memory().unwrap_or(0) as usize + BESIDE + threads * BESIDE_OF_THREAD,
+            parameters: F32 * table.total.parameters,
+            let_go: if stored > 0 { F32 * let_go(plan) } else { 0 },
+            optimizer: F32 * states,
+            stored,
+            base,
+            base_while_training,
+            storing: if stored > 0 { stored.max(F32 * prefix_made(config, longest)) } else { 0 },
+            gradients: F32 * trained_count * copies,
+            activations: F32 * step.kept(&learnt),
+            temporaries: F32 * step.made(&learnt, documents),
+            evaluation: callbacks::evaluation(plan, longest, stored > 0),
+            checkpoint: F32 * callbacks::saved(config, documents),
+            probes: recipe.probes.as_ref().map_or(0, |section| {
+                callbacks::probes(plan, section, longest, stored > 0)
+            }),
+        }
+    }
+
+    /// All of it at the peak, in bytes.
+    pub fn total(&self) -> usize {
+        self.phases().into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0)
+    }
+
+    /// The process's bytes in each phase of the run.
+    fn phases(&self) -> [(&'static str, usize); 6] {
+        let start = self.process + self.parameters;
+        let training = start - self.let_go + self.stored + self.optimizer;
+        let beside = if self.base_while_training { self.base } else { 0 };
+        let step = self.gradients + self.activations + self.temporaries;
+        [
+            ("while the corpus is read", self.before),
+            ("while the frozen prefix is stored", start + self.storing),
+            ("in a training step", training + beside + step),
+            ("in an evaluation", training + beside + self.evaluation),
+            ("while a checkpoint is written", training + beside + self.checkpoint),
+            ("while probes are measured", training + self.base + self.probes),
+        ]
+    }
+}
+
+/// Bytes of the frozen prefix that are held while training, files that are mapped among them.
+fn stored(plan: &Plan) -> usize {
+    let Some(prefix) = plan.frozen_prefix() else { return 0 };
+    let (recipe, reading) = (&plan.recipe, plan.reading());
+    let width = plan.config().d_model;
+    let training = bytes_held(prefix, &recipe.cache.settings(), &reading, width) as usize;
+    // What is asked again and again is as long as training's texts, about.
+    let steps = plan.total_steps();
+    let mut asked = 0;
+    if plan.evaluations().times(steps) > 1 {
+        let most = recipe.evaluate.queries.unwrap_or(usize::MAX);
+        let queries = |&split| plan.corpus.split(split).len().min(most);
+        asked += recipe.evaluate.splits.iter().map(queries).sum::<usize>();
+    }
+    asked += callbacks::stored_queries(plan);
+    training + training / reading.texts.len().max(1) * asked
+}
+
+/// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
+/// queries are ranked only once, so that theirs is not stored.
+fn let_go(plan: &Plan) -> usize {
+    let recipe = &plan.recipe;
+    let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
+    let times = plan.evaluations().times(plan.total_steps());
+    let read_once = !recipe.evaluate.splits.is_empty() && times < 2;
+    match plan.frozen_prefix() {
+        Some(prefix) if !probed && !read_once => {
+            let sizes = GenirModel::parameter_sizes(plan.config(), plan.is_tied(), 1);
+            let goes = |name: &str| {
+                name.strip_prefix("t5.").is_some_and(|name| comes_before(prefix.layer(), name))
+            };
+            sizes.iter().filter(|(name, _)| goes(name)).map(|(_, size)| size).sum()
+        }
+        _ => 0,
+    }
+}
+
+impl fmt::Display for MemoryEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let peak = self.phases().into_iter().max_by_key(|(_, bytes)| *bytes);
+        let when = peak.map_or("", |(when, _)| when);
+        write!(
+            f,
+            "about {} MiB resident at the peak, {when}: process and corpus {}, parameters {}, optimizer {}, \
+             gradients {}, activations {}, temporaries {}",
+            mib(self.total()),
+            mib(self.process),
+            mib(self.parameters),
+            mib(self.optimizer),
+            mib(self.gradients),
+            mib(self.activations),
+            mib(self.temporaries)
+        )?;
+        let others = [
+            ("frozen prefix", self.stored),
+            ("let go before the first step", self.let_go),
+            ("the base model for probes", self.base),
+            ("storing the prefix", self.storing),
+            ("an evaluation", self.evaluation),
+            ("a checkpoint", self.checkpoint),
+            ("probes", self.probes),
+        ];
+        let mut needed = others.iter().filter(|(_, bytes)| *bytes > 0);
+        needed.try_for_each(|(what, bytes)| write!(f, ", {what} {}", mib(*bytes)))
+    }
+}

@@ -1,0 +1,165 @@
+//! What a training step keeps and makes. The sums follow the forward pass in `src/t5`: what each operation keeps for
+//! its gradient is written beside it here.
+
+use std::collections::BTreeSet;
+
+use crate::component::{ParameterPlace, Part, Stack};
+use crate::prefix::BATCH_POSITIONS;
+use crate::t5::{FeedForward, T5Config};
+
+/// The lowest place at which a gradient is made: nothing before it is kept.
+pub(super) struct Learnt {
+    /// First encoder layer that gradients reach; the number of layers if none is reached.
+    pub encoder: usize,
+    /// The same of the decoder.
+    pub decoder: usize,
+    words: bool,
+    docids: bool,
+}
+
+impl Learnt {
+    pub fn of(trained: &BTreeSet<String>, config: &T5Config) -> Self {
+        let (mut encoder, mut decoder) = (config.num_layers, config.num_decoder_layers);
+        let (mut words, mut docids) = (false, false);
+        for place in trained.iter().filter_map(|name| ParameterPlace::of(name)) {
+            let layer = match place.part {
+                Part::SelfAttention(layer) | Part::CrossAttention(layer) | Part::Mlp(layer) => {
+                    layer
+                }
+                Part::RelativeBias => 0,
+                Part::FinalNorm => usize::MAX,
+                Part::Words => {
+                    words = true;
+                    0
+                }
+                Part::Docids => {
+                    docids = true;
+                    continue;
+                }
+                Part::Head => continue,
+            };
+            match place.stack {
+                Stack::Encoder => {
+                    encoder = encoder.min(layer);
+                    decoder = 0;
+                }
+                Stack::Decoder => decoder = decoder.min(layer),
+                Stack::Shared => (encoder, decoder) = (0, 0),
+            }
+        }
+        Self { encoder, decoder, words, docids }
+    }
+}
+
+/// One batch that goes through the model. All sums below are numbers of floats.
+pub(super) struct Batch<'a> {
+    pub config: &'a T5Config,
+    pub examples: usize,
+    /// Tokens of each source.
+    pub length: usize,
+    pub dropout: bool,
+    /// Whether the encoder's states are at hand.
+    pub stored: bool,
+    /// Whether logits of frozen rows are used up as they are made (`fused_loss.rs`).
+    pub fused_loss: bool,
+}
+
+impl Batch<'_> {
+    /// Kept from the forward pass until the backward pass has used it.
+    pub fn kept(&self, learnt: &Learnt) -> usize {
+        let encoder = self.config.num_layers - learnt.encoder;
+        let decoder = self.config.num_decoder_layers - learnt.decoder;
+        let tokens = self.examples * self.length;
+        let states = tokens * self.config.d_model;
+        encoder * (self.self_attention() + self.mlp(tokens))
+            + decoder
+                * (self.one_token_attention() + self.cross_attention() + self.mlp(self.examples))
+            + states
+    }
+
+    /// Self-attention of an encoder layer.
+    fn self_attention(&self) -> usize {
+        let tokens = self.examples * self.length;
+        let scores = self.examples * self.config.num_heads * self.length * self.length;
+        let (width, inner) = (self.config.d_model, self.config.inner());
+        let norm = 2 * tokens * width; // its input and its output, which the products need
+        let projections = 3 * tokens * inner; // queries, keys, values
+        let mixed = tokens * inner;
+        // Exponentials and pattern; with dropout the mask and what it leaves.
+        let pattern = if self.dropout { 4 } else { 2 } * scores;
+        norm + projections + mixed + pattern + self.masks(tokens * width)
+    }
+
+    /// Self-attention of the decoder's one token: values only.
+    fn one_token_attention(&self) -> usize {
+        self.examples * (2 * self.config.d_model + 3 * self.config.inner())
+    }
+
+    /// Cross-attention of the decoder's one token, absorbed.
+    fn cross_attention(&self) -> usize {
+        let (width, inner) = (self.config.d_model, self.config.inner());
+        let by_head = self.examples * self.config.num_heads;
+        let asked_and_weighted = 2 * by_head * width;
+        let pattern = 2 * by_head * self.length;
+        self.examples * (2 * width + 2 * inner) + asked_and_weighted + pattern
+    }
+
+    fn mlp(&self, rows: usize) -> usize {
+        let (width, wide) = (self.config.d_model, self.config.d_ff);
+        let norm = 2 * rows * width;
+        let hidden = match self.config.feed_forward {
+            // After relu.
+            FeedForward::Relu => 1,
+            // The gate, the linear half, their product.
+            FeedForward::GatedGelu => 3,
+        };
+        // Dropped hidden activations are kept beside their mask and what they were made of.
+        norm + hidden * rows * wide + self.masks(rows * (2 * wide + width))
+    }
+
+    /// Masks of dropped activations.
+    fn masks(&self, floats: usize) -> usize {
+        if self.dropout { floats } else { 0 }
+    }
+
+    /// Made and freed within a step.
+    pub fn made(&self, learnt: &Learnt, documents: usize) -> usize {
+        let (words, width) = (self.config.vocab_size, self.config.d_model);
+        let logits = if self.fused_loss {
+            // Those of trained rows, which become their gradients.
+            let rows = |trained: bool, rows: usize| if trained { rows } else { 0 };
+            self.examples * (rows(learnt.words, words) + rows(learnt.docids, documents))
+        } else {
+            // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
+            5 * self.examples * (words + documents)
+        };
+        let docids = if learnt.docids { documents * width } else { 0 };
+        let tokens = self.examples * self.length;
+        let tracked = learnt.encoder < self.config.num_layers;
+        let layer = match (self.stored, tracked) {
+            (true, _) => 0,
+            (false, false) => layer_made(self.config, self.examples, self.length),
+            // Its gradients, and those of its widest activation beside.
+            (false, true) => {
+                layer_made(self.config, self.examples, self.length) + tokens * self.config.d_ff
+            }
+        };
+        logits + layer + docids
+    }
+}
+
+/// What one encoder layer makes of a batch, where nothing is kept.
+pub(super) fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
+    let tokens = examples * length;
+    let scores = 2 * examples * config.num_heads * length * length;
+    let attention = 4 * tokens * config.inner() + scores;
+    2 * tokens * config.d_model + attention.max(tokens * config.d_ff)
+}
+
+/// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding.
+pub(super) fn prefix_made(config: &T5Config, longest: usize) -> usize {
+    let examples = BATCH_POSITIONS / longest.max(1);
+    // Hidden activations before and after their function stand at once.
+    let layer = layer_made(config, examples.max(1), longest) + BATCH_POSITIONS * config.d_ff;
+    layer.max(3 * BATCH_POSITIONS * config.d_model)
+}
