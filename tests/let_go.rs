@@ -167,6 +167,22 @@ fn what_is_predicted_to_go_is_what_goes() {
     }
 }
 
+#[test]
+fn a_base_beside_a_trained_model_has_the_weights_that_training_began_with() {
+    for select in ["trainable.select=[\"restricted\"]", "trainable.select=[\"full\"]"] {
+        let home = TempDir::new().unwrap();
+        let plan = plan(home.path(), &[select]);
+        let trained =
+            train_beside(&plan, None, Vec::new()).unwrap_or_else(|error| panic!("{error}"));
+        let model = trained.model.valid();
+        let docids = || model.docids.clone();
+        let beside = GenirModel { t5: plan.base_beside(&model.t5).unwrap(), docids: docids() };
+        let base = GenirModel { t5: plan.base(&plan.device).unwrap(), docids: docids() };
+        assert_same(&bits(&beside), &bits(&base), select);
+        assert!(bits(&model) != bits(&base), "{select}: nothing was trained");
+    }
+}
+
 fn config() -> T5Config {
     let config = r#"{"d_model": 8, "d_kv": 4, "d_ff": 12, "num_heads": 2, "num_layers": 2, "vocab_size": 30,
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}"#;

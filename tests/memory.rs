@@ -161,7 +161,8 @@ fn compare(runs: &[(Shape, &[&[&str]])]) {
         let overrides = overrides(home.path(), collection.path(), *shape, &more);
         let ((said, predicted), measured) = (predicted(&overrides), measured(&overrides));
         let ratio = predicted / measured;
-        let line = format!("{shape:?} {more:?}: {measured:.0} MiB, predicted {ratio:.2} of it: {said}");
+        let line =
+            format!("{shape:?} {more:?}: {measured:.0} MiB, predicted {ratio:.2} of it: {said}");
         println!("{line}");
         if (ratio - 1.0).abs() > ALLOWED {
             wrong.push(line);

@@ -55,7 +55,8 @@ impl Sizes<'_> {
     /// Activations of a pass of the decoder (`trace.rs`).
     fn trace(&self) -> usize {
         let config = self.config;
-        let layer = 7 * config.d_model + config.d_ff + config.num_heads * self.length + 2 * config.inner();
+        let layer =
+            7 * config.d_model + config.d_ff + config.num_heads * self.length + 2 * config.inner();
         F32 * self.rows() * config.num_decoder_layers * layer
     }
 

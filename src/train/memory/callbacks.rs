@@ -53,11 +53,8 @@ fn probed(plan: &Plan, section: &ProbesSection, probes: &[Probe]) -> [usize; 2] 
 pub(super) fn stored_queries(plan: &Plan) -> usize {
     let Some(section) = &plan.recipe.probes else { return 0 };
     let every = section.run.iter().any(|&probe| section.every(probe).is_some());
-    let cadence = Cadence {
-        every: every.then_some(1),
-        at_start: section.at_start,
-        at_end: section.at_end,
-    };
+    let cadence =
+        Cadence { every: every.then_some(1), at_start: section.at_start, at_end: section.at_end };
     let Ok((split, test)) = splits_to_probe(section, &plan.corpus) else { return 0 };
     if cadence.times(2) < 2 {
         return 0;

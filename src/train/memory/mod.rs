@@ -26,6 +26,8 @@ pub struct MemoryEstimate {
     /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
     /// and what it will come to hold beside the model.
     pub process: usize,
+    /// Whether all of it is in the machine's memory: resident memory of the process. On a GPU the sum is of both memories.
+    pub on_host: bool,
     /// All parameters.
     pub parameters: usize,
     /// Those among them that are let go of before the first step, because all that they make is stored.
@@ -56,9 +58,9 @@ pub struct MemoryEstimate {
 
 const F32: usize = size_of::<f32>();
 
-/// What a process comes to hold beside what is counted: queries that it is evaluated on, open logs, and pieces of
-/// memory that the allocator cannot use again.
-const BESIDE: usize = 16 << 20;
+/// What a process comes to hold beside what is counted: pages of its own file that are read later, queries that it is
+/// evaluated on, open logs, and pieces of memory that the allocator cannot use again.
+const BESIDE: usize = 32 << 20;
 
 /// The same for each thread: its part of products, and memory that it keeps for itself.
 const BESIDE_OF_THREAD: usize = 4 << 20;
@@ -95,6 +97,7 @@ impl MemoryEstimate {
         Self {
             before: peak_memory().unwrap_or(0) as usize,
             process: resident_memory().unwrap_or(0) as usize + BESIDE + threads * BESIDE_OF_THREAD,
+            on_host: is_host(&plan.device),
             parameters: F32 * table.total.parameters,
             let_go: if stored > 0 { F32 * let_go(plan) } else { 0 },
             optimizer: F32 * states,
@@ -107,9 +110,10 @@ impl MemoryEstimate {
             temporaries: F32 * step.made(&learnt, documents),
             evaluation: callbacks::evaluation(plan, longest, stored > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
-            probes: recipe.probes.as_ref().map_or(0, |section| {
-                callbacks::probes(plan, section, longest, stored > 0)
-            }),
+            probes: recipe
+                .probes
+                .as_ref()
+                .map_or(0, |section| callbacks::probes(plan, section, longest, stored > 0)),
         }
     }
 
@@ -177,9 +181,10 @@ impl fmt::Display for MemoryEstimate {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         let peak = self.phases().into_iter().max_by_key(|(_, bytes)| *bytes);
         let when = peak.map_or("", |(when, _)| when);
+        let resident = if self.on_host { " resident" } else { "" };
         write!(
             f,
-            "about {} MiB resident at the peak, {when}: process and corpus {}, parameters {}, optimizer {}, \
+            "about {} MiB{resident} at the peak, {when}: process and corpus {}, parameters {}, optimizer {}, \
              gradients {}, activations {}, temporaries {}",
             mib(self.total()),
             mib(self.process),
