@@ -14,6 +14,7 @@ use super::key::Weights;
 use super::store::{Rows, Store};
 use super::texts::Texts;
 use super::{CacheError, CacheSettings, FrozenPrefix, Kept, Place, PrefixOutput};
+use crate::allocator::give_back_freed_memory;
 use crate::files::FileError;
 
 /// Texts that a run reads.
@@ -254,6 +255,8 @@ impl Keeper<'_> {
         }
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
+        // What it took to compute the rows has no place among them.
+        give_back_freed_memory();
         Ok((self.open(&contents, &path)?, Place::Written(path)))
     }
 

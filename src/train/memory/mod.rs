@@ -60,10 +60,11 @@ const F32: usize = size_of::<f32>();
 
 /// What a process comes to hold beside what is counted: pages of its own file that are read later, queries that it is
 /// evaluated on, open logs, and pieces of memory that the allocator cannot use again.
-const BESIDE: usize = 32 << 20;
+const BESIDE: usize = 20 << 20;
 
-/// The same for each thread: its part of products, and memory that it keeps for itself.
-const BESIDE_OF_THREAD: usize = 4 << 20;
+/// The same for each thread: what its products pack their factors into, which follows from the processor's caches, and
+/// memory that it keeps for itself. Measured with 1 to 16 threads.
+const BESIDE_OF_THREAD: usize = 10 << 20;
 
 impl MemoryEstimate {
     /// For the run of `plan`.
@@ -80,7 +81,9 @@ impl MemoryEstimate {
         };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if recipe.train.accumulate > 1 { 2 } else { 1 };
-        let stored = stored(plan);
+        let (training, asked) = stored(plan);
+        let stored = training + asked;
+        let made = F32 * prefix_made(config, longest);
         let step = Batch {
             config,
             examples: recipe.train.batch_size,
@@ -104,7 +107,12 @@ impl MemoryEstimate {
             stored,
             base,
             base_while_training,
-            storing: if stored > 0 { stored.max(F32 * prefix_made(config, longest)) } else { 0 },
+            storing: match (training, asked) {
+                (0, _) => 0,
+                (rows, 0) => rows.max(made),
+                // What is asked is computed beside the rows of the training texts.
+                (rows, asked) => rows + asked.max(made),
+            },
             gradients: F32 * trained_count * copies,
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
@@ -139,9 +147,10 @@ impl MemoryEstimate {
     }
 }
 
-/// Bytes of the frozen prefix that are held while training, files that are mapped among them.
-fn stored(plan: &Plan) -> usize {
-    let Some(prefix) = plan.frozen_prefix() else { return 0 };
+/// Bytes of the frozen prefix that are held while training, files that are mapped among them: of the training texts, and
+/// of what else is read more than once.
+fn stored(plan: &Plan) -> (usize, usize) {
+    let Some(prefix) = plan.frozen_prefix() else { return (0, 0) };
     let (recipe, reading) = (&plan.recipe, plan.reading());
     let width = plan.config().d_model;
     let training = bytes_held(prefix, &recipe.cache.settings(), &reading, width) as usize;
@@ -154,7 +163,7 @@ fn stored(plan: &Plan) -> usize {
         asked += recipe.evaluate.splits.iter().map(queries).sum::<usize>();
     }
     asked += callbacks::stored_queries(plan);
-    training + training / reading.texts.len().max(1) * asked
+    (training, training / reading.texts.len().max(1) * asked)
 }
 
 /// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
