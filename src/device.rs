@@ -173,25 +173,7 @@ fn cuda(name: &str, index: usize) -> Result<Device, DeviceError> {
     if index >= count {
         return Err(DeviceError::NoSuchGpu { found, count });
     }
-    keep_compiled_kernels();
     Ok(Device::cuda(index))
-}
-
-/// Has compiled kernels, and which of several was the fastest, stored in the user's cache directory (`cubecl`). A first
-/// process compiles and tries hundreds of them, which takes minutes; later ones read them.
-#[cfg(feature = "cuda")]
-fn keep_compiled_kernels() {
-    use burn::cubecl::config::cache::CacheConfig;
-    use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
-    // What the user's cubecl.toml and environment variables say comes first.
-    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
-    config.compilation.cache = true;
-    if matches!(config.environment.path, CacheConfig::Target) {
-        // Its default is the directory `target` of a Rust project, even for an installed binary.
-        config.environment.path = CacheConfig::Global;
-    }
-    // Only the first device of a process decides.
-    let _ = CubeClRuntimeConfig::try_set(config);
 }
 
 #[cfg(test)]

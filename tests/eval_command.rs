@@ -192,7 +192,7 @@ fn metrics_of_each_query_have_the_means_that_are_printed() {
 }
 
 #[test]
-#[ignore = "until files::WholeFile writes `-` to standard output"]
+
 fn a_file_that_is_standard_output_moves_the_metrics_to_standard_error() {
     let (home, run) = tiny_run();
     let at = |name: &str| home.path().join(name);
