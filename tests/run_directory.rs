@@ -266,7 +266,6 @@ fn inputs_in_what_would_be_removed_are_refused_through_links_too() {
     fs::create_dir(path.join("corpus")).unwrap();
     fs::write(path.join("corpus/documents.json"), "[]").unwrap();
 
-    let new = NewRun::claim(&path, Overwrite::Replace).unwrap();
     for input in [
         base.clone(),
         run.checkpoints().join("latest"),
@@ -276,17 +275,17 @@ fn inputs_in_what_would_be_removed_are_refused_through_links_too() {
         run.recipe(),
         path.clone(),
     ] {
-        let error = new.refuse_inputs([("model.base", input.clone())]).unwrap_err().to_string();
+        let error =
+            NewRun::refuse_inputs(&path, [("model.base", input.clone())]).unwrap_err().to_string();
         for words in ["model.base", &input.display().to_string(), "run.directory"] {
             assert!(error.contains(words), "{error}");
         }
     }
     let both = [("model.base", base), ("corpus.generated_queries", snapshot)];
-    let error = new.refuse_inputs(both).unwrap_err().to_string();
+    let error = NewRun::refuse_inputs(&path, both).unwrap_err().to_string();
     assert!(error.contains("model.base") && error.contains("corpus.generated_queries"), "{error}");
     // What is the user's stays, and so may be read.
     let fine = [path.join("corpus"), temporary.path().join("elsewhere"), temporary.path().into()];
-    new.refuse_inputs(fine.map(|path| ("corpus.path", path))).unwrap();
-    drop(new);
+    NewRun::refuse_inputs(&path, fine.map(|path| ("corpus.path", path))).unwrap();
     assert!(run.checkpoints().join("latest/model.safetensors").exists());
 }

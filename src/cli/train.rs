@@ -1,6 +1,6 @@
 //! `genir train`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -38,7 +38,6 @@ impl Train {
         let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
         let mut new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
         let run = new.directory().clone();
-        new.refuse_inputs(inputs(&plan))?;
         console.message(&summary(&plan));
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
@@ -67,18 +66,6 @@ impl Train {
         console.message(&closing(run.path(), run.probes().exists(), begun.elapsed().as_secs_f64()));
         Ok(())
     }
-}
-
-/// What a run reads, by the key that names it.
-fn inputs(plan: &Plan) -> Vec<(&'static str, PathBuf)> {
-    let corpus = &plan.recipe.corpus;
-    let mut inputs = vec![
-        ("model.base", plan.base_directory().to_path_buf()),
-        ("corpus.path", PathBuf::from(&corpus.path)),
-        ("cache.directory", plan.recipe.cache.settings().directory),
-    ];
-    inputs.extend(corpus.generated_queries.clone().map(|path| ("corpus.generated_queries", path)));
-    inputs
 }
 
 /// What is trained on what, before the first step.

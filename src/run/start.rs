@@ -48,7 +48,6 @@ pub struct NewRun {
     lock: Lock,
     /// Directories that were made for it, the innermost first.
     made: Vec<PathBuf>,
-    replaces: bool,
     stage: Stage,
 }
 
@@ -75,9 +74,9 @@ impl NewRun {
         let made = missing(path);
         let lock = lock(path)?;
         let (run, stage) = (RunDirectory::at(path), Stage::Claimed);
-        let mut new = NewRun { run, lock, made, replaces: false, stage };
+        let new = NewRun { run, lock, made, stage };
         new.recover()?;
-        new.replaces = look_within(path, overwrite)? == Found::Run;
+        look_within(path, overwrite)?;
         Ok(new)
     }
 
@@ -91,13 +90,13 @@ impl NewRun {
         &self.run
     }
 
-    /// Refuses inputs (each with its key) that lie in what [`NewRun::keep`] removes, through links or not.
+    /// Refuses inputs (each with its key) that lie in what replacing the run at `path` removes, through links or not.
+    /// Where no run is, nothing is removed.
     pub fn refuse_inputs<'a>(
-        &self,
+        path: &Path,
         inputs: impl IntoIterator<Item = (&'a str, PathBuf)>,
     ) -> Result<(), RunError> {
-        let path = self.run.path();
-        if !self.replaces {
+        if !path.is_dir() {
             return Ok(());
         }
         let real = fs::canonicalize(path).map_err(FileError::new("read", path))?;
@@ -208,42 +207,35 @@ impl Drop for NewRun {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Run,
-    /// What only the holder of the lock may put in order.
-    Interrupted,
-}
-
 /// Refuses what a start must not touch.
 fn look(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     // Asked last: what looks wrong may be another start's work, half done.
     let found = look_within(path, overwrite);
     match Lock::owner(path) {
         Some(owner) => Err(in_use(path, owner)),
-        None => found.map(|_| ()),
+        None => found,
     }
 }
 
-/// What is in a directory, or why no run may begin there.
-fn look_within(path: &Path, overwrite: Overwrite) -> Result<Found, RunError> {
+/// Refuses a directory in which no run may begin.
+fn look_within(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let mut names = match contents(path) {
-        Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(()),
         names => names?,
     };
     if is_interrupted(path) {
-        return Ok(Found::Interrupted);
+        // What only the holder of the lock may put in order.
+        return Ok(());
     }
     names.retain(|name| name != LOCK && !is_leftover(name));
     if names.is_empty() {
-        return Ok(Found::Nothing);
+        return Ok(());
     }
     let (path, contents) = (path.to_path_buf(), summary(&names));
     match (RunDirectory::at(&path).environment(), overwrite) {
         (Err(_), _) => Err(RunError::Foreign { path, contents }),
         (Ok(_), Overwrite::Refuse) => Err(RunError::Exists { path, contents }),
-        (Ok(_), Overwrite::Replace) => Ok(Found::Run),
+        (Ok(_), Overwrite::Replace) => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use thiserror::Error;
 
-use super::plan::PlanError;
+use super::plan_error::PlanError;
 use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, consecutive, locate};
 use crate::device::ComputeDevice;
 use crate::docid::{

@@ -1,6 +1,6 @@
 //! What must be there for a run to evaluate, save, stop and probe as its recipe says.
 
-use super::plan::PlanError;
+use super::plan_error::PlanError;
 use super::query_sets::metrics_of;
 use crate::component::Stages;
 use crate::corpus::{Corpus, Split};

@@ -1,31 +1,29 @@
 //! From a recipe to all that a run needs before its first step, with everything that is wrong told at once.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use thiserror::Error;
 
-use super::base::{Base, DocidSources, OpenBaseError};
+use super::base::{Base, DocidSources};
 use super::callback::Cadence;
 use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
 use super::memory::MemoryEstimate;
+use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::checkpoint::{CheckpointError, Encoding};
-use crate::component::{SelectorError, Stages, StagesError, TrainableTable, trainable_set};
-use crate::corpus::{self, Corpus, CorpusError, CorpusErrors, Findings, Split};
-use crate::device::{ComputeDevice, DeviceError, Precision, device};
-use crate::docid::{DocidError, DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
+use crate::checkpoint::Encoding;
+use crate::component::{Stages, TrainableTable, trainable_set};
+use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
+use crate::device::{ComputeDevice, Precision, device};
+use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
-use crate::probe::ProbeError;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
-use crate::run::{Overwrite, RunDirectory, RunError};
+use crate::run::{NewRun, Overwrite, RunDirectory};
 use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
-use crate::task::{Epochs, Examples, Mixture, TaskError};
+use crate::task::{Epochs, Examples, Mixture};
 
 /// A recipe that has been held against its corpus, its base model and its device.
 pub struct Plan {
@@ -66,121 +64,6 @@ pub struct Plan {
     probe_base: Option<ProbeBase>,
 }
 
-/// One thing that stands in the way of a run.
-#[derive(Debug, Error)]
-pub enum PlanError {
-    /// The device cannot be had.
-    #[error("run.device: {0}")]
-    Device(#[from] DeviceError),
-    /// The base model cannot be used.
-    #[error("model.base: {0}")]
-    Base(#[from] OpenBaseError),
-    /// The base's tokenizer is wrong.
-    #[error("model.base: {0}")]
-    Tokenizer(#[from] TokenizerError),
-    /// The base's weights are wrong.
-    #[error("model.base: {0}")]
-    Weights(#[from] WeightsError),
-    /// The base's docids are out of order.
-    #[error("model.base: {0}")]
-    Checkpoint(#[from] CheckpointError),
-    /// The corpus is wrong.
-    #[error("corpus: {0}")]
-    Corpus(#[from] CorpusError),
-    /// The documents' ids cannot be docids.
-    #[error("corpus: {0}")]
-    Docids(#[from] DocidError),
-    /// The stages do not fit the decoder.
-    #[error("stages: {0}")]
-    Stages(#[from] StagesError),
-    /// The trainable set is not one.
-    #[error("trainable.select: {0}")]
-    Selector(#[from] SelectorError),
-    /// The tasks cannot be made of this corpus.
-    #[error("task: {0}")]
-    Task(#[from] TaskError),
-    /// The probes cannot be measured on this model.
-    #[error("probes.{key}: {problem}")]
-    Probes {
-        /// The key that asks for it.
-        key: &'static str,
-        /// Why not.
-        problem: ProbeError,
-    },
-    /// The base model of the probes cannot be used.
-    #[error("probes.base: {0}")]
-    ProbeBase(OpenBaseError),
-    /// The base model of the probes has another shape than the model that is trained.
-    #[error(
-        "probes.base: {name} has another shape: `{key}` is {found}, and {expected} in the model that is trained"
-    )]
-    ProbeBaseShape {
-        /// The base model.
-        name: String,
-        /// The key of `config.json` that differs.
-        key: &'static str,
-        /// Its value there.
-        found: usize,
-        /// Its value in the model that is trained; of the word embedding's rows, the least.
-        expected: usize,
-    },
-    /// The run directory cannot be used.
-    #[error("run.directory: {0}")]
-    Run(#[from] RunError),
-    /// A split to evaluate is empty.
-    #[error("evaluate.splits: the corpus has no {split} queries; {}", in_place(others))]
-    NoQueries {
-        /// The split.
-        split: Split,
-        /// Those that are not empty.
-        others: Vec<Split>,
-    },
-    /// No evaluation of the run gives a metric that it goes by.
-    #[error(
-        "{key}: no evaluation of this run gives `{metric}`, because nothing that it ranks is of that kind; there are \
-         metrics of {}", rankings.join(", ")
-    )]
-    NoMetric {
-        /// The recipe's key.
-        key: &'static str,
-        /// The metric.
-        metric: String,
-        /// What there are metrics of.
-        rankings: Vec<String>,
-    },
-    /// There are no stages to describe a decoder by.
-    #[error(
-        "probes: they describe a decoder by its three stages, and one of {depth} layer(s) has none; leave the section \
-         out (`~probes` on the command line)"
-    )]
-    NoStages {
-        /// Layers of the decoder.
-        depth: usize,
-    },
-    /// A split to probe is empty.
-    #[error("probes.{key}: the corpus has no {split} queries")]
-    NoProbeQueries {
-        /// The key that names the split.
-        key: &'static str,
-        /// The split.
-        split: Split,
-    },
-}
-
-/// Everything that stands in the way of a run.
-#[derive(Debug)]
-pub struct PlanErrors(pub Vec<PlanError>);
-
-impl fmt::Display for PlanErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
-        write!(f, "{count} problem{} with this run:", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
-    }
-}
-
-impl std::error::Error for PlanErrors {}
-
 impl Plan {
     /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
     /// examples. Weights are read by [`Plan::model`].
@@ -188,10 +71,28 @@ impl Plan {
         Self::made(recipe, Vec::new())
     }
 
-    /// As [`Plan::new`] for a run that is to be started: that it cannot be started in its directory is a problem too.
+    /// As [`Plan::new`] for a run that is to be started: that it cannot be started in its directory is a problem too,
+    /// and so is that it reads what would be removed with the run that it replaces.
     pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
         let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
-        Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())
+        let plan = Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
+        match NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs()) {
+            Ok(()) => Ok(plan),
+            Err(error) => Err(PlanErrors(vec![error.into()])),
+        }
+    }
+
+    /// The files and directories that the run reads, each with the key that names it.
+    pub fn inputs(&self) -> Vec<(&'static str, PathBuf)> {
+        let corpus = &self.recipe.corpus;
+        let mut inputs = vec![
+            ("model.base", self.base_directory().to_path_buf()),
+            ("corpus.path", PathBuf::from(&corpus.path)),
+            ("cache.directory", self.recipe.cache.settings().directory),
+        ];
+        let generated = corpus.generated_queries.clone();
+        inputs.extend(generated.map(|path| ("corpus.generated_queries", path)));
+        inputs
     }
 
     fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
@@ -452,19 +353,6 @@ impl Plan {
                     .collect();
                 Ok(weights::rows_from_text(t5, &of_documents))
             }
-        }
-    }
-}
-
-/// What could be evaluated in place of a split without queries.
-fn in_place(others: &[Split]) -> String {
-    match others {
-        [] => "it has none of any split, so evaluate what is memorised: evaluate.splits=[] \
-               evaluate.memorisation=100"
-            .to_owned(),
-        others => {
-            let words: Vec<String> = others.iter().map(Split::to_string).collect();
-            format!("it has {} queries", words.join(" and "))
         }
     }
 }

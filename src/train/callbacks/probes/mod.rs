@@ -21,8 +21,8 @@ use crate::t5::GenirModel;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
 use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
-use crate::train::plan::{Plan, PlanError};
-use crate::train::{PlanErrors, TrainError};
+use crate::train::plan::Plan;
+use crate::train::{PlanError, PlanErrors, TrainError};
 use budget::{Budget, Wait};
 
 /// The probes of a run with their queries, encoded once.

@@ -1,0 +1,144 @@
+//! What can stand in the way of a run.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::base::OpenBaseError;
+use crate::checkpoint::CheckpointError;
+use crate::component::{SelectorError, StagesError};
+use crate::corpus::{CorpusError, Split};
+use crate::device::DeviceError;
+use crate::docid::{DocidError, TokenizerError};
+use crate::probe::ProbeError;
+use crate::run::RunError;
+use crate::t5::weights::WeightsError;
+use crate::task::TaskError;
+
+/// One thing that stands in the way of a run.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// The device cannot be had.
+    #[error("run.device: {0}")]
+    Device(#[from] DeviceError),
+    /// The base model cannot be used.
+    #[error("model.base: {0}")]
+    Base(#[from] OpenBaseError),
+    /// The base's tokenizer is wrong.
+    #[error("model.base: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The base's weights are wrong.
+    #[error("model.base: {0}")]
+    Weights(#[from] WeightsError),
+    /// The base's docids are out of order.
+    #[error("model.base: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The corpus is wrong.
+    #[error("corpus: {0}")]
+    Corpus(#[from] CorpusError),
+    /// The documents' ids cannot be docids.
+    #[error("corpus: {0}")]
+    Docids(#[from] DocidError),
+    /// The stages do not fit the decoder.
+    #[error("stages: {0}")]
+    Stages(#[from] StagesError),
+    /// The trainable set is not one.
+    #[error("trainable.select: {0}")]
+    Selector(#[from] SelectorError),
+    /// The tasks cannot be made of this corpus.
+    #[error("task: {0}")]
+    Task(#[from] TaskError),
+    /// The probes cannot be measured on this model.
+    #[error("probes.{key}: {problem}")]
+    Probes {
+        /// The key that asks for it.
+        key: &'static str,
+        /// Why not.
+        problem: ProbeError,
+    },
+    /// The base model of the probes cannot be used.
+    #[error("probes.base: {0}")]
+    ProbeBase(OpenBaseError),
+    /// The base model of the probes has another shape than the model that is trained.
+    #[error(
+        "probes.base: {name} has another shape: `{key}` is {found}, and {expected} in the model that is trained"
+    )]
+    ProbeBaseShape {
+        /// The base model.
+        name: String,
+        /// The key of `config.json` that differs.
+        key: &'static str,
+        /// Its value there.
+        found: usize,
+        /// Its value in the model that is trained; of the word embedding's rows, the least.
+        expected: usize,
+    },
+    /// The run directory cannot be used.
+    #[error("run.directory: {0}")]
+    Run(#[from] RunError),
+    /// A split to evaluate is empty.
+    #[error("evaluate.splits: the corpus has no {split} queries; {}", in_place(others))]
+    NoQueries {
+        /// The split.
+        split: Split,
+        /// Those that are not empty.
+        others: Vec<Split>,
+    },
+    /// No evaluation of the run gives a metric that it goes by.
+    #[error(
+        "{key}: no evaluation of this run gives `{metric}`, because nothing that it ranks is of that kind; there are \
+         metrics of {}", rankings.join(", ")
+    )]
+    NoMetric {
+        /// The recipe's key.
+        key: &'static str,
+        /// The metric.
+        metric: String,
+        /// What there are metrics of.
+        rankings: Vec<String>,
+    },
+    /// There are no stages to describe a decoder by.
+    #[error(
+        "probes: they describe a decoder by its three stages, and one of {depth} layer(s) has none; leave the section \
+         out (`~probes` on the command line)"
+    )]
+    NoStages {
+        /// Layers of the decoder.
+        depth: usize,
+    },
+    /// A split to probe is empty.
+    #[error("probes.{key}: the corpus has no {split} queries")]
+    NoProbeQueries {
+        /// The key that names the split.
+        key: &'static str,
+        /// The split.
+        split: Split,
+    },
+}
+
+/// Everything that stands in the way of a run.
+#[derive(Debug)]
+pub struct PlanErrors(pub Vec<PlanError>);
+
+impl fmt::Display for PlanErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} problem{} with this run:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+impl std::error::Error for PlanErrors {}
+
+/// What could be evaluated in place of a split without queries.
+fn in_place(others: &[Split]) -> String {
+    match others {
+        [] => "it has none of any split, so evaluate what is memorised: evaluate.splits=[] \
+               evaluate.memorisation=100"
+            .to_owned(),
+        others => {
+            let words: Vec<String> = others.iter().map(Split::to_string).collect();
+            format!("it has {} queries", words.join(" and "))
+        }
+    }
+}
