@@ -287,7 +287,7 @@ fn what_cannot_be_probed_is_refused_in_words() {
     probe(&["--correct", "no/such/file.json"], &["no/such/file.json"]);
     // Found before anything is read: what would be refused later is not reached.
     let late = ["--output", "no/such/place/probes.json", "--correct", "no/such/file.json"];
-    probe(&late, &["cannot write no/such/place/probes.json"]);
+    probe(&late, &["--output no/such/place/probes.json: cannot be written"]);
 
     let corpus = text(learnt().join("corpus"));
     is_refused(
@@ -351,9 +351,15 @@ fn numbers_are_kept_where_pictures_cannot_be_written() {
     let (taken, numbers) = (home.path().join("taken"), home.path().join("numbers.json"));
     fs::write(&taken, "").unwrap();
     let wanted = ["--probe", "direct_effect", "--format", "json", "--output"];
-    let places = [text(numbers.clone()), "--plots".to_owned(), text(taken)];
-    let places = places.each_ref().map(String::as_str);
-    is_refused(&[&["probe", run().as_str()], &wanted[..], &places].concat(), &["cannot create"]);
+    let refused = |plots: String, words: &str| {
+        let places = [text(numbers.clone()), "--plots".to_owned(), plots];
+        let places = places.each_ref().map(String::as_str);
+        is_refused(&[&["probe", run().as_str()], &wanted[..], &places].concat(), &[words]);
+    };
+    // Known beforehand: nothing is measured.
+    refused(text(taken.clone()), "expected a directory, found a file");
+    assert!(!numbers.exists());
+    refused(text(taken.join("below")), "cannot create");
     assert_eq!(files::read(&numbers).unwrap().len(), 1);
 }
 

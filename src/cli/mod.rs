@@ -85,7 +85,7 @@ struct RecipeArgs {
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 
-    /// auto, cpu, cuda or cuda:N, in place of the recipe's `run.device`.
+    /// auto, cpu, cuda or cuda:N (also cuda+f32: products in f32), in place of the recipe's `run.device`.
     #[arg(long)]
     device: Option<String>,
 }

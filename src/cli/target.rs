@@ -42,7 +42,7 @@ pub struct With {
     #[arg(long, value_name = "HOW", value_parser = super::picked::<OnProblem>)]
     on_problem: Option<OnProblem>,
 
-    /// auto, cpu, cuda or cuda:N.
+    /// auto, cpu, cuda or cuda:N (also cuda+f32: products in f32).
     #[arg(long, default_value = "auto")]
     device: String,
 }

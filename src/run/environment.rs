@@ -188,7 +188,7 @@ mod tests {
     fn this_process_holds_some_memory() {
         let resident = resident_memory().unwrap();
         assert!(resident > 100 * 1024, "{resident}");
-        let block = vec![1_u8; 64 << 20];
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         let peak = peak_memory().unwrap();
         assert!(peak >= block.len() as u64, "{peak}");
         drop(block);
