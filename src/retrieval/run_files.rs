@@ -22,7 +22,7 @@ pub enum RunFileError {
     File(#[from] FileError),
     /// An id that the format cannot hold.
     #[error(
-        "{}: the {field} {id:?} is empty or holds white space, which TREC files cannot represent; \
+        "{}: the {field} {id:?} is empty or holds white space or a control character, which TREC files cannot represent; \
          rename it in the corpus or leave out run files", path.display()
     )]
     Id {

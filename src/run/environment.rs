@@ -190,8 +190,9 @@ mod tests {
         assert!(resident > 100 * 1024, "{resident}");
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
         let peak = peak_memory().unwrap();
-        assert!(peak >= block.len() as u64, "{peak}");
+        assert!(peak + (4 << 20) >= block.len() as u64, "{peak}");
         drop(block);
-        assert!(peak_memory().unwrap() >= peak, "a peak never falls");
+        // The kernel adds up what each processor has counted only roughly.
+        assert!(peak_memory().unwrap() + (4 << 20) >= peak, "a peak does not fall");
     }
 }
