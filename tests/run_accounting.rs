@@ -225,11 +225,14 @@ fn the_summary_says_what_a_run_cost_and_what_came_of_it() {
     assert!((parts.iter().sum::<f64>() - seconds.total).abs() < 1e-9);
     assert!(seconds.steps > 0.0 && seconds.evaluation > 0.0 && seconds.saving > 0.0);
     assert!(seconds.prefix > 0.0 && seconds.probes == 0.0 && seconds.other > 0.0);
-    assert_eq!(seconds.prefix, logged(home.path(), "time/prefix_seconds")[&0]);
+    // Added up as a `Duration` and read as a number: the last digit may differ.
+    let prefix = logged(home.path(), "time/prefix_seconds")[&0];
+    assert!((seconds.prefix - prefix).abs() < 1e-6, "{} and {prefix}", seconds.prefix);
     assert!(seconds.steps >= logged(home.path(), "time/steps_seconds")[&12]);
     if cfg!(target_os = "linux") {
         let peak = found.peak_memory_bytes.unwrap() as f64 / f64::from(1 << 20);
-        assert!(peak >= logged(home.path(), "memory/peak_mebibytes")[&1] && peak > 5.0);
+        // The kernel knows a peak only roughly.
+        assert!(peak + 4.0 >= logged(home.path(), "memory/peak_mebibytes")[&1] && peak > 5.0);
     }
 }
 
