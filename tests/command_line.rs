@@ -1,8 +1,7 @@
 //! The command: a run from a shipped recipe to ranked documents, and what it refuses, in words.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use serde_json::Value;
@@ -10,10 +9,13 @@ use tempfile::TempDir;
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/everything.rs"]
+mod everything;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
 use command::{assert_says, genir_with_bytes, genir_with_input, is_refused, succeeds, text};
+use everything::everything;
 
 /// The tiny recipe as a file in `home`.
 fn tiny_recipe(home: &TempDir) -> String {
@@ -28,23 +30,6 @@ fn tiny_run() -> (TempDir, String) {
     succeeds(&["train", &tiny_recipe(&home), "train.steps=1"]);
     let run = text(home.path().join("run"));
     (home, run)
-}
-
-/// Every file below a directory with its content, links with where they lead.
-fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if let Ok(to) = fs::read_link(&path) {
-            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
-        } else if path.is_dir() {
-            found.extend(everything(&path));
-        } else {
-            let content = fs::read(&path).unwrap();
-            found.insert(path, content);
-        }
-    }
-    found
 }
 
 #[test]

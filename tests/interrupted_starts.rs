@@ -11,30 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use genir::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 use tempfile::TempDir;
 
+#[path = "support/everything.rs"]
+mod everything;
 #[path = "support/killed.rs"]
 mod killed;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
+use everything::everything;
 use killed::Killer;
-
-/// Everything below a directory: files with their content, links with where they lead, directories.
-fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if let Ok(to) = fs::read_link(&path) {
-            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
-        } else if path.is_dir() {
-            found.extend(everything(&path));
-            found.insert(path, Vec::new());
-        } else {
-            let content = fs::read(&path).unwrap();
-            found.insert(path, content);
-        }
-    }
-    found
-}
 
 /// A directory that waits for no disk, where there is one: thousands of files are flushed.
 fn in_memory() -> TempDir {

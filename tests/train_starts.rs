@@ -1,10 +1,8 @@
 //! `genir train` where a run is already: none is lost to a start that fails, and none is shared by two processes.
 #![cfg(unix)]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,33 +10,19 @@ use tempfile::TempDir;
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/everything.rs"]
+mod everything;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
 use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+use everything::everything;
 
 /// The tiny recipe as a file in `home`.
 fn tiny_recipe(home: &TempDir) -> String {
     let file = home.path().join("tiny.toml");
     fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
     text(file)
-}
-
-/// Every file below a directory with its content, links with where they lead.
-fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if let Ok(to) = fs::read_link(&path) {
-            found.insert(path, to.to_str().unwrap().as_bytes().to_vec());
-        } else if path.is_dir() {
-            found.extend(everything(&path));
-        } else {
-            let content = fs::read(&path).unwrap();
-            found.insert(path, content);
-        }
-    }
-    found
 }
 
 /// A process that is killed at the end of the test, whatever it ends with.

@@ -146,7 +146,7 @@ fn transfer(
     }
 }
 
-/// Whether trying again can help: the connection was cut, or the hub is busy.
+/// Returns whether a retry can succeed: the connection was cut, or the hub is busy.
 fn may_pass(error: &HubError) -> bool {
     match error {
         HubError::Status(status) => *status == 429 || *status >= 500,

@@ -129,7 +129,7 @@ pub enum HubProblem {
         /// What is there in its place and is not read.
         instead: Vec<&'static str>,
     },
-    /// What the hub says of a file, or of the model, cannot be.
+    /// The hub sent an invalid value for a file or for the model.
     #[error(
         "the hub's answer about {file} is refused: {what} is `{found}`, expected {expected}; nothing was written"
     )]
@@ -138,9 +138,9 @@ pub enum HubProblem {
         file: String,
         /// The part of the answer.
         what: &'static str,
-        /// What it is.
+        /// The name of the value.
         found: String,
-        /// What would be right.
+        /// A description of valid values.
         expected: String,
     },
     /// A revision that cannot be a branch, tag or commit.
@@ -171,7 +171,7 @@ pub(super) struct HubModel<'a> {
     pub settings: &'a HubSettings,
 }
 
-/// What a revision is now on the hub.
+/// The commit and the files of a revision, as the hub reports them now.
 #[derive(Deserialize)]
 struct Info {
     /// The commit.
@@ -186,7 +186,7 @@ struct InfoFile {
     name: String,
 }
 
-/// What errors call [`Info`].
+/// The name of [`Info`] in error messages.
 const LIST: &str = "the list of its files";
 
 impl HubModel<'_> {
@@ -350,7 +350,7 @@ impl HubModel<'_> {
         }
     }
 
-    /// A failure in words.
+    /// Converts a failed request to an error that names the file and the hub.
     fn problem(&self, what: &str, error: HubError) -> HubProblem {
         let reason = match error {
             HubError::Status(404) => return HubProblem::NotFound,
@@ -381,7 +381,7 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether a text can be a branch, tag or commit, and be a path below a directory.
+/// Returns whether a text is a valid branch, tag or commit, and safe as a relative path.
 fn is_revision(text: &str) -> bool {
     let part = |part: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -390,7 +390,7 @@ fn is_revision(text: &str) -> bool {
     text.len() <= 250 && text.split('/').all(part)
 }
 
-/// Whether a text can be the name of a shard.
+/// Returns whether a text is a valid file name of a shard.
 fn is_shard(name: &str) -> bool {
     name.ends_with(".safetensors") && is_revision(name) && !name.contains('/')
 }

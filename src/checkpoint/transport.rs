@@ -30,13 +30,13 @@ pub(super) enum HubError {
     Request(Box<ureq::Error>),
     /// The network or the disk failed.
     Io(io::Error),
-    /// What the hub says cannot be.
+    /// The hub sent an invalid value.
     Implausible {
         /// Which part of its answer.
         what: &'static str,
         /// What it says.
         found: String,
-        /// What would be right.
+        /// A description of valid values.
         expected: String,
     },
     /// Not as many bytes came as were announced.

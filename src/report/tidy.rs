@@ -52,15 +52,7 @@ pub(super) struct Entry {
 pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", COLUMNS.join(","))?;
     for record in records {
-        let on = &record.measured_on;
-        let about = [
-            on.checkpoint.clone(),
-            optional(on.step),
-            on.queries.clone(),
-            over(record),
-            on.vocabulary.to_string(),
-            record.result.probe().to_string(),
-        ];
+        let about = about(record);
         for entry in entries(&record.result) {
             let fields = [
                 optional(entry.layer),
@@ -73,8 +65,7 @@ pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
                 entry.metric,
                 optional(entry.value.is_finite().then_some(entry.value)),
             ];
-            let line: Vec<String> = about.iter().chain(&fields).map(|text| quoted(text)).collect();
-            writeln!(out, "{}", line.join(","))?;
+            write_row(&about, &fields, out)?;
         }
     }
     Ok(())
@@ -102,15 +93,7 @@ const QUERY_COLUMNS: [&str; 13] = [
 pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", QUERY_COLUMNS.join(","))?;
     for record in records {
-        let on = &record.measured_on;
-        let about = [
-            on.checkpoint.clone(),
-            optional(on.step),
-            on.queries.clone(),
-            over(record),
-            on.vocabulary.to_string(),
-            record.result.probe().to_string(),
-        ];
+        let about = about(record);
         for (place, found, rank) in query_ranks(record) {
             let fields = [
                 optional(place.layer),
@@ -121,11 +104,28 @@ pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<
                 found.docid.clone(),
                 rank.to_string(),
             ];
-            let line: Vec<String> = about.iter().chain(&fields).map(|text| quoted(text)).collect();
-            writeln!(out, "{}", line.join(","))?;
+            write_row(&about, &fields, out)?;
         }
     }
     Ok(())
+}
+
+/// The first fields of every row: what a record was measured on, and by which probe.
+fn about(record: &Record) -> [String; 6] {
+    let on = &record.measured_on;
+    [
+        on.checkpoint.clone(),
+        optional(on.step),
+        on.queries.clone(),
+        over(record),
+        on.vocabulary.to_string(),
+        record.result.probe().to_string(),
+    ]
+}
+
+fn write_row(about: &[String], fields: &[String], out: &mut dyn Write) -> io::Result<()> {
+    let row: Vec<String> = about.iter().chain(fields).map(|text| quoted(text)).collect();
+    writeln!(out, "{}", row.join(","))
 }
 
 /// Every rank of a record with what it is about: an entry without a number, and the query.
