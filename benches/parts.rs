@@ -13,11 +13,12 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use genir::corpus::atlas::atlas;
 use genir::device::Precision;
 use genir::docid::TextTokenizer;
+use genir::ops::{cross_entropy, cross_entropy_of_logits};
 use genir::t5::{
     Attention, EncoderStates, Head, Hook, NoTap, Pass, Site, T5, T5Config, Tap, Tokens, weights,
 };
 use genir::task::{Epochs, Examples, Mixture, Sampler, TaskOptions, assemble};
-use genir::train::{AdamW, cross_entropy, loss_of_head};
+use genir::train::AdamW;
 
 // The allocator that the binary has.
 #[global_allocator]
@@ -46,13 +47,13 @@ fn loss(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("loss from the output, 32 x 33,128, with gradient");
     group.bench_function("genir", |bencher| {
         bencher.iter(|| {
-            let loss = loss_of_head(head.clone(), rows.clone(), 0.0, 1.0);
+            let loss = cross_entropy(head.clone(), rows.clone(), 0.0, 1.0);
             black_box(loss.root.backward());
         });
     });
     group.bench_function("genir, from logits", |bencher| {
         bencher.iter(|| {
-            let loss = cross_entropy(head.clone().logits(), rows.clone(), 0.0, 1.0);
+            let loss = cross_entropy_of_logits(head.clone().logits(), rows.clone(), 0.0, 1.0);
             black_box(loss.root.backward());
         });
     });

@@ -17,6 +17,7 @@ pub mod files;
 mod kernel;
 pub mod monitor;
 pub mod nearest;
+pub mod ops;
 pub mod prefix;
 pub mod probe;
 pub mod random;

@@ -3,8 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::device::Precision;
-use genir::t5::Head;
-use genir::train::{Loss, cross_entropy, loss_of_head};
+use genir::ops::{Head, Loss, cross_entropy, cross_entropy_of_logits};
 
 /// Sizes of a case: examples, width, words, documents.
 type Sizes = [usize; 4];
@@ -70,9 +69,10 @@ fn the_loss_from_the_output_is_that_of_the_logits() {
             for which in 1..8 {
                 let tracked = [0, 1, 2].map(|at| which >> at & 1 == 1);
                 let what = format!("{sizes:?}, smoothing {smoothing}, tracked {tracked:?}");
-                let fused = |head, targets| loss_of_head(head, targets, smoothing, 0.5);
-                let plain =
-                    |head: Head, targets| cross_entropy(head.logits(), targets, smoothing, 0.5);
+                let fused = |head, targets| cross_entropy(head, targets, smoothing, 0.5);
+                let plain = |head: Head, targets| {
+                    cross_entropy_of_logits(head.logits(), targets, smoothing, 0.5)
+                };
                 let (found, gradients) = outcome(sizes, tracked, fused);
                 let (expected, right) = outcome(sizes, tracked, plain);
                 assert!((found - expected).abs() <= 2e-6 * expected.abs(), "{what}: {found}");
@@ -90,10 +90,10 @@ fn the_loss_from_the_output_is_that_of_the_logits() {
 #[test]
 fn gradients_follow_what_is_made_of_the_loss() {
     let thrice = |head, targets| {
-        let loss = loss_of_head(head, targets, 0.1, 1.0);
+        let loss = cross_entropy(head, targets, 0.1, 1.0);
         Loss { root: loss.root * 3.0, ..loss }
     };
-    let weighted = |head, targets| loss_of_head(head, targets, 0.1, 3.0);
+    let weighted = |head, targets| cross_entropy(head, targets, 0.1, 3.0);
     for tracked in [[true, false, true], [true, true, false]] {
         let (_, found) = outcome([5, 16, 300, 7], tracked, thrice);
         let (_, expected) = outcome([5, 16, 300, 7], tracked, weighted);
@@ -121,6 +121,6 @@ fn a_value_that_is_not_finite_shows_in_the_loss() {
             precision: Precision::F32,
         };
         let targets = Tensor::<1, Int>::from_data(TensorData::new(vec![0_i32], [1]), &device);
-        assert!(!values(loss_of_head(head, targets, 0.0, 1.0).value)[0].is_finite(), "{bad}");
+        assert!(!values(cross_entropy(head, targets, 0.0, 1.0).value)[0].is_finite(), "{bad}");
     }
 }

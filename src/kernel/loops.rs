@@ -2,7 +2,7 @@
 
 use super::wide::wide;
 
-/// Sums that stand side by side: one would wait for itself at every step, and round worse.
+/// Independent partial sums: one sum would wait for itself at every step, and round worse.
 const LANES: usize = 16;
 
 wide! {
@@ -54,8 +54,8 @@ wide! {
 }
 
 wide! {
-    /// Multiplies `values` by as many of the first `factors`.
-    pub(crate) fn times(values: &mut [f32], factors: &[f32]) {
+    /// Multiplies `values` by the first `factors`, element by element.
+    pub(crate) fn multiply_elements(values: &mut [f32], factors: &[f32]) {
         for (value, factor) in values.iter_mut().zip(factors) {
             *value *= factor;
         }
@@ -75,7 +75,7 @@ wide! {
 }
 
 wide! {
-    /// Turns the gradients of rows of softmaxes into those of what went in: `p (g - sum of p g)`.
+    /// Replaces the gradients of rows of softmaxes `p` by those of their inputs: `p (g - sum of p g)`.
     pub(crate) fn softmax_gradients(gradients: &mut [f32], softmax: &[f32], width: usize) {
         for (row, softmax) in gradients.chunks_exact_mut(width).zip(softmax.chunks_exact(width)) {
             row.iter_mut().zip(softmax).for_each(|(gradient, share)| *gradient *= share);
@@ -85,7 +85,7 @@ wide! {
     }
 }
 
-/// Combines values in lanes side by side, then the lanes.
+/// Reduces values lane by lane, then the lanes.
 #[inline(always)]
 fn fold(values: &[f32], start: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; LANES];
@@ -99,10 +99,10 @@ fn fold(values: &[f32], start: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().fold(rest, |sum, &lane| combine(sum, lane))
 }
 
-/// `exp(x)` for `x` up to 0 within 2 units in the last place, in operations that registers of any width have.
+/// `exp(x)` for `x <= 0` within 2 units in the last place, in operations that vectorise at any width.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Added and taken off again, it rounds to a whole number, which then stands in the lowest bits.
+    // Adding and subtracting it rounds to an integer, which then is in the lowest bits.
     const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
     // ln 2 in two parts: a whole number times the first is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];

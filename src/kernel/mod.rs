@@ -1,22 +1,22 @@
-//! What the CPU computes by loops of our own: matrices in memory, and functions compiled for wide registers.
+//! Loops on slices of floats: products of matrices in memory, and functions compiled for wide registers.
 //!
-//! Operations on the autodiff graph that are made of these stand beside what they compute (`crate::t5`,
-//! `crate::train`). Everything here is for tensors of the device Flex; other devices take Burn's own operations.
+//! Knows no tensor. The operations of `crate::ops` are made of these on the CPU.
 
-mod graph;
 mod loops;
 mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod narrow;
-mod turn;
+mod product;
+mod transpose;
+mod uninit;
 mod wide;
 
-pub(crate) use graph::{Input, floats, floats_mut, plain, recorded, to_tensor};
 pub(crate) use loops::{
-    add, add_scaled, dot, exp, softmax_gradients, softmax_rows, sum_of_squares, times,
+    add, add_scaled, dot, exp, multiply_elements, softmax_gradients, softmax_rows, sum_of_squares,
 };
-pub(crate) use matrix::{
-    Matrix, MatrixMut, Threads, filled, multiply, multiply_by_rows, multiply_by_rows_into,
-    multiply_fresh, multiply_into, zeros,
+pub(crate) use matrix::{Matrix, MatrixMut};
+pub(crate) use product::{
+    Threads, multiply, multiply_by_rows, multiply_by_rows_into, multiply_into, multiply_to_uninit,
 };
+pub(crate) use uninit::{fill_chunks, filled, par_fill_chunks, zeros};
 pub(crate) use wide::wide;

@@ -1,9 +1,9 @@
-//! Products in which a large matrix meets few vectors, with AVX-512 and on one thread.
+//! Products of a large matrix with few vectors, with AVX-512 and on one thread.
 //!
-//! Such a product waits for the memory that the large matrix comes from: each of its values is used a few dozen times
-//! and not again. `gemm` reads it in an order that the processor does not foresee, and does not ask for what comes next;
-//! here that is fetched while the part before is multiplied. The output is made tile by tile, each value in a register
-//! from its first product to the last of a part.
+//! Such a product is bound by memory: each value of the large matrix is used a few dozen times and not again. `gemm` reads
+//! it in an order that the hardware prefetcher does not follow, and does not prefetch; here the next part is prefetched
+//! while the current one is multiplied. The output is computed tile by tile, each value in a register from the first
+//! product of a part to the last.
 
 use std::arch::x86_64::{
     __m512, __mmask16, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps,
@@ -14,33 +14,33 @@ use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 
 use super::matrix::Matrix;
-use super::turn::{TILE, turned};
+use super::transpose::{TILE, transposed_tile};
 
 /// Rows of a tile: with two registers a row, 24 of the 32 hold sums.
 const ROWS: usize = 12;
 /// Columns of a tile.
 const COLUMNS: usize = 32;
-/// Numbers of vectors for which this is faster than `gemm` (`benches/README.md`), beside a matrix that is [`LARGE`].
+/// Numbers of vectors for which this is faster than `gemm` (`benches/README.md`), with a matrix that is [`LARGE`].
 const FEW: RangeInclusive<usize> = 9..=48;
-/// Values from which on a matrix is not at hand in a core's own cache.
+/// From this number of values a matrix no longer fits a core's private cache.
 const LARGE: usize = 1 << 16;
-/// Products of a sum in one part: as many columns of a tile, 32 KiB, stay in the nearest cache.
+/// Products of a sum that one part covers: the columns of a tile then take 32 KiB and stay in the L1 cache.
 const DEPTH: usize = 256;
-/// Columns of a large right factor that are copied at once: rows are pages apart, and to find a page takes as long as to
-/// read some lines of it.
+/// Columns of a large right factor that are copied at once: its rows lie in different pages, and a TLB miss takes as long as
+/// reading some lines.
 const WIDE: usize = 32 * COLUMNS;
-/// Rows of it that are copied at once: with as many columns, 256 KiB, which stay in the second cache.
+/// Rows of it that are copied at once: with that many columns 256 KiB, which stay in the L2 cache.
 const SHALLOW: usize = 64;
-/// Values of a line of the cache.
+/// Values of a cache line.
 const LINE: usize = 16;
 
-/// One line of the cache.
+/// One cache line.
 #[repr(align(64))]
 #[derive(Clone, Copy)]
 struct Line(#[expect(dead_code, reason = "read as floats")] [f32; LINE]);
 
 thread_local! {
-    /// The part of the right factor that is read next to each other, kept for the next product.
+    /// A contiguous copy of a part of the right factor; the memory is reused by the next product.
     static COPY: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -51,10 +51,10 @@ pub(super) enum Large {
     Right,
 }
 
-/// The large factor of a product that [`product`] can compute on this machine: one beside few vectors, with contiguous
-/// rows; none where there is no such.
+/// The large factor of a product that [`product`] can compute on this machine: its rows are contiguous, and the other factor
+/// has few vectors. None for other products.
 pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
-    let by_rows = |matrix: Matrix| matrix.to_next_column == 1;
+    let by_rows = |matrix: Matrix| matrix.column_stride == 1;
     if !by_rows(left) || !is_x86_feature_detected!("avx512f") {
         return None;
     }
@@ -62,7 +62,7 @@ pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
     if FEW.contains(&left.rows) && by_rows(right) && is_large(right) {
         Some(Large::Right)
     } else if FEW.contains(&right.columns)
-        && (by_rows(right) || right.to_next_row == 1)
+        && (by_rows(right) || right.row_stride == 1)
         && is_large(left)
     {
         Some(Large::Left)
@@ -71,22 +71,22 @@ pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
     }
 }
 
-/// `left x right` into `to`, whose rows are `apart` values apart, or added to what is there.
+/// Writes `left x right` to `to`, whose rows are `stride` values apart, or adds it to what `to` holds.
 ///
 /// # Safety
 /// `large` is the [`large_factor`] of these factors, or of ones whose rows or columns they are; each lies in its slice, and
-/// their inner sizes are equal and not 0. `to` is memory for the product that nothing else reads or writes meanwhile; with
-/// `add` it holds values.
+/// their inner sizes are equal and not 0. `to` is memory for the product that nothing else reads or writes during the call;
+/// with `add` it holds values.
 pub(super) unsafe fn product(
     large: Large,
     left: Matrix,
     right: Matrix,
     to: *mut f32,
-    apart: isize,
+    stride: isize,
     add: bool,
 ) {
-    let factors = Factors { left, right, to, apart, add };
-    // Nothing that is called here multiplies again: the copy is borrowed by this call alone.
+    let factors = Factors { left, right, to, stride, add };
+    // Nothing called here multiplies again: the copy is borrowed only once.
     COPY.with_borrow_mut(|copy| {
         // SAFETY: the caller's promises.
         unsafe {
@@ -102,13 +102,13 @@ struct Factors<'a> {
     left: Matrix<'a>,
     right: Matrix<'a>,
     to: *mut f32,
-    apart: isize,
+    stride: isize,
     add: bool,
 }
 
-/// What a tile asks for while it is computed: lines that begin at `from`, `step` values after each other.
+/// What a tile prefetches while it is computed: lines that begin at `from`, `step` values apart.
 #[derive(Clone, Copy)]
-struct Ahead {
+struct Prefetch {
     from: *const f32,
     step: usize,
     first: usize,
@@ -116,7 +116,7 @@ struct Ahead {
 }
 
 impl Factors<'_> {
-    /// All of the right factor is copied, part by part, and the left one read once.
+    /// Copies all of the right factor, part by part, and reads the left one once.
     ///
     /// # Safety
     /// As for [`product`].
@@ -126,41 +126,41 @@ impl Factors<'_> {
         for products in parts(0..self.left.columns, DEPTH) {
             let size = products.len() * COLUMNS;
             let copy = room(copy, n.div_ceil(COLUMNS) * size);
-            if self.right.to_next_column == 1 {
+            if self.right.column_stride == 1 {
                 copy_rows(self.right, &products, &(0..n), copy);
             } else {
                 for (columns, to) in parts(0..n, COLUMNS).zip(copy.chunks_exact_mut(size)) {
-                    turn_columns(self.right, &products, &columns, to);
+                    transpose_columns(self.right, &products, &columns, to);
                 }
             }
             for rows in parts(0..self.left.rows, ROWS) {
                 for (columns, copy) in parts(0..n, COLUMNS).zip(copy.chunks_exact(size)) {
                     // The rows of the next tile, as far as they are read together.
                     let next = self.left.values.as_ptr().wrapping_add(
-                        (rows.start + ROWS) * self.left.to_next_row as usize + products.start,
+                        (rows.start + ROWS) * self.left.row_stride as usize + products.start,
                     );
-                    let step = self.left.to_next_row as usize;
-                    let ahead = (columns.start == 0).then_some(Ahead {
+                    let step = self.left.row_stride as usize;
+                    let prefetch = (columns.start == 0).then_some(Prefetch {
                         from: next,
                         step,
                         first: 0,
                         every: 1,
                     });
                     // SAFETY: the caller's promises; the copy is of these columns.
-                    unsafe { self.tile::<true>(&rows, &columns, &products, copy, ahead) };
+                    unsafe { self.tile::<true>(&rows, &columns, &products, copy, prefetch) };
                 }
             }
         }
     }
 
-    /// The right factor is copied once, a few columns at a time, and met by all rows of the left one.
+    /// Copies the right factor once, a few columns at a time, and multiplies each copy by all rows of the left one.
     ///
     /// # Safety
     /// As for [`product`].
     #[target_feature(enable = "avx512f")]
     unsafe fn by_columns(&self, copy: &mut Vec<Line>) {
         let (k, n) = (self.left.columns, self.right.columns);
-        let step = self.right.to_next_row as usize;
+        let step = self.right.row_stride as usize;
         for wide in parts(0..n, WIDE) {
             for products in parts(0..k, SHALLOW) {
                 let size = products.len() * COLUMNS;
@@ -174,12 +174,12 @@ impl Factors<'_> {
                         false => columns.start + WIDE,
                     };
                     let from = self.right.values.as_ptr().wrapping_add(next);
-                    // Shared out over the tiles: so many lines and no more can be on their way at once.
+                    // Spread over the tiles: the number of outstanding cache misses is limited.
                     let every = self.left.rows.div_ceil(ROWS);
                     for (first, rows) in parts(0..self.left.rows, ROWS).enumerate() {
-                        let ahead = Some(Ahead { from, step, first, every });
+                        let prefetch = Some(Prefetch { from, step, first, every });
                         // SAFETY: the caller's promises; the copy is of these columns.
-                        unsafe { self.tile::<false>(&rows, &columns, &products, copy, ahead) };
+                        unsafe { self.tile::<false>(&rows, &columns, &products, copy, prefetch) };
                     }
                 }
             }
@@ -195,27 +195,26 @@ impl Factors<'_> {
         columns: &Range<usize>,
         products: &Range<usize>,
         right: &[f32],
-        ahead: Option<Ahead>,
+        prefetch: Option<Prefetch>,
     ) {
-        let left =
-            &self.left.values[rows.start * self.left.to_next_row as usize + products.start..];
+        let left = &self.left.values[rows.start * self.left.row_stride as usize + products.start..];
         let tile = Tile {
             left: left.as_ptr(),
-            down: self.left.to_next_row as usize,
+            down: self.left.row_stride as usize,
             right: right.as_ptr(),
             // SAFETY: inside the output.
-            to: unsafe { self.to.offset(rows.start as isize * self.apart).add(columns.start) },
-            apart: self.apart,
+            to: unsafe { self.to.offset(rows.start as isize * self.stride).add(columns.start) },
+            stride: self.stride,
             columns: columns.len(),
             depth: products.len(),
             add: self.add || products.start > 0,
         };
         macro_rules! of_rows {
             ($($count:literal)*) => {
-                match (rows.len(), ahead) {
+                match (rows.len(), prefetch) {
                     // SAFETY: the caller's promises.
                     $(($count, None) => unsafe { tile.sum::<$count>(|_| ()) },
-                    ($count, Some(Ahead { from, step, first, every })) => unsafe {
+                    ($count, Some(Prefetch { from, step, first, every })) => unsafe {
                         let mut next = first;
                         tile.sum::<$count>(|at| {
                             if !BY_ROWS {
@@ -226,7 +225,7 @@ impl Factors<'_> {
                                     _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(LINE).cast());
                                 }
                             } else if at % LINE < $count {
-                                // One line a product, not all at once: so many can be on their way.
+                                // One line a product, not all at once: outstanding cache misses are limited.
                                 let line = from.wrapping_add(at % LINE * step + at / LINE * LINE);
                                 _mm_prefetch::<_MM_HINT_T0>(line.cast());
                             }
@@ -246,18 +245,18 @@ fn parts(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     all.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// Copies columns of contiguous rows, [`COLUMNS`] at a time; row after row, for rows may be pages apart. What stands in place
-/// of missing columns does not count.
+/// Copies columns of contiguous rows, [`COLUMNS`] at a time, row by row, because rows may lie in different pages. The places
+/// of missing columns hold arbitrary values.
 #[target_feature(enable = "avx512f")]
 fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, copy: &mut [f32]) {
-    let down = right.to_next_row as usize;
+    let down = right.row_stride as usize;
     for row in 0..products.len() {
         let from = &right.values[(products.start + row) * down..][columns.clone()];
         let to = copy.chunks_exact_mut(products.len() * COLUMNS);
         for (from, to) in from.chunks(COLUMNS).zip(to) {
             let to = &mut to[row * COLUMNS..][..COLUMNS];
             match <&[f32; COLUMNS]>::try_from(from) {
-                // A length that is known makes this two registers, not a call.
+                // A known length makes this two registers, not a call of memcpy.
                 Ok(from) => to.copy_from_slice(from),
                 Err(_) => to[..from.len()].copy_from_slice(from),
             }
@@ -265,16 +264,21 @@ fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, cop
     }
 }
 
-/// Copies up to [`COLUMNS`] contiguous columns as rows; what stands in place of missing ones does not count.
+/// Copies up to [`COLUMNS`] contiguous columns as rows; the places of missing ones hold arbitrary values.
 #[target_feature(enable = "avx512f")]
-fn turn_columns(right: Matrix, products: &Range<usize>, columns: &Range<usize>, to: &mut [f32]) {
-    let along = right.to_next_column as usize;
+fn transpose_columns(
+    right: Matrix,
+    products: &Range<usize>,
+    columns: &Range<usize>,
+    to: &mut [f32],
+) {
+    let along = right.column_stride as usize;
     let from = &right.values[products.start + columns.start * along..];
     let count = columns.len();
     let whole = if count == COLUMNS { products.len() / TILE * TILE } else { 0 };
     for first in (0..whole).step_by(TILE) {
         for side in [0, TILE] {
-            let tile = turned(&from[side * along + first..], along);
+            let tile = transposed_tile(&from[side * along + first..], along);
             for (row, values) in tile.iter().enumerate() {
                 to[(first + row) * COLUMNS + side..][..TILE].copy_from_slice(values);
             }
@@ -287,40 +291,40 @@ fn turn_columns(right: Matrix, products: &Range<usize>, columns: &Range<usize>, 
     }
 }
 
-/// The first `count` values of a copy, which grows to hold them.
+/// The first `count` values of a copy, grown if necessary.
 fn room(copy: &mut Vec<Line>, count: usize) -> &mut [f32] {
     let lines = count.div_ceil(LINE);
     if copy.len() < lines {
         copy.resize(lines, Line([0.0; LINE]));
     }
-    // SAFETY: lines are floats without anything between them.
+    // SAFETY: lines are floats without padding.
     unsafe { std::slice::from_raw_parts_mut(copy.as_mut_ptr().cast(), count) }
 }
 
-/// Part of the output, and what it is made of.
+/// A part of the output, with pointers to its factors.
 struct Tile {
-    /// Rows `down` values after each other.
+    /// Rows that begin `down` values apart.
     left: *const f32,
     down: usize,
     /// [`COLUMNS`] values a product.
     right: *const f32,
     to: *mut f32,
-    apart: isize,
+    stride: isize,
     columns: usize,
     depth: usize,
     add: bool,
 }
 
 impl Tile {
-    /// Sums the products of `COUNT` rows; `ahead` is called before each.
+    /// Computes `COUNT` rows of the tile; `prefetch` is called before each product of a sum.
     ///
     /// # Safety
-    /// Everything that the tile points to is there.
+    /// The tile's pointers are valid for its sizes.
     #[target_feature(enable = "avx512f")]
-    unsafe fn sum<const COUNT: usize>(&self, mut ahead: impl FnMut(usize)) {
+    unsafe fn sum<const COUNT: usize>(&self, mut prefetch: impl FnMut(usize)) {
         let mut sums: [[__m512; 2]; COUNT] = [[_mm512_setzero_ps(); 2]; COUNT];
         for at in 0..self.depth {
-            ahead(at);
+            prefetch(at);
             // SAFETY: inside the factors.
             let [first, second] = [0, LINE]
                 .map(|lane| unsafe { _mm512_loadu_ps(self.right.add(at * COLUMNS + lane)) });
@@ -339,7 +343,7 @@ impl Tile {
             for (half, (sum, mask)) in sums.into_iter().zip(masks).enumerate() {
                 // SAFETY: lanes outside the output are masked.
                 unsafe {
-                    let to = self.to.offset(row as isize * self.apart).wrapping_add(half * LINE);
+                    let to = self.to.offset(row as isize * self.stride).wrapping_add(half * LINE);
                     let sum = match self.add {
                         true => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum),
                         false => sum,

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::ties::{DocidOrder, Ties};
 use crate::choice::choice;
 use crate::device::is_host;
-use crate::kernel::{floats, plain};
+use crate::ops::HostTensor;
 use crate::prefix::Prefix;
 use crate::t5::{GenirModel, NoTap, Pass, Tokens};
 
@@ -218,8 +218,8 @@ fn ranks_on_host(
     relevant: &[&[u32]],
 ) -> Vec<Vec<Rank>> {
     let [_, documents] = docids.dims();
-    let docids = plain(docids.clone()).to_contiguous(); // [rows, documents]
-    let docids = floats(&docids);
+    let docids = HostTensor::of(docids.clone()).contiguous(); // [rows, documents]
+    let docids = docids.values();
     let wanted = |row: usize, docid: u32| docids[row * documents + docid as usize];
     let mut found: Vec<Vec<Compared>> = relevant
         .par_iter()
@@ -247,8 +247,8 @@ fn ranks_on_host(
         .collect();
     for part in words {
         let [_, width] = part.dims();
-        let part = plain(part).to_contiguous(); // [rows, width]
-        let part = floats(&part);
+        let part = HostTensor::of(part).contiguous(); // [rows, width]
+        let part = part.values();
         found.par_iter_mut().enumerate().for_each(|(row, found)| {
             for (found, &docid) in found.iter_mut().zip(relevant[row]) {
                 let equal = found.at_most - found.less;

@@ -5,14 +5,14 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::absorbed::Absorbed;
 use super::config::T5Config;
-use super::layers::{Linear, empty};
+use super::layers::{Linear, RmsNorm, empty};
 use super::pass::{Pass, Place};
-use super::rms_norm::RmsNorm;
-use super::self_attention::SelfAttention;
 use super::tap::{Attention, Hook};
-use crate::device::is_host;
+use crate::ops::{
+    AbsorbedAttention, SelfAttention, absorbed_attention, absorbed_scores, absorbed_values,
+    attention_scores, merge_heads, self_attention, split_heads, weighted_values,
+};
 
 /// Attention of one layer with the RMSNorm that feeds its queries.
 #[derive(Module, Debug)]
@@ -47,8 +47,8 @@ impl AttentionBlock {
     /// Self-attention: `[batch * length, d_model] -> [batch * length, d_model]`.
     ///
     /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are, so then
-    /// they, queries and keys are skipped, unless a tap wants to see them.
-    pub(super) fn over_itself(
+    /// scores, queries and keys are skipped, unless a tap wants them.
+    pub(super) fn self_attention(
         &self,
         x: Tensor<2>,
         bias: impl FnOnce() -> Bias,
@@ -58,17 +58,27 @@ impl AttentionBlock {
         const SELF: Attention = Attention::SelfAttention;
         let x = pass.stream(at, Hook::AttentionIn, self.norm.forward(x));
         let one_token = x.dims()[0] == at.batch;
-        let scores_wanted =
-            [Hook::Query(SELF), Hook::Key(SELF), Hook::Scores(SELF), Hook::Pattern(SELF)]
-                .into_iter()
-                .any(|hook| pass.wants(at.site(hook)));
+        let scores_wanted = pass.wants_any(
+            at,
+            &[Hook::Query(SELF), Hook::Key(SELF), Hook::Scores(SELF), Hook::Pattern(SELF)],
+        );
         let mixed = if one_token && !scores_wanted {
             self.only_value(x, at, pass)
-        } else if is_host(&x.device()) && !scores_wanted && !pass.wants(at.site(Hook::Value(SELF)))
-        {
-            self.fused(x, bias(), at, pass)
+        } else if scores_wanted || pass.wants_any(at, &[Hook::Value(SELF)]) {
+            self.in_steps(x.clone(), x, Some(bias().sum()), SELF, at, pass)
         } else {
-            self.mix(x.clone(), x, Some(bias().sum()), SELF, at, pass)
+            let [rows, _] = x.dims();
+            let length = rows / at.batch;
+            let Bias { position, mask } = bias();
+            let inputs = SelfAttention {
+                matrices: [&self.query, &self.key, &self.value].map(|matrix| matrix.weight.val()),
+                bias: position,
+                mask,
+                dropout: pass.dropout_mask([at.batch, self.heads, length, length], &x.device()),
+                precision: pass.precision,
+                x,
+            };
+            self.show_mixed(self_attention(inputs), SELF, at, pass)
         };
         let out = pass.dropout(self.output.forward(mixed, pass.precision)); // [batch * length, d_model]
         pass.stream(at, Hook::AttentionOut, out)
@@ -77,7 +87,7 @@ impl AttentionBlock {
     /// Cross-attention: `[batch * target, d_model]`, states `[batch * source, d_model]` -> `[batch * target, d_model]`.
     ///
     /// `mask`: `[batch, 1, 1, source]`, added to the scores; none when no position is padding.
-    pub(super) fn over_states(
+    pub(super) fn cross_attention(
         &self,
         x: Tensor<2>,
         states: Tensor<2>,
@@ -88,28 +98,27 @@ impl AttentionBlock {
         const CROSS: Attention = Attention::CrossAttention;
         let x = pass.stream(at, Hook::CrossAttentionIn, self.norm.forward(x));
         let one_token = x.dims()[0] == at.batch;
-        let projections_wanted = [Hook::Key(CROSS), Hook::Value(CROSS)]
-            .into_iter()
-            .any(|hook| pass.wants(at.site(hook)));
-        let mixed = if one_token && !projections_wanted {
-            self.absorbed(x, states, mask, at, pass)
+        let mixed = if !one_token || pass.wants_any(at, &[Hook::Key(CROSS), Hook::Value(CROSS)]) {
+            self.in_steps(x, states, mask, CROSS, at, pass)
+        } else if pass
+            .wants_any(at, &[Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)])
+        {
+            self.absorbed_in_steps(x, states, mask, at, pass)
         } else {
-            self.mix(x, states, mask, CROSS, at, pass)
+            let [rows, _] = states.dims();
+            let weights = [at.batch, self.heads, 1, rows / at.batch];
+            let inputs = AbsorbedAttention {
+                query: self.query.forward(x, pass.precision), // [batch, heads * d_kv]
+                key: self.key.weight.val(),
+                value: self.value.weight.val(),
+                dropout: pass.dropout_mask(weights, &states.device()),
+                states,
+                mask,
+            };
+            self.show_mixed(absorbed_attention(inputs, self.heads), CROSS, at, pass)
         };
         let out = pass.dropout(self.output.forward(mixed, pass.precision)); // [batch * target, d_model]
         pass.stream(at, Hook::CrossAttentionOut, out)
-    }
-
-    /// Self-attention of many positions as one operation of the CPU's.
-    fn fused(&self, x: Tensor<2>, bias: Bias, at: Place, pass: &mut Pass) -> Tensor<2> {
-        let [rows, _] = x.dims();
-        let length = rows / at.batch;
-        let weights = [at.batch, self.heads, length, length];
-        let dropout = pass.dropout_factors(weights, &x.device());
-        let matrices = [&self.query, &self.key, &self.value].map(|matrix| matrix.weight.val());
-        let Bias { position, mask } = bias;
-        let mixed = SelfAttention { x, matrices, bias: position, mask, dropout }.mix(self.heads);
-        self.show_mixed(mixed, Attention::SelfAttention, at, pass)
     }
 
     /// Shows weighted values `[batch * target, heads * d_kv]` to the tap.
@@ -120,31 +129,24 @@ impl AttentionBlock {
         at: Place,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        let dims = mixed.dims();
-        pass.heads(at, Hook::Mixed(kind), self.split(mixed, at.batch)).reshape(dims)
+        merge_heads(pass.heads(at, Hook::Mixed(kind), split_heads(mixed, at.batch, self.heads)))
     }
 
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
     fn only_value(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
-        let [batch, _] = x.dims();
-        let value = self.split(self.value.forward(x, pass.precision), batch); // [batch, 1, heads, d_kv]
-        let value = pass.heads(at, Hook::Value(Attention::SelfAttention), value);
-        let [_, _, heads, d_kv] = value.dims();
+        const SELF: Attention = Attention::SelfAttention;
+        let value = split_heads(self.value.forward(x, pass.precision), at.batch, self.heads); // [batch, 1, heads, d_kv]
+        let value = pass.heads(at, Hook::Value(SELF), value);
         // Dropping a head's only attention weight drops all of that head: one draw a head.
-        let mixed = match pass.dropout_factors([batch, heads, 1, 1], &value.device()) {
+        let mixed = match pass.dropout_mask([at.batch, self.heads, 1, 1], &value.device()) {
             Some(weight) => value * weight.swap_dims(1, 2), // [batch, 1, heads, d_kv]
             None => value,
         };
-        let mixed = pass.heads(at, Hook::Mixed(Attention::SelfAttention), mixed);
-        mixed.reshape([batch, heads * d_kv])
+        merge_heads(pass.heads(at, Hook::Mixed(SELF), mixed))
     }
 
-    /// Weighted values of one target without keys or values: `[batch, heads * d_kv]`.
-    ///
-    /// A score is `q . (W_K e) = (W_K^T q) . e`, and the weighted sum of `W_V e` is `W_V` of the weighted sum
-    /// (cross-attention has no bias and no positions). So the matrices meet one vector an example and head, and
-    /// not each of its states.
-    fn absorbed(
+    /// Cross-attention of one target with absorbed matrices, in steps that a tap sees: `[batch, heads * d_kv]`.
+    fn absorbed_in_steps(
         &self,
         target: Tensor<2>,
         states: Tensor<2>,
@@ -153,39 +155,18 @@ impl AttentionBlock {
         pass: &mut Pass,
     ) -> Tensor<2> {
         const CROSS: Attention = Attention::CrossAttention;
-        let batch = at.batch;
-        let [n, d_model] = states.dims();
-        let seen = [Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)];
-        let seen = seen.into_iter().any(|hook| pass.wants(at.site(hook)));
-        if is_host(&states.device()) && !seen {
-            let query = self.query.forward(target, pass.precision);
-            let weights = [batch, self.heads, 1, n / batch];
-            let dropout = pass.dropout_factors(weights, &states.device());
-            let (key, value) = (self.key.weight.val(), self.value.weight.val());
-            let mixed = Absorbed { query, key, value, states, mask, dropout }.mix(self.heads);
-            return self.show_mixed(mixed, CROSS, at, pass);
-        }
-        let states = states.reshape([batch, n / batch, d_model]); // [batch, source, d_model]
-        let query = self.split(self.query.forward(target, pass.precision), batch); // [batch, 1, heads, d_kv]
+        let [rows, d_model] = states.dims();
+        let states = states.reshape([at.batch, rows / at.batch, d_model]); // [batch, source, d_model]
+        let query = split_heads(self.query.forward(target, pass.precision), at.batch, self.heads); // [batch, 1, heads, d_kv]
         let query = pass.heads(at, Hook::Query(CROSS), query);
-        let [_, _, heads, d_kv] = query.dims();
-
-        let by_head = |matrix: &Linear| matrix.weight.val().reshape([d_model, heads, d_kv]);
-        let query = query.reshape([batch, heads, d_kv]).swap_dims(0, 1); // [heads, batch, d_kv]
-        let key = by_head(&self.key).permute([1, 2, 0]); // [heads, d_kv, d_model]
-        let asked = query.matmul(key).swap_dims(0, 1); // [batch, heads, d_model]
-        let scores = asked.matmul(states.clone().swap_dims(1, 2)); // [batch, heads, source]
-        let scores = scores.unsqueeze_dim::<4>(2); // [batch, heads, 1, source]
+        let scores = absorbed_scores(query, self.key.weight.val(), states.clone()); // [batch, heads, 1, source]
         let pattern = pattern(scores, mask, CROSS, at, pass); // [batch, heads, 1, source]
-        let weighted = pattern.squeeze_dim::<3>(2).matmul(states); // [batch, heads, d_model]
-        let value = by_head(&self.value).swap_dims(0, 1); // [heads, d_model, d_kv]
-        let mixed = weighted.swap_dims(0, 1).matmul(value).swap_dims(0, 1); // [batch, heads, d_kv]
-        let mixed = pass.heads(at, Hook::Mixed(CROSS), mixed.unsqueeze_dim::<4>(1));
-        mixed.reshape([batch, heads * d_kv])
+        let mixed = absorbed_values(pattern, self.value.weight.val(), states); // [batch, 1, heads, d_kv]
+        merge_heads(pass.heads(at, Hook::Mixed(CROSS), mixed))
     }
 
-    /// Weighted values of every head, `[batch * target, heads * d_kv]`.
-    fn mix(
+    /// Attention in steps that a tap sees: `[batch * target, heads * d_kv]`.
+    fn in_steps(
         &self,
         targets: Tensor<2>,
         sources: Tensor<2>,
@@ -194,26 +175,17 @@ impl AttentionBlock {
         at: Place,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        let batch = at.batch;
-        let query = self.split(self.query.forward(targets, pass.precision), batch); // [batch, target, heads, d_kv]
-        let key = self.split(self.key.forward(sources.clone(), pass.precision), batch); // [batch, source, heads, d_kv]
-        let value = self.split(self.value.forward(sources, pass.precision), batch); // [batch, source, heads, d_kv]
+        let split = |rows| split_heads(rows, at.batch, self.heads);
+        let query = split(self.query.forward(targets, pass.precision)); // [batch, target, heads, d_kv]
+        let key = split(self.key.forward(sources.clone(), pass.precision)); // [batch, source, heads, d_kv]
+        let value = split(self.value.forward(sources, pass.precision)); // [batch, source, heads, d_kv]
         let query = pass.heads(at, Hook::Query(kind), query);
         let key = pass.heads(at, Hook::Key(kind), key);
         let value = pass.heads(at, Hook::Value(kind), value);
-        let [_, target, heads, d_kv] = query.dims();
-        // T5 folds 1 / sqrt(d_kv) into W_Q's initialisation: the scores are not scaled.
-        let scores = query.swap_dims(1, 2).matmul(key.permute([0, 2, 3, 1])); // [batch, heads, target, source]
+        let scores = attention_scores(query, key); // [batch, heads, target, source]
         let pattern = pattern(scores, bias, kind, at, pass); // [batch, heads, target, source]
-        let mixed = pattern.matmul(value.swap_dims(1, 2)).swap_dims(1, 2); // [batch, target, heads, d_kv]
-        let mixed = pass.heads(at, Hook::Mixed(kind), mixed);
-        mixed.reshape([batch * target, heads * d_kv])
-    }
-
-    /// `[batch * position, heads * d_kv] -> [batch, position, heads, d_kv]`
-    fn split(&self, rows: Tensor<2>, batch: usize) -> Tensor<4> {
-        let [n, inner] = rows.dims();
-        rows.reshape([batch, n / batch, self.heads, inner / self.heads])
+        let mixed = weighted_values(pattern, value); // [batch, target, heads, d_kv]
+        merge_heads(pass.heads(at, Hook::Mixed(kind), mixed))
     }
 }
 

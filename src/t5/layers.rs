@@ -1,4 +1,4 @@
-//! The smallest parts of a T5: linear map, embedding, MLP.
+//! The smallest parts of a T5: linear map, embedding, RMSNorm, MLP.
 //!
 //! Activations are carried as rows, `[batch * position, width]`: a rank-3 linear makes its weight gradient
 //! per example and sums it afterwards (Burn 0.22.1), which costs 3.7 times the time of the flat one.
@@ -8,13 +8,11 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
-use super::activation::{gated, rectified};
 use super::config::{FeedForward, T5Config};
 use super::pass::{Pass, Place};
-use super::product::{Stored, product};
-use super::rms_norm::RmsNorm;
 use super::tap::Hook;
 use crate::device::Precision;
+use crate::ops::{WeightLayout, gated_gelu, linear, relu, rms_norm};
 
 /// A linear map without bias, as everywhere in T5.
 #[derive(Module, Debug)]
@@ -30,7 +28,7 @@ impl Linear {
 
     /// `[rows, in] -> [rows, out]`; `precision` is that of a product on a GPU.
     pub fn forward(&self, x: Tensor<2>, precision: Precision) -> Tensor<2> {
-        product(x, self.weight.val(), Stored::InOut, precision)
+        linear(x, self.weight.val(), WeightLayout::InOut, precision)
     }
 }
 
@@ -56,12 +54,41 @@ impl Embedding {
 
     /// Scores every row: `[rows, d_model] -> [rows, tokens]`
     pub fn logits(&self, x: Tensor<2>, precision: Precision) -> Tensor<2> {
-        product(x, self.weight.val(), Stored::OutIn, precision)
+        linear(x, self.weight.val(), WeightLayout::OutIn, precision)
     }
 
     /// Scores some rows: `[rows, d_model] -> [rows, tokens.len()]`
     pub fn logits_of(&self, x: Tensor<2>, tokens: Range<usize>, precision: Precision) -> Tensor<2> {
-        product(x, self.weight.val().slice(tokens), Stored::OutIn, precision)
+        linear(x, self.weight.val().slice(tokens), WeightLayout::OutIn, precision)
+    }
+}
+
+/// T5's layer norm, `x / rms(x) * weight`, row by row.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[d_model]`
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn new(config: &T5Config, device: &Device) -> Self {
+        let weight = Param::from_tensor(Tensor::zeros([config.d_model], device));
+        Self { weight, epsilon: config.layer_norm_epsilon }
+    }
+
+    /// `[rows, d_model] -> [rows, d_model]`
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        rms_norm(x, self.weight.val(), self.epsilon)
+    }
+
+    /// Each of the `parts` of `whole` under the norm of `whole`: where the parts add up to `whole`, these add up to its norm.
+    /// `[rows, parts, d_model]`, `[rows, d_model] -> [rows, parts, d_model]`
+    pub fn of_parts(&self, parts: Tensor<3>, whole: Tensor<2>) -> Tensor<3> {
+        let mean_square = whole.square().mean_dim(1); // [rows, 1]
+        let scale = (mean_square + self.epsilon).sqrt().recip().unsqueeze_dim(1); // [rows, 1, 1]
+        parts * scale * self.weight.val().unsqueeze() // [rows, parts, d_model]
     }
 }
 
@@ -94,11 +121,11 @@ impl Mlp {
         let precision = pass.precision;
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));
         let hidden = match &self.gate {
-            None => rectified(pass.stream(at, Hook::MlpPre, self.input.forward(x, precision))),
+            None => relu(pass.stream(at, Hook::MlpPre, self.input.forward(x, precision))),
             Some(gate) => {
                 let gate = pass.stream(at, Hook::MlpPre, gate.forward(x.clone(), precision));
                 let linear = pass.stream(at, Hook::MlpPreLinear, self.input.forward(x, precision));
-                gated(gate, linear)
+                gated_gelu(gate, linear)
             }
         }; // [rows, d_ff]
         let hidden = pass.dropout(hidden);

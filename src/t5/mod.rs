@@ -2,31 +2,23 @@
 //!
 //! Knows no trainer, no probe and no file format but Hugging Face's own.
 
-mod absorbed;
-mod activation;
 mod attention;
 mod config;
-mod dropout;
 mod gone;
 mod layers;
 mod model;
-mod on_gpu;
 mod pass;
-mod product;
-mod rms_norm;
-mod self_attention;
 mod stack;
 mod tap;
 pub mod weights;
 
+pub use crate::ops::{Dropout, Head, Logits};
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
-pub use dropout::Dropout;
 pub use gone::{Gone, comes_before};
-pub use layers::{Embedding, Linear, Mlp};
-pub use model::{GenirModel, Head, Logits, T5};
+pub use layers::{Embedding, Linear, Mlp, RmsNorm};
+pub use model::{GenirModel, T5};
 pub use pass::Pass;
-pub use rms_norm::RmsNorm;
 pub use stack::{
     Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padded_length,
     padding_mask,

@@ -7,9 +7,9 @@ use super::config::T5Config;
 use super::gone::Gone;
 use super::layers::Embedding;
 use super::pass::Pass;
-use super::product::{Stored, product};
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
 use crate::device::{ComputeDevice, Precision};
+use crate::ops::{Head, Logits};
 
 /// An encoder-decoder T5, v1.0 or v1.1.
 #[derive(Module, Debug)]
@@ -198,40 +198,8 @@ pub struct GenirModel {
     pub docids: Embedding,
 }
 
-/// The output vocabulary's rows and what they are multiplied with: all that a loss needs.
-#[derive(Debug, Clone)]
-pub struct Head {
-    /// The decoder's output as the output matrix reads it, `[batch, d_model]`
-    pub rows: Tensor<2>,
-    /// `[words, d_model]`
-    pub words: Tensor<2>,
-    /// `[documents, d_model]`
-    pub docids: Tensor<2>,
-    /// In what a GPU multiplies them.
-    pub precision: Precision,
-}
-
-impl Head {
-    /// Scores every row.
-    pub fn logits(self) -> Logits {
-        Logits {
-            words: product(self.rows.clone(), self.words, Stored::OutIn, self.precision),
-            docids: product(self.rows, self.docids, Stored::OutIn, self.precision),
-        }
-    }
-}
-
-/// Logits of one batch at the start token's position.
-#[derive(Debug, Clone)]
-pub struct Logits {
-    /// `[batch, words]`
-    pub words: Tensor<2>,
-    /// `[batch, documents]`
-    pub docids: Tensor<2>,
-}
-
 impl GenirModel {
-    /// What scores the output vocabulary, and the decoder's output `[batch, d_model]` as it meets that.
+    /// The output layer for the decoder's output `[batch, d_model]`.
     pub fn head(&self, output: Tensor<2>) -> Head {
         let words = self.t5.lm_head.as_ref().unwrap_or(&self.t5.shared);
         Head {

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::dropout::Dropout;
 use super::tap::{Hook, Site, Stack, Tap};
 use crate::device::Precision;
+use crate::ops::Dropout;
 
 /// What a forward pass carries besides activations.
 pub struct Pass<'a> {
@@ -30,26 +30,26 @@ impl<'a> Pass<'a> {
 
     /// Drops values with the pass's probability and scales up the rest, where transformers does.
     pub(super) fn dropout<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
-        match self.dropout {
+        match self.dropout_mask(x.dims(), &x.device()) {
+            Some(mask) => x * mask,
             None => x,
-            Some(dropout) => {
-                self.draws += 1;
-                dropout.apply(x, self.draws)
-            }
         }
     }
 
-    /// What [`Self::dropout`] would multiply values of these dimensions by; none without dropout.
-    pub(super) fn dropout_factors<const D: usize>(
+    /// What [`Self::dropout`] multiplies values of these dimensions by; none without dropout.
+    pub(super) fn dropout_mask<const D: usize>(
         &mut self,
         dims: [usize; D],
         device: &Device,
     ) -> Option<Tensor<D>> {
-        self.dropout.is_some().then(|| self.dropout(Tensor::ones(dims, device)))
+        let dropout = self.dropout?;
+        self.draws += 1;
+        Some(dropout.mask(dims, self.draws, device))
     }
 
-    pub(super) fn wants(&self, site: Site) -> bool {
-        self.tap.wants(site)
+    /// Whether the tap wants one of these activations.
+    pub(super) fn wants_any(&self, at: Place, hooks: &[Hook]) -> bool {
+        hooks.iter().any(|&hook| self.tap.wants(at.site(hook)))
     }
 
     /// The output of a component, `[batch * position, d_model]`: what the tap puts in its place, or what `component`

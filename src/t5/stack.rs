@@ -7,9 +7,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::attention::{AttentionBlock, Bias, RelativeBias};
 use super::config::T5Config;
-use super::layers::Mlp;
+use super::layers::{Mlp, RmsNorm};
 use super::pass::{Pass, Place};
-use super::rms_norm::RmsNorm;
 use super::tap::{Hook, Stack};
 use crate::device::length_step;
 
@@ -135,7 +134,7 @@ impl Encoder {
             x = pass.stream(at, Hook::ResidualPre, x);
             x = x.clone()
                 + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
-                    block.self_attention.over_itself(x, || bias.clone(), at, pass)
+                    block.self_attention.self_attention(x, || bias.clone(), at, pass)
                 });
             x = pass.stream(at, Hook::ResidualMid, x);
             x = x.clone()
@@ -158,7 +157,7 @@ pub struct DecoderLayer {
     pub mlp: Mlp,
 }
 
-/// The decoder, for any target length; one token takes a short path (see `AttentionBlock::over_itself`).
+/// The decoder, for any target length; one token takes a short path (see `AttentionBlock::self_attention`).
 #[derive(Module, Debug)]
 pub struct Decoder {
     /// Bias of all layers' self-attention.
@@ -233,13 +232,13 @@ impl Decoder {
             let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();
             x = x.clone()
                 + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
-                    block.self_attention.over_itself(x, bias, at, pass)
+                    block.self_attention.self_attention(x, bias, at, pass)
                 });
             x = pass.stream(at, Hook::ResidualMid, x);
             x = x.clone()
                 + pass.output_of(at, Hook::CrossAttentionOut, x, |x, pass| {
                     let (rows, hidden) = (states.rows.clone(), states.mask.clone());
-                    block.cross_attention.over_states(x, rows, hidden, at, pass)
+                    block.cross_attention.cross_attention(x, rows, hidden, at, pass)
                 });
             x = pass.stream(at, Hook::ResidualMidCross, x);
             x = x.clone()

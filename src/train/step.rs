@@ -3,9 +3,9 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, IndexingUpdateOp, Int, Tensor};
 
-use super::loss::loss_of_head;
+use crate::ops::{Dropout, cross_entropy};
 use crate::prefix::PrefixOutput;
-use crate::t5::{Dropout, Embedding, GenirModel, NoTap, Pass, Tokens};
+use crate::t5::{Embedding, GenirModel, NoTap, Pass, Tokens};
 
 /// How a batch is trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ pub fn forward_backward(
         StepInput::Prefix(prefix) => (prefix.on_graph().output(&model.t5, &mut pass), None),
     }; // [batch, d_model]
     let head = model.head(output);
-    let loss = loss_of_head(head, targets, options.label_smoothing, options.weight);
+    let loss = cross_entropy(head, targets, options.label_smoothing, options.weight);
     let mut found = loss.root.backward();
     let mut gradients = GradientsParams::from_module(&mut found, model);
     if let Some(lookup) = lookup {
@@ -106,8 +106,8 @@ mod tests {
 
     use super::*;
     use crate::component::freeze_all_but;
+    use crate::ops::cross_entropy_of_logits;
     use crate::t5::{T5Config, weights};
-    use crate::train::cross_entropy;
 
     const OPTIONS: StepOptions = StepOptions {
         dropout: Dropout { probability: 0.2, key: 3 },
@@ -145,7 +145,8 @@ mod tests {
         let embeddings = model.t5.shared.forward(model.t5.words_read(&source));
         let output = model.t5.encode_and_decode_start(embeddings, &source, &mut pass);
         let logits = model.logits(output);
-        let loss = cross_entropy(logits, targets, OPTIONS.label_smoothing, OPTIONS.weight);
+        let loss =
+            cross_entropy_of_logits(logits, targets, OPTIONS.label_smoothing, OPTIONS.weight);
         let gradients = loss.root.backward();
         let gradient = model.t5.shared.weight.val().grad(&gradients).unwrap();
         gradient.into_data().try_to_vec().unwrap()

@@ -1,9 +1,9 @@
-//! Dropout whose masks are counted: a function of a key and of how many masks were drawn before.
+//! Dropout whose masks are a pure function of a key and of how many masks were drawn before.
 //!
 //! Burn's own Bernoulli draws a ChaCha word and compares floats for each value: 22% of a step of the
 //! quickstart. Here one 64-bit word decides on four values, in parallel.
 
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::device::is_host;
 use crate::random;
 
-/// Values that one generator decides on. Part of what a seed means: another size gives other masks.
+/// Values that one generator draws. Part of what a seed means: another size gives other masks.
 const CHUNK: usize = 1 << 14;
 
 /// The dropout of one training pass.
@@ -24,28 +24,27 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// `x` with the pass's mask number `draw` on it, scaled up so that its mean stays.
-    pub(super) fn apply<const D: usize>(&self, x: Tensor<D>, draw: u64) -> Tensor<D> {
+    /// Mask number `draw` of the pass, for values of shape `dims`: 0 where a value is dropped, elsewhere
+    /// `1 / (1 - probability)`, so that the mean stays.
+    pub fn mask<const D: usize>(&self, dims: [usize; D], draw: u64, device: &Device) -> Tensor<D> {
         let keep = 1.0 - self.probability;
-        let device = x.device();
         let key = random::key(self.key, draw, "mask");
-        let mask = if is_host(&device) {
-            let values = mask(x.shape().num_elements(), keep, key);
-            Tensor::from_data(TensorData::new(values, x.dims()), &device)
+        if is_host(device) {
+            let values = mask(dims.iter().product(), keep, key);
+            Tensor::from_data(TensorData::new(values, dims), device)
         } else {
-            // Made where it is used: moving a mask to a GPU costs more than the step.
+            // Drawn on the GPU: moving a mask there takes longer than the step.
             device.seed(key);
-            let mask = Tensor::random(x.dims(), Distribution::Bernoulli(keep), &device);
+            let mask = Tensor::random(dims, Distribution::Bernoulli(keep), device);
             mask.mul_scalar(1.0 / keep)
-        };
-        x * mask
+        }
     }
 }
 
 /// `count` values: `1 / keep` with probability `keep`, else 0.
 fn mask(count: usize, keep: f64, key: u64) -> Vec<f32> {
     let kept = (1.0 / keep) as f32;
-    // Of 65,536 values of 16 bits, so many are kept.
+    // So many of the 65,536 values of 16 bits mean that a value is kept.
     let threshold = (keep * 65_536.0).round() as u32;
     let mut values = vec![0.0; count];
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {

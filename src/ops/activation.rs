@@ -1,134 +1,98 @@
-//! What stands between the two matrices of an MLP: on the CPU one operation forward and one backward.
+//! Activation functions between the two matrices of an MLP.
 //!
 //! Made of tensor operations, relu is one pass over the hidden activations and three for its gradient, and a gated
-//! gelu some ten and twenty, each on one thread and with an output of its own. Here all threads share each of
-//! them, and what the backward pass keeps is what the matrices beside keep anyway.
+//! gelu some ten and twenty, each on one thread and with an output of its own. On the CPU, each is one pass forward and one
+//! backward by all threads, and saves for backward only what the adjacent products save anyway.
 
-use burn::tensor::activation::{gelu_approximate, relu};
-use burn::tensor::{Tensor, TensorData};
-use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops};
-use burn_flex::{Flex, FlexTensor};
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu_approximate;
 use rayon::prelude::*;
 
+use super::autograd::{Operation, apply};
+use super::host::{Contiguous, HostTensor};
 use crate::device::is_host;
-use crate::kernel::{Input, exp, floats, floats_mut, plain, recorded, to_tensor, wide, zeros};
+use crate::kernel::{exp, wide, zeros};
 
-/// Values a task takes at once.
+/// Values that a task computes at once.
 const TASK: usize = 1 << 14;
 
-/// `max(x, 0)`; any shape.
-pub(super) fn rectified(x: Tensor<2>) -> Tensor<2> {
+/// `max(x, 0)`, `[rows, width] -> [rows, width]`; NaN stays NaN.
+pub fn relu(x: Tensor<2>) -> Tensor<2> {
     if !is_host(&x.device()) {
-        return relu(x);
+        return burn::tensor::activation::relu(x);
     }
-    let forward = |mut x: FlexTensor| {
-        floats_mut(&mut x).par_chunks_mut(TASK).for_each(rectify);
-        x
-    };
-    if !x.is_autodiff() {
-        return to_tensor(forward(plain(x)));
-    }
-    let Input { value, node, .. } = Input::of(x);
-    let output = forward(value);
-    recorded(Rectified, [node], output.clone(), output)
+    apply::<Relu, 1, 2>([x.into()], |[x], _| {
+        let mut x = x.contiguous();
+        x.values_mut().par_chunks_mut(TASK).for_each(relu_in_place);
+        (x.clone().into_host(), x)
+    })
 }
 
-/// `gelu(gate) * linear`, gelu by its tanh approximation as in T5 v1.1; both `[rows, d_ff]`.
-pub(super) fn gated(gate: Tensor<2>, linear: Tensor<2>) -> Tensor<2> {
+/// `gelu(gate) * linear`, both `[rows, d_ff]`; gelu by its tanh approximation, as in T5 v1.1 (`gelu_new` of
+/// transformers).
+pub fn gated_gelu(gate: Tensor<2>, linear: Tensor<2>) -> Tensor<2> {
     if !is_host(&gate.device()) {
         return gelu_approximate(gate) * linear;
     }
-    if !gate.is_autodiff() && !linear.is_autodiff() {
-        return to_tensor(Kept::of(&plain(gate), &plain(linear)).output());
-    }
-    let (gate, linear) = (Input::of(gate), Input::of(linear));
-    let kept = Kept::of(&gate.value, &linear.value);
-    let output = kept.output();
-    recorded(Gated, [gate.node, linear.node], kept, output)
-}
-
-/// Relu's place in the autodiff graph.
-#[derive(Debug)]
-struct Rectified;
-
-impl Backward<Flex, 1> for Rectified {
-    /// The output, which the next product keeps as well.
-    type State = FlexTensor;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let mut gradient = gradients.consume::<Flex>(&ops.node);
-        let [node] = ops.parents;
-        if let Some(node) = node {
-            let output = floats(&ops.state).par_chunks(TASK);
-            let tasks = floats_mut(&mut gradient).par_chunks_mut(TASK).zip(output);
-            tasks.for_each(|(gradient, output)| pass_where_positive(gradient, output));
-            gradients.register::<Flex>(node.id, gradient);
-        }
-    }
-}
-
-/// What the backward pass of [`gated`] needs: both inputs, contiguous.
-#[derive(Debug, Clone)]
-struct Kept {
-    gate: FlexTensor,
-    linear: FlexTensor,
-}
-
-impl Kept {
-    fn of(gate: &FlexTensor, linear: &FlexTensor) -> Self {
-        assert_eq!(gate.layout().shape(), linear.layout().shape(), "the halves of a gated MLP");
-        Self { gate: gate.to_contiguous(), linear: linear.to_contiguous() }
-    }
-
-    fn output(&self) -> FlexTensor {
-        let (gate, linear) = (floats(&self.gate), floats(&self.linear));
+    apply::<GatedGelu, 2, 2>([gate.into(), linear.into()], |inputs, _| {
+        let saved = inputs.map(HostTensor::contiguous);
+        let [gate, linear] = &saved;
+        let shape = gate.shape::<2>();
+        assert_eq!(shape, linear.shape(), "shapes of a gate and of what it is multiplied by");
+        let (gate, linear) = (gate.values(), linear.values());
         let mut output = zeros(gate.len());
         let tasks = output.par_chunks_mut(TASK).zip(gate.par_chunks(TASK));
         tasks.zip(linear.par_chunks(TASK)).for_each(|((output, gate), linear)| {
             gate_values(output, gate, linear);
         });
-        FlexTensor::from_data(TensorData::new(output, self.gate.layout().shape().clone()))
+        (HostTensor::new(output, shape), saved)
+    })
+}
+
+struct Relu;
+
+impl Operation<1> for Relu {
+    /// The output, which the next product saves as well.
+    type Saved = Contiguous;
+
+    fn backward(
+        output: Contiguous,
+        gradient: HostTensor,
+        _needed: [bool; 1],
+    ) -> [Option<HostTensor>; 1] {
+        let mut gradient = gradient.contiguous();
+        let tasks = gradient.values_mut().par_chunks_mut(TASK);
+        tasks.zip(output.values().par_chunks(TASK)).for_each(|(gradient, output)| {
+            zero_where_not_positive(gradient, output);
+        });
+        [Some(gradient.into_host())]
     }
 }
 
-/// The gated product's place in the autodiff graph.
-#[derive(Debug)]
-struct Gated;
+struct GatedGelu;
 
-impl Backward<Flex, 2> for Gated {
-    type State = Kept;
+impl Operation<2> for GatedGelu {
+    /// Both inputs.
+    type Saved = [Contiguous; 2];
 
     fn backward(
-        self,
-        ops: Ops<Self::State, 2>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let Kept { gate, mut linear } = ops.state;
-        let mut gradient = gradients.consume::<Flex>(&ops.node);
-        // The gradient turns into that of the linear half, and the linear half into that of the gate.
-        let tasks = floats_mut(&mut gradient).par_chunks_mut(TASK);
-        let tasks = tasks.zip(floats_mut(&mut linear).par_chunks_mut(TASK));
-        tasks.zip(floats(&gate).par_chunks(TASK)).for_each(|((gradient, linear), gate)| {
+        [gate, mut linear]: Self::Saved,
+        gradient: HostTensor,
+        _needed: [bool; 2],
+    ) -> [Option<HostTensor>; 2] {
+        let mut gradient = gradient.contiguous();
+        // In place: `gradient` becomes that of `linear`, and `linear` becomes the gradient of `gate`.
+        let tasks = gradient.values_mut().par_chunks_mut(TASK);
+        let tasks = tasks.zip(linear.values_mut().par_chunks_mut(TASK));
+        tasks.zip(gate.values().par_chunks(TASK)).for_each(|((gradient, linear), gate)| {
             gated_gradients(gradient, linear, gate);
         });
-        for (node, gradient) in ops.parents.into_iter().zip([linear, gradient]) {
-            if let Some(node) = node {
-                gradients.register::<Flex>(node.id, gradient);
-            }
-        }
+        [linear, gradient].map(|gradient| Some(gradient.into_host()))
     }
 }
 
 wide! {
-    fn rectify(values: &mut [f32]) {
+    fn relu_in_place(values: &mut [f32]) {
         for value in values {
             // NaN stays NaN.
             *value = if *value < 0.0 { 0.0 } else { *value };
@@ -137,9 +101,9 @@ wide! {
 }
 
 wide! {
-    fn pass_where_positive(gradient: &mut [f32], output: &[f32]) {
+    fn zero_where_not_positive(gradient: &mut [f32], output: &[f32]) {
         for (gradient, output) in gradient.iter_mut().zip(output) {
-            // A gradient at NaN passes: it shows where that came from.
+            // A gradient at NaN is kept: it shows where the NaN comes from.
             *gradient = if *output <= 0.0 { 0.0 } else { *gradient };
         }
     }
@@ -154,7 +118,7 @@ wide! {
 }
 
 wide! {
-    /// Turns the output's gradient into that of the linear half, and the linear half into the gradient of the gate.
+    /// Replaces the output's gradient by that of the linear half, and the linear half by the gradient of the gate.
     fn gated_gradients(gradient: &mut [f32], linear: &mut [f32], gate: &[f32]) {
         for ((gradient, linear), &gate) in gradient.iter_mut().zip(linear).zip(gate) {
             let [share, slope] = gelu_share(gate);
@@ -181,7 +145,7 @@ fn gelu_share(x: f32) -> [f32; 2] {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
 
     use super::*;
 
@@ -200,7 +164,7 @@ mod tests {
         tensor.into_data().try_to_vec().unwrap()
     }
 
-    /// Holds a function of two inputs, on and off the graph, and its gradients under given ones of the output, against
+    /// Compares a function of two inputs, on and off the graph, and its gradients with
     /// `[value, derivative by x, derivative by y]` in f64.
     #[track_caller]
     fn check(
@@ -234,14 +198,14 @@ mod tests {
 
     #[test]
     fn relu_and_its_gradient_are_exact() {
-        // The second input has to come into it somehow.
+        // `check` takes functions of two inputs.
         let exact = |x: f64, y: f64| [x.max(0.0) * y, if x > 0.0 { y } else { 0.0 }, x.max(0.0)];
-        check(|x, y| rectified(x) * y, exact);
+        check(|x, y| relu(x) * y, exact);
     }
 
     #[test]
     fn the_gated_product_and_its_gradients_are_exact() {
-        check(gated, |x, y| {
+        check(gated_gelu, |x, y| {
             let factor = (2.0 / std::f64::consts::PI).sqrt();
             let tanh = (factor * (x + 0.044715 * x.powi(3))).tanh();
             let slope = (1.0 - tanh * tanh) * factor * (1.0 + 3.0 * 0.044715 * x * x);
@@ -255,15 +219,15 @@ mod tests {
         let device = Device::flex();
         let [x, y] = [0.0, 1.0].map(|seed| tensor(&values(400, seed), &device));
         let before = [x.clone(), y.clone()].map(floats_of);
-        rectified(x.clone());
-        gated(x.clone(), y.clone());
+        relu(x.clone());
+        gated_gelu(x.clone(), y.clone());
         assert_eq!([x, y].map(floats_of), before);
     }
 
     #[test]
     fn what_is_not_a_number_stays_so() {
         let x = tensor(&[f32::NAN; 100], &Device::flex());
-        assert!(floats_of(rectified(x.clone())).iter().all(|value| value.is_nan()));
-        assert!(floats_of(gated(x.clone(), x.ones_like())).iter().all(|value| value.is_nan()));
+        assert!(floats_of(relu(x.clone())).iter().all(|value| value.is_nan()));
+        assert!(floats_of(gated_gelu(x.clone(), x.ones_like())).iter().all(|value| value.is_nan()));
     }
 }

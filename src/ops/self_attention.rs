@@ -1,23 +1,27 @@
-//! Self-attention of many positions on the CPU as one operation, from its input to the weighted values.
+//! Self-attention of many positions, from its input to the weighted values.
 //!
 //! Made of tensor operations, queries, keys and values are permuted copies, scores and weights are read and written
-//! five times forward and as often backward, and the input's gradient is three products and two sums. Here each
-//! example is a task that reads its heads where they lie, and the input's gradient is summed by the products.
+//! five times forward and as often backward, and the input's gradient is three products and two sums. On the CPU each
+//! example is a task that reads its heads in place, and the products add up the input's gradient.
 
-use burn::tensor::{Tensor, TensorData};
-use burn_autodiff::checkpoint::base::Checkpointer;
-use burn_autodiff::grads::Gradients;
-use burn_autodiff::ops::{Backward, Ops};
-use burn_flex::{Flex, FlexTensor};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::attention::{
+    attention_scores, attention_weights, dropped, merge_heads, of_example, split_heads,
+    weighted_values,
+};
+use super::autograd::{Input, Operation, apply, constant};
+use super::host::{Contiguous, HostTensor};
+use super::linear::{WeightLayout, linear};
+use crate::device::{Precision, is_host};
 use crate::kernel::{
-    Input, Matrix, MatrixMut, Threads, add, floats, multiply, multiply_into, recorded,
-    softmax_gradients, softmax_rows, times, to_tensor, zeros,
+    Matrix, MatrixMut, Threads, add, multiply, multiply_elements, multiply_into, softmax_gradients,
+    softmax_rows, zeros,
 };
 
-/// What is attended with.
-pub(super) struct SelfAttention {
+/// The inputs of self-attention.
+pub struct SelfAttention {
     /// `[batch * length, d_model]`
     pub x: Tensor<2>,
     /// `W_Q`, `W_K` and `W_V`, `[d_model, heads * d_kv]`
@@ -28,32 +32,49 @@ pub(super) struct SelfAttention {
     pub mask: Option<Tensor<4>>,
     /// `[batch, heads, length, length]`, factors of the attention weights; a constant.
     pub dropout: Option<Tensor<4>>,
+    /// The type of a GPU's products with the matrices.
+    pub precision: Precision,
+}
+
+/// Weighted values of every head, `[batch * length, heads * d_kv]`.
+pub fn self_attention(inputs: SelfAttention) -> Tensor<2> {
+    if is_host(&inputs.x.device()) { inputs.on_host() } else { inputs.by_burn() }
 }
 
 impl SelfAttention {
-    /// Weighted values of every head, `[batch * length, heads * d_kv]`, on the device Flex.
-    pub fn mix(self, heads: usize) -> Tensor<2> {
-        let constant = |tensor: Tensor<4>| Input::of(tensor).value.to_contiguous();
+    fn by_burn(self) -> Tensor<2> {
+        let [rows, _] = self.x.dims();
+        let [_, heads, length, _] = self.bias.dims();
+        let [query, key, value] = self.matrices.map(|matrix| {
+            let projected = linear(self.x.clone(), matrix, WeightLayout::InOut, self.precision);
+            split_heads(projected, rows / length, heads) // [batch, length, heads, d_kv]
+        });
+        let bias = match self.mask {
+            Some(mask) => self.bias + mask,
+            None => self.bias,
+        }; // [batch or 1, heads, length, length]
+        let scores = attention_scores(query, key); // [batch, heads, length, length]
+        let pattern = attention_weights(scores, Some(bias), self.dropout);
+        merge_heads(weighted_values(pattern, value))
+    }
+
+    fn on_host(self) -> Tensor<2> {
+        let [_, heads, length, _] = self.bias.dims();
         let (mask, dropout) = (self.mask.map(constant), self.dropout.map(constant));
         let [query, key, value] = self.matrices;
-        let on_graph = [&self.x, &query, &key, &value].into_iter().any(Tensor::is_autodiff)
-            || self.bias.is_autodiff();
-        let [x, query, key, value] = [self.x, query, key, value].map(Input::of);
-        let inputs = [x, query, key, value, Input::of(self.bias)];
-        let [x, query, key, value, bias] =
-            inputs.each_ref().map(|input| input.value.to_contiguous());
-        let [rows, inner] = [x.layout().shape()[0], query.layout().shape()[1]];
-        let length = bias.layout().shape()[3];
-        let sizes = Sizes { batch: rows / length, heads, length, inner, per_head: inner / heads };
-        let projected =
-            [&query, &key, &value].map(|matrix| multiply(Matrix::of(&x), Matrix::of(matrix)));
-        let (mixed, pattern) = sizes.attend(&projected, &bias, mask.as_ref(), dropout.as_ref());
-        let mixed = FlexTensor::from_data(TensorData::new(mixed, [rows, inner]));
-        if !on_graph {
-            return to_tensor(mixed);
-        }
-        let kept = Kept { x, matrices: [query, key, value], projected, pattern, dropout, sizes };
-        recorded(Attend, inputs.map(|input| input.node), kept, mixed)
+        let inputs: [Input; 5] =
+            [self.x.into(), query.into(), key.into(), value.into(), self.bias.into()];
+        apply::<Attend, 5, 2>(inputs, |inputs, _| {
+            let [x, query, key, value, bias] = inputs.map(HostTensor::contiguous);
+            let ([rows, _], [_, inner]) = (x.shape(), query.shape());
+            let sizes =
+                Sizes { batch: rows / length, heads, length, inner, per_head: inner / heads };
+            let matrices = [query, key, value];
+            let projected = matrices.each_ref().map(|matrix| multiply(x.matrix(), matrix.matrix()));
+            let (mixed, pattern) = sizes.attend(&projected, &bias, mask.as_ref(), dropout.as_ref());
+            let saved = Saved { x, matrices, projected, pattern, dropout, sizes };
+            (HostTensor::new(mixed, [rows, inner]), saved)
+        })
     }
 }
 
@@ -79,36 +100,36 @@ impl Sizes {
 
     /// One head of rows of an example: `[length, d_kv]`.
     fn head(self, rows: &[f32], head: usize) -> Matrix<'_> {
-        Matrix::rows_apart(&rows[head * self.per_head..], self.length, self.per_head, self.inner)
+        Matrix::strided_rows(&rows[head * self.per_head..], self.length, self.per_head, self.inner)
     }
 
     /// The same, to write to.
     fn head_mut(self, rows: &mut [f32], head: usize) -> MatrixMut<'_> {
         let rows = &mut rows[head * self.per_head..];
-        MatrixMut::rows_apart(rows, self.length, self.per_head, self.inner)
+        MatrixMut::strided_rows(rows, self.length, self.per_head, self.inner)
     }
 
     /// Weighted values `[batch * length, heads * d_kv]`, and the weights before dropout,
     /// `[batch, heads, length, length]`.
     fn attend(
         self,
-        projected: &[FlexTensor; 3],
-        bias: &FlexTensor,
-        mask: Option<&FlexTensor>,
-        dropout: Option<&FlexTensor>,
+        projected: &[Vec<f32>; 3],
+        bias: &Contiguous,
+        mask: Option<&Contiguous>,
+        dropout: Option<&Contiguous>,
     ) -> (Vec<f32>, Vec<f32>) {
         let mut mixed = zeros(self.batch * self.example());
         let mut pattern = zeros(self.batch * self.scores());
-        let [query, key, value] = projected.each_ref().map(floats);
+        let [query, key, value] = projected;
         mixed
             .par_chunks_mut(self.example())
             .zip(pattern.par_chunks_mut(self.scores()))
             .enumerate()
             .for_each(|(example, (mixed, pattern))| {
-                let of = |rows| part(rows, example, self.example());
+                let of = |rows| of_example(rows, example, self.example());
                 let (query, key, value) = (of(query), of(key), of(value));
                 let size = self.length * self.length;
-                pattern.copy_from_slice(floats(bias));
+                pattern.copy_from_slice(bias.values());
                 for (head, pattern) in pattern.chunks_exact_mut(size).enumerate() {
                     // T5 folds 1 / sqrt(d_kv) into W_Q's initialisation: the scores are not scaled.
                     let to = MatrixMut::rows(pattern, self.length);
@@ -116,7 +137,7 @@ impl Sizes {
                     multiply_into(to, self.head(query, head), key, true, Threads::One);
                 }
                 if let Some(mask) = mask {
-                    let mask = part(floats(mask), example, self.length);
+                    let mask = of_example(mask.values(), example, self.length);
                     pattern.chunks_exact_mut(self.length).for_each(|scores| add(scores, mask));
                 }
                 softmax_rows(pattern, self.length);
@@ -132,54 +153,74 @@ impl Sizes {
     }
 }
 
-/// An example's attention weights after dropout; none without dropout.
-pub(super) fn dropped(
-    pattern: &[f32],
-    dropout: Option<&FlexTensor>,
-    example: usize,
-) -> Option<Vec<f32>> {
-    dropout.map(|dropout| {
-        let mut dropped = pattern.to_vec();
-        times(&mut dropped, part(floats(dropout), example, pattern.len()));
-        dropped
-    })
-}
+struct Attend;
 
-/// Values of one example among those of all.
-fn part(values: &[f32], example: usize, size: usize) -> &[f32] {
-    &values[example * size..][..size]
-}
-
-/// What the backward pass needs.
 #[derive(Debug, Clone)]
-struct Kept {
-    x: FlexTensor,
-    matrices: [FlexTensor; 3],
+struct Saved {
+    /// `[batch * length, d_model]`
+    x: Contiguous,
+    /// `W_Q`, `W_K` and `W_V`, `[d_model, heads * d_kv]`
+    matrices: [Contiguous; 3],
     /// Queries, keys and values, `[batch * length, heads * d_kv]`
-    projected: [FlexTensor; 3],
+    projected: [Vec<f32>; 3],
     /// Attention weights before dropout, `[batch, heads, length, length]`
     pattern: Vec<f32>,
-    dropout: Option<FlexTensor>,
+    dropout: Option<Contiguous>,
     sizes: Sizes,
 }
 
-impl Kept {
+impl Operation<5> for Attend {
+    type Saved = Saved;
+
+    fn backward(saved: Saved, gradient: HostTensor, needed: [bool; 5]) -> [Option<HostTensor>; 5] {
+        let sizes = saved.sizes;
+        let [for_x, for_query, for_key, for_value, for_bias] = needed;
+        let gradient = gradient.contiguous();
+        let (projected, to_bias) = saved.projected_gradients(gradient.values(), for_bias);
+        let [_, d_model] = saved.x.shape();
+        let [query, key, value] = [for_query, for_key, for_value];
+        let of_matrix = |needed: bool, gradient: &[f32]| {
+            needed.then(|| {
+                let gradient = Matrix::rows(gradient, sizes.inner);
+                let product = multiply(saved.x.matrix().transposed(), gradient);
+                HostTensor::new(product, [d_model, sizes.inner])
+            })
+        };
+        let query = of_matrix(query, &projected[0]);
+        let key = of_matrix(key, &projected[1]);
+        let value = of_matrix(value, &projected[2]);
+        let bias = for_bias.then(|| {
+            // Summed in the order of the examples: the result does not depend on the number of threads.
+            let mut sum = vec![0.0; sizes.scores()];
+            to_bias.iter().for_each(|scores| add(&mut sum, scores));
+            HostTensor::new(sum, [1, sizes.heads, sizes.length, sizes.length])
+        });
+        let x = for_x.then(|| saved.input_gradient(&projected));
+        [x, query, key, value, bias]
+    }
+}
+
+impl Saved {
     /// Gradients of queries, keys and values from that of the weighted values, and the position bias's from each
     /// example, if wanted.
-    fn through_heads(&self, gradient: &[f32], for_bias: bool) -> ([Vec<f32>; 3], Vec<Vec<f32>>) {
+    fn projected_gradients(
+        &self,
+        gradient: &[f32],
+        for_bias: bool,
+    ) -> ([Vec<f32>; 3], Vec<Vec<f32>>) {
         let sizes = self.sizes;
         let all = || zeros(sizes.batch * sizes.example());
         let (mut to_query, mut to_key, mut to_value) = (all(), all(), all());
-        let [query, key, value] = self.projected.each_ref().map(floats);
+        let [query, key, value] = &self.projected;
         let to_bias = to_query
             .par_chunks_mut(sizes.example())
             .zip(to_key.par_chunks_mut(sizes.example()))
             .zip(to_value.par_chunks_mut(sizes.example()))
             .enumerate()
             .map(|(example, ((to_query, to_key), to_value))| {
-                let of = |rows| part(rows, example, sizes.example());
+                let of = |rows| of_example(rows, example, sizes.example());
                 let (gradient, query, key, value) = (of(gradient), of(query), of(key), of(value));
-                let pattern = part(&self.pattern, example, sizes.scores());
+                let pattern = of_example(&self.pattern, example, sizes.scores());
                 let dropped = dropped(pattern, self.dropout.as_ref(), example);
                 let dropped = dropped.as_deref().unwrap_or(pattern);
                 let mut to_scores = vec![0.0; sizes.scores()];
@@ -195,7 +236,8 @@ impl Kept {
                     multiply_into(to, gradient, value, false, Threads::One);
                 }
                 if let Some(dropout) = &self.dropout {
-                    times(&mut to_scores, part(floats(dropout), example, sizes.scores()));
+                    let dropout = of_example(dropout.values(), example, sizes.scores());
+                    multiply_elements(&mut to_scores, dropout);
                 }
                 softmax_gradients(&mut to_scores, pattern, sizes.length);
                 for (head, to_scores) in to_scores.chunks_exact(size).enumerate() {
@@ -213,53 +255,15 @@ impl Kept {
     }
 
     /// Gradient of the input from those of queries, keys and values.
-    fn input_gradient(&self, projected: &[Vec<f32>; 3]) -> FlexTensor {
-        let shape = [self.x.layout().shape()[0], self.x.layout().shape()[1]];
-        let mut gradient = zeros(shape[0] * shape[1]);
+    fn input_gradient(&self, projected: &[Vec<f32>; 3]) -> HostTensor {
+        let [rows, d_model] = self.x.shape();
+        let mut gradient = zeros(rows * d_model);
         for (at, (of_rows, matrix)) in projected.iter().zip(&self.matrices).enumerate() {
-            let matrix = Matrix::of(matrix).transposed();
+            let matrix = matrix.matrix().transposed();
             let of_rows = Matrix::rows(of_rows, self.sizes.inner);
-            let to = MatrixMut::rows(&mut gradient, shape[1]);
+            let to = MatrixMut::rows(&mut gradient, d_model);
             multiply_into(to, of_rows, matrix, at > 0, Threads::All);
         }
-        FlexTensor::from_data(TensorData::new(gradient, shape))
-    }
-}
-
-/// Self-attention's place in the autodiff graph.
-#[derive(Debug)]
-struct Attend;
-
-impl Backward<Flex, 5> for Attend {
-    type State = Kept;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 5>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let kept = ops.state;
-        let sizes = kept.sizes;
-        let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let [for_x, for_query, for_key, for_value, for_bias] = ops.parents;
-        let (projected, to_bias) = kept.through_heads(floats(&gradient), for_bias.is_some());
-        for (node, of_rows) in [for_query, for_key, for_value].into_iter().zip(&projected) {
-            if let Some(node) = node {
-                let of_rows = Matrix::rows(of_rows, sizes.inner);
-                let found = multiply(Matrix::of(&kept.x).transposed(), of_rows);
-                gradients.register::<Flex>(node.id, found);
-            }
-        }
-        if let Some(node) = for_bias {
-            // Summed in the order of the examples: the result does not depend on the number of threads.
-            let mut sum = vec![0.0; sizes.scores()];
-            to_bias.iter().for_each(|scores| add(&mut sum, scores));
-            let shape = [1, sizes.heads, sizes.length, sizes.length];
-            gradients.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(sum, shape)));
-        }
-        if let Some(node) = for_x {
-            gradients.register::<Flex>(node.id, kept.input_gradient(&projected));
-        }
+        HostTensor::new(gradient, [rows, d_model])
     }
 }

@@ -1,38 +1,46 @@
-//! Cross-entropy over words and docids together, with its gradient written by hand.
+//! Cross-entropy over text tokens and docids together, with its gradient in closed form.
 //!
-//! The gradient of a softmax cross-entropy is known in closed form, so it is computed once, off the graph,
-//! and handed to autodiff as a constant factor of the logits. Nothing is concatenated: the two parts of
-//! the output vocabulary share one normaliser.
+//! The gradient of a softmax cross-entropy is known in closed form. On the CPU it is part of one operation from the decoder's
+//! output ([`fused`]). On other devices it is computed once, off the graph, and handed to autodiff as a constant factor of
+//! the logits. Nothing is concatenated: the two parts of the output layer share one normaliser.
+
+mod fused;
+mod output_rows;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
-use super::fused_loss::fused_cross_entropy;
+use super::head::{Head, Logits};
 use crate::device::is_host;
-use crate::t5::{Head, Logits};
 
-/// A loss and the scalar whose gradients are the loss's.
+/// A loss, and the scalar to call `backward` on.
 pub struct Loss {
     /// Mean over the batch, `[1]`, off the graph.
     pub value: Tensor<1>,
-    /// Its *gradients* are the loss's, times the weight that was asked for; its value means nothing. `[1]`.
+    /// A scalar, `[1]`, whose *gradients* are the loss's, times the requested weight; its value has no meaning.
     pub root: Tensor<1>,
 }
 
-/// [`cross_entropy`] of the head's logits. On the CPU they are never held as a whole for frozen rows.
-pub fn loss_of_head(head: Head, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
+/// [`cross_entropy_of_logits`] from the decoder's output. On the CPU the logits of frozen rows are never materialised.
+pub fn cross_entropy(head: Head, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
     if is_host(&head.rows.device()) {
-        fused_cross_entropy(head, targets, smoothing, weight)
+        let (value, root) = fused::cross_entropy(head, targets, smoothing, weight);
+        Loss { value, root }
     } else {
-        cross_entropy(head.logits(), targets, smoothing, weight)
+        cross_entropy_of_logits(head.logits(), targets, smoothing, weight)
     }
 }
 
-/// Mean cross-entropy of `targets` (docid rows, `[batch]`) under a softmax over all words and docids.
+/// Mean cross-entropy of `targets` (docid rows, `[batch]`) under a softmax over all text tokens and docids.
 ///
 /// `smoothing` spreads that share of the target evenly over the whole output vocabulary, as PyTorch's
 /// `cross_entropy(label_smoothing=...)` does. `weight` multiplies the gradients, not the value: with
 /// gradients accumulated over several batches it is this batch's share of their examples.
-pub fn cross_entropy(logits: Logits, targets: Tensor<1, Int>, smoothing: f64, weight: f64) -> Loss {
+pub fn cross_entropy_of_logits(
+    logits: Logits,
+    targets: Tensor<1, Int>,
+    smoothing: f64,
+    weight: f64,
+) -> Loss {
     let words = logits.words.clone().inner(); // [batch, words]
     let docids = logits.docids.clone().inner(); // [batch, documents]
     let [batch, word_count] = words.dims();

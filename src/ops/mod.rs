@@ -1,0 +1,30 @@
+//! Operations on tensors, with their gradients: each is one function that holds what the CPU and what a GPU computes.
+//!
+//! On the CPU most are operations of our own on Burn's autodiff graph, with gradients in closed form, made of the loops of
+//! `kernel`. Elsewhere they are Burn's operations. `autograd` alone knows the insides of Burn's autodiff, and `host` those
+//! of its CPU device.
+
+mod absorbed_attention;
+mod activation;
+mod attention;
+mod autograd;
+mod cross_entropy;
+mod dropout;
+mod head;
+mod host;
+mod linear;
+mod rms_norm;
+mod self_attention;
+
+pub use absorbed_attention::{AbsorbedAttention, absorbed_attention};
+pub use activation::{gated_gelu, relu};
+pub use attention::{
+    absorbed_scores, absorbed_values, attention_scores, merge_heads, split_heads, weighted_values,
+};
+pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits};
+pub use dropout::Dropout;
+pub use head::{Head, Logits};
+pub(crate) use host::HostTensor;
+pub use linear::{WeightLayout, linear};
+pub use rms_norm::rms_norm;
+pub use self_attention::{SelfAttention, self_attention};
