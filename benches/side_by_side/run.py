@@ -17,6 +17,7 @@ from peers import PYTORCH_PEER, Peer, PeerError, alternate, print_table, python_
 OURS = "cargo run --quiet --release --example step_server -- MODE SHAPE"
 MODES = ("full", "restricted", "restricted+docids", "cached", "cached+docids")
 SHAPES = ("t5-small", "t5-base", "t5-large")
+BEFORE = ", before"
 FULL, FROZEN = "PyTorch full", "PyTorch, the same frozen"
 
 
@@ -29,6 +30,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2, help="threads and cores of each process")
     parser.add_argument("--fused", action="store_true", help="let PyTorch use its fused AdamW")
     parser.add_argument("--ours", default=OURS, help="command of genir's side; MODE and SHAPE are filled in (default: %(default)s)")
+    parser.add_argument("--before", metavar="COMMAND", help="command of an earlier build, in the form of --ours: each mode is compared with it, too")
     parser.add_argument("--pytorch-only", action="store_true", help="PyTorch against itself: shows how far equal things seem apart")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or arguments.steps < 1:
@@ -61,9 +63,15 @@ def commands(arguments: argparse.Namespace, python: str, shape: str) -> dict[str
 
     if arguments.pytorch_only:
         return {"PyTorch full again": theirs("full"), FULL: theirs("full")}
+
+    def ours(command: str, mode: str) -> list[str]:
+        return [{"MODE": mode, "SHAPE": shape}.get(word, word) for word in shlex.split(command)]
+
     started = {}
     for mode in arguments.modes:
-        started[f"genir {mode}"] = [{"MODE": mode, "SHAPE": shape}.get(word, word) for word in shlex.split(arguments.ours)]
+        started[f"genir {mode}"] = ours(arguments.ours, mode)
+        if arguments.before:
+            started[f"genir {mode}{BEFORE}"] = ours(arguments.before, mode)
     started[FULL] = theirs("full")
     if any(mode != "full" for mode in arguments.modes):
         started[FROZEN] = theirs("restricted")
@@ -74,8 +82,10 @@ def pairs(peers: dict[str, Peer]) -> list[tuple[str, str]]:
     """Which process is compared with which."""
     found = []
     for name in peers:
-        if name in (FULL, FROZEN):
+        if name in (FULL, FROZEN) or name.endswith(BEFORE):
             continue
+        if name + BEFORE in peers:
+            found.append((name, name + BEFORE))
         found.append((name, FULL))
         if name.startswith(("genir restricted", "genir cached")):
             found.append((name, FROZEN))

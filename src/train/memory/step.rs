@@ -60,7 +60,7 @@ pub(super) struct Batch<'a> {
     pub dropout: bool,
     /// Whether the encoder's states are at hand.
     pub stored: bool,
-    /// Whether logits of frozen rows are used up as they are made (`fused_loss.rs`).
+    /// Whether logits of frozen rows are used up as they are made (`ops/cross_entropy/fused.rs`).
     pub fused_loss: bool,
 }
 
