@@ -5,7 +5,7 @@ mod selector;
 mod stages;
 mod trainable;
 
-pub use place::{Component, ParameterPlace, Part, Stack};
+pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};
 pub(crate) use trainable::grouped;

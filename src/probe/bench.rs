@@ -11,6 +11,7 @@ use super::patch::{Patching, Supply};
 use super::queries::{Encoding, Measured, ProbeQueries, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
+use crate::component::ParameterPlace;
 use crate::docid::DocidVocabulary;
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
@@ -55,13 +56,13 @@ impl Others {
             let own = parameters(model);
             let found = parameters(&base.t5);
             let size = |name: &str| found.iter().find(|parameter| parameter.name == name);
-            for parameter in own.iter().filter(|parameter| !parameter.name.starts_with("lm_head")) {
+            let is_head = |name: &str| ParameterPlace::of(name) == Some(ParameterPlace::Head);
+            for parameter in own.iter().filter(|parameter| !is_head(&parameter.name)) {
                 let found = size(&parameter.name).map_or(Vec::new(), |found| found.shape.clone());
                 base.compare(&parameter.name, found, &parameter.shape)?;
             }
             let too_deep = found.iter().find(|parameter| {
-                !parameter.name.starts_with("lm_head")
-                    && own.iter().all(|known| known.name != parameter.name)
+                !is_head(&parameter.name) && own.iter().all(|known| known.name != parameter.name)
             });
             if let Some(parameter) = too_deep {
                 base.compare(&parameter.name, parameter.shape.clone(), &[])?;

@@ -22,7 +22,7 @@ pub mod weights;
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use dropout::Dropout;
-pub use gone::{Gone, comes_before};
+pub use gone::Gone;
 pub use layers::{Embedding, Linear, Mlp};
 pub use model::{GenirModel, Head, Logits, T5};
 pub use pass::Pass;
@@ -31,4 +31,6 @@ pub use stack::{
     Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padded_length,
     padding_mask,
 };
-pub use tap::{Attention, Hook, NoTap, Site, Stack, Tap};
+pub use tap::{Attention, Hook, NoTap, Site, Tap};
+
+pub use crate::component::Stack;

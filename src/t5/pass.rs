@@ -3,7 +3,8 @@
 use burn::tensor::{Device, Tensor};
 
 use super::dropout::Dropout;
-use super::tap::{Hook, Site, Stack, Tap};
+use super::tap::{Hook, Site, Tap};
+use crate::component::Stack;
 use crate::device::Precision;
 
 /// What a forward pass carries besides activations.

@@ -10,7 +10,8 @@ use super::config::T5Config;
 use super::layers::Mlp;
 use super::pass::{Pass, Place};
 use super::rms_norm::RmsNorm;
-use super::tap::{Hook, Stack};
+use super::tap::Hook;
+use crate::component::Stack;
 use crate::device::length_step;
 
 /// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.
