@@ -4,9 +4,11 @@ mod place;
 mod selector;
 mod stages;
 mod trainable;
+mod walk;
 
 pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};
 pub(crate) use trainable::grouped;
 pub use trainable::{Count, TrainableTable, freeze_all_but};
+pub use walk::{MapParameter, VisitParameter, map_parameters, visit_parameters};

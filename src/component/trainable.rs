@@ -3,34 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Component, ParameterPlace, Stack, Stage, Stages};
+use super::{Component, MapParameter, ParameterPlace, Stack, Stage, Stages, map_parameters};
 
 /// Freezes every parameter of `module` whose dotted name is not in `trained`, and thaws the others.
 pub fn freeze_all_but<M: Module>(module: M, trained: &BTreeSet<String>) -> M {
-    module.map(&mut Freezer { path: Vec::new(), trained })
+    map_parameters(module, &mut Freezer(trained))
 }
 
-struct Freezer<'a> {
-    path: Vec<String>,
-    trained: &'a BTreeSet<String>,
-}
+struct Freezer<'a>(&'a BTreeSet<String>);
 
-impl ModuleMapper for Freezer<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trained = self.trained.contains(&self.path.join("."));
-        param.set_require_grad(trained)
+impl MapParameter for Freezer<'_> {
+    fn map<const D: usize>(&mut self, name: &str, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        parameter.set_require_grad(self.0.contains(name))
     }
 }
 

@@ -31,7 +31,7 @@ pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
 pub use costs::{Costs, Phase};
 pub use loss::{Loss, cross_entropy, loss_of_head};
 pub use memory::MemoryEstimate;
-pub use optimizer::{Optimizer, Updated};
+pub use optimizer::{Optimizer, UpdateError, Updated};
 pub use plan::Plan;
 pub use plan_error::{PlanError, PlanErrors};
 pub use probe_base::ProbeBase;

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callback::{Callback, Ending, Moment, Verdict};
 use super::costs::{Costs, Phase};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::schedule::Schedule;
@@ -258,7 +258,9 @@ impl<'a> Trainer<'a> {
                 let metrics = BTreeMap::new();
                 Ok(Step { number: step, loss, learning_rate, gradient_norm, examples, metrics })
             }
-            Err(norm) => Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate)),
+            Err(UpdateError { gradient_norm: norm }) => {
+                Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate))
+            }
         };
         (model, done)
     }
