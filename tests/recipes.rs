@@ -7,7 +7,7 @@ use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Place, Recipe, RecipeErrors, Span};
 use genir::retrieval::Vocabulary;
-use genir::task::{Epochs, Task, TaskOptions};
+use genir::task::{Encoding, Epochs, Task, TaskOptions};
 
 /// A recipe with the required keys only.
 const SMALL: &str = r#"
@@ -205,11 +205,13 @@ fn sections_give_the_options_of_what_they_describe() {
     let task = TaskOptions {
         tasks: vec![Task::Indexing, Task::Retrieval],
         ratio: Some(8.0),
-        document_tokens: 48,
-        query_tokens: 16,
-        indexing_prefix: "index:".to_owned(),
-        retrieval_prefix: "retrieve: ".to_owned(),
-        lowercase: true,
+        encoding: Encoding {
+            document_tokens: 48,
+            query_tokens: 16,
+            indexing_prefix: "index:".to_owned(),
+            retrieval_prefix: "retrieve: ".to_owned(),
+            lowercase: true,
+        },
     };
     assert_eq!(recipe.task.options(), task);
     assert_eq!(recipe.model.config.sizes(), [("d_kv", 8), ("num_decoder_layers", 5)]);
