@@ -8,7 +8,7 @@ use super::lens::Lens;
 use super::means::Means;
 use super::overlap::Applied;
 use super::patch::{Patching, Supply};
-use super::queries::{Encoding, Measured, ProbeQueries, States};
+use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
 use crate::component::ParameterPlace;
@@ -105,15 +105,17 @@ impl Other {
 pub(super) struct Bench<'a> {
     pub model: &'a GenirModel,
     /// How the model encodes queries.
-    pub own: Encoding<'a>,
+    pub own: QueryEncoder<'a>,
     /// The model's docids.
     pub docids: &'a DocidVocabulary,
     pub options: &'a ProbeOptions,
     pub queries: &'a ProbeQueries,
+    /// What encoders make of the queries.
+    pub states: &'a EncodedQueries,
     /// What means are over.
     pub measured: &'a [Measured],
-    /// The set that circuits are judged on.
-    pub test: Option<&'a ProbeQueries>,
+    /// The set that circuits are judged on, and what encoders make of it.
+    pub test: Option<(&'a ProbeQueries, &'a EncodedQueries)>,
     /// Over the measured queries; none where no probe asks.
     pub means: Option<Means>,
     pub base: Option<&'a Other>,
@@ -152,30 +154,36 @@ impl<'a> Bench<'a> {
     /// The measured queries, batch by batch.
     pub fn batches(&self, with_base: bool) -> impl Iterator<Item = Batch> {
         let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
-        batches.into_iter().map(move |measured| self.batch(self.queries, measured, with_base))
+        let set = (self.queries, self.states);
+        batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
     }
 
-    /// One batch of `queries`.
-    pub fn batch(&self, queries: &ProbeQueries, measured: Vec<Measured>, with_base: bool) -> Batch {
+    /// One batch of a set, which comes with what encoders make of it.
+    pub fn batch(
+        &self,
+        (queries, states): (&ProbeQueries, &EncodedQueries),
+        measured: Vec<Measured>,
+        with_base: bool,
+    ) -> Batch {
         let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();
         let targets = measured.iter().map(|found| found.target).collect();
-        let states = self.states(&queries.own, &self.model.t5, queries, &asked);
         let base = self.base.filter(|_| with_base).map(|base| {
-            let states = self.states(&queries.base, &base.t5, queries, &asked);
+            let states = self.states(&states.base, &base.t5, queries, &asked);
             Trace::record(&base.t5, &states)
         });
+        let states = self.states(&states.own, &self.model.t5, queries, &asked);
         Batch { targets, trace: Trace::record(&self.model.t5, &states), measured, states, base }
     }
 
     /// States of some queries by the encoder of `t5`.
     pub fn states(
         &self,
-        kept: &States,
+        stored: &States,
         t5: &T5,
         queries: &ProbeQueries,
         asked: &[usize],
     ) -> EncoderStates {
-        kept.of(&Encoding { t5, ..self.own }, &queries.questions, asked)
+        stored.of(&QueryEncoder { t5, ..self.own }, &queries.questions, asked)
     }
 
     /// The decoder's output with `applied` in place, `[batch, d_model]`, computed from the first patched layer on.

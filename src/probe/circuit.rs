@@ -101,12 +101,12 @@ impl Measure for Measuring {
     fn see(&mut self, _bench: &Bench, _batch: &Batch) {}
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let test = bench.test.unwrap_or(bench.queries);
+        let set @ (test, _) = bench.test.unwrap_or((bench.queries, bench.states));
         let mut whole = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
         let mut per_query = Vec::new();
         for queries in test.batches(test.all(), bench.options.batch_size) {
-            let batch = bench.batch(test, queries, bench.base.is_some());
+            let batch = bench.batch(set, queries, bench.base.is_some());
             let relevant: Vec<&[u32]> = batch
                 .measured
                 .iter()
