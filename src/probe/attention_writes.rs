@@ -111,7 +111,7 @@ impl Measure for Measuring<'_> {
     fn see(&mut self, bench: &Bench, batch: &Batch) {
         self.queries += batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
-            let mixed = found.mixed[Component::CrossAttention as usize].clone();
+            let mixed = found.mixed[Component::CrossAttention].clone();
             let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);

@@ -180,7 +180,7 @@ impl Supply<'_> {
             }
             Replacement::Base => {
                 let (base, trace) = self.base();
-                let mixed = trace.layers[layer].mixed[component as usize].clone();
+                let mixed = trace.layers[layer].mixed[component].clone();
                 share_of(base, layer, component, heads, mixed)
             }
         }
