@@ -19,7 +19,7 @@ use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 /// One probe while it measures.
 pub(super) trait Measure {
     /// Takes in one batch of the measured queries.
-    fn see(&mut self, bench: &Bench, batch: &Batch);
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch);
 
     /// The result over all that was seen.
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
@@ -123,7 +123,7 @@ pub(super) struct Bench<'a> {
 }
 
 /// Some queries at once, with what the model did for them.
-pub(super) struct Batch {
+pub(super) struct ProbedBatch {
     pub measured: Vec<Measured>,
     /// The docid row of each query.
     pub targets: Vec<u32>,
@@ -152,7 +152,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The measured queries, batch by batch.
-    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = Batch> {
+    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = ProbedBatch> {
         let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
         let set = (self.queries, self.states);
         batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
@@ -164,7 +164,7 @@ impl<'a> Bench<'a> {
         (queries, states): (&ProbeQueries, &EncodedQueries),
         measured: Vec<Measured>,
         with_base: bool,
-    ) -> Batch {
+    ) -> ProbedBatch {
         let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();
         let targets = measured.iter().map(|found| found.target).collect();
         let base = self.base.filter(|_| with_base).map(|base| {
@@ -172,7 +172,13 @@ impl<'a> Bench<'a> {
             Trace::record(&base.t5, &states)
         });
         let states = self.states(&states.own, &self.model.t5, queries, &asked);
-        Batch { targets, trace: Trace::record(&self.model.t5, &states), measured, states, base }
+        ProbedBatch {
+            targets,
+            trace: Trace::record(&self.model.t5, &states),
+            measured,
+            states,
+            base,
+        }
     }
 
     /// States of some queries by the encoder of `t5`.
@@ -187,7 +193,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The decoder's output with `applied` in place, `[batch, d_model]`, computed from the first patched layer on.
-    pub fn patched_output(&self, batch: &Batch, applied: &Applied) -> Tensor<2> {
+    pub fn patched_output(&self, batch: &ProbedBatch, applied: &Applied) -> Tensor<2> {
         let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
         let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
         let Some(first) = applied.first_layer() else { return batch.trace.output.clone() };

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::record::number;
@@ -98,7 +98,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, _batch: &Batch) {}
+    fn see(&mut self, _bench: &Bench, _batch: &ProbedBatch) {}
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
         let set @ (test, _) = bench.test.unwrap_or((bench.queries, bench.states));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure, Other};
+use super::bench::{Bench, Measure, Other, ProbedBatch};
 use super::queries::{Measured, States};
 use super::record::number;
 use super::{ProbeResult, QueryRanks, RankShift};
@@ -134,7 +134,7 @@ fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         let asked: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
         let found = self.encoders(bench).map(|swapped| {
             let Some(Swapped { t5, stored, .. }) = swapped else { return Vec::new() };

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::record::number;
 use crate::component::{ByComponent, Component, Stage, Stages};
 
@@ -69,7 +69,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, batch: &Batch) {
+    fn see(&mut self, _bench: &Bench, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let layers = &batch.trace.layers;
         for (sums, layer) in self.contributions.iter_mut().zip(layers) {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::absorbed::Absorbed;
 use super::config::T5Config;
 use super::layers::{Linear, empty};
-use super::pass::{Pass, Place};
+use super::pass::{LayerContext, Pass};
 use super::rms_norm::RmsNorm;
 use super::self_attention::SelfAttention;
 use super::tap::{Attention, Hook};
@@ -52,7 +52,7 @@ impl AttentionBlock {
         &self,
         x: Tensor<2>,
         bias: impl FnOnce() -> Bias,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const SELF: Attention = Attention::SelfAttention;
@@ -82,7 +82,7 @@ impl AttentionBlock {
         x: Tensor<2>,
         states: Tensor<2>,
         mask: Option<Tensor<4>>,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const CROSS: Attention = Attention::CrossAttention;
@@ -101,7 +101,7 @@ impl AttentionBlock {
     }
 
     /// Self-attention of many positions as one operation of the CPU's.
-    fn fused(&self, x: Tensor<2>, bias: Bias, at: Place, pass: &mut Pass) -> Tensor<2> {
+    fn fused(&self, x: Tensor<2>, bias: Bias, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         let [rows, _] = x.dims();
         let length = rows / at.batch;
         let weights = [at.batch, self.heads, length, length];
@@ -117,7 +117,7 @@ impl AttentionBlock {
         &self,
         mixed: Tensor<2>,
         kind: Attention,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         let dims = mixed.dims();
@@ -125,7 +125,7 @@ impl AttentionBlock {
     }
 
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
-    fn only_value(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
+    fn only_value(&self, x: Tensor<2>, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         let [batch, _] = x.dims();
         let value = self.split(self.value.forward(x, pass.precision), batch); // [batch, 1, heads, d_kv]
         let value = pass.heads(at, Hook::Value(Attention::SelfAttention), value);
@@ -149,7 +149,7 @@ impl AttentionBlock {
         target: Tensor<2>,
         states: Tensor<2>,
         mask: Option<Tensor<4>>,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const CROSS: Attention = Attention::CrossAttention;
@@ -191,7 +191,7 @@ impl AttentionBlock {
         sources: Tensor<2>,
         bias: Option<Tensor<4>>,
         kind: Attention,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         let batch = at.batch;
@@ -241,7 +241,7 @@ fn pattern(
     scores: Tensor<4>,
     bias: Option<Tensor<4>>,
     kind: Attention,
-    at: Place,
+    at: LayerContext,
     pass: &mut Pass,
 ) -> Tensor<4> {
     let scores = match bias {

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::activation::{gated, rectified};
 use super::config::{FeedForward, T5Config};
-use super::pass::{Pass, Place};
+use super::pass::{LayerContext, Pass};
 use super::product::{Stored, product};
 use super::rms_norm::RmsNorm;
 use super::tap::Hook;
@@ -90,7 +90,7 @@ impl Mlp {
     }
 
     /// What is added to the residual stream: `[rows, d_model] -> [rows, d_model]`
-    pub(super) fn forward(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         let precision = pass.precision;
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));
         let hidden = match &self.gate {

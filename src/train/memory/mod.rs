@@ -16,7 +16,7 @@ use crate::prefix::bytes_held;
 use crate::recipe::Optimizer;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
-use step::{Batch, Learnt, prefix_made};
+use step::{Learnt, StepSizes, prefix_made};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl MemoryEstimate {
         let (training, asked) = stored(plan);
         let stored = training + asked;
         let made = F32 * prefix_made(config, longest);
-        let step = Batch {
+        let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
             length: longest,

@@ -46,7 +46,7 @@ impl Learnt {
 }
 
 /// One batch that goes through the model. All sums below are numbers of floats.
-pub(super) struct Batch<'a> {
+pub(super) struct StepSizes<'a> {
     pub config: &'a T5Config,
     pub examples: usize,
     /// Tokens of each source.
@@ -58,7 +58,7 @@ pub(super) struct Batch<'a> {
     pub fused_loss: bool,
 }
 
-impl Batch<'_> {
+impl StepSizes<'_> {
     /// Kept from the forward pass until the backward pass has used it.
     pub fn kept(&self, learnt: &Learnt) -> usize {
         let encoder = self.config.num_layers - learnt.encoder;
