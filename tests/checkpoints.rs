@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::{Device, Tensor};
-use genir::checkpoint::{Checkpoint, Contents, Encoding, link, prune, write};
+use genir::checkpoint::{Checkpoint, Contents, link, prune, write};
 use genir::docid::TextTokenizer;
 use genir::t5::{GenirModel, T5Config};
+use genir::task::Encoding;
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use genir::checkpoint::Encoding;
 use genir::corpus::OnProblem;
 use genir::recipe::Recipe;
 use genir::retrieval::evaluation::QuerySet;
@@ -144,7 +143,7 @@ fn a_row_is_the_mean_over_all_texts_of_its_document_and_each_is_asked_for_in_mem
         assert_eq!(of_both[width + at], of_one[width + at]);
     }
 
-    let encoding = Encoding::from(&both.recipe.task.options()).documents();
+    let encoding = both.recipe.task.encoding().documents();
     let how = (&both.tokenizer, &encoding);
     let set = QuerySet::of_documents("all", &both.corpus, &[0, 1], 9, 1, how).unwrap();
     assert_eq!(set.ids, ["0", "0", "1"]);

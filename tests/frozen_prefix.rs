@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use genir::checkpoint::Encoding;
 use genir::component::freeze_all_but;
 use genir::corpus::Split;
 use genir::prefix::{Frozen, Prefix};
@@ -247,7 +246,7 @@ fn probes_are_the_same_from_stored_states() {
 
 /// The validation queries of a plan.
 fn validation(plan: &Plan) -> QuerySet {
-    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let encoding = plan.recipe.task.encoding().queries();
     let (corpus, how) = (&plan.corpus, (&plan.tokenizer, &encoding));
     let split = corpus.split(Split::Validation);
     QuerySet::of_queries("validation", corpus, split, &plan.left_out, None, 1, how).unwrap()

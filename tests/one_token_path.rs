@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Param;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use genir::component::{VisitParameter, visit_parameters};
 use genir::t5::{Attention, Dropout, Hook, Pass, Site, Stack, T5, Tap, Tokens};
 
 #[path = "support/small_models.rs"]
@@ -95,8 +96,8 @@ fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dro
     let factors: Vec<f32> = (0..logits.shape().num_elements()).map(|i| (i as f32).sin()).collect();
     let factors = Tensor::<2>::from_data(TensorData::new(factors, logits.dims()), &device);
     let gradients = GradientsParams::from_grads((logits * factors).sum().backward(), t5);
-    let mut named = Named { gradients, path: Vec::new(), found: BTreeMap::new() };
-    t5.visit(&mut named);
+    let mut named = Named { gradients, found: BTreeMap::new() };
+    visit_parameters(t5, &mut named);
     Result { output: values(output.inner()), gradients: named.found }
 }
 
@@ -108,22 +109,13 @@ fn together(t5: &T5, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
 /// Gradients by the parameters' names.
 struct Named {
     gradients: GradientsParams,
-    path: Vec<String>,
     found: BTreeMap<String, Option<Vec<f32>>>,
 }
 
-impl ModuleVisitor for Named {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl VisitParameter for Named {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
         let gradient = self.gradients.remove::<D>(param.id).map(values);
-        self.found.insert(self.path.join("."), gradient);
+        self.found.insert(name.to_owned(), gradient);
     }
 }
 

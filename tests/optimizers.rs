@@ -323,7 +323,9 @@ fn a_gradient_norm_that_is_not_finite_changes_nothing() {
             let gradients = module.gradients(broken);
             let (unchanged, result) = optimizer.step(module, gradients, section.learning_rate);
             module = unchanged;
-            let norm = result.expect_err("refused");
+            let error = result.expect_err("refused");
+            let norm = error.gradient_norm;
+            assert_eq!(error.to_string(), format!("the norm of the gradients is {norm}"));
             assert_eq!(norm.is_nan(), bad.is_nan());
             assert!(!norm.is_finite());
             assert_eq!(module.values(), [0, 1, 2].map(initial));

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
 use genir::prefix::{
-    CacheSettings, Element, Frozen, FrozenPrefix, Place, Prefix, Reading, clear, stored_files,
+    CacheSettings, Element, Frozen, FrozenPrefix, Prefix, PrefixStorage, Reading, clear,
+    stored_files,
 };
 use genir::t5::weights::initialise;
 use genir::t5::{T5, T5Config};
@@ -150,7 +151,7 @@ fn name(t5: &T5, texts: &[&[u32]]) -> String {
     let frozen = Frozen { t5, prefix, device: &Device::flex(), pad_id: 0 };
     let reading = Reading { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
     let prefix = Prefix::prepare(&frozen, &settings, reading, Vec::new(), &mut |_, _, _| {});
-    assert!(matches!(prefix.kept()[0].place, Place::Written(_)));
+    assert!(matches!(prefix.stored()[0].storage, PrefixStorage::Written(_)));
     only_file(cache.path()).file_name().unwrap().to_str().unwrap().to_owned()
 }
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use genir::checkpoint::Encoding;
 use genir::corpus::Split;
 use genir::probe::{
     Others, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
@@ -205,7 +204,7 @@ fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
 
 /// The validation queries of a plan.
 fn queries(plan: &Plan) -> ProbeQueries {
-    let encoding = Encoding::from(&plan.recipe.task.options()).queries();
+    let encoding = plan.recipe.task.encoding().queries();
     let (corpus, how) = (&plan.corpus, (&plan.tokenizer, &encoding));
     let split = corpus.split(Split::Validation);
     let set =

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::TextTokenizer;
-use genir::task::{Epochs, Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble};
+use genir::task::{
+    Encoding, Epochs, Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble,
+};
 
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
@@ -61,8 +63,11 @@ fn every_document_and_every_judged_pair_is_an_example() {
     let mut corpus = corpus(3, 2);
     corpus.generated.push(Query { id: "generated-1".to_owned(), ..corpus.train[0].clone() });
     let options = TaskOptions {
-        document_tokens: 2,
-        retrieval_prefix: "to: ".to_owned(),
+        encoding: Encoding {
+            document_tokens: 2,
+            retrieval_prefix: "to: ".to_owned(),
+            ..Encoding::default()
+        },
         ..options(&BOTH, None)
     };
     let examples = build(&corpus, &options);
@@ -110,7 +115,8 @@ fn documents_of_the_same_tokens_are_found() {
     let examples = build(&corpus, &options(&BOTH, None));
     assert_eq!(examples.alike(), [vec![1, 7], vec![4, 5, 8]]);
     // What is cut off tells nothing apart, and a document that is left out is no example.
-    let short = TaskOptions { document_tokens: 4, ..options(&BOTH, None) };
+    let encoding = Encoding { document_tokens: 4, ..Encoding::default() };
+    let short = TaskOptions { encoding, ..options(&BOTH, None) };
     let examples = Examples::build(&corpus, &tokenizer(), &short, &HashSet::from([8]));
     assert_eq!(examples.expect("examples").alike(), [vec![1, 7], vec![2, 3, 4, 5, 6, 7]]);
     // No document is read where only queries are.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use genir::checkpoint::{Checkpoint, Encoding};
+use genir::checkpoint::Checkpoint;
 use genir::component::freeze_all_but;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use genir::t5::weights::docids_from;
@@ -91,7 +91,7 @@ fn the_corpus_is_learnt_and_the_saved_model_is_the_trained_one() {
 
     let saved = open(&checkpoints(home.path()).join("best"));
     assert_same(&bits(&saved.model), &bits(&trained.model), "saved");
-    assert_eq!(saved.encoding(), Encoding::from(&plan.recipe.task.options()));
+    assert_eq!(saved.encoding(), plan.recipe.task.encoding());
     let ids: Vec<&str> = saved.docids.ids().collect();
     assert_eq!(ids, DOCUMENTS.map(|(id, _)| id));
     let manifest = saved.manifest.unwrap();
@@ -345,7 +345,7 @@ fn rows_from_text_are_the_means_of_the_documents_word_rows() {
     let plan = plan(home.path(), &["docids.rows=text", "task.document_tokens=6"]);
     let model = bits(&plan.model(&Device::flex()).unwrap());
     let words: Vec<&[u32]> = model["t5.shared.weight"].1.chunks(16).collect();
-    let encoding = Encoding::from(&plan.recipe.task.options()).documents();
+    let encoding = plan.recipe.task.encoding().documents();
     for (row, found) in model["docids.weight"].1.chunks(16).enumerate() {
         let tokens = plan.tokenizer.encode_batch(&[DOCUMENTS[row].1], &encoding).unwrap().remove(0);
         assert_eq!(tokens.len(), 6);

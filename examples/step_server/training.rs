@@ -142,7 +142,7 @@ impl Training {
         let model = self.model.take().ok_or_else(|| anyhow::anyhow!("an update failed before"))?;
         let (loss, gradients) = self.forward_backward(&model);
         let (model, updated) = self.optimizer.step(model, gradients, LEARNING_RATE);
-        updated.map_err(|norm| anyhow::anyhow!("the gradient norm is {norm}"))?;
+        updated?;
         self.model = Some(model);
         // A GPU computes behind our back: without this, a step's end would be in the next one's time.
         self.device.sync()?;

@@ -29,11 +29,11 @@ pub use read::{Checkpoint, checkpoint_at};
 pub(crate) use write::is_own_file;
 pub use write::{Contents, link, prune, write};
 
-use crate::docid::{DocidError, EncodeOptions, TokenizerError};
+use crate::docid::{DocidError, TokenizerError};
 use crate::files::FileError;
 use crate::t5::ConfigError;
 use crate::t5::weights::WeightsError;
-use crate::task::TaskOptions;
+use crate::task::Encoding;
 
 /// Name of the manifest's file.
 pub(crate) const MANIFEST: &str = "genir.json";
@@ -56,60 +56,6 @@ pub struct Manifest {
 impl Manifest {
     /// The form that this version writes and reads.
     pub const FORMAT: u32 = 1;
-}
-
-/// How documents and queries become tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Encoding {
-    /// The most tokens of a document, `</s>` included.
-    pub document_tokens: usize,
-    /// The most tokens of a query, `</s>` included.
-    pub query_tokens: usize,
-    /// Put before every document.
-    pub indexing_prefix: String,
-    /// Put before every query.
-    pub retrieval_prefix: String,
-    /// Whether texts are lower-cased.
-    pub lowercase: bool,
-}
-
-impl Encoding {
-    /// How queries are encoded.
-    pub fn queries(&self) -> EncodeOptions {
-        EncodeOptions {
-            max_tokens: self.query_tokens,
-            prefix: self.retrieval_prefix.clone(),
-            lowercase: self.lowercase,
-        }
-    }
-
-    /// How documents are encoded.
-    pub fn documents(&self) -> EncodeOptions {
-        EncodeOptions {
-            max_tokens: self.document_tokens,
-            prefix: self.indexing_prefix.clone(),
-            lowercase: self.lowercase,
-        }
-    }
-}
-
-impl From<&TaskOptions> for Encoding {
-    fn from(options: &TaskOptions) -> Self {
-        Self {
-            document_tokens: options.document_tokens,
-            query_tokens: options.query_tokens,
-            indexing_prefix: options.indexing_prefix.clone(),
-            retrieval_prefix: options.retrieval_prefix.clone(),
-            lowercase: options.lowercase,
-        }
-    }
-}
-
-impl Default for Encoding {
-    /// What the paper's models were trained with.
-    fn default() -> Self {
-        Self::from(&TaskOptions::default())
-    }
 }
 
 /// Why a checkpoint cannot be read or written.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckpointError, Encoding, MANIFEST, Manifest};
+use super::{CheckpointError, MANIFEST, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
 use crate::files::FileError;
 use crate::run::CHECKPOINTS;
 use crate::t5::weights::{self, DocidRows, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
+use crate::task::Encoding;
 
 /// A GenIR model with all that is needed to ask it.
 pub struct Checkpoint {

@@ -129,7 +129,7 @@ fn usual_measures() -> Measures {
 }
 
 /// A part of a run's queries, with the means over them.
-struct Part {
+struct SubsetMeans {
     name: &'static str,
     queries: usize,
     means: Vec<f64>,
@@ -222,7 +222,7 @@ impl Eval {
         target: &Target,
         measures: &[NamedMeasure],
         per_query: &mut Option<(WholeFile, &PathBuf)>,
-    ) -> Result<Vec<Part>> {
+    ) -> Result<Vec<SubsetMeans>> {
         let asked = target.asked()?;
         let checkpoint = &asked.checkpoint;
         let docids = &checkpoint.docids;
@@ -265,7 +265,7 @@ impl Eval {
         Ok(parts(&set, &found, measures))
     }
 
-    fn print(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<Part>)]) -> Result<()> {
+    fn print(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Result<()> {
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(&self.json(measures, runs))?,
             Format::Table => self.table(measures, runs),
@@ -279,14 +279,14 @@ impl Eval {
     }
 
     /// One run's parts by their names, or a list of runs with theirs.
-    fn json(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<Part>)]) -> Value {
-        let of_part = |part: &Part| {
+    fn json(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Value {
+        let of_part = |part: &SubsetMeans| {
             let values = measures.iter().zip(&part.means);
             let values = values.map(|(measure, mean)| (measure.name.clone(), json!(mean)));
             let queries = ("queries".to_owned(), json!(part.queries));
             Value::Object([queries].into_iter().chain(values).collect())
         };
-        let of_run = |parts: &[Part]| -> Map<String, Value> {
+        let of_run = |parts: &[SubsetMeans]| -> Map<String, Value> {
             let padding = self.unmasked_padding.map(|length| ("unmasked_padding", json!(length)));
             let parts = parts.iter().map(|part| (part.name, of_part(part)));
             padding.into_iter().chain(parts).map(|(name, value)| (name.to_owned(), value)).collect()
@@ -304,7 +304,7 @@ impl Eval {
         }
     }
 
-    fn table(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<Part>)]) -> String {
+    fn table(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> String {
         let several = runs.len() > 1;
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
@@ -338,9 +338,9 @@ impl Eval {
 }
 
 /// Means over all queries, and over those seen and unseen; a part without queries is left out.
-fn parts(set: &QuerySet, found: &Evaluated, measures: &[NamedMeasure]) -> Vec<Part> {
+fn parts(set: &QuerySet, found: &Evaluated, measures: &[NamedMeasure]) -> Vec<SubsetMeans> {
     let part = |name, counts: &dyn Fn(usize) -> bool| {
-        let mut part = Part { name, queries: 0, means: vec![0.0; measures.len()] };
+        let mut part = SubsetMeans { name, queries: 0, means: vec![0.0; measures.len()] };
         for (index, judged) in found.judged.iter().enumerate() {
             if judged.relevant.is_empty() || !counts(index) {
                 continue;

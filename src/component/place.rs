@@ -1,26 +1,35 @@
-//! Where in the model a parameter lives, read from its dotted name.
+//! Where in the model a parameter lives, read from its dotted name. No other code splits parameter names.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One of the two stacks, or what both share. Parameters may lie outside the stacks, sites of the
-/// forward pass may not: [`crate::t5::Stack`] has no `Shared`, and component does not import the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Encoder or decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stack {
+    /// The encoder.
     Encoder,
+    /// The decoder.
     Decoder,
-    /// The word embedding, the docid rows and the head.
-    Shared,
+}
+
+impl Stack {
+    /// The stack's word in parameter names, Hugging Face's too, and in selectors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stack::Encoder => "encoder",
+            Stack::Decoder => "decoder",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Stack::Encoder, Stack::Decoder].into_iter().find(|stack| stack.name() == name)
+    }
 }
 
 impl fmt::Display for Stack {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Stack::Encoder => "encoder",
-            Stack::Decoder => "decoder",
-            Stack::Shared => "shared",
-        })
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -39,6 +48,9 @@ impl Component {
     pub const ALL: [Component; 3] =
         [Component::SelfAttention, Component::CrossAttention, Component::Mlp];
 
+    /// The components that are attentions.
+    pub const ATTENTIONS: [Component; 2] = [Component::SelfAttention, Component::CrossAttention];
+
     /// The component's word in parameter names and selectors.
     pub fn name(self) -> &'static str {
         match self {
@@ -53,71 +65,148 @@ impl Component {
     }
 }
 
-/// The part of a stack that a parameter belongs to; layers count from 0.
+/// A weight of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    SelfAttention(usize),
-    CrossAttention(usize),
-    Mlp(usize),
-    FinalNorm,
-    RelativeBias,
+pub enum Weight {
+    /// The RMSNorm before the component.
+    Norm,
+    /// An attention's queries.
+    Query,
+    /// An attention's keys.
+    Key,
+    /// An attention's values.
+    Value,
+    /// The activated half of a gated MLP.
+    Gate,
+    /// The MLP's input; the linear half of a gated one.
+    Input,
+    /// The component's output.
+    Output,
+}
+
+impl Weight {
+    fn named(name: &str, component: Component) -> Option<Self> {
+        match (name, component) {
+            ("norm", _) => Some(Weight::Norm),
+            ("output", _) => Some(Weight::Output),
+            ("gate", Component::Mlp) => Some(Weight::Gate),
+            ("input", Component::Mlp) => Some(Weight::Input),
+            (_, Component::Mlp) => None,
+            ("query", _) => Some(Weight::Query),
+            ("key", _) => Some(Weight::Key),
+            ("value", _) => Some(Weight::Value),
+            _ => None,
+        }
+    }
+}
+
+/// Where a parameter lives: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParameterPlace {
     /// The word embedding.
     Words,
     /// The docid rows.
     Docids,
     /// The head of an untied model.
     Head,
-}
-
-/// Where a parameter lives: `t5.decoder.layers.3.mlp.norm.weight` is part of the MLP of decoder
-/// layer 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ParameterPlace {
-    pub stack: Stack,
-    pub part: Part,
+    /// The RMSNorm at the end of a stack.
+    FinalNorm(Stack),
+    /// A stack's relative position bias.
+    RelativeBias(Stack),
+    /// A weight of a layer.
+    Layer {
+        /// The stack that the layer is of.
+        stack: Stack,
+        /// The layer, from 0.
+        layer: usize,
+        /// The component within the layer.
+        component: Component,
+        /// The weight within the component.
+        weight: Weight,
+    },
 }
 
 impl ParameterPlace {
-    /// The place that the dotted `name` tells, `None` when no parameter of the model has that form.
+    /// The place that the dotted `name` tells; a T5's parameters may be named with or without `t5.` before them.
+    /// `None` when no parameter of the model has that form.
     pub fn of(name: &str) -> Option<Self> {
-        let words: Vec<&str> = name.split('.').collect();
-        let (stack, part) = match words.as_slice() {
-            ["docids", "weight"] => (Stack::Shared, Part::Docids),
-            ["t5", "shared", "weight"] => (Stack::Shared, Part::Words),
-            ["t5", "lm_head", "weight"] => (Stack::Shared, Part::Head),
-            ["t5", stack, "final_norm", "weight"] => (side(stack)?, Part::FinalNorm),
-            ["t5", stack, "relative_bias", "weight"] => (side(stack)?, Part::RelativeBias),
-            ["t5", stack, "layers", layer, component, _, "weight"] => {
-                let stack = side(stack)?;
-                let layer = layer.parse().ok()?;
-                let part = match Component::named(component)? {
-                    Component::SelfAttention => Part::SelfAttention(layer),
-                    Component::CrossAttention if stack == Stack::Encoder => return None,
-                    Component::CrossAttention => Part::CrossAttention(layer),
-                    Component::Mlp => Part::Mlp(layer),
-                };
-                (stack, part)
+        if name == "docids.weight" {
+            return Some(Self::Docids);
+        }
+        let words: Vec<&str> = name.strip_prefix("t5.").unwrap_or(name).split('.').collect();
+        Some(match words.as_slice() {
+            ["shared", "weight"] => Self::Words,
+            ["lm_head", "weight"] => Self::Head,
+            [stack, "final_norm", "weight"] => Self::FinalNorm(Stack::named(stack)?),
+            [stack, "relative_bias", "weight"] => Self::RelativeBias(Stack::named(stack)?),
+            [stack, "layers", layer, component, weight, "weight"] => {
+                let stack = Stack::named(stack)?;
+                let component = Component::named(component)?;
+                if (stack, component) == (Stack::Encoder, Component::CrossAttention) {
+                    return None;
+                }
+                let weight = Weight::named(weight, component)?;
+                Self::Layer { stack, layer: layer.parse().ok()?, component, weight }
             }
             _ => return None,
-        };
-        Some(Self { stack, part })
+        })
     }
 
-    /// The component and layer, when the parameter is part of a layer.
-    pub fn component(&self) -> Option<(Component, usize)> {
-        match self.part {
-            Part::SelfAttention(layer) => Some((Component::SelfAttention, layer)),
-            Part::CrossAttention(layer) => Some((Component::CrossAttention, layer)),
-            Part::Mlp(layer) => Some((Component::Mlp, layer)),
-            _ => None,
+    /// The stack; `None` for what both stacks share.
+    pub fn stack(&self) -> Option<Stack> {
+        match *self {
+            Self::FinalNorm(stack) | Self::RelativeBias(stack) | Self::Layer { stack, .. } => {
+                Some(stack)
+            }
+            Self::Words | Self::Docids | Self::Head => None,
+        }
+    }
+
+    /// Whether it is of the encoder, or of the decoder's layers before `layer`.
+    pub fn comes_before(&self, layer: usize) -> bool {
+        match *self {
+            Self::Layer { stack: Stack::Decoder, layer: own, .. } => own < layer,
+            _ => self.stack() == Some(Stack::Encoder),
         }
     }
 }
 
-fn side(name: &str) -> Option<Stack> {
-    match name {
-        "encoder" => Some(Stack::Encoder),
-        "decoder" => Some(Stack::Decoder),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_of_a_t5_is_known_with_and_without_its_prefix() {
+        let mlp = ParameterPlace::Layer {
+            stack: Stack::Decoder,
+            layer: 3,
+            component: Component::Mlp,
+            weight: Weight::Gate,
+        };
+        for (name, place) in [
+            ("decoder.layers.3.mlp.gate.weight", mlp),
+            ("shared.weight", ParameterPlace::Words),
+            ("encoder.final_norm.weight", ParameterPlace::FinalNorm(Stack::Encoder)),
+        ] {
+            assert_eq!(ParameterPlace::of(name), Some(place), "{name}");
+            assert_eq!(ParameterPlace::of(&format!("t5.{name}")), Some(place), "{name}");
+        }
+        assert_eq!(ParameterPlace::of("docids.weight"), Some(ParameterPlace::Docids));
+        for unknown in
+            ["t5.docids.weight", "decoder.layers.3.mlp.query.weight", "t5.t5.shared.weight"]
+        {
+            assert_eq!(ParameterPlace::of(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn the_encoder_and_the_decoders_first_layers_come_before_a_decoder_layer() {
+        let before = |name: &str| ParameterPlace::of(name).map(|place| place.comes_before(2));
+        assert_eq!(before("encoder.relative_bias.weight"), Some(true));
+        assert_eq!(before("decoder.layers.1.mlp.norm.weight"), Some(true));
+        assert_eq!(before("decoder.layers.2.mlp.norm.weight"), Some(false));
+        for after in ["decoder.relative_bias.weight", "shared.weight", "docids.weight"] {
+            assert_eq!(before(after), Some(false), "{after}");
+        }
     }
 }

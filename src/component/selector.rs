@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::place::{Component, ParameterPlace, Part, Stack};
+use super::place::{Component, ParameterPlace, Stack};
 use super::stages::{Stage, Stages, StagesError, layers_text, parse_layers};
 use crate::nearest::nearest;
 
@@ -41,8 +41,8 @@ pub enum Target {
     Restricted,
     /// All of one stack; without word embedding, docid rows and head, which are not the stack's own.
     Whole(Stack),
-    /// One part outside the layers.
-    Single(Stack, Part),
+    /// One parameter outside the layers.
+    Single(ParameterPlace),
     /// Parts of the layers of one stack.
     Layered {
         stack: Stack,
@@ -109,13 +109,13 @@ const FIXED: [(&str, Target); 13] = [
     ("decoder", Target::Whole(Stack::Decoder)),
     ("encoder.*", Target::Whole(Stack::Encoder)),
     ("decoder.*", Target::Whole(Stack::Decoder)),
-    ("docids", Target::Single(Stack::Shared, Part::Docids)),
-    ("words", Target::Single(Stack::Shared, Part::Words)),
-    ("head", Target::Single(Stack::Shared, Part::Head)),
-    ("encoder.final_norm", Target::Single(Stack::Encoder, Part::FinalNorm)),
-    ("decoder.final_norm", Target::Single(Stack::Decoder, Part::FinalNorm)),
-    ("encoder.relative_bias", Target::Single(Stack::Encoder, Part::RelativeBias)),
-    ("decoder.relative_bias", Target::Single(Stack::Decoder, Part::RelativeBias)),
+    ("docids", Target::Single(ParameterPlace::Docids)),
+    ("words", Target::Single(ParameterPlace::Words)),
+    ("head", Target::Single(ParameterPlace::Head)),
+    ("encoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Encoder))),
+    ("decoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Decoder))),
+    ("encoder.relative_bias", Target::Single(ParameterPlace::RelativeBias(Stack::Encoder))),
+    ("decoder.relative_bias", Target::Single(ParameterPlace::RelativeBias(Stack::Decoder))),
 ];
 
 /// The selectors that may name layers: word, stack and component (`None`: all).
@@ -213,25 +213,41 @@ impl Selector {
     /// Whether the selector names the parameter at `place`, be it to train it or to take it away. Without `stages`,
     /// what [needs](Selector::needs_stages) them names nothing.
     pub fn matches(&self, place: ParameterPlace, stages: Option<&Stages>) -> bool {
+        match (&self.target, place) {
+            (_, ParameterPlace::Layer { stack, layer, component, .. }) => {
+                self.matches_component(stack, layer, component, stages)
+            }
+            (Target::Full, _) => true,
+            (Target::Whole(stack), place) => place.stack() == Some(*stack),
+            (Target::Single(wanted), place) => place == *wanted,
+            (Target::Restricted | Target::Layered { .. }, _) => false,
+        }
+    }
+
+    /// The same of all parameters of a component of a layer.
+    pub fn matches_component(
+        &self,
+        stack: Stack,
+        layer: usize,
+        component: Component,
+        stages: Option<&Stages>,
+    ) -> bool {
         match &self.target {
             Target::Full => true,
-            Target::Whole(stack) => place.stack == *stack,
-            Target::Single(stack, part) => place.stack == *stack && place.part == *part,
-            Target::Restricted => stages.is_some_and(|stages| match place.part {
-                Part::CrossAttention(layer) => {
+            Target::Whole(wanted) => stack == *wanted,
+            Target::Single(_) => false,
+            Target::Restricted => stages.is_some_and(|stages| match (stack, component) {
+                (Stack::Decoder, Component::CrossAttention) => {
                     stages.second.contains(&layer) || stages.third.contains(&layer)
                 }
-                Part::Mlp(layer) => place.stack == Stack::Decoder && stages.third.contains(&layer),
+                (Stack::Decoder, Component::Mlp) => stages.third.contains(&layer),
                 _ => false,
             }),
-            Target::Layered { stack, component: wanted, layers } => {
-                let Some((component, layer)) = place.component() else {
-                    return false;
-                };
+            Target::Layered { stack: wanted_stack, component: wanted, layers } => {
                 let within = |set: &LayerSet| {
                     set.range(stages).is_some_and(|layers| layers.contains(&layer))
                 };
-                place.stack == *stack
+                stack == *wanted_stack
                     && wanted.is_none_or(|wanted| wanted == component)
                     && layers.as_ref().is_none_or(|layers| layers.iter().any(within))
             }
@@ -274,7 +290,7 @@ impl Selector {
 
     fn matches_nothing(&self) -> SelectorError {
         let reason = match self.target {
-            Target::Single(_, Part::Head) => {
+            Target::Single(ParameterPlace::Head) => {
                 "the model has no head of its own, it is tied to the word embedding"
             }
             _ => "the model has no such parameter",
@@ -287,11 +303,11 @@ type Places<'a> = [(&'a str, ParameterPlace)];
 
 /// The number of layers of a stack, from the parameters that there are.
 fn depth(places: &Places, stack: Stack) -> usize {
-    let of_stack = places.iter().filter(|(_, place)| place.stack == stack);
-    of_stack
-        .filter_map(|(_, place)| place.component().map(|(_, layer)| layer + 1))
-        .max()
-        .unwrap_or(0)
+    let after = |place: &ParameterPlace| match *place {
+        ParameterPlace::Layer { stack: of, layer, .. } if of == stack => Some(layer + 1),
+        _ => None,
+    };
+    places.iter().filter_map(|(_, place)| after(place)).max().unwrap_or(0)
 }
 
 /// The parameters of the model with these `names` that `selectors` name together, read from the

@@ -3,34 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Component, ParameterPlace, Part, Stack, Stage, Stages};
+use super::{Component, MapParameter, ParameterPlace, Stack, Stage, Stages, map_parameters};
 
 /// Freezes every parameter of `module` whose dotted name is not in `trained`, and thaws the others.
 pub fn freeze_all_but<M: Module>(module: M, trained: &BTreeSet<String>) -> M {
-    module.map(&mut Freezer { path: Vec::new(), trained })
+    map_parameters(module, &mut Freezer(trained))
 }
 
-struct Freezer<'a> {
-    path: Vec<String>,
-    trained: &'a BTreeSet<String>,
-}
+struct Freezer<'a>(&'a BTreeSet<String>);
 
-impl ModuleMapper for Freezer<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trained = self.trained.contains(&self.path.join("."));
-        param.set_require_grad(trained)
+impl MapParameter for Freezer<'_> {
+    fn map<const D: usize>(&mut self, name: &str, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        parameter.set_require_grad(self.0.contains(name))
     }
 }
 
@@ -77,33 +65,30 @@ fn part_of(name: &str, stages: Option<&Stages>) -> (u8, String) {
     let Some(place) = ParameterPlace::of(name) else {
         return (u8::MAX, name.to_owned());
     };
-    match (place.stack, place.part) {
-        (_, Part::Words) => (0, "word embedding".into()),
-        (_, Part::Docids) => (1, "docid rows".into()),
-        (_, Part::Head) => (2, "output matrix (words)".into()),
-        (stack, Part::FinalNorm | Part::RelativeBias) => {
+    match place {
+        ParameterPlace::Words => (0, "word embedding".into()),
+        ParameterPlace::Docids => (1, "docid rows".into()),
+        ParameterPlace::Head => (2, "output matrix (words)".into()),
+        ParameterPlace::FinalNorm(stack) | ParameterPlace::RelativeBias(stack) => {
             let order = if stack == Stack::Encoder { 5 } else { 40 };
             (order, format!("{stack} relative bias, final norm"))
         }
-        (stack, _) => match place.component() {
-            Some((component, layer)) if stack == Stack::Decoder => {
-                let within = Component::ALL.iter().position(|&other| other == component);
-                let within = within.unwrap_or(0) as u8;
-                let component = component.name().replace('_', "-");
-                let Some(stages) = stages else {
-                    return (10 + within, format!("decoder {component}"));
-                };
-                let mut all = Stage::ALL.into_iter().enumerate();
-                let stage = all.find(|(_, stage)| stages.layers(*stage).contains(&layer));
-                let (order, stage) = stage.unwrap_or((0, Stage::First));
-                (10 + 10 * order as u8 + within, format!("decoder Stage {stage} {component}"))
-            }
-            Some((component, _)) => {
-                let order = if component == Component::Mlp { 4 } else { 3 };
-                (order, format!("encoder {}", component.name().replace('_', "-")))
-            }
-            None => (u8::MAX, name.to_owned()),
-        },
+        ParameterPlace::Layer { stack: Stack::Decoder, layer, component, .. } => {
+            let within = Component::ALL.iter().position(|&other| other == component);
+            let within = within.unwrap_or(0) as u8;
+            let component = component.name().replace('_', "-");
+            let Some(stages) = stages else {
+                return (10 + within, format!("decoder {component}"));
+            };
+            let mut all = Stage::ALL.into_iter().enumerate();
+            let stage = all.find(|(_, stage)| stages.layers(*stage).contains(&layer));
+            let (order, stage) = stage.unwrap_or((0, Stage::First));
+            (10 + 10 * order as u8 + within, format!("decoder Stage {stage} {component}"))
+        }
+        ParameterPlace::Layer { stack: Stack::Encoder, component, .. } => {
+            let order = if component == Component::Mlp { 4 } else { 3 };
+            (order, format!("encoder {}", component.name().replace('_', "-")))
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Part, Queries, Stop};
-use super::error::{CorpusError, Place};
+use super::builder::{CorpusBuilder, Queries, QueryKind, Stop};
+use super::error::{CorpusError, FileLocation};
 use super::files;
 use super::findings::Kind;
 use super::read::{self, Id, Text, nullable};
@@ -61,7 +61,7 @@ struct AllQueries {
 struct KnownQuery {
     id: String,
     text: String,
-    place: Place,
+    place: FileLocation,
     /// Whether a split judges it.
     is_judged: bool,
 }
@@ -128,7 +128,7 @@ fn read_queries(file: &Path, builder: &mut CorpusBuilder) -> AllQueries {
 }
 
 fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mut CorpusBuilder) {
-    let mut of_split = Queries::new(Part::Split(split));
+    let mut of_split = Queries::new(QueryKind::Split(split));
     let mut header = None;
     read::lines(file, builder, |builder, place, line| {
         let malformed = |builder: &mut CorpusBuilder, why: &str, right: &str| {

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::error::{CorpusError, CorpusErrors, Place};
+use super::error::{CorpusError, CorpusErrors, FileLocation};
 use super::findings::{Findings, Kind};
 use super::read::Text;
 use super::{Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, Split};
 
 /// Where a query belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum QueryKind {
     Split(Split),
     Generated,
 }
@@ -27,7 +27,7 @@ pub(super) struct CorpusBuilder {
     findings: Findings,
     errors: Vec<CorpusError>,
     /// Rows and places of texts that are empty.
-    empty: Vec<(u32, Place)>,
+    empty: Vec<(u32, FileLocation)>,
     /// The files that were opened.
     read: HashSet<PathBuf>,
     /// Whether all documents are there, so that a document which is not is absent from the corpus.
@@ -45,7 +45,7 @@ impl CorpusBuilder {
     }
 
     /// Counts something that is wrong, or that should be known.
-    pub(super) fn note(&mut self, kind: Kind, place: &Place, what: fmt::Arguments<'_>) {
+    pub(super) fn note(&mut self, kind: Kind, place: &FileLocation, what: fmt::Arguments<'_>) {
         self.findings.add(kind, place, what);
     }
 
@@ -76,7 +76,7 @@ impl CorpusBuilder {
     }
 
     /// Adds a document of a layout in which each has one text.
-    pub(super) fn document(&mut self, place: &Place, id: String, text: Text) {
+    pub(super) fn document(&mut self, place: &FileLocation, id: String, text: Text) {
         let text = self.whole(place, format_args!("document `{id}`"), text);
         let Some(&row) = self.rows.get(&id) else {
             let row = self.new_document(id);
@@ -93,7 +93,7 @@ impl CorpusBuilder {
     }
 
     /// Adds a text to the document `id`, which may have others.
-    pub(super) fn text(&mut self, place: &Place, id: String, text: Text) {
+    pub(super) fn text(&mut self, place: &FileLocation, id: String, text: Text) {
         let text = self.whole(place, format_args!("document `{id}`"), text);
         let row = match self.rows.get(&id) {
             Some(&row) if self.corpus.documents[row as usize].texts.contains(&text) => {
@@ -112,7 +112,7 @@ impl CorpusBuilder {
         row
     }
 
-    fn add_text(&mut self, place: &Place, row: u32, text: String) {
+    fn add_text(&mut self, place: &FileLocation, row: u32, text: String) {
         if text.trim().is_empty() {
             self.empty.push((row, place.clone()));
         } else {
@@ -121,7 +121,12 @@ impl CorpusBuilder {
     }
 
     /// The text, in which lone surrogates have been replaced.
-    pub(super) fn whole(&mut self, place: &Place, of: fmt::Arguments<'_>, text: Text) -> String {
+    pub(super) fn whole(
+        &mut self,
+        place: &FileLocation,
+        of: fmt::Arguments<'_>,
+        text: Text,
+    ) -> String {
         if let Some(code) = text.surrogate {
             self.note(Kind::LoneSurrogate, place, format_args!("{of}: \\u{code:04x}"));
         }
@@ -142,8 +147,8 @@ impl CorpusBuilder {
     /// Adds a query with its one relevant document, of a layout whose queries have no ids that could be given twice.
     pub(super) fn pair(
         &mut self,
-        part: Part,
-        place: &Place,
+        part: QueryKind,
+        place: &FileLocation,
         (id, text): (String, Text),
         document: &str,
     ) {
@@ -164,25 +169,25 @@ impl CorpusBuilder {
     }
 
     /// Counts a judgement of a document that is not there, unless documents are missing for a reason that is told.
-    fn absent_document(&mut self, place: &Place, what: fmt::Arguments<'_>) {
+    fn absent_document(&mut self, place: &FileLocation, what: fmt::Arguments<'_>) {
         if self.has_all_documents {
             self.note(Kind::AbsentDocument, place, what);
         }
     }
 
     /// Says that all of a file of queries has been read.
-    pub(super) fn queries_end(&mut self, part: Part, file: &Path) {
+    pub(super) fn queries_end(&mut self, part: QueryKind, file: &Path) {
         if self.queries(part).is_empty() {
-            self.note(Kind::NoQueries, &Place::file(file), format_args!("no query to use"));
+            self.note(Kind::NoQueries, &FileLocation::file(file), format_args!("no query to use"));
         }
     }
 
-    fn queries(&mut self, part: Part) -> &mut Vec<Query> {
+    fn queries(&mut self, part: QueryKind) -> &mut Vec<Query> {
         match part {
-            Part::Split(Split::Train) => &mut self.corpus.train,
-            Part::Split(Split::Validation) => &mut self.corpus.validation,
-            Part::Split(Split::Test) => &mut self.corpus.test,
-            Part::Generated => &mut self.corpus.generated,
+            QueryKind::Split(Split::Train) => &mut self.corpus.train,
+            QueryKind::Split(Split::Validation) => &mut self.corpus.validation,
+            QueryKind::Split(Split::Test) => &mut self.corpus.test,
+            QueryKind::Generated => &mut self.corpus.generated,
         }
     }
 
@@ -222,7 +227,7 @@ fn same_file(file: &Path) -> PathBuf {
 
 /// The queries of one part in the making.
 pub(super) struct Queries {
-    part: Part,
+    part: QueryKind,
     /// In the order in which they were added.
     drafts: Vec<Draft>,
     by_id: HashMap<String, usize>,
@@ -231,7 +236,7 @@ pub(super) struct Queries {
 }
 
 struct Draft {
-    place: Place,
+    place: FileLocation,
     /// With grades of 0, which the finished query has not.
     query: Query,
     /// Whether a judgement of it is of an absent document.
@@ -239,7 +244,7 @@ struct Draft {
 }
 
 impl Queries {
-    pub(super) fn new(part: Part) -> Self {
+    pub(super) fn new(part: QueryKind) -> Self {
         Self { part, drafts: Vec::new(), by_id: HashMap::new(), judged: HashMap::new() }
     }
 
@@ -249,7 +254,7 @@ impl Queries {
     }
 
     /// Adds a query without judgements. One without text, which the caller tells, is dropped at the end.
-    pub(super) fn add(&mut self, place: &Place, id: String, text: String) -> usize {
+    pub(super) fn add(&mut self, place: &FileLocation, id: String, text: String) -> usize {
         let at = self.drafts.len();
         self.by_id.insert(id.clone(), at);
         let query = Query { id, text, relevant: Vec::new() };
@@ -261,7 +266,7 @@ impl Queries {
     pub(super) fn add_judged(
         &mut self,
         builder: &mut CorpusBuilder,
-        place: &Place,
+        place: &FileLocation,
         (id, text): (String, Text),
         relevant: Vec<String>,
     ) {
@@ -288,7 +293,7 @@ impl Queries {
     pub(super) fn judge(
         &mut self,
         builder: &mut CorpusBuilder,
-        place: &Place,
+        place: &FileLocation,
         at: usize,
         document: &str,
         grade: i64,

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Part, Stop};
-use super::error::{CorpusError, Place};
+use super::builder::{CorpusBuilder, QueryKind, Stop};
+use super::error::{CorpusError, FileLocation};
 use super::files;
 use super::findings::Kind;
 use super::read::{self, Id, Text, nullable};
@@ -93,8 +93,8 @@ pub(super) fn read(
     }
     builder.documents_end(documents)?;
     for (split, file) in &files.splits {
-        let part = Part::Split(*split);
-        let add = |builder: &mut CorpusBuilder, place: &Place, line: Line| {
+        let part = QueryKind::Split(*split);
+        let add = |builder: &mut CorpusBuilder, place: &FileLocation, line: Line| {
             let id = format!("{split}-{}", place.line.unwrap_or(0));
             let query = (id, unmarked(line.text, &QUERY_MARKS));
             builder.pair(part, place, query, &line.text_id.0);
@@ -112,7 +112,7 @@ pub(super) fn read(
 }
 
 /// Reads the documents of a file that holds queries too, which are given back.
-fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(Place, Line)> {
+fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(FileLocation, Line)> {
     let mut queries = Vec::new();
     read::json_lines(file, RIGHT, builder, |builder, place, line: Line| {
         if has_mark(&line.text.text, &QUERY_MARKS).is_some() {

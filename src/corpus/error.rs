@@ -10,7 +10,7 @@ use super::findings::Finding;
 
 /// Where in a file something was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FileLocation {
     /// The file as it was opened.
     pub file: Arc<Path>,
     /// Position in the file's top-level JSON array, from 0.
@@ -21,7 +21,7 @@ pub struct Place {
     pub column: Option<usize>,
 }
 
-impl Place {
+impl FileLocation {
     /// A file as a whole.
     pub(super) fn file(file: &Path) -> Self {
         Self { file: file.into(), element: None, line: None, column: None }
@@ -33,7 +33,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FileLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if let Some(element) = self.element {

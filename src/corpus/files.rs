@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::builder::CorpusBuilder;
-use super::error::{CorpusError, Place};
+use super::error::{CorpusError, FileLocation};
 use super::findings::Kind;
 use super::{Layout, Split};
 
@@ -103,7 +103,7 @@ pub(super) fn note_unread(
             continue;
         }
         let plain = without_gz(&name);
-        let place = Place::file(&path);
+        let place = FileLocation::file(&path);
         if plain != name && builder.has_read(&directory.join(plain)) {
             builder.note(Kind::NotRead, &place, format_args!("`{plain}` is read in its place"));
         } else if let Some(split) = looks_like(plain) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::error::Place;
+use super::error::FileLocation;
 use crate::choice::choice;
 
 /// Offenders of each kind that are kept and shown.
@@ -187,7 +187,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offender {
     /// Where.
-    pub place: Place,
+    pub place: FileLocation,
     /// Its ids and values: ``query `x3`, document `d9` ``.
     pub what: String,
 }
@@ -229,7 +229,7 @@ pub struct Findings(Vec<Finding>);
 
 impl Findings {
     /// Counts one more of a kind.
-    pub(super) fn add(&mut self, kind: Kind, place: &Place, what: fmt::Arguments<'_>) {
+    pub(super) fn add(&mut self, kind: Kind, place: &FileLocation, what: fmt::Arguments<'_>) {
         let at = match self.0.binary_search_by_key(&kind, |finding| finding.kind) {
             Ok(at) => at,
             Err(at) => {

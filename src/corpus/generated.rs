@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Part};
+use super::builder::{CorpusBuilder, QueryKind};
 use super::read::{self, Id, Text, nullable};
 
 const RIGHT: &str = r#"{"query": "...", "docid": 7}"#;
@@ -23,7 +23,7 @@ struct GeneratedLine {
 pub(super) fn read(file: &Path, builder: &mut CorpusBuilder) {
     read::json_lines(file, RIGHT, builder, |builder, place, line: GeneratedLine| {
         let id = format!("generated-{}", place.line.unwrap_or(0));
-        builder.pair(Part::Generated, place, (id, line.query), &line.docid.0);
+        builder.pair(QueryKind::Generated, place, (id, line.query), &line.docid.0);
     });
-    builder.queries_end(Part::Generated, file);
+    builder.queries_end(QueryKind::Generated, file);
 }

@@ -24,7 +24,7 @@ mod leave_out;
 pub mod paper;
 mod read;
 
-pub use error::{CorpusError, CorpusErrors, Place};
+pub use error::{CorpusError, CorpusErrors, FileLocation};
 pub use findings::{Finding, Findings, Kind, Offender, OnProblem, SHOWN};
 pub use leave_out::LeaveOut;
 

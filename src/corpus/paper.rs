@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Part, Queries, Stop};
+use super::builder::{CorpusBuilder, Queries, QueryKind, Stop};
 use super::error::CorpusError;
 use super::files;
 use super::read::{self, Id, Text, nullable};
@@ -59,7 +59,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     });
     builder.documents_end(&documents)?;
     for (split, file) in queries {
-        let mut of_split = Queries::new(Part::Split(split));
+        let mut of_split = Queries::new(QueryKind::Split(split));
         read::array(&file, RIGHT_QUERY, builder, |builder, place, element: QueryElement| {
             let relevant = element.relevant_docs.into_iter().map(|id| id.0).collect();
             of_split.add_judged(builder, place, (element.id.0, element.query), relevant);

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use super::builder::CorpusBuilder;
-use super::error::{CorpusError, Place};
+use super::error::{CorpusError, FileLocation};
 use super::findings::Kind;
 use crate::files::is_lfs_pointer;
 
@@ -30,13 +30,13 @@ pub(super) fn array<T: DeserializeOwned>(
     file: &Path,
     right: &'static str,
     builder: &mut CorpusBuilder,
-    each: impl FnMut(&mut CorpusBuilder, &Place, T),
+    each: impl FnMut(&mut CorpusBuilder, &FileLocation, T),
 ) {
     let mut bytes = match open(file, builder) {
         Ok(bytes) => bytes,
         Err(error) => return builder.error(error),
     };
-    let whole = Place::file(file);
+    let whole = FileLocation::file(file);
     match bytes.bytes.fill_buf() {
         Ok([]) => {
             let what = format_args!("the file is empty; right would be {right}");
@@ -64,7 +64,7 @@ pub(super) fn array<T: DeserializeOwned>(
     if error.is_io() {
         return builder.error(read_error(file, error.into()));
     }
-    let place = Place {
+    let place = FileLocation {
         element: Some(element.get()),
         line: Some(error.line()),
         column: Some(error.column()),
@@ -80,7 +80,7 @@ pub(super) fn json_lines<T: DeserializeOwned>(
     file: &Path,
     right: &'static str,
     builder: &mut CorpusBuilder,
-    mut each: impl FnMut(&mut CorpusBuilder, &Place, T),
+    mut each: impl FnMut(&mut CorpusBuilder, &FileLocation, T),
 ) {
     lines(file, builder, |builder, place, line| match serde_json::from_str(line) {
         Ok(element) => each(builder, place, element),
@@ -100,13 +100,13 @@ pub(super) fn json_lines<T: DeserializeOwned>(
 pub(super) fn lines(
     file: &Path,
     builder: &mut CorpusBuilder,
-    mut each: impl FnMut(&mut CorpusBuilder, &Place, &str),
+    mut each: impl FnMut(&mut CorpusBuilder, &FileLocation, &str),
 ) {
     let mut reader = match open(file, builder) {
         Ok(bytes) => BufReader::with_capacity(BUFFER, bytes),
         Err(error) => return builder.error(error),
     };
-    let whole = Place::file(file);
+    let whole = FileLocation::file(file);
     let mut line = String::new();
     let mut number = 0;
     loop {
@@ -247,7 +247,7 @@ where
 struct Elements<'a, T, F> {
     each: F,
     builder: &'a mut CorpusBuilder,
-    file: &'a Place,
+    file: &'a FileLocation,
     element: &'a Cell<usize>,
     line: &'a Cell<usize>,
     of: PhantomData<T>,
@@ -256,7 +256,7 @@ struct Elements<'a, T, F> {
 impl<'de, T, F> Visitor<'de> for Elements<'_, T, F>
 where
     T: DeserializeOwned,
-    F: FnMut(&mut CorpusBuilder, &Place, T),
+    F: FnMut(&mut CorpusBuilder, &FileLocation, T),
 {
     type Value = ();
 
@@ -268,7 +268,7 @@ where
         while let Some((line, element)) =
             elements.next_element_seed(WithLine { line: self.line, of: PhantomData })?
         {
-            let place = Place { element: Some(self.element.get()), ..self.file.line(line) };
+            let place = FileLocation { element: Some(self.element.get()), ..self.file.line(line) };
             (self.each)(self.builder, &place, element);
             self.element.set(self.element.get() + 1);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use burn::tensor::Tensor;
 
-use crate::component::{ParameterPlace, Part, Stack};
+use crate::component::{ParameterPlace, Stack};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
 /// The part of a model that comes before every trained parameter: the word embedding, the encoder, and the
@@ -36,16 +36,13 @@ impl FrozenPrefix {
         let mut layer = depth;
         for name in trained {
             // A parameter that no place is known for may be read by anything.
-            let place = ParameterPlace::of(name)?;
-            match (place.stack, place.part) {
-                (Stack::Encoder, _) | (_, Part::Words) => return None,
-                (
-                    Stack::Decoder,
-                    Part::SelfAttention(at) | Part::CrossAttention(at) | Part::Mlp(at),
-                ) => layer = layer.min(at),
+            match ParameterPlace::of(name)? {
+                ParameterPlace::Words => return None,
+                place if place.stack() == Some(Stack::Encoder) => return None,
+                ParameterPlace::Layer { layer: own, .. } => layer = layer.min(own),
                 // T5 keeps it in the first layer.
-                (Stack::Decoder, Part::RelativeBias) => layer = 0,
-                _ => {}
+                ParameterPlace::RelativeBias(_) => layer = 0,
+                ParameterPlace::FinalNorm(_) | ParameterPlace::Docids | ParameterPlace::Head => {}
             }
         }
         Some(Self { layer, depth })
@@ -63,10 +60,8 @@ impl FrozenPrefix {
 
     /// Whether the prefix computes with the parameter of this dotted name when the decoder has one position.
     pub(super) fn computes_with(&self, name: &str) -> bool {
-        ParameterPlace::of(name).is_some_and(|place| match (place.stack, place.part) {
-            (Stack::Encoder, _) | (_, Part::Words) => true,
-            _ => place.component().is_some_and(|(_, layer)| layer < self.layer),
-        })
+        ParameterPlace::of(name)
+            .is_some_and(|place| place == ParameterPlace::Words || place.comes_before(self.layer))
     }
 
     /// Computes the prefix of `t5`, whose weights and `tokens` are on one device without autodiff.

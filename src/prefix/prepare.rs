@@ -9,11 +9,11 @@ use super::ahead::Ahead;
 use super::claim::{Claim, name_of};
 use super::compute::Frozen;
 use super::file::Contents;
-use super::kept::{MIB, mebibytes};
 use super::key::Weights;
-use super::store::{Rows, Store};
+use super::store::{Store, StoredRows};
+use super::stored::{MIB, mebibytes};
 use super::texts::Texts;
-use super::{CacheError, CacheSettings, FrozenPrefix, Kept, Place, PrefixOutput};
+use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
 use crate::allocator::give_back_freed_memory;
 use crate::files::FileError;
 
@@ -35,7 +35,7 @@ pub struct Prefix {
     frozen: FrozenPrefix,
     training: Option<Arc<Store>>,
     asked: Vec<Store>,
-    kept: Vec<Kept>,
+    stored: Vec<StoredPrefix>,
     complete: bool,
 }
 
@@ -59,13 +59,13 @@ impl Prefix {
             memory: settings.memory,
             disk: settings.disk,
             weights: None,
-            kept: Vec::new(),
+            stored: Vec::new(),
         };
         let mut prefix = Self {
             frozen: frozen.prefix,
             training: None,
             asked: Vec::new(),
-            kept: Vec::new(),
+            stored: Vec::new(),
             complete: false,
         };
         if settings.enabled {
@@ -79,7 +79,7 @@ impl Prefix {
                 }
             }
         }
-        prefix.kept = keeper.kept;
+        prefix.stored = keeper.stored;
         prefix
     }
 
@@ -95,8 +95,8 @@ impl Prefix {
     }
 
     /// What became of each set of texts; empty where nothing may be stored.
-    pub fn kept(&self) -> &[Kept] {
-        &self.kept
+    pub fn stored(&self) -> &[StoredPrefix] {
+        &self.stored
     }
 
     /// The stored prefix of a batch of training texts, if they are stored.
@@ -121,15 +121,14 @@ impl Prefix {
 
     /// Scalars that say what was done: seconds that it took, MiB that are stored, and which share of them was found.
     pub fn summary(&self) -> Vec<(&'static str, f64)> {
-        let stored = |kept: &&Kept| !matches!(kept.place, Place::Nowhere(_));
+        let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::Nowhere(_));
         let bytes = |reused: bool| {
-            let kept = self.kept.iter().filter(stored);
-            kept.filter(|kept| kept.is_reused() || !reused).map(|kept| kept.bytes).sum::<u64>()
-                as f64
+            let sets = self.stored.iter().filter(is_stored);
+            sets.filter(|set| set.is_reused() || !reused).map(|set| set.bytes).sum::<u64>() as f64
         };
         let (all, reused) = (bytes(false), bytes(true));
         vec![
-            ("time/prefix_seconds", self.kept.iter().map(|kept| kept.seconds).sum()),
+            ("time/prefix_seconds", self.stored.iter().map(|set| set.seconds).sum()),
             ("prefix/mebibytes", all / MIB),
             ("prefix/reused", if all > 0.0 { reused / all } else { 0.0 }),
         ]
@@ -149,7 +148,7 @@ struct Keeper<'a> {
     disk: u64,
     /// Hashed when the first set is stored.
     weights: Option<Weights>,
-    kept: Vec<Kept>,
+    stored: Vec<StoredPrefix>,
 }
 
 impl Keeper<'_> {
@@ -162,14 +161,14 @@ impl Keeper<'_> {
         let width = self.frozen.t5.config().d_model;
         let bytes = starts.last().map_or(0, |rows| rows * (width * element.size()) as u64);
         let count = texts.len();
-        let (store, place) = if reads <= count as u64 {
-            (None, Place::Nowhere("each text is read once".to_owned()))
+        let (store, storage) = if reads <= count as u64 {
+            (None, PrefixStorage::Nowhere("each text is read once".to_owned()))
         } else {
             let mut progress = |done| progress(&name, done, count);
             self.store(&name, texts, &starts, bytes, &mut progress)
         };
         let seconds = begun.elapsed().as_secs_f64();
-        self.kept.push(Kept { name, texts: count, bytes, element, seconds, place });
+        self.stored.push(StoredPrefix { name, texts: count, bytes, element, seconds, storage });
         store
     }
 
@@ -180,7 +179,7 @@ impl Keeper<'_> {
         starts: &[u64],
         bytes: u64,
         progress: &mut dyn FnMut(usize),
-    ) -> (Option<Store>, Place) {
+    ) -> (Option<Store>, PrefixStorage) {
         let element = self.settings.element;
         let mut why = format!("it is more than cache.disk has left ({})", mebibytes(self.disk));
         let mut in_memory = bytes <= self.memory;
@@ -202,7 +201,7 @@ impl Keeper<'_> {
             match Store::compute(self.frozen, texts.tokens, element, progress) {
                 Ok(store) => {
                     self.memory -= bytes;
-                    return (Some(store), Place::Memory);
+                    return (Some(store), PrefixStorage::Memory);
                 }
                 Err(error) => why = error.to_string(),
             }
@@ -211,7 +210,7 @@ impl Keeper<'_> {
             "the frozen prefix of the {name} texts ({}) is not stored but computed for each batch: {why}",
             mebibytes(bytes)
         );
-        (None, Place::Nowhere(why))
+        (None, PrefixStorage::Nowhere(why))
     }
 
     /// The rows of `texts`, from the file of their key, which is written where it is not there or not right.
@@ -220,7 +219,7 @@ impl Keeper<'_> {
         texts: &Texts,
         starts: &[u64],
         progress: &mut dyn FnMut(usize),
-    ) -> Result<(Rows, Place), CacheError> {
+    ) -> Result<(StoredRows, PrefixStorage), CacheError> {
         let Frozen { t5, prefix, device, .. } = self.frozen;
         let weights = self.weights.get_or_insert_with(|| Weights::of(t5, prefix, device));
         let element = self.settings.element;
@@ -232,7 +231,7 @@ impl Keeper<'_> {
         };
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
-            Ok(rows) => return Ok((rows, Place::Reused(path))),
+            Ok(rows) => return Ok((rows, PrefixStorage::Reused(path))),
             // Not there; or not to be read: then it is replaced, or writing it tells what is wrong.
             Err(CacheError::File(_)) => true,
             Err(error) => {
@@ -251,13 +250,13 @@ impl Keeper<'_> {
         if (whole || claim.waited)
             && let Ok(rows) = self.open(&contents, &path)
         {
-            return Ok((rows, Place::Reused(path)));
+            return Ok((rows, PrefixStorage::Reused(path)));
         }
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
         // What it took to compute the rows has no place among them.
         give_back_freed_memory();
-        Ok((self.open(&contents, &path)?, Place::Written(path)))
+        Ok((self.open(&contents, &path)?, PrefixStorage::Written(path)))
     }
 
     fn write(
@@ -285,13 +284,18 @@ impl Keeper<'_> {
     }
 
     /// Opens a file, and takes its rows into memory or onto the GPU if they fit.
-    fn open(&mut self, contents: &Contents, path: &Path) -> Result<Rows, CacheError> {
+    fn open(&mut self, contents: &Contents, path: &Path) -> Result<StoredRows, CacheError> {
         let mapped = contents.open(path)?;
         let bytes = contents.row_bytes();
         if bytes > self.memory {
-            return Ok(Rows::Mapped(mapped));
+            return Ok(StoredRows::Mapped(mapped));
         }
         self.memory -= bytes;
-        Ok(Rows::held(mapped.into_memory(), contents.width, contents.element, self.frozen.device))
+        Ok(StoredRows::held(
+            mapped.into_memory(),
+            contents.width,
+            contents.element,
+            self.frozen.device,
+        ))
     }
 }

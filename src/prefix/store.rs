@@ -23,7 +23,7 @@ pub struct Store {
     places: HashMap<TextKey, u32>,
     /// Where the rows of each text begin; one more for the end.
     starts: Vec<u64>,
-    rows: Rows,
+    rows: StoredRows,
     /// The start token's embedding, `[1, d_model]`, where that is the residual of all; else each text's residual is
     /// its last row.
     start: Option<Tensor<2>>,
@@ -31,7 +31,7 @@ pub struct Store {
 }
 
 /// Where the rows are: of each text the states of its tokens, then its residual if it has one.
-pub(super) enum Rows {
+pub(super) enum StoredRows {
     Memory(Vec<u8>),
     Mapped(Mapped),
     /// `[rows, d_model]`, in the type they are stored as.
@@ -54,22 +54,22 @@ impl Gathered {
     }
 }
 
-impl Rows {
+impl StoredRows {
     /// Takes rows to where batches are computed: memory, or the GPU's.
     pub fn held(bytes: Vec<u8>, width: usize, element: Element, device: &Device) -> Self {
         let values = bytes.len() / element.size();
         if is_host(device) || values > MOST_ON_GPU {
-            return Rows::Memory(bytes);
+            return StoredRows::Memory(bytes);
         }
         let dtype = element.dtype();
         let data = TensorData::from_bytes_vec(bytes, [values / width, width], dtype);
-        Rows::Device(Box::new(Tensor::from_data(data, (device, dtype))))
+        StoredRows::Device(Box::new(Tensor::from_data(data, (device, dtype))))
     }
 }
 
 impl Store {
     /// The prefixes of distinct `texts`, whose rows are at hand.
-    pub(super) fn new(frozen: &Frozen, element: Element, texts: Texts, rows: Rows) -> Self {
+    pub(super) fn new(frozen: &Frozen, element: Element, texts: Texts, rows: StoredRows) -> Self {
         let layer = frozen.prefix.layer();
         // Nothing of the text has come to the decoder before its first layer.
         let start = (layer == 0).then(|| frozen.compute(&[&[frozen.pad_id]]).residual);
@@ -104,7 +104,7 @@ impl Store {
             progress(done);
             Ok::<(), CacheError>(())
         })?;
-        let rows = Rows::held(bytes, frozen.t5.config().d_model, element, frozen.device);
+        let rows = StoredRows::held(bytes, frozen.t5.config().d_model, element, frozen.device);
         Ok(Self::new(frozen, element, texts, rows))
     }
 
@@ -118,17 +118,17 @@ impl Store {
     pub fn output(&self, texts: &[&[u32]]) -> Option<PrefixOutput> {
         let places = self.find(texts)?;
         Some(match &self.rows {
-            Rows::Device(rows) => self.selected(rows, &places),
-            Rows::Memory(_) | Rows::Mapped(_) => self.received(self.gather(places)),
+            StoredRows::Device(rows) => self.selected(rows, &places),
+            StoredRows::Memory(_) | StoredRows::Mapped(_) => self.received(self.gather(places)),
         })
     }
 
     /// Whether to gather a batch is to wait: for a disk, or for the bus to a GPU.
     pub(super) fn is_far(&self) -> bool {
         match &self.rows {
-            Rows::Memory(_) => !is_host(&self.device),
-            Rows::Mapped(_) => true,
-            Rows::Device(_) => false,
+            StoredRows::Memory(_) => !is_host(&self.device),
+            StoredRows::Mapped(_) => true,
+            StoredRows::Device(_) => false,
         }
     }
 
@@ -167,9 +167,9 @@ impl Store {
         data: impl Fn(Vec<T>, usize) -> TensorData,
     ) -> Gathered {
         let bytes = match &self.rows {
-            Rows::Memory(bytes) => bytes.as_slice(),
-            Rows::Mapped(mapped) => mapped.rows(),
-            Rows::Device(_) => unreachable!("rows on a GPU are selected there"),
+            StoredRows::Memory(bytes) => bytes.as_slice(),
+            StoredRows::Mapped(mapped) => mapped.rows(),
+            StoredRows::Device(_) => unreachable!("rows on a GPU are selected there"),
         };
         let row_bytes = self.width * self.element.size();
         let (batch, lengths) = (places.len(), self.lengths(&places));
@@ -274,7 +274,9 @@ pub(super) mod tests {
     /// The stored prefix of [`TEXTS`], and its bytes.
     fn stored(frozen: &Frozen, element: Element) -> (Store, Vec<u8>) {
         let store = Store::compute(frozen, TEXTS, element, &mut |_| {}).unwrap();
-        let Rows::Memory(bytes) = &store.rows else { panic!("rows on the CPU are in memory") };
+        let StoredRows::Memory(bytes) = &store.rows else {
+            panic!("rows on the CPU are in memory")
+        };
         let bytes = bytes.clone();
         (store, bytes)
     }
@@ -293,7 +295,7 @@ pub(super) mod tests {
             take(&bytes).map_err(|error| panic!("{error}"))
         };
         contents.write(&mut file, fill, |error| panic!("{error}")).unwrap();
-        store.rows = Rows::Mapped(contents.open(&path).unwrap());
+        store.rows = StoredRows::Mapped(contents.open(&path).unwrap());
         (store, TEXTS)
     }
 
@@ -334,7 +336,7 @@ pub(super) mod tests {
                 let rows = bytes.len() / element.size() / WIDTH;
                 let data = TensorData::from_bytes_vec(bytes, [rows, WIDTH], element.dtype());
                 let data = Tensor::from_data(data, (&device, element.dtype()));
-                store.rows = Rows::Device(Box::new(data));
+                store.rows = StoredRows::Device(Box::new(data));
                 for found in [on_host, fetched, store.output(&batch).unwrap()] {
                     let difference = close(&found, &expected);
                     assert!(difference < near, "{element}, layer {layer}: {difference}");

@@ -5,7 +5,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProbeResult;
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::shares::{Contributions, Shares, sources};
 use crate::component::Component;
 use crate::t5::{AttentionBlock, EncoderStates, Linear};
@@ -22,7 +22,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
             let found = &batch.trace.layers[layer];
             let block = &block.cross_attention;

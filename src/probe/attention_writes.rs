@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::patch::head_shares;
 use super::record::number;
@@ -108,10 +108,10 @@ impl<'a> Measuring<'a> {
 }
 
 impl Measure for Measuring<'_> {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
-            let mixed = found.mixed[Component::CrossAttention as usize].clone();
+            let mixed = found.mixed[Component::CrossAttention].clone();
             let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);

@@ -8,9 +8,10 @@ use super::lens::Lens;
 use super::means::Means;
 use super::overlap::Applied;
 use super::patch::{Patching, Supply};
-use super::queries::{Encoding, Measured, ProbeQueries, States};
+use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
+use crate::component::ParameterPlace;
 use crate::docid::DocidVocabulary;
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
@@ -18,7 +19,7 @@ use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 /// One probe while it measures.
 pub(super) trait Measure {
     /// Takes in one batch of the measured queries.
-    fn see(&mut self, bench: &Bench, batch: &Batch);
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch);
 
     /// The result over all that was seen.
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
@@ -55,13 +56,13 @@ impl Others {
             let own = parameters(model);
             let found = parameters(&base.t5);
             let size = |name: &str| found.iter().find(|parameter| parameter.name == name);
-            for parameter in own.iter().filter(|parameter| !parameter.name.starts_with("lm_head")) {
+            let is_head = |name: &str| ParameterPlace::of(name) == Some(ParameterPlace::Head);
+            for parameter in own.iter().filter(|parameter| !is_head(&parameter.name)) {
                 let found = size(&parameter.name).map_or(Vec::new(), |found| found.shape.clone());
                 base.compare(&parameter.name, found, &parameter.shape)?;
             }
             let too_deep = found.iter().find(|parameter| {
-                !parameter.name.starts_with("lm_head")
-                    && own.iter().all(|known| known.name != parameter.name)
+                !is_head(&parameter.name) && own.iter().all(|known| known.name != parameter.name)
             });
             if let Some(parameter) = too_deep {
                 base.compare(&parameter.name, parameter.shape.clone(), &[])?;
@@ -104,15 +105,17 @@ impl Other {
 pub(super) struct Bench<'a> {
     pub model: &'a GenirModel,
     /// How the model encodes queries.
-    pub own: Encoding<'a>,
+    pub own: QueryEncoder<'a>,
     /// The model's docids.
     pub docids: &'a DocidVocabulary,
     pub options: &'a ProbeOptions,
     pub queries: &'a ProbeQueries,
+    /// What encoders make of the queries.
+    pub states: &'a EncodedQueries,
     /// What means are over.
     pub measured: &'a [Measured],
-    /// The set that circuits are judged on.
-    pub test: Option<&'a ProbeQueries>,
+    /// The set that circuits are judged on, and what encoders make of it.
+    pub test: Option<(&'a ProbeQueries, &'a EncodedQueries)>,
     /// Over the measured queries; none where no probe asks.
     pub means: Option<Means>,
     pub base: Option<&'a Other>,
@@ -120,7 +123,7 @@ pub(super) struct Bench<'a> {
 }
 
 /// Some queries at once, with what the model did for them.
-pub(super) struct Batch {
+pub(super) struct ProbedBatch {
     pub measured: Vec<Measured>,
     /// The docid row of each query.
     pub targets: Vec<u32>,
@@ -149,36 +152,48 @@ impl<'a> Bench<'a> {
     }
 
     /// The measured queries, batch by batch.
-    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = Batch> {
+    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = ProbedBatch> {
         let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
-        batches.into_iter().map(move |measured| self.batch(self.queries, measured, with_base))
+        let set = (self.queries, self.states);
+        batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
     }
 
-    /// One batch of `queries`.
-    pub fn batch(&self, queries: &ProbeQueries, measured: Vec<Measured>, with_base: bool) -> Batch {
+    /// One batch of a set, which comes with what encoders make of it.
+    pub fn batch(
+        &self,
+        (queries, states): (&ProbeQueries, &EncodedQueries),
+        measured: Vec<Measured>,
+        with_base: bool,
+    ) -> ProbedBatch {
         let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();
         let targets = measured.iter().map(|found| found.target).collect();
-        let states = self.states(&queries.own, &self.model.t5, queries, &asked);
         let base = self.base.filter(|_| with_base).map(|base| {
-            let states = self.states(&queries.base, &base.t5, queries, &asked);
+            let states = self.states(&states.base, &base.t5, queries, &asked);
             Trace::record(&base.t5, &states)
         });
-        Batch { targets, trace: Trace::record(&self.model.t5, &states), measured, states, base }
+        let states = self.states(&states.own, &self.model.t5, queries, &asked);
+        ProbedBatch {
+            targets,
+            trace: Trace::record(&self.model.t5, &states),
+            measured,
+            states,
+            base,
+        }
     }
 
     /// States of some queries by the encoder of `t5`.
     pub fn states(
         &self,
-        kept: &States,
+        stored: &States,
         t5: &T5,
         queries: &ProbeQueries,
         asked: &[usize],
     ) -> EncoderStates {
-        kept.of(&Encoding { t5, ..self.own }, &queries.questions, asked)
+        stored.of(&QueryEncoder { t5, ..self.own }, &queries.questions, asked)
     }
 
     /// The decoder's output with `applied` in place, `[batch, d_model]`, computed from the first patched layer on.
-    pub fn patched_output(&self, batch: &Batch, applied: &Applied) -> Tensor<2> {
+    pub fn patched_output(&self, batch: &ProbedBatch, applied: &Applied) -> Tensor<2> {
         let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
         let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
         let Some(first) = applied.first_layer() else { return batch.trace.output.clone() };

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::record::number;
@@ -98,15 +98,15 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, _batch: &Batch) {}
+    fn see(&mut self, _bench: &Bench, _batch: &ProbedBatch) {}
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let test = bench.test.unwrap_or(bench.queries);
+        let set @ (test, _) = bench.test.unwrap_or((bench.queries, bench.states));
         let mut whole = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
         let mut per_query = Vec::new();
         for queries in test.batches(test.all(), bench.options.batch_size) {
-            let batch = bench.batch(test, queries, bench.base.is_some());
+            let batch = bench.batch(set, queries, bench.base.is_some());
             let relevant: Vec<&[u32]> = batch
                 .measured
                 .iter()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::{ProbeResult, RankShift};
 use crate::component::Component;
 
@@ -32,7 +32,7 @@ pub(super) struct Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         let sum = |component| {
             let layers = 0..batch.trace.layers.len();
             let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());

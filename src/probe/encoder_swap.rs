@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure, Other};
+use super::bench::{Bench, Measure, Other, ProbedBatch};
 use super::queries::{Measured, States};
 use super::record::number;
 use super::{ProbeResult, QueryRanks, RankShift};
@@ -81,8 +81,8 @@ pub(super) struct Measuring {
     ranks: [Vec<u32>; 2],
     /// The two models with the model's own final RMSNorm, where that is asked for.
     with_own_norm: [Option<T5>; 2],
-    /// None of theirs: what other probes keep of the base's states has its own norm.
-    not_kept: States,
+    /// None of theirs: what is stored of the base's states for other probes has its own norm.
+    not_stored: States,
 }
 
 /// An encoder that takes the place of the model's own.
@@ -90,8 +90,8 @@ struct Swapped<'a> {
     other: &'a Other,
     /// What encodes.
     t5: &'a T5,
-    /// What is kept of its states.
-    kept: &'a States,
+    /// What is stored of its states.
+    stored: &'a States,
 }
 
 impl Measuring {
@@ -105,23 +105,23 @@ impl Measuring {
         Self {
             ranks: Default::default(),
             with_own_norm: [bench.base, bench.encoder].map(with_own_norm),
-            not_kept: States::default(),
+            not_stored: States::default(),
         }
     }
 
     /// The base model's encoder and the other one.
     fn encoders<'a>(&'a self, bench: &'a Bench) -> [Option<Swapped<'a>>; 2] {
-        let swapped = |other: Option<&'a Other>, own_norm: &'a Option<T5>, kept: &'a States| {
+        let swapped = |other: Option<&'a Other>, own_norm: &'a Option<T5>, stored: &'a States| {
             let other = other?;
             Some(match own_norm {
-                Some(t5) => Swapped { other, t5, kept: &self.not_kept },
-                None => Swapped { other, t5: &other.t5, kept },
+                Some(t5) => Swapped { other, t5, stored: &self.not_stored },
+                None => Swapped { other, t5: &other.t5, stored },
             })
         };
         let [base, encoder] = &self.with_own_norm;
         [
-            swapped(bench.base, base, &bench.queries.base),
-            swapped(bench.encoder, encoder, &bench.queries.other),
+            swapped(bench.base, base, &bench.states.base),
+            swapped(bench.encoder, encoder, &bench.states.other),
         ]
     }
 }
@@ -134,11 +134,11 @@ fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         let asked: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
         let found = self.encoders(bench).map(|swapped| {
-            let Some(Swapped { t5, kept, .. }) = swapped else { return Vec::new() };
-            ranks_from(bench, &bench.states(kept, t5, bench.queries, &asked), &batch.targets)
+            let Some(Swapped { t5, stored, .. }) = swapped else { return Vec::new() };
+            ranks_from(bench, &bench.states(stored, t5, bench.queries, &asked), &batch.targets)
         });
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
@@ -177,12 +177,12 @@ fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
     for batch in bench.queries.batches(asked.clone(), bench.options.batch_size) {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
-        let ranks = |kept: &States, t5: &T5| {
-            let states = bench.states(kept, t5, bench.queries, &queries);
+        let ranks = |stored: &States, t5: &T5| {
+            let states = bench.states(stored, t5, bench.queries, &queries);
             ranks_from(bench, &states, &targets)
         };
-        let other = ranks(swapped.kept, swapped.t5);
-        let own = ranks(&bench.queries.own, &bench.model.t5);
+        let other = ranks(swapped.stored, swapped.t5);
+        let own = ranks(&bench.states.own, &bench.model.t5);
         if bench.options.per_query {
             per_query.extend(batch.iter().zip(&other).zip(&own).map(|((found, &other), &own)| {
                 bench.query_ranks(bench.queries, found.query, found.target, vec![other, own])

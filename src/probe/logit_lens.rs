@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::record::number;
 use super::shift::median;
@@ -106,7 +106,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let vocabulary = bench.lens().vocabulary;
         // The residual stream is the sum of all outputs before it and the start embedding.

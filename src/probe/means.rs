@@ -3,16 +3,16 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::trace::Trace;
-use crate::component::Component;
+use crate::component::{ByComponent, Component};
 
 /// Means of an unpatched pass.
 pub(super) struct Means {
     device: Device,
     queries: usize,
     /// By layer: each component's output, `[d_model]`.
-    outputs: Vec<[Sum; 3]>,
-    /// By layer: self-attention's and cross-attention's weighted values, `[heads, d_kv]`.
-    mixed: Vec<[Sum; 2]>,
+    outputs: Vec<ByComponent<Sum>>,
+    /// By layer: attentions' weighted values, `[heads, d_kv]`.
+    mixed: Vec<ByComponent<Sum>>,
 }
 
 /// A running sum over queries.
@@ -36,23 +36,25 @@ impl Means {
     pub fn add(&mut self, trace: &Trace) {
         self.queries += trace.start.dims()[0];
         for (layer, found) in trace.layers.iter().enumerate() {
-            for (sum, output) in self.outputs[layer].iter_mut().zip(&found.outputs) {
-                sum.add(output.clone().unsqueeze_dim(1)); // [batch, 1, d_model]
+            for (component, output) in found.outputs.iter() {
+                // [batch, 1, d_model]
+                self.outputs[layer][component].add(output.clone().unsqueeze_dim(1));
             }
-            for (sum, mixed) in self.mixed[layer].iter_mut().zip(&found.mixed) {
-                sum.add(mixed.clone()); // [batch, heads, d_kv]
+            for component in Component::ATTENTIONS {
+                // [batch, heads, d_kv]
+                self.mixed[layer][component].add(found.mixed[component].clone());
             }
         }
     }
 
     /// A component's mean output, `[1, d_model]`.
     pub fn output(&self, layer: usize, component: Component) -> Tensor<2> {
-        self.mean(&self.outputs[layer][component as usize])
+        self.mean(&self.outputs[layer][component])
     }
 
     /// An attention's mean weighted values, `[1, heads, d_kv]`.
     pub fn mixed(&self, layer: usize, component: Component) -> Tensor<3> {
-        self.mean(&self.mixed[layer][component as usize]).unsqueeze()
+        self.mean(&self.mixed[layer][component]).unsqueeze()
     }
 
     fn mean(&self, sum: &Sum) -> Tensor<2> {

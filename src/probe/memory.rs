@@ -1,6 +1,6 @@
 //! What probes need at once, estimated from sizes: `genir check` counts it.
 
-use super::queries::KEPT_BYTES;
+use super::queries::STORED_BYTES;
 use super::{Probe, lens};
 use crate::retrieval::Vocabulary;
 use crate::retrieval::ranking::ranked_bytes;
@@ -39,7 +39,7 @@ impl Sizes<'_> {
     /// Bytes of the states that one encoder's are kept as, where that is done.
     pub fn kept(&self) -> usize {
         let bytes = F32 * self.queries * self.length * self.config.d_model;
-        if bytes > KEPT_BYTES { 0 } else { bytes }
+        if bytes > STORED_BYTES { 0 } else { bytes }
     }
 
     /// Queries of a batch.

@@ -3,7 +3,7 @@
 //! A neuron is active where its pre-activation is above 0; in gated models that is the gate's (the paper has none).
 
 use super::ProbeResult;
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::shares::{Contributions, Shares, sources};
 use crate::component::Component;
 
@@ -19,7 +19,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
             let found = &batch.trace.layers[layer];
             let sources = sources(&batch.trace, layer, Component::Mlp); // [batch, sources, d_model]

@@ -161,9 +161,8 @@ mod tests {
             let (d_kv, d_model) = (config.d_kv, config.d_model);
             let inner = config.num_heads * d_kv;
             let rows = self.mixed.len() / inner;
-            let mixed = |trace: &Trace| {
-                numbers(trace.layers[layer].mixed[component as usize].clone().into_data())
-            };
+            let mixed =
+                |trace: &Trace| numbers(trace.layers[layer].mixed[component].clone().into_data());
             let matrix = |t5: &T5| {
                 let block = &t5.decoder.layers[layer];
                 let attention = match component {

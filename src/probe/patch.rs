@@ -10,8 +10,8 @@ use super::overlap::Applied;
 use super::trace::{Trace, output_hook};
 use super::{ProbeError, Replacement};
 use crate::choice::Choice;
-use crate::component::{Component, ParameterPlace, Part, Selector, Stack as Side, Stage, Stages};
-use crate::t5::{Attention, Hook, Site, Stack, T5, T5Config, Tap};
+use crate::component::{Component, Selector, Stack, Stage, Stages};
+use crate::t5::{Attention, Hook, Site, T5, T5Config, Tap};
 
 /// A part of the decoder whose output is replaced: some components of some layers, or heads of some attentions.
 #[derive(Debug, Clone)]
@@ -44,16 +44,10 @@ impl PatchedPart {
         if let Some(beyond) = selector.layers_beyond(Some(stages), depth) {
             return refuse(format!("layers {beyond} go beyond the decoder's {depth} layers"));
         }
-        let of = |component, layer| match component {
-            Component::SelfAttention => Part::SelfAttention(layer),
-            Component::CrossAttention => Part::CrossAttention(layer),
-            Component::Mlp => Part::Mlp(layer),
-        };
         let places: Vec<(usize, Component)> = (0..depth)
             .flat_map(|layer| Component::ALL.map(|component| (layer, component)))
             .filter(|&(layer, component)| {
-                let place = ParameterPlace { stack: Side::Decoder, part: of(component, layer) };
-                selector.matches(place, Some(stages))
+                selector.matches_component(Stack::Decoder, layer, component, Some(stages))
             })
             .collect();
         if places.is_empty() {
@@ -186,7 +180,7 @@ impl Supply<'_> {
             }
             Replacement::Base => {
                 let (base, trace) = self.base();
-                let mixed = trace.layers[layer].mixed[component as usize].clone();
+                let mixed = trace.layers[layer].mixed[component].clone();
                 share_of(base, layer, component, heads, mixed)
             }
         }

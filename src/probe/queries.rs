@@ -1,4 +1,4 @@
-//! The queries of a probe, and the states that encoders make of them: computed once, kept without padding.
+//! The queries of a probe, and the states that encoders make of them: computed once, stored without padding.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{Question, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
-/// States of more bytes than this are not kept but computed again for each use. It holds some 4,000 queries of a
+/// States of more bytes than this are not stored but computed again for each use. It holds some 4,000 queries of a
 /// T5-large.
-pub(super) const KEPT_BYTES: usize = 256 << 20;
+pub(super) const STORED_BYTES: usize = 256 << 20;
 
 /// A set of queries to look at a model with.
 pub struct ProbeQueries {
@@ -26,9 +26,8 @@ pub struct ProbeQueries {
     pub(super) expected: Option<Expected>,
     /// What the newest measurement found correct.
     pub(super) correct: Vec<Measured>,
-    pub(super) own: States,
-    pub(super) base: States,
-    pub(super) other: States,
+    /// States that the next measurement starts with: those of encoders that stay the same.
+    stored: EncodedQueries,
 }
 
 /// Queries that were named.
@@ -59,9 +58,7 @@ impl ProbeQueries {
             questions,
             expected: None,
             correct: Vec::new(),
-            own: States::default(),
-            base: States::default(),
-            other: States::default(),
+            stored: EncodedQueries::default(),
         }
     }
 
@@ -77,8 +74,8 @@ impl ProbeQueries {
     /// Takes the model's encoder states from what a run has stored of its frozen prefix, if all are in it: the
     /// encoder that is measured must be that one.
     pub fn start_from(&mut self, prefix: &Arc<Prefix>) {
-        if self.own.kept.is_none() && prefix.has(&self.texts()) {
-            self.own.kept = Some(Kept::Run(prefix.clone()));
+        if self.stored.own.store.is_none() && prefix.has(&self.texts()) {
+            self.stored.own.store = Some(StateStore::Run(prefix.clone()));
         }
     }
 
@@ -94,6 +91,17 @@ impl ProbeQueries {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty()
+    }
+
+    /// The states that are known before a measurement.
+    pub(super) fn stored(&self) -> EncodedQueries {
+        self.stored.clone()
+    }
+
+    /// Stores the states of a measurement for the next one; those of the model's own encoder only if that is frozen.
+    pub(super) fn store(&mut self, states: &EncodedQueries, encoder_is_frozen: bool) {
+        let own = if encoder_is_frozen { states.own.clone() } else { States::default() };
+        self.stored = EncodedQueries { own, ..states.clone() };
     }
 
     /// Some of the queries in batches of nearly equal length.
@@ -147,73 +155,84 @@ impl ProbeQueries {
     }
 }
 
-/// The states that one encoder makes of a set of queries, where they are kept.
-#[derive(Default)]
-pub(super) struct States {
-    kept: Option<Kept>,
+/// The states of a set of queries in one measurement, by encoder. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct EncodedQueries {
+    /// Of the model that is measured.
+    pub own: States,
+    /// Of its base model.
+    pub base: States,
+    /// Of the model whose encoder takes the place of the model's own.
+    pub other: States,
 }
 
-/// Where states are kept.
+/// The states that one encoder makes of a set of queries, where they are stored.
+#[derive(Clone, Default)]
+pub(super) struct States {
+    store: Option<StateStore>,
+}
+
+/// Where states are stored.
 #[derive(Clone)]
-enum Kept {
+enum StateStore {
     /// With what a run has stored of its frozen prefix.
     Run(Arc<Prefix>),
     /// With the queries.
-    Here(Arc<Store>),
+    Queries(Arc<Store>),
 }
 
 impl States {
-    /// Encodes all `questions`, unless that was done before or there are too many to be kept.
-    pub fn fill(&mut self, encoder: &Encoding, questions: &[Question]) {
+    /// Encodes all `questions`, unless that was done before or there are too many to be stored.
+    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[Question]) {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
-        let too_many = tokens * config.d_model * size_of::<f32>() > KEPT_BYTES;
-        if self.kept.is_some() || questions.is_empty() || too_many {
+        let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
+        if self.store.is_some() || questions.is_empty() || too_many {
             return;
         }
-        let &Encoding { t5, device, pad_id, .. } = encoder;
+        let &QueryEncoder { t5, device, pad_id, .. } = encoder;
         let prefix = FrozenPrefix::encoder(config.num_decoder_layers);
         let frozen = Frozen { t5, prefix, device, pad_id };
         let texts = questions.iter().map(|question| question.tokens.as_slice());
         // All that could go wrong is a value that the type cannot hold: it is the one they have.
         let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
-        self.kept = store.ok().map(|store| Kept::Here(Arc::new(store)));
+        self.store = store.ok().map(|store| StateStore::Queries(Arc::new(store)));
     }
 
-    /// States of the queries `batch`, padded to the longest: from what is kept, or computed now.
-    pub fn of(&self, encoder: &Encoding, questions: &[Question], batch: &[usize]) -> EncoderStates {
+    /// States of the queries `batch`, padded to the longest: from what is stored, or computed now.
+    pub fn of(
+        &self,
+        encoder: &QueryEncoder,
+        questions: &[Question],
+        batch: &[usize],
+    ) -> EncoderStates {
         let texts: Vec<&[u32]> =
             batch.iter().map(|&query| questions[query].tokens.as_slice()).collect();
-        let kept = match &self.kept {
-            Some(Kept::Run(prefix)) => prefix.of(&texts),
-            Some(Kept::Here(store)) => store.output(&texts),
+        let stored = match &self.store {
+            Some(StateStore::Run(prefix)) => prefix.of(&texts),
+            Some(StateStore::Queries(store)) => store.output(&texts),
             None => None,
         };
-        kept.map_or_else(|| encoder.encode(&texts), |prefix| prefix.states)
+        stored.map_or_else(|| encoder.encode(&texts), |prefix| prefix.states)
     }
 
-    /// Takes what is kept of an encoder with the same weights, if nothing is kept yet.
+    /// Takes what is stored of an encoder with the same weights, if nothing is stored yet.
     pub fn share(&mut self, same: &Self) {
-        if self.kept.is_none() {
-            self.kept = same.kept.clone();
+        if self.store.is_none() {
+            self.store = same.store.clone();
         }
-    }
-
-    /// Forgets what was kept: the encoder has changed.
-    pub fn forget(&mut self) {
-        self.kept = None;
     }
 }
 
 /// How queries are encoded.
 #[derive(Clone, Copy)]
-pub(super) struct Encoding<'a> {
+pub(super) struct QueryEncoder<'a> {
     pub t5: &'a T5,
     pub device: &'a Device,
     pub pad_id: u32,
 }
 
-impl Encoding<'_> {
+impl QueryEncoder<'_> {
     fn encode(&self, texts: &[&[u32]]) -> EncoderStates {
         let tokens = Tokens::padded(texts, self.pad_id, self.device);
         self.t5.encode(&tokens, &mut Pass::evaluate(&mut NoTap))

@@ -4,9 +4,9 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::record::number;
-use crate::component::{Component, Stage, Stages};
+use crate::component::{ByComponent, Component, Stage, Stages};
 
 /// Means over queries, for each component of each decoder layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,39 +51,40 @@ pub(super) struct Measuring {
     stages: Stages,
     queries: usize,
     /// Ratio, cosine with r_post and cosine with r_pre, by layer and component.
-    contributions: Vec<[[f64; 3]; 3]>,
+    contributions: Vec<ByComponent<[f64; 3]>>,
     /// By layer of Stage III, component and layer of Stage I.
-    priming: Vec<[Vec<f64>; 3]>,
+    priming: Vec<ByComponent<Vec<f64>>>,
 }
 
 impl Measuring {
     pub fn new(stages: &Stages) -> Self {
-        let priming = || std::array::from_fn(|_| vec![0.0; stages.first.len()]);
+        let priming = || ByComponent::new(|_| vec![0.0; stages.first.len()]);
         Self {
             stages: stages.clone(),
             queries: 0,
-            contributions: vec![[[0.0; 3]; 3]; stages.depth()],
+            contributions: vec![ByComponent::default(); stages.depth()],
             priming: stages.third.clone().map(|_| priming()).collect(),
         }
     }
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, batch: &Batch) {
+    fn see(&mut self, _bench: &Bench, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let layers = &batch.trace.layers;
         for (sums, layer) in self.contributions.iter_mut().zip(layers) {
             let change = layer.residual_post.clone() - layer.residual_pre.clone(); // [batch, d_model]
             let change = norm(change); // [batch, 1]
-            for (sums, output) in sums.iter_mut().zip(&layer.outputs) {
+            for (component, output) in layer.outputs.iter() {
+                let sums = &mut sums[component];
                 sums[0] += total(norm(output.clone()) / change.clone());
                 sums[1] += total(cosine(output, &layer.residual_post));
                 sums[2] += total(cosine(output, &layer.residual_pre));
             }
         }
         for (sums, layer) in self.priming.iter_mut().zip(self.stages.third.clone()) {
-            for (sums, output) in sums.iter_mut().zip(&layers[layer].outputs) {
-                for (sum, early) in sums.iter_mut().zip(self.stages.first.clone()) {
+            for (component, output) in layers[layer].outputs.iter() {
+                for (sum, early) in sums[component].iter_mut().zip(self.stages.first.clone()) {
                     let early = batch.trace.output_of(early, Component::Mlp);
                     *sum += total(cosine(output, early));
                 }
@@ -95,7 +96,7 @@ impl Measure for Measuring {
         let mean = |sum: f64| sum / self.queries as f64;
         let mut contributions = Vec::new();
         for (layer, sums) in self.contributions.iter().enumerate() {
-            for (component, [ratio, post, pre]) in Component::ALL.into_iter().zip(sums) {
+            for (component, [ratio, post, pre]) in sums.iter() {
                 contributions.push(Contribution {
                     layer,
                     stage: self.stages.of(layer),
@@ -108,7 +109,7 @@ impl Measure for Measuring {
         }
         let mut priming = Vec::new();
         for (layer, sums) in self.stages.third.clone().zip(&self.priming) {
-            for (component, sums) in Component::ALL.into_iter().zip(sums) {
+            for (component, sums) in sums.iter() {
                 for (mlp_layer, sum) in self.stages.first.clone().zip(sums) {
                     let cosine = mean(*sum);
                     priming.push(PrimingCosine { layer, component, mlp_layer, cosine });

@@ -161,9 +161,10 @@ pub(super) struct Contributions {
 
 /// The start embedding and every output before a layer's component, in order: `[batch, sources, d_model]`.
 pub(super) fn sources(trace: &Trace, layer: usize, reader: Component) -> Tensor<3> {
-    let earlier = trace.layers[..layer].iter().flat_map(|layer| &layer.outputs);
-    let same = trace.layers[layer].outputs.iter().take(reader as usize);
-    let all = [&trace.start].into_iter().chain(earlier).chain(same);
+    let earlier = trace.layers[..layer].iter().flat_map(|layer| layer.outputs.iter());
+    let same = trace.layers[layer].outputs.iter().take_while(|(component, _)| *component != reader);
+    let outputs = earlier.chain(same).map(|(_, output)| output);
+    let all = [&trace.start].into_iter().chain(outputs);
     Tensor::stack(all.cloned().collect(), 1)
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Batch, Bench, Measure};
+use super::bench::{Bench, Measure, ProbedBatch};
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::{ProbeResult, RankShift};
@@ -85,7 +85,7 @@ impl Measuring {
 }
 
 impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &Batch) {
+    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
         let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, &cell.applied));
         let ranks = bench.lens().output_ranks(outputs.collect(), &batch.targets);
         self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));

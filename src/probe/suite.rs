@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use super::bench::{Bench, Measure, Others};
 use super::means::Means;
 use super::patch::{Patch, PatchedPart};
-use super::queries::{Encoding, Measured, ProbeQueries};
+use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder};
 use super::record::{MeasuredOn, Named, QueryRanks, Record, SCHEMA};
 use super::{
     AverageFirst, EncoderNorm, Over, Probe, ProbeError, ProbeResult, Replacement, Variant,
@@ -112,57 +112,35 @@ impl Suite {
         &self,
         subject: &Subject,
         queries: &mut ProbeQueries,
-        mut test: Option<&mut ProbeQueries>,
-        others: &Others,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Vec<Record>, ProbeError> {
-        let measured = self.measure_all(subject, queries, test.as_deref_mut(), others, progress);
-        // That there was nothing to measure must not leave states for the next time either.
-        if !subject.encoder_is_frozen {
-            queries.own.forget();
-            test.into_iter().for_each(|test| test.own.forget());
-        }
-        measured
-    }
-
-    fn measure_all(
-        &self,
-        subject: &Subject,
-        queries: &mut ProbeQueries,
-        mut test: Option<&mut ProbeQueries>,
+        test: Option<&mut ProbeQueries>,
         others: &Others,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
-        let own = self.encoding(subject, &subject.model.t5);
-        queries.own.fill(&own, &queries.questions);
-        let shares = subject.encoder_is_frozen
-            && others.base.as_ref().is_some_and(|base| base.has_same_encoder);
-        if shares {
-            queries.base.share(&queries.own);
-        }
-        let targets = self.targets(subject, &own, queries);
+        let own = self.encoder(subject, &subject.model.t5);
+        let mut states = self.encode(subject, &own, others, queries);
+        let targets = self.targets(subject, &own, queries, &states);
         // Where there is nothing to measure, nothing else is encoded.
-        let chosen = self.choose(subject, &own, queries, &targets)?;
+        let chosen = self.choose(subject, &own, queries, &states, &targets)?;
         let measured: Vec<Measured> = chosen.iter().map(|(found, _)| *found).collect();
-        self.encode_with_others(subject, others, queries);
-        if let Some(test) = test.as_deref_mut().filter(|_| self.probes.contains(&Probe::Circuit)) {
-            test.own.fill(&own, &test.questions);
-            if shares {
-                test.base.share(&test.own);
-            }
+        self.encode_with_others(subject, others, queries, &mut states);
+        let test = test.filter(|_| self.probes.contains(&Probe::Circuit)).map(|test| {
+            let mut states = self.encode(subject, &own, others, test);
             if let Some(base) = &others.base {
-                test.base.fill(&self.encoding(subject, &base.t5), &test.questions);
+                states.base.fill(&self.encoder(subject, &base.t5), &test.questions);
+                test.store(&states, subject.encoder_is_frozen);
             }
-        }
+            (&*test, states)
+        });
         let mut bench = Bench {
             model: subject.model,
             own,
             docids: subject.docids,
             options: &self.options,
             queries,
+            states: &states,
             measured: &measured,
-            test: test.as_deref(),
+            test: test.as_ref().map(|(test, states)| (*test, states)),
             means: None,
             base: others.base.as_ref(),
             encoder: others.encoder.as_ref(),
@@ -191,28 +169,55 @@ impl Suite {
         }
     }
 
+    /// Encodes a set with the model's encoder, and with the base's if that is the same.
+    fn encode(
+        &self,
+        subject: &Subject,
+        own: &QueryEncoder,
+        others: &Others,
+        queries: &mut ProbeQueries,
+    ) -> EncodedQueries {
+        let mut states = queries.stored();
+        states.own.fill(own, &queries.questions);
+        if subject.encoder_is_frozen
+            && others.base.as_ref().is_some_and(|base| base.has_same_encoder)
+        {
+            states.base.share(&states.own);
+        }
+        queries.store(&states, subject.encoder_is_frozen);
+        states
+    }
+
     /// Encodes a set with every other encoder that a probe will ask for.
-    fn encode_with_others(&self, subject: &Subject, others: &Others, queries: &mut ProbeQueries) {
+    fn encode_with_others(
+        &self,
+        subject: &Subject,
+        others: &Others,
+        queries: &mut ProbeQueries,
+        states: &mut EncodedQueries,
+    ) {
         if let Some(base) = others.base.as_ref().filter(|_| self.uses_base()) {
-            queries.base.fill(&self.encoding(subject, &base.t5), &queries.questions);
+            states.base.fill(&self.encoder(subject, &base.t5), &queries.questions);
         }
         let swaps = self.probes.contains(&Probe::EncoderSwap)
             && self.options.encoder_norm == EncoderNorm::Other;
         if let Some(other) = others.encoder.as_ref().filter(|_| swaps) {
-            queries.other.fill(&self.encoding(subject, &other.t5), &queries.questions);
+            states.other.fill(&self.encoder(subject, &other.t5), &queries.questions);
         }
+        queries.store(states, subject.encoder_is_frozen);
     }
 
-    fn encoding<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> Encoding<'a> {
-        Encoding { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
+    fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
+        QueryEncoder { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
     }
 
     /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.
     fn targets(
         &self,
         subject: &Subject,
-        own: &Encoding,
+        own: &QueryEncoder,
         queries: &ProbeQueries,
+        states: &EncodedQueries,
     ) -> Vec<(Measured, u32)> {
         let mut targets = Vec::with_capacity(queries.len());
         for batch in queries.batches(queries.all(), self.options.batch_size) {
@@ -220,7 +225,7 @@ impl Suite {
                 .iter()
                 .map(|found| queries.questions[found.query].relevant.as_slice())
                 .collect();
-            let ranks = self.ranks(subject, own, queries, &batch, &relevant);
+            let ranks = self.ranks(subject, own, queries, states, &batch, &relevant);
             for ((Measured { query, .. }, relevant), ranks) in
                 batch.into_iter().zip(relevant).zip(ranks)
             {
@@ -236,14 +241,15 @@ impl Suite {
     fn ranks(
         &self,
         subject: &Subject,
-        own: &Encoding,
+        own: &QueryEncoder,
         queries: &ProbeQueries,
+        states: &EncodedQueries,
         batch: &[Measured],
         of: &[&[u32]],
     ) -> Vec<Vec<u32>> {
         let model = subject.model;
         let batch: Vec<usize> = batch.iter().map(|found| found.query).collect();
-        let states = queries.own.of(own, &queries.questions, &batch);
+        let states = states.own.of(own, &queries.questions, &batch);
         let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap)); // [batch, d_model]
         let docids = model.docid_logits(output.clone()); // [batch, documents]
         let vocabulary = self.options.vocabulary;
@@ -261,8 +267,9 @@ impl Suite {
     fn choose(
         &self,
         subject: &Subject,
-        own: &Encoding,
+        own: &QueryEncoder,
         queries: &mut ProbeQueries,
+        states: &EncodedQueries,
         targets: &[(Measured, u32)],
     ) -> Result<Vec<(Measured, u32)>, ProbeError> {
         let set = || queries.name.clone();
@@ -272,7 +279,7 @@ impl Suite {
         };
         let correct = || targets.iter().filter(|(_, rank)| *rank == 1).copied();
         let measured: Vec<(Measured, u32)> = match (&queries.expected, self.options.over) {
-            (Some(expected), _) => self.named(subject, own, queries, &expected.measured),
+            (Some(expected), _) => self.named(subject, own, queries, states, &expected.measured),
             (None, Over::Correct) => correct().collect(),
             (None, Over::All) => targets.to_vec(),
         };
@@ -289,8 +296,9 @@ impl Suite {
     fn named(
         &self,
         subject: &Subject,
-        own: &Encoding,
+        own: &QueryEncoder,
         queries: &ProbeQueries,
+        states: &EncodedQueries,
         named: &[Measured],
     ) -> Vec<(Measured, u32)> {
         let place: HashMap<Measured, usize> =
@@ -299,7 +307,7 @@ impl Suite {
         for batch in queries.batches(named.to_vec(), self.options.batch_size) {
             let of: Vec<&[u32]> =
                 batch.iter().map(|found| std::slice::from_ref(&found.target)).collect();
-            let ranks = self.ranks(subject, own, queries, &batch, &of);
+            let ranks = self.ranks(subject, own, queries, states, &batch, &of);
             ranked.extend(batch.iter().copied().zip(ranks.into_iter().flatten()));
         }
         ranked.sort_by_key(|(found, _)| place.get(found).copied());

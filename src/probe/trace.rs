@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::component::Component;
+use crate::component::{ByComponent, Component};
 use crate::t5::{Attention, EncoderStates, Hook, Pass, Site, Stack, T5, Tap};
 
 /// The activations of one pass with the start token, without intervention.
@@ -23,14 +23,15 @@ pub(super) struct LayerTrace {
     /// After cross-attention: what the MLP reads.
     pub residual_mid_cross: Tensor<2>,
     pub residual_post: Tensor<2>,
-    /// Components' outputs as they are added to the residual stream, in [`Component::ALL`]'s order.
-    pub outputs: [Tensor<2>; 3],
+    /// Components' outputs as they are added to the residual stream.
+    pub outputs: ByComponent<Tensor<2>>,
     /// Before the activation of the MLP (the gate's, in gated models): `[batch, d_ff]`.
     pub mlp_pre: Tensor<2>,
     /// Cross-attention's scores, masked: `[batch, heads, source]`.
     pub scores: Tensor<3>,
-    /// Weighted values before the output matrix, `[batch, heads, d_kv]`: self-attention's and cross-attention's.
-    pub mixed: [Tensor<3>; 2],
+    /// Attentions' weighted values before the output matrix, `[batch, heads, d_kv]`; an MLP has none, its tensor is
+    /// empty.
+    pub mixed: ByComponent<Tensor<3>>,
 }
 
 impl Trace {
@@ -46,7 +47,7 @@ impl Trace {
 
     /// A component's output, `[batch, d_model]`.
     pub fn output_of(&self, layer: usize, component: Component) -> &Tensor<2> {
-        &self.layers[layer].outputs[component as usize]
+        &self.layers[layer].outputs[component]
     }
 }
 
@@ -58,10 +59,10 @@ impl LayerTrace {
             residual_mid: nothing.clone(),
             residual_mid_cross: nothing.clone(),
             residual_post: nothing.clone(),
-            outputs: [nothing.clone(), nothing.clone(), nothing.clone()],
+            outputs: ByComponent::new(|_| nothing.clone()),
             mlp_pre: nothing,
             scores: heads.clone(),
-            mixed: [heads.clone(), heads],
+            mixed: ByComponent::new(|_| heads.clone()),
         }
     }
 
@@ -72,9 +73,9 @@ impl LayerTrace {
             Hook::ResidualMid => &mut self.residual_mid,
             Hook::ResidualMidCross => &mut self.residual_mid_cross,
             Hook::ResidualPost => &mut self.residual_post,
-            Hook::AttentionOut => &mut self.outputs[0],
-            Hook::CrossAttentionOut => &mut self.outputs[1],
-            Hook::MlpOut => &mut self.outputs[2],
+            Hook::AttentionOut => &mut self.outputs[Component::SelfAttention],
+            Hook::CrossAttentionOut => &mut self.outputs[Component::CrossAttention],
+            Hook::MlpOut => &mut self.outputs[Component::Mlp],
             Hook::MlpPre => &mut self.mlp_pre,
             _ => return None,
         })
@@ -113,10 +114,20 @@ impl Tap for Trace {
             // [batch, heads, 1, source] -> [batch, heads, source]
             Hook::Scores(_) => layer.scores = value.clone().squeeze_dim(2),
             // [batch, 1, heads, d_kv] -> [batch, heads, d_kv]
-            Hook::Mixed(kind) => layer.mixed[kind as usize] = value.clone().squeeze_dim(1),
+            Hook::Mixed(attention) => {
+                layer.mixed[component_of(attention)] = value.clone().squeeze_dim(1);
+            }
             _ => {}
         }
         value
+    }
+}
+
+/// The component that an attention is.
+fn component_of(attention: Attention) -> Component {
+    match attention {
+        Attention::SelfAttention => Component::SelfAttention,
+        Attention::CrossAttention => Component::CrossAttention,
     }
 }
 

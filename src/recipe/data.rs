@@ -8,7 +8,7 @@ use super::ranges::{POSITIVE, positive};
 use super::reader::Section;
 use crate::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem};
 use crate::docid::RowInit;
-use crate::task::{Task, TaskOptions};
+use crate::task::{Encoding, Task, TaskOptions};
 
 /// `[corpus]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -140,9 +140,12 @@ impl TaskSection {
 
     /// How the corpus becomes examples.
     pub fn options(&self) -> TaskOptions {
-        TaskOptions {
-            tasks: self.tasks.clone(),
-            ratio: self.ratio,
+        TaskOptions { tasks: self.tasks.clone(), ratio: self.ratio, encoding: self.encoding() }
+    }
+
+    /// How documents and queries become tokens.
+    pub fn encoding(&self) -> Encoding {
+        Encoding {
             document_tokens: self.document_tokens,
             query_tokens: self.query_tokens,
             indexing_prefix: self.indexing_prefix.clone(),

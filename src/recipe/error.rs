@@ -6,18 +6,18 @@ use thiserror::Error;
 
 /// Where a key was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum KeyOrigin {
     /// In the file, on this line (from 1).
     Line(usize),
     /// As `key=value` on the command line.
     CommandLine,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for KeyOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Line(line) => write!(formatter, "line {line}"),
-            Place::CommandLine => formatter.write_str("command line"),
+            KeyOrigin::Line(line) => write!(formatter, "line {line}"),
+            KeyOrigin::CommandLine => formatter.write_str("command line"),
         }
     }
 }
@@ -26,7 +26,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `None` for a key that is missing, and for a file that cannot be read.
-    pub place: Option<Place>,
+    pub place: Option<KeyOrigin>,
     /// The dotted key; empty when the text is no TOML.
     pub key: String,
     /// The value found, as TOML.

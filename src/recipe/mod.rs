@@ -23,7 +23,7 @@ use serde::Serialize;
 
 pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
-pub use error::{Place, Problem, RecipeErrors};
+pub use error::{KeyOrigin, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
 pub use probes::{Every, OwnSchedule, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};

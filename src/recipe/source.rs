@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::error::{Place, Problem};
+use super::error::{KeyOrigin, Problem};
 use crate::nearest::nearest;
 
 /// The keys and values of a recipe before anything is known about them.
@@ -13,7 +13,7 @@ use crate::nearest::nearest;
 pub(super) struct Source {
     pub(super) table: Table,
     /// By dotted key.
-    places: HashMap<String, Place>,
+    places: HashMap<String, KeyOrigin>,
     /// The text of overrides by dotted key: what looks like a number may be asked for as a text.
     texts: HashMap<String, String>,
 }
@@ -28,7 +28,7 @@ impl Source {
         let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
         let line = |offset: usize| 1 + ends.partition_point(|end| *end < offset);
         let problem = |error: &toml::de::Error| Problem {
-            place: error.span().map(|span| Place::Line(line(span.start))),
+            place: error.span().map(|span| KeyOrigin::Line(line(span.start))),
             key: String::new(),
             found: None,
             message: error.message().replace('\n', "; "),
@@ -51,7 +51,7 @@ impl Source {
             if let DeValue::Table(table) = value.get_ref() {
                 self.note_lines(&path, table, line);
             }
-            let place = Place::Line(line(key.span().start));
+            let place = KeyOrigin::Line(line(key.span().start));
             self.places.insert(path, place);
         }
     }
@@ -85,7 +85,7 @@ impl Source {
             Some(text) => {
                 let value = text.parse().unwrap_or_else(|_| Value::String(text.to_owned()));
                 table.insert((*last).to_owned(), value);
-                self.places.insert(key.clone(), Place::CommandLine);
+                self.places.insert(key.clone(), KeyOrigin::CommandLine);
                 self.texts.insert(key, text.to_owned());
             }
             None if table.remove(*last).is_none() => {
@@ -103,7 +103,7 @@ impl Source {
     }
 
     /// Where `key` was given: itself or, for a part of an inline table, what holds it.
-    pub(super) fn place(&self, key: &str) -> Option<Place> {
+    pub(super) fn place(&self, key: &str) -> Option<KeyOrigin> {
         let found = self.places.get(key).copied();
         found.or_else(|| self.place(key.rsplit_once('.')?.0))
     }
@@ -127,5 +127,5 @@ pub(super) fn join(path: &str, key: &str) -> String {
 }
 
 fn refused(key: &str, message: String) -> Problem {
-    Problem { place: Some(Place::CommandLine), key: key.to_owned(), found: None, message }
+    Problem { place: Some(KeyOrigin::CommandLine), key: key.to_owned(), found: None, message }
 }

@@ -53,7 +53,7 @@ fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
         .into_iter()
         .map(|(title, value)| {
             let header = ["layer", "stage"].into_iter().chain(Component::ALL.map(Component::name));
-            let mut rows = Rows::default();
+            let mut rows = KeyedRows::default();
             for entry in &result.contributions {
                 let key = vec![entry.layer.to_string(), entry.stage.to_string()];
                 rows.add(key, number(value(entry), 3));
@@ -63,7 +63,7 @@ fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
         .collect();
     if !result.priming.is_empty() {
         let mut header = vec!["layer".to_owned(), "component".to_owned()];
-        let mut rows = Rows::default();
+        let mut rows = KeyedRows::default();
         for entry in &result.priming {
             let column = format!("MLP {}", entry.mlp_layer);
             if !header.contains(&column) {
@@ -88,7 +88,7 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
             let title = format!("{figure} of the relevant docid among {among}, read off early");
             let header =
                 words(["layer", "stage"]).chain(LensSite::ALL.iter().map(|site| site.to_string()));
-            let mut rows = Rows::default();
+            let mut rows = KeyedRows::default();
             for site in &result.sites {
                 let key = vec![site.layer.to_string(), site.stage.to_string()];
                 rows.add(key, number(value(&site.ranks), 1));
@@ -100,7 +100,7 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
     let header = words(["layer", "stage"]).chain(
         TokenGroup::ALL.iter().flat_map(|group| figures.map(|figure| format!("{group} {figure}"))),
     );
-    let mut rows = Rows::default();
+    let mut rows = KeyedRows::default();
     for PopulationRanks { layer, stage, mean, median, best, worst, .. } in &result.populations {
         for value in [mean, median, best, worst] {
             rows.add(vec![layer.to_string(), stage.to_string()], number(*value, 1));
@@ -351,11 +351,11 @@ fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
 
 /// Rows that grow by a value at a time, under the key that they begin with.
 #[derive(Default)]
-struct Rows {
+struct KeyedRows {
     rows: Vec<(Vec<String>, Vec<String>)>,
 }
 
-impl Rows {
+impl KeyedRows {
     /// Adds a value to the row of `key`; values of one row come one after another.
     fn add(&mut self, key: Vec<String>, value: String) {
         match self.rows.last_mut() {

@@ -31,7 +31,7 @@ pub struct QuerySet {
 
 /// Queries of a set that have metrics of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum QuerySubset {
     /// All of them.
     All,
     /// Those with a relevant document that had a training query.
@@ -167,15 +167,15 @@ impl QuerySet {
     }
 
     /// The rankings that an evaluation of the set has metrics of, each by its name: a part without a query has none.
-    pub fn rankings(&self) -> Vec<(String, Part)> {
+    pub fn rankings(&self) -> Vec<(String, QuerySubset)> {
         // A query without a relevant document cannot be judged.
         let is_judged = |index: &usize| !self.questions[*index].relevant.is_empty();
         let judged = || (0..self.questions.len()).filter(is_judged);
         let is_seen = |index: usize| self.seen.as_ref().map(|seen| seen[index]);
         let parts = [
-            (Part::Seen, judged().any(|index| is_seen(index) == Some(true))),
-            (Part::Unseen, judged().any(|index| is_seen(index) == Some(false))),
-            (Part::All, judged().next().is_some()),
+            (QuerySubset::Seen, judged().any(|index| is_seen(index) == Some(true))),
+            (QuerySubset::Unseen, judged().any(|index| is_seen(index) == Some(false))),
+            (QuerySubset::All, judged().next().is_some()),
         ];
         let there = parts.into_iter().filter(|(_, is_there)| *is_there);
         there.map(|(part, _)| (names::of_part(&self.name, part), part)).collect()
@@ -250,11 +250,11 @@ impl QuerySet {
 
 impl Evaluated {
     /// The metrics of one part of the queries.
-    pub fn part(&self, part: Part) -> Option<&Metrics> {
+    pub fn part(&self, part: QuerySubset) -> Option<&Metrics> {
         match part {
-            Part::All => self.all.as_ref(),
-            Part::Seen => self.seen.as_ref(),
-            Part::Unseen => self.unseen.as_ref(),
+            QuerySubset::All => self.all.as_ref(),
+            QuerySubset::Seen => self.seen.as_ref(),
+            QuerySubset::Unseen => self.unseen.as_ref(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Ranking documents for queries, and what the ranks amount to: metrics, TREC run files, correct queries.
 
+mod best;
 pub mod evaluation;
 pub mod measure;
 pub mod metrics;

@@ -1,10 +1,9 @@
 //! Ranks documents for queries: one pass of the model, ranks counted on the device, nothing kept.
 
-use std::cmp::Ordering;
-
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::best::best_documents;
 use super::ties::{DocidOrder, Ties};
 use crate::choice::choice;
 use crate::device::is_host;
@@ -339,46 +338,6 @@ fn target_logits(docids: &Tensor<2>, relevant: &[&[u32]], place: usize) -> Tenso
     let rows: Vec<i32> = of_place(relevant, place).map(|docid| docid as i32).collect();
     let rows = TensorData::new(rows, [relevant.len(), 1]);
     docids.clone().gather(1, Tensor::<2, Int>::from_data(rows, &docids.device()))
-}
-
-/// The `depth` highest of each row, best first: equal logits in `order`, NaN last.
-fn best_documents(
-    logits: Tensor<2>,
-    order: &DocidOrder,
-    depth: usize,
-    rows: usize,
-) -> Vec<Vec<(u32, f32)>> {
-    let [_, documents] = logits.dims();
-    let depth = depth.min(documents);
-    if depth == 0 {
-        return vec![Vec::new(); rows];
-    }
-    let data = logits.into_data();
-    let values: &[f32] = data.as_slice().unwrap_or_else(|_| unreachable!("logits are f32"));
-    let places = order.places();
-    values
-        .par_chunks(documents)
-        .map(|row| {
-            let better = |&a: &u32, &b: &u32| {
-                let (a, b) = (a as usize, b as usize);
-                descending(row[a], row[b]).then_with(|| places[a].cmp(&places[b]))
-            };
-            let mut order: Vec<u32> = (0..documents as u32).collect();
-            // Linear in the documents; only what is asked for is sorted.
-            if depth < documents {
-                order.select_nth_unstable_by(depth - 1, better);
-                order.truncate(depth);
-            }
-            order.sort_unstable_by(better);
-            order.into_iter().map(|document| (document, row[document as usize])).collect()
-        })
-        .collect()
-}
-
-/// The order of two scores, the higher first and NaN last. Zeros of both signs are equal, as they are to whoever reads
-/// a run file.
-fn descending(a: f32, b: f32) -> Ordering {
-    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 #[cfg(test)]

@@ -244,12 +244,12 @@ fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileErr
 }
 
 /// Where a line stands, for the errors of its fields.
-struct Place<'a> {
+struct LineLocation<'a> {
     path: &'a Path,
     line: usize,
 }
 
-impl Place<'_> {
+impl LineLocation<'_> {
     fn error(&self, field: &'static str, found: &str, expected: &'static str) -> RunFileError {
         RunFileError::Line {
             path: self.path.to_path_buf(),
@@ -276,7 +276,7 @@ impl Place<'_> {
 fn read_lines<T, const FIELDS: usize>(
     path: &Path,
     expected: &'static str,
-    parse: impl Fn(&Place, [&str; FIELDS]) -> Result<T, RunFileError>,
+    parse: impl Fn(&LineLocation, [&str; FIELDS]) -> Result<T, RunFileError>,
 ) -> Result<Vec<T>, RunFileError> {
     let mut reader = BufReader::new(File::open(path).map_err(FileError::new("read", path))?);
     let mut lines = Vec::new();
@@ -287,7 +287,7 @@ fn read_lines<T, const FIELDS: usize>(
         if read.map_err(FileError::new("read", path))? == 0 {
             break;
         }
-        let place = Place { path, line };
+        let place = LineLocation { path, line };
         let text = str::from_utf8(&bytes).map_err(|_| {
             let found = String::from_utf8_lossy(&bytes);
             place.error("the line", found.trim_end(), "text in UTF-8")

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::config::T5Config;
 use super::layers::{Linear, RmsNorm, empty};
-use super::pass::{Pass, Place};
+use super::pass::{LayerContext, Pass};
 use super::tap::{Attention, Hook};
 use crate::ops::{
     AbsorbedAttention, SelfAttention, absorbed_attention, absorbed_scores, absorbed_values,
@@ -52,7 +52,7 @@ impl AttentionBlock {
         &self,
         x: Tensor<2>,
         bias: impl FnOnce() -> Bias,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const SELF: Attention = Attention::SelfAttention;
@@ -92,7 +92,7 @@ impl AttentionBlock {
         x: Tensor<2>,
         states: Tensor<2>,
         mask: Option<Tensor<4>>,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const CROSS: Attention = Attention::CrossAttention;
@@ -126,14 +126,14 @@ impl AttentionBlock {
         &self,
         mixed: Tensor<2>,
         kind: Attention,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         merge_heads(pass.heads(at, Hook::Mixed(kind), split_heads(mixed, at.batch, self.heads)))
     }
 
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
-    fn only_value(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
+    fn only_value(&self, x: Tensor<2>, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         const SELF: Attention = Attention::SelfAttention;
         let value = split_heads(self.value.forward(x, pass.precision), at.batch, self.heads); // [batch, 1, heads, d_kv]
         let value = pass.heads(at, Hook::Value(SELF), value);
@@ -151,7 +151,7 @@ impl AttentionBlock {
         target: Tensor<2>,
         states: Tensor<2>,
         mask: Option<Tensor<4>>,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         const CROSS: Attention = Attention::CrossAttention;
@@ -172,7 +172,7 @@ impl AttentionBlock {
         sources: Tensor<2>,
         bias: Option<Tensor<4>>,
         kind: Attention,
-        at: Place,
+        at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
         let split = |rows| split_heads(rows, at.batch, self.heads);
@@ -213,7 +213,7 @@ fn pattern(
     scores: Tensor<4>,
     bias: Option<Tensor<4>>,
     kind: Attention,
-    at: Place,
+    at: LayerContext,
     pass: &mut Pass,
 ) -> Tensor<4> {
     let scores = match bias {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::T5;
 use super::weights::{Origin, WeightsError, fill_some, hollow, parameters_where};
+use crate::component::ParameterPlace;
 
 /// What a T5 has let go of: its encoder, and its decoder's layers before one.
 #[derive(Debug, Clone)]
@@ -14,7 +15,7 @@ pub struct Gone {
 }
 
 impl Gone {
-    /// Whether the parameter with this dotted name (without `t5.`) is among it.
+    /// Whether the parameter with this dotted name is among it.
     pub fn includes(&self, name: &str) -> bool {
         comes_before(self.layer, name)
     }
@@ -88,13 +89,6 @@ impl T5 {
     }
 }
 
-/// Whether the parameter with this dotted name (without `t5.`) is of the encoder, or of the decoder's layers before
-/// `layer`.
-pub fn comes_before(layer: usize, name: &str) -> bool {
-    let mut parts = name.split('.');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("encoder"), ..) => true,
-        (Some("decoder"), Some("layers"), Some(at)) => at.parse().is_ok_and(|at: usize| at < layer),
-        _ => false,
-    }
+fn comes_before(layer: usize, name: &str) -> bool {
+    ParameterPlace::of(name).is_some_and(|place| place.comes_before(layer))
 }

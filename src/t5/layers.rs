@@ -9,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::config::{FeedForward, T5Config};
-use super::pass::{Pass, Place};
+use super::pass::{LayerContext, Pass};
 use super::tap::Hook;
 use crate::device::Precision;
 use crate::ops::{WeightLayout, gated_gelu, linear, relu, rms_norm};
@@ -117,7 +117,7 @@ impl Mlp {
     }
 
     /// What is added to the residual stream: `[rows, d_model] -> [rows, d_model]`
-    pub(super) fn forward(&self, x: Tensor<2>, at: Place, pass: &mut Pass) -> Tensor<2> {
+    pub(super) fn forward(&self, x: Tensor<2>, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         let precision = pass.precision;
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));
         let hidden = match &self.gate {

@@ -15,7 +15,7 @@ pub mod weights;
 pub use crate::ops::{Dropout, Head, Logits};
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub use config::{ConfigError, FeedForward, T5Config};
-pub use gone::{Gone, comes_before};
+pub use gone::Gone;
 pub use layers::{Embedding, Linear, Mlp, RmsNorm};
 pub use model::{GenirModel, T5};
 pub use pass::Pass;
@@ -23,4 +23,6 @@ pub use stack::{
     Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padded_length,
     padding_mask,
 };
-pub use tap::{Attention, Hook, NoTap, Site, Stack, Tap};
+pub use tap::{Attention, Hook, NoTap, Site, Tap};
+
+pub use crate::component::Stack;

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
-use super::tap::{Hook, Site, Stack, Tap};
+use super::tap::{Hook, Site, Tap};
+use crate::component::Stack;
 use crate::device::Precision;
 use crate::ops::Dropout;
 
@@ -48,7 +49,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether the tap wants one of these activations.
-    pub(super) fn wants_any(&self, at: Place, hooks: &[Hook]) -> bool {
+    pub(super) fn wants_any(&self, at: LayerContext, hooks: &[Hook]) -> bool {
         hooks.iter().any(|&hook| self.tap.wants(at.site(hook)))
     }
 
@@ -56,7 +57,7 @@ impl<'a> Pass<'a> {
     /// makes of its input `x` of the same shape.
     pub(super) fn output_of(
         &mut self,
-        at: Place,
+        at: LayerContext,
         hook: Hook,
         x: Tensor<2>,
         component: impl FnOnce(Tensor<2>, &mut Self) -> Tensor<2>,
@@ -69,7 +70,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Passes rows `[batch * position, width]` to the tap as `[batch, position, width]`, if it wants them.
-    pub(super) fn stream(&mut self, at: Place, hook: Hook, rows: Tensor<2>) -> Tensor<2> {
+    pub(super) fn stream(&mut self, at: LayerContext, hook: Hook, rows: Tensor<2>) -> Tensor<2> {
         let site = at.site(hook);
         if !self.tap.wants(site) {
             return rows;
@@ -80,7 +81,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Passes a rank-4 activation to the tap, if it wants it.
-    pub(super) fn heads(&mut self, at: Place, hook: Hook, value: Tensor<4>) -> Tensor<4> {
+    pub(super) fn heads(&mut self, at: LayerContext, hook: Hook, value: Tensor<4>) -> Tensor<4> {
         let site = at.site(hook);
         if self.tap.wants(site) { self.tap.heads(site, value) } else { value }
     }
@@ -88,13 +89,13 @@ impl<'a> Pass<'a> {
 
 /// Where in the model a pass is, and how many examples it carries.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct LayerContext {
     pub stack: Stack,
     pub layer: usize,
     pub batch: usize,
 }
 
-impl Place {
+impl LayerContext {
     pub fn site(self, hook: Hook) -> Site {
         Site { stack: self.stack, layer: self.layer, hook }
     }

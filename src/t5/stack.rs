@@ -8,8 +8,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::attention::{AttentionBlock, Bias, RelativeBias};
 use super::config::T5Config;
 use super::layers::{Mlp, RmsNorm};
-use super::pass::{Pass, Place};
-use super::tap::{Hook, Stack};
+use super::pass::{LayerContext, Pass};
+use super::tap::Hook;
+use crate::component::Stack;
 use crate::device::length_step;
 
 /// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.
@@ -125,12 +126,12 @@ impl Encoder {
         pass: &mut Pass,
     ) -> EncoderStates {
         let length = embeddings.dims()[0] / batch;
-        let start = Place { stack: Stack::Encoder, layer: 0, batch };
+        let start = LayerContext { stack: Stack::Encoder, layer: 0, batch };
         let bias = Bias { position: self.relative_bias.forward(length), mask: mask.clone() };
         let embeddings = pass.stream(start, Hook::Embed, embeddings);
         let mut x = pass.dropout(embeddings); // [batch * length, d_model]
         for (layer, block) in self.layers.iter().enumerate() {
-            let at = Place { layer, ..start };
+            let at = LayerContext { layer, ..start };
             x = pass.stream(at, Hook::ResidualPre, x);
             x = x.clone()
                 + pass.output_of(at, Hook::AttentionOut, x, |x, pass| {
@@ -191,7 +192,7 @@ impl Decoder {
         states: &EncoderStates,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        let start = Place { stack: Stack::Decoder, layer: 0, batch: states.batch };
+        let start = LayerContext { stack: Stack::Decoder, layer: 0, batch: states.batch };
         let embeddings = pass.stream(start, Hook::Embed, embeddings);
         let x = pass.dropout(embeddings); // [batch * target, d_model]
         self.forward_from(0, x, mask, states, pass)
@@ -208,7 +209,7 @@ impl Decoder {
     ) -> Tensor<2> {
         let x = self.through(first..self.layers.len(), x, mask, states, pass);
         let x = pass.dropout(self.final_norm.forward(x));
-        let end = Place { stack: Stack::Decoder, layer: 0, batch: states.batch };
+        let end = LayerContext { stack: Stack::Decoder, layer: 0, batch: states.batch };
         pass.stream(end, Hook::Final, x)
     }
 
@@ -227,7 +228,7 @@ impl Decoder {
         let mut bias = None;
         for layer in layers {
             let block = &self.layers[layer];
-            let at = Place { stack: Stack::Decoder, layer, batch };
+            let at = LayerContext { stack: Stack::Decoder, layer, batch };
             x = pass.stream(at, Hook::ResidualPre, x);
             let bias = || bias.get_or_insert_with(|| self.causal_bias(target, &mask)).clone();
             x = x.clone()

@@ -7,23 +7,7 @@ use std::fmt;
 
 use burn::tensor::Tensor;
 
-/// Encoder or decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stack {
-    /// The encoder.
-    Encoder,
-    /// The decoder.
-    Decoder,
-}
-
-impl fmt::Display for Stack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stack::Encoder => "encoder",
-            Stack::Decoder => "decoder",
-        })
-    }
-}
+use crate::component::Stack;
 
 /// What is read or replaced at a site.
 ///

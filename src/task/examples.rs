@@ -45,11 +45,7 @@ impl Examples {
         }
         let mut examples = Self::default();
         if options.tasks.contains(&Task::Indexing) {
-            let encoding = EncodeOptions {
-                max_tokens: options.document_tokens,
-                prefix: options.indexing_prefix.clone(),
-                lowercase: options.lowercase,
-            };
+            let encoding = options.encoding.documents();
             let documents: Vec<Source> = (0..)
                 .zip(&corpus.documents)
                 .flat_map(|(row, document)| {
@@ -60,11 +56,7 @@ impl Examples {
             examples.indexing = examples.texts.len();
         }
         if options.tasks.contains(&Task::Retrieval) {
-            let encoding = EncodeOptions {
-                max_tokens: options.query_tokens,
-                prefix: options.retrieval_prefix.clone(),
-                lowercase: options.lowercase,
-            };
+            let encoding = options.encoding.queries();
             let queries: Vec<Source> = corpus
                 .train
                 .iter()

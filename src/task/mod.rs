@@ -1,7 +1,9 @@
 //! The two training tasks: examples, their mixture, how an epoch is divided, the sampler and its batches.
 
+use serde::{Deserialize, Serialize};
+
 use crate::choice::choice;
-use crate::docid::TokenizerError;
+use crate::docid::{EncodeOptions, TokenizerError};
 
 mod batch;
 mod epochs;
@@ -33,6 +35,20 @@ pub struct TaskOptions {
     pub tasks: Vec<Task>,
     /// Indexing examples per retrieval example, see [`Mixture`]; `None`: every example once an epoch.
     pub ratio: Option<f64>,
+    /// How the texts become tokens.
+    pub encoding: Encoding,
+}
+
+impl Default for TaskOptions {
+    /// The paper's: both tasks, ratio 32.
+    fn default() -> Self {
+        Self { tasks: Task::ALL.to_vec(), ratio: Some(32.0), encoding: Encoding::default() }
+    }
+}
+
+/// How documents and queries become tokens, in training and by a checkpoint's manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encoding {
     /// The most tokens of a document, `</s>` included.
     pub document_tokens: usize,
     /// The most tokens of a query, `</s>` included.
@@ -41,16 +57,34 @@ pub struct TaskOptions {
     pub indexing_prefix: String,
     /// Put in front of every query, as it is.
     pub retrieval_prefix: String,
-    /// Lower-case documents and queries.
+    /// Whether documents and queries are lower-cased.
     pub lowercase: bool,
 }
 
-impl Default for TaskOptions {
-    /// The paper's: both tasks, ratio 32, 32 tokens.
+impl Encoding {
+    /// How queries are encoded.
+    pub fn queries(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_tokens: self.query_tokens,
+            prefix: self.retrieval_prefix.clone(),
+            lowercase: self.lowercase,
+        }
+    }
+
+    /// How documents are encoded.
+    pub fn documents(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_tokens: self.document_tokens,
+            prefix: self.indexing_prefix.clone(),
+            lowercase: self.lowercase,
+        }
+    }
+}
+
+impl Default for Encoding {
+    /// The paper's: 32 tokens, nothing in front.
     fn default() -> Self {
         Self {
-            tasks: Task::ALL.to_vec(),
-            ratio: Some(32.0),
             document_tokens: 32,
             query_tokens: 32,
             indexing_prefix: String::new(),

@@ -27,7 +27,7 @@ pub use base::{Base, DocidSources, OpenBaseError, name_of_base};
 pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
 pub use costs::{Costs, Phase};
 pub use memory::MemoryEstimate;
-pub use optimizer::{Optimizer, Updated};
+pub use optimizer::{Optimizer, UpdateError, Updated};
 pub use plan::Plan;
 pub use plan_error::{PlanError, PlanErrors};
 pub use probe_base::ProbeBase;

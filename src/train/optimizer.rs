@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::{AdafactorState, AdamWState, DynState, GradientsParams, Optimizer as Rule};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
+use thiserror::Error;
 
 use super::adafactor::Adafactor;
 use super::adamw::{AdamW, floats};
+use crate::component::{MapParameter, VisitParameter, map_parameters, visit_parameters};
 use crate::device::is_host;
 use crate::kernel;
 use crate::recipe;
@@ -40,6 +42,14 @@ enum UpdateRule {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Updated {
     /// Norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+}
+
+/// Why nothing was updated.
+#[derive(Debug, Clone, Copy, PartialEq, Error)]
+#[error("the norm of the gradients is {gradient_norm}")]
+pub struct UpdateError {
+    /// Norm of all gradients together: infinite or NaN.
     pub gradient_norm: f64,
 }
 
@@ -88,18 +98,18 @@ impl Optimizer {
     /// Updates every parameter of `module` that has a gradient.
     ///
     /// # Errors
-    /// The norm, when it is not finite; the module is then returned as it was.
+    /// The gradients are not finite; the module is then returned as it was.
     pub fn step<M: Module>(
         &mut self,
         module: M,
         mut gradients: GradientsParams,
         learning_rate: f64,
-    ) -> (M, Result<Updated, f64>) {
+    ) -> (M, Result<Updated, UpdateError>) {
         let mut norm = NormOf { gradients: &mut gradients, on_host: 0.0, on_device: None };
-        module.visit(&mut norm);
+        visit_parameters(&module, &mut norm);
         let gradient_norm = norm.value();
         if !gradient_norm.is_finite() {
-            return (module, Err(gradient_norm));
+            return (module, Err(UpdateError { gradient_norm }));
         }
         // As torch.nn.utils.clip_grad_norm_ has it.
         let scale = match self.clip_norm {
@@ -110,11 +120,10 @@ impl Optimizer {
             rule: &self.rule,
             states: &mut self.states,
             gradients: &mut gradients,
-            path: Vec::new(),
             learning_rate,
             scale,
         };
-        (module.map(&mut apply), Ok(Updated { gradient_norm }))
+        (map_parameters(module, &mut apply), Ok(Updated { gradient_norm }))
     }
 }
 
@@ -133,8 +142,8 @@ impl NormOf<'_> {
     }
 }
 
-impl ModuleVisitor for NormOf<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl VisitParameter for NormOf<'_> {
+    fn visit<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
         // Taken out and put back: a tensor with one owner gives its data without a copy.
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return };
         let gradient = if is_host(&gradient.device()) {
@@ -167,27 +176,17 @@ struct Apply<'a> {
     rule: &'a UpdateRule,
     states: &'a mut BTreeMap<String, State>,
     gradients: &'a mut GradientsParams,
-    path: Vec<String>,
     learning_rate: f64,
     scale: f64,
 }
 
-impl ModuleMapper for Apply<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+impl MapParameter for Apply<'_> {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(gradient) = self.gradients.remove::<D>(param.id) else {
             return param;
         };
         let (id, tensor, mapper) = param.consume();
-        let name = self.path.join(".");
-        let state = self.states.remove(&name);
+        let state = self.states.remove(name);
         let tensor = tensor.inner();
         let (tensor, state) = match self.rule {
             UpdateRule::AdamW(rule) => {
@@ -200,7 +199,7 @@ impl ModuleMapper for Apply<'_> {
             }
         };
         if let Some(state) = state {
-            self.states.insert(name, state);
+            self.states.insert(name.to_owned(), state);
         }
         let tensor = Tensor::from_inner(tensor).require_grad();
         Param::from_mapped_value(id, tensor, mapper)

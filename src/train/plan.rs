@@ -12,7 +12,6 @@ use super::memory::MemoryEstimate;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::checkpoint::Encoding;
 use crate::component::{Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
@@ -331,7 +330,7 @@ impl Plan {
                 Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
             }
             RowInit::Text => {
-                let encoding = Encoding::from(&self.recipe.task.options()).documents();
+                let encoding = self.recipe.task.encoding().documents();
                 // A document's row is the mean over the tokens of all its texts; one without text has `</s>`.
                 let texts: Vec<&str> = self
                     .corpus

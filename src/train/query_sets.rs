@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use crate::checkpoint::Encoding;
 use crate::corpus::{Corpus, Query, Split};
 use crate::docid::{EncodeOptions, TextTokenizer, TokenizerError};
 use crate::recipe::Recipe;
@@ -40,7 +39,7 @@ impl QuerySource<'_> {
 
     /// The queries of a split, or `most` of them that the run's seed draws.
     pub fn of_split(&self, split: Split, most: Option<usize>) -> Result<QuerySet, TokenizerError> {
-        self.encoded(split, most, &Encoding::from(&self.recipe.task.options()).queries())
+        self.encoded(split, most, &self.recipe.task.encoding().queries())
     }
 
     /// The same, cut and padded to `length` tokens that are all attended to, as in the paper's `eval.py`.
@@ -50,7 +49,7 @@ impl QuerySource<'_> {
         most: Option<usize>,
         length: usize,
     ) -> Result<QuerySet, TokenizerError> {
-        let encoding = Encoding::from(&self.recipe.task.options()).queries();
+        let encoding = self.recipe.task.encoding().queries();
         let encoding = EncodeOptions { max_tokens: length, ..encoding };
         let mut set = self.encoded(split, most, &encoding)?;
         set.pad_unmasked(length, self.tokenizer.pad_id());
@@ -72,11 +71,10 @@ impl QuerySource<'_> {
     /// Samples of what was trained on, of each task.
     fn memorised(&self) -> Result<Vec<QuerySet>, TokenizerError> {
         let Self { recipe, corpus, left_out, tokenizer } = *self;
-        let options = recipe.task.options();
         let (seed, most) = (recipe.run.seed, recipe.evaluate.memorisation);
-        let encoding = Encoding::from(&options);
+        let encoding = recipe.task.encoding();
         let mut sets = Vec::new();
-        for &task in &options.tasks {
+        for &task in &recipe.task.tasks {
             let name = names::of_memorisation(task);
             sets.push(match task {
                 Task::Indexing => {

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callback::{Callback, Ending, Moment, Verdict};
 use super::costs::{Costs, Phase};
-use super::optimizer::Optimizer;
+use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::schedule::Schedule;
@@ -180,12 +180,12 @@ impl<'a> Trainer<'a> {
             monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
         };
         let prefix = Prefix::prepare(&frozen, &settings, training, asked, &mut progress);
-        let seconds: f64 = prefix.kept().iter().map(|kept| kept.seconds).sum();
+        let seconds: f64 = prefix.stored().iter().map(|stored| stored.seconds).sum();
         self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
-        for kept in prefix.kept() {
-            monitor.message(&format!("frozen prefix of {kept}"));
+        for stored in prefix.stored() {
+            monitor.message(&format!("frozen prefix of {stored}"));
         }
-        if !prefix.kept().is_empty() {
+        if !prefix.stored().is_empty() {
             monitor.scalars(0, 0.0, &prefix.summary())?;
         }
         Ok(Some(Arc::new(prefix)))
@@ -258,7 +258,9 @@ impl<'a> Trainer<'a> {
                 let metrics = BTreeMap::new();
                 Ok(Step { number: step, loss, learning_rate, gradient_norm, examples, metrics })
             }
-            Err(norm) => Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate)),
+            Err(UpdateError { gradient_norm: norm }) => {
+                Err(self.non_finite(NonFinite::GradientNorm, norm, step, learning_rate))
+            }
         };
         (model, done)
     }

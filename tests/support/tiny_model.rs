@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
-use genir::checkpoint::{Encoding, Manifest};
+use genir::checkpoint::Manifest;
 use genir::docid::DocidVocabulary;
 use genir::t5::weights::{docids_from, initialise, random_rows};
 use genir::t5::{GenirModel, T5Config};
+use genir::task::Encoding;
 
 /// Docids as corpora have them: numbers, words, white space, quotes, many scripts.
 pub const DOCIDS: [&str; 20] = [

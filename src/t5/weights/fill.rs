@@ -1,7 +1,9 @@
-//! Walks a model's parameters by dotted name: filling them, or handing them out.
+//! Fills a model's parameters by dotted name, or hands them out.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
+
+use crate::component::{MapParameter, VisitParameter, map_parameters, visit_parameters};
 
 /// Sets every parameter of `module` to `values(name, shape)` (row-major, as many as the shape holds).
 ///
@@ -20,8 +22,8 @@ pub fn fill_some<M: Module, E>(
     which: impl Fn(&str) -> bool,
     values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
 ) -> Result<M, E> {
-    let mut filler = Filler { path: Vec::new(), which, values, error: None };
-    let module = module.map(&mut filler);
+    let mut filler = Filler { which, values, error: None };
+    let module = map_parameters(module, &mut filler);
     match filler.error {
         Some(error) => Err(error),
         None => Ok(module),
@@ -29,32 +31,22 @@ pub fn fill_some<M: Module, E>(
 }
 
 struct Filler<W, F, E> {
-    path: Vec<String>,
     which: W,
     values: F,
     error: Option<E>,
 }
 
-impl<W, F, E> ModuleMapper for Filler<W, F, E>
+impl<W, F, E> MapParameter for Filler<W, F, E>
 where
     W: Fn(&str) -> bool,
     F: FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
 {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
-        if self.error.is_some() || !(self.which)(&name) {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() || !(self.which)(name) {
             return param;
         }
         let shape = param.dims();
-        match (self.values)(&name, &shape) {
+        match (self.values)(name, &shape) {
             Ok(values) => param.map(|old| {
                 let new = Tensor::from_data(TensorData::new(values, shape), &old.device());
                 new.set_require_grad(old.is_require_grad())
@@ -82,25 +74,14 @@ pub struct Parameter {
 /// Lets go of the values of every parameter that `which` names: it keeps its shape and becomes a view of one NaN, so
 /// that whatever were computed with it would show.
 pub fn hollow<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
-    module.map(&mut Hollower { path: Vec::new(), which })
+    map_parameters(module, &mut Hollower(which))
 }
 
-struct Hollower<W> {
-    path: Vec<String>,
-    which: W,
-}
+struct Hollower<W>(W);
 
-impl<W: Fn(&str) -> bool> ModuleMapper for Hollower<W> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if !(self.which)(&self.path.join(".")) {
+impl<W: Fn(&str) -> bool> MapParameter for Hollower<W> {
+    fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !(self.0)(name) {
             return param;
         }
         param.map(|old| {
@@ -112,27 +93,16 @@ impl<W: Fn(&str) -> bool> ModuleMapper for Hollower<W> {
 
 /// Dotted name and dimensions of every parameter of `module` in the order of its fields; no value is looked at.
 pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
-    let mut measurer = Measurer { path: Vec::new(), shapes: Vec::new() };
-    module.visit(&mut measurer);
-    measurer.shapes
+    let mut measurer = Measurer(Vec::new());
+    visit_parameters(module, &mut measurer);
+    measurer.0
 }
 
-struct Measurer {
-    path: Vec<String>,
-    shapes: Vec<(String, Vec<usize>)>,
-}
+struct Measurer(Vec<(String, Vec<usize>)>);
 
-impl ModuleVisitor for Measurer {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.shapes.push((self.path.join("."), param.dims().to_vec()));
+impl VisitParameter for Measurer {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        self.0.push((name.to_owned(), param.dims().to_vec()));
     }
 }
 
@@ -143,29 +113,19 @@ pub fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
 
 /// As [`parameters`], but only those that `which` names.
 pub fn parameters_where<M: Module>(module: &M, which: impl Fn(&str) -> bool) -> Vec<Parameter> {
-    let mut collector = Collector { path: Vec::new(), which, parameters: Vec::new() };
-    module.visit(&mut collector);
+    let mut collector = Collector { which, parameters: Vec::new() };
+    visit_parameters(module, &mut collector);
     collector.parameters
 }
 
 struct Collector<W> {
-    path: Vec<String>,
     which: W,
     parameters: Vec<Parameter>,
 }
 
-impl<W: Fn(&str) -> bool> ModuleVisitor for Collector<W> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = self.path.join(".");
-        if !(self.which)(&name) {
+impl<W: Fn(&str) -> bool> VisitParameter for Collector<W> {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        if !(self.which)(name) {
             return;
         }
         let tensor = param.val();
@@ -174,7 +134,7 @@ impl<W: Fn(&str) -> bool> ModuleVisitor for Collector<W> {
         let trained = tensor.is_require_grad();
         let rows = shape.iter().product::<usize>() / columns.max(1);
         self.parameters.push(Parameter {
-            name,
+            name: name.to_owned(),
             values: tensor.inner().reshape([rows, columns]),
             shape,
             trained,

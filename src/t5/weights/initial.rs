@@ -2,6 +2,7 @@
 
 use rand_distr::{Distribution, Normal};
 
+use crate::component::{Component, ParameterPlace, Weight};
 use crate::random;
 use crate::t5::T5Config;
 
@@ -25,17 +26,19 @@ pub fn initial(config: &T5Config, seed: u64, name: &str, shape: &[usize]) -> Vec
 /// Standard deviation of an initial weight; none for norms, which start at the factor itself.
 fn deviation(config: &T5Config, name: &str) -> Option<f64> {
     let inverse_root = |size: usize| (size as f64).powf(-0.5);
-    let mut parts = name.rsplit('.').skip(1); // without the closing `weight`
-    let matrix = parts.next().unwrap_or(name);
-    let in_mlp = parts.next() == Some("mlp");
-    let scale = match matrix {
-        "norm" | "final_norm" => return None,
-        "query" => inverse_root(config.d_model * config.d_kv),
-        "key" | "value" | "relative_bias" | "gate" | "input" => inverse_root(config.d_model),
-        "output" if in_mlp => inverse_root(config.d_ff),
-        "output" => inverse_root(config.inner()),
-        // Word, head and docid rows.
-        _ => 1.0,
+    let scale = match ParameterPlace::of(name) {
+        Some(ParameterPlace::FinalNorm(_)) => return None,
+        Some(ParameterPlace::RelativeBias(_)) => inverse_root(config.d_model),
+        Some(ParameterPlace::Layer { component, weight, .. }) => match (weight, component) {
+            (Weight::Norm, _) => return None,
+            (Weight::Query, _) => inverse_root(config.d_model * config.d_kv),
+            (Weight::Key | Weight::Value | Weight::Gate | Weight::Input, _) => {
+                inverse_root(config.d_model)
+            }
+            (Weight::Output, Component::Mlp) => inverse_root(config.d_ff),
+            (Weight::Output, _) => inverse_root(config.inner()),
+        },
+        Some(ParameterPlace::Words | ParameterPlace::Docids | ParameterPlace::Head) | None => 1.0,
     };
     Some(config.initializer_factor * scale)
 }

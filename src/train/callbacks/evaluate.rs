@@ -8,7 +8,7 @@ use burn::module::Module;
 use crate::allocator;
 use crate::prefix::{Prefix, Reading};
 use crate::retrieval::DocidOrder;
-use crate::retrieval::evaluation::{Evaluated, Part, QuerySet, evaluate};
+use crate::retrieval::evaluation::{Evaluated, QuerySet, QuerySubset, evaluate};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
@@ -138,7 +138,7 @@ impl Callback for Evaluate<'_> {
             for (name, part) in &rankings {
                 let Some(metrics) = found.part(*part) else { continue };
                 // Where all queries are of one kind, a part says nothing that the whole does not.
-                if *part == Part::All || rankings.len() == 3 {
+                if *part == QuerySubset::All || rankings.len() == 3 {
                     moment.monitor.evaluation(moment.step, moment.epoch, name, metrics)?;
                 }
                 let named =

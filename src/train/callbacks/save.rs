@@ -6,8 +6,9 @@ use burn::module::Module;
 
 use super::improves;
 use crate::allocator;
-use crate::checkpoint::{self, Contents, Encoding, Manifest};
+use crate::checkpoint::{self, Contents, Manifest};
 use crate::run::RunDirectory;
+use crate::task::Encoding;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
 use crate::train::costs::Phase;
@@ -26,7 +27,7 @@ pub struct Save<'a> {
 impl<'a> Save<'a> {
     /// Saves under the run's `checkpoints/`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
-        let encoding = Encoding::from(&plan.recipe.task.options());
+        let encoding = plan.recipe.task.encoding();
         Self { plan, run, encoding, written: VecDeque::new(), best: None }
     }
 

@@ -102,14 +102,14 @@ impl<'a> Summary<'a> {
             Optimizer::AdamW { weight_decay, .. } => ("adamw", weight_decay),
             Optimizer::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
         };
-        let ratio = recipe.task.options().ratio;
+        let ratio = recipe.task.ratio;
         let ratio = ratio.map_or("none".to_owned(), |ratio| ratio.to_string());
         vec![
             ("corpus.path", text(&recipe.corpus.path)),
             ("model.base", text(&recipe.model.base)),
             ("model.init", text(&recipe.model.init)),
             ("model.dropout", number(self.plan.dropout())),
-            ("task.tasks", Hyperparameter::Text(words(&recipe.task.options().tasks))),
+            ("task.tasks", Hyperparameter::Text(words(&recipe.task.tasks))),
             ("task.ratio", Hyperparameter::Text(ratio)),
             ("docids.rows", text(&recipe.docids.rows)),
             ("trainable.select", Hyperparameter::Text(words(&recipe.trainable.select))),
@@ -132,8 +132,7 @@ impl<'a> Summary<'a> {
     fn metrics(&self) -> Vec<String> {
         let recipe = &self.plan.recipe;
         let splits = recipe.evaluate.splits.iter().map(|&split| split.to_string());
-        let tasks = recipe.task.options().tasks;
-        let memorised = tasks.into_iter().map(names::of_memorisation);
+        let memorised = recipe.task.tasks.iter().copied().map(names::of_memorisation);
         let memorised = memorised.filter(|_| recipe.evaluate.memorisation > 0);
         let rankings: Vec<String> = splits.chain(memorised).collect();
         let metrics = rankings.iter().flat_map(|ranking| {

@@ -10,12 +10,13 @@ use std::fmt;
 
 use super::plan::Plan;
 use crate::allocator::give_back_freed_memory;
+use crate::component::ParameterPlace;
 use crate::device::is_host;
 use crate::prefix::bytes_held;
 use crate::recipe::Optimizer;
 use crate::run::{peak_memory, resident_memory};
-use crate::t5::{GenirModel, comes_before};
-use step::{Batch, Learnt, prefix_made};
+use crate::t5::GenirModel;
+use step::{Learnt, StepSizes, prefix_made};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl MemoryEstimate {
         let (training, asked) = stored(plan);
         let stored = training + asked;
         let made = F32 * prefix_made(config, longest);
-        let step = Batch {
+        let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
             length: longest,
@@ -177,7 +178,7 @@ fn let_go(plan: &Plan) -> usize {
         Some(prefix) if !probed && !read_once => {
             let sizes = GenirModel::parameter_sizes(plan.config(), plan.is_tied(), 1);
             let goes = |name: &str| {
-                name.strip_prefix("t5.").is_some_and(|name| comes_before(prefix.layer(), name))
+                ParameterPlace::of(name).is_some_and(|place| place.comes_before(prefix.layer()))
             };
             sizes.iter().filter(|(name, _)| goes(name)).map(|(_, size)| size).sum()
         }

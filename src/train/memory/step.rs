@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::component::{ParameterPlace, Part, Stack};
+use crate::component::{ParameterPlace, Stack};
 use crate::prefix::BATCH_POSITIONS;
 use crate::t5::{FeedForward, T5Config};
 
@@ -22,29 +22,23 @@ impl Learnt {
         let (mut encoder, mut decoder) = (config.num_layers, config.num_decoder_layers);
         let (mut words, mut docids) = (false, false);
         for place in trained.iter().filter_map(|name| ParameterPlace::of(name)) {
-            let layer = match place.part {
-                Part::SelfAttention(layer) | Part::CrossAttention(layer) | Part::Mlp(layer) => {
-                    layer
-                }
-                Part::RelativeBias => 0,
-                Part::FinalNorm => usize::MAX,
-                Part::Words => {
+            let (stack, layer) = match place {
+                ParameterPlace::Layer { stack, layer, .. } => (stack, layer),
+                ParameterPlace::RelativeBias(stack) => (stack, 0),
+                ParameterPlace::FinalNorm(stack) => (stack, usize::MAX),
+                ParameterPlace::Words => {
                     words = true;
-                    0
+                    (Stack::Encoder, 0)
                 }
-                Part::Docids => {
+                ParameterPlace::Docids => {
                     docids = true;
                     continue;
                 }
-                Part::Head => continue,
+                ParameterPlace::Head => continue,
             };
-            match place.stack {
-                Stack::Encoder => {
-                    encoder = encoder.min(layer);
-                    decoder = 0;
-                }
+            match stack {
+                Stack::Encoder => (encoder, decoder) = (encoder.min(layer), 0),
                 Stack::Decoder => decoder = decoder.min(layer),
-                Stack::Shared => (encoder, decoder) = (0, 0),
             }
         }
         Self { encoder, decoder, words, docids }
@@ -52,7 +46,7 @@ impl Learnt {
 }
 
 /// One batch that goes through the model. All sums below are numbers of floats.
-pub(super) struct Batch<'a> {
+pub(super) struct StepSizes<'a> {
     pub config: &'a T5Config,
     pub examples: usize,
     /// Tokens of each source.
@@ -64,7 +58,7 @@ pub(super) struct Batch<'a> {
     pub fused_loss: bool,
 }
 
-impl Batch<'_> {
+impl StepSizes<'_> {
     /// Kept from the forward pass until the backward pass has used it.
     pub fn kept(&self, learnt: &Learnt) -> usize {
         let encoder = self.config.num_layers - learnt.encoder;

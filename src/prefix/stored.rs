@@ -9,7 +9,7 @@ use crate::component::grouped;
 
 /// What became of one set of texts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
+pub struct StoredPrefix {
     /// What it is called.
     pub name: String,
     /// Distinct texts.
@@ -21,12 +21,12 @@ pub struct Kept {
     /// Seconds that it took to find or compute it.
     pub seconds: f64,
     /// Where it is.
-    pub place: Place,
+    pub storage: PrefixStorage,
 }
 
 /// Where the stored prefix of a set of texts is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum PrefixStorage {
     /// In this file, which was there.
     Reused(PathBuf),
     /// In this file, which this run has written.
@@ -37,24 +37,24 @@ pub enum Place {
     Nowhere(String),
 }
 
-impl Kept {
+impl StoredPrefix {
     /// Whether it was found, not computed.
     pub fn is_reused(&self) -> bool {
-        matches!(self.place, Place::Reused(_))
+        matches!(self.storage, PrefixStorage::Reused(_))
     }
 }
 
-impl fmt::Display for Kept {
+impl fmt::Display for StoredPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, texts, bytes, element, seconds, place } = self;
+        let Self { name, texts, bytes, element, seconds, storage } = self;
         write!(f, "{name}: {} texts, {} {element}; ", grouped(*texts), mebibytes(*bytes))?;
-        match place {
-            Place::Reused(path) => write!(f, "reused from {}", path.display()),
-            Place::Written(path) => {
+        match storage {
+            PrefixStorage::Reused(path) => write!(f, "reused from {}", path.display()),
+            PrefixStorage::Written(path) => {
                 write!(f, "computed once, in {seconds:.1} s, kept in {}", path.display())
             }
-            Place::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
-            Place::Nowhere(why) => write!(f, "computed for each batch: {why}"),
+            PrefixStorage::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
+            PrefixStorage::Nowhere(why) => write!(f, "computed for each batch: {why}"),
         }
     }
 }
