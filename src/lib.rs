@@ -1,5 +1,6 @@
 //! Fine-tuning of generative information retrieval models.
 
+#![warn(missing_docs)]
 // They panic where their reader has gone: verbs print through `cli::output`, all else through `monitor::Console`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 // `clippy.toml` lists what makes files: that is for `files` alone. Tests make what they like.

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use genir::t5::weights::{self, Origin, StoredTensors, initialise, parameters};
 use genir::t5::{GenirModel, NoTap, Pass, T5Config, Tokens};
-use genir::train::{Cadence, Callback, Moment, Plan, TrainError, Verdict};
+use genir::train::{Cadence, Callback, MemoryEstimate, Moment, Plan, TrainError, Verdict};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -157,7 +157,7 @@ fn what_is_predicted_to_go_is_what_goes() {
         let origin = Arc::new(plan.origin().unwrap());
         let layer = plan.frozen_prefix().unwrap().layer();
         let (_, bytes) = plan.base(&plan.device).unwrap().let_go(layer, &origin).unwrap();
-        (plan.memory().let_go, bytes)
+        (MemoryEstimate::of(&plan).let_go, bytes)
     };
     for select in ["restricted", "docids", "decoder"] {
         let (predicted, gone) = goes(&[&format!("trainable.select=[\"{select}\"]")]);

@@ -15,7 +15,7 @@ use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
 use crate::recipe::Init;
 use crate::run::{Environment, NewRun, Overwrite};
-use crate::train::{Plan, Trainer, callbacks};
+use crate::train::{MemoryEstimate, Plan, Trainer, callbacks};
 
 /// Fine-tune a model as a recipe says.
 ///
@@ -72,7 +72,7 @@ impl Train {
 pub(super) fn summary(plan: &Plan) -> String {
     let corpus = &plan.corpus;
     let probes = plan.recipe.probes.as_ref();
-    let memory = plan.memory();
+    let memory = MemoryEstimate::of(plan);
     format!(
         "run       {run}, seed {seed}, device {device}\n\
          corpus    {path}: {documents}; {train} training, {generated} generated, \

@@ -37,9 +37,11 @@ impl fmt::Display for Stack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
+    /// Self-attention.
     SelfAttention,
     /// Of decoder layers only.
     CrossAttention,
+    /// The MLP.
     Mlp,
 }
 

@@ -29,6 +29,7 @@ pub struct Selector {
     text: String,
     /// Whether what it names is taken away from what the selectors before it named.
     pub takes_away: bool,
+    /// What it names.
     pub target: Target,
 }
 
@@ -45,6 +46,7 @@ pub enum Target {
     Single(ParameterPlace),
     /// Parts of the layers of one stack.
     Layered {
+        /// The stack.
         stack: Stack,
         /// `None`: all components.
         component: Option<Component>,
@@ -56,40 +58,87 @@ pub enum Target {
 /// Layers as a selector names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayerSet {
+    /// A stage of the decoder.
     Stage(Stage),
+    /// Layers by number, the end exclusive.
     Range(Range<usize>),
 }
 
 /// Why selectors cannot be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectorError {
+    /// The selector is none that is known.
     #[error("selector `{selector}` is not known{}", suggestion(.nearest))]
-    Unknown { selector: String, nearest: Option<String> },
+    Unknown {
+        /// The selector.
+        selector: String,
+        /// The most similar one.
+        nearest: Option<String>,
+    },
+    /// Layers are chosen from what has none.
     #[error("selector `{selector}`: {word} has no layers to choose from")]
-    NoLayers { selector: String, word: String },
+    NoLayers {
+        /// The selector.
+        selector: String,
+        /// What has no layers.
+        word: String,
+    },
+    /// A bracket is missing.
     #[error("selector `{selector}` has no closing bracket")]
-    NotClosed { selector: String },
+    NotClosed {
+        /// The selector.
+        selector: String,
+    },
+    /// What is in brackets is not layers.
     #[error("selector `{selector}`: {source}, or in the decoder a stage: I, II or III")]
     Layers {
+        /// The selector.
         selector: String,
+        /// Why.
         #[source]
         source: StagesError,
     },
+    /// A stage of the encoder is named.
     #[error("selector `{selector}`: stages are the decoder's, the encoder has none")]
-    EncoderStage { selector: String },
+    EncoderStage {
+        /// The selector.
+        selector: String,
+    },
+    /// A stage of a decoder that is too shallow for three is named.
     #[error(
         "selector `{selector}` needs the decoder's three stages, and a decoder of {depth} layer(s) has none; name \
          the layers instead, such as `decoder.cross_attention[{}]`", .depth.saturating_sub(1)
     )]
-    NoStages { selector: String, depth: usize },
+    NoStages {
+        /// The selector.
+        selector: String,
+        /// The decoder's number of layers.
+        depth: usize,
+    },
+    /// No parameter is selected.
     #[error("selector `{selector}` matches nothing: {reason}")]
-    MatchesNothing { selector: String, reason: String },
+    MatchesNothing {
+        /// The selector.
+        selector: String,
+        /// Why.
+        reason: String,
+    },
+    /// An exclusion comes before any inclusion.
     #[error("selector `{selector}` takes away nothing: begin with what to train, such as `full`")]
-    TakesNothingAway { selector: String },
+    TakesNothingAway {
+        /// The selector.
+        selector: String,
+    },
+    /// No selector is left that includes something.
     #[error("nothing is selected to be trained")]
     NothingSelected,
+    /// A parameter of the model has an unknown name.
     #[error("parameter `{name}` has no place in the model that selectors know")]
-    UnknownParameter { name: String },
+    UnknownParameter {
+        /// Its name.
+        name: String,
+    },
+    /// The stages do not fit the decoder.
     #[error(transparent)]
     Stages(#[from] StagesError),
 }

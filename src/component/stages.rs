@@ -50,31 +50,70 @@ impl fmt::Display for Stage {
 /// The layers of each stage, ends exclusive: consecutive, none empty, the first from layer 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stages {
+    /// Stage I, priming.
     pub first: Range<usize>,
+    /// Stage II, bridging.
     pub second: Range<usize>,
+    /// Stage III, interaction.
     pub third: Range<usize>,
 }
 
 /// Why layers cannot be stages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StagesError {
+    /// The decoder has too few layers.
     #[error(
         "a decoder of {depth} layers cannot have three stages: each needs at least one layer, so 3 are the least"
     )]
-    TooShallow { depth: usize },
+    TooShallow {
+        /// Its number of layers.
+        depth: usize,
+    },
+    /// A stage is empty.
     #[error("stage {stage} has no layer: {found:?}")]
-    Empty { stage: Stage, found: Range<usize> },
+    Empty {
+        /// The stage.
+        stage: Stage,
+        /// Its layers.
+        found: Range<usize>,
+    },
+    /// Layers lie between two stages.
     #[error("stage {stage} starts at layer {start}, but layer {expected} is in no stage: a gap")]
-    Gap { stage: Stage, start: usize, expected: usize },
+    Gap {
+        /// The later stage.
+        stage: Stage,
+        /// Its first layer.
+        start: usize,
+        /// The layer after the stage before it.
+        expected: usize,
+    },
+    /// Two stages share layers.
     #[error(
         "stage {stage} starts at layer {start}, but the stage before it ends with layer {}: an overlap",
         .expected - 1
     )]
-    Overlap { stage: Stage, start: usize, expected: usize },
+    Overlap {
+        /// The later stage.
+        stage: Stage,
+        /// Its first layer.
+        start: usize,
+        /// The layer after the stage before it.
+        expected: usize,
+    },
+    /// The stages do not end with the last layer.
     #[error("stage III ends with layer {}, but the decoder's last layer is {}", .end - 1, .depth - 1)]
-    Depth { end: usize, depth: usize },
+    Depth {
+        /// The layer after stage III.
+        end: usize,
+        /// The decoder's number of layers.
+        depth: usize,
+    },
+    /// A text is not a range of layers.
     #[error("`{text}` is no range of layers: write `7..18` (without layer 18), `7-17` or `7`")]
-    NotLayers { text: String },
+    NotLayers {
+        /// The text.
+        text: String,
+    },
 }
 
 impl StagesError {

@@ -16,7 +16,9 @@ use super::events::plugin_summary;
 /// The value of a hyperparameter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Hyperparameter {
+    /// A number.
     Number(f64),
+    /// Any other value, as text.
     Text(String),
 }
 

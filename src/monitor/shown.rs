@@ -29,7 +29,9 @@ impl Line {
 pub struct Point {
     /// The tag; what is before its first slash is the section that TensorBoard shows it in.
     pub chart: String,
+    /// Its line in the chart.
     pub line: Line,
+    /// Its value.
     pub value: f64,
 }
 
@@ -38,6 +40,7 @@ pub struct Point {
 pub struct Histogram {
     /// As [`Point::chart`].
     pub chart: String,
+    /// Its line in the chart.
     pub line: Line,
     /// Where the first bucket begins.
     pub start: f64,
@@ -50,7 +53,9 @@ pub struct Histogram {
 pub struct Image {
     /// As [`Point::chart`].
     pub chart: String,
+    /// Pixels of a row.
     pub width: u32,
+    /// Rows.
     pub height: u32,
     /// Red, green and blue of each pixel, rows from the top: `3 * width * height` bytes.
     pub pixels: Vec<u8>,

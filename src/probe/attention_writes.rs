@@ -28,6 +28,7 @@ pub struct AttentionWrites {
 /// How many of the top tokens are docids, means over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DocidShare {
+    /// The stage.
     pub stage: Stage,
     /// None for a whole stage.
     pub layer: Option<usize>,
@@ -49,7 +50,9 @@ pub struct DocidShare {
 pub struct HeadWords {
     /// The query's id.
     pub query: String,
+    /// The layer, from 0.
     pub layer: usize,
+    /// The head, from 0.
     pub head: usize,
     /// The top 5 tokens, best first; none where a logit is NaN.
     pub tokens: Vec<String>,

@@ -33,10 +33,13 @@ pub struct Circuit {
 /// What a ranking is worth: each between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
+    /// Queries with a relevant document at rank 1, as a share.
     #[serde(rename = "hits@1", with = "number")]
     pub hits_1: f64,
+    /// Mean share of the relevant documents among the first 5.
     #[serde(rename = "recall@5", with = "number")]
     pub recall_5: f64,
+    /// Queries with a relevant document among the first 10, as a share.
     #[serde(rename = "hits@10", with = "number")]
     pub hits_10: f64,
 }
@@ -49,6 +52,7 @@ pub struct CircuitScore {
     /// What is replaced and by what, `decoder.mlp[I,II]=mean`, as it was applied: where patches overlap the later one
     /// holds, and none is listed for what it does not replace.
     pub patches: Vec<String>,
+    /// Of the circuit by itself.
     pub absolute: Scores,
     /// Over those of the whole model; undefined where that has 0.
     pub relative: Scores,

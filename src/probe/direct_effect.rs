@@ -20,7 +20,9 @@ pub struct DirectEffect {
 /// The ranks that one type of component leads to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EffectOfType {
+    /// The type of component.
     pub component: Component,
+    /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }

@@ -29,6 +29,7 @@ pub struct EncoderSwap {
     /// Records of older versions, which do not say, have the other model's.
     #[serde(default = "of_other")]
     pub encoder_norm: EncoderNorm,
+    /// One for each other encoder.
     pub swaps: Vec<Swap>,
 }
 
@@ -70,6 +71,7 @@ pub struct HeldOutScore {
     /// Mean reciprocal rank, over all ranks.
     #[serde(with = "number")]
     pub mrr: f64,
+    /// Share of the queries at rank 1.
     #[serde(rename = "hits@1", with = "number")]
     pub hits_1: f64,
     /// Queries at rank 1.

@@ -49,9 +49,13 @@ pub struct LogitLens {
 /// Ranks of the relevant docid at one site.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SiteRank {
+    /// The layer, from 0.
     pub layer: usize,
+    /// The stage of the layer.
     pub stage: Stage,
+    /// Where in the layer.
     pub site: LensSite,
+    /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }
@@ -60,16 +64,22 @@ pub struct SiteRank {
 /// averaged over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PopulationRanks {
+    /// The layer, from 0.
     pub layer: usize,
+    /// The stage of the layer.
     pub stage: Stage,
+    /// The kind of token.
     pub group: TokenGroup,
+    /// Mean rank.
     #[serde(with = "number")]
     pub mean: f64,
     /// Of an even count of tokens the mean of the middle two.
     #[serde(with = "number")]
     pub median: f64,
+    /// Lowest rank.
     #[serde(with = "number")]
     pub best: f64,
+    /// Highest rank.
     #[serde(with = "number")]
     pub worst: f64,
 }

@@ -149,14 +149,23 @@ pub enum Line {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "probe", content = "result", rename_all = "snake_case")]
 pub enum ProbeResult {
+    /// P1.
     ResidualContribution(ResidualContribution),
+    /// P2.
     LogitLens(LogitLens),
+    /// P2b.
     DirectEffect(DirectEffect),
+    /// P3.
     StagePatching(StagePatching),
+    /// P4.
     Circuit(Circuit),
+    /// P5.
     EncoderSwap(EncoderSwap),
+    /// P6.
     NeuronReads(Reads),
+    /// P7.
     AttentionReads(Reads),
+    /// P8.
     AttentionWrites(AttentionWrites),
 }
 

@@ -20,8 +20,11 @@ pub struct ResidualContribution {
 /// What one component adds to the residual stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contribution {
+    /// The layer, from 0.
     pub layer: usize,
+    /// The stage of the layer.
     pub stage: Stage,
+    /// The component.
     pub component: Component,
     /// Norm of the output over the norm of what the whole layer changes, `|x| / |r_post - r_pre|`.
     #[serde(with = "number")]
@@ -39,9 +42,11 @@ pub struct Contribution {
 pub struct PrimingCosine {
     /// A layer of Stage III.
     pub layer: usize,
+    /// The component.
     pub component: Component,
     /// A layer of Stage I, whose MLP output the cosine is with.
     pub mlp_layer: usize,
+    /// Mean cosine over queries.
     #[serde(with = "number")]
     pub cosine: f64,
 }

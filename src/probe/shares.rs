@@ -35,6 +35,7 @@ choice! {
 /// From which earlier components each layer reads, as shares of the positive contributions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reads {
+    /// How contributions were computed.
     pub variant: Variant,
     /// Records of older versions, which do not say, averaged over readers first.
     #[serde(default = "readers_first")]
@@ -57,7 +58,9 @@ fn readers_first() -> AverageFirst {
 /// What one layer reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerReads {
+    /// The layer, from 0.
     pub layer: usize,
+    /// The stage of the reading layer.
     pub stage: Stage,
     /// Mean number of readers a query: active neurons, or heads. Undefined where the model computed a value that is
     /// not finite.
@@ -70,9 +73,11 @@ pub struct LayerReads {
 /// One source's share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Share {
+    /// The component type that is read.
     pub source: Source,
     /// None for the start embedding.
     pub layer: Option<usize>,
+    /// Its share of the positive contributions, between 0 and 1.
     #[serde(with = "number")]
     pub share: f64,
 }
@@ -104,6 +109,7 @@ impl From<Component> for Source {
 /// What the layers of one stage read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageReads {
+    /// The stage of the reading layer.
     pub stage: Stage,
     /// The start embedding, then each component type of each stage; they sum to 1. Empty where nothing reads.
     pub shares: Vec<StageShare>,
@@ -112,8 +118,10 @@ pub struct StageReads {
 /// One type of source in one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageShare {
+    /// What is read.
     #[serde(flatten)]
     pub source: StageSource,
+    /// Its share of the positive contributions, between 0 and 1.
     #[serde(with = "number")]
     pub share: f64,
 }
@@ -121,6 +129,7 @@ pub struct StageShare {
 /// A type of source in a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageSource {
+    /// The component type that is read.
     pub source: Source,
     /// None for the start embedding.
     #[serde(rename = "source_stage")]
@@ -129,6 +138,7 @@ pub struct StageSource {
 
 /// Shares while they are measured: sums over queries.
 pub(super) struct Shares {
+    /// How contributions were computed.
     pub variant: Variant,
     average_first: AverageFirst,
     stages: Stages,

@@ -38,7 +38,9 @@ pub struct PatchedCell {
     pub component: Option<Component>,
     /// Of the paper's cells only.
     pub stage: Option<Stage>,
+    /// What replaces the output.
     pub replacement: Replacement,
+    /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }

@@ -15,6 +15,7 @@ use crate::task::{Encoding, Task, TaskOptions};
 pub struct CorpusSection {
     /// A directory, a file, or `bundled:atlas`.
     pub path: String,
+    /// The layout of its files.
     pub layout: Layout,
     /// More queries for training only: JSON lines of query and docid.
     pub generated_queries: Option<PathBuf>,
@@ -86,6 +87,7 @@ fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
 /// `[docids]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DocidSection {
+    /// How new docid rows are initialised.
     pub rows: RowInit,
 }
 
@@ -98,6 +100,7 @@ impl DocidSection {
 /// `[task]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskSection {
+    /// The tasks that are trained.
     pub tasks: Vec<Task>,
     /// Indexing examples for each retrieval example; every example once when not given.
     pub ratio: Option<f64>,
@@ -107,8 +110,11 @@ pub struct TaskSection {
     pub document_tokens: usize,
     /// Tokens of a query, `</s>` included.
     pub query_tokens: usize,
+    /// Text before each document, before it is encoded.
     pub indexing_prefix: String,
+    /// Text before each query, before it is encoded.
     pub retrieval_prefix: String,
+    /// Whether texts are lowercased before they are encoded.
     pub lowercase: bool,
 }
 

@@ -42,22 +42,35 @@ use source::Source;
 /// Everything about a run; each field is a section of the file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recipe {
+    /// `[run]`
     pub run: RunSection,
+    /// `[model]`
     pub model: ModelSection,
+    /// `[corpus]`
     pub corpus: CorpusSection,
+    /// `[docids]`
     pub docids: DocidSection,
+    /// `[task]`
     pub task: TaskSection,
+    /// `[trainable]`
     pub trainable: TrainableSection,
     /// `None`: scaled from the paper's to the decoder's depth.
     pub stages: Option<Stages>,
+    /// `[optimizer]`
     pub optimizer: OptimizerSection,
+    /// `[schedule]`
     pub schedule: ScheduleSection,
+    /// `[train]`
     pub train: TrainSection,
+    /// `[cache]`
     pub cache: CacheSection,
+    /// `[evaluate]`
     pub evaluate: EvaluateSection,
+    /// `[save]`
     pub save: SaveSection,
     /// `None`: no early stopping.
     pub stop: Option<StopSection>,
+    /// `[log]`
     pub log: LogSection,
     /// `None`: nothing is probed.
     pub probes: Option<ProbesSection>,

@@ -58,6 +58,7 @@ pub struct ModelSection {
     pub base: String,
     /// Branch, tag or commit on the hub, `main` when not given.
     pub revision: Option<String>,
+    /// Where weights come from.
     pub init: Init,
     /// In place of the base's `dropout_rate`.
     pub dropout: Option<f64>,
@@ -68,11 +69,17 @@ pub struct ModelSection {
 /// `[model.config]`: sizes in place of the base's, for a model from scratch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ConfigSection {
+    /// Width of the residual stream.
     pub d_model: Option<usize>,
+    /// Width of the hidden layer of MLPs.
     pub d_ff: Option<usize>,
+    /// Width of a head.
     pub d_kv: Option<usize>,
+    /// Heads of an attention.
     pub num_heads: Option<usize>,
+    /// Encoder layers.
     pub num_layers: Option<usize>,
+    /// Decoder layers.
     pub num_decoder_layers: Option<usize>,
 }
 

@@ -26,13 +26,16 @@ pub struct ProbesSection {
     pub at_end: bool,
     /// Queries that are ranked to find those to measure, drawn by the run's seed.
     pub queries: usize,
+    /// The split whose queries are probed.
     pub split: Split,
     /// Which split the circuit is judged on; `None`: the test queries, or `split` where there are none.
     pub test_split: Option<Split>,
+    /// The queries that means are over.
     pub over: Over,
     /// The base model: a directory, a model of the hub or `none`; `None`: what the run started from, and where that is
     /// another run's checkpoint, what that one started from.
     pub base: Option<String>,
+    /// How contributions to readers are computed.
     pub variant: Variant,
     /// What shares of the reads are averaged over first.
     pub average_first: AverageFirst,
@@ -62,6 +65,7 @@ pub struct ProbesSection {
 /// `[probes.<probe>]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OwnSchedule {
+    /// The probe.
     #[serde(skip)]
     pub probe: Probe,
     /// `None`: as [`ProbesSection::every`] says.

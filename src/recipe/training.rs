@@ -21,7 +21,14 @@ choice! {
 pub enum Optimizer {
     /// As PyTorch's, weight decay decoupled.
     #[serde(rename = "adamw")]
-    AdamW { betas: [f64; 2], eps: f64, weight_decay: f64 },
+    AdamW {
+        /// Exponential decay rates of the first and second moment.
+        betas: [f64; 2],
+        /// Added to the denominator.
+        eps: f64,
+        /// Decoupled weight decay.
+        weight_decay: f64,
+    },
     /// As `transformers`', at the given learning rate: `relative_step` is always off, as its
     /// documentation recommends for T5.
     #[serde(rename = "adafactor")]
@@ -30,7 +37,9 @@ pub enum Optimizer {
         eps: [f64; 2],
         /// Largest root mean square of an update.
         clip_threshold: f64,
+        /// Exponent of the decay of the second moment over steps.
         decay_rate: f64,
+        /// Weight decay.
         weight_decay: f64,
         /// Whether the learning rate is multiplied by the parameter's root mean square.
         scale_parameter: bool,
@@ -40,8 +49,10 @@ pub enum Optimizer {
 /// `[optimizer]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OptimizerSection {
+    /// The optimizer and its settings.
     #[serde(flatten)]
     pub optimizer: Optimizer,
+    /// Peak learning rate.
     pub learning_rate: f64,
     /// Largest norm of all gradients together; `None`: not clipped, written as 0.
     #[serde(serialize_with = "zero_for_none")]
@@ -108,9 +119,11 @@ fn read_adafactor(section: &mut Section<'_, '_>) -> Optimizer {
 choice! {
     /// How the learning rate goes on after the warm-up.
     ScheduleName {
+        /// The peak learning rate throughout.
         Constant = "constant",
         /// In a straight line to 0 at the last step.
         Linear = "linear",
+        /// By the inverse square root of the step.
         InverseSqrt = "inverse_sqrt",
         /// Half a cosine to 0 at the last step.
         Cosine = "cosine",
@@ -120,6 +133,7 @@ choice! {
 /// `[schedule]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ScheduleSection {
+    /// The schedule.
     pub name: ScheduleName,
     /// Steps in which the learning rate rises in a straight line from 0.
     pub warmup_steps: u64,
@@ -184,6 +198,7 @@ pub struct TrainSection {
     /// Batches whose gradients make one step; fewer in the last step of an epoch. Every example of a step weighs the
     /// same, whichever batch it is in.
     pub accumulate: usize,
+    /// Share of the target that is spread evenly over the whole output vocabulary.
     pub label_smoothing: f64,
 }
 

@@ -15,10 +15,13 @@ pub struct EvaluateSection {
     /// How often, as `every_steps` or `every_epochs`; `None`: after the last step only.
     #[serde(flatten, serialize_with = "every")]
     pub every: Option<Span>,
+    /// The splits that are evaluated.
     pub splits: Vec<Split>,
     /// Queries of each split, drawn by the seed; all when not given.
     pub queries: Option<usize>,
+    /// Queries of a batch.
     pub batch_size: usize,
+    /// The candidate set.
     pub vocabulary: Vocabulary,
     /// Tokens that queries of the splits are cut and padded to without a mask, as the paper's `eval.py` does (128
     /// there); `None`: not padded but masked, as in training.
@@ -129,6 +132,7 @@ impl StopSection {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogSection {
+    /// Updates between two log lines.
     pub every_steps: u64,
 }
 

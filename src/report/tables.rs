@@ -17,6 +17,7 @@ use crate::probe::{
 pub struct Titled {
     /// What the numbers are, with their unit.
     pub title: String,
+    /// The table.
     pub table: Table,
 }
 

@@ -55,7 +55,9 @@ pub enum Ended {
 /// The best value of a metric; the first of equals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Best {
+    /// Its name.
     pub metric: String,
+    /// Its value.
     pub value: f64,
     /// Updates before it was measured.
     pub step: u64,
@@ -73,7 +75,9 @@ pub struct Evaluation {
 /// Number of parameters, by whether they were trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
+    /// Those that were trained.
     pub trained: usize,
+    /// Those that were not.
     pub frozen: usize,
 }
 

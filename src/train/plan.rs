@@ -8,7 +8,6 @@ use burn::tensor::Device;
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
 use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
-use super::memory::MemoryEstimate;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
@@ -229,11 +228,6 @@ impl Plan {
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
             reads: self.epochs.examples_after(self.total_steps()),
         }
-    }
-
-    /// What the run will need at its peak.
-    pub fn memory(&self) -> MemoryEstimate {
-        MemoryEstimate::of(self)
     }
 
     /// Probability of dropout in training, in what comes after the frozen prefix.

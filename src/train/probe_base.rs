@@ -18,6 +18,7 @@ pub struct ProbeBase {
     pub name: String,
     /// How it was found, where that is not what `model.base` says: a sentence for the log.
     pub note: Option<String>,
+    /// The model.
     pub base: Base,
     /// Draws the weights of a run from scratch.
     seed: u64,

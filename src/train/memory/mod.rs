@@ -69,7 +69,7 @@ const BESIDE_OF_THREAD: usize = 10 << 20;
 
 impl MemoryEstimate {
     /// For the run of `plan`.
-    pub(super) fn of(plan: &Plan) -> Self {
+    pub fn of(plan: &Plan) -> Self {
         let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
         let documents = plan.docids.len();
         let lengths = (0..plan.examples.len()).map(|index| plan.examples.tokens(index).len());
