@@ -114,7 +114,7 @@ def json_array(path):
                     # Doubling what is held keeps a large element from being parsed again and again.
                     more = file.read(max(CHUNK, len(text)))
                 except (UnicodeDecodeError, EOFError, OSError) as error:
-                    raise BadInput(f"{place}: {error}") from error
+                    raise BadInput(f"{path}: {error}") from error
                 at_end = not more
                 text += more
 
@@ -240,11 +240,11 @@ class Collection:
             raise BadInput(f"{error.filename or directory}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        print(f"{directory}: {len(rows):,} documents")
+        print(f"{directory}\n  documents: {len(rows):,}")
         for split in ["train", "val", "test"]:
             unseen = counts[f"{split} unseen"]
             note = f", {unseen:,} of them about documents without a training question" if unseen else ""
-            print(f"  {split}: {counts[split]:,} questions{note}")
+            print(f"  {split} questions: {counts[split]:,}{note}")
         for note, count in sorted(self.notes.items()):
             print(f"  {note}: {count:,}")
 
@@ -428,7 +428,7 @@ def parse_arguments(arguments):
         )
         added.add_argument("--seed", type=whole_number(0), default=1, help="of the sample and the splits (default: 1)")
         added.add_argument(
-            "--words", type=whole_number(1), default=500, metavar="N", help="of a document to keep (default: 500)"
+            "--words", type=whole_number(1), default=500, metavar="N", help="words of a document to keep (default: 500)"
         )
         return added
 
@@ -448,12 +448,12 @@ def parse_arguments(arguments):
         added.add_argument("--test", metavar="FILE", help="test questions (of NQ320k: its development set)")
         added.add_argument(
             "--validation", type=whole_number(0), default=1000, metavar="N",
-            help="training questions, drawn at random, to be validation questions instead (default: 1000)",
+            help="size of a random sample of the training questions that becomes the validation split (default: 1000)",
         )
         if name == "nq":
             added.add_argument(
                 "--text", choices=["paragraphs", "article"], default="paragraphs",
-                help="what stands behind the title: the words of paragraphs, or all words, tables included "
+                help="what follows the title: the words of paragraphs, or all words, tables included "
                 "(default: paragraphs)",
             )
     return parser.parse_args(arguments)
@@ -472,8 +472,11 @@ def main():
         collection.write(arguments.output)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except RecursionError:
+        print("error: the JSON of the input is nested too deeply", file=sys.stderr)
+    else:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":
