@@ -24,9 +24,11 @@ import shutil
 import sys
 import urllib.parse
 from collections import Counter
+from itertools import islice
 
 TSV_COLUMNS = ["query", "id", "long answer", "short answer", "title", "abstract", "content", "text", "language"]
 HTML_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+SPACE = re.compile(r"[\ufeff \t\r\n]*")
 CHUNK = 1 << 20
 
 
@@ -74,49 +76,45 @@ def json_lines(path):
 
 
 def json_array(path):
-    """Yields `(place, object)` for each element of a JSON array. One element is in memory at a time."""
+    """Yields `(place, object)` for each element of a JSON array. About one element is in memory at a time."""
     decoder = json.JSONDecoder()
     with open_text(path) as file:
-        text, line, started, separated, at_end = "", 1, False, True, False
+        text, at, line, at_end = "", 0, 1, False  # `at` is the position in `text`, `line` its line
+        wanted = "["  # the character that must come next, if any
         while True:
-            rest = text.lstrip("\ufeff \t\r\n")
-            line += text.count("\n", 0, len(text) - len(rest))
-            text, place = rest, f"{path}:{line}"
-            if text and not started:
-                if text[0] != "[":
-                    raise BadInput(f"{place}: expected a JSON array, found {text[:20]!r}")
-                text, started = text[1:], True
-                continue
-            if text and text[0] == "]":
+            start = at
+            at = SPACE.match(text, at).end()
+            line += text.count("\n", start, at)
+            place = f"{path}:{line}"
+            rest = at < len(text)
+            if rest and text[at] == "]" and wanted != "[":
                 return
-            if text and not separated:
-                if text[0] != ",":
-                    raise BadInput(f"{place}: expected `,` or `]`, found {text[:20]!r}")
-                text, separated = text[1:], True
+            if rest and wanted:
+                if text[at] != wanted:
+                    what = "a JSON array" if wanted == "[" else "`,` or `]`"
+                    raise BadInput(f"{place}: expected {what}, found {text[at : at + 20]!r}")
+                at, wanted = at + 1, ""
                 continue
-            try:
-                # An element is whole if something follows it.
-                value, end = decoder.raw_decode(text) if text else (None, 0)
-                whole = 0 < end < len(text)
-            except json.JSONDecodeError as error:
-                # Only a problem when there is no more text to come.
-                whole = False
-                if at_end and text:
-                    raise BadInput(f"{path}:{line + error.lineno - 1}: not JSON: {error.msg}") from error
-            if whole:
-                yield place, expect(value, dict, place, "a JSON object")
-                line += text.count("\n", 0, end)
-                text, separated = text[end:], False
-            elif at_end:
-                raise BadInput(f"{place}: the file ends within the array")
-            else:
+            problem = None
+            if rest:
                 try:
-                    # Doubling what is held keeps a large element from being parsed again and again.
-                    more = file.read(max(CHUNK, len(text)))
-                except (UnicodeDecodeError, EOFError, OSError) as error:
-                    raise BadInput(f"{path}: {error}") from error
-                at_end = not more
-                text += more
+                    value, end = decoder.raw_decode(text, at)
+                    if end < len(text):  # otherwise more of it may follow
+                        yield place, expect(value, dict, place, "a JSON object")
+                        line += text.count("\n", at, end)
+                        at, wanted = end, ","
+                        continue
+                except json.JSONDecodeError as error:
+                    at_line = line + text.count("\n", at, error.pos)
+                    problem = BadInput(f"{path}:{at_line}: not JSON: {error.msg}")
+            if at_end:
+                raise problem or BadInput(f"{place}: the file ends within the array")
+            try:
+                # Doubling what is held keeps a large element from being parsed again and again.
+                more = file.read(max(CHUNK, len(text) - at))
+            except (UnicodeDecodeError, EOFError, OSError) as error:
+                raise BadInput(f"{path}: {error}") from error
+            text, at, at_end = text[at:] + more, 0, not more
 
 
 def expect(value, kind, place, what):
@@ -147,8 +145,8 @@ def cleaned(text):
 class Collection:
     """Documents by their keys, and queries that name their document by its key.
 
-    With a limit, the documents with the lowest hashes of seed and key are kept: a sample that depends on the seed and the keys
-    alone, drawn in one pass and without holding the other documents.
+    With a limit, the documents with the lowest hashes of seed and key are kept: a sample that depends on the seed and
+    the keys only, drawn in one pass and without holding the other documents.
     """
 
     def __init__(self, arguments):
@@ -158,24 +156,30 @@ class Collection:
         self.queries = {}  # id: (split, text, key)
         self.notes = Counter()
 
+    def wants(self, key):
+        """Whether a document with this key would be new, and in the sample so far."""
+        if key in self.texts:
+            return False
+        return self.limit is None or len(self.highest) < self.limit or self.entry(key) > self.highest[0]
+
+    def entry(self, key):
+        digest = hashlib.blake2b(f"{self.seed} {key}".encode("utf-8", "replace"), digest_size=8).digest()
+        return (-int.from_bytes(digest, "big"), key)
+
     def document(self, key, text):
-        """Adds a document unless there is one with this key, or it is not in the sample."""
+        """Adds a document if it is wanted."""
+        if not self.wants(key):
+            return
         words = cleaned(text).split(" ", self.words)
         text = " ".join(words[: self.words])
-        if key in self.texts:
-            return
         if not text:
             self.notes["documents without text, left out"] += 1
             return
         if self.limit is not None:
-            digest = hashlib.blake2b(f"{self.seed} {key}".encode("utf-8", "replace"), digest_size=8).digest()
-            entry = (-int.from_bytes(digest, "big"), key)
             if len(self.highest) < self.limit:
-                heapq.heappush(self.highest, entry)
-            elif entry > self.highest[0]:
-                del self.texts[heapq.heapreplace(self.highest, entry)[1]]
+                heapq.heappush(self.highest, self.entry(key))
             else:
-                return
+                del self.texts[heapq.heapreplace(self.highest, self.entry(key))[1]]
         self.texts[key] = text
 
     def query(self, split, identifier, text, key, place):
@@ -290,12 +294,12 @@ def read_nq(collection, arguments):
     """Natural Questions, one example a line: the simplified form, the original form, or the one of Hugging Face."""
     for split, path in [("train", arguments.train), ("test", arguments.test)]:
         for place, record in json_lines(path) if path else ():
-            title, tokens = nq_page(record, place)
+            title, pairs = nq_page(record, place)
             key = title_key(title)
             if not key:
                 raise BadInput(f"{place}: the page has no title: expected `document_url`, `document_title` or an <H1>")
-            if key not in collection.texts:
-                body = page_text(tokens, arguments.text)
+            if collection.wants(key):
+                body = page_text(pairs, arguments.text, arguments.words)
                 collection.document(key, f"{title}. {body}" if body else "")
             question = record.get("question")
             question = member(question, "text", str, place) if isinstance(question, dict) else None
@@ -306,29 +310,29 @@ def read_nq(collection, arguments):
 
 
 def nq_page(record, place):
-    """Returns the title of a page, and its tokens as `(token, whether it is an HTML tag)`."""
+    """Returns the title of a page, and a function that gives its tokens as `(token, whether it is an HTML tag)`."""
     document = record.get("document")
     if isinstance(document, dict):
         tokens = document.get("tokens")
         if isinstance(tokens, dict):
-            pairs = zip(member(tokens, "token", list, place), member(tokens, "is_html", list, place))
-        else:
-            pairs = token_pairs(member(document, "tokens", list, place), "is_html", place)
-        return title_of(document.get("url"), document.get("title"), []), list(pairs)
+            words, html_flags = member(tokens, "token", list, place), member(tokens, "is_html", list, place)
+            pairs = lambda: ((expect(word, str, place, "texts in `token`"), flag) for word, flag in zip(words, html_flags))
+            return title_of(document.get("url"), document.get("title"), list), pairs
+        tokens = member(document, "tokens", list, place)
+        return title_of(document.get("url"), document.get("title"), list), lambda: pairs_of(tokens, "is_html", place)
     if "document_text" in record:
-        tokens = member(record, "document_text", str, place).split()
-        pairs = [(token, HTML_TAG.fullmatch(token) is not None) for token in tokens]
+        text = member(record, "document_text", str, place)
+        pairs = lambda: ((token, token[0] == "<" and bool(HTML_TAG.fullmatch(token))) for token in text.split())
     else:
-        pairs = token_pairs(member(record, "document_tokens", list, place), "html_token", place)
+        tokens = member(record, "document_tokens", list, place)
+        pairs = lambda: pairs_of(tokens, "html_token", place)
     return title_of(record.get("document_url"), record.get("document_title"), pairs), pairs
 
 
-def token_pairs(tokens, html_key, place):
-    pairs = []
+def pairs_of(tokens, html_key, place):
     for token in tokens:
         expect(token, dict, place, "an object for each token")
-        pairs.append((member(token, "token", str, place), member(token, html_key, bool, place)))
-    return pairs
+        yield member(token, "token", str, place), member(token, html_key, bool, place)
 
 
 def title_of(url, title, pairs):
@@ -339,7 +343,7 @@ def title_of(url, title, pairs):
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(html.unescape(url)).query)
         if query.get("title"):
             return cleaned(query["title"][0].replace("_", " "))
-    return cleaned(" ".join(between(pairs, "<h1>", "</h1>", first=True)))
+    return cleaned(" ".join(between(pairs(), "<h1>", "</h1>", first=True)))
 
 
 def title_key(title):
@@ -362,10 +366,10 @@ def between(pairs, opening, closing, first=False):
             yield token
 
 
-def page_text(pairs, kind):
-    """The words of a page's paragraphs, or all of them: also where it has no paragraph, and with `article`."""
-    words = list(between(pairs, "<p>", "</p>")) if kind == "paragraphs" else []
-    return " ".join(words or [token for token, is_html in pairs if not is_html])
+def page_text(pairs, kind, limit):
+    """The first words of a page's paragraphs, or of all of it: also if it has no paragraph, and with `article`."""
+    words = list(islice(between(pairs(), "<p>", "</p>"), limit)) if kind == "paragraphs" else []
+    return " ".join(words or islice((token for token, is_html in pairs() if not is_html), limit))
 
 
 def read_nq_tsv(collection, arguments):
