@@ -213,8 +213,6 @@ class Collection:
 
     def write(self, directory):
         """Writes the corpus under another name, and renames it when it is whole."""
-        if not self.texts:
-            raise BadInput("there are no documents in the input")
         directory = os.path.abspath(directory)
         partial = f"{directory}.partial-{os.getpid()}"
         rows = {key: row for row, key in enumerate(self.texts)}
@@ -316,7 +314,8 @@ def nq_page(record, place):
         tokens = document.get("tokens")
         if isinstance(tokens, dict):
             words, html_flags = member(tokens, "token", list, place), member(tokens, "is_html", list, place)
-            pairs = lambda: ((expect(word, str, place, "texts in `token`"), flag) for word, flag in zip(words, html_flags))
+            check = lambda word: expect(word, str, place, "texts in `token`")
+            pairs = lambda: ((check(word), is_html) for word, is_html in zip(words, html_flags))
             return title_of(document.get("url"), document.get("title"), list), pairs
         tokens = member(document, "tokens", list, place)
         return title_of(document.get("url"), document.get("title"), list), lambda: pairs_of(tokens, "is_html", place)
@@ -472,6 +471,8 @@ def main():
             raise BadInput(f"{arguments.output}: exists; give a directory that does not exist or is empty")
         collection = Collection(arguments)
         arguments.read(collection, arguments)
+        if not collection.texts:
+            raise BadInput("there are no documents in the input")
         collection.divide(arguments.validation)
         collection.write(arguments.output)
     except BadInput as error:
