@@ -20,6 +20,7 @@ mod tap;
 pub mod weights;
 
 pub use attention::{AttentionBlock, RelativeBias, bucket};
+pub(crate) use config::most_of;
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use dropout::Dropout;
 pub use gone::{Gone, comes_before};

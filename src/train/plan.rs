@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
 use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
-use super::memory::MemoryEstimate;
+use super::memory::{Fit, MemoryEstimate};
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
@@ -20,7 +20,7 @@ use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
-use crate::run::{NewRun, Overwrite, RunDirectory};
+use crate::run::{NewRun, Overwrite, RunDirectory, available_to_process};
 use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
@@ -76,10 +76,23 @@ impl Plan {
     pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
         let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
         let plan = Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
-        match NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs()) {
-            Ok(()) => Ok(plan),
-            Err(error) => Err(PlanErrors(vec![error.into()])),
+        let inputs = NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs());
+        let mut problems: Vec<PlanError> = inputs.err().map(PlanError::from).into_iter().collect();
+        let memory = plan.lack_of_memory();
+        problems.extend(memory.filter(|(fit, _)| *fit == Fit::DoesNot).map(|(_, problem)| problem));
+        match problems.is_empty() {
+            true => Ok(plan),
+            false => Err(PlanErrors(problems)),
         }
+    }
+
+    /// Whether the run needs more memory than its process can have, and by how much.
+    pub(super) fn lack_of_memory(&self) -> Option<(Fit, PlanError)> {
+        const MIB: u64 = 1 << 20;
+        let (available, memory) = (available_to_process()?, self.memory());
+        let needed = memory.total().saturating_sub(memory.stored) as u64 / MIB;
+        let problem = PlanError::Memory { needed, available: available / MIB };
+        Some((memory.fits(available), problem)).filter(|(fit, _)| *fit != Fit::Fits)
     }
 
     /// The files and directories that the run reads, each with the key that names it.
