@@ -28,9 +28,9 @@ pub fn keep_freed_memory() {
 /// Where it begins and where it ends, memory that is free goes back to the system. Without that a process comes to hold
 /// the sum of what its phases need: what one has freed seldom fits what the next one asks for.
 #[derive(Debug)]
-pub struct Phase(());
+pub struct MemoryScope(());
 
-impl Phase {
+impl MemoryScope {
     /// The phase lasts until this is dropped: declare it first, so that what it frees is free by then.
     pub fn begin() -> Self {
         give_back_freed_memory();
@@ -38,7 +38,7 @@ impl Phase {
     }
 }
 
-impl Drop for Phase {
+impl Drop for MemoryScope {
     fn drop(&mut self) {
         give_back_freed_memory();
     }

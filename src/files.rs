@@ -14,8 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use destination::Destination;
-use rustix::fs::Access;
+pub(crate) use destination::{Destination, Stream};
 
 /// What went wrong with a file or directory, and which one.
 #[derive(Debug, thiserror::Error)]
@@ -230,16 +229,79 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// That files can be made in `directory`, which need not be there yet: it, or else the nearest directory above it, is one
-/// and can be written to. Nothing is written.
+/// That `directory` can be made, if it is not there, and files in it.
+///
+/// This is found out by doing it: a directory with a file in it is made in the nearest directory that there is, and removed
+/// again. Permissions do not tell: to root `access(2)` allows everything, also on `/proc`, on `/sys` and on a file system
+/// that is full, and the types of file systems that take no files are too many to be known. The names that are missing
+/// are looked up in the new directory, so that the file system itself says whether one is too long.
 pub(crate) fn can_create_in(directory: &Path) -> io::Result<()> {
+    /// What a run and its checkpoints write below has shorter names than this.
+    const BELOW: usize = 300;
+    /// What the system takes of a path, with the 0 at its end.
+    const LONGEST: usize = 4096;
+
+    let length = directory.as_os_str().len();
+    if length + BELOW > LONGEST {
+        let found = format!(
+            "the path has {length} bytes, and with the names of the files in it that is more than the {LONGEST} that \
+             the system takes"
+        );
+        return Err(io::Error::new(ErrorKind::InvalidFilename, found));
+    }
     let is_there = |path: &&Path| path.symlink_metadata().is_ok();
     let there = directory.ancestors().find(is_there).unwrap_or(Path::new("."));
-    if !fs::metadata(there)?.is_dir() {
-        let found = format!("{} is not a directory", there.display());
-        return Err(io::Error::new(io::ErrorKind::NotADirectory, found));
+    if !fs::metadata(there).is_ok_and(|found| found.is_dir()) {
+        let is = if there.is_symlink() && !there.exists() {
+            "a link that leads nowhere"
+        } else {
+            "not a directory"
+        };
+        let found = format!("{} is {is}", there.display());
+        return Err(io::Error::new(ErrorKind::NotADirectory, found));
     }
-    Ok(rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK)?)
+    let refused = |error: io::Error| {
+        let found = format!("nothing can be made in {} ({error})", there.display());
+        io::Error::new(error.kind(), found)
+    };
+    let trial = trial_directory(there).map_err(refused)?;
+    let names = directory.strip_prefix(there).unwrap_or(directory).components();
+    let too_long = names
+        .map(|name| trial.join(name).symlink_metadata())
+        .find_map(|found| found.err().filter(|error| error.kind() != ErrorKind::NotFound));
+    let made = match too_long {
+        Some(error) => Err(error),
+        None => File::create_new(trial.join("file")).map(drop).map_err(refused),
+    };
+    // What cannot be removed is known by its name, and does no harm.
+    let _ = fs::remove_dir_all(&trial);
+    made
+}
+
+/// How the directories begin that [`can_create_in`] makes and removes again; numbers of the process and of the trial follow.
+pub(crate) const TRIAL: &str = ".genir-trial-";
+
+fn trial_directory(parent: &Path) -> io::Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let trial = parent.join(format!("{TRIAL}{}-{count}", process::id()));
+        match fs::create_dir(&trial) {
+            // Left by a killed process that had the same number.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| trial),
+        }
+    }
+}
+
+/// Bytes that this process may still write to the disk on which `directory` is or would be made; none where the system
+/// does not tell.
+pub(crate) fn free_space(directory: &Path) -> Option<u64> {
+    let directory = std::path::absolute(directory).ok()?;
+    let there = directory.ancestors().find(|path| path.exists())?;
+    let disk = rustix::fs::statvfs(there).ok()?;
+    // Some file systems have no size: those of the kernel, and some network ones.
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// `~` and `~/..` with the user's home directory put in; every other path as it is.

@@ -15,10 +15,16 @@ use tempfile::TempDir;
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/everything.rs"]
+mod everything;
+#[path = "support/tiny_recipe.rs"]
+mod tiny_recipe;
 #[path = "support/tiny_run.rs"]
 mod tiny_run;
 
 use command::{assert_says, genir_with_input, is_refused, succeeds, text};
+use everything::everything;
+use tiny_recipe::tiny_recipe;
 use tiny_run::{logged, plan, tiny_corpus, train, train_beside, try_plan};
 
 #[track_caller]
@@ -279,8 +285,7 @@ fn docid_rows_that_are_out_of_order_are_a_problem_of_the_plan() {
 #[test]
 fn a_run_directory_that_cannot_be_started_in_is_a_problem_beside_the_others() {
     let home = TempDir::new().unwrap();
-    let recipe = text(home.path().join("tiny.toml"));
-    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
+    let recipe = tiny_recipe(&home);
     succeeds(&["check", &recipe]);
     succeeds(&["train", &recipe, "train.steps=1"]);
     let wrong = "model.base=./no/such/base";
@@ -364,4 +369,127 @@ fn thousands_of_unknown_keys_are_told_in_a_moment() {
         &["60000 problems", "line 60000: unknown_59999 = 59999: unknown key"],
     );
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_place_where_nobody_can_make_a_run_is_a_problem_for_root_too() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    std::os::unix::fs::symlink("no/such/place", home.path().join("nowhere")).unwrap();
+    let before = everything(home.path());
+    let at = |name: &str| text(home.path().join(name));
+    let long_path = at(&vec!["name"; 800].join("/"));
+    for (directory, words) in [
+        ("/proc/x".to_owned(), "nothing can be made in /proc"),
+        ("/sys/x/y".to_owned(), "nothing can be made in /sys"),
+        ("/dev/null/run".to_owned(), "is not a directory"),
+        (at("nowhere"), "nowhere is a link that leads nowhere"),
+        (at("tiny.toml/runs/a"), "tiny.toml is not a directory"),
+        (at(&format!("runs/{}", "n".repeat(300))), "File name too long"),
+        (long_path, "that is more than the 4096 that the system takes"),
+    ] {
+        let directory = format!("run.directory={directory}");
+        for verb in ["check", "train"] {
+            let words = ["1 problem with", "run.directory: cannot create", words];
+            is_refused(&[verb, &recipe, &directory], &words);
+        }
+    }
+    let deep = format!("run.directory={}", at("runs/of/mine"));
+    succeeds(&["check", &recipe, &deep]);
+    assert!(everything(home.path()) == before, "nothing is left behind");
+    // What a check that was killed leaves blocks nothing.
+    fs::create_dir_all(home.path().join("run/.genir-trial-7-0")).unwrap();
+    succeeds(&["check", &recipe]);
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    assert!(!home.path().join("run/.genir-trial-7-0").exists());
+}
+
+#[test]
+fn sizes_that_no_machine_holds_are_told_and_not_allocated() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let key = |name: &str| format!("model.config.{name}=1000000000");
+    let keys = ["d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers"];
+    let mut arguments = vec!["check".to_owned(), recipe.clone()];
+    arguments.extend(keys.map(key));
+    arguments.push("evaluate.unmasked_padding=1000000000".to_owned());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    is_refused(
+        &arguments,
+        &[
+            "7 problems",
+            "model.config.d_model = 1000000000: expected a whole number from 1 to 131072",
+            "model.config.num_layers = 1000000000: expected a whole number from 1 to 1000",
+            "evaluate.unmasked_padding = 1000000000: expected a whole number from 1 to 4096",
+        ],
+    );
+    // The largest that are taken: 72 TB of parameters, of which nothing is made.
+    let sizes = ["d_model=131072", "d_ff=1048576", "num_layers=60"];
+    let sizes = sizes.map(|size| format!("model.config.{size}"));
+    let sizes = sizes.each_ref().map(String::as_str);
+    let words = ["1 problem with", "memory: the run needs about ", "MiB at its peak and can have"];
+    is_refused(&[&["check", &recipe], &sizes[..]].concat(), &words);
+    let many = ["train.steps=1000000000", "save.every_steps=1", "save.keep_last=1000000000"];
+    let batches = ["train.batch_size=1000000000000000", "evaluate.batch_size=1000000000000000000"];
+    let said = succeeds(&[&["check", &recipe], &many[..], &batches].concat()).stdout;
+    assert_says(&said, &["a checkpoint takes about 0.", "up to 1000000001 at once", "MiB free"]);
+}
+
+#[test]
+fn a_size_in_a_bases_configuration_that_no_t5_has_is_told() {
+    let home = TempDir::new().unwrap();
+    let base = base(home.path(), |_| {});
+    let config = base.join("config.json");
+    let sizes: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    for key in ["d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers"] {
+        let mut wrong = sizes.clone();
+        wrong[key] = 1_000_000_000.into();
+        fs::write(&config, wrong.to_string()).unwrap();
+        let found = format!("key `{key}`: found 1000000000, expected a whole number from 1 to ");
+        weights_are_refused(home.path(), &base, &["1 problem", "config.json", &found]);
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_in_a_base_is_called_one() {
+    let home = TempDir::new().unwrap();
+    let base = base(home.path(), |_| {});
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        let file = base.join(name);
+        let content = fs::read(&file).unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        fs::write(&file, pointer).unwrap();
+        let words = ["1 problem", &text(file.clone()), "a Git LFS pointer", "`git lfs pull`"];
+        weights_are_refused(home.path(), &base, &words);
+        fs::write(&file, content).unwrap();
+    }
+}
+
+#[test]
+fn ids_that_trec_files_cannot_hold_are_told_once_before_the_run() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    for name in ["documents", "train_queries", "val_queries", "test_queries"] {
+        let file = home.path().join(format!("corpus/{name}.json"));
+        let text = fs::read_to_string(&file).unwrap();
+        let text = text.replace("\"oxygen\"", "\"oxygen 8\"").replace("val-1", "val\\u001b1");
+        fs::write(&file, text).unwrap();
+    }
+    let told =
+        "corpus: 1 document ids (`oxygen 8`) and 1 query ids (`val\\u{1b}1`) hold white space";
+    assert_says(&succeeds(&["check", &recipe]).stdout, &[told]);
+    let done = succeeds(&["train", &recipe, "train.steps=1"]);
+    assert_says(&done.stderr, &[told]);
+    assert_eq!(done.stderr.matches("TREC").count(), 1, "{}", done.stderr);
+    let run = text(home.path().join("run"));
+    assert!(!home.path().join("run/retrieval/validation.run").exists());
+    assert!(home.path().join("run/retrieval/correct_validation.json").exists());
+    for option in ["--run", "--qrels"] {
+        let file = text(home.path().join("new"));
+        let words = ["TREC files cannot represent"];
+        is_refused(&["eval", &run, "--split", "test", option, &file], &words);
+        assert!(!Path::new(&file).exists());
+    }
+    succeeds(&["eval", &run, "--correct", &text(home.path().join("correct.json"))]);
 }

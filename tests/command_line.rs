@@ -13,16 +13,12 @@ mod command;
 mod everything;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
+#[path = "support/tiny_recipe.rs"]
+mod tiny_recipe;
 
 use command::{assert_says, genir_with_bytes, genir_with_input, is_refused, succeeds, text};
 use everything::everything;
-
-/// The tiny recipe as a file in `home`.
-fn tiny_recipe(home: &TempDir) -> String {
-    let file = home.path().join("tiny.toml");
-    fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
-    text(file)
-}
+use tiny_recipe::tiny_recipe;
 
 /// A run of one step on the tiny corpus.
 fn tiny_run() -> (TempDir, String) {
@@ -400,4 +396,17 @@ fn a_reader_that_has_gone_ends_a_verb_in_silence() {
     }
     // What it was to do beside printing is done.
     assert!(Path::new(&correct).exists());
+}
+
+#[test]
+fn a_query_may_begin_with_a_minus_and_options_stay_options() {
+    let (_home, run) = tiny_run();
+    for query in ["-17 degrees", "-17", "- gold -", "--what is gold", " -x"] {
+        let done = succeeds(&["search", &run, query, "-k", "2", "--json"]);
+        assert_eq!(done.stdout.lines().count(), 2, "{query}: {}", done.stdout);
+        let done = succeeds(&["search", &run, "--json", "--top=1", query]);
+        assert_eq!(done.stdout.lines().count(), 1, "{query}: {}", done.stdout);
+    }
+    is_refused(&["search", &run, "--jsno"], &["`--jsno` is no option of search", "--help"]);
+    is_refused(&["search", &run, "-x"], &["`-x` is no option"]);
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::hint::black_box;
 
-use genir::allocator::{Phase, keep_freed_memory};
+use genir::allocator::{MemoryScope, keep_freed_memory};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,11 +35,11 @@ fn what_a_step_frees_is_kept_for_the_next_one_and_given_back_at_the_end_of_its_p
     let again = resident();
     assert!(again <= kept + 16, "{kept} MiB after a step, {again} after two");
 
-    let phase = Phase::begin();
+    let scope = MemoryScope::begin();
     let given_back = resident();
     assert!(given_back <= before + 32, "{before} MiB before, {given_back} in the next phase");
     step();
-    drop(phase);
+    drop(scope);
     let after = resident();
     assert!(after <= before + 32, "{before} MiB before, {after} after the phase");
 }

@@ -81,10 +81,9 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
     for output in ["-", "/dev/stdout"] {
         let done = succeeds(&[&eval[..], &["--run", output]].concat());
         let printed = done.stdout;
-        // `-` leaves standard output to the run.
-        let metrics = if output == "-" { &done.stderr } else { &printed };
-        assert_says(&printed, &[&ranked]);
-        assert_says(metrics, &["| all "]);
+        // Standard output is left to the run, by whatever name.
+        assert_eq!(printed, ranked);
+        assert_says(&done.stderr, &["| all "]);
         // Also where standard output is a file: neither takes the other's place.
         let file = at("printed");
         let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
@@ -93,6 +92,14 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
         assert_eq!(fs::read_to_string(&file).unwrap(), printed);
     }
     assert!(!Path::new("-").exists());
+
+    // The tables of probes leave it to a file, too.
+    let lens = ["probe", &run, "--probe", "logit_lens", "--over", "all", "--queries", "2"];
+    for output in ["-", "/dev/stdout"] {
+        let done = succeeds(&[&lens[..], &["--write-correct", output]].concat());
+        assert!(serde_json::from_str::<serde_json::Value>(&done.stdout).is_ok(), "{}", done.stdout);
+        assert_says(&done.stderr, &["stages "]);
+    }
 }
 
 #[test]
@@ -141,7 +148,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
         &["eval", &run, "--run", &new, "--qrels", &same, "--correct", &config],
         &["--qrels", "--run is the same file", "--correct", "a file of the checkpoint"],
     );
-    is_refused(&["eval", &run, "--run", "-", "--qrels", "/dev/stdout"], &["the same file"]);
+    is_refused(&["eval", &run, "--run", "-", "--qrels", "/dev/stdout"], &["standard output"]);
     let correct = at("correct.json");
     fs::write(&correct, "[]").unwrap();
     is_refused(

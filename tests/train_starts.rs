@@ -1,8 +1,10 @@
 //! `genir train` where a run is already: none is lost to a start that fails, and none is shared by two processes.
 #![cfg(unix)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,16 +16,12 @@ mod command;
 mod everything;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
+#[path = "support/tiny_recipe.rs"]
+mod tiny_recipe;
 
 use command::{assert_says, genir_with_input, is_refused, succeeds, text};
 use everything::everything;
-
-/// The tiny recipe as a file in `home`.
-fn tiny_recipe(home: &TempDir) -> String {
-    let file = home.path().join("tiny.toml");
-    fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
-    text(file)
-}
+use tiny_recipe::tiny_recipe;
 
 /// A process that is killed at the end of the test, whatever it ends with.
 struct Killed(Child);
@@ -189,4 +187,65 @@ fn the_log_begins_with_what_was_said_before_the_run_began() {
     let log = fs::read_to_string(run.join("log.txt")).unwrap();
     assert!(log.starts_with(&said[..100]), "{log}");
     assert_says(&log, &["8 documents", "step 1: validation", "done in"]);
+}
+
+/// What is below a run directory, without what failed replacements have logged.
+fn without_failed(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = everything(run);
+    found.retain(|path, _| !text(path.clone()).contains("/failed-run"));
+    found
+}
+
+/// `genir train --overwrite` where no file can grow beyond 100 KiB, so that the first checkpoint cannot be written: the
+/// process gets an error, or with `killed` a signal that ends it.
+fn train_without_room(recipe: &str, killed: bool) -> std::process::Output {
+    let ignore = if killed { "" } else { "trap '' XFSZ;" };
+    let script = format!("{ignore} ulimit -c 0; ulimit -f 100; exec \"$@\"");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_genir")]);
+    command.args(["train", recipe, "--overwrite", "train.steps=3"]).output().unwrap()
+}
+
+#[test]
+fn a_replacement_without_a_checkpoint_gives_the_old_run_back_and_keeps_its_own_log() {
+    let home = TempDir::new().unwrap();
+    let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
+    succeeds(&["train", &recipe, "train.steps=1"]);
+    fs::write(run.join("notes.md"), "mine").unwrap();
+    let before = everything(&run);
+
+    // The loss is not finite after some steps.
+    let diverges = ["train", &recipe, "--overwrite", "optimizer.learning_rate=1e20"];
+    fails(&diverges, &["the update was not made"]);
+    assert!(without_failed(&run) == before);
+    let failed = run.join("failed-run");
+    assert_says(&fs::read_to_string(failed.join("log.txt")).unwrap(), &["8 documents"]);
+    assert_says(&fs::read_to_string(failed.join("recipe.toml")).unwrap(), &["steps = 30"]);
+    for name in ["metrics.jsonl", "environment.json", "tensorboard"] {
+        assert!(failed.join(name).exists(), "{name}");
+    }
+
+    // A disk that is full, told by an error.
+    let done = train_without_room(&recipe, false);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert_says(&said, &["File too large", "is here again", "failed-run-2", "error: "]);
+    assert!(without_failed(&run) == before);
+
+    // And a process that is killed: the next start gives the old run back, also one that is refused.
+    let done = train_without_room(&recipe, true);
+    assert_eq!(done.status.code(), None, "{done:?}");
+    assert!(run.join(".genir-old/checkpoints/latest").exists());
+    let next = genir_with_input(&["train", &recipe], "");
+    assert_says(&next.stderr, &["is here again", "failed-run-3", "already holds a run"]);
+    assert!(without_failed(&run) == before);
+    succeeds(&["search", &text(run.clone()), "gold"]);
+
+    // With its first checkpoint a run has replaced the old one, whatever comes after.
+    fails(&[&diverges[..], &["save.every_steps=1"]].concat(), &["was not made"]);
+    assert_says(&fs::read_to_string(run.join("recipe.toml")).unwrap(), &["steps = 30"]);
+    assert!(
+        run.join("checkpoints/step-000001").exists() && run.join("failed-run/log.txt").exists()
+    );
+    assert!(!run.join(".genir-old").exists() && run.join("notes.md").exists());
 }

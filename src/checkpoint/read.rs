@@ -6,7 +6,7 @@ use super::{CheckpointError, MANIFEST, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
 use crate::files::FileError;
-use crate::run::CHECKPOINTS;
+use crate::run::{CHECKPOINTS, LATEST};
 use crate::t5::weights::{self, DocidRows, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
 use crate::task::Encoding;
@@ -58,7 +58,7 @@ impl Checkpoint {
 /// its latest. None where there is neither.
 pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
-    let places = [path.to_owned(), checkpoints.join("best"), checkpoints.join("latest")];
+    let places = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
     places.into_iter().find(|place| place.join("config.json").exists())
 }
 

@@ -11,7 +11,7 @@ use crate::train::Plan;
 /// Show all that is wrong with a recipe, or what it would train and need.
 ///
 /// Reads the recipe, the corpus, the base's configuration, its tokenizer and the headers of its weights,
-/// and looks at the run directory. What passes, `train` starts. Trains nothing and writes nothing.
+/// and tries whether the run directory can be made. What passes, `train` starts. Trains nothing and leaves nothing behind.
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! `genir eval`
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -10,13 +11,16 @@ use serde_json::{Map, Value, json};
 use super::target::{Target, With};
 use super::{output, outputs};
 use crate::corpus::Split;
-use crate::files::{FileError, WholeFile};
+use crate::files::write_whole;
 use crate::probe::ranked_among;
+use crate::recipe::MOST_PADDING;
 use crate::report::per_query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
 use crate::retrieval::ranking::{RankOptions, Vocabulary};
-use crate::retrieval::run_files::{RunWriter, write_correct_queries, write_qrels};
+use crate::retrieval::run_files::{
+    RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
+};
 use crate::retrieval::{DocidOrder, Metrics, NamedMeasure};
 
 /// Rank the queries of a split with checkpoints, and print their metrics.
@@ -48,7 +52,8 @@ pub struct Eval {
 
     /// Cut and pad queries to this many tokens and let the model attend to the padding, as the paper's eval.py does
     /// with 128 [default: padding is masked].
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS",
+        value_parser = clap::value_parser!(u32).range(1..=MOST_PADDING as i64))]
     unmasked_padding: Option<u32>,
 
     /// Queries at once.
@@ -62,7 +67,8 @@ pub struct Eval {
     metrics: Option<Measures>,
 
     /// Write the metrics of each query as CSV: run, query, part (seen or unseen), docid (the best ranked relevant
-    /// document), rank, and each metric. - is standard output, here and for the other files.
+    /// document), rank, and each metric. - is standard output, here and for the other files; on a terminal, control
+    /// characters of ids are escaped.
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
 
@@ -156,22 +162,15 @@ impl Eval {
         let outputs = self.files().map(|(option, path)| (option, path.as_deref()));
         outputs::check(&outputs, &inputs.concat())?;
         let measures = self.metrics.clone().unwrap_or_else(usual_measures).0;
-        let mut per_query = match &self.per_query {
-            Some(path) => {
-                let mut file = WholeFile::create(path)?;
-                per_query::write_header(&measures, &mut file)
-                    .map_err(FileError::new("write", path))?;
-                Some((file, path))
-            }
-            None => None,
-        };
+        let mut per_query = Vec::new();
+        per_query::write_header(&measures, &mut per_query)?;
         let mut runs = Vec::new();
         for (name, target) in &targets {
             let parts = self.evaluate(name, target, &measures, &mut per_query)?;
             runs.push((name.as_str(), parts));
         }
-        if let Some((file, _)) = per_query {
-            file.commit()?;
+        if let Some(path) = &self.per_query {
+            write_whole(path, |file| file.write_all(&outputs::for_reader(path, per_query)))?;
         }
         self.print(&measures, &runs)
     }
@@ -198,8 +197,9 @@ impl Eval {
                 self.checkpoints.len()
             );
         }
-        let printed =
-            files.iter().filter(|(_, path)| path.as_deref().is_some_and(is_standard_output));
+        let printed = files
+            .iter()
+            .filter(|(_, path)| path.as_deref().is_some_and(outputs::is_standard_output));
         let printed: Vec<&str> = printed.map(|(name, _)| *name).collect();
         if printed.len() > 1 {
             bail!(
@@ -221,7 +221,7 @@ impl Eval {
         name: &str,
         target: &Target,
         measures: &[NamedMeasure],
-        per_query: &mut Option<(WholeFile, &PathBuf)>,
+        per_query: &mut Vec<u8>,
     ) -> Result<Vec<SubsetMeans>> {
         let asked = target.asked()?;
         let checkpoint = &asked.checkpoint;
@@ -231,6 +231,13 @@ impl Eval {
             None => asked.queries(split, most, seed)?,
             Some(length) => asked.unmasked_queries(split, most, seed, length as usize)?,
         };
+        // Before what takes long.
+        for path in [&self.run, &self.qrels].into_iter().flatten() {
+            check_qrels(path, set.judgements(docids))?;
+        }
+        if let Some(path) = &self.run {
+            check_docids(path, docids.ids())?;
+        }
         let order = DocidOrder::of(docids);
         let options = RankOptions {
             order: &order,
@@ -258,10 +265,7 @@ impl Eval {
         if let Some(path) = &self.correct {
             write_correct_queries(path, &set.correct_pairs(&found, docids))?;
         }
-        if let Some((file, path)) = per_query {
-            per_query::write_queries(name, (&set, &found), docids, measures, file)
-                .map_err(FileError::new("write", path))?;
-        }
+        per_query::write_queries(name, (&set, &found), docids, measures, per_query)?;
         Ok(parts(&set, &found, measures))
     }
 
@@ -271,7 +275,7 @@ impl Eval {
             Format::Table => self.table(measures, runs),
         };
         let files = [&self.run, &self.qrels, &self.correct, &self.per_query];
-        if files.iter().any(|path| path.as_deref().is_some_and(is_standard_output)) {
+        if files.iter().any(|path| path.as_deref().is_some_and(outputs::is_standard_output)) {
             output::error_line(text);
             return Ok(());
         }
@@ -360,8 +364,4 @@ fn parts(set: &QuerySet, found: &Evaluated, measures: &[NamedMeasure]) -> Vec<Su
     .into_iter()
     .flatten()
     .collect()
-}
-
-fn is_standard_output(path: &Path) -> bool {
-    path == Path::new("-")
 }

@@ -1,14 +1,16 @@
 //! The files that verbs are asked to write: looked at before anything is computed, so that none destroys another.
 
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::output;
 use crate::checkpoint;
 use crate::corpus::Split;
-use crate::files::{Destination, WholeFile};
+use crate::files::{Destination, Stream, WholeFile};
 use crate::probe::Probe;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
@@ -47,6 +49,24 @@ pub(super) fn check(
         true => Ok(()),
         false => bail!("{}", problems.join("\n")),
     }
+}
+
+/// Whether what is written to `path` comes out of standard output, by whatever name: `-`, `/dev/stdout`, or the file
+/// that standard output was redirected to.
+pub(super) fn is_standard_output(path: &Path) -> bool {
+    let is_output = matches!(Destination::of(path), Ok(Destination::Stream(Stream::Output)));
+    // Nobody reads what is written to /dev/null twice.
+    is_output && (path == Path::new("-") || !is_device(path) || io::stdout().is_terminal())
+}
+
+/// A text for `path`: as it is, or fit for a terminal where it is shown on one.
+pub(super) fn for_reader(path: &Path, text: Vec<u8>) -> Vec<u8> {
+    if !(is_standard_output(path) && io::stdout().is_terminal()) {
+        return text;
+    }
+    let mut lines = output::plain_lines(&String::from_utf8_lossy(&text));
+    lines.push('\n');
+    lines.into_bytes()
 }
 
 /// Refuses a directory for outputs that is something else.

@@ -316,10 +316,16 @@ impl ProbeVerb {
                 text.push(b'\n');
             }
         }
+        let files: Vec<&PathBuf> =
+            [&self.write_correct, &self.per_query].into_iter().flatten().collect();
         match to {
             Some(mut file) => {
                 file.write_all(&text).with_context(|| file.path().display().to_string())?;
                 file.commit()?;
+            }
+            // Standard output is left to the file, as in `eval`.
+            None if files.iter().any(|path| outputs::is_standard_output(path)) => {
+                output::error_line(String::from_utf8_lossy(&text));
             }
             None => output::print(String::from_utf8_lossy(&text))?,
         }

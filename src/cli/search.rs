@@ -21,6 +21,7 @@ pub struct Search {
     target: Target,
 
     /// The query [default: one a line from standard input, each answer under its query].
+    #[arg(allow_hyphen_values = true)]
     query: Option<String>,
 
     /// How many documents to show.
@@ -35,11 +36,24 @@ pub struct Search {
 /// Characters of a document's text that are shown.
 const EXCERPT: usize = 100;
 
+/// Whether a text is one word like `--jsno` or `-x`: rather a mistyped option than a query. `-17 degrees` and `-17` are
+/// queries.
+fn is_like_an_option(text: &str) -> bool {
+    let name = text.trim_start_matches('-');
+    let begins = text.len() > name.len() && !text.contains(char::is_whitespace);
+    begins && name.starts_with(|letter: char| letter.is_ascii_alphabetic())
+}
+
 impl Search {
     pub fn run(self, console: &Console) -> Result<()> {
         if self.query.as_ref().is_some_and(|query| query.trim().is_empty()) {
             bail!(
                 "the query is empty: give some words, or no query at all to read one a line from standard input"
+            );
+        }
+        if let Some(word) = self.query.as_deref().filter(|query| is_like_an_option(query)) {
+            bail!(
+                "`{word}` is no option of search (see --help); to search for it, put a space before it: ' {word}'"
             );
         }
         let (checkpoint, device) = self.target.open()?;

@@ -15,7 +15,10 @@ use crate::monitor::{Console, Monitor};
 use crate::prefix::outlook;
 use crate::recipe::Init;
 use crate::run::{Environment, NewRun, Overwrite};
-use crate::train::{MemoryEstimate, Plan, Trainer, callbacks};
+use crate::train::{
+    Cadence, Callback, Ending, MemoryEstimate, Moment, Plan, PlanError, TrainError, Trainer,
+    Verdict, callbacks,
+};
 
 /// Fine-tune a model as a recipe says.
 ///
@@ -26,9 +29,36 @@ pub struct Train {
     #[command(flatten)]
     recipe: RecipeArgs,
 
-    /// Replace the run that is in the run directory.
+    /// Replace the run that is in the run directory. It stays aside in .genir-old until the new one has its first
+    /// checkpoint; without one it comes back, and what the new run has logged is moved to failed-run/.
     #[arg(long)]
     overwrite: bool,
+}
+
+/// Gives the run up that is replaced as soon as the new one has a checkpoint.
+struct KeepNewRun<'a> {
+    new: &'a mut NewRun,
+}
+
+impl Callback for KeepNewRun<'_> {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: false, at_end: true }
+    }
+
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self, _moment: &mut Moment) -> Result<Verdict, TrainError> {
+        if self.new.replaces() && self.new.has_checkpoint() {
+            self.new.keep().map_err(PlanError::from)?;
+        }
+        Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
+        self.call(moment).map(|_| ())
+    }
 }
 
 impl Train {
@@ -56,9 +86,14 @@ impl Train {
         new.begin(&toml, &environment)?;
         console.log_to(&run.log())?;
         let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
-        new.keep()?;
+        if !new.replaces() {
+            new.keep()?;
+        }
+        callbacks.push(Box::new(KeepNewRun { new: &mut new }));
         let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
         monitor.finish()?;
+        drop(callbacks);
+        new.keep()?;
 
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));

@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -328,7 +329,13 @@ fn message(error: &serde_json::Error) -> String {
 fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
     builder.reads(file);
     let failed = |source| CorpusError::Read { file: file.to_path_buf(), source };
-    let mut plain = BufReader::with_capacity(BUFFER, File::open(file).map_err(failed)?);
+    let opened = File::open(file).map_err(failed)?;
+    let kind = opened.metadata().map_err(failed)?.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        // Some never end.
+        return Err(failed(io::Error::other("it is a device")));
+    }
+    let mut plain = BufReader::with_capacity(BUFFER, opened);
     let beginning = plain.fill_buf().map_err(failed)?;
     if is_lfs_pointer(beginning) {
         return Err(CorpusError::LfsPointer { file: file.to_path_buf() });

@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 
 use super::tokenizer_file::{AddedToken, TokenizerFile};
 use super::{DocidError, DocidVocabulary, token};
-use crate::files::{FileError, write_whole};
+use crate::files::{FileError, is_lfs_pointer, write_whole};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -33,6 +33,15 @@ pub enum TokenizerError {
     /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] FileError),
+    /// A repository was cloned without the content of its large files.
+    #[error(
+        "{}: a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches the file",
+        file.display()
+    )]
+    LfsPointer {
+        /// The file.
+        file: PathBuf,
+    },
     /// There is no `tokenizer.json`.
     #[error(
         "{} is not there; with transformers, AutoTokenizer.from_pretrained(..).save_pretrained(..) \
@@ -366,6 +375,9 @@ fn first_words(text: &str, length: usize) -> &str {
 
 fn read_if_there(file: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(file) {
+        Ok(text) if is_lfs_pointer(text.as_bytes()) => {
+            Err(TokenizerError::LfsPointer { file: file.to_path_buf() })
+        }
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TokenizerError::File { file: file.to_path_buf(), source }),

@@ -30,6 +30,7 @@ pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
 };
+pub(crate) use watching::MOST_PADDING;
 pub use watching::{EvaluateSection, LogSection, SaveSection, StopSection};
 
 use crate::component::Stages;

@@ -9,6 +9,7 @@ use super::reader::Section;
 use crate::choice::choice;
 use crate::component::{Selector, Stage, Stages, parse_layers};
 use crate::device::is_name;
+use crate::t5::most_of;
 
 /// `[run]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -98,6 +99,17 @@ impl ConfigSection {
     }
 }
 
+/// A size of the model, which a T5 can have.
+fn size(section: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
+    let size: Option<usize> = section.integer(key, 1).optional();
+    if let (Some(size), Some((most, expected))) = (size, most_of(key))
+        && size > most
+    {
+        section.problem(key, format!("expected {expected}"));
+    }
+    size
+}
+
 impl ModelSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let model = Self {
@@ -106,12 +118,12 @@ impl ModelSection {
             init: section.choice("init").or(Init::Pretrained),
             dropout: section.number("dropout", SHARE, share).optional(),
             config: section.section("config", |section| ConfigSection {
-                d_model: section.integer("d_model", 1).optional(),
-                d_ff: section.integer("d_ff", 1).optional(),
-                d_kv: section.integer("d_kv", 1).optional(),
-                num_heads: section.integer("num_heads", 1).optional(),
-                num_layers: section.integer("num_layers", 1).optional(),
-                num_decoder_layers: section.integer("num_decoder_layers", 1).optional(),
+                d_model: size(section, "d_model"),
+                d_ff: size(section, "d_ff"),
+                d_kv: size(section, "d_kv"),
+                num_heads: size(section, "num_heads"),
+                num_layers: size(section, "num_layers"),
+                num_decoder_layers: size(section, "num_decoder_layers"),
             }),
         };
         if model.init == Init::Pretrained && model.config != ConfigSection::default() {

@@ -50,6 +50,9 @@ pub(super) fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result
     every.serialize(serializer)
 }
 
+/// The most tokens that queries are padded to. Padding takes memory for each query and each token of it.
+pub const MOST_PADDING: usize = 4096;
+
 impl EvaluateSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let evaluate = Self {
@@ -63,6 +66,10 @@ impl EvaluateSection {
             run_depth: section.integer("run_depth", 1).or(100),
             at_start: section.flag("at_start").or(false),
         };
+        if evaluate.unmasked_padding.is_some_and(|length| length > MOST_PADDING) {
+            let message = format!("expected a whole number from 1 to {MOST_PADDING}");
+            section.problem("unmasked_padding", message);
+        }
         if evaluate.splits.is_empty() && evaluate.memorisation == 0 {
             let message = "expected at least one split, or examples for `memorisation`";
             section.conflict("splits", &["memorisation"], message.to_owned());

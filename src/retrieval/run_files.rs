@@ -233,14 +233,17 @@ pub fn check_qrels<'a>(
     })
 }
 
-/// Refuses what would break a line into other fields.
-fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileError> {
+/// Whether TREC files can hold an id: it would not break a line into other fields.
+pub(crate) fn fits_trec(id: &str) -> bool {
     // Control characters too: Python's `str.split` parts fields at some of them.
-    let breaks = |letter: char| letter.is_whitespace() || letter.is_control();
-    if id.is_empty() || id.contains(breaks) {
-        return Err(RunFileError::Id { path: path.to_path_buf(), field, id: id.to_string() });
+    !id.is_empty() && !id.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+}
+
+fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileError> {
+    match fits_trec(id) {
+        true => Ok(()),
+        false => Err(RunFileError::Id { path: path.to_path_buf(), field, id: id.to_string() }),
     }
-    Ok(())
 }
 
 /// Where a line stands, for the errors of its fields.

@@ -20,6 +20,11 @@ const ENVIRONMENT: &str = "environment.json";
 /// All that a run writes: what `--overwrite` replaces. Whatever else is in its directory is the user's.
 pub(super) const LAYOUT: [&str; 9] =
     [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, SUMMARY, RECIPE, ENVIRONMENT];
+/// What a run has logged that was to replace the one that is there, and ended without a checkpoint. It stays until the
+/// user removes it.
+pub(super) const FAILED: &str = "failed-run";
+/// The link in [`CHECKPOINTS`] to the newest one: there from the first that is complete.
+pub(crate) const LATEST: &str = "latest";
 
 /// What to do where a run already is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +120,8 @@ pub enum RunError {
 /// probes/            <probe>.jsonl: one result a line, of the probes that were measured
 /// log.txt            what was logged
 /// summary.json       what came of the run and what it cost; written when it is over
+/// failed-run/        what a run has logged that was to replace this one (`--overwrite`) and ended without a checkpoint
+/// .genir-old/        until a run that replaces another has a checkpoint: that other
 /// .genir.lock        while it trains: which process does
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

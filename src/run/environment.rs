@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -80,6 +81,28 @@ pub(crate) fn resident_memory() -> Option<u64> {
 /// The most memory in bytes that this process has held so far (Linux; none elsewhere).
 pub(crate) fn peak_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmHWM"))
+}
+
+/// The memory in bytes that this process can have (Linux; none elsewhere): the machine's with its swap space, or less
+/// where a control group, as of a container or a job of a cluster, allows less.
+pub(crate) fn available_to_process() -> Option<u64> {
+    let machine = bytes(field("/proc/meminfo", "MemTotal"))?;
+    let swap = bytes(field("/proc/meminfo", "SwapTotal")).unwrap_or(0);
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(
+        (machine + swap).min(group_limit(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX)),
+    )
+}
+
+/// The least `memory.max` of the control group that `groups` (the text of `/proc/self/cgroup`) names, and of those that
+/// it is in. In a container the file system may begin at the group itself.
+fn group_limit(root: &Path, groups: &str) -> Option<u64> {
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let limits = Path::new(group).ancestors().filter_map(|group| {
+        let text = fs::read_to_string(root.join(group).join("memory.max")).ok()?;
+        text.trim().parse().ok()
+    });
+    limits.min()
 }
 
 /// The value of the first line `name : value` of a file under `/proc`.
@@ -174,6 +197,20 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
         assert_eq!(at(1_767_225_599), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn the_least_limit_of_the_groups_that_a_process_is_in_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("slice/job");
+        fs::create_dir_all(&inner).unwrap();
+        assert_eq!(group_limit(root.path(), "0::/slice/job\n"), None);
+        fs::write(inner.join("memory.max"), "max\n").unwrap();
+        fs::write(root.path().join("slice/memory.max"), "5000\n").unwrap();
+        assert_eq!(group_limit(root.path(), "3:cpu:/x\n0::/slice/job\n"), Some(5000));
+        fs::write(inner.join("memory.max"), "4000\n").unwrap();
+        assert_eq!(group_limit(root.path(), "0::/slice/job\n"), Some(4000));
+        assert_eq!(group_limit(root.path(), "3:memory:/slice\n"), None);
     }
 
     #[test]

@@ -6,9 +6,9 @@ mod lock;
 mod start;
 mod summary;
 
-pub(crate) use directory::CHECKPOINTS;
+pub(crate) use directory::{CHECKPOINTS, LATEST};
 pub use directory::{Overwrite, RunDirectory, RunError};
 pub use environment::{Environment, GitRevision};
-pub(crate) use environment::{peak_memory, resident_memory};
+pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
 pub use start::NewRun;
 pub use summary::{Best, Ended, Evaluation, Parameters, Seconds, Summary};

@@ -7,34 +7,38 @@
 //! | there is | what lies beside it | a start that finds it |
 //! | --- | --- | --- |
 //! | `.genir-moving` | what is left of the old run | moves the old run's parts back |
-//! | `.genir-old` | a new run that has not begun; the old one is whole in here | removes the new one, then moves back |
-//! | `.genir-gone` | a new run that has begun | removes the old run's rest |
+//! | `.genir-old` | a new run; the old one is whole in here | with a checkpoint of the new run: keeps it; without: moves what the new one has logged to `failed-run/`, and the old one back |
+//! | `.genir-gone` | a new run that is kept | removes the old run's rest |
 //! | none of them | a run, or none | |
 //!
 //! From one state to the next it is one rename. Moving back begins with `.genir-old` becoming `.genir-moving`, after
-//! all of the new run is removed: so what lies beside `.genir-moving` is always the old run's, and is never removed. A
-//! first run in a directory goes the same way, with nothing to be moved.
+//! all of the new run is out of the way: so what lies beside `.genir-moving` is always the old run's, and is never
+//! removed. A first run in a directory goes the same way, with nothing to be moved.
 //!
 //! In order: [`NewRun::claim`] takes the lock and undoes or ends what an interrupted start left. Then the caller does all
-//! that can fail (reads weights, makes callbacks). [`NewRun::begin`] moves the old run aside and writes the first files,
-//! [`NewRun::keep`] is the point of no return. A `NewRun` that is dropped between, by an error or a panic, undoes itself
-//! as the next start would after a kill. All of this happens under the lock, so what is found is never another's work.
+//! that can fail (reads weights, makes callbacks). [`NewRun::begin`] moves the old run aside and writes the first files.
+//! [`NewRun::keep`] is the point of no return: the caller calls it at once where no run is replaced, and else when the
+//! new run has a checkpoint ([`NewRun::has_checkpoint`]) or has ended. A `NewRun` that is dropped before, by an error or
+//! a panic, undoes itself as the next start would after a kill. All of this happens under the lock, so what is found is
+//! never another's work.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::directory::{LAYOUT, contents, summary};
+use super::directory::{FAILED, LATEST, LAYOUT, contents, summary};
 use super::lock::{LOCK, Lock, LockError};
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
-    FileError, create_directory, is_temporary, rename, sync_directory, write_whole,
+    FileError, TRIAL, create_directory, is_temporary, rename, sync_directory, write_whole,
 };
 
 const MOVING: &str = ".genir-moving";
 const OLD: &str = ".genir-old";
 const GONE: &str = ".genir-gone";
-const STATES: [&str; 3] = [MOVING, OLD, GONE];
+/// Becomes [`FAILED`] when all is in it.
+const FAILING: &str = ".genir-failed";
+const STATES: [&str; 4] = [MOVING, OLD, GONE, FAILING];
 
 /// How often a directory is made that a failed start of another process removes again.
 const ATTEMPTS: usize = 100;
@@ -49,13 +53,15 @@ pub struct NewRun {
     /// Directories that were made for it, the innermost first.
     made: Vec<PathBuf>,
     stage: Stage,
+    /// Whether a run was there.
+    replaces: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The lock is held, nothing is changed.
     Claimed,
-    /// The old run is aside, or on its way there.
+    /// The old run is aside, or on its way there and back.
     Begun,
     /// The old run is given up.
     Kept,
@@ -70,11 +76,11 @@ impl NewRun {
     /// run of genir, in which case nothing in it is ever touched.
     pub fn claim(path: &Path, overwrite: Overwrite) -> Result<NewRun, RunError> {
         // Without the lock: what is refused here is not even touched.
-        look(path, overwrite)?;
+        Self::check(path, overwrite)?;
         let made = missing(path);
         let lock = lock(path)?;
         let (run, stage) = (RunDirectory::at(path), Stage::Claimed);
-        let new = NewRun { run, lock, made, stage };
+        let new = NewRun { run, lock, made, stage, replaces: false };
         new.recover()?;
         look_within(path, overwrite)?;
         Ok(new)
@@ -82,7 +88,12 @@ impl NewRun {
 
     /// Whether [`NewRun::claim`] would refuse the directory as it is now. Changes nothing.
     pub fn check(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
-        look(path, overwrite)
+        // Asked last: what looks wrong may be another start's work, half done.
+        let found = look_within(path, overwrite);
+        match Lock::owner(path) {
+            Some(owner) => Err(in_use(path, owner)),
+            None => found,
+        }
     }
 
     /// Where the run will be. Nothing of it is there before [`NewRun::begin`].
@@ -118,8 +129,11 @@ impl NewRun {
     pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
         self.stage = Stage::Begun;
         create_directory(&self.at(MOVING))?;
-        for name in LAYOUT.iter().filter(|name| is_there(&self.at(name))) {
-            rename(&self.at(name), &self.at(MOVING).join(name))?;
+        for name in LAYOUT {
+            if is_there(&self.at(name)) {
+                rename(&self.at(name), &self.at(MOVING).join(name))?;
+                self.replaces = true;
+            }
         }
         self.advance(MOVING, OLD)?;
         write_whole(&self.run.environment_path(), |file| {
@@ -133,8 +147,22 @@ impl NewRun {
         Ok(())
     }
 
-    /// Gives the old run up: from here on the new one is what the directory holds.
+    /// Whether an earlier run is aside, since [`NewRun::begin`].
+    pub fn replaces(&self) -> bool {
+        self.replaces && self.stage == Stage::Begun
+    }
+
+    /// Whether the new run has a checkpoint that is complete.
+    pub fn has_checkpoint(&self) -> bool {
+        // The link is made when the first one is complete.
+        self.stage != Stage::Claimed && is_there(&self.run.checkpoints().join(LATEST))
+    }
+
+    /// Gives the old run up: from here on the new one is what the directory holds. Does nothing the second time.
     pub fn keep(&mut self) -> Result<(), RunError> {
+        if self.stage == Stage::Kept {
+            return Ok(());
+        }
         self.advance(OLD, GONE)?;
         self.stage = Stage::Kept;
         if let Err(error) = remove(&self.at(GONE)) {
@@ -148,16 +176,69 @@ impl NewRun {
     /// Ends or undoes what an interrupted start left; an undone one leaves the old run, or nothing.
     fn recover(&self) -> Result<(), RunError> {
         let path = self.run.path();
-        remove(&self.at(GONE))?;
-        for name in contents(path)?.iter().filter(|name| is_leftover(name)) {
-            remove(&path.join(name))?;
-        }
-        if is_there(&self.at(OLD)) {
-            for name in LAYOUT {
-                remove(&self.at(name))?;
+        for name in contents(path)?.iter().map(|name| name.trim_end_matches('/')) {
+            if is_leftover(name) {
+                remove(&path.join(name))?;
             }
-            self.advance(OLD, MOVING)?;
         }
+        let mut comes_back = false;
+        if is_there(&self.at(OLD)) {
+            if is_there(&self.run.checkpoints().join(LATEST)) {
+                self.advance(OLD, GONE)?;
+            } else {
+                comes_back = !contents(&self.at(OLD))?.is_empty();
+                self.put_away_failed()?;
+                self.advance(OLD, MOVING)?;
+            }
+        }
+        remove(&self.at(GONE))?;
+        self.move_back()?;
+        let mut logged = String::new();
+        if is_there(&self.at(FAILING)) {
+            let name = self.free_name(FAILED);
+            self.advance(FAILING, &name)?;
+            logged = format!("; what it has logged is in {}", self.at(&name).display());
+        }
+        if comes_back {
+            tracing::warn!(
+                "{}: the run that was to replace the one in here has no checkpoint, so that the earlier one is here \
+                 again{logged}",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// `name`, or with a number behind it where that is taken.
+    fn free_name(&self, name: &str) -> String {
+        let numbered = (2..).map(|number| format!("{name}-{number}"));
+        let mut names = [name.to_owned()].into_iter().chain(numbered);
+        names.find(|name| !is_there(&self.at(name))).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// Moves what a new run without a checkpoint has logged out of the way of the old one, if it has come to training,
+    /// and removes the rest.
+    fn put_away_failed(&self) -> Result<(), RunError> {
+        let has_logged = fs::metadata(self.run.metrics()).is_ok_and(|file| file.len() > 0);
+        remove(&self.run.checkpoints())?;
+        if has_logged {
+            create_directory(&self.at(FAILING))?;
+        }
+        // The metrics last: by them the next start knows, if this one is killed.
+        let metrics = |name: &&str| self.at(name) == self.run.metrics();
+        let (last, first): (Vec<&str>, Vec<&str>) = LAYOUT.iter().copied().partition(metrics);
+        for name in first.into_iter().chain(last).filter(|name| is_there(&self.at(name))) {
+            match has_logged {
+                true => rename(&self.at(name), &self.at(FAILING).join(name))?,
+                false => remove(&self.at(name))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the old run back, of which all or a part is aside.
+    fn move_back(&self) -> Result<(), RunError> {
+        let path = self.run.path();
         if !is_there(&self.at(MOVING)) {
             return Ok(());
         }
@@ -193,8 +274,9 @@ impl Drop for NewRun {
             && let Err(error) = self.recover()
         {
             tracing::error!(
-                "{}: the run that was there cannot be put back now, the next start tries again: {error}",
-                self.run.path().display()
+                "{path}: the run that was there is in {path}/{OLD} or {path}/{MOVING} and cannot be put back now, the \
+                 next start tries again: {error}",
+                path = self.run.path().display()
             );
         }
         self.lock.remove_file();
@@ -204,16 +286,6 @@ impl Drop for NewRun {
                 let _ = fs::remove_dir(directory);
             }
         }
-    }
-}
-
-/// Refuses what a start must not touch.
-fn look(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
-    // Asked last: what looks wrong may be another start's work, half done.
-    let found = look_within(path, overwrite);
-    match Lock::owner(path) {
-        Some(owner) => Err(in_use(path, owner)),
-        None => found,
     }
 }
 
@@ -275,9 +347,9 @@ fn missing(path: &Path) -> Vec<PathBuf> {
     ways.take_while(|path| !is_there(path)).map(Path::to_path_buf).collect()
 }
 
-/// Whether a killed start may have left a file of this name: the beginning of one of a run's own.
+/// Whether a killed start may have left what has this name: the beginning of a file of a run's own, or a trial.
 fn is_leftover(name: &str) -> bool {
-    LAYOUT.iter().any(|of| is_temporary(name, of))
+    name.starts_with(TRIAL) || LAYOUT.iter().any(|of| is_temporary(name, of))
 }
 
 /// The paths that lead to `input`, and to what is in it, if it is a directory: as typed, and without links.

@@ -5,9 +5,36 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::files::is_lfs_pointer;
+
+/// The sizes of a T5 that are bounded, by their keys in `config.json`, with the most that each may be: far beyond every
+/// T5 that there is, and so that no count of parameters or bytes is too large for a `usize`.
+const MOST: [(&str, usize, &str); 6] = [
+    ("d_model", 1 << 17, "a whole number from 1 to 131072"),
+    ("d_ff", 1 << 20, "a whole number from 1 to 1048576"),
+    ("d_kv", 1 << 12, "a whole number from 1 to 4096"),
+    ("num_heads", 1 << 12, "a whole number from 1 to 4096"),
+    ("num_layers", 1000, "a whole number from 1 to 1000"),
+    ("num_decoder_layers", 1000, "a whole number from 1 to 1000"),
+];
+
+/// The most that a size may be, with the values that are right, in words; `None`: it is not bounded.
+pub(crate) fn most_of(key: &str) -> Option<(usize, &'static str)> {
+    let bound = MOST.iter().find(|(bounded, ..)| *bounded == key);
+    bound.map(|&(_, most, expected)| (most, expected))
+}
+
 /// What is wrong with a `config.json`.
 #[derive(Debug, Error)]
 pub enum ConfigError {
+    /// A repository was cloned without the content of its large files.
+    #[error(
+        "{file}: a Git LFS pointer, not the file itself; `git lfs pull` in its repository fetches the file"
+    )]
+    LfsPointer {
+        /// The file.
+        file: PathBuf,
+    },
     /// The file cannot be read.
     #[error("{file}: cannot be read: {source}")]
     Read {
@@ -95,6 +122,9 @@ impl T5Config {
         let file = directory.join("config.json");
         let text = std::fs::read_to_string(&file)
             .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
+        if is_lfs_pointer(text.as_bytes()) {
+            return Err(ConfigError::LfsPointer { file });
+        }
         Self::from_json(&file, &text)
     }
 
@@ -255,7 +285,10 @@ impl Keys<'_> {
     fn size(&self, key: &'static str, default: Option<usize>) -> Result<usize, ConfigError> {
         match self.size_or_zero(key, default.unwrap_or(0))? {
             0 => Err(self.wrong(key, "a whole number of at least 1")),
-            size => Ok(size),
+            size => match most_of(key) {
+                Some((most, expected)) if size > most => Err(self.wrong(key, expected)),
+                _ => Ok(size),
+            },
         }
     }
 

@@ -14,6 +14,7 @@ pub mod weights;
 
 pub use crate::ops::{Dropout, Head, Logits};
 pub use attention::{AttentionBlock, RelativeBias, bucket};
+pub(crate) use config::most_of;
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use gone::Gone;
 pub use layers::{Embedding, Linear, Mlp, RmsNorm};

@@ -15,6 +15,7 @@ mod probe_base;
 mod query_sets;
 mod schedule;
 mod step;
+mod to_start;
 mod trainer;
 mod warnings;
 

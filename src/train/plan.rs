@@ -18,7 +18,6 @@ use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
-use crate::run::{NewRun, Overwrite, RunDirectory};
 use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
@@ -69,17 +68,6 @@ impl Plan {
         Self::made(recipe, Vec::new())
     }
 
-    /// As [`Plan::new`] for a run that is to be started: that it cannot be started in its directory is a problem too,
-    /// and so is that it reads what would be removed with the run that it replaces.
-    pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
-        let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
-        let plan = Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
-        match NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs()) {
-            Ok(()) => Ok(plan),
-            Err(error) => Err(PlanErrors(vec![error.into()])),
-        }
-    }
-
     /// The files and directories that the run reads, each with the key that names it.
     pub fn inputs(&self) -> Vec<(&'static str, PathBuf)> {
         let corpus = &self.recipe.corpus;
@@ -93,7 +81,7 @@ impl Plan {
         inputs
     }
 
-    fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
+    pub(super) fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let loaded = match corpus::load(&recipe.corpus.options()) {
             Ok(loaded) => Some(loaded),

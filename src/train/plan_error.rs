@@ -76,6 +76,18 @@ pub enum PlanError {
     /// The run directory cannot be used.
     #[error("run.directory: {0}")]
     Run(#[from] RunError),
+    /// The run needs more memory than there is.
+    #[error(
+        "memory: the run needs about {needed} MiB at its peak and can have {available} MiB, the machine's memory and swap \
+         space or the limit of its control group; take a smaller model, a smaller train.batch_size with more \
+         train.accumulate, or fewer trained parameters"
+    )]
+    Memory {
+        /// MiB that it needs by the estimate, without mapped files.
+        needed: u64,
+        /// MiB that its process can have.
+        available: u64,
+    },
     /// A split to evaluate is empty.
     #[error("evaluate.splits: the corpus has no {split} queries; {}", in_place(others))]
     NoQueries {

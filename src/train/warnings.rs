@@ -1,19 +1,78 @@
-//! What should be known of the corpus before it is trained on.
+//! What should be known of a run before it is started.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::plan::Plan;
 use crate::corpus::SHOWN;
+use crate::files::free_space;
+use crate::prefix::mebibytes;
+use crate::retrieval::run_files::fits_trec;
 
 /// What documents with the same tokens are counted under in `environment.json`.
 const ALIKE: &str = "documents_with_the_same_tokens";
 
 impl Plan {
-    /// What was skipped in the corpus or is not as a reader may expect, and documents that are alike: one text each,
-    /// of several lines.
+    /// What should be known before the run: what was skipped in the corpus or is not as a reader may expect, documents
+    /// that are alike, ids that TREC files cannot hold, memory or disk that may be too small. One text each, of several
+    /// lines.
     pub fn warnings(&self) -> Vec<String> {
         let findings = self.findings.iter().map(|finding| format!("corpus: {finding}"));
-        findings.chain((!self.alike.is_empty()).then(|| self.alike_documents())).collect()
+        let mut warnings: Vec<String> = findings.collect();
+        warnings.extend((!self.alike.is_empty()).then(|| self.alike_documents()));
+        warnings.extend(self.ids_not_for_trec());
+        warnings.extend(self.lack_of_memory().map(|(_, problem)| problem.to_string()));
+        warnings.extend(self.lack_of_disk());
+        warnings
+    }
+
+    /// Ids that TREC files cannot hold, where an evaluation would write such files.
+    fn ids_not_for_trec(&self) -> Option<String> {
+        let ranked = self.query_sets.iter().filter(|(_, split)| split.is_some());
+        let queries: Vec<&str> =
+            ranked.flat_map(|(set, _)| set.ids.iter().map(String::as_str)).collect();
+        if queries.is_empty() {
+            return None;
+        }
+        let kinds = [("document", self.docids.ids().collect()), ("query", queries)];
+        let found = kinds.into_iter().filter_map(|(kind, ids): (_, Vec<&str>)| {
+            let wrong: Vec<&str> = ids.into_iter().filter(|id| !fits_trec(id)).collect();
+            let shown: Vec<String> =
+                wrong.iter().take(SHOWN).map(|id| format!("`{}`", id.escape_debug())).collect();
+            let more = if wrong.len() > SHOWN { ", ..." } else { "" };
+            (!wrong.is_empty())
+                .then(|| format!("{} {kind} ids ({}{more})", wrong.len(), shown.join(", ")))
+        });
+        let found: Vec<String> = found.collect();
+        (!found.is_empty()).then(|| {
+            format!(
+                "corpus: {} hold white space or control characters, which TREC files cannot represent: evaluations \
+                 print metrics and write no .run and .qrels files of the splits with such ids",
+                found.join(" and ")
+            )
+        })
+    }
+
+    /// That the checkpoints of the run may not find room on its disk.
+    fn lack_of_disk(&self) -> Option<String> {
+        let directory = &self.recipe.run.directory;
+        let free = free_space(directory)?;
+        let one = (self.table.total.parameters * size_of::<f32>()) as u64;
+        // Those that are kept, the best one, and the next, which is written before one is removed.
+        let most = (self.recipe.save.keep_last as u64).saturating_add(2);
+        let evaluations = self.evaluations().times(self.total_steps());
+        let at_once = match self.recipe.save.every_steps {
+            Some(every) => most.min(self.total_steps() / every + 1),
+            None => most.min(evaluations.max(1)),
+        };
+        (one.saturating_mul(at_once) > free).then(|| {
+            format!(
+                "run.directory: a checkpoint takes about {}, there are up to {at_once} at once, and the disk of \
+                 {} has {} free; a smaller save.keep_last needs less",
+                mebibytes(one),
+                directory.display(),
+                mebibytes(free)
+            )
+        })
     }
 
     /// The number of each kind that [`Plan::warnings`] tells, by its name.

@@ -3,11 +3,8 @@
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
 
-use burn::tensor::Device;
-
-use super::fill::shapes;
 use super::names::stored;
-use super::{DocidRows, StoredTensors, WeightsError};
+use super::{DocidRows, StoredTensors, WeightsError, shapes_of};
 use crate::t5::{FeedForward, T5, T5Config};
 
 /// Tensors of one kind of problem that are named; a wrong size in `config.json` makes a problem of every layer.
@@ -25,7 +22,7 @@ pub fn problems(
     let gated = config.feed_forward == FeedForward::GatedGelu;
     let mut found = Vec::new();
     let mut expected = HashSet::new();
-    for (name, mut shape) in shapes(&T5::zeros(config, tied, &Device::flex())) {
+    for (name, mut shape) in shapes_of(config, |config, device| T5::zeros(config, tied, device)) {
         let Some(place) = stored(&name, gated) else { continue };
         let checked = match (place.name.as_str(), &shape[..]) {
             (table @ ("shared.weight" | "lm_head.weight"), &[words, width]) => {

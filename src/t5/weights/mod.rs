@@ -10,6 +10,7 @@ mod write;
 
 use std::path::PathBuf;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -252,12 +253,34 @@ impl GenirModel {
         tied: bool,
         documents: usize,
     ) -> Vec<(String, usize)> {
-        let device = Device::flex();
-        let t5 = T5::zeros(config, tied, &device);
-        let docids = Embedding::new(documents, config.d_model, &device);
-        let shapes = fill::shapes(&GenirModel { t5, docids });
+        let shapes = shapes_of(config, |config, device| {
+            let docids = Embedding::new(documents, config.d_model, device);
+            GenirModel { t5: T5::zeros(config, tied, device), docids }
+        });
         shapes.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
     }
+}
+
+/// Dotted names and shapes of the parameters of what `make` makes for this configuration.
+///
+/// No tensor of the model's width is made, since that of a norm has its memory at once: two models of widths 1 and 2
+/// differ in the dimensions that are the width.
+fn shapes_of<M: Module>(
+    config: &T5Config,
+    make: impl Fn(&T5Config, &Device) -> M,
+) -> Vec<(String, Vec<usize>)> {
+    let of_width = |d_model| {
+        let mut narrow = config.clone();
+        narrow.d_model = d_model;
+        fill::shapes(&make(&narrow, &Device::flex()))
+    };
+    let (shapes, others) = (of_width(1), of_width(2));
+    let wide = shapes.into_iter().zip(others).map(|((name, shape), (_, other))| {
+        let dimensions = shape.into_iter().zip(other);
+        let dimension = |(one, two)| if one == two { one } else { config.d_model };
+        (name, dimensions.map(dimension).collect())
+    });
+    wide.collect()
 }
 
 /// Whether a checkpoint's head is its word embedding.
@@ -287,4 +310,31 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         }
     });
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_model_of_any_width_is_measured_without_its_memory() {
+        let json = r#"{"d_model": 2, "d_kv": 2, "d_ff": 1, "num_heads": 2, "num_layers": 1, "vocab_size": 9}"#;
+        let small = T5Config::from_json(Path::new("config.json"), json).unwrap();
+        let made = GenirModel {
+            t5: T5::zeros(&small, false, &Device::flex()),
+            docids: Embedding::new(3, 2, &Device::flex()),
+        };
+        let expected = fill::shapes(&made).into_iter();
+        let expected: Vec<_> =
+            expected.map(|(name, shape)| (name, shape.iter().product())).collect();
+        assert_eq!(GenirModel::parameter_sizes(&small, false, 3), expected);
+        // A norm alone would have 4 TiB.
+        let mut wide = small;
+        wide.d_model = 1 << 40;
+        let sizes = GenirModel::parameter_sizes(&wide, false, 3);
+        let norm = sizes.iter().find(|(name, _)| name.ends_with("final_norm.weight"));
+        assert_eq!(norm.map(|(_, size)| *size), Some(1 << 40));
+    }
 }

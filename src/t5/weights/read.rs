@@ -301,6 +301,9 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
     }
     let text = std::fs::read_to_string(index)
         .map_err(|source| WeightsError::Read { file: index.to_owned(), source })?;
+    if is_lfs_pointer(text.as_bytes()) {
+        return Err(WeightsError::LfsPointer { file: index.to_owned() });
+    }
     let parsed: Index = serde_json::from_str(&text).map_err(|error| WeightsError::Damaged {
         file: index.to_owned(),
         reason: error.to_string(),

@@ -49,11 +49,8 @@ impl<'a> Evaluate<'a> {
             let checked = ids.and_then(|()| check_qrels(&qrels, set.judgements(&plan.docids)));
             let writable = match checked {
                 Ok(()) => true,
-                // Not a reason to lose a run: metrics need no files.
-                Err(error @ RunFileError::Id { .. }) => {
-                    tracing::warn!("no TREC files of {}: {error}", set.name);
-                    false
-                }
+                // Not a reason to lose a run: metrics need no files. The plan warns of it.
+                Err(RunFileError::Id { .. }) => false,
                 Err(error) => return Err(error.into()),
             };
             sets.push((set, writable));
@@ -127,7 +124,7 @@ impl Callback for Evaluate<'_> {
             ));
         }
         self.evaluated = Some(moment.step);
-        let _phase = allocator::Phase::begin();
+        let _memory = allocator::MemoryScope::begin();
         let model = moment.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = moment.prefix.map(Arc::as_ref);

@@ -7,7 +7,7 @@ use burn::module::Module;
 use super::improves;
 use crate::allocator;
 use crate::checkpoint::{self, Contents, Manifest};
-use crate::run::RunDirectory;
+use crate::run::{LATEST, RunDirectory};
 use crate::task::Encoding;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
@@ -78,7 +78,7 @@ impl Callback for Save<'_> {
         if !(is_due || is_best || moment.is_last) {
             return Ok(Verdict::Continue);
         }
-        let _phase = allocator::Phase::begin();
+        let _memory = allocator::MemoryScope::begin();
         let name = name_at(moment.step);
         let manifest = Manifest {
             format: Manifest::FORMAT,
@@ -95,7 +95,7 @@ impl Callback for Save<'_> {
             manifest: &manifest,
         };
         checkpoint::write(&checkpoints, &name, &contents)?;
-        checkpoint::link(&checkpoints, "latest", &name)?;
+        checkpoint::link(&checkpoints, LATEST, &name)?;
         if let (true, Some(value)) = (is_best, measured) {
             checkpoint::link(&checkpoints, "best", &name)?;
             self.best = Some((value, name.clone()));

@@ -16,11 +16,13 @@ pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
     let (section, config) = (&plan.recipe.evaluate, plan.config());
     // Unmasked padding makes queries longer than any text of training.
     let longest = longest.max(section.unmasked_padding.unwrap_or(0));
-    let states = section.batch_size * longest * config.d_model;
-    let made = if stored { 0 } else { layer_made(config, section.batch_size, longest) };
+    let most = plan.query_sets.iter().map(|(set, _)| set.ids.len()).max().unwrap_or(0);
+    let batch_size = section.batch_size.min(most);
+    let states = batch_size * longest * config.d_model;
+    let made = if stored { 0 } else { layer_made(config, batch_size, longest) };
     let documents = plan.docids.len();
     F32 * (states + made)
-        + ranked_bytes(config.vocab_size, section.batch_size, documents, section.vocabulary)
+        + ranked_bytes(config.vocab_size, batch_size, documents, section.vocabulary)
 }
 
 /// Floats that writing the largest tensor needs: words and docids as one.
@@ -86,6 +88,7 @@ pub(super) fn probes(plan: &Plan, section: &ProbesSection, longest: usize, store
     let compares = plan.probe_base().is_some();
     // The model's own and the base's, of both sets; where the encoder is frozen they are one, and the run has them.
     let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.kept() };
-    let encoded = if stored { 0 } else { F32 * layer_made(config, section.batch_size, longest) };
+    let batch_size = section.batch_size.min(sizes.queries);
+    let encoded = if stored { 0 } else { F32 * layer_made(config, batch_size, longest) };
     kept + sizes.measured(&section.run).max(encoded)
 }

@@ -1,6 +1,6 @@
 //! What a run needs at its peak, estimated from its sizes before it starts.
 //!
-//! A run goes through phases that give back what they needed (`allocator::Phase`), so that its peak is that of the
+//! A run goes through phases that give back what they needed (`allocator::MemoryScope`), so that its peak is that of the
 //! phase which needs most. `tests/memory.rs` holds the total against what processes of whole runs have really held.
 
 mod callbacks;
@@ -55,6 +55,27 @@ pub struct MemoryEstimate {
     pub checkpoint: usize,
     /// What probes need at once; 0 where there are none.
     pub probes: usize,
+}
+
+/// Whether a run has the memory that it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    Fits,
+    /// By the estimate it has not; but the estimate may be too high.
+    Perhaps,
+    DoesNot,
+}
+
+impl Fit {
+    /// Of `needed` bytes by the estimate into `available` ones.
+    fn of(needed: u64, available: u64) -> Self {
+        match needed {
+            _ if needed <= available => Self::Fits,
+            // The estimate may be too high by a quarter.
+            _ if needed / 5 * 4 <= available => Self::Perhaps,
+            _ => Self::DoesNot,
+        }
+    }
 }
 
 const F32: usize = size_of::<f32>();
@@ -129,6 +150,16 @@ impl MemoryEstimate {
     /// All of it at the peak, in bytes.
     pub fn total(&self) -> usize {
         self.phases().into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0)
+    }
+
+    /// How the peak compares with the `available` bytes of memory that the process can have, for runs on the host.
+    ///
+    /// Files that are mapped are not counted, since the system reads them again where memory is short.
+    pub(super) fn fits(&self, available: u64) -> Fit {
+        match self.on_host {
+            true => Fit::of(self.total().saturating_sub(self.stored) as u64, available),
+            false => Fit::Fits,
+        }
     }
 
     /// The process's bytes in each phase of the run.
@@ -215,5 +246,17 @@ impl fmt::Display for MemoryEstimate {
         ];
         let mut needed = others.iter().filter(|(_, bytes)| *bytes > 0);
         needed.try_for_each(|(what, bytes)| write!(f, ", {what} {}", mib(*bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_refused_for_memory_only_where_the_estimate_cannot_be_too_high() {
+        assert_eq!(Fit::of(1000, 1000), Fit::Fits);
+        assert_eq!(Fit::of(1200, 1000), Fit::Perhaps);
+        assert_eq!(Fit::of(1300, 1000), Fit::DoesNot);
     }
 }

@@ -173,7 +173,7 @@ impl<'a> Probes<'a> {
         moment: &mut Moment,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
-        let _phase = allocator::Phase::begin();
+        let _memory = allocator::MemoryScope::begin();
         self.open_base(due, moment)?;
         let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);

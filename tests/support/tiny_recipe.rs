@@ -1,0 +1,14 @@
+//! The tiny recipe as a file, for commands.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::tiny_corpus;
+
+/// Writes the recipe into `home`; its path as an argument.
+pub fn tiny_recipe(home: &TempDir) -> String {
+    let file = home.path().join("tiny.toml");
+    fs::write(&file, tiny_corpus::recipe(home.path())).unwrap();
+    file.to_str().unwrap().to_owned()
+}
