@@ -63,11 +63,13 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
 
     let pipe = at("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::piped()).spawn();
+    // Where another file takes its place, nobody ever writes to the pipe that is read.
+    let mut reader = Command::new("timeout");
+    let reader = reader.args(["60", "cat", &pipe]).stdout(std::process::Stdio::piped()).spawn();
     succeeds(&[&eval[..], &["--run", &pipe]].concat());
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     let read = reader.unwrap().wait_with_output().unwrap();
     assert_eq!(String::from_utf8(read.stdout).unwrap(), ranked);
-    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
 
     fs::create_dir(home.path().join("elsewhere")).unwrap();
     fs::write(at("elsewhere/there.run"), "old").unwrap();
@@ -102,6 +104,14 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
     fs::write(at("corpus/generated.jsonl"), "{\"query\": \"what\", \"docid\": 7}\n").unwrap();
     symlink(at("run/checkpoints/latest"), at("link")).unwrap();
     symlink(at("corpus/documents.json"), at("documents")).unwrap();
+    fs::create_dir(at("corpus/qrels")).unwrap();
+    fs::write(at("corpus/qrels/old.tsv"), "judgements\n").unwrap();
+    // A model in the hub's cache: its files are links to others that have no such names.
+    for directory in ["blobs", "snapshots", "snapshots/main"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    fs::copy(at("run/checkpoints/best/config.json"), at("blobs/0123abcd")).unwrap();
+    symlink("../../blobs/0123abcd", at("snapshots/main/config.json")).unwrap();
     let before = everything(home.path());
 
     for (path, words) in [
@@ -109,6 +119,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
         ("run/checkpoints/best/genir.json", "a file of the checkpoint"),
         ("run/checkpoints/best/model.safetensors.index.json", "a file of the checkpoint"),
         ("link/config.json", "a file of the checkpoint"),
+        ("snapshots/main/config.json", "a file of the checkpoint"),
         ("run/recipe.toml", "a file of the run"),
         ("run/log.txt", "a file of the run"),
         ("run/tensorboard/events", "a file of the run"),
@@ -117,6 +128,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
         ("run/probes/logit_lens.jsonl", "a file of the run"),
         ("corpus/documents.json", "corpus.path"),
         ("corpus/test_queries.json", "corpus.path"),
+        ("corpus/qrels/old.tsv", "corpus.path"),
         ("documents", "corpus.path"),
         ("run/retrieval", "is a directory"),
         ("no/such/directory/test.run", "No such file or directory"),
