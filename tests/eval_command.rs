@@ -106,7 +106,8 @@ fn chosen_metrics_take_the_place_of_the_usual_ones() {
     assert_eq!(usual["all"]["hits@1"], chosen["all"]["hits@1"]);
     assert_eq!(usual["all"].as_object().unwrap().len(), 8);
 
-    let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP"]).stdout;
+    let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP nDCG@3"]).stdout;
+    assert_eq!(table.matches("| nDCG@3 ").count(), 1, "one column: {table}");
     assert_says(&table, &["| part ", "| nDCG@3 ", "| AP ", "a grade of 1 or more"]);
     let refused = genir_with_input(&["eval", &run, "--metrics", "nDCG@3 ndgc@10"], "");
     assert_eq!(refused.code, 2);
@@ -290,10 +291,17 @@ fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
             .map(|line| (line.query.clone(), line.rank, line.document))
             .collect::<Vec<_>>()
     };
-    let (mut found, mut expected) = (of(&other.join("retrieval/validation.run")), of(&file));
-    found.sort();
-    expected.sort();
-    assert_eq!(found, expected);
+    let assert_same = |found: &Path, expected: &Path| {
+        let (mut found, mut expected) = (of(found), of(expected));
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    };
+    assert_same(&other.join("retrieval/validation.run"), &file);
+    // Without either, both mask.
+    let masked = home.path().join("masked.run");
+    succeeds(&["eval", &run, "--run", &text(masked.clone())]);
+    assert_same(&Path::new(&run).join("retrieval/validation.run"), &masked);
 }
 
 #[test]

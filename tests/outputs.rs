@@ -17,12 +17,12 @@ mod tiny_corpus;
 
 use command::{assert_says, is_refused, succeeds, text};
 
-/// A run of one step on the tiny corpus, with a result of a probe.
+/// A run of one step on the tiny corpus, with results of two probes.
 fn tiny_run() -> (TempDir, String) {
     let home = TempDir::new().unwrap();
     let recipe = home.path().join("tiny.toml");
     fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
-    let probes = "probes={run=[\"logit_lens\"], over=\"all\"}";
+    let probes = "probes={run=[\"logit_lens\", \"neuron_reads\"], over=\"all\"}";
     succeeds(&["train", &text(recipe), "train.steps=1", probes]);
     let run = text(home.path().join("run"));
     (home, run)
@@ -187,11 +187,13 @@ fn pictures_and_copied_recipes_take_nothings_place() {
     assert!(Path::new(&picture).is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("<svg"));
 
-    // One that cannot be written, and none is.
-    fs::remove_file(&picture).unwrap();
-    fs::create_dir(&picture).unwrap();
+    // The last cannot be written, and none is.
+    let last = drawn.lines().last().unwrap().to_owned();
+    assert_ne!(last, picture);
+    fs::remove_file(&last).unwrap();
+    fs::create_dir(&last).unwrap();
     let before = everything(&home.path().join("pictures"));
-    is_refused(&["plot", &run, "--output", &at("pictures")], &[&picture, "is a directory"]);
+    is_refused(&["plot", &run, "--output", &at("pictures")], &[&last, "is a directory"]);
     assert!(everything(&home.path().join("pictures")) == before);
 
     symlink("nowhere.toml", at("dangling.toml")).unwrap();
