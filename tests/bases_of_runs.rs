@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use burn::tensor::Device;
+use genir::checkpoint::Checkpoint;
 use genir::docid::TextTokenizer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +24,8 @@ fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
     let home = TempDir::new().unwrap();
     let recipe = text(home.path().join("tiny.toml"));
     fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
-    let first = succeeds(&["train", &recipe, "train.steps=2"]);
+    let keeps_both = ["save.every_steps=1", "save.keep_last=2"];
+    let first = succeeds(&[&["train", &recipe, "train.steps=2"], &keeps_both[..]].concat());
     assert_says(&first.stderr, &["docids    8 rows, all new"]);
 
     // Seven of the eight documents, and two new ones.
@@ -62,14 +65,17 @@ fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
         &["9 rows, all new", "scratch: new weights, those of the base are not used"],
     );
 
-    // The run's best checkpoint, as `search` takes it.
-    let best = format!("model.base={}", home.path().join("run/checkpoints/best").display());
+    // The run's best checkpoint, as `search` takes it, though there is a later one, and with the rows of its docids.
+    let checkpoints = home.path().join("run/checkpoints");
+    fs::remove_file(checkpoints.join("best")).unwrap();
+    std::os::unix::fs::symlink("step-000001", checkpoints.join("best")).unwrap();
     let of_run = format!("model.base={}", home.path().join("run").display());
     let model = |base: &str| {
         let plan = plan(home.path(), &[base, "model.init=pretrained", "~model.config"]);
-        bits(&plan.model(&burn::tensor::Device::flex()).unwrap())
+        bits(&plan.model(&Device::flex()).unwrap())
     };
-    assert_same(&model(&of_run), &model(&best), "the run's best checkpoint");
+    let best = Checkpoint::open(&checkpoints.join("step-000001"), &Device::flex()).unwrap().model;
+    assert_same(&model(&of_run), &bits(&best), "the run's best checkpoint");
 }
 
 #[test]
@@ -86,8 +92,7 @@ fn a_base_inside_genir_needs_no_file_and_gives_the_same_model() {
     let home = TempDir::new().unwrap();
     let inside = plan(home.path(), &["model.base=bundled:atlas-base"]);
     let on_disk = plan(home.path(), &[]);
-    let model =
-        |plan: &genir::train::Plan| bits(&plan.model(&burn::tensor::Device::flex()).unwrap());
+    let model = |plan: &genir::train::Plan| bits(&plan.model(&Device::flex()).unwrap());
     assert_same(&model(&inside), &model(&on_disk), "the base of the repository");
     let exported = TempDir::new().unwrap();
     inside.tokenizer.export(exported.path(), None).unwrap();

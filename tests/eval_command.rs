@@ -106,7 +106,8 @@ fn chosen_metrics_take_the_place_of_the_usual_ones() {
     assert_eq!(usual["all"]["hits@1"], chosen["all"]["hits@1"]);
     assert_eq!(usual["all"].as_object().unwrap().len(), 8);
 
-    let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP"]).stdout;
+    let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP nDCG@3"]).stdout;
+    assert_eq!(table.matches("| nDCG@3 ").count(), 1, "one column: {table}");
     assert_says(&table, &["| part ", "| nDCG@3 ", "| AP ", "a grade of 1 or more"]);
     let refused = genir_with_input(&["eval", &run, "--metrics", "nDCG@3 ndgc@10"], "");
     assert_eq!(refused.code, 2);
@@ -192,7 +193,6 @@ fn metrics_of_each_query_have_the_means_that_are_printed() {
 }
 
 #[test]
-
 fn a_file_that_is_standard_output_moves_the_metrics_to_standard_error() {
     let (home, run) = tiny_run();
     let at = |name: &str| home.path().join(name);
@@ -291,8 +291,51 @@ fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
             .map(|line| (line.query.clone(), line.rank, line.document))
             .collect::<Vec<_>>()
     };
-    let (mut found, mut expected) = (of(&other.join("retrieval/validation.run")), of(&file));
-    found.sort();
-    expected.sort();
-    assert_eq!(found, expected);
+    let assert_same = |found: &Path, expected: &Path| {
+        let (mut found, mut expected) = (of(found), of(expected));
+        found.sort();
+        expected.sort();
+        assert_eq!(found, expected);
+    };
+    assert_same(&other.join("retrieval/validation.run"), &file);
+    // Without either, both mask.
+    let masked = home.path().join("masked.run");
+    succeeds(&["eval", &run, "--run", &text(masked.clone())]);
+    assert_same(&Path::new(&run).join("retrieval/validation.run"), &masked);
+}
+
+#[test]
+fn unmasked_evaluation_reads_no_more_of_a_query_than_it_pads_to() {
+    // All begin with "tell me about": cut to two tokens they are one query, and so are their scores.
+    let home = TempDir::new().unwrap();
+    train(home.path(), &["evaluate.unmasked_padding=2"]);
+    let run = home.path().join("run");
+    let [cut, whole] = ["cut.run", "whole.run"].map(|name| home.path().join(name));
+    for (length, file) in [("2", &cut), ("40", &whole)] {
+        succeeds(&[
+            "eval",
+            &text(run.clone()),
+            "--unmasked-padding",
+            length,
+            "--run",
+            &text(file.clone()),
+        ]);
+    }
+    let of = |path: &Path| {
+        let mut by_query = BTreeMap::<String, Vec<String>>::new();
+        for line in read_run(path).unwrap() {
+            by_query
+                .entry(line.query)
+                .or_default()
+                .push(format!("{} {}", line.document, line.score));
+        }
+        by_query.into_values().collect::<Vec<_>>()
+    };
+    for (file, are_one) in
+        [(cut, true), (run.join("retrieval/validation.run"), true), (whole, false)]
+    {
+        let ranked = of(&file);
+        assert_eq!(ranked.len(), 8);
+        assert_eq!(ranked.iter().all(|one| *one == ranked[0]), are_one, "{}", file.display());
+    }
 }

@@ -17,12 +17,12 @@ mod tiny_corpus;
 
 use command::{assert_says, is_refused, succeeds, text};
 
-/// A run of one step on the tiny corpus, with a result of a probe.
+/// A run of one step on the tiny corpus, with results of two probes.
 fn tiny_run() -> (TempDir, String) {
     let home = TempDir::new().unwrap();
     let recipe = home.path().join("tiny.toml");
     fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
-    let probes = "probes={run=[\"logit_lens\"], over=\"all\"}";
+    let probes = "probes={run=[\"logit_lens\", \"neuron_reads\"], over=\"all\"}";
     succeeds(&["train", &text(recipe), "train.steps=1", probes]);
     let run = text(home.path().join("run"));
     (home, run)
@@ -63,11 +63,13 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
 
     let pipe = at("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let reader = Command::new("cat").arg(&pipe).stdout(std::process::Stdio::piped()).spawn();
+    // Where another file takes its place, nobody ever writes to the pipe that is read.
+    let mut reader = Command::new("timeout");
+    let reader = reader.args(["60", "cat", &pipe]).stdout(std::process::Stdio::piped()).spawn();
     succeeds(&[&eval[..], &["--run", &pipe]].concat());
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     let read = reader.unwrap().wait_with_output().unwrap();
     assert_eq!(String::from_utf8(read.stdout).unwrap(), ranked);
-    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
 
     fs::create_dir(home.path().join("elsewhere")).unwrap();
     fs::write(at("elsewhere/there.run"), "old").unwrap();
@@ -109,6 +111,14 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
     fs::write(at("corpus/generated.jsonl"), "{\"query\": \"what\", \"docid\": 7}\n").unwrap();
     symlink(at("run/checkpoints/latest"), at("link")).unwrap();
     symlink(at("corpus/documents.json"), at("documents")).unwrap();
+    fs::create_dir(at("corpus/qrels")).unwrap();
+    fs::write(at("corpus/qrels/old.tsv"), "judgements\n").unwrap();
+    // A model in the hub's cache: its files are links to others that have no such names.
+    for directory in ["blobs", "snapshots", "snapshots/main"] {
+        fs::create_dir(at(directory)).unwrap();
+    }
+    fs::copy(at("run/checkpoints/best/config.json"), at("blobs/0123abcd")).unwrap();
+    symlink("../../blobs/0123abcd", at("snapshots/main/config.json")).unwrap();
     let before = everything(home.path());
 
     for (path, words) in [
@@ -116,6 +126,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
         ("run/checkpoints/best/genir.json", "a file of the checkpoint"),
         ("run/checkpoints/best/model.safetensors.index.json", "a file of the checkpoint"),
         ("link/config.json", "a file of the checkpoint"),
+        ("snapshots/main/config.json", "a file of the checkpoint"),
         ("run/recipe.toml", "a file of the run"),
         ("run/log.txt", "a file of the run"),
         ("run/tensorboard/events", "a file of the run"),
@@ -124,6 +135,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
         ("run/probes/logit_lens.jsonl", "a file of the run"),
         ("corpus/documents.json", "corpus.path"),
         ("corpus/test_queries.json", "corpus.path"),
+        ("corpus/qrels/old.tsv", "corpus.path"),
         ("documents", "corpus.path"),
         ("run/retrieval", "is a directory"),
         ("no/such/directory/test.run", "No such file or directory"),
@@ -182,11 +194,13 @@ fn pictures_and_copied_recipes_take_nothings_place() {
     assert!(Path::new(&picture).is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("<svg"));
 
-    // One that cannot be written, and none is.
-    fs::remove_file(&picture).unwrap();
-    fs::create_dir(&picture).unwrap();
+    // The last cannot be written, and none is.
+    let last = drawn.lines().last().unwrap().to_owned();
+    assert_ne!(last, picture);
+    fs::remove_file(&last).unwrap();
+    fs::create_dir(&last).unwrap();
     let before = everything(&home.path().join("pictures"));
-    is_refused(&["plot", &run, "--output", &at("pictures")], &[&picture, "is a directory"]);
+    is_refused(&["plot", &run, "--output", &at("pictures")], &[&last, "is a directory"]);
     assert!(everything(&home.path().join("pictures")) == before);
 
     symlink("nowhere.toml", at("dangling.toml")).unwrap();

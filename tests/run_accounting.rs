@@ -247,4 +247,5 @@ fn a_run_that_breaks_down_logs_the_losses_before_and_says_so_in_its_summary() {
     assert_eq!((summary.ended, summary.steps, summary.examples), (Ended::Failed, 1, 4));
     assert_eq!(summary.reason.unwrap(), error.to_string());
     assert!(summary.last.is_none(), "a broken model is not evaluated");
+    assert!(logged(home.path(), "validation/hits@1").is_empty(), "nor is that logged");
 }
