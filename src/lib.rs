@@ -25,6 +25,7 @@ pub mod random;
 pub mod recipe;
 pub mod report;
 pub mod retrieval;
+mod retriever;
 pub mod run;
 pub mod t5;
 pub mod task;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::target::{Asked, Target};
+use super::target::Target;
 use crate::corpus::{LeaveOut, LoadedCorpus};
 use crate::device::ComputeDevice;
 use crate::monitor::Console;
 use crate::probe::{NO_BASE, Other, Others, Probe};
 use crate::recipe::Recipe;
+use crate::retriever::Retriever;
 use crate::train::{Base, ProbeBase};
 
 /// The models beside the one that is looked at.
@@ -56,15 +57,15 @@ impl Beside {
         &self,
         probes: &[Probe],
         recipe: Option<&Recipe>,
-        asked: &Asked,
+        retriever: &Retriever,
         console: &Console,
     ) -> Result<Others> {
         let mut others = Others::default();
         if self.has_base(recipe) && probes.iter().any(|probe| probe.uses_base()) {
-            others.base = self.open_base(recipe, &asked.device, console)?;
+            others.base = self.open_base(recipe, &retriever.device, console)?;
         }
         if let (Some(path), true) = (&self.encoder_from, probes.contains(&Probe::EncoderSwap)) {
-            others.encoder = Some(self.open_encoder(Target::at(path.clone()), asked)?);
+            others.encoder = Some(self.open_encoder(Target::at(path.clone()), retriever)?);
         }
         Ok(others)
     }
@@ -90,9 +91,9 @@ impl Beside {
         Ok(Some(base.open(device)?))
     }
 
-    fn open_encoder(&self, other: Target, asked: &Asked) -> Result<Other> {
+    fn open_encoder(&self, other: Target, retriever: &Retriever) -> Result<Other> {
         let directory = other.directory()?.display().to_string();
-        let t5 = Base::pretrained(&directory)?.t5(0, &asked.device)?;
+        let t5 = Base::pretrained(&directory)?.t5(0, &retriever.device)?;
         let mut left_out = self.left_out_ids.clone();
         if left_out.is_empty()
             && let Some(recipe) = other.run_recipe()?
@@ -101,7 +102,7 @@ impl Beside {
             let LoadedCorpus { corpus, left_out: rows, .. } = other.corpus()?;
             left_out = rows.iter().map(|&row| corpus.documents[row as usize].id.clone()).collect();
         }
-        let docids = &asked.checkpoint.docids;
+        let docids = &retriever.checkpoint.docids;
         let row = |id: &String| {
             docids.row(id).with_context(|| {
                 format!(

@@ -175,7 +175,7 @@ impl Eval {
         self.print(&measures, &runs)
     }
 
-    /// The files that may be asked for, with their options.
+    /// The files that may be retriever for, with their options.
     fn files(&self) -> [(&'static str, &Option<PathBuf>); 4] {
         [
             ("--run", &self.run),
@@ -185,7 +185,7 @@ impl Eval {
         ]
     }
 
-    /// That the files that are asked for can all be written.
+    /// That the files that are retriever for can all be written.
     fn check(&self) -> Result<()> {
         let files = self.files();
         let given: Vec<&str> =
@@ -215,7 +215,7 @@ impl Eval {
         Ok(())
     }
 
-    /// Evaluates one checkpoint, and writes what is asked for of it.
+    /// Evaluates one checkpoint, and writes what is retriever for of it.
     fn evaluate(
         &self,
         name: &str,
@@ -223,13 +223,13 @@ impl Eval {
         measures: &[NamedMeasure],
         per_query: &mut Vec<u8>,
     ) -> Result<Vec<SubsetMeans>> {
-        let asked = target.asked()?;
-        let checkpoint = &asked.checkpoint;
+        let retriever = target.retriever()?;
+        let checkpoint = &retriever.checkpoint;
         let docids = &checkpoint.docids;
         let (split, most, seed) = (self.split, self.queries, self.seed);
         let set = match self.unmasked_padding {
-            None => asked.queries(split, most, seed)?,
-            Some(length) => asked.unmasked_queries(split, most, seed, length as usize)?,
+            None => retriever.queries(split, most, seed)?,
+            Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
         };
         // Before what takes long.
         for path in [&self.run, &self.qrels].into_iter().flatten() {
@@ -252,7 +252,7 @@ impl Eval {
             None => None,
         };
         let writer = run.as_mut().map(|run| (run, docids));
-        let found = evaluate(&checkpoint.model, &asked.device.device, &set, options, writer)?;
+        let found = evaluate(&checkpoint.model, &retriever.device.device, &set, options, writer)?;
         for remark in found.doubts.remarks() {
             tracing::warn!("{name}: {remark}");
         }

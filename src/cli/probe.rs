@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::beside::Beside;
-use super::target::{Asked, Target};
+use super::target::Target;
 use super::{output, outputs};
 use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
@@ -22,7 +22,9 @@ use crate::probe::{
 use crate::recipe::Recipe;
 use crate::report;
 use crate::retrieval::Vocabulary;
+use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
+use crate::retriever::Retriever;
 
 /// See what a checkpoint does inside: the paper's probes, as tables, JSON or CSV.
 #[derive(Debug, Args)]
@@ -178,22 +180,22 @@ impl ProbeVerb {
         }
         let output = self.output.as_deref().map(WholeFile::create).transpose()?;
         let per_query = self.per_query.as_deref().map(WholeFile::create).transpose()?;
-        let mut asked = self.target.asked()?;
-        asked.compute_in(PROBED_IN);
-        let checkpoint = &asked.checkpoint;
-        let mut queries = self.query_set(&asked)?;
+        let mut retriever = self.target.retriever()?;
+        retriever.compute_in(PROBED_IN);
+        let checkpoint = &retriever.checkpoint;
+        let mut queries = self.query_set(&retriever)?;
         let probes = self.chosen(recipe.as_ref(), console)?;
         let config = checkpoint.model.t5.config();
         let options = self.options(recipe.as_ref(), config.num_decoder_layers)?;
         let suite = Suite::new(&probes, options, config)?;
         let mut test = match probes.contains(&Probe::Circuit) {
-            true => Some(ProbeQueries::new(self.test_set(&asked)?)),
+            true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
             false => None,
         };
-        let others = self.beside.open(&probes, recipe.as_ref(), &asked, console)?;
+        let others = self.beside.open(&probes, recipe.as_ref(), &retriever, console)?;
         let subject = Subject {
             model: &checkpoint.model,
-            device: &asked.device.device,
+            device: &retriever.device.device,
             tokenizer: &checkpoint.tokenizer,
             docids: &checkpoint.docids,
             checkpoint: self.target.directory()?.display().to_string(),
@@ -224,7 +226,7 @@ impl ProbeVerb {
         written
     }
 
-    /// The probes that were asked for, or else all that can be measured; says which cannot, and why.
+    /// The probes that were retriever for, or else all that can be measured; says which cannot, and why.
     fn chosen(&self, recipe: Option<&Recipe>, console: &Console) -> Result<Vec<Probe>> {
         let has_base = self.beside.has_base(recipe);
         let mut probes = self.probes.clone();
@@ -281,25 +283,25 @@ impl ProbeVerb {
     }
 
     /// The queries to look at; those of `--correct` are measured in any case.
-    fn query_set(&self, asked: &Asked) -> Result<ProbeQueries> {
+    fn query_set(&self, retriever: &Retriever) -> Result<ProbeQueries> {
         // A sample might lack what the file names.
         let most = self.sample().filter(|_| self.correct.is_none());
-        let mut queries = ProbeQueries::new(asked.queries(self.split, most, self.seed)?);
+        let mut queries = ProbeQueries::new(retriever.queries(self.split, most, self.seed)?);
         if let Some(file) = &self.correct {
             let pairs = read_correct_queries(file)?;
-            let known = queries.expect_correct(&pairs, &asked.checkpoint.docids);
+            let known = queries.expect_correct(&pairs, &retriever.checkpoint.docids);
             known.with_context(|| file.display().to_string())?;
         }
         Ok(queries)
     }
 
-    fn test_set(&self, asked: &Asked) -> Result<crate::retrieval::evaluation::QuerySet> {
+    fn test_set(&self, retriever: &Retriever) -> Result<QuerySet> {
         let split = match self.test_split {
             Some(split) => split,
-            None if asked.corpus.test.is_empty() => self.split,
+            None if retriever.corpus.test.is_empty() => self.split,
             None => Split::Test,
         };
-        asked.queries(split, self.sample(), self.seed)
+        Ok(retriever.queries(split, self.sample(), self.seed)?)
     }
 
     fn sample(&self) -> Option<usize> {

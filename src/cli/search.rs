@@ -1,7 +1,6 @@
 //! `genir search`
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io::BufRead;
 
 use anyhow::{Context, Result, bail};
@@ -9,10 +8,8 @@ use clap::Args;
 
 use super::output::{self, Plain};
 use super::target::Target;
-use crate::checkpoint::Checkpoint;
 use crate::monitor::Console;
-use crate::retrieval::DocidOrder;
-use crate::retrieval::ranking::{Question, RankOptions, Ranking, Vocabulary, rank};
+use crate::retrieval::{Hit, Searcher};
 
 /// Answer typed queries with ranked documents.
 #[derive(Debug, Args)]
@@ -56,7 +53,7 @@ impl Search {
                 "`{word}` is no option of search (see --help); to search for it, put a space before it: ' {word}'"
             );
         }
-        let (checkpoint, device) = self.target.open()?;
+        let (checkpoint, _) = self.target.open()?;
         // Texts are a help to the reader: docids are the answer, with or without them.
         let texts: HashMap<String, String> = match self.target.corpus() {
             // The first of a document's texts stands for it.
@@ -72,10 +69,9 @@ impl Search {
                 HashMap::new()
             }
         };
-        let order = DocidOrder::of(&checkpoint.docids);
+        let searcher = Searcher::new(&checkpoint);
         let answer = |query: &str| -> Result<()> {
-            let ranking = self.rank(&checkpoint, &order, &device.device, query)?;
-            self.print(&checkpoint, &texts, query, &ranking)
+            self.print(&texts, query, &searcher.search(query, self.top)?)
         };
         if let Some(query) = &self.query {
             return answer(query);
@@ -107,43 +103,9 @@ impl Search {
         Ok(())
     }
 
-    fn rank(
-        &self,
-        checkpoint: &Checkpoint,
-        order: &DocidOrder,
-        device: &burn::tensor::Device,
-        query: &str,
-    ) -> Result<Ranking> {
-        let encoding = checkpoint.encoding().queries();
-        let tokens = checkpoint.tokenizer.encode_batch(&[query], &encoding)?;
-        let questions: Vec<Question> =
-            tokens.into_iter().map(|tokens| Question { tokens, relevant: Vec::new() }).collect();
-        let options = RankOptions {
-            order,
-            vocabulary: Vocabulary::Docids,
-            depth: self.top,
-            batch_size: 1,
-            pad_id: checkpoint.tokenizer.pad_id(),
-            prefix: None,
-        };
-        let mut found = Ranking { relevant: Vec::new(), best: Vec::new() };
-        let Ok(()) = rank(&checkpoint.model, device, &questions, options, |_, ranking| {
-            found = ranking;
-            Ok::<(), Infallible>(())
-        });
-        Ok(found)
-    }
-
-    fn print(
-        &self,
-        checkpoint: &Checkpoint,
-        texts: &HashMap<String, String>,
-        query: &str,
-        ranking: &Ranking,
-    ) -> Result<()> {
-        for (place, &(row, score)) in ranking.best.iter().enumerate() {
-            let rank = place + 1;
-            let docid = checkpoint.docids.id(row);
+    fn print(&self, texts: &HashMap<String, String>, query: &str, hits: &[Hit]) -> Result<()> {
+        for (at, &Hit { docid, score }) in hits.iter().enumerate() {
+            let rank = at + 1;
             let text = texts.get(docid).map(String::as_str);
             if self.json {
                 let found = serde_json::json!({

@@ -1,19 +1,15 @@
 //! What `eval`, `search` and `probe` are pointed at: a checkpoint, and the corpus it was trained on.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use crate::checkpoint::{Checkpoint, checkpoint_at};
-use crate::corpus::{
-    self, Corpus, CorpusOptions, Document, Layout, LoadedCorpus, OnProblem, Split,
-};
-use crate::device::{ComputeDevice, Precision, device};
-use crate::docid::{DocidVocabulary, EncodeOptions};
+use crate::corpus::{self, CorpusOptions, Layout, LoadedCorpus, OnProblem};
+use crate::device::{ComputeDevice, device};
 use crate::recipe::Recipe;
-use crate::retrieval::evaluation::QuerySet;
+use crate::retriever::Retriever;
 use crate::run::{RunDirectory, RunError};
 
 /// A checkpoint and its corpus.
@@ -139,87 +135,14 @@ impl Target {
         }
     }
 
-    /// Opens the checkpoint and the corpus, to ask queries of one split after another.
-    pub fn asked(&self) -> Result<Asked> {
-        let LoadedCorpus { corpus, left_out, findings } = self.corpus()?;
-        // What was only noted has been told before the training; what is skipped changes the numbers that follow.
-        for finding in findings.iter().filter(|finding| finding.kind.is_skippable()) {
+    /// Opens the checkpoint and its corpus.
+    pub fn retriever(&self) -> Result<Retriever> {
+        let loaded = self.corpus()?;
+        // What was only noted has been reported before training; what is skipped changes the numbers that follow.
+        for finding in loaded.findings.iter().filter(|finding| finding.kind.is_skippable()) {
             tracing::warn!("corpus: {finding}");
         }
         let (checkpoint, device) = self.open()?;
-        let rows = rows_of(&corpus, &checkpoint.docids)?;
-        Ok(Asked { checkpoint, device, corpus, left_out, rows })
+        Ok(Retriever::new(checkpoint, loaded, device)?)
     }
-}
-
-/// A checkpoint and the corpus whose queries it is asked.
-pub struct Asked {
-    pub checkpoint: Checkpoint,
-    pub device: ComputeDevice,
-    pub corpus: Corpus,
-    left_out: HashSet<u32>,
-    /// The docid row of each document of the corpus.
-    rows: Vec<u32>,
-}
-
-impl Asked {
-    /// Has the checkpoint, and models that are opened beside it, computed in another precision.
-    pub fn compute_in(&mut self, precision: Precision) {
-        self.device.precision = precision;
-        let t5 = &mut self.checkpoint.model.t5;
-        *t5 = t5.clone().computed_in(precision);
-    }
-
-    /// The queries of `split`, or a sample of `most` of them that `seed` draws.
-    pub fn queries(&self, split: Split, most: Option<usize>, seed: u64) -> Result<QuerySet> {
-        self.encoded(split, most, seed, &self.checkpoint.encoding().queries())
-    }
-
-    /// The same, each query cut and padded to `length` tokens without a mask, as the paper's `eval.py` asks.
-    pub fn unmasked_queries(
-        &self,
-        split: Split,
-        most: Option<usize>,
-        seed: u64,
-        length: usize,
-    ) -> Result<QuerySet> {
-        let encoding = EncodeOptions { max_tokens: length, ..self.checkpoint.encoding().queries() };
-        let mut set = self.encoded(split, most, seed, &encoding)?;
-        set.pad_unmasked(length, self.checkpoint.tokenizer.pad_id());
-        Ok(set)
-    }
-
-    fn encoded(
-        &self,
-        split: Split,
-        most: Option<usize>,
-        seed: u64,
-        encoding: &EncodeOptions,
-    ) -> Result<QuerySet> {
-        let queries = self.corpus.split(split);
-        if queries.is_empty() {
-            bail!("the corpus has no {split} queries");
-        }
-        let (name, how) = (split.to_string(), (&self.checkpoint.tokenizer, encoding));
-        let left_out = &self.left_out;
-        let mut set =
-            QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, how)?;
-        set.use_rows(&self.rows);
-        Ok(set)
-    }
-}
-
-/// The docid row of each document of the corpus. A checkpoint may have its docids in another order, as the
-/// paper's released ones have.
-fn rows_of(corpus: &Corpus, docids: &DocidVocabulary) -> Result<Vec<u32>> {
-    let row = |document: &Document| {
-        docids.row(&document.id).with_context(|| {
-            format!(
-                "this checkpoint is of another corpus: document `{}` is none of its {} docids",
-                document.id,
-                docids.len()
-            )
-        })
-    };
-    corpus.documents.iter().map(row).collect()
 }

@@ -11,14 +11,11 @@ use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
 use crate::files::can_create_in;
-use crate::monitor::{Console, Monitor};
+use crate::monitor::Console;
 use crate::prefix::outlook;
 use crate::recipe::Init;
-use crate::run::{Environment, NewRun, Overwrite};
-use crate::train::{
-    Cadence, Callback, Ending, MemoryEstimate, Moment, Plan, PlanError, TrainError, Trainer,
-    Verdict, callbacks,
-};
+use crate::run::Overwrite;
+use crate::train::{MemoryEstimate, Plan, Training};
 
 /// Fine-tune a model as a recipe says.
 ///
@@ -35,66 +32,19 @@ pub struct Train {
     overwrite: bool,
 }
 
-/// Gives the run up that is replaced as soon as the new one has a checkpoint.
-struct KeepNewRun<'a> {
-    new: &'a mut NewRun,
-}
-
-impl Callback for KeepNewRun<'_> {
-    fn cadence(&self) -> Cadence {
-        Cadence { every: Some(1), at_start: false, at_end: true }
-    }
-
-    fn reads_only_its_texts(&self) -> bool {
-        true
-    }
-
-    fn call(&mut self, _moment: &mut Moment) -> Result<Verdict, TrainError> {
-        if self.new.replaces() && self.new.has_checkpoint() {
-            self.new.keep().map_err(PlanError::from)?;
-        }
-        Ok(Verdict::Continue)
-    }
-
-    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
-        self.call(moment).map(|_| ())
-    }
-}
-
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
         console.log_later();
         let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
-        let mut new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
-        let run = new.directory().clone();
+        let training = Training::claim(&plan, overwrite)?;
+        let run = training.directory().clone();
         console.message(&summary(&plan));
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
-
-        // All that can fail comes before the run that is to be replaced is touched.
         let begun = Instant::now();
-        let environment = Environment {
-            corpus: plan.warning_counts(),
-            ..Environment::capture(&device::describe(&plan.device, plan.precision))
-        };
-        let toml = plan.recipe.to_toml()?;
-        let mut trainer = Trainer::new(&plan)?;
-        let model = trainer.initial_model()?;
-        let mut callbacks = callbacks::standard(&plan, &run)?;
-        new.begin(&toml, &environment)?;
-        console.log_to(&run.log())?;
-        let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
-        if !new.replaces() {
-            new.keep()?;
-        }
-        callbacks.push(Box::new(KeepNewRun { new: &mut new }));
-        let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
-        monitor.finish()?;
-        drop(callbacks);
-        new.keep()?;
-
+        let outcome = training.run(console)?;
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));
         }

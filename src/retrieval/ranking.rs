@@ -68,6 +68,14 @@ pub struct RankOptions<'a> {
     pub prefix: Option<&'a Prefix>,
 }
 
+impl<'a> RankOptions<'a> {
+    /// Ranks among the docids, 128 questions at once, and lists no documents.
+    pub fn new(order: &'a DocidOrder, pad_id: u32) -> Self {
+        let vocabulary = Vocabulary::Docids;
+        Self { order, vocabulary, depth: 0, batch_size: 128, pad_id, prefix: None }
+    }
+}
+
 /// Ranks documents for all `questions` with a model off the autodiff graph, and hands each ranking to
 /// `each` with its question's index. Questions come in order of length, so that little is padded.
 ///

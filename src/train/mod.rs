@@ -17,6 +17,7 @@ mod schedule;
 mod step;
 mod to_start;
 mod trainer;
+mod training;
 mod warnings;
 
 use std::fmt;
@@ -35,12 +36,14 @@ pub use probe_base::ProbeBase;
 pub use schedule::Schedule;
 pub use step::{StepInput, StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
+pub use training::Training;
 
 use crate::checkpoint::CheckpointError;
 use crate::docid::TokenizerError;
 use crate::files::FileError;
 use crate::probe::ProbeError;
 use crate::retrieval::run_files::RunFileError;
+use crate::run::RunError;
 use crate::task::TaskError;
 
 /// What was not finite.
@@ -115,6 +118,12 @@ pub enum TrainError {
     /// The probes cannot be measured.
     #[error("probes: {0}")]
     Probe(#[from] ProbeError),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The recipe cannot be written as TOML.
+    #[error("the recipe cannot be written as TOML: {0}")]
+    Recipe(#[from] toml::ser::Error),
     /// Another file of the run cannot be written.
     #[error(transparent)]
     File(#[from] FileError),

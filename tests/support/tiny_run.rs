@@ -57,7 +57,7 @@ pub fn train_beside(
         Some(model) => model,
         None => trainer.initial_model()?,
     };
-    let mut callbacks = callbacks::standard(plan, &run)?;
+    let mut callbacks = callbacks::standard(plan, &run, Vec::new())?;
     callbacks.extend(more);
     new.begin(&toml, &environment).unwrap();
     let console = Console::stderr(Verbosity::Quiet);

@@ -20,14 +20,16 @@ use super::plan::Plan;
 use crate::run::RunDirectory;
 
 /// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
-/// what decides, and a run that is stopped early still saves its last checkpoint. Probes come last: they know
+/// what decides, and a run that is stopped early still saves its last checkpoint. `more` come after the evaluation. Probes come last: they know
 /// then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of them cost.
 pub fn standard<'a>(
     plan: &'a Plan,
     run: &'a RunDirectory,
+    more: Vec<Box<dyn Callback + 'a>>,
 ) -> Result<Vec<Box<dyn Callback + 'a>>, TrainError> {
     let mut callbacks: Vec<Box<dyn Callback + 'a>> =
         vec![Box::new(Log::new(plan.recipe.log.every_steps)), Box::new(Evaluate::new(plan, run)?)];
+    callbacks.extend(more);
     if let Some(stop) = &plan.recipe.stop {
         callbacks.push(Box::new(EarlyStop::new(stop)));
     }

@@ -1,0 +1,112 @@
+//! A training in its run directory, from the claim of the directory to the last checkpoint.
+
+use super::TrainError;
+use super::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use super::callbacks;
+use super::plan::Plan;
+use super::trainer::{Outcome, Trainer};
+use crate::device;
+use crate::monitor::{Console, Monitor};
+use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
+
+/// A training that holds its run directory: what `genir train` runs.
+///
+/// ```no_run
+/// use genir::monitor::{Console, Verbosity};
+/// use genir::recipe::Recipe;
+/// use genir::run::Overwrite;
+/// use genir::train::{Plan, Training};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let recipe = Recipe::from_file("recipes/quickstart.toml".as_ref(), &["train.epochs=3".into()])?;
+/// let plan = Plan::to_start(recipe, Overwrite::Refuse)?;
+/// let console = Console::stderr(Verbosity::Normal);
+/// let outcome = Training::claim(&plan, Overwrite::Refuse)?.run(&console)?;
+/// println!("{} updates", outcome.steps);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Training<'a> {
+    plan: &'a Plan,
+    run: RunDirectory,
+    new: NewRun,
+    callbacks: Vec<Box<dyn Callback + 'a>>,
+}
+
+impl<'a> Training<'a> {
+    /// Locks the run directory of `plan`. Nothing in it is changed before [`Self::run`].
+    ///
+    /// # Errors
+    /// Another process trains there, or there is something that must not be replaced.
+    pub fn claim(plan: &'a Plan, overwrite: Overwrite) -> Result<Self, RunError> {
+        let new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
+        Ok(Self { plan, run: new.directory().clone(), new, callbacks: Vec::new() })
+    }
+
+    /// The run directory.
+    pub fn directory(&self) -> &RunDirectory {
+        &self.run
+    }
+
+    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its metrics.
+    pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
+        self.callbacks.push(Box::new(callback));
+        self
+    }
+
+    /// Trains to the last step, or until a callback stops the run. Progress and messages go to `console`.
+    ///
+    /// # Errors
+    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints that
+    /// were written; without one, an earlier run that was to be replaced is restored.
+    pub fn run(mut self, console: &Console) -> Result<Outcome, TrainError> {
+        let plan = self.plan;
+        // All that can fail comes before the run that is to be replaced is touched.
+        let environment = Environment {
+            corpus: plan.warning_counts(),
+            ..Environment::capture(&device::describe(&plan.device, plan.precision))
+        };
+        let recipe = plan.recipe.to_toml()?;
+        let mut trainer = Trainer::new(plan)?;
+        let model = trainer.initial_model()?;
+        let mut callbacks = callbacks::standard(plan, &self.run, self.callbacks)?;
+        self.new.begin(&recipe, &environment)?;
+        console.log_to(&self.run.log())?;
+        let mut monitor = Monitor::open(&self.run, plan.total_steps(), console)?;
+        if !self.new.replaces() {
+            self.new.keep()?;
+        }
+        callbacks.push(Box::new(KeepNewRun { new: &mut self.new }));
+        let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
+        monitor.finish()?;
+        drop(callbacks);
+        self.new.keep()?;
+        Ok(outcome)
+    }
+}
+
+/// Removes the run that is replaced as soon as the new one has a checkpoint.
+struct KeepNewRun<'a> {
+    new: &'a mut NewRun,
+}
+
+impl Callback for KeepNewRun<'_> {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(1), at_start: false, at_end: true }
+    }
+
+    fn reads_only_its_texts(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self, _moment: &mut Moment) -> Result<Verdict, TrainError> {
+        if self.new.replaces() && self.new.has_checkpoint() {
+            self.new.keep()?;
+        }
+        Ok(Verdict::Continue)
+    }
+
+    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
+        self.call(moment).map(|_| ())
+    }
+}
