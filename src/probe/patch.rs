@@ -10,7 +10,9 @@ use super::overlap::Applied;
 use super::trace::{Trace, output_hook};
 use super::{ProbeError, Replacement};
 use crate::choice::Choice;
-use crate::component::{Component, ParameterPlace, Part, Selector, Stack as Side, Stage, Stages};
+use crate::component::{
+    Component, ParameterPlace, Part, Selector, SelectorError, Stack as Side, Stage, Stages,
+};
 use crate::t5::{Attention, Hook, Site, Stack, T5, T5Config, Tap};
 
 /// A part of the decoder whose output is replaced: some components of some layers, or heads of some attentions.
@@ -26,7 +28,11 @@ pub(super) struct PatchedPart {
 
 impl PatchedPart {
     /// Reads a selector of decoder components, perhaps with `.heads[0,2]` behind an attention.
-    pub fn parse(text: &str, stages: &Stages, config: &T5Config) -> Result<Self, ProbeError> {
+    pub fn parse(
+        text: &str,
+        stages: Option<&Stages>,
+        config: &T5Config,
+    ) -> Result<Self, ProbeError> {
         let refuse =
             |reason: String| Err(ProbeError::NotPatchable { selector: text.to_owned(), reason });
         let (word, heads) = match text.split_once(".heads[") {
@@ -41,7 +47,10 @@ impl PatchedPart {
             return refuse("it takes away".to_owned());
         }
         let depth = config.num_decoder_layers;
-        if let Some(beyond) = selector.layers_beyond(Some(stages), depth) {
+        if stages.is_none() && selector.needs_stages() {
+            return Err(SelectorError::NoStages { selector: word.to_owned(), depth }.into());
+        }
+        if let Some(beyond) = selector.layers_beyond(stages, depth) {
             return refuse(format!("layers {beyond} go beyond the decoder's {depth} layers"));
         }
         let of = |component, layer| match component {
@@ -53,7 +62,7 @@ impl PatchedPart {
             .flat_map(|layer| Component::ALL.map(|component| (layer, component)))
             .filter(|&(layer, component)| {
                 let place = ParameterPlace { stack: Side::Decoder, part: of(component, layer) };
-                selector.matches(place, Some(stages))
+                selector.matches(place, stages)
             })
             .collect();
         if places.is_empty() {
@@ -96,7 +105,11 @@ pub(super) struct Patch {
 
 impl Patch {
     /// Reads `SELECTOR=zero`, `SELECTOR=mean` or `SELECTOR=base`.
-    pub fn parse(text: &str, stages: &Stages, config: &T5Config) -> Result<Self, ProbeError> {
+    pub fn parse(
+        text: &str,
+        stages: Option<&Stages>,
+        config: &T5Config,
+    ) -> Result<Self, ProbeError> {
         let read = text.rsplit_once('=');
         let read = read.and_then(|(part, how)| Some((part, Replacement::named(how.trim())?)));
         let Some((part, replacement)) = read else {
@@ -320,7 +333,7 @@ pub(super) mod tests {
     impl Pair {
         pub fn applied(&self, patches: &[&str]) -> Applied {
             let config = self.model.config();
-            let patch = |text: &&str| Patch::parse(text, &self.stages, config).expect(text);
+            let patch = |text: &&str| Patch::parse(text, Some(&self.stages), config).expect(text);
             Applied::new(&patches.iter().map(patch).collect::<Vec<_>>(), config)
         }
 

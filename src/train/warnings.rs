@@ -1,19 +1,25 @@
-//! What should be known of the corpus before it is trained on.
+//! What should be known of a run before it begins: of its corpus, and of its probes.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::plan::Plan;
 use crate::corpus::SHOWN;
+use crate::probe::ProbeError;
 
 /// What documents with the same tokens are counted under in `environment.json`.
 const ALIKE: &str = "documents_with_the_same_tokens";
 
 impl Plan {
-    /// What was skipped in the corpus or is not as a reader may expect, and documents that are alike: one text each,
-    /// of several lines.
+    /// What was skipped in the corpus or is not as a reader may expect, documents that are alike, and probes that are not
+    /// measured: one text each, of several lines.
     pub fn warnings(&self) -> Vec<String> {
         let findings = self.findings.iter().map(|finding| format!("corpus: {finding}"));
-        findings.chain((!self.alike.is_empty()).then(|| self.alike_documents())).collect()
+        let alike = (!self.alike.is_empty()).then(|| self.alike_documents());
+        let unmeasured = self.unmeasured.iter().map(|&probe| {
+            let depth = self.config().num_decoder_layers;
+            format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
+        });
+        findings.chain(alike).chain(unmeasured).collect()
     }
 
     /// The number of each kind that [`Plan::warnings`] tells, by its name.
