@@ -3,68 +3,30 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{Device, Tensor};
-use genir::checkpoint::{Checkpoint, Contents, link, prune, write};
-use genir::docid::TextTokenizer;
-use genir::t5::{GenirModel, T5Config};
+use genir::checkpoint::{link, prune};
 use genir::task::Encoding;
 use half::{bf16, f16};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
-use serde_json::{Value, json};
+use safetensors::Dtype;
+use serde_json::json;
 use tempfile::TempDir;
 
 #[path = "support/parameter_bits.rs"]
 mod parameter_bits;
+#[path = "support/small_checkpoint.rs"]
+mod small_checkpoint;
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
 use parameter_bits::{assert_same, bits};
+use small_checkpoint::*;
 use tiny_model::{DOCIDS, docids, manifest};
 
-/// Tokens of the small tokenizer.
-const WORDS: usize = 9;
-const WIDTH: usize = 6;
-const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-fn tokenizer() -> TextTokenizer {
-    let directory = TempDir::new().unwrap();
-    small_tokenizer::write(directory.path(), &[]);
-    TextTokenizer::load(directory.path()).unwrap().tokenizer
-}
-
-fn model(tied: bool) -> GenirModel {
-    let sizes = json!({
-        "model_type": "t5", "d_model": WIDTH, "d_kv": 2, "d_ff": 8, "num_heads": 2, "num_layers": 1,
-        "num_decoder_layers": 3, "vocab_size": WORDS, "tie_word_embeddings": tied,
-        "feed_forward_proj": if tied { "relu" } else { "gated-gelu" },
-    });
-    tiny_model::model(&T5Config::from_json(Path::new("config.json"), &sizes.to_string()).unwrap())
-}
-
-/// Writes `parent/name` from `model`.
-fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<PathBuf, String> {
-    let (tokenizer, docids, manifest) = (tokenizer(), docids(), manifest());
-    let contents = Contents { model, tokenizer: &tokenizer, docids: &docids, manifest: &manifest };
-    write(parent, name, &contents).map_err(|error| error.to_string())
-}
-
-/// A checkpoint of a tied model, and the directory that holds it.
-fn written() -> (TempDir, PathBuf) {
-    let parent = TempDir::new().unwrap();
-    let checkpoint = write_model(parent.path(), "step-1", &model(true)).unwrap();
-    (parent, checkpoint)
-}
-
-fn open(directory: &Path) -> Result<Checkpoint, String> {
-    Checkpoint::open(directory, &Device::flex()).map_err(|error| error.to_string())
-}
 
 /// Every file of a directory with its content.
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -82,60 +44,6 @@ fn names(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// What `directory` is refused with; all of `parts` must be in it.
-#[track_caller]
-fn assert_refused(directory: &Path, parts: &[&str]) {
-    match open(directory) {
-        Ok(_) => panic!("it was opened"),
-        Err(error) => {
-            for part in parts {
-                assert!(error.contains(part), "{part:?} is not in: {error}");
-            }
-        }
-    }
-}
-
-struct StoredTensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-type StoredTensors = BTreeMap<String, StoredTensor>;
-
-fn read_tensors(file: &Path) -> StoredTensors {
-    let bytes = fs::read(file).unwrap();
-    let stored = |view: TensorView| StoredTensor {
-        dtype: view.dtype(),
-        shape: view.shape().to_vec(),
-        bytes: view.data().to_vec(),
-    };
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    tensors.tensors().into_iter().map(|(name, view)| (name, stored(view))).collect()
-}
-
-fn write_tensors(file: &Path, tensors: &StoredTensors) {
-    let views = tensors.iter().map(|(name, tensor)| {
-        (name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, file).unwrap();
-}
-
-/// Changes the tensors of a checkpoint.
-fn change_tensors(checkpoint: &Path, change: impl FnOnce(&mut StoredTensors)) {
-    let file = checkpoint.join(WEIGHTS);
-    let mut tensors = read_tensors(&file);
-    change(&mut tensors);
-    write_tensors(&file, &tensors);
-}
-
-/// Changes a JSON file of a checkpoint.
-fn change_json(file: &Path, change: impl FnOnce(&mut Value)) {
-    let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    change(&mut value);
-    fs::write(file, value.to_string()).unwrap();
 }
 
 #[test]
@@ -231,28 +139,6 @@ fn a_plain_t5_is_refused_in_words() {
 }
 
 #[test]
-fn docid_tokens_that_do_not_follow_one_another_are_refused_with_the_docid() {
-    let (_parent, checkpoint) = written();
-    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
-        let added = tokenizer["added_tokens"].as_array_mut().unwrap();
-        added.retain(|token| token["content"] != "@DOC_ID_10@");
-    });
-    let found = format!("docid `-3` has id {}, expected {}", WORDS + 3, WORDS + 2);
-    assert_refused(&checkpoint, &["step-1", &found]);
-}
-
-#[test]
-fn docids_are_found_whatever_their_order_in_the_tokenizer_file() {
-    let (_parent, checkpoint) = written();
-    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
-        tokenizer["added_tokens"].as_array_mut().unwrap()[3..].reverse();
-    });
-    let opened = open(&checkpoint).unwrap();
-    assert_eq!(opened.docids, docids());
-    assert_same(&bits(&opened.model), &bits(&model(true)), "opened");
-}
-
-#[test]
 fn damaged_weights_are_refused_with_file_and_tensor() {
     const QUERY: &str = "decoder.block.2.layer.1.EncDecAttention.q.weight";
     let refused = |change: &dyn Fn(&mut StoredTensors), parts: &[&str]| {
@@ -321,69 +207,6 @@ fn an_index_names_files_beside_it_and_nothing_else() {
 }
 
 #[test]
-fn a_word_embedding_that_is_stored_under_the_name_of_a_stack_is_found() {
-    for (tied, name) in [
-        (true, "encoder.embed_tokens.weight"),
-        (true, "decoder.embed_tokens.weight"),
-        (false, "decoder.embed_tokens.weight"),
-    ] {
-        let parent = TempDir::new().unwrap();
-        let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
-        change_tensors(&checkpoint, |tensors| {
-            let shared = tensors.remove("shared.weight").unwrap();
-            tensors.insert(name.to_owned(), shared);
-        });
-        let opened = open(&checkpoint).unwrap();
-        assert_eq!(opened.model.t5.is_tied(), tied);
-        assert_same(&bits(&opened.model), &bits(&model(tied)), name);
-        change_tensors(&checkpoint, |tensors| tensors.get_mut(name).unwrap().shape.reverse());
-        assert_refused(&checkpoint, &[name, "expected ["]);
-    }
-}
-
-#[test]
-fn tokens_added_behind_the_docids_keep_their_rows() {
-    for tied in [true, false] {
-        let parent = TempDir::new().unwrap();
-        let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
-        let behind = WORDS + DOCIDS.len();
-        // As `add_tokens` and `resize_token_embeddings` of transformers do it: rows of 1, 2, ... behind all others.
-        change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
-            let added = tokenizer["added_tokens"].as_array_mut().unwrap();
-            for (index, name) in ["<a>", "<b>"].into_iter().enumerate() {
-                added.push(small_tokenizer::added_token((behind + index) as u32, name, false));
-            }
-        });
-        change_tensors(&checkpoint, |tensors| {
-            for (name, factor) in [("shared.weight", 1.0), ("lm_head.weight", 3.0)] {
-                let Some(table) = tensors.get_mut(name) else { continue };
-                table.shape[0] += 2;
-                for row in [1.0, 2.0] {
-                    let row = [row * factor; WIDTH].map(f32::to_le_bytes);
-                    table.bytes.extend(row.as_flattened());
-                }
-            }
-        });
-        let opened = open(&checkpoint).unwrap();
-        assert_eq!((opened.docids, opened.tokenizer.words()), (docids(), WORDS + 2));
-        let row = |tensor: Tensor<2>, row: usize| -> Vec<f32> {
-            tensor.slice([row..row + 1, 0..WIDTH]).into_data().try_to_vec().unwrap()
-        };
-        let words = opened.model.t5.shared.weight.val();
-        assert_eq!(row(words.clone(), WORDS), [1.0; WIDTH]);
-        assert_eq!(row(words, WORDS + 1), [2.0; WIDTH]);
-        if let Some(head) = &opened.model.t5.lm_head {
-            assert_eq!(row(head.weight.val(), WORDS + 1), [6.0; WIDTH]);
-        }
-        assert_same(
-            &bits(&opened.model).into_iter().filter(|(name, _)| name == "docids.weight").collect(),
-            &bits(&model(tied)).into_iter().filter(|(name, _)| name == "docids.weight").collect(),
-            "docid rows",
-        );
-    }
-}
-
-#[test]
 fn other_files_that_are_damaged_are_refused_by_name() {
     for (name, parts) in [
         ("config.json", &["not a JSON object"][..]),
@@ -439,38 +262,4 @@ fn half_precision_weights_are_read_as_their_values() {
         }
         assert_same(&bits(&open(&checkpoint).unwrap().model), &expected, &format!("{dtype:?}"));
     }
-}
-
-#[test]
-fn spare_rows_of_the_embedding_are_dropped() {
-    /// Rows of ones before row `at` of the embedding.
-    fn insert(checkpoint: &Path, at: usize, count: usize) {
-        change_tensors(checkpoint, |tensors| {
-            let shared = tensors.get_mut("shared.weight").unwrap();
-            let spare = vec![1.0_f32.to_le_bytes(); count * WIDTH].concat();
-            let at = at * WIDTH * 4;
-            shared.bytes.splice(at..at, spare);
-            shared.shape[0] += count;
-        });
-        change_json(&checkpoint.join("config.json"), |config| {
-            config["vocab_size"] = (config["vocab_size"].as_u64().unwrap() + count as u64).into();
-        });
-    }
-    let (_parent, checkpoint) = written();
-    insert(&checkpoint, WORDS + DOCIDS.len(), 5);
-    assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "behind the docids");
-
-    // As T5's own: 32,128 rows for 32,100 tokens.
-    insert(&checkpoint, WORDS, 3);
-    change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
-        for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
-            let id = token["id"].as_u64().unwrap();
-            if id >= WORDS as u64 {
-                token["id"] = (id + 3).into();
-            }
-        }
-    });
-    let opened = open(&checkpoint).unwrap();
-    assert_same(&bits(&opened.model), &bits(&model(true)), "between words and docids");
-    assert_eq!(opened.model.t5.config().vocab_size, WORDS);
 }

@@ -300,7 +300,7 @@ fn what_is_stored_is_not_encoded_again() {
             step: None,
             encoder_is_frozen: true,
         };
-        let options = plan.recipe.probes.as_ref().unwrap().options(plan.stages.as_ref().unwrap());
+        let options = plan.recipe.probes.as_ref().unwrap().options(plan.stages.as_ref());
         let probes = [Probe::StagePatching, Probe::EncoderSwap];
         let suite = Suite::new(&probes, options, plan.config()).unwrap();
         let (name, t5) = (String::new(), base.t5.clone());

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::{Device, Tensor};
-use genir::checkpoint::{Contents, write};
+use genir::checkpoint::{Checkpoint, Contents, write};
 use genir::docid::{EncodeOptions, TextTokenizer};
 use genir::t5::{GenirModel, Logits, NoTap, Pass, T5Config, Tokens};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 #[path = "support/collections.rs"]
@@ -96,11 +98,92 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
         manifest: &tiny_model::manifest(),
     };
     let checkpoint = write(home.path(), "step-000012", &contents).unwrap();
+    check_checkpoint(python, script, &checkpoint, &model, &tokenizer);
+
+    // With other tokens among the docids, in another order: opened and written again, it has its rows where transformers
+    // looks for them.
+    let mixed = home.path().join("mixed");
+    mix_rows(&checkpoint, &mixed, tokenizer.words());
+    let opened = Checkpoint::open(&mixed, &Device::flex()).unwrap();
+    let contents = Contents {
+        model: &opened.model,
+        tokenizer: &opened.tokenizer,
+        docids: &opened.docids,
+        manifest: &tiny_model::manifest(),
+    };
+    let again = write(home.path(), "again", &contents).unwrap();
+    check_checkpoint(python, script, &again, &opened.model, &opened.tokenizer);
+}
+
+/// Copies `checkpoint` to `mixed` with a token `<other_0>` before the docid in row 3 of them and `<other_1>` before the one
+/// in row 7, with docids in the opposite order, and with rows to match.
+fn mix_rows(checkpoint: &Path, mixed: &Path, words: usize) {
+    fs::create_dir(mixed).unwrap();
+    for entry in fs::read_dir(checkpoint).unwrap() {
+        let file = entry.unwrap().path();
+        fs::copy(&file, mixed.join(file.file_name().unwrap())).unwrap();
+    }
+    let json = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(mixed.join(name)).unwrap()).unwrap()
+    };
+    let mut tokenizer = json("tokenizer.json");
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let (mut docids, mut others): (Vec<Value>, Vec<Value>) = std::mem::take(added)
+        .into_iter()
+        .partition(|token| token["id"].as_u64() >= Some(words as u64));
+    docids.reverse();
+    // The old row of each new one; a new token has the first word's.
+    let mut rows: Vec<usize> = (words..words + docids.len()).rev().collect();
+    for (number, place) in [3, 7].into_iter().enumerate() {
+        let mut token = docids[0].clone();
+        token["content"] = format!("<other_{number}>").into();
+        docids.insert(place, token);
+        rows.insert(place, 0);
+    }
+    for (token, id) in docids.iter_mut().zip(words..) {
+        token["id"] = id.into();
+    }
+    others.extend(docids);
+    *tokenizer["added_tokens"].as_array_mut().unwrap() = others;
+    fs::write(mixed.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+
+    let bytes = fs::read(checkpoint.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let changed: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, view)| {
+            let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+            if matches!(name.as_str(), "shared.weight" | "lm_head.weight") {
+                let size = data.len() / shape[0];
+                data.truncate(words * size);
+                for row in &rows {
+                    data.extend_from_slice(&view.data()[row * size..(row + 1) * size]);
+                }
+                shape[0] = words + rows.len();
+            }
+            (name, view.dtype(), shape, data)
+        })
+        .collect();
+    let views = changed.iter().map(|(name, dtype, shape, data)| {
+        (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &mixed.join("model.safetensors")).unwrap();
+}
+
+/// Lets `script` compare what genir computes with `model` and what it finds in `checkpoint`.
+fn check_checkpoint(
+    python: &Path,
+    script: &str,
+    checkpoint: &Path,
+    model: &GenirModel,
+    tokenizer: &TextTokenizer,
+) {
+    let home = tempfile::tempdir().unwrap();
 
     let options = EncodeOptions { max_tokens: MAX_TOKENS, prefix: String::new(), lowercase: false };
     let tokens = tokenizer.encode_batch(&QUERIES, &options).unwrap();
     assert_eq!(tokens[2].len(), MAX_TOKENS, "one query is cut");
-    let found = logits(&model, &tokens, tokenizer.pad_id());
+    let found = logits(model, &tokens, tokenizer.pad_id());
     let given = json!({
         "queries": QUERIES,
         "max_tokens": MAX_TOKENS,
@@ -113,12 +196,13 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
 
     let output = Command::new(python)
         .arg(package("tests/python").join(script))
-        .args([&checkpoint, &file])
+        .arg(checkpoint)
+        .arg(&file)
         .env("HF_HUB_OFFLINE", "1")
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}", python.display()));
     let said = String::from_utf8_lossy(&output.stdout);
-    println!("{fixture} with the tokenizer in {}:\n{said}", base.display());
+    println!("{}:\n{said}", checkpoint.display());
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 

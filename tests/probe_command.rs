@@ -114,7 +114,7 @@ fn a_sample_and_the_way_of_ranking_can_be_chosen() {
     };
     let on = &record.measured_on;
     assert_eq!((on.ranked, on.measured, on.queries.as_str()), (3, 3, "test"));
-    assert_eq!(on.stages.to_string(), "I 0, II 1, III 2");
+    assert_eq!(on.stages.as_ref().unwrap().to_string(), "I 0, II 1, III 2");
     let exact = records(&[&run, "--probe", "neuron_reads", "--variant", "exact"]);
     let ProbeResult::NeuronReads(reads) = &exact[0].result else { panic!("no reads") };
     assert!(reads.largest_deviation.unwrap() < 1e-4);

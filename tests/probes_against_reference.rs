@@ -1,9 +1,11 @@
 //! `genir probe` measures what a plain reference in Python measures: PyTorch hooks on transformers' T5, in double
 //! precision, one query at a time (`tests/python/probe_reference.py`). Ranks agree exactly, all else to 1e-4.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,6 +24,17 @@ const DEEP: &str = "deep";
 #[test]
 fn a_shallow_tied_relu_model_shows_what_the_reference_shows() {
     agrees_with_the_reference(SHALLOW, GENIRS);
+}
+
+#[test]
+fn decoders_too_shallow_for_stages_show_what_the_reference_shows() {
+    for layers in [1, 2] {
+        let cut = cut_to(&fixture(SHALLOW), layers);
+        let exact = Definitions { variant: "exact", ..RELEASED };
+        for definitions in [GENIRS, exact] {
+            directory_agrees_with_the_reference(cut.path(), definitions);
+        }
+    }
 }
 
 #[test]
@@ -81,19 +94,79 @@ fn fixture(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/probes").join(model)
 }
 
+/// The fixture with the first `layers` layers of its decoders, and with the queries that the reference measured there.
+fn cut_to(fixture: &Path, layers: usize) -> TempDir {
+    let cut = TempDir::new().unwrap();
+    let json =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let expected = json(fixture.join(format!("expected_cut_to_{layers}.json")));
+    fs::write(cut.path().join("expected.json"), expected.to_string()).unwrap();
+    for name in ["base", "checkpoint", "other", "corpus"] {
+        fs::create_dir(cut.path().join(name)).unwrap();
+        for entry in fs::read_dir(fixture.join(name)).unwrap() {
+            let file = entry.unwrap().path();
+            let to = cut.path().join(name).join(file.file_name().unwrap());
+            match file.file_name().unwrap().to_str().unwrap() {
+                "config.json" => {
+                    let mut config = json(file);
+                    config["num_decoder_layers"] = layers.into();
+                    fs::write(to, config.to_string()).unwrap();
+                }
+                "model.safetensors" => {
+                    let bytes = fs::read(file).unwrap();
+                    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors().into_iter();
+                    let stays = |name: &str| match name.strip_prefix("decoder.block.") {
+                        Some(rest) => {
+                            rest.split('.').next().unwrap().parse::<usize>().unwrap() < layers
+                        }
+                        None => true,
+                    };
+                    let kept = tensors.filter(|(name, _)| stays(name));
+                    safetensors::serialize_to_file(kept, None, &to).unwrap();
+                }
+                name => {
+                    let split = match name {
+                        "val_queries.json" => "validation",
+                        "test_queries.json" => "test",
+                        _ => {
+                            fs::copy(file, to).unwrap();
+                            continue;
+                        }
+                    };
+                    let safe = expected["options"]["queries"][split].as_array().unwrap();
+                    let mut queries = json(file);
+                    let of = queries.as_array_mut().unwrap();
+                    of.retain(|query| safe.contains(&query["id"]));
+                    fs::write(to, queries.to_string()).unwrap();
+                }
+            }
+        }
+    }
+    cut
+}
+
 #[track_caller]
 fn agrees_with_the_reference(model: &str, definitions: Definitions) {
-    let directory = fixture(model);
+    directory_agrees_with_the_reference(&fixture(model), definitions);
+}
+
+#[track_caller]
+fn directory_agrees_with_the_reference(directory: &Path, definitions: Definitions) {
     let file = directory.join("expected.json");
-    let reference: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let records = probe(&directory, &reference["options"], definitions);
+    let reference: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    let records = probe(directory, &reference["options"], definitions);
     let all = reference["records"].as_array().unwrap().iter();
     let expected: Vec<&Value> = all.filter(|record| definitions.are_of(record)).collect();
     let names = |records: &[&Value]| -> Vec<String> {
         records.iter().map(|record| record["probe"].to_string()).collect()
     };
     let found: Vec<&Value> = records.as_array().unwrap().iter().collect();
-    assert_eq!(in_order(names(&found)), in_order(names(&expected)), "the probes of {model}");
+    assert_eq!(
+        in_order(names(&found)),
+        in_order(names(&expected)),
+        "the probes of {}",
+        directory.display()
+    );
 
     let mut differences = Vec::new();
     for expected in expected {
@@ -101,7 +174,7 @@ fn agrees_with_the_reference(model: &str, definitions: Definitions) {
         let record = found.iter().find(|record| record["probe"] == name).unwrap();
         let mut result = record["result"].clone();
         take_deviation(&mut result, definitions.variant);
-        take_name_of_encoder(&mut result, &directory);
+        take_name_of_encoder(&mut result, directory);
         let measured_on = of_keys(&record["measured_on"], &reference["measured_on"]);
         // Of probes that rank the measured queries.
         let listed = &record["measured_on"]["measured_queries"];
@@ -114,7 +187,12 @@ fn agrees_with_the_reference(model: &str, definitions: Definitions) {
         differences.extend(of_probe.map(|difference| format!("{name}{difference}")));
     }
     let shown = differences.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("\n");
-    assert!(differences.is_empty(), "{model}: {} differences\n{shown}", differences.len());
+    assert!(
+        differences.is_empty(),
+        "{}: {} differences\n{shown}",
+        directory.display(),
+        differences.len()
+    );
 }
 
 /// What `genir probe` prints of all probes.
@@ -129,6 +207,7 @@ fn probe(directory: &Path, options: &Value, definitions: Definitions) -> Value {
     }
     command.args(["--left-out-ids", &texts("left_out").join(",")]);
     command.args(["--split", "validation", "--test-split", "test"]);
+    command.args(["--over", options["over"].as_str().unwrap_or("correct")]);
     let Definitions { variant, average_first, encoder_norm } = definitions;
     command.args(["--variant", variant, "--average-first", average_first]);
     command.args(["--encoder-norm", encoder_norm, "--circuit", &texts("circuit").join(",")]);

@@ -230,8 +230,7 @@ fn measure(
         encoder_is_frozen: false,
     };
     let suite =
-        Suite::new(&section.run, section.options(plan.stages.as_ref().unwrap()), plan.config())
-            .unwrap();
+        Suite::new(&section.run, section.options(plan.stages.as_ref()), plan.config()).unwrap();
     suite.measure(&subject, queries, None, &Others::default(), &mut |_, _| {})
 }
 

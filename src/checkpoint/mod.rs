@@ -24,7 +24,6 @@ use thiserror::Error;
 pub use base::{BaseError, Wanted, locate};
 pub use bundled::BundledBase;
 pub use hub::{HubProblem, HubSettings};
-pub(crate) use read::consecutive;
 pub use read::{Checkpoint, checkpoint_at};
 pub(crate) use write::is_own_file;
 pub use write::{Contents, link, prune, write};
@@ -92,21 +91,6 @@ pub enum CheckpointError {
     NoDocids {
         /// The directory.
         directory: PathBuf,
-    },
-    /// Docids do not stand one after another behind the words.
-    #[error(
-        "{directory}: the docid tokens must have consecutive ids behind the words, but docid \
-         `{docid}` has id {found}, expected {expected}"
-    )]
-    Rows {
-        /// The directory.
-        directory: PathBuf,
-        /// The first docid out of place.
-        docid: String,
-        /// Its token id.
-        found: u32,
-        /// The id that its place in the order asks for.
-        expected: u32,
     },
     /// There is a checkpoint already.
     #[error("{directory}: there is a checkpoint already; it is not overwritten")]

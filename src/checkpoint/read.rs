@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, MANIFEST, Manifest};
 use crate::device::ComputeDevice;
-use crate::docid::{DocidVocabulary, ImportedDocids, TextTokenizer};
+use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::files::FileError;
 use crate::run::{CHECKPOINTS, LATEST};
-use crate::t5::weights::{self, DocidRows, StoredTensors};
+use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
 use crate::task::Encoding;
 
@@ -35,11 +35,10 @@ impl Checkpoint {
         let Some(imported) = loaded.docids else {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
-        let rows = consecutive(&imported, directory)?;
         let manifest = read_manifest(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_words(loaded.moved_words);
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.words(), device)?;
-        let docids = weights::load_docids(&tensors, &config, rows, &device.device)?;
+        let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
         Ok(Self {
             model: GenirModel { t5, docids },
             tokenizer: loaded.tokenizer,
@@ -60,25 +59,6 @@ pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
     let places = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
     places.into_iter().find(|place| place.join("config.json").exists())
-}
-
-/// The rows of docids in document order, which must follow one another.
-pub(crate) fn consecutive(
-    docids: &ImportedDocids,
-    directory: &Path,
-) -> Result<DocidRows, CheckpointError> {
-    let first = docids.rows.first().copied().unwrap_or(0);
-    for (row, (&found, expected)) in docids.rows.iter().zip(first..).enumerate() {
-        if found != expected {
-            return Err(CheckpointError::Rows {
-                directory: directory.to_owned(),
-                docid: docids.vocabulary.id(row as u32).to_owned(),
-                found,
-                expected,
-            });
-        }
-    }
-    Ok(DocidRows { first: first as usize, count: docids.rows.len() })
 }
 
 fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {

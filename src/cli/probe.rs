@@ -16,8 +16,8 @@ use crate::files::WholeFile;
 use crate::monitor::Console;
 use crate::probe::files::Stored;
 use crate::probe::{
-    AverageFirst, EncoderNorm, Over, PROBED_IN, Probe, ProbeOptions, ProbeQueries, Record, Subject,
-    Suite, Variant,
+    AverageFirst, EncoderNorm, Over, PROBED_IN, Probe, ProbeError, ProbeOptions, ProbeQueries,
+    Record, Subject, Suite, Variant,
 };
 use crate::recipe::Recipe;
 use crate::report;
@@ -184,9 +184,9 @@ impl ProbeVerb {
         retriever.compute_in(PROBED_IN);
         let checkpoint = &retriever.checkpoint;
         let mut queries = self.query_set(&retriever)?;
-        let probes = self.chosen(recipe.as_ref(), console)?;
         let config = checkpoint.model.t5.config();
         let options = self.options(recipe.as_ref(), config.num_decoder_layers)?;
+        let probes = self.chosen(recipe.as_ref(), &options, config.num_decoder_layers, console)?;
         let suite = Suite::new(&probes, options, config)?;
         let mut test = match probes.contains(&Probe::Circuit) {
             true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
@@ -226,8 +226,14 @@ impl ProbeVerb {
         written
     }
 
-    /// The probes that were retriever for, or else all that can be measured; says which cannot, and why.
-    fn chosen(&self, recipe: Option<&Recipe>, console: &Console) -> Result<Vec<Probe>> {
+    /// The probes that were asked for, or else all that can be measured; says which cannot, and why.
+    fn chosen(
+        &self,
+        recipe: Option<&Recipe>,
+        options: &ProbeOptions,
+        depth: usize,
+        console: &Console,
+    ) -> Result<Vec<Probe>> {
         let has_base = self.beside.has_base(recipe);
         let mut probes = self.probes.clone();
         if probes.is_empty() {
@@ -237,6 +243,10 @@ impl ProbeVerb {
                 console.message(
                     "left out: encoder_swap, which needs another encoder (--base or --encoder-from)",
                 );
+            }
+            for probe in probes.extract_if(.., |probe| probe.needs_stages(options)) {
+                let why = ProbeError::NeedsStages { probe, depth };
+                console.message(&format!("left out: {why}"));
             }
         }
         let patches = probes
@@ -254,7 +264,7 @@ impl ProbeVerb {
             ("--encoder-from", self.beside.encoder_from.is_some(), Probe::EncoderSwap),
         ] {
             if given && !probes.contains(&probe) {
-                bail!("{option} is for {probe}, which is not among the probes that --probe names");
+                bail!("{option} is for {probe}, which is not among the probes that are measured");
             }
         }
         Ok(probes)
@@ -265,9 +275,9 @@ impl ProbeVerb {
         let stages = given.or_else(|| recipe.and_then(|recipe| recipe.stages.clone()));
         Ok(ProbeOptions {
             stages: match stages {
-                Some(stages) => stages,
-                None => Stages::scaled(depth)
-                    .context("probes describe a decoder by its three stages")?,
+                None if depth < Stages::LEAST_DEPTH => None,
+                None => Some(Stages::scaled(depth)?),
+                given => given,
             },
             vocabulary: self.vocabulary,
             over: self.over,
@@ -343,7 +353,8 @@ fn write_tables(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
         // Not every probe looks at it.
         let base = records.iter().find_map(|record| record.measured_on.base.as_ref());
         let base = base.map(|base| format!("; base model {base}")).unwrap_or_default();
-        writeln!(out, "stages {}{base}", on.stages)?;
+        let stages = on.stages.as_ref().map_or("none".to_owned(), Stages::to_string);
+        writeln!(out, "stages {stages}{base}")?;
     }
     for titled in records.iter().flat_map(report::tables) {
         writeln!(out, "\n{}\n{}", titled.title, titled.table)?;

@@ -36,6 +36,16 @@ pub enum DocidError {
         /// Another row that has it.
         second: u32,
     },
+    /// Two docid tokens of one token id.
+    #[error("docids `{one}` and `{other}` both have token id {id}; token ids must differ")]
+    SameTokenId {
+        /// A docid token.
+        one: String,
+        /// Another one.
+        other: String,
+        /// The id of both.
+        id: u32,
+    },
     /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] FileError),

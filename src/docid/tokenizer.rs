@@ -18,6 +18,8 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// In [`CONFIG`]: a second copy of the added tokens. transformers 5 takes it for the whole list when it is
 /// there, and else reads the list in [`TOKENIZER`].
 const ADDED_IN_CONFIG: &str = "added_tokens_decoder";
+/// In [`CONFIG`] and [`SPECIAL_TOKENS`]: special tokens without a part of their own.
+const SPECIAL_LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 /// What can be wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -170,11 +172,23 @@ impl TextTokenizer {
         let moved_words =
             renumber(&mut file.added, docids.as_ref(), &tokenizer, words).map_err(malformed)?;
 
-        let config: Option<Value> =
-            config.map(serde_json::from_str).transpose().map_err(|error| {
-                let (file, found) = (directory.join(CONFIG), error.to_string());
-                TokenizerError::Malformed { file, found }
-            })?;
+        let json = |name: &str, text: &str| {
+            serde_json::from_str::<Value>(text).map_err(|error| TokenizerError::Malformed {
+                file: directory.join(name),
+                found: error.to_string(),
+            })
+        };
+        let mut config = config.map(|text| json(CONFIG, text)).transpose()?;
+        if let Some(config) = &mut config {
+            drop_special_docids(config);
+        }
+        let special_tokens = special_tokens.map(|text| {
+            let mut fields = json(SPECIAL_TOKENS, &text)?;
+            let text =
+                if drop_special_docids(&mut fields) { format!("{fields:#}\n") } else { text };
+            Ok::<_, TokenizerError>(text)
+        });
+        let special_tokens = special_tokens.transpose()?;
         let id_of = |field, usual| {
             let token = special_token(config.as_ref(), field).unwrap_or(usual);
             tokenizer.token_to_id(token).ok_or_else(|| TokenizerError::NoToken {
@@ -249,7 +263,8 @@ impl TextTokenizer {
 
     /// Writes the tokenizer for Hugging Face's `AutoTokenizer`, with docids as added tokens: row `i` gets
     /// the token id `words() + i`. The other files are written as they were found, but for the list of
-    /// added tokens in `tokenizer_config.json`, which would hide the docids in `tokenizer.json`.
+    /// added tokens in `tokenizer_config.json`, which would hide the docids in `tokenizer.json`, and for docids in lists of
+    /// special tokens.
     pub fn export(
         &self,
         directory: &Path,
@@ -285,6 +300,30 @@ impl TextTokenizer {
     }
 }
 
+/// Takes the docids out of the lists of special tokens that `fields` has: a tokenizer of transformers adds what they name,
+/// so that docids of an earlier corpus would get ids behind the rows of the embedding. Returns whether there were any.
+fn drop_special_docids(fields: &mut Value) -> bool {
+    let is_docid = |token: &Value| {
+        let text = token.as_str().or_else(|| token.get("content")?.as_str());
+        text.is_some_and(|text| DocidVocabulary::parse_token(text).is_some())
+    };
+    let mut found = false;
+    for list in SPECIAL_LISTS {
+        match fields.get_mut(list) {
+            Some(Value::Array(tokens)) => tokens.retain(|token| {
+                found |= is_docid(token);
+                !is_docid(token)
+            }),
+            Some(Value::Object(tokens)) => tokens.retain(|_, token| {
+                found |= is_docid(token);
+                !is_docid(token)
+            }),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Takes the docids out of the added tokens.
 fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, DocidError> {
     let is_docid = |token: &AddedToken| DocidVocabulary::parse_token(&token.content).is_some();
@@ -295,6 +334,10 @@ fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, Docid
         return Ok(None);
     }
     docids.sort_by_key(|token| token.id);
+    if let Some([one, other]) = docids.array_windows().find(|[one, other]| one.id == other.id) {
+        let (one, other, id) = (one.content.clone(), other.content.clone(), one.id);
+        return Err(DocidError::SameTokenId { one, other, id });
+    }
     let names = docids.iter().filter_map(|token| DocidVocabulary::parse_token(&token.content));
     Ok(Some(ImportedDocids {
         vocabulary: DocidVocabulary::new(names)?,
@@ -319,25 +362,40 @@ fn renumber(
             "added token `{token}` has id {id}, which is another token's; right would be ids that all differ"
         )
     };
-    let mut moved = Vec::new();
+    // New id, stored id and text of each.
+    let mut places = Vec::new();
     for token in added {
         if rows.binary_search(&token.id).is_ok() {
             return Err(taken(&token.content, token.id));
         }
-        match tokenizer.token_to_id(&token.content) {
-            None => return Err(format!("added token `{}` is lost", token.content)),
-            Some(id) if id == token.id => {}
-            Some(id) => {
-                moved.push((id, token.id, token.content.clone()));
-                token.id = id;
-            }
-        }
+        let Some(id) = tokenizer.token_to_id(&token.content) else {
+            return Err(format!("added token `{}` is lost", token.content));
+        };
+        places.push((id, token.id, token.content.clone()));
+        token.id = id;
+    }
+    places.sort_unstable();
+    // From the first that gets another id on: what follows may have its old one by chance.
+    let first = places.iter().find(|(id, stored, _)| id != stored);
+    let first = first.map_or(words, |(id, ..)| *id as usize);
+    let moved = places.split_off(places.partition_point(|(id, ..)| (*id as usize) < first));
+    // A docid has a row of its own, which it keeps wherever it stands behind the words.
+    if let (Some(docids), Some(&row)) = (docids, rows.first())
+        && (row as usize) < first
+    {
+        let holder = match tokenizer.id_to_token(row) {
+            Some(word) => format!("which is the id of `{word}`"),
+            None => format!("which is among those of the {first} words"),
+        };
+        return Err(format!(
+            "docid `{}` has id {row}, {holder}; right would be a row of its own behind the words, from id {first} on \
+             (`tokenizer.add_tokens` of transformers gives it one, `resize_token_embeddings` the row)",
+            docids.vocabulary.token(0)
+        ));
     }
     if moved.is_empty() {
         return Ok(Vec::new());
     }
-    moved.sort_unstable();
-    let first = words.saturating_sub(moved.len());
     for (index, (id, stored, content)) in moved.iter().enumerate() {
         let is_taken = (*stored as usize) < first
             || moved[..index].iter().any(|(_, other, _)| other == stored);

@@ -20,6 +20,7 @@ pub struct AttentionWrites {
     /// By layer: the whole output first, then each head's share of it.
     pub layers: Vec<DocidShare>,
     /// By stage: the mean over its layers of the whole output, and the mean over its layers and heads.
+    /// Empty where the decoder has no stages.
     pub stages: Vec<DocidShare>,
     /// The top tokens of each head for sample queries.
     pub samples: Vec<HeadWords>,
@@ -28,8 +29,8 @@ pub struct AttentionWrites {
 /// How many of the top tokens are docids, means over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DocidShare {
-    /// The stage.
-    pub stage: Stage,
+    /// The stage of the layer; none where the decoder has no stages.
+    pub stage: Option<Stage>,
     /// None for a whole stage.
     pub layer: Option<usize>,
     /// `output`, `head 3`, or `heads` for the mean over all heads.
@@ -68,7 +69,7 @@ pub(super) struct Measuring<'a> {
     tokenizer: &'a TextTokenizer,
     docids: &'a DocidVocabulary,
     words: usize,
-    stages: Stages,
+    stages: Option<Stages>,
     queries: usize,
     /// % of docids in each top: by layer, of the whole output and then of each head.
     docid_shares: Vec<Vec<[f64; 3]>>,
@@ -146,7 +147,7 @@ impl Measure for Measuring<'_> {
                 let of =
                     part.checked_sub(1).map_or("output".to_owned(), |head| format!("head {head}"));
                 let [top_10, top_100, top_1000] = sums.map(|sum| sum / self.queries as f64);
-                let stage = self.stages.of(layer);
+                let stage = self.stages.as_ref().map(|stages| stages.of(layer));
                 layers.push(DocidShare {
                     stage,
                     layer: Some(layer),
@@ -157,9 +158,10 @@ impl Measure for Measuring<'_> {
                 });
             }
         }
+        let stages = Stage::ALL.into_iter().filter(|_| self.stages.is_some());
         ProbeResult::AttentionWrites(AttentionWrites {
             chance: 100.0 * documents as f64 / (documents + self.words) as f64,
-            stages: Stage::ALL.into_iter().flat_map(|stage| of_stage(stage, &layers)).collect(),
+            stages: stages.flat_map(|stage| of_stage(stage, &layers)).collect(),
             layers,
             samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
         })
@@ -171,13 +173,13 @@ fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     let mean = |of: &str, whole: bool| {
         let found: Vec<&DocidShare> = layers
             .iter()
-            .filter(|share| share.stage == stage && (share.of == "output") == whole)
+            .filter(|share| share.stage == Some(stage) && (share.of == "output") == whole)
             .collect();
         let mean = |value: fn(&DocidShare) -> f64| {
             found.iter().map(|share| value(share)).sum::<f64>() / found.len() as f64
         };
         DocidShare {
-            stage,
+            stage: Some(stage),
             layer: None,
             of: of.to_owned(),
             top_10: mean(|share| share.top_10),

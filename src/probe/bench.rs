@@ -135,6 +135,11 @@ pub(super) struct ProbedBatch {
 }
 
 impl<'a> Bench<'a> {
+    /// Layers of the decoder.
+    pub fn depth(&self) -> usize {
+        self.model.t5.decoder.layers.len()
+    }
+
     /// The model's logit lens.
     pub fn lens(&self) -> Lens<'a> {
         Lens { model: self.model, vocabulary: self.options.vocabulary }

@@ -8,7 +8,7 @@ use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::record::number;
 use super::{ProbeResult, QueryRanks, Replacement};
-use crate::component::{Component, Stage};
+use crate::component::{Component, Stage, Stages};
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::retrieval::{JudgedRanks, MetricSums};
@@ -22,7 +22,8 @@ pub struct Circuit {
     pub test_queries: u64,
     /// The whole model.
     pub unpatched: Scores,
-    /// The paper's circuit with zeros and means, the same with the base model's outputs, and the one asked for.
+    /// The paper's circuit with zeros and means, the same with the base model's outputs (both where the decoder has
+    /// stages), and the one asked for.
     pub circuits: Vec<CircuitScore>,
     /// Where ranks of every query were asked for: those of each relevant docid of the test set, in the whole model and
     /// then in each of `circuits`. Empty and not written otherwise.
@@ -80,19 +81,22 @@ pub(super) struct Measuring {
 }
 
 impl Measuring {
-    /// Prepares the paper's circuits that can be had, and the one that was given.
+    /// Prepares the paper's circuits that can be had (none where the decoder has no stages), and the one that was given.
     pub fn new(bench: &Bench, given: &[Patch]) -> Self {
         let applied = |patches: &[Patch]| Applied::new(patches, bench.model.t5.config());
-        let paper = |base: bool| -> Applied {
+        let paper = |base: bool, stages: &Stages| -> Applied {
             let patch = |(component, stage, replacement)| Patch {
-                part: PatchedPart::of_stage(component, stage, &bench.options.stages),
+                part: PatchedPart::of_stage(component, stage, stages),
                 replacement: if base { Replacement::Base } else { replacement },
             };
             applied(&PAPER.into_iter().map(patch).collect::<Vec<_>>())
         };
-        let mut circuits = vec![("paper".to_owned(), paper(false))];
-        if bench.base.is_some() {
-            circuits.push(("paper with base".to_owned(), paper(true)));
+        let mut circuits = Vec::new();
+        if let Some(stages) = &bench.options.stages {
+            circuits.push(("paper".to_owned(), paper(false, stages)));
+            if bench.base.is_some() {
+                circuits.push(("paper with base".to_owned(), paper(true, stages)));
+            }
         }
         if !given.is_empty() {
             circuits.push(("given".to_owned(), applied(given)));

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::ranked_among;
-use crate::component::{SelectorError, StagesError};
+use super::{Probe, ranked_among};
+use crate::component::{SelectorError, Stages, StagesError};
 use crate::retrieval::Vocabulary;
 
 /// Why a probe cannot be run.
@@ -12,6 +12,24 @@ pub enum ProbeError {
     /// The stages do not fit the decoder.
     #[error("stages: {0}")]
     Stages(#[from] StagesError),
+    /// What the probe replaces is named by stages, which the decoder does not have.
+    #[error(
+        "the probe `{probe}` replaces components by stage, and a decoder of {depth} layer(s) has no stages, which need {} \
+         layers; {}, or leave this probe out",
+        Stages::LEAST_DEPTH,
+        match probe {
+            Probe::Circuit => {
+                "give a circuit that names layers (`--circuit 'decoder.mlp[0]=mean'`; in a recipe `probes.circuit_patches`)"
+            }
+            _ => "name layers to replace (`--patch 'decoder.mlp[0]'`; in a recipe `probes.patches`)",
+        }
+    )]
+    NeedsStages {
+        /// The probe.
+        probe: Probe,
+        /// Layers of the decoder.
+        depth: usize,
+    },
     /// A selector is wrong.
     #[error(transparent)]
     Selector(#[from] SelectorError),

@@ -51,8 +51,8 @@ pub struct LogitLens {
 pub struct SiteRank {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer.
-    pub stage: Stage,
+    /// The stage of the layer; none where the decoder has no stages.
+    pub stage: Option<Stage>,
     /// Where in the layer.
     pub site: LensSite,
     /// Ranks of the relevant docid.
@@ -66,8 +66,8 @@ pub struct SiteRank {
 pub struct PopulationRanks {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer.
-    pub stage: Stage,
+    /// The stage of the layer; none where the decoder has no stages.
+    pub stage: Option<Stage>,
     /// The kind of token.
     pub group: TokenGroup,
     /// Mean rank.
@@ -86,7 +86,7 @@ pub struct PopulationRanks {
 
 /// The probe while it measures.
 pub(super) struct Measuring {
-    stages: Stages,
+    stages: Option<Stages>,
     queries: usize,
     /// Ranks of relevant docids by layer and site.
     ranks: Vec<Vec<Vec<u32>>>,
@@ -104,10 +104,10 @@ struct Population {
 }
 
 impl Measuring {
-    pub fn new(stages: &Stages) -> Self {
-        let depth = stages.depth();
+    pub fn new(bench: &Bench) -> Self {
+        let depth = bench.depth();
         Self {
-            stages: stages.clone(),
+            stages: bench.options.stages.clone(),
             queries: 0,
             ranks: vec![vec![Vec::new(); LensSite::ALL.len()]; depth],
             populations: vec![Default::default(); depth],
@@ -138,12 +138,12 @@ impl Measure for Measuring {
     }
 
     fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let stages = &self.stages;
+        let stage = |layer| self.stages.as_ref().map(|stages| stages.of(layer));
         let mut sites = Vec::new();
         for (layer, ranks) in self.ranks.into_iter().enumerate() {
             for (&site, ranks) in LensSite::ALL.iter().zip(ranks) {
                 let ranks = RankShift::of(ranks, bench.options.per_query);
-                sites.push(SiteRank { layer, stage: stages.of(layer), site, ranks });
+                sites.push(SiteRank { layer, stage: stage(layer), site, ranks });
             }
         }
         let mut populations = Vec::new();
@@ -152,7 +152,7 @@ impl Measure for Measuring {
                 let mean = |sum: f64| sum / self.queries as f64;
                 populations.push(PopulationRanks {
                     layer,
-                    stage: stages.of(layer),
+                    stage: stage(layer),
                     group,
                     mean: mean(sum.mean),
                     median: mean(sum.median),

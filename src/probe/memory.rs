@@ -36,6 +36,11 @@ impl Sizes<'_> {
         passes * (self.states() + self.trace()) + made.max(self.ranked(1))
     }
 
+    /// Bytes that ranking the queries needs at once, which comes first: all that is done where none is to be measured.
+    pub fn ranking(&self) -> usize {
+        self.states() + self.ranked(1)
+    }
+
     /// Bytes of the states that one encoder's are kept as, where that is done.
     pub fn kept(&self) -> usize {
         let bytes = F32 * self.queries * self.length * self.config.d_model;

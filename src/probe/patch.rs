@@ -10,7 +10,7 @@ use super::overlap::Applied;
 use super::trace::{Trace, output_hook};
 use super::{ProbeError, Replacement};
 use crate::choice::Choice;
-use crate::component::{Component, Selector, Stack, Stage, Stages};
+use crate::component::{Component, Selector, SelectorError, Stack, Stage, Stages};
 use crate::t5::{Attention, Hook, Site, T5, T5Config, Tap};
 
 /// A part of the decoder whose output is replaced: some components of some layers, or heads of some attentions.
@@ -26,7 +26,11 @@ pub(super) struct PatchedPart {
 
 impl PatchedPart {
     /// Reads a selector of decoder components, perhaps with `.heads[0,2]` behind an attention.
-    pub fn parse(text: &str, stages: &Stages, config: &T5Config) -> Result<Self, ProbeError> {
+    pub fn parse(
+        text: &str,
+        stages: Option<&Stages>,
+        config: &T5Config,
+    ) -> Result<Self, ProbeError> {
         let refuse =
             |reason: String| Err(ProbeError::NotPatchable { selector: text.to_owned(), reason });
         let (word, heads) = match text.split_once(".heads[") {
@@ -41,13 +45,16 @@ impl PatchedPart {
             return refuse("it takes away".to_owned());
         }
         let depth = config.num_decoder_layers;
-        if let Some(beyond) = selector.layers_beyond(Some(stages), depth) {
+        if stages.is_none() && selector.needs_stages() {
+            return Err(SelectorError::NoStages { selector: word.to_owned(), depth }.into());
+        }
+        if let Some(beyond) = selector.layers_beyond(stages, depth) {
             return refuse(format!("layers {beyond} go beyond the decoder's {depth} layers"));
         }
         let places: Vec<(usize, Component)> = (0..depth)
             .flat_map(|layer| Component::ALL.map(|component| (layer, component)))
             .filter(|&(layer, component)| {
-                selector.matches_component(Stack::Decoder, layer, component, Some(stages))
+                selector.matches_component(Stack::Decoder, layer, component, stages)
             })
             .collect();
         if places.is_empty() {
@@ -90,7 +97,11 @@ pub(super) struct Patch {
 
 impl Patch {
     /// Reads `SELECTOR=zero`, `SELECTOR=mean` or `SELECTOR=base`.
-    pub fn parse(text: &str, stages: &Stages, config: &T5Config) -> Result<Self, ProbeError> {
+    pub fn parse(
+        text: &str,
+        stages: Option<&Stages>,
+        config: &T5Config,
+    ) -> Result<Self, ProbeError> {
         let read = text.rsplit_once('=');
         let read = read.and_then(|(part, how)| Some((part, Replacement::named(how.trim())?)));
         let Some((part, replacement)) = read else {
@@ -314,7 +325,7 @@ pub(super) mod tests {
     impl Pair {
         pub fn applied(&self, patches: &[&str]) -> Applied {
             let config = self.model.config();
-            let patch = |text: &&str| Patch::parse(text, &self.stages, config).expect(text);
+            let patch = |text: &&str| Patch::parse(text, Some(&self.stages), config).expect(text);
             Applied::new(&patches.iter().map(patch).collect::<Vec<_>>(), config)
         }
 

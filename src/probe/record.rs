@@ -54,8 +54,8 @@ pub struct MeasuredOn {
     /// What a docid is ranked among: words and docids, or docids alone. Every rank in the result is of this kind, but
     /// for those of whole groups of tokens, which are in the whole vocabulary.
     pub vocabulary: Vocabulary,
-    /// Decoder layers of each stage.
-    pub stages: Stages,
+    /// Decoder layers of each stage; none where the decoder has too few layers for stages.
+    pub stages: Option<Stages>,
     /// The base model, where the probe used one.
     pub base: Option<String>,
     /// Where ranks of every query were asked for: the measured queries with the docid that each is measured by, and its

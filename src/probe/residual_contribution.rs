@@ -1,5 +1,7 @@
 //! P1, residual contribution (Fig. 3): how much each component adds to the residual stream, and in which direction.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,8 @@ use crate::component::{ByComponent, Component, Stage, Stages};
 pub struct ResidualContribution {
     /// By layer, components in the order in which they run.
     pub contributions: Vec<Contribution>,
-    /// Outputs of Stage III against each MLP output of Stage I: the paper's remark finds them below -0.9.
+    /// Outputs of Stage III against each MLP output of Stage I: the paper's remark finds them below -0.9. Empty where the
+    /// decoder has no stages.
     pub priming: Vec<PrimingCosine>,
 }
 
@@ -22,8 +25,8 @@ pub struct ResidualContribution {
 pub struct Contribution {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer.
-    pub stage: Stage,
+    /// The stage of the layer; none where the decoder has no stages.
+    pub stage: Option<Stage>,
     /// The component.
     pub component: Component,
     /// Norm of the output over the norm of what the whole layer changes, `|x| / |r_post - r_pre|`.
@@ -53,7 +56,7 @@ pub struct PrimingCosine {
 
 /// The probe while it measures: sums over queries.
 pub(super) struct Measuring {
-    stages: Stages,
+    stages: Option<Stages>,
     queries: usize,
     /// Ratio, cosine with r_post and cosine with r_pre, by layer and component.
     contributions: Vec<ByComponent<[f64; 3]>>,
@@ -62,13 +65,15 @@ pub(super) struct Measuring {
 }
 
 impl Measuring {
-    pub fn new(stages: &Stages) -> Self {
-        let priming = || ByComponent::new(|_| vec![0.0; stages.first.len()]);
+    pub fn new(bench: &Bench) -> Self {
+        let stages = bench.options.stages.clone();
+        let (first, third) = first_and_third(stages.as_ref());
+        let priming = || ByComponent::new(|_| vec![0.0; first.len()]);
         Self {
-            stages: stages.clone(),
             queries: 0,
-            contributions: vec![ByComponent::default(); stages.depth()],
-            priming: stages.third.clone().map(|_| priming()).collect(),
+            contributions: vec![ByComponent::default(); bench.depth()],
+            priming: third.map(|_| priming()).collect(),
+            stages,
         }
     }
 }
@@ -87,9 +92,10 @@ impl Measure for Measuring {
                 sums[2] += total(cosine(output, &layer.residual_pre));
             }
         }
-        for (sums, layer) in self.priming.iter_mut().zip(self.stages.third.clone()) {
+        let (first, third) = first_and_third(self.stages.as_ref());
+        for (sums, layer) in self.priming.iter_mut().zip(third) {
             for (component, output) in layers[layer].outputs.iter() {
-                for (sum, early) in sums[component].iter_mut().zip(self.stages.first.clone()) {
+                for (sum, early) in sums[component].iter_mut().zip(first.clone()) {
                     let early = batch.trace.output_of(early, Component::Mlp);
                     *sum += total(cosine(output, early));
                 }
@@ -104,7 +110,7 @@ impl Measure for Measuring {
             for (component, [ratio, post, pre]) in sums.iter() {
                 contributions.push(Contribution {
                     layer,
-                    stage: self.stages.of(layer),
+                    stage: self.stages.as_ref().map(|stages| stages.of(layer)),
                     component,
                     ratio: mean(*ratio),
                     cosine_post: mean(*post),
@@ -113,9 +119,10 @@ impl Measure for Measuring {
             }
         }
         let mut priming = Vec::new();
-        for (layer, sums) in self.stages.third.clone().zip(&self.priming) {
+        let (first, third) = first_and_third(self.stages.as_ref());
+        for (layer, sums) in third.zip(&self.priming) {
             for (component, sums) in sums.iter() {
-                for (mlp_layer, sum) in self.stages.first.clone().zip(sums) {
+                for (mlp_layer, sum) in first.clone().zip(sums) {
                     let cosine = mean(*sum);
                     priming.push(PrimingCosine { layer, component, mlp_layer, cosine });
                 }
@@ -123,6 +130,11 @@ impl Measure for Measuring {
         }
         ProbeResult::ResidualContribution(ResidualContribution { contributions, priming })
     }
+}
+
+/// The layers of Stages I and III; none where there are no stages.
+fn first_and_third(stages: Option<&Stages>) -> (Range<usize>, Range<usize>) {
+    stages.map_or((0..0, 0..0), |stages| (stages.first.clone(), stages.third.clone()))
 }
 
 /// Length of each row: `[batch, d_model] -> [batch, 1]`.

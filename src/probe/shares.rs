@@ -43,7 +43,7 @@ pub struct Reads {
     /// By reading layer.
     pub layers: Vec<LayerReads>,
     /// By stage of the reading layer: means over its layers, those without a reader left out; undefined where one of
-    /// them is.
+    /// them is. Empty where the decoder has no stages.
     pub stages: Vec<StageReads>,
     /// Exact variant: the largest deviation of the sum of contributions from the value that the model computed,
     /// over that value's largest magnitude in its layer and query. Where a value was not finite it is undefined: NaN
@@ -60,8 +60,8 @@ fn readers_first() -> AverageFirst {
 pub struct LayerReads {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the reading layer.
-    pub stage: Stage,
+    /// The stage of the layer; none where the decoder has no stages.
+    pub stage: Option<Stage>,
     /// Mean number of readers a query: active neurons, or heads. Undefined where the model computed a value that is
     /// not finite.
     #[serde(with = "number")]
@@ -141,7 +141,7 @@ pub(super) struct Shares {
     /// How contributions were computed.
     pub variant: Variant,
     average_first: AverageFirst,
-    stages: Stages,
+    stages: Option<Stages>,
     layers: Vec<LayerSums>,
     /// NaN from the first value on that is not finite.
     largest_deviation: f64,
@@ -180,12 +180,11 @@ pub(super) fn sources(trace: &Trace, layer: usize, reader: Component) -> Tensor<
 
 impl Shares {
     pub fn new(bench: &Bench) -> Self {
-        let stages = bench.options.stages.clone();
         Self {
             variant: bench.options.variant,
             average_first: bench.options.average_first,
-            layers: vec![LayerSums::default(); stages.depth()],
-            stages,
+            layers: vec![LayerSums::default(); bench.depth()],
+            stages: bench.options.stages.clone(),
             largest_deviation: 0.0,
         }
     }
@@ -265,13 +264,15 @@ impl Shares {
             .enumerate()
             .map(|(layer, sums)| LayerReads {
                 layer,
-                stage: self.stages.of(layer),
+                stage: self.stages.as_ref().map(|stages| stages.of(layer)),
                 readers: sums.readers / sums.seen as f64,
                 shares: sums.shares(),
             })
             .collect();
-        let stages = Stage::ALL.into_iter();
-        let stages = stages.map(|stage| StageReads::of(stage, &layers, &self.stages)).collect();
+        let by_stage = |stages: &Stages| {
+            Stage::ALL.into_iter().map(|stage| StageReads::of(stage, &layers, stages)).collect()
+        };
+        let stages = self.stages.as_ref().map(by_stage).unwrap_or_default();
         let largest_deviation = (self.variant == Variant::Exact).then_some(self.largest_deviation);
         let Self { variant, average_first, .. } = self;
         Reads { variant, average_first, layers, stages, largest_deviation }
@@ -344,7 +345,7 @@ mod tests {
         Shares {
             variant,
             average_first,
-            stages: stages.expect("three stages"),
+            stages: Some(stages.expect("three stages")),
             layers: vec![LayerSums::default(); layers],
             largest_deviation: 0.0,
         }

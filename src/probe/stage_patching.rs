@@ -24,7 +24,7 @@ choice! {
 /// Ranks with each component replaced in each stage, and with what else was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePatching {
-    /// The paper's table first, by replacement, component and stage; then what else was asked for, by selector and
+    /// The paper's table first, by replacement, component and stage, where the decoder has stages; then what else was asked for, by selector and
     /// replacement.
     pub cells: Vec<PatchedCell>,
 }
@@ -59,7 +59,7 @@ struct Cell {
 }
 
 impl Measuring {
-    /// Prepares the paper's cells, and each of `parts`, with every replacement that can be had.
+    /// Prepares the paper's cells where the decoder has stages, and each of `parts`, with every replacement that can be had.
     pub fn new(bench: &Bench, parts: Vec<PatchedPart>) -> Self {
         let replacements = || {
             let all = Replacement::ALL.iter().copied();
@@ -71,11 +71,13 @@ impl Measuring {
             let applied = Applied::new(std::slice::from_ref(&patch), bench.model.t5.config());
             cells.push(Cell { place, patch, applied, ranks: Vec::new() });
         };
-        for replacement in replacements() {
-            for component in Component::ALL {
-                for stage in Stage::ALL {
-                    let part = PatchedPart::of_stage(component, stage, &bench.options.stages);
-                    add(Some((component, stage)), part, replacement);
+        if let Some(stages) = &bench.options.stages {
+            for replacement in replacements() {
+                for component in Component::ALL {
+                    for stage in Stage::ALL {
+                        let part = PatchedPart::of_stage(component, stage, stages);
+                        add(Some((component, stage)), part, replacement);
+                    }
                 }
             }
         }

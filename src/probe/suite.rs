@@ -27,8 +27,8 @@ use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
 /// How to probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeOptions {
-    /// Stages of the decoder.
-    pub stages: Stages,
+    /// Stages of the decoder; none where it has too few layers. See [`Probe::needs_stages`].
+    pub stages: Option<Stages>,
     /// What a docid is ranked among. The paper: words and docids.
     pub vocabulary: Vocabulary,
     /// The queries that means are over.
@@ -85,19 +85,25 @@ impl Suite {
     /// Prepares `probes` for models of the shape `config`.
     ///
     /// # Errors
-    /// Stages that do not fit the decoder; selectors that are not understood, name nothing or nothing that can be
+    /// Stages that do not fit the decoder, or a probe that needs some where there are none; selectors that are not understood, name nothing or nothing that can be
     /// patched.
     pub fn new(
         probes: &[Probe],
         options: ProbeOptions,
         config: &T5Config,
     ) -> Result<Self, ProbeError> {
-        let stages = &options.stages;
-        stages.check_depth(config.num_decoder_layers)?;
+        let depth = config.num_decoder_layers;
+        let stages = options.stages.as_ref();
+        if let Some(stages) = stages {
+            stages.check_depth(depth)?;
+        }
         let parts = options.patches.iter().map(|text| PatchedPart::parse(text, stages, config));
         let parts = parts.collect::<Result<_, _>>()?;
         let circuit = options.circuit.iter().map(|text| Patch::parse(text, stages, config));
         let circuit = circuit.collect::<Result<_, _>>()?;
+        if let Some(&probe) = probes.iter().find(|probe| probe.needs_stages(&options)) {
+            return Err(ProbeError::NeedsStages { probe, depth });
+        }
         Ok(Self { probes: probes.to_vec(), parts, circuit, options })
     }
 
@@ -151,7 +157,9 @@ impl Suite {
 
     /// That there is what the probes need.
     fn check(&self, subject: &Subject, others: &Others, has_test: bool) -> Result<(), ProbeError> {
-        self.options.stages.check_depth(subject.model.t5.config().num_decoder_layers)?;
+        if let Some(stages) = &self.options.stages {
+            stages.check_depth(subject.model.t5.config().num_decoder_layers)?;
+        }
         others.check(&subject.model.t5)?;
         let has = |probe| self.probes.contains(&probe);
         if has(Probe::EncoderSwap) && others.base.is_none() && others.encoder.is_none() {
@@ -322,7 +330,7 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Vec<(ProbeResult, f64)> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            let mut means = Means::new(bench.model.t5.decoder.layers.len(), subject.device);
+            let mut means = Means::new(bench.depth(), subject.device);
             bench.batches(false).for_each(|batch| means.add(&batch.trace));
             bench.means = Some(means);
         }
@@ -353,10 +361,8 @@ impl Suite {
         subject: &Subject<'a>,
     ) -> Box<dyn Measure + 'a> {
         match probe {
-            Probe::ResidualContribution => {
-                Box::new(residual_contribution::Measuring::new(&self.options.stages))
-            }
-            Probe::LogitLens => Box::new(logit_lens::Measuring::new(&self.options.stages)),
+            Probe::ResidualContribution => Box::new(residual_contribution::Measuring::new(bench)),
+            Probe::LogitLens => Box::new(logit_lens::Measuring::new(bench)),
             Probe::DirectEffect => Box::new(direct_effect::Measuring::default()),
             Probe::StagePatching => {
                 Box::new(stage_patching::Measuring::new(bench, self.parts.clone()))
@@ -431,6 +437,17 @@ impl Suite {
 }
 
 impl Probe {
+    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage patching
+    /// and its circuit are made of stages, other patches are not. The other probes leave out means over stages.
+    pub fn needs_stages(self, options: &ProbeOptions) -> bool {
+        options.stages.is_none()
+            && match self {
+                Self::StagePatching => options.patches.is_empty(),
+                Self::Circuit => options.circuit.is_empty(),
+                _ => false,
+            }
+    }
+
     /// Whether the probe looks at the base model, where there is one.
     pub fn uses_base(self) -> bool {
         matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)

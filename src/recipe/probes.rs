@@ -15,7 +15,7 @@ use crate::task::Epochs;
 /// `[probes]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProbesSection {
-    /// Those that are measured.
+    /// Those that are measured. All: those that can be.
     pub run: Vec<Probe>,
     /// `None`: never in between.
     #[serde(flatten, serialize_with = "every")]
@@ -203,6 +203,21 @@ impl ProbesSection {
         self.base.as_deref() != Some(NO_BASE) && self.run.iter().any(|probe| probe.uses_base())
     }
 
+    /// Takes out the probes that need stages, for a decoder that has none, and returns them. Those that the recipe asks for
+    /// by name stay: by `run`, unless it lists all probes as it does where it is not given, or by keys of their own.
+    pub fn leave_out_without_stages(&mut self) -> Vec<Probe> {
+        let options = self.options(None);
+        let is_named = |probe| {
+            self.run != Probe::ALL
+                || self.own(probe).is_some()
+                || (probe == Probe::Circuit && self.test_split.is_some())
+        };
+        let stays = |probe: &Probe| !probe.needs_stages(&options) || is_named(*probe);
+        let (run, left_out) = self.run.iter().copied().partition(stays);
+        self.run = run;
+        left_out
+    }
+
     /// How often `probe` is measured in between.
     pub fn every(&self, probe: Probe) -> Option<Every> {
         self.own(probe).and_then(|own| own.every).or(self.every)
@@ -222,10 +237,10 @@ impl ProbesSection {
         self.own(probe).and_then(|own| own.queries).unwrap_or(self.queries)
     }
 
-    /// How probes are measured on a decoder with these `stages`.
-    pub fn options(&self, stages: &Stages) -> ProbeOptions {
+    /// How probes are measured on a decoder with these `stages`; none where it has too few layers.
+    pub fn options(&self, stages: Option<&Stages>) -> ProbeOptions {
         ProbeOptions {
-            stages: stages.clone(),
+            stages: stages.cloned(),
             vocabulary: self.vocabulary,
             over: self.over,
             variant: self.variant,

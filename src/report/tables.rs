@@ -56,7 +56,7 @@ fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
             let header = ["layer", "stage"].into_iter().chain(Component::ALL.map(Component::name));
             let mut rows = KeyedRows::default();
             for entry in &result.contributions {
-                let key = vec![entry.layer.to_string(), entry.stage.to_string()];
+                let key = vec![entry.layer.to_string(), stage_name(entry.stage)];
                 rows.add(key, number(value(entry), 3));
             }
             titled(title, header, rows.into_vec())
@@ -91,7 +91,7 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
                 words(["layer", "stage"]).chain(LensSite::ALL.iter().map(|site| site.to_string()));
             let mut rows = KeyedRows::default();
             for site in &result.sites {
-                let key = vec![site.layer.to_string(), site.stage.to_string()];
+                let key = vec![site.layer.to_string(), stage_name(site.stage)];
                 rows.add(key, number(value(&site.ranks), 1));
             }
             titled(&title, header, rows.into_vec())
@@ -104,7 +104,7 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
     let mut rows = KeyedRows::default();
     for PopulationRanks { layer, stage, mean, median, best, worst, .. } in &result.populations {
         for value in [mean, median, best, worst] {
-            rows.add(vec![layer.to_string(), stage.to_string()], number(*value, 1));
+            rows.add(vec![layer.to_string(), stage_name(*stage)], number(*value, 1));
         }
     }
     let title = "Ranks of all docids and all words after each layer, in the whole vocabulary";
@@ -259,6 +259,11 @@ fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<Titled> {
     tables
 }
 
+/// The stage of a layer; `-` where the decoder has no stages.
+fn stage_name(stage: Option<Stage>) -> String {
+    stage.map_or("-".to_owned(), |stage| stage.to_string())
+}
+
 /// Whose final RMSNorm it is, in words.
 fn norm_of(norm: EncoderNorm) -> &'static str {
     match norm {
@@ -301,7 +306,7 @@ fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
 
     let rows = result.layers.iter().map(|reads| {
         let mut row =
-            vec![reads.layer.to_string(), reads.stage.to_string(), number(reads.readers, 1)];
+            vec![reads.layer.to_string(), stage_name(reads.stage), number(reads.readers, 1)];
         row.extend(Source::ALL.iter().map(|source| {
             let of_source = reads.shares.iter().filter(|share| share.source == *source);
             percent(of_source.map(|share| 100.0 * share.share).sum())
@@ -312,7 +317,9 @@ fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
         .chain(Source::ALL.iter().map(|source| source.to_string()));
     let title =
         format!("What {readers} read ({how}): % from each type of source, by layer of the reader");
-    vec![by_stage, titled(&title, header, rows.collect())]
+    let by_layer = titled(&title, header, rows.collect());
+    // A decoder of one or two layers has no stages.
+    if result.stages.is_empty() { vec![by_layer] } else { vec![by_stage, by_layer] }
 }
 
 fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
@@ -322,7 +329,7 @@ fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
             .filter(|share| of(&share.of))
             .map(|share| {
                 let layer = share.layer.map_or("all".to_owned(), |layer| layer.to_string());
-                let mut row = vec![layer, share.stage.to_string(), share.of.clone()];
+                let mut row = vec![layer, stage_name(share.stage), share.of.clone()];
                 row.extend([share.top_10, share.top_100, share.top_1000].map(percent));
                 row
             })
@@ -332,10 +339,11 @@ fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
     let title = |by: &str| {
         format!("% of docids among the top tokens of cross-attention, by {by} (chance: {chance})")
     };
-    let mut tables = vec![
-        titled(&title("stage"), header.clone(), rows(&result.stages, |_| true)),
-        titled(&title("layer"), header, rows(&result.layers, |of| of == "output")),
-    ];
+    let mut tables = Vec::new();
+    if !result.stages.is_empty() {
+        tables.push(titled(&title("stage"), header.clone(), rows(&result.stages, |_| true)));
+    }
+    tables.push(titled(&title("layer"), header, rows(&result.layers, |of| of == "output")));
     if !result.samples.is_empty() {
         let rows = result.samples.iter().map(|sample| {
             let tokens: Vec<String> =

@@ -271,8 +271,8 @@ fn of_cell(cell: &PatchedCell) -> Entry {
     Entry { stage: cell.stage, of, setting, ..Entry::default() }
 }
 
-fn at(layer: usize, stage: Stage, of: impl ToString) -> Entry {
-    Entry { layer: Some(layer), stage: Some(stage), of: of.to_string(), ..Entry::default() }
+fn at(layer: usize, stage: Option<Stage>, of: impl ToString) -> Entry {
+    Entry { layer: Some(layer), stage, of: of.to_string(), ..Entry::default() }
 }
 
 fn contribution(found: &Contribution) -> Vec<Entry> {
@@ -288,7 +288,7 @@ fn priming(found: &PrimingCosine) -> Entry {
         source: "mlp".to_owned(),
         source_layer: Some(found.mlp_layer),
         source_stage: Some(Stage::First),
-        ..at(found.layer, Stage::Third, found.component.name())
+        ..at(found.layer, Some(Stage::Third), found.component.name())
     };
     key.number("cosine", found.cosine)
 }
@@ -367,7 +367,7 @@ fn reads(reads: &Reads) -> Vec<Entry> {
 }
 
 fn docid_share(found: &DocidShare) -> Vec<Entry> {
-    let (layer, stage, of) = (found.layer, Some(found.stage), found.of.clone());
+    let (layer, stage, of) = (found.layer, found.stage, found.of.clone());
     Entry { layer, stage, of, ..Entry::default() }.numbers([
         ("top_10", found.top_10),
         ("top_100", found.top_100),

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use thiserror::Error;
 
 use super::plan_error::PlanError;
-use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, consecutive, locate};
+use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, locate};
 use crate::device::ComputeDevice;
 use crate::docid::{
     DocidVocabulary, ImportedDocids, LoadedTokenizer, TextTokenizer, TokenizerError,
@@ -120,22 +120,14 @@ impl Base {
         if self.init == Init::Scratch {
             return Vec::new();
         }
-        let mut problems = Vec::new();
-        let mut rows = None;
-        if let Some(imported) = &self.imported {
-            match consecutive(imported, &self.directory) {
-                Ok(found) => rows = Some(found),
-                Err(problem) => problems.push(problem.into()),
-            }
-        }
+        let docids = self.imported.as_ref().map_or(&[][..], |imported| &imported.rows);
         match self.tensors() {
             Ok(tensors) => {
-                let found = weights::problems(&tensors, &self.config, self.tied, rows);
-                problems.extend(found.into_iter().map(PlanError::from));
+                let found = weights::problems(&tensors, &self.config, self.tied, docids);
+                found.into_iter().map(PlanError::from).collect()
             }
-            Err(problem) => problems.push(problem.into()),
+            Err(problem) => vec![problem.into()],
         }
-        problems
     }
 
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
@@ -158,8 +150,8 @@ impl Base {
         else {
             return Ok(None);
         };
-        let place = consecutive(imported, &self.directory)?;
-        let rows = weights::load_docids(&self.tensors()?, &self.config, place, &Device::flex())?;
+        let tensors = self.tensors()?;
+        let rows = weights::load_docids(&tensors, &self.config, &imported.rows, &Device::flex())?;
         let rows = rows.weight.val().into_data();
         let rows: &[f32] = rows.as_slice().unwrap_or_default();
         Ok(Some((&imported.vocabulary, rows.to_vec())))

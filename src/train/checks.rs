@@ -4,7 +4,7 @@ use super::plan_error::PlanError;
 use super::query_sets::metrics_of;
 use crate::component::Stages;
 use crate::corpus::{Corpus, Split};
-use crate::probe::{Probe, ProbeOptions, Suite};
+use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::T5Config;
@@ -74,14 +74,19 @@ pub(super) fn splits_to_probe(
     if missing.is_empty() { Ok((section.split, test)) } else { Err(missing) }
 }
 
-/// What is wrong with each patch that `[probes]` asks for.
-pub(super) fn unfit_patches(
+/// What is wrong with each patch that `[probes]` asks for, and a problem for each probe that needs stages where there are
+/// none.
+pub(super) fn unfit_probes(
     section: &ProbesSection,
-    stages: &Stages,
+    stages: Option<&Stages>,
     config: &T5Config,
 ) -> Vec<PlanError> {
-    let options =
-        ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..section.options(stages) };
+    let asked = section.options(stages);
+    let depth = config.num_decoder_layers;
+    let without = section.run.iter().filter(|probe| probe.needs_stages(&asked)).map(|&probe| {
+        PlanError::Probes { key: "run", problem: ProbeError::NeedsStages { probe, depth } }
+    });
+    let options = ProbeOptions { patches: Vec::new(), circuit: Vec::new(), ..asked.clone() };
     let unfit = |key, probe, options| match Suite::new(&[probe], options, config) {
         Ok(_) => None,
         Err(problem) => Some(PlanError::Probes { key, problem }),
@@ -94,5 +99,5 @@ pub(super) fn unfit_patches(
         let options = ProbeOptions { circuit: vec![patch.clone()], ..options.clone() };
         unfit("circuit_patches", Probe::Circuit, options)
     });
-    patches.chain(circuit).collect()
+    without.chain(patches).chain(circuit).collect()
 }

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
-use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_patches};
+use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_probes};
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
@@ -16,6 +16,7 @@ use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, Reading};
+use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::weights::{self, Origin, WeightsError};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub query_sets: Vec<(QuerySet, Option<Split>)>,
     /// Stages of the decoder; none where it has too few layers.
     pub stages: Option<Stages>,
+    /// Probes of the recipe's `probes.run` that are not measured since the decoder has no stages.
+    pub unmeasured: Vec<Probe>,
     /// Dotted names of the trained parameters.
     pub trained: BTreeSet<String>,
     /// Trained and frozen parameters by part.
@@ -81,7 +84,10 @@ impl Plan {
         inputs
     }
 
-    pub(super) fn made(recipe: Recipe, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
+    pub(super) fn made(
+        mut recipe: Recipe,
+        mut problems: Vec<PlanError>,
+    ) -> Result<Self, PlanErrors> {
         let device = note(&mut problems, device(&recipe.run.device).map_err(PlanError::from));
         let loaded = match corpus::load(&recipe.corpus.options()) {
             Ok(loaded) => Some(loaded),
@@ -138,20 +144,18 @@ impl Plan {
             }
             _ => None,
         };
+        let unmeasured = match (&stages, recipe.probes.as_mut()) {
+            (Some(None), Some(section)) => section.leave_out_without_stages(),
+            _ => Vec::new(),
+        };
         let mut probe_base = None;
         if let Some(section) = &recipe.probes {
             if let Some(loaded) = &loaded {
                 problems
                     .extend(splits_to_probe(section, &loaded.corpus).err().into_iter().flatten());
             }
-            match (&base, &stages) {
-                (Some((_, base)), Some(Some(stages))) => {
-                    problems.extend(unfit_patches(section, stages, &base.config));
-                }
-                (Some((_, base)), Some(None)) => {
-                    problems.push(PlanError::NoStages { depth: base.config.num_decoder_layers });
-                }
-                _ => {}
+            if let (Some((_, base)), Some(stages)) = (&base, &stages) {
+                problems.extend(unfit_probes(section, stages.as_ref(), &base.config));
             }
             if let Some((_, base)) = &base {
                 probe_base = note(&mut problems, find_probe_base(&recipe, section, base)).flatten();
@@ -182,6 +186,7 @@ impl Plan {
                 epochs,
                 query_sets,
                 stages,
+                unmeasured,
                 trained,
                 table,
                 base,

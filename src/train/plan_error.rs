@@ -109,15 +109,6 @@ pub enum PlanError {
         /// What there are metrics of.
         rankings: Vec<String>,
     },
-    /// There are no stages to describe a decoder by.
-    #[error(
-        "probes: they describe a decoder by its three stages, and one of {depth} layer(s) has none; leave the section \
-         out (`~probes` on the command line)"
-    )]
-    NoStages {
-        /// Layers of the decoder.
-        depth: usize,
-    },
     /// A split to probe is empty.
     #[error("probes.{key}: the corpus has no {split} queries")]
     NoProbeQueries {

@@ -6,6 +6,7 @@ use super::plan::Plan;
 use crate::corpus::SHOWN;
 use crate::files::free_space;
 use crate::prefix::mebibytes;
+use crate::probe::ProbeError;
 use crate::retrieval::run_files::fits_trec;
 
 /// What documents with the same tokens are counted under in `environment.json`.
@@ -13,13 +14,17 @@ const ALIKE: &str = "documents_with_the_same_tokens";
 
 impl Plan {
     /// What should be known before the run: what was skipped in the corpus or is not as a reader may expect, documents
-    /// that are alike, ids that TREC files cannot hold, memory or disk that may be too small. One text each, of several
-    /// lines.
+    /// that are alike, ids that TREC files cannot hold, probes that are not measured, memory or disk that may be too
+    /// small. One text each, of several lines.
     pub fn warnings(&self) -> Vec<String> {
         let findings = self.findings.iter().map(|finding| format!("corpus: {finding}"));
         let mut warnings: Vec<String> = findings.collect();
         warnings.extend((!self.alike.is_empty()).then(|| self.alike_documents()));
         warnings.extend(self.ids_not_for_trec());
+        warnings.extend(self.unmeasured.iter().map(|&probe| {
+            let depth = self.config().num_decoder_layers;
+            format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
+        }));
         warnings.extend(self.lack_of_memory().map(|(_, problem)| problem.to_string()));
         warnings.extend(self.lack_of_disk());
         warnings

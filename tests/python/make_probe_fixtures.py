@@ -3,9 +3,11 @@
 
     python tests/python/make_probe_fixtures.py [DIRECTORY]
     python tests/python/make_probe_fixtures.py --measure [DIRECTORY]
+    python tests/python/make_probe_fixtures.py --cut [DIRECTORY]
 
 With --measure the models and the corpora stay as they are, and only what is expected of them is made again; queries that
-what was added makes unsafe go.
+what was added makes unsafe go. With --cut only what is expected of models whose decoder is cut to one and two layers is
+made again: they have no stages, and the tests cut them in the same way.
 
 Two runs with the versions in requirements.txt write the same bytes on one machine. Each model is pre-trained on its own
 made-up texts (`base`: say which word is missing), then trained to retrieve twice: on all documents (`checkpoint`) and with
@@ -17,12 +19,14 @@ import json
 import random
 import shutil
 import sys
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -118,18 +122,21 @@ MODELS = [
 
 
 def main():
-    paths = [argument for argument in sys.argv[1:] if argument != "--measure"]
+    paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     directory = Path(paths[0]) if paths else Path(__file__).parents[1] / "fixtures" / "probes"
-    only_measure = "--measure" in sys.argv
+    only_measure, only_cut = "--measure" in sys.argv, "--cut" in sys.argv
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    if not only_measure:
+    if not only_measure and not only_cut:
         shutil.rmtree(directory, ignore_errors=True)
-    for model in MODELS:
+    for model in [] if only_cut else MODELS:
         with torch.no_grad() if only_measure else nullcontext():
             (measure_again if only_measure else make)(model, directory / model.name)
+    for layers in CUTS:
+        with torch.no_grad():
+            measure_cut(MODELS[0], directory / MODELS[0].name, layers)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     print(f"{directory}: {len(MODELS)} models, {size / 1e6:.2f} MB")
     if size > SIZE_LIMIT:
@@ -160,6 +167,57 @@ def measure_again(model: Model, directory: Path):
     files = {split: directory / "corpus" / name for split, name in probe_reference.SPLITS.items()}
     kept = {split: json.loads(files[split].read_text()) for split in ("validation", "test")}
     measure(model, kept, directory)
+
+
+# Decoders too shallow for stages
+
+# By layers left: what is patched, and a circuit with what of it is left where later patches take the place of earlier ones.
+CUTS = {
+    1: (
+        ["decoder.mlp[0]", "decoder.cross_attention[0].heads[1]"],
+        ["decoder.self_attention=zero", "decoder.mlp[0]=mean"],
+    ),
+    2: (
+        ["decoder.layers[1]", "decoder.cross_attention[1].heads[1]"],
+        ["decoder.self_attention=zero", "decoder.cross_attention[0]=base", "decoder.mlp[1]=mean"],
+    ),
+}
+
+
+def measure_cut(model: Model, directory: Path, layers: int):
+    """Writes expected_cut_to_<layers>.json. The queries that are safe from rounding are named in it; all are measured."""
+    patches, circuit = CUTS[layers]
+    left_out = [str(number) for number in model.left_out]
+    with tempfile.TemporaryDirectory() as cut:
+        genir, base, other = (Genir(cut_to(directory / name, Path(cut) / name, layers)) for name in ("checkpoint", "base", "other"))
+    queries = {name: probe_reference.read_queries(genir, directory / "corpus", name) for name in ("validation", "test")}
+    while True:
+        result, _ = probe_reference.measure(
+            genir, base, queries["validation"], queries["test"], ("validation", "test"), ("other", other), left_out,
+            patches, circuit, over="all",
+        )  # fmt: skip
+        kept = {name: [query for query in of_one if query.closest >= CLOSEST_GAP] for name, of_one in queries.items()}
+        if kept == queries:
+            break
+        queries = kept
+    names = {name: [query.id for query in of_one] for name, of_one in queries.items()}
+    print(f"{model.name} cut to {layers}: {result['measured_on']}, {[len(of_one) for of_one in names.values()]} queries")
+    if min(map(len, names.values())) < 10:
+        sys.exit("too few queries; choose another seed")
+    options = {"over": "all", "left_out": left_out, "patches": patches, "circuit": circuit, "queries": names}
+    made = {"seed": model.seed, "torch": torch.__version__, "transformers": transformers.__version__}
+    probe_reference.write(directory / f"expected_cut_to_{layers}.json", {"made": made, "options": options} | result)
+
+
+def cut_to(checkpoint: Path, target: Path, layers: int) -> Path:
+    """The checkpoint with the first `layers` layers of its decoder."""
+    shutil.copytree(checkpoint, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {"num_decoder_layers": layers}))
+    tensors = load_file(target / "model.safetensors")
+    gone = [name for name in tensors if name.startswith("decoder.block.") and int(name.split(".")[2]) >= layers]
+    save_file({name: value for name, value in tensors.items() if name not in gone}, target / "model.safetensors", {"format": "pt"})
+    return target
 
 
 # Texts

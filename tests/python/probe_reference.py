@@ -122,7 +122,8 @@ def measure(model, base, queries, test_queries, split, other, left_out, selector
 
     correct = sum(query.rank == 1 for query in queries)
     measured_on = {"queries": split[0], "ranked": len(queries), "correct": correct, "over": over, "measured": count}
-    measured_on |= {"vocabulary": "all", "stages": {name: f"{one[0]}..{one[-1] + 1}" for name, one in on.stages.items()}}
+    stages = {name: f"{one[0]}..{one[-1] + 1}" for name, one in on.stages.items()}
+    measured_on |= {"vocabulary": "all", "stages": stages or None}
     listed = [on.measured[index] for index in on.order(on.measured)]
     measured_queries = [probes.of_query(query, query.relevant.index(query.target), [query.rank]) for query in listed]
     return {"measured_on": measured_on, "measured_queries": measured_queries, "records": records}, seconds

@@ -231,8 +231,8 @@ class Measurement:
         self.model, self.base, self.queries, self.measured = model, base, queries, measured
         self.stages = stages(model.depth)
 
-    def stage_of(self, layer: int) -> str:
-        return next(name for name, layers in self.stages.items() if layer in layers)
+    def stage_of(self, layer: int) -> str | None:
+        return next((name for name, layers in self.stages.items() if layer in layers), None)
 
     def order(self, queries: list[Query]) -> list[int]:
         """The order in which genir looks at queries that fit one batch, and lists their ranks: short ones first."""
@@ -261,7 +261,9 @@ def patchable(seen: Seen):
 
 
 def stages(depth: int) -> dict[str, range]:
-    """The paper's 7, 11 and 6 layers of 24, scaled; each has at least one."""
+    """The paper's 7, 11 and 6 layers of 24, scaled; each has at least one. None of fewer than three layers."""
+    if depth < 3:
+        return {}
     first = min(max((depth * 7 + 12) // 24, 1), depth - 2)
     second = min(max((depth * 18 + 12) // 24, first + 1), depth - 1)
     return {"I": range(first), "II": range(first, second), "III": range(second, depth)}

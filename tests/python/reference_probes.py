@@ -85,9 +85,9 @@ def residual_contribution(on: Measurement) -> dict:
             "mlp_layer": early,
             "cosine": mean(cosine(query.seen.out[layer, component], query.seen.out[early, "mlp"]) for query in on.measured),
         }
-        for layer in on.stages["III"]
+        for layer in on.stages.get("III", ())
         for component in COMPONENTS
-        for early in on.stages["I"]
+        for early in on.stages.get("I", ())
     ]
     return {"contributions": contributions, "priming": priming}
 
@@ -236,6 +236,8 @@ def by_head(on: Measurement, replaced: list[tuple]) -> list[tuple]:
 def circuit(on: Measurement, name: str, queries: list[Query], given: list[tuple], applied: list[str]) -> dict:
     """`given`: one more circuit, `[(selector, replacement)]`; `applied`: what of it is to be recorded."""
     circuits = {"paper": PAPER_CIRCUIT, "paper with base": [(selector, "base") for selector, _ in PAPER_CIRCUIT]}
+    # It is made of stages.
+    circuits = circuits if on.stages else {}
     if given:
         circuits["given"] = given
     recorded = {name: [f"{selector}={what}" for selector, what in patches] for name, patches in circuits.items()}

@@ -75,7 +75,7 @@ impl Made {
                 measured: 100,
                 named: None,
                 vocabulary: Vocabulary::Docids,
-                stages: self.stages.clone(),
+                stages: Some(self.stages.clone()),
                 base: Some("t5-small".to_owned()),
                 measured_queries: Vec::new(),
             },
@@ -96,7 +96,7 @@ impl Made {
                 let any = noise(10 * layer + index);
                 contributions.push(Contribution {
                     layer,
-                    stage: self.stages.of(layer),
+                    stage: Some(self.stages.of(layer)),
                     component,
                     ratio: 0.2 + any * self.progress,
                     cosine_post: 0.8 - 1.5 * self.height(layer) * any,
@@ -119,7 +119,7 @@ impl Made {
     fn logit_lens(&self) -> ProbeResult {
         let (mut sites, mut populations) = (Vec::new(), Vec::new());
         for layer in 0..self.depth {
-            let stage = self.stages.of(layer);
+            let stage = Some(self.stages.of(layer));
             for (index, site) in LensSite::ALL.iter().enumerate() {
                 let far = 4.0 * (1.0 - self.progress * self.height(layer)) + 0.3 * index as f64;
                 let ranks = ranks(10f64.powf(far * 0.9));
@@ -221,7 +221,7 @@ impl Made {
         let layers: Vec<LayerReads> =
             (0..self.depth).map(|layer| self.layer_reads(layer, readers)).collect();
         let stages = Stage::ALL.map(|stage| {
-            let of = layers.iter().filter(|reads| reads.stage == stage);
+            let of = layers.iter().filter(|reads| reads.stage == Some(stage));
             self.stage_reads(stage, &of.collect::<Vec<_>>())
         });
         let largest_deviation = (variant == Variant::Exact).then_some(1e-6);
@@ -241,7 +241,7 @@ impl Made {
         }
         let sum: f64 = shares.iter().map(|share| share.share).sum();
         shares.iter_mut().for_each(|share| share.share /= sum);
-        LayerReads { layer, stage: self.stages.of(layer), readers, shares }
+        LayerReads { layer, stage: Some(self.stages.of(layer)), readers, shares }
     }
 
     fn stage_reads(&self, stage: Stage, layers: &[&LayerReads]) -> StageReads {
@@ -273,7 +273,7 @@ impl Made {
         };
         let (mut layers, mut samples) = (Vec::new(), Vec::new());
         for layer in 0..self.depth {
-            let stage = self.stages.of(layer);
+            let stage = Some(self.stages.of(layer));
             layers.push(share(Some(layer), stage, "output", layer));
             for head in 0..HEADS {
                 let seed = 100 * layer + head;
@@ -284,7 +284,7 @@ impl Made {
         }
         let stages = Stage::ALL.into_iter().flat_map(|stage| {
             let all = [("output", 7), ("heads", 9)];
-            all.map(|(of, seed)| share(None, stage, of, seed + stage as usize))
+            all.map(|(of, seed)| share(None, Some(stage), of, seed + stage as usize))
         });
         let stages = stages.collect();
         let result = AttentionWrites { chance: 23.5, layers, stages, samples };

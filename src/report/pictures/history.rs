@@ -7,6 +7,7 @@ use super::color::{self, Scale, ScaleKind};
 use super::figure::{
     Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
 };
+use super::layers::layer_labels;
 use super::patching::shortened;
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
 use crate::component::{Component, Stage};
@@ -109,8 +110,18 @@ impl Over<'_> {
 
     /// Rows for the decoder's layers.
     fn layers(&self) -> Axis {
-        let depth = self.records.last().map_or(0, |record| record.measured_on.stages.depth());
-        let labels: Vec<String> = (0..depth).map(|layer| layer.to_string()).collect();
+        let labels = match self.newest() {
+            Some(ProbeResult::ResidualContribution(result)) => {
+                layer_labels(result.contributions.iter().map(|found| found.layer))
+            }
+            Some(ProbeResult::LogitLens(result)) => {
+                layer_labels(result.sites.iter().map(|found| found.layer))
+            }
+            Some(ProbeResult::AttentionWrites(result)) => {
+                layer_labels(result.layers.iter().filter_map(|found| found.layer))
+            }
+            _ => Vec::new(),
+        };
         Axis::places("decoder layer", &labels)
     }
 }
@@ -244,6 +255,10 @@ fn encoder_swap(over: &Over) -> Vec<Panel> {
 }
 
 fn reads(over: &Over) -> Vec<Panel> {
+    // Without stages there are too many sources for one picture over steps.
+    if over.records.iter().all(|record| record.measured_on.stages.is_none()) {
+        return Vec::new();
+    }
     let sources = stage_sources();
     let labels: Vec<String> = sources.iter().map(source_name).collect();
     let of = |result: &ProbeResult, stage, row: usize| match result {

@@ -10,14 +10,20 @@ use crate::probe::{
     Contribution, LensSite, LogitLens, PopulationRanks, ResidualContribution, TokenGroup,
 };
 
-/// Decoder layers along x.
-fn layer_axis(stages: &Stages) -> Axis {
-    let labels: Vec<String> = (0..stages.depth()).map(|layer| layer.to_string()).collect();
-    Axis::places("decoder layer", &labels)
+/// The names of all layers up to the last of `layers`.
+pub(super) fn layer_labels(layers: impl Iterator<Item = usize>) -> Vec<String> {
+    let depth = layers.max().map_or(0, |last| last + 1);
+    (0..depth).map(|layer| layer.to_string()).collect()
 }
 
-/// The stages above an axis of layers.
-pub(super) fn stage_bands(stages: &Stages) -> Vec<Band> {
+/// Decoder layers along x, up to the last of `layers`.
+fn layer_axis(layers: impl Iterator<Item = usize>) -> Axis {
+    Axis::places("decoder layer", &layer_labels(layers))
+}
+
+/// The stages above an axis of layers; none where the decoder has none.
+pub(super) fn stage_bands(stages: Option<&Stages>) -> Vec<Band> {
+    let Some(stages) = stages else { return Vec::new() };
     let band = |stage: Stage| {
         let layers = stages.layers(stage);
         Band {
@@ -36,7 +42,10 @@ fn middle(layer: usize) -> f64 {
 }
 
 /// P1: ratio and both cosines over layers; late outputs against Stage I's MLP outputs.
-pub(super) fn residual_contribution(result: &ResidualContribution, stages: &Stages) -> Vec<Figure> {
+pub(super) fn residual_contribution(
+    result: &ResidualContribution,
+    stages: Option<&Stages>,
+) -> Vec<Figure> {
     type Value = fn(&Contribution) -> f64;
     let views: [(&str, &str, Value); 3] = [
         ("Norm of the output over the norm of the layer's change", "ratio", |c| c.ratio),
@@ -52,13 +61,14 @@ pub(super) fn residual_contribution(result: &ResidualContribution, stages: &Stag
                 points: of.map(|c| (middle(c.layer), value(c))).collect(),
             }
         });
+        let layers = result.contributions.iter().map(|c| c.layer);
         let y = if name == "cosine" {
             Axis::linear(name, -1.0, 1.0)
         } else {
             let (_, high) = extent(result.contributions.iter().map(value));
             Axis::linear(name, 0.0, high)
         };
-        let mut panel = lines(title, layer_axis(stages), y, series.to_vec());
+        let mut panel = lines(title, layer_axis(layers), y, series.to_vec());
         panel.bands = stage_bands(stages);
         panel.levels = if name == "cosine" { vec![0.0] } else { Vec::new() };
         panel
@@ -108,7 +118,7 @@ fn priming(result: &ResidualContribution) -> Figure {
 }
 
 /// P2: ranks at the five sites; ranks of all docids and words.
-pub(super) fn logit_lens(result: &LogitLens, stages: &Stages) -> Vec<Figure> {
+pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Figure> {
     let sites = LensSite::ALL.iter().enumerate().map(|(index, site)| {
         let of = result.sites.iter().filter(|found| found.site == *site);
         Series {
@@ -118,7 +128,7 @@ pub(super) fn logit_lens(result: &LogitLens, stages: &Stages) -> Vec<Figure> {
         }
     });
     let title = "Median rank of the relevant docid";
-    let x = layer_axis(stages);
+    let x = layer_axis(result.sites.iter().map(|site| site.layer));
     let relevant = rank_lines(title, x.clone(), "rank (log)", sites.collect());
 
     type Value = fn(&PopulationRanks) -> f64;

@@ -46,7 +46,7 @@ pub struct PictureError {
 /// or below all where there is none.
 pub fn pictures(history: &[Record], skipped: &[Skipped]) -> Vec<Picture> {
     let Some(newest) = history.last() else { return Vec::new() };
-    let stages = &newest.measured_on.stages;
+    let stages = newest.measured_on.stages.as_ref();
     let figures = match &newest.result {
         ProbeResult::ResidualContribution(result) => layers::residual_contribution(result, stages),
         ProbeResult::LogitLens(result) => layers::logit_lens(result, stages),
@@ -56,7 +56,7 @@ pub fn pictures(history: &[Record], skipped: &[Skipped]) -> Vec<Picture> {
         ProbeResult::EncoderSwap(result) => patching::encoder_swap(result),
         ProbeResult::NeuronReads(result) => reads::reads(result, stages, &reads::NEURONS),
         ProbeResult::AttentionReads(result) => reads::reads(result, stages, &reads::HEADS),
-        ProbeResult::AttentionWrites(result) => reads::attention_writes(result, stages),
+        ProbeResult::AttentionWrites(result) => reads::attention_writes(result),
     };
     let probe = newest.result.probe();
     let same: Vec<&Record> = history.iter().filter(|r| r.result.probe() == probe).collect();

@@ -5,6 +5,7 @@ use plotters::style::RGBColor;
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
 use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_height};
+use super::layers::layer_labels;
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     AttentionWrites, DocidShare, LayerReads, Reads, Share, Source, StageReads, StageSource,
@@ -26,6 +27,11 @@ pub(super) fn stage_sources() -> Vec<StageSource> {
     let start = StageSource { source: Source::Start, stage: None };
     let of = |stage| Component::ALL.map(|c| StageSource { source: c.into(), stage: Some(stage) });
     [start].into_iter().chain(Stage::ALL.into_iter().flat_map(of)).collect()
+}
+
+/// All sources where the decoder has no stages: by type alone.
+fn typed_sources() -> Vec<StageSource> {
+    Source::ALL.iter().map(|&source| StageSource { source, stage: None }).collect()
 }
 
 /// `mlp I`, and `start`.
@@ -52,9 +58,9 @@ pub(super) fn stage_share(reads: &StageReads, source: StageSource) -> f64 {
     found.map_or(f64::NAN, |found| 100.0 * found.share)
 }
 
-/// P6 and P7: by stage and by layer of the reader, and every source of every layer.
-pub(super) fn reads(result: &Reads, stages: &Stages, readers: &Readers) -> Vec<Figure> {
-    let sources = stage_sources();
+/// P6 and P7: by stage, where the decoder has stages, and by layer of the reader, and every source of every layer.
+pub(super) fn reads(result: &Reads, stages: Option<&Stages>, readers: &Readers) -> Vec<Figure> {
+    let sources = if stages.is_some() { stage_sources() } else { typed_sources() };
     let names: Vec<(String, RGBColor)> =
         sources.iter().map(|source| (source_name(source), source_color(source))).collect();
     let of_stage = |reads: &StageReads| sources.iter().map(|s| stage_share(reads, *s)).collect();
@@ -62,7 +68,7 @@ pub(super) fn reads(result: &Reads, stages: &Stages, readers: &Readers) -> Vec<F
         let sum = |source: &StageSource| {
             let of = |share: &&Share| {
                 share.source == source.source
-                    && share.layer.map(|layer| stages.of(layer)) == source.stage
+                    && share.layer.and_then(|layer| Some(stages?.of(layer))) == source.stage
             };
             let mut found = reads.shares.iter().filter(of).peekable();
             found.peek()?;
@@ -82,16 +88,18 @@ pub(super) fn reads(result: &Reads, stages: &Stages, readers: &Readers) -> Vec<F
     let values = result.layers.iter().map(of_layer).collect();
     let by_layer = Bars { places: &layer_names, names, values, digits };
     let percent = || Axis::linear("% of what is read", 0.0, 100.0);
+    let by_stage = stages.map(|_| {
+        by_stage.stacked("Sources by stage of the reader", "stage of the reader", percent())
+    });
+    let by_layer =
+        by_layer.stacked("Sources by layer of the reader", "layer of the reader", percent());
     let bars = Figure {
         name: readers.name.to_owned(),
         title: format!("What {} read", readers.who),
         note: format!("Variant: {}; averaged over {} first", result.variant, result.average_first),
         columns: 1,
         panel: (860, 340),
-        panels: vec![
-            by_stage.stacked("Sources by stage of the reader", "stage of the reader", percent()),
-            by_layer.stacked("Sources by layer of the reader", "layer of the reader", percent()),
-        ],
+        panels: by_stage.into_iter().chain([by_layer]).collect(),
     };
     vec![bars, layer_maps(result, &layer_names, readers)]
 }
@@ -143,7 +151,7 @@ pub(super) const TOPS: [Top; 3] = [
 ];
 
 /// P8: % of docids by layer, for the whole output and each head.
-pub(super) fn attention_writes(result: &AttentionWrites, stages: &Stages) -> Vec<Figure> {
+pub(super) fn attention_writes(result: &AttentionWrites) -> Vec<Figure> {
     let mut columns: Vec<&str> = Vec::new();
     for share in &result.layers {
         if !columns.contains(&share.of.as_str()) {
@@ -152,7 +160,7 @@ pub(super) fn attention_writes(result: &AttentionWrites, stages: &Stages) -> Vec
     }
     let labels: Vec<String> =
         columns.iter().map(|of| of.strip_prefix("head ").unwrap_or("all").to_owned()).collect();
-    let layers: Vec<String> = (0..stages.depth()).map(|layer| layer.to_string()).collect();
+    let layers = layer_labels(result.layers.iter().filter_map(|share| share.layer));
     let panel = |(name, value): Top| -> Panel {
         let cell = |layer, of: &str| {
             let of = |share: &&DocidShare| share.layer == Some(layer) && share.of == of;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
 
 use super::names::stored;
-use super::{DocidRows, StoredTensors, WeightsError, shapes_of};
+use super::{StoredTensors, WeightsError, shapes_of};
 use crate::t5::{FeedForward, T5, T5Config};
 
 /// Tensors of one kind of problem that are named; a wrong size in `config.json` makes a problem of every layer.
@@ -17,7 +17,7 @@ pub fn problems(
     tensors: &StoredTensors,
     config: &T5Config,
     tied: bool,
-    docids: Option<DocidRows>,
+    docids: &[u32],
 ) -> Vec<WeightsError> {
     let gated = config.feed_forward == FeedForward::GatedGelu;
     let mut found = Vec::new();
@@ -28,7 +28,7 @@ pub fn problems(
             (table @ ("shared.weight" | "lm_head.weight"), &[words, width]) => {
                 // Docids are rows of the output matrix.
                 let is_output = tied || table == "lm_head.weight";
-                tensors.check_embedding(table, words, width, docids.filter(|_| is_output))
+                tensors.check_embedding(table, words, width, if is_output { docids } else { &[] })
             }
             (other, _) => {
                 if place.transposed {

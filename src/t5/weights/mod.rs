@@ -137,15 +137,6 @@ pub enum WeightsError {
     },
 }
 
-/// Where the docids of a checkpoint stand in its embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DocidRows {
-    /// Row of the first docid; the words are the rows before it.
-    pub first: usize,
-    /// Number of docids; their rows follow one another in document order.
-    pub count: usize,
-}
-
 /// A T5 with T5's own initialisation and `config.vocab_size` words.
 pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>) -> T5 {
     let model = T5::zeros(config, config.tie_word_embeddings, device);
@@ -196,17 +187,16 @@ fn parameter_of(
     }
 }
 
-/// Reads the docid rows of a checkpoint: those of the output matrix.
+/// Reads the docid rows of a checkpoint: `rows` of the output matrix, in this order.
 pub fn load_docids(
     tensors: &StoredTensors,
     config: &T5Config,
-    docids: DocidRows,
+    rows: &[u32],
     device: &Device,
 ) -> Result<Embedding, WeightsError> {
     let table = if is_tied(tensors)? { "shared.weight" } else { "lm_head.weight" };
-    let rows = docids.first..docids.first + docids.count;
-    fill::fill(Embedding::new(docids.count, config.d_model, device), |_, _| {
-        tensors.rows(table, rows.clone(), config.d_model)
+    fill::fill(Embedding::new(rows.len(), config.d_model, device), |_, _| {
+        tensors.gathered(table, rows, config.d_model)
     })
 }
 

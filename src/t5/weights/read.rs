@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use memmap2::{Mmap, MmapOptions};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{DocidRows, WeightsError};
+use super::WeightsError;
 use crate::files::is_lfs_pointer;
 
 pub(crate) const SINGLE: &str = "model.safetensors";
@@ -139,12 +139,11 @@ impl StoredTensors {
         name: &str,
         words: usize,
         columns: usize,
-        docids: Option<DocidRows>,
+        docids: &[u32],
     ) -> Result<(), WeightsError> {
         let plain = words.saturating_sub(self.moved_words.len());
-        let moved = self.moved_words.iter().map(|&row| row as usize + 1).max();
-        let docids = docids.map(|docids| docids.first + docids.count);
-        let rows = plain.max(moved.unwrap_or(0)).max(docids.unwrap_or(0));
+        let others = self.moved_words.iter().chain(docids).map(|&row| row as usize + 1).max();
+        let rows = plain.max(others.unwrap_or(0));
         let (name, tensor) = self.tensor(name, &[rows, columns])?;
         self.check_type(name, tensor)?;
         match tensor.shape[..] {
@@ -202,9 +201,21 @@ impl StoredTensors {
     ) -> Result<Vec<f32>, WeightsError> {
         let plain = count.saturating_sub(self.moved_words.len());
         let mut values = self.rows(name, 0..plain, columns)?;
-        for &row in &self.moved_words[..count - plain] {
-            let row = row as usize;
-            values.extend(self.rows(name, row..row + 1, columns)?);
+        values.extend(self.gathered(name, &self.moved_words[..count - plain], columns)?);
+        Ok(values)
+    }
+
+    /// The given rows of the matrix `name`, in their order; those that follow one another are read at once.
+    pub fn gathered(
+        &self,
+        name: &str,
+        rows: &[u32],
+        columns: usize,
+    ) -> Result<Vec<f32>, WeightsError> {
+        let mut values = Vec::with_capacity(rows.len() * columns);
+        for run in rows.chunk_by(|&row, &next| row.checked_add(1) == Some(next)) {
+            let first = run[0] as usize;
+            values.extend(self.rows(name, first..first + run.len(), columns)?);
         }
         Ok(values)
     }

@@ -3,7 +3,7 @@
 
 use super::F32;
 use super::step::layer_made;
-use crate::probe::{Probe, Sizes};
+use crate::probe::{Over, Probe, Sizes};
 use crate::recipe::ProbesSection;
 use crate::retrieval::ranking::ranked_bytes;
 use crate::t5::T5Config;
@@ -74,7 +74,21 @@ pub(super) fn stored_queries(plan: &Plan) -> usize {
 }
 
 /// Bytes that probes need at once.
-pub(super) fn probes(plan: &Plan, section: &ProbesSection, longest: usize, stored: bool) -> usize {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbesNeed {
+    /// Where there is no query to measure over: while none is correct, if the correct ones are measured.
+    pub least: usize,
+    /// Where all queries are measured.
+    pub most: usize,
+}
+
+/// What probes need at once. How many queries will be correct is not known at the start.
+pub(super) fn probes(
+    plan: &Plan,
+    section: &ProbesSection,
+    longest: usize,
+    stored: bool,
+) -> ProbesNeed {
     let config = plan.config();
     let [queries, judged] = probed(plan, section, &section.run);
     let sizes = Sizes {
@@ -90,5 +104,11 @@ pub(super) fn probes(plan: &Plan, section: &ProbesSection, longest: usize, store
     let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.kept() };
     let batch_size = section.batch_size.min(sizes.queries);
     let encoded = if stored { 0 } else { F32 * layer_made(config, batch_size, longest) };
-    kept + sizes.measured(&section.run).max(encoded)
+    let most = kept + sizes.measured(&section.run).max(encoded);
+    let least = match section.over {
+        Over::All => most,
+        // The states of the queries, by the model's own encoder.
+        Over::Correct => (if stored { 0 } else { sizes.kept() }) + sizes.ranking().max(encoded),
+    };
+    ProbesNeed { least, most }
 }

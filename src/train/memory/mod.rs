@@ -12,10 +12,11 @@ use super::plan::Plan;
 use crate::allocator::give_back_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
-use crate::prefix::bytes_held;
+use crate::prefix::{BATCH_POSITIONS, Reading, bytes_held};
 use crate::recipe::Optimizer;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
+use callbacks::ProbesNeed;
 use step::{Learnt, StepSizes, prefix_made};
 
 /// Bytes that a run holds at its peak, by what they are for.
@@ -53,8 +54,8 @@ pub struct MemoryEstimate {
     pub evaluation: usize,
     /// What writing a checkpoint needs at once.
     pub checkpoint: usize,
-    /// What probes need at once; 0 where there are none.
-    pub probes: usize,
+    /// What probes need at once; nothing where there are none.
+    pub probes: ProbesNeed,
 }
 
 /// Whether a run has the memory that it needs.
@@ -82,11 +83,14 @@ const F32: usize = size_of::<f32>();
 
 /// What a process comes to hold beside what is counted: pages of its own file that are read later, queries that it is
 /// evaluated on, open logs, and pieces of memory that the allocator cannot use again.
-const BESIDE: usize = 20 << 20;
+const BESIDE: usize = 7 << 20;
 
-/// The same for each thread: what its products pack their factors into, which follows from the processor's caches, and
-/// memory that it keeps for itself. Measured with 1 to 16 threads.
-const BESIDE_OF_THREAD: usize = 10 << 20;
+/// The same for each thread: its stack, and memory that it keeps for itself. Measured with 1 to 8 threads, as the others.
+const BESIDE_OF_THREAD: usize = 3 << 20;
+
+/// The most that a thread's products pack their factors into, which follows from the processor's caches. Small factors take
+/// less: as much as they are.
+const PACKED: usize = 7 << 20;
 
 impl MemoryEstimate {
     /// For the run of `plan`.
@@ -103,34 +107,39 @@ impl MemoryEstimate {
         };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
-        let (training, asked) = stored(plan);
-        let stored = training + asked;
+        let Stored { training, evaluated, probed } = stored(plan);
+        let asked = evaluated + probed;
         let made = F32 * prefix_made(config, longest);
         let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
             length: longest,
             dropout: plan.dropout() > 0.0,
-            stored: stored > 0,
+            stored: training > 0,
             fused_loss: is_host(&plan.device),
         };
         let learnt = Learnt::of(&plan.trained, config);
         let (base, base_while_training) = callbacks::base(plan);
         // What was needed to come here is not needed any more.
         give_back_freed_memory();
-        let threads = rayon::current_num_threads();
+        let tokens = match plan.frozen_prefix() {
+            Some(_) => step.tokens().max(BATCH_POSITIONS),
+            None => step.tokens(),
+        };
+        let packed = (F32 * tokens * config.d_ff.max(config.inner())).min(PACKED);
+        let beside = BESIDE + rayon::current_num_threads() * (BESIDE_OF_THREAD + packed);
         Self {
             before: peak_memory().unwrap_or(0) as usize,
-            process: resident_memory().unwrap_or(0) as usize + BESIDE + threads * BESIDE_OF_THREAD,
+            process: resident_memory().unwrap_or(0) as usize + beside,
             on_host: is_host(&plan.device),
             parameters: F32 * table.total.parameters,
-            let_go: if stored > 0 { F32 * let_go(plan) } else { 0 },
+            let_go: if training > 0 { F32 * let_go(plan) } else { 0 },
             optimizer: F32 * states,
-            stored,
+            stored: training + asked,
             base,
             base_while_training,
             storing: match (training, asked) {
-                (0, _) => 0,
+                (0, 0) => 0,
                 (rows, 0) => rows.max(made),
                 // What is asked is computed beside the rows of the training texts.
                 (rows, asked) => rows + asked.max(made),
@@ -138,18 +147,19 @@ impl MemoryEstimate {
             gradients: F32 * trained_count * copies,
             activations: F32 * step.kept(&learnt),
             temporaries: F32 * step.made(&learnt, documents),
-            evaluation: callbacks::evaluation(plan, longest, stored > 0),
+            evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
             probes: recipe
                 .probes
                 .as_ref()
-                .map_or(0, |section| callbacks::probes(plan, section, longest, stored > 0)),
+                .map(|section| callbacks::probes(plan, section, longest, asked > 0))
+                .unwrap_or_default(),
         }
     }
 
-    /// All of it at the peak, in bytes.
+    /// All of it at the peak, in bytes, if every query that probes may measure is measured.
     pub fn total(&self) -> usize {
-        self.phases().into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0)
+        self.peak(self.probes.most).1
     }
 
     /// How the peak compares with the `available` bytes of memory that the process can have, for runs on the host.
@@ -162,8 +172,19 @@ impl MemoryEstimate {
         }
     }
 
-    /// The process's bytes in each phase of the run.
-    fn phases(&self) -> [(&'static str, usize); 6] {
+    /// The same if probes find no query to measure over: while none of them is correct.
+    pub fn least(&self) -> usize {
+        self.peak(self.probes.least).1
+    }
+
+    /// The phase that needs most, and its bytes, where probes need so many.
+    fn peak(&self, probes: usize) -> (&'static str, usize) {
+        let phases = self.phases(probes).into_iter();
+        phases.max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
+    }
+
+    /// The process's bytes in each phase of the run, where probes need so many.
+    fn phases(&self, probes: usize) -> [(&'static str, usize); 6] {
         let start = self.process + self.parameters;
         let training = start - self.let_go + self.stored + self.optimizer;
         let beside = if self.base_while_training { self.base } else { 0 };
@@ -174,28 +195,40 @@ impl MemoryEstimate {
             ("in a training step", training + beside + step),
             ("in an evaluation", training + beside + self.evaluation),
             ("while a checkpoint is written", training + beside + self.checkpoint),
-            ("while probes are measured", training + self.base + self.probes),
+            ("while probes are measured", training + self.base + probes),
         ]
     }
 }
 
-/// Bytes of the frozen prefix that are held while training, files that are mapped among them: of the training texts, and
-/// of what else is read more than once.
-fn stored(plan: &Plan) -> (usize, usize) {
-    let Some(prefix) = plan.frozen_prefix() else { return (0, 0) };
-    let (recipe, reading) = (&plan.recipe, plan.reading());
-    let width = plan.config().d_model;
-    let training = bytes_held(prefix, &recipe.cache.settings(), &reading, width) as usize;
+/// Bytes of the frozen prefix that are held while training, files that are mapped among them.
+struct Stored {
+    /// Of the training texts; 0 where each is read once.
+    training: usize,
+    /// Of queries that are evaluated more than once.
+    evaluated: usize,
+    /// Of queries that are probed more than once, and not evaluated.
+    probed: usize,
+}
+
+fn stored(plan: &Plan) -> Stored {
+    let Some(prefix) = plan.frozen_prefix() else {
+        return Stored { training: 0, evaluated: 0, probed: 0 };
+    };
+    let (recipe, settings) = (&plan.recipe, plan.recipe.cache.settings());
+    let held =
+        |reading: &Reading| bytes_held(prefix, &settings, reading, plan.config().d_model) as usize;
+    let reading = plan.reading();
+    let training = held(&reading);
     // What is asked again and again is as long as training's texts, about.
-    let steps = plan.total_steps();
-    let mut asked = 0;
-    if plan.evaluations().times(steps) > 1 {
+    let texts = reading.texts.len().max(1);
+    let each = held(&Reading { reads: u64::MAX, ..reading }) / texts;
+    let mut evaluated = 0;
+    if plan.evaluations().times(plan.total_steps()) > 1 {
         let most = recipe.evaluate.queries.unwrap_or(usize::MAX);
         let queries = |&split| plan.corpus.split(split).len().min(most);
-        asked += recipe.evaluate.splits.iter().map(queries).sum::<usize>();
+        evaluated = recipe.evaluate.splits.iter().map(queries).sum::<usize>();
     }
-    asked += callbacks::stored_queries(plan);
-    (training, training / reading.texts.len().max(1) * asked)
+    Stored { training, evaluated: each * evaluated, probed: each * callbacks::stored_queries(plan) }
 }
 
 /// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
@@ -220,14 +253,24 @@ fn let_go(plan: &Plan) -> usize {
 impl fmt::Display for MemoryEstimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        let peak = self.phases().into_iter().max_by_key(|(_, bytes)| *bytes);
-        let when = peak.map_or("", |(when, _)| when);
+        let (when, most) = self.peak(self.probes.most);
         let resident = if self.on_host { " resident" } else { "" };
+        let most = mib(most);
+        let least = mib(self.least());
+        let (range, when) = match least < most {
+            true => {
+                let of_none = self.peak(self.probes.least).0;
+                let when = format!(
+                    "{most} {when} if all queries that they rank are correct, {least} {of_none} if none is"
+                );
+                (format!("{least} to {most}"), when)
+            }
+            false => (most.to_string(), when.to_owned()),
+        };
         write!(
             f,
-            "about {} MiB{resident} at the peak, {when}: process and corpus {}, parameters {}, optimizer {}, \
+            "about {range} MiB{resident} at the peak, {when}: process and corpus {}, parameters {}, optimizer {}, \
              gradients {}, activations {}, temporaries {}",
-            mib(self.total()),
             mib(self.process),
             mib(self.parameters),
             mib(self.optimizer),
@@ -242,7 +285,7 @@ impl fmt::Display for MemoryEstimate {
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),
             ("a checkpoint", self.checkpoint),
-            ("probes", self.probes),
+            ("probes", self.probes.most),
         ];
         let mut needed = others.iter().filter(|(_, bytes)| *bytes > 0);
         needed.try_for_each(|(what, bytes)| write!(f, ", {what} {}", mib(*bytes)))

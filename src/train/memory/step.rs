@@ -59,11 +59,16 @@ pub(super) struct StepSizes<'a> {
 }
 
 impl StepSizes<'_> {
+    /// Tokens of all sources.
+    pub fn tokens(&self) -> usize {
+        self.examples * self.length
+    }
+
     /// Kept from the forward pass until the backward pass has used it.
     pub fn kept(&self, learnt: &Learnt) -> usize {
         let encoder = self.config.num_layers - learnt.encoder;
         let decoder = self.config.num_decoder_layers - learnt.decoder;
-        let tokens = self.examples * self.length;
+        let tokens = self.tokens();
         let states = tokens * self.config.d_model;
         encoder * (self.self_attention() + self.mlp(tokens))
             + decoder
@@ -73,7 +78,7 @@ impl StepSizes<'_> {
 
     /// Self-attention of an encoder layer.
     fn self_attention(&self) -> usize {
-        let tokens = self.examples * self.length;
+        let tokens = self.tokens();
         let scores = self.examples * self.config.num_heads * self.length * self.length;
         let (width, inner) = (self.config.d_model, self.config.inner());
         let norm = 2 * tokens * width; // its input and its output, which the products need
@@ -128,7 +133,7 @@ impl StepSizes<'_> {
             5 * self.examples * (words + documents)
         };
         let docids = if learnt.docids { documents * width } else { 0 };
-        let tokens = self.examples * self.length;
+        let tokens = self.tokens();
         let tracked = learnt.encoder < self.config.num_layers;
         let layer = match (self.stored, tracked) {
             (true, _) => 0,

@@ -29,7 +29,7 @@ use budget::{Budget, Wait};
 pub struct Probes<'a> {
     plan: &'a Plan,
     section: &'a ProbesSection,
-    stages: &'a Stages,
+    stages: Option<&'a Stages>,
     run: &'a RunDirectory,
     /// When each probe is due; none for never in between.
     every: Vec<(Probe, Option<u64>)>,
@@ -70,8 +70,6 @@ impl<'a> Probes<'a> {
         section: &'a ProbesSection,
         run: &'a RunDirectory,
     ) -> Result<Self, TrainError> {
-        let depth = plan.config().num_decoder_layers;
-        let stages = plan.stages.as_ref().ok_or(PlanError::NoStages { depth })?;
         let (split, test) = splits_to_probe(section, &plan.corpus).map_err(PlanErrors)?;
         let mut sets: Vec<(usize, Vec<Probe>)> = Vec::new();
         for &probe in &section.run {
@@ -95,7 +93,7 @@ impl<'a> Probes<'a> {
         Ok(Self {
             plan,
             section,
-            stages,
+            stages: plan.stages.as_ref(),
             run,
             every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
             sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
