@@ -484,7 +484,6 @@ fn ids_that_trec_files_cannot_hold_are_told_once_before_the_run() {
     assert_eq!(done.stderr.matches("TREC").count(), 1, "{}", done.stderr);
     let run = text(home.path().join("run"));
     assert!(!home.path().join("run/retrieval/validation.run").exists());
-    assert!(home.path().join("run/retrieval/correct_validation.json").exists());
     for option in ["--run", "--qrels"] {
         let file = text(home.path().join("new"));
         let words = ["TREC files cannot represent"];

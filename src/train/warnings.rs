@@ -51,7 +51,7 @@ impl Plan {
         (!found.is_empty()).then(|| {
             format!(
                 "corpus: {} hold white space or control characters, which TREC files cannot represent: evaluations \
-                 print metrics and write no .run and .qrels files of the splits with such ids",
+                 print metrics and write no files of the splits with such ids",
                 found.join(" and ")
             )
         })
