@@ -214,10 +214,13 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
         );
     }
     is_refused(
-        &["probe", &run, "--patch", "decoder.mlp[III]"],
+        &["probe", &run, "--probe", "stage_patching", "--patch", "decoder.mlp[III]"],
         &["`decoder.mlp[III]`", "three stages", "name the layers instead"],
     );
-    is_refused(&["probe", &run, "--stages", "0..1,1..2,2..3"], &["2 layers", "3 are the least"]);
+    is_refused(
+        &["probe", &run, "--probe", "logit_lens", "--stages", "0..1,1..2,2..3"],
+        &["2 layers", "3 are the least"],
+    );
     let given = ["--patch", "decoder.mlp[1]", "--circuit", "decoder.mlp[0]=mean"];
     let done = succeeds(&[&["probe", &run, "--over", "all"], &given[..]].concat());
     assert!(!done.stderr.contains("left out"), "{}", done.stderr);

@@ -74,7 +74,9 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     pub(super) fn new(config: &T5Config, device: &Device) -> Self {
-        let weight = Param::from_tensor(Tensor::zeros([config.d_model], device));
+        // A view of one zero, as in `empty`.
+        let weight = Tensor::<1>::zeros([1], device).expand([config.d_model]);
+        let weight = Param::from_tensor(weight);
         Self { weight, epsilon: config.layer_norm_epsilon }
     }
 
