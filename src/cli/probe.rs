@@ -279,7 +279,7 @@ impl ProbeVerb {
                 None => Some(Stages::scaled(depth)?),
                 given => given,
             },
-            vocabulary: self.vocabulary,
+            candidates: self.vocabulary,
             over: self.over,
             variant: self.variant,
             average_first: self.average_first,

@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ProbeResult;
 use super::bench::{Bench, Measure, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
-use super::patch::head_shares;
-use super::record::number;
-use super::suite::Subject;
+use super::number;
+use super::patch_tap::head_shares;
+use super::{ProbeResult, Subject};
 use crate::component::{Component, Stage, Stages};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 

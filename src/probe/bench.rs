@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::lens::Lens;
 use super::means::Means;
 use super::overlap::Applied;
-use super::patch::{Patching, Supply};
+use super::patch_tap::{PatchTap, Supply};
 use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
@@ -142,7 +142,7 @@ impl<'a> Bench<'a> {
 
     /// The model's logit lens.
     pub fn lens(&self) -> Lens<'a> {
-        Lens { model: self.model, vocabulary: self.options.vocabulary }
+        Lens { model: self.model, vocabulary: self.options.candidates }
     }
 
     /// Ranks of docid row `docid` for a query of `queries`, by their names.
@@ -202,7 +202,7 @@ impl<'a> Bench<'a> {
         let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
         let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
         let Some(first) = applied.first_layer() else { return batch.trace.output.clone() };
-        let mut tap = Patching::new(applied, &supply);
+        let mut tap = PatchTap::new(applied, &supply);
         let residual = batch.trace.layers[first].residual_pre.clone();
         let mut pass = Pass::evaluate(&mut tap);
         self.model.t5.decode_from(first, residual, &batch.states, &mut pass)

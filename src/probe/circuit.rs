@@ -4,9 +4,9 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, Measure, ProbedBatch};
+use super::number;
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
-use super::record::number;
 use super::{ProbeResult, QueryRanks, Replacement};
 use crate::component::{Component, Stage, Stages};
 use crate::retrieval::ranking::relevant_ranks;
@@ -124,7 +124,7 @@ impl Measure for Measuring {
             let mut of_batch: Vec<Vec<Vec<u32>>> = Vec::new();
             let mut rank = |output: Tensor<2>, sums: &mut MetricSums| {
                 let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
-                let vocabulary = bench.options.vocabulary;
+                let vocabulary = bench.options.candidates;
                 let (model, ties) = (bench.model, Ties::Shared);
                 let ranks: Vec<Vec<u32>> =
                     relevant_ranks(model, output, &docids, vocabulary, ties, &relevant)

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, Measure, Other, ProbedBatch};
+use super::number;
 use super::queries::{Measured, States};
-use super::record::number;
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
 use crate::retrieval::ranking::Question;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, Measure, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
-use super::record::number;
+use super::number;
 use super::shift::median;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;

@@ -17,14 +17,18 @@ mod logit_lens;
 mod means;
 mod memory;
 mod neuron_reads;
+mod number;
+mod options;
 mod overlap;
 mod patch;
+mod patch_tap;
 mod queries;
 mod record;
 mod residual_contribution;
 mod shares;
 mod shift;
 mod stage_patching;
+mod subject;
 mod suite;
 mod trace;
 
@@ -36,6 +40,7 @@ pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use memory::Sizes;
+pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
 pub use record::{
     Line, MeasuredOn, Named, ProbeResult, QueryRanks, Record, RecordError, SCHEMA, SkipReason,
@@ -47,7 +52,8 @@ pub use shares::{
 };
 pub use shift::RankShift;
 pub use stage_patching::{PatchedCell, Replacement, StagePatching};
-pub use suite::{ProbeOptions, Subject, Suite};
+pub use subject::Subject;
+pub use suite::Suite;
 
 use crate::choice::choice;
 use crate::device::Precision;

@@ -106,7 +106,7 @@ enum Left {
 mod tests {
     use burn::tensor::{Tensor, TensorData};
 
-    use super::super::patch::tests::{Pair, agree, pair};
+    use super::super::patch_tap::tests::{Pair, agree, pair};
     use super::super::trace::Trace;
     use super::*;
     use crate::t5::{Attention, Hook, Pass, Site, Stack, T5, Tap};

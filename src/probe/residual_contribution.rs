@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
 use super::bench::{Bench, Measure, ProbedBatch};
-use super::record::number;
+use super::number;
 use crate::component::{ByComponent, Component, Stage, Stages};
 
 /// Means over queries, for each component of each decoder layer.

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::bench::Bench;
-use super::record::number;
+use super::number;
 use super::trace::Trace;
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::number;
+use super::number;
 
 /// Ranks of relevant docids over queries: as percentages beyond a rank, and as means.
 ///

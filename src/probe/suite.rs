@@ -3,74 +3,21 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use burn::tensor::Device;
-
 use super::bench::{Bench, Measure, Others};
 use super::means::Means;
 use super::patch::{Patch, PatchedPart};
 use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder};
 use super::record::{MeasuredOn, Named, QueryRanks, Record, SCHEMA};
 use super::{
-    AverageFirst, EncoderNorm, Over, Probe, ProbeError, ProbeResult, Replacement, Variant,
+    EncoderNorm, Over, Probe, ProbeError, ProbeOptions, ProbeResult, Replacement, Subject,
 };
 use super::{
     attention_reads, attention_writes, circuit, direct_effect, encoder_swap, logit_lens,
     neuron_reads, residual_contribution, stage_patching,
 };
-use crate::component::Stages;
-use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::retrieval::Vocabulary;
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
-use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
-
-/// How to probe.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ProbeOptions {
-    /// Stages of the decoder; none where it has too few layers. See [`Probe::needs_stages`].
-    pub stages: Option<Stages>,
-    /// What a docid is ranked among. The paper: words and docids.
-    pub vocabulary: Vocabulary,
-    /// The queries that means are over.
-    pub over: Over,
-    /// Of [`Probe::NeuronReads`] and [`Probe::AttentionReads`].
-    pub variant: Variant,
-    /// Of the same.
-    pub average_first: AverageFirst,
-    /// Of [`Probe::EncoderSwap`].
-    pub encoder_norm: EncoderNorm,
-    /// Selectors that [`Probe::StagePatching`] patches beside the paper's: `decoder.layers[3]`,
-    /// `decoder.cross_attention[4].heads[0]`.
-    pub patches: Vec<String>,
-    /// A circuit that [`Probe::Circuit`] judges beside the paper's: `decoder.mlp[I]=mean` and so on; empty for none.
-    pub circuit: Vec<String>,
-    /// Queries for which [`Probe::AttentionWrites`] gives the top tokens.
-    pub samples: usize,
-    /// Whether the rank for every single query is kept with the result, too.
-    pub per_query: bool,
-    /// Queries at once.
-    pub batch_size: usize,
-}
-
-/// The model that is looked at.
-pub struct Subject<'a> {
-    /// Its weights, off the autodiff graph.
-    pub model: &'a GenirModel,
-    /// Where they are.
-    pub device: &'a Device,
-    /// Its tokenizer.
-    pub tokenizer: &'a TextTokenizer,
-    /// Its docids.
-    pub docids: &'a DocidVocabulary,
-    /// What it is called in results.
-    pub checkpoint: String,
-    /// Updates done, where known.
-    pub step: Option<u64>,
-    /// Whether the encoder stays what it was when the run began: then its states are kept with the queries from one
-    /// measurement to the next, and are the base's too if that [has the same encoder](super::Other::has_same_encoder) (as rounded
-    /// as the run stores them).
-    pub encoder_is_frozen: bool,
-}
+use crate::t5::{NoTap, Pass, T5, T5Config};
 
 /// Probes that are measured together.
 pub struct Suite {
@@ -260,7 +207,7 @@ impl Suite {
         let states = states.own.of(own, &queries.questions, &batch);
         let output = model.t5.decode_start(&states, &mut Pass::evaluate(&mut NoTap)); // [batch, d_model]
         let docids = model.docid_logits(output.clone()); // [batch, documents]
-        let vocabulary = self.options.vocabulary;
+        let vocabulary = self.options.candidates;
         relevant_ranks(model, output, &docids, vocabulary, Ties::Shared, of)
             .into_iter()
             .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
@@ -293,7 +240,7 @@ impl Suite {
         };
         if measured.is_empty() {
             let (ranked, query) = (targets.len(), queries.ids[best.query].clone());
-            let vocabulary = self.options.vocabulary;
+            let vocabulary = self.options.candidates;
             return Err(ProbeError::NoCorrect { set: set(), ranked, best_rank, query, vocabulary });
         }
         queries.correct = correct().map(|(found, _)| found).collect();
@@ -407,7 +354,7 @@ impl Suite {
                 over: self.options.over,
                 measured: bench.measured.len(),
                 named,
-                vocabulary: self.options.vocabulary,
+                vocabulary: self.options.candidates,
                 stages: self.options.stages.clone(),
                 base: bench
                     .base

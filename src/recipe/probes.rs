@@ -121,6 +121,7 @@ impl ProbesSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         // Off, so that the steps that are probed follow from the recipe alone.
         let max_share = section.number_or_off("max_share").or(0.0);
+        let paper = ProbeOptions::new(None);
         let probes = Self {
             run: section.choices("run").or(Probe::ALL.to_vec()),
             every: Every::read(section),
@@ -129,17 +130,17 @@ impl ProbesSection {
             queries: section.integer("queries", 1).or(200),
             split: section.choice("split").or(Split::Validation),
             test_split: section.choice("test_split").optional(),
-            over: section.choice("over").or(Over::Correct),
+            over: section.choice("over").or(paper.over),
             base: section.text("base").optional(),
-            variant: section.choice("variant").or(Variant::Paper),
-            average_first: section.choice("average_first").or(AverageFirst::Readers),
-            encoder_norm: section.choice("encoder_norm").or(EncoderNorm::Other),
-            vocabulary: section.choice("vocabulary").or(Vocabulary::All),
-            patches: section.texts("patches").or(Vec::new()),
-            circuit_patches: section.texts("circuit_patches").or(Vec::new()),
-            samples: section.integer("samples", 0).or(3),
-            per_query: section.flag("per_query").or(false),
-            batch_size: section.integer("batch_size", 1).or(128),
+            variant: section.choice("variant").or(paper.variant),
+            average_first: section.choice("average_first").or(paper.average_first),
+            encoder_norm: section.choice("encoder_norm").or(paper.encoder_norm),
+            vocabulary: section.choice("vocabulary").or(paper.candidates),
+            patches: section.texts("patches").or(paper.patches),
+            circuit_patches: section.texts("circuit_patches").or(paper.circuit),
+            samples: section.integer("samples", 0).or(paper.samples),
+            per_query: section.flag("per_query").or(paper.per_query),
+            batch_size: section.integer("batch_size", 1).or(paper.batch_size),
             max_share: Some(max_share).filter(|share| *share > 0.0),
             own: Probe::ALL.iter().filter_map(|&probe| read_own(section, probe)).collect(),
         };
@@ -241,7 +242,7 @@ impl ProbesSection {
     pub fn options(&self, stages: Option<&Stages>) -> ProbeOptions {
         ProbeOptions {
             stages: stages.cloned(),
-            vocabulary: self.vocabulary,
+            candidates: self.vocabulary,
             over: self.over,
             variant: self.variant,
             average_first: self.average_first,

@@ -4,34 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use thiserror::Error;
 
-use super::plan_error::PlanError;
+use super::plan_error::{OpenBaseError, PlanError};
 use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, locate};
 use crate::device::ComputeDevice;
-use crate::docid::{
-    DocidVocabulary, ImportedDocids, LoadedTokenizer, TextTokenizer, TokenizerError,
-};
+use crate::docid::{DocidVocabulary, ImportedDocids, LoadedTokenizer, TextTokenizer};
 use crate::recipe::{Init, ModelSection, Recipe};
 use crate::t5::weights::{self, INDEX, Origin, SINGLE, StoredTensors, WeightsError};
-use crate::t5::{ConfigError, T5, T5Config};
-
-/// Why a base model cannot be used.
-#[derive(Debug, Error)]
-pub enum OpenBaseError {
-    /// It cannot be found or fetched.
-    #[error(transparent)]
-    Find(#[from] BaseError),
-    /// Its configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Its tokenizer is wrong.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// Its weights are wrong.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-}
+use crate::t5::{T5, T5Config};
 
 /// A base model, without its weights.
 pub struct Base {

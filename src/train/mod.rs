@@ -25,13 +25,13 @@ use std::fmt;
 use thiserror::Error;
 
 pub use adamw::AdamW;
-pub use base::{Base, DocidSources, OpenBaseError, name_of_base};
+pub use base::{Base, DocidSources, name_of_base};
 pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
 pub use costs::{Costs, Phase};
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, UpdateError, Updated};
 pub use plan::Plan;
-pub use plan_error::{PlanError, PlanErrors};
+pub use plan_error::{OpenBaseError, PlanError, PlanErrors};
 pub use probe_base::ProbeBase;
 pub use schedule::Schedule;
 pub use step::{StepInput, StepOptions, forward_backward};

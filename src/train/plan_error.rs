@@ -4,16 +4,33 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::base::OpenBaseError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{BaseError, CheckpointError};
 use crate::component::{SelectorError, StagesError};
 use crate::corpus::{CorpusError, Split};
 use crate::device::DeviceError;
 use crate::docid::{DocidError, TokenizerError};
 use crate::probe::ProbeError;
 use crate::run::RunError;
+use crate::t5::ConfigError;
 use crate::t5::weights::WeightsError;
 use crate::task::TaskError;
+
+/// Errors of opening a base model.
+#[derive(Debug, Error)]
+pub enum OpenBaseError {
+    /// It cannot be found or fetched.
+    #[error(transparent)]
+    Find(#[from] BaseError),
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its tokenizer is wrong.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its weights are wrong.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+}
 
 /// One thing that stands in the way of a run.
 #[derive(Debug, Error)]

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::base::{Base, OpenBaseError, name_of_base};
+use super::base::{Base, name_of_base};
+use super::plan_error::OpenBaseError;
 use crate::checkpoint::MANIFEST;
 use crate::device::ComputeDevice;
 use crate::probe::{NO_BASE, Other};

@@ -1,0 +1,26 @@
+//! The model that probes measure.
+
+use burn::tensor::Device;
+
+use crate::docid::{DocidVocabulary, TextTokenizer};
+use crate::t5::GenirModel;
+
+/// The model that is probed.
+pub struct Subject<'a> {
+    /// Its weights, off the autodiff graph.
+    pub model: &'a GenirModel,
+    /// The device that its weights are on.
+    pub device: &'a Device,
+    /// Its tokenizer.
+    pub tokenizer: &'a TextTokenizer,
+    /// Its docids.
+    pub docids: &'a DocidVocabulary,
+    /// The name of the checkpoint in results.
+    pub checkpoint: String,
+    /// Updates done, where known.
+    pub step: Option<u64>,
+    /// True if the encoder has not changed since the run began. Its states are then stored with the queries from one
+    /// measurement to the next, and are used for the base model too if that [has the same
+    /// encoder](super::Other::has_same_encoder) (rounded to the precision in which the run stores them).
+    pub encoder_is_frozen: bool,
+}
