@@ -1,4 +1,160 @@
-//! Fine-tuning of generative information retrieval models.
+//! Fine-tuning and interpretability of generative information retrieval (GenIR) models: a T5 that answers a query with the
+//! identifiers of documents.
+//!
+//! Each document has one row in the output vocabulary, its *docid*. Training has two tasks: *indexing* (document text to
+//! docid) and *retrieval* (query to docid). All parameters are trained, or a few components of the model, whose frozen
+//! remainder is computed once and cached. Probes measure what the components do. The command `genir` calls this library.
+//!
+//! | task | start here |
+//! | --- | --- |
+//! | train | [`train::Training`], [`recipe::Recipe`], [`train::Plan`] |
+//! | run code in training | [`train::Callback`], [`train::Moment`] |
+//! | search and evaluate | [`checkpoint::Checkpoint`], [`Searcher`], [`Retriever`], [`retrieval`] |
+//! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
+//! | probe | [`probe::Suite`], [`report`] |
+//! | read a corpus | [`corpus::load`] |
+//!
+//! # Train
+//!
+//! A [`Recipe`](recipe::Recipe) holds every option. A [`Plan`](train::Plan) reads the corpus and the headers of the base
+//! model, and reports all problems at once. A [`Training`](train::Training) holds the run directory and trains.
+//!
+//! ```no_run
+//! use genir::monitor::{Console, Verbosity};
+//! use genir::recipe::{Recipe, SHIPPED};
+//! use genir::run::Overwrite;
+//! use genir::train::{Plan, Training};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let overrides = ["train.epochs=3".to_owned(), "run.directory=runs/three-epochs".to_owned()];
+//! let recipe = Recipe::from_text("quickstart", SHIPPED[0].text, &overrides)?;
+//! let plan = Plan::to_start(recipe, Overwrite::Refuse)?;
+//! let console = Console::stderr(Verbosity::Normal);
+//! let outcome = Training::claim(&plan, Overwrite::Refuse)?.run(&console)?;
+//! println!("{} updates", outcome.steps);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Run code in training
+//!
+//! A [`Callback`](train::Callback) sees the model at a cadence of its own, records metrics and can stop the run.
+//!
+//! ```
+//! use genir::train::{Cadence, Callback, Moment, TrainError, Verdict};
+//!
+//! /// Stops a run whose loss stays above a limit.
+//! struct LossLimit(f64);
+//!
+//! impl Callback for LossLimit {
+//!     fn cadence(&self) -> Cadence {
+//!         Cadence { every: Some(100), at_start: false, at_end: false }
+//!     }
+//!
+//!     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+//!         Ok(match moment.loss > self.0 {
+//!             true => Verdict::Stop(format!("the loss is {:.3}", moment.loss)),
+//!             false => Verdict::Continue,
+//!         })
+//!     }
+//!
+//!     fn reads_only_its_texts(&self) -> bool {
+//!         true // it does not use the model: frozen encoder weights may be released
+//!     }
+//! }
+//! ```
+//!
+//! `training.callback(LossLimit(9.0))` adds it to a training. `examples/train_with_callback.rs` is a whole program.
+//!
+//! # Search and evaluate
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use genir::checkpoint::Checkpoint;
+//! use genir::corpus::{self, CorpusOptions, Split};
+//! use genir::retrieval::evaluation::evaluate;
+//! use genir::retrieval::ranking::RankOptions;
+//! use genir::retrieval::DocidOrder;
+//! use genir::{Retriever, Searcher};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = genir::device::device("auto")?;
+//! let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
+//! for hit in Searcher::new(&checkpoint).search("Which element is Fe?", 5)? {
+//!     println!("{:8.3}  {}", hit.score, hit.docid);
+//! }
+//!
+//! let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
+//! let retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
+//! let queries = retriever.queries(Split::Test, None, 0)?;
+//! let order = DocidOrder::of(&retriever.checkpoint.docids);
+//! let options = RankOptions::new(&order, retriever.checkpoint.tokenizer.pad_id());
+//! let (model, device) = (&retriever.checkpoint.model, &retriever.device.device);
+//! let evaluated = evaluate(model, device, &queries, options, None)?;
+//! for (name, value) in evaluated.all.iter().flat_map(|metrics| metrics.values()) {
+//!     println!("{name} {value:.4}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Read and replace activations
+//!
+//! A [`Tap`](t5::Tap) is a forward hook, with the sites of TransformerLens.
+//!
+//! ```
+//! use burn::tensor::Tensor;
+//! use genir::t5::{Hook, Site, Tap};
+//!
+//! /// Zero ablation of the MLP of one decoder or encoder layer.
+//! struct WithoutMlp {
+//!     layer: usize,
+//! }
+//!
+//! impl Tap for WithoutMlp {
+//!     fn wants(&self, site: Site) -> bool {
+//!         site.hook == Hook::MlpOut && site.layer == self.layer
+//!     }
+//!
+//!     /// `[batch, position, d_model]`
+//!     fn stream(&mut self, _site: Site, value: Tensor<3>) -> Tensor<3> {
+//!         value.zeros_like()
+//!     }
+//! }
+//! ```
+//!
+//! [`Pass::evaluate`](t5::Pass::evaluate) takes it through a forward pass; see `examples/cross_attention_outputs.rs`.
+//!
+//! # Probe
+//!
+//! ```no_run
+//! # use std::path::Path;
+//! # use genir::Retriever;
+//! # use genir::checkpoint::Checkpoint;
+//! # use genir::corpus::{self, CorpusOptions, Split};
+//! use genir::component::Stages;
+//! use genir::probe::{Others, Probe, ProbeOptions, ProbeQueries, Suite};
+//! use genir::report;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let device = genir::device::device("auto")?;
+//! # let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
+//! # let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
+//! # let retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
+//! let config = retriever.checkpoint.model.t5.config();
+//! let options = ProbeOptions::new(Some(Stages::scaled(config.num_decoder_layers)?));
+//! let suite = Suite::new(&[Probe::LogitLens, Probe::StagePatching], options, config)?;
+//! let mut queries = ProbeQueries::new(retriever.queries(Split::Validation, Some(200), 0)?);
+//! let subject = retriever.subject("runs/quickstart");
+//! let records =
+//!     suite.measure(&subject, &mut queries, None, &Others::default(), &mut |_, _| ())?;
+//! for titled in records.iter().flat_map(report::tables) {
+//!     println!("{}\n{}", titled.title, titled.table);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #![warn(missing_docs)]
 // They panic where their reader has gone: verbs print through `cli::output`, all else through `monitor::Console`.
@@ -6,17 +162,21 @@
 // `clippy.toml` lists what makes files: that is for `files` alone. Tests make what they like.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+#[doc(hidden)] // for the binary, tests and benches
 pub mod allocator;
 pub mod checkpoint;
 mod choice;
+#[doc(hidden)] // for the binary, tests and benches
 pub mod cli;
 pub mod component;
 pub mod corpus;
 pub mod device;
 pub mod docid;
+#[doc(hidden)] // for the binary, tests and benches
 pub mod files;
 mod kernel;
 pub mod monitor;
+#[doc(hidden)] // for the binary, tests and benches
 pub mod nearest;
 pub mod ops;
 pub mod prefix;
@@ -30,3 +190,6 @@ pub mod run;
 pub mod t5;
 pub mod task;
 pub mod train;
+
+pub use retrieval::Searcher;
+pub use retriever::{Retriever, RetrieverError};

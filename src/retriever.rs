@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::corpus::{Corpus, Document, LoadedCorpus, Split};
 use crate::device::{ComputeDevice, Precision};
 use crate::docid::{EncodeOptions, TokenizerError};
+use crate::probe::Subject;
 use crate::retrieval::evaluation::QuerySet;
 
 /// A checkpoint, and a corpus whose documents have docids in it.
@@ -105,6 +106,20 @@ impl Retriever {
         let mut set = self.encoded(split, most, seed, &encoding)?;
         set.pad_unmasked(length, self.checkpoint.tokenizer.pad_id());
         Ok(set)
+    }
+
+    /// The model as [`crate::probe::Suite`] measures it; `name` stands for it in results.
+    pub fn subject(&self, name: &str) -> Subject<'_> {
+        let checkpoint = &self.checkpoint;
+        Subject {
+            model: &checkpoint.model,
+            device: &self.device.device,
+            tokenizer: &checkpoint.tokenizer,
+            docids: &checkpoint.docids,
+            checkpoint: name.to_owned(),
+            step: checkpoint.manifest.as_ref().map(|manifest| manifest.step),
+            encoder_is_frozen: false,
+        }
     }
 
     fn encoded(

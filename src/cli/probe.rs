@@ -17,7 +17,7 @@ use crate::monitor::Console;
 use crate::probe::files::Stored;
 use crate::probe::{
     AverageFirst, EncoderNorm, Over, PROBED_IN, Probe, ProbeError, ProbeOptions, ProbeQueries,
-    Record, Subject, Suite, Variant,
+    Record, Suite, Variant,
 };
 use crate::recipe::Recipe;
 use crate::report;
@@ -193,15 +193,7 @@ impl ProbeVerb {
             false => None,
         };
         let others = self.beside.open(&probes, recipe.as_ref(), &retriever, console)?;
-        let subject = Subject {
-            model: &checkpoint.model,
-            device: &retriever.device.device,
-            tokenizer: &checkpoint.tokenizer,
-            docids: &checkpoint.docids,
-            checkpoint: self.target.directory()?.display().to_string(),
-            step: checkpoint.manifest.as_ref().map(|manifest| manifest.step),
-            encoder_is_frozen: false,
-        };
+        let subject = retriever.subject(&self.target.directory()?.display().to_string());
         let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
         let mut progress = |done, of| show(bar.as_ref(), done, of);
         let found = suite.measure(&subject, &mut queries, test.as_mut(), &others, &mut progress);

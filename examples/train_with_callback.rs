@@ -1,0 +1,58 @@
+//! Trains the quickstart from Rust, with a callback that records how far the docid rows have moved since the first step:
+//!
+//!     cargo run --release --example train_with_callback -- runs/from-rust
+//!
+//! The numbers are in TensorBoard and in metrics.jsonl of the run directory, as `docids/distance`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use burn::module::Module;
+use burn::tensor::Tensor;
+use genir::monitor::{Console, Verbosity};
+use genir::recipe::{Recipe, SHIPPED};
+use genir::run::Overwrite;
+use genir::train::{Cadence, Callback, Moment, Plan, TrainError, Training, Verdict};
+
+// Training allocates and frees large tensors all the time; the command genir uses the same allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The mean Euclidean distance of each docid row from its initial value.
+#[derive(Default)]
+struct DocidDistance {
+    /// `[documents, d_model]`
+    initial: Option<Tensor<2>>,
+}
+
+impl Callback for DocidDistance {
+    fn cadence(&self) -> Cadence {
+        Cadence { every: Some(100), at_start: true, at_end: true }
+    }
+
+    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+        let rows = moment.model.valid().docids.weight.val(); // [documents, d_model]
+        let initial = self.initial.get_or_insert_with(|| rows.clone()).clone();
+        let distances = (rows - initial).square().sum_dim(1).sqrt(); // [documents, 1]
+        let distance = f64::from(distances.mean().into_scalar::<f32>());
+        moment.monitor.scalars(moment.step, moment.epoch, &[("docids/distance", distance)])?;
+        Ok(Verdict::Continue)
+    }
+
+    fn reads_only_its_texts(&self) -> bool {
+        true // no text is encoded here, so frozen encoder weights may be released
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let directory: PathBuf =
+        std::env::args_os().nth(1).context("usage: train_with_callback RUN_DIRECTORY")?.into();
+    let overrides = [format!("run.directory={}", directory.display()), "train.epochs=4".to_owned()];
+    let recipe = Recipe::from_text("quickstart", SHIPPED[0].text, &overrides)?;
+    let plan = Plan::to_start(recipe, Overwrite::Refuse)?;
+    let console = Console::stderr(Verbosity::Normal);
+    let training = Training::claim(&plan, Overwrite::Refuse)?.callback(DocidDistance::default());
+    let outcome = training.run(&console)?;
+    console.message(&format!("{} updates; the run is in {}", outcome.steps, directory.display()));
+    Ok(())
+}
