@@ -267,18 +267,19 @@ fn shards_that_nobody_holds_are_all_named() {
 }
 
 #[test]
-fn docid_rows_that_are_out_of_order_are_a_problem_of_the_plan() {
+fn docids_with_the_same_token_id_are_a_problem_of_the_plan() {
     let home = TempDir::new().unwrap();
     let base = base(home.path(), |_| {});
     let file = base.join("tokenizer.json");
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let added = tokenizer["added_tokens"].as_array_mut().unwrap();
-    added.retain(|token| token["content"] != "@DOC_ID_oxygen@");
+    let oxygen = added.iter_mut().find(|token| token["content"] == "@DOC_ID_oxygen@").unwrap();
+    oxygen["id"] = 5003.into();
     fs::write(&file, tokenizer.to_string()).unwrap();
     weights_are_refused(
         home.path(),
         &base,
-        &["1 problem with", "docid `neon` has id 5003, expected 5002"],
+        &["1 problem with", "`@DOC_ID_oxygen@`", "`@DOC_ID_neon@`", "both have token id 5003"],
     );
 }
 

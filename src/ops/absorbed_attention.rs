@@ -267,3 +267,41 @@ impl Saved {
         (to_queries, to_states)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::agreement::{assert_agree, values};
+    use super::*;
+
+    #[test]
+    fn the_host_and_the_device_version_agree_with_mask_and_dropout_and_without() {
+        let (batch, heads, source, d_kv, d_model) = (3, 2, 5, 4, 6);
+        let mask = values([batch, 1, 1, source], 1) * 3.0;
+        let dropout = values([batch, heads, 1, source], 2).abs();
+        for (mask, dropout) in [(None, None), (Some(mask), Some(dropout))] {
+            let matrix = |seed| values([d_model, heads * d_kv], seed);
+            let query = values([batch, heads * d_kv], 3);
+            let states = values([batch * source, d_model], 4);
+            let inputs = |[query, key, value, states]: [Tensor<2>; 4]| {
+                // A constant is on the graph where the inputs are.
+                let constant = |tensor: &Tensor<4>| match states.is_autodiff() {
+                    true => Tensor::from_inner(tensor.clone()),
+                    false => tensor.clone(),
+                };
+                AbsorbedAttention {
+                    mask: mask.as_ref().map(constant),
+                    dropout: dropout.as_ref().map(constant),
+                    query,
+                    key,
+                    value,
+                    states,
+                }
+            };
+            assert_agree(
+                [query, matrix(5), matrix(6), states],
+                |given| inputs(given).on_host(heads),
+                |given| inputs(given).by_burn(heads),
+            );
+        }
+    }
+}

@@ -6,6 +6,8 @@
 
 mod absorbed_attention;
 mod activation;
+#[cfg(test)]
+mod agreement;
 mod attention;
 mod autograd;
 mod cross_entropy;

@@ -20,6 +20,10 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
             (output, Saved { x, weight, scales })
         });
     }
+    by_burn(x, weight, epsilon)
+}
+
+fn by_burn(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1); // [rows, 1]
     let scale = (mean_square + epsilon).sqrt().recip(); // [rows, 1]
     x * scale * weight.unsqueeze() // [rows, width]
@@ -126,5 +130,23 @@ wide! {
         for (value, x) in values.iter_mut().zip(x) {
             *value = *value * scale - x * factor;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::agreement::{assert_agree, values};
+    use super::*;
+
+    #[test]
+    fn the_host_and_the_device_version_agree() {
+        // More rows than one task has.
+        let (rows, width) = (2 * TASK / 24 + 3, 24);
+        let weight = |weight: Tensor<2>| weight.reshape([width]);
+        assert_agree(
+            [values([rows, width], 1), values([1, width], 2)],
+            |[x, w]| rms_norm(x, weight(w), 1e-6),
+            |[x, w]| by_burn(x, weight(w), 1e-6),
+        );
     }
 }

@@ -267,3 +267,41 @@ impl Saved {
         HostTensor::new(gradient, [rows, d_model])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::agreement::{assert_agree, values};
+    use super::*;
+
+    #[test]
+    fn the_host_and_the_device_version_agree_with_mask_and_dropout_and_without() {
+        let (batch, heads, length, d_kv, d_model) = (3, 2, 5, 4, 6);
+        let mask = values([batch, 1, 1, length], 1) * 3.0;
+        let dropout = values([batch, heads, length, length], 2).abs();
+        for (mask, dropout) in [(None, None), (Some(mask), Some(dropout))] {
+            let matrix = |seed| values([d_model, heads * d_kv], seed);
+            let bias = values([heads * length, length], 3);
+            let x = values([batch * length, d_model], 4);
+            let inputs = |[x, query, key, value, bias]: [Tensor<2>; 5]| {
+                // A constant is on the graph where the inputs are.
+                let constant = |tensor: &Tensor<4>| match x.is_autodiff() {
+                    true => Tensor::from_inner(tensor.clone()),
+                    false => tensor.clone(),
+                };
+                SelfAttention {
+                    mask: mask.as_ref().map(constant),
+                    dropout: dropout.as_ref().map(constant),
+                    x,
+                    matrices: [query, key, value],
+                    bias: bias.reshape([1, heads, length, length]),
+                    precision: Precision::F32,
+                }
+            };
+            assert_agree(
+                [x, matrix(5), matrix(6), matrix(7), bias],
+                |given| inputs(given).on_host(),
+                |given| inputs(given).by_burn(),
+            );
+        }
+    }
+}
