@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
 use genir::prefix::{
-    CacheSettings, Element, Frozen, FrozenPrefix, Prefix, PrefixStorage, Reading, clear,
+    CacheSettings, Element, FrozenModel, FrozenPrefix, Prefix, PrefixStorage, TextSet, clear,
     stored_files,
 };
 use genir::t5::weights::initialise;
@@ -148,9 +148,9 @@ fn name(t5: &T5, texts: &[&[u32]]) -> String {
         disk: 1 << 20,
         element: Element::F32,
     };
-    let frozen = Frozen { t5, prefix, device: &Device::flex(), pad_id: 0 };
-    let reading = Reading { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
-    let prefix = Prefix::prepare(&frozen, &settings, reading, Vec::new(), &mut |_, _, _| {});
+    let frozen = FrozenModel { t5, prefix, device: &Device::flex(), pad_id: 0 };
+    let set = TextSet { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
+    let prefix = Prefix::prepare(&frozen, &settings, set, Vec::new(), &mut |_, _, _| {});
     assert!(matches!(prefix.stored()[0].storage, PrefixStorage::Written(_)));
     only_file(cache.path()).file_name().unwrap().to_str().unwrap().to_owned()
 }

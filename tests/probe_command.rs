@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use genir::component::Component;
-use genir::probe::{MeasuredOn, Named, Probe, ProbeResult, Record, files};
+use genir::probe::{MeasuredOn, NamedQueries, Probe, ProbeResult, Record, files};
 use genir::retrieval::run_files::read_correct_queries;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -174,7 +174,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     );
     let again = records(&[&lens[..], &["--correct", &file]].concat());
     let on = &again[0].measured_on;
-    let all = Named { pairs: pairs.len(), used: pairs.len(), ranked_first: pairs.len() };
+    let all = NamedQueries { pairs: pairs.len(), used: pairs.len(), ranked_first: pairs.len() };
     assert_eq!(on.named, Some(all));
     let without_names = |record: &Record| {
         let on = MeasuredOn { named: None, ..record.measured_on.clone() };
@@ -196,7 +196,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     fs::write(&file, json!([wrong, right, wrong]).to_string()).unwrap();
     let named = records(&[&lens[..], &["--correct", &file]].concat());
     let on = &named[0].measured_on;
-    assert_eq!(on.named, Some(Named { pairs: 3, used: 2, ranked_first: 1 }));
+    assert_eq!(on.named, Some(NamedQueries { pairs: 3, used: 2, ranked_first: 1 }));
     assert_eq!((on.measured, on.correct, on.ranked), (2, pairs.len(), 8));
     let shown = succeeds(&[&["probe"], &lens[..], &["--correct", &file]].concat()).stdout;
     let counts = format!(

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use genir::corpus::Split;
 use genir::probe::{
-    Others, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
+    ComparisonModels, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
     SkipReason, SkippedAt, Subject, Suite, files,
 };
 use genir::retrieval::evaluation::QuerySet;
@@ -231,7 +231,7 @@ fn measure(
     };
     let suite =
         Suite::new(&section.run, section.options(plan.stages.as_ref()), plan.config()).unwrap();
-    suite.measure(&subject, queries, None, &Others::default(), &mut |_, _| {})
+    suite.measure(&subject, queries, None, &ComparisonModels::default(), &mut |_, _| {})
 }
 
 /// As what is stored reads, without the time; as text, since NaN is not equal to itself.

@@ -106,7 +106,7 @@ impl Weight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterPlace {
     /// The word embedding.
-    Words,
+    SharedEmbedding,
     /// The docid rows.
     Docids,
     /// The head of an untied model.
@@ -137,7 +137,7 @@ impl ParameterPlace {
         }
         let words: Vec<&str> = name.strip_prefix("t5.").unwrap_or(name).split('.').collect();
         Some(match words.as_slice() {
-            ["shared", "weight"] => Self::Words,
+            ["shared", "weight"] => Self::SharedEmbedding,
             ["lm_head", "weight"] => Self::Head,
             [stack, "final_norm", "weight"] => Self::FinalNorm(Stack::named(stack)?),
             [stack, "relative_bias", "weight"] => Self::RelativeBias(Stack::named(stack)?),
@@ -160,7 +160,7 @@ impl ParameterPlace {
             Self::FinalNorm(stack) | Self::RelativeBias(stack) | Self::Layer { stack, .. } => {
                 Some(stack)
             }
-            Self::Words | Self::Docids | Self::Head => None,
+            Self::SharedEmbedding | Self::Docids | Self::Head => None,
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
         };
         for (name, place) in [
             ("decoder.layers.3.mlp.gate.weight", mlp),
-            ("shared.weight", ParameterPlace::Words),
+            ("shared.weight", ParameterPlace::SharedEmbedding),
             ("encoder.final_norm.weight", ParameterPlace::FinalNorm(Stack::Encoder)),
         ] {
             assert_eq!(ParameterPlace::of(name), Some(place), "{name}");

@@ -159,7 +159,7 @@ const FIXED: [(&str, Target); 13] = [
     ("encoder.*", Target::Whole(Stack::Encoder)),
     ("decoder.*", Target::Whole(Stack::Decoder)),
     ("docids", Target::Single(ParameterPlace::Docids)),
-    ("words", Target::Single(ParameterPlace::Words)),
+    ("words", Target::Single(ParameterPlace::SharedEmbedding)),
     ("head", Target::Single(ParameterPlace::Head)),
     ("encoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Encoder))),
     ("decoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Decoder))),

@@ -57,14 +57,14 @@ impl Mapped {
         for start in self.rows.clone().step_by(PART) {
             let part = start..self.rows.end.min(start + PART);
             bytes.extend_from_slice(&self.map[part.clone()]);
-            self.let_go(part);
+            self.release_pages(part);
         }
         bytes
     }
 
     /// Gives the mapped pages of `range` back: whoever reads them again reads the file, which the system keeps at hand
     /// without the process.
-    fn let_go(&self, range: Range<usize>) {
+    fn release_pages(&self, range: Range<usize>) {
         #[cfg(unix)]
         {
             // SAFETY: the map is that of a file, only read: what is read again is what was there. A system that
@@ -170,7 +170,7 @@ impl Contents<'_> {
                 let end = part.end.min(start + BLOCK) - 1;
                 return Err(damaged(format!("bytes {start} to {end}")));
             }
-            mapped.let_go(part);
+            mapped.release_pages(part);
         }
         Ok(mapped)
     }

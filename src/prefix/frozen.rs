@@ -37,7 +37,7 @@ impl FrozenPrefix {
         for name in trained {
             // A parameter that no place is known for may be read by anything.
             match ParameterPlace::of(name)? {
-                ParameterPlace::Words => return None,
+                ParameterPlace::SharedEmbedding => return None,
                 place if place.stack() == Some(Stack::Encoder) => return None,
                 ParameterPlace::Layer { layer: own, .. } => layer = layer.min(own),
                 // T5 keeps it in the first layer.
@@ -60,8 +60,9 @@ impl FrozenPrefix {
 
     /// Whether the prefix computes with the parameter of this dotted name when the decoder has one position.
     pub(super) fn computes_with(&self, name: &str) -> bool {
-        ParameterPlace::of(name)
-            .is_some_and(|place| place == ParameterPlace::Words || place.comes_before(self.layer))
+        ParameterPlace::of(name).is_some_and(|place| {
+            place == ParameterPlace::SharedEmbedding || place.comes_before(self.layer)
+        })
     }
 
     /// Computes the prefix of `t5`, whose weights and `tokens` are on one device without autodiff.

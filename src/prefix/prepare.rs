@@ -5,20 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ahead::Ahead;
-use super::claim::{Claim, name_of};
-use super::compute::Frozen;
+use super::compute::FrozenModel;
 use super::file::Contents;
 use super::key::Weights;
+use super::prefetch::Prefetcher;
 use super::store::{Store, StoredRows};
 use super::stored::{MIB, mebibytes};
 use super::texts::Texts;
+use super::write_lock::{WriteLock, name_of};
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
 use crate::allocator::give_back_freed_memory;
 use crate::files::FileError;
 
 /// Texts that a run reads.
-pub struct Reading<'a> {
+pub struct TextSet<'a> {
     /// What they are called: `training`, `validation`.
     pub name: String,
     /// Their tokens; any may be there more than once.
@@ -47,13 +47,13 @@ impl Prefix {
     /// texts from what else is asked: so a seed gives the same weights with and without probes. What cannot be
     /// stored is told as a warning, and computed for each batch.
     pub fn prepare(
-        frozen: &Frozen,
+        frozen: &FrozenModel,
         settings: &CacheSettings,
-        training: Reading,
-        asked: Vec<Reading>,
+        training: TextSet,
+        asked: Vec<TextSet>,
         progress: &mut Progress,
     ) -> Self {
-        let mut keeper = Keeper {
+        let mut builder = StoreBuilder {
             frozen,
             settings,
             memory: settings.memory,
@@ -69,17 +69,17 @@ impl Prefix {
             complete: false,
         };
         if settings.enabled {
-            prefix.training = keeper.keep(training, progress).map(Arc::new);
+            prefix.training = builder.add(training, progress).map(Arc::new);
             prefix.complete = prefix.training.is_some();
-            for reading in asked {
-                if !prefix.has(&reading.texts) {
-                    let store = keeper.keep(reading, progress);
+            for set in asked {
+                if !prefix.has(&set.texts) {
+                    let store = builder.add(set, progress);
                     prefix.complete &= store.is_some();
                     prefix.asked.extend(store);
                 }
             }
         }
-        prefix.stored = keeper.stored;
+        prefix.stored = builder.stored;
         prefix
     }
 
@@ -105,8 +105,8 @@ impl Prefix {
     }
 
     /// Batches of training texts gathered one ahead, where that saves waiting.
-    pub fn training_ahead(&self) -> Option<Ahead> {
-        self.training.clone().and_then(Ahead::new)
+    pub fn training_prefetcher(&self) -> Option<Prefetcher> {
+        self.training.clone().and_then(Prefetcher::new)
     }
 
     /// The stored prefix of a batch of texts, if all of them are stored in one set.
@@ -121,7 +121,7 @@ impl Prefix {
 
     /// Scalars that say what was done: seconds that it took, MiB that are stored, and which share of them was found.
     pub fn summary(&self) -> Vec<(&'static str, f64)> {
-        let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::Nowhere(_));
+        let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::NotStored(_));
         let bytes = |reused: bool| {
             let sets = self.stored.iter().filter(is_stored);
             sets.filter(|set| set.is_reused() || !reused).map(|set| set.bytes).sum::<u64>() as f64
@@ -140,8 +140,8 @@ impl Prefix {
 }
 
 /// Stores sets one after another within the budgets.
-struct Keeper<'a> {
-    frozen: &'a Frozen<'a>,
+struct StoreBuilder<'a> {
+    frozen: &'a FrozenModel<'a>,
     settings: &'a CacheSettings,
     /// Bytes left.
     memory: u64,
@@ -151,10 +151,10 @@ struct Keeper<'a> {
     stored: Vec<StoredPrefix>,
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self, reading: Reading, progress: &mut Progress) -> Option<Store> {
+impl StoreBuilder<'_> {
+    fn add(&mut self, set: TextSet, progress: &mut Progress) -> Option<Store> {
         let begun = Instant::now();
-        let Reading { name, texts, reads } = reading;
+        let TextSet { name, texts, reads } = set;
         let texts = Texts::distinct(texts);
         let element = self.settings.element;
         let starts = texts.starts(self.frozen.prefix.layer() > 0);
@@ -162,7 +162,7 @@ impl Keeper<'_> {
         let bytes = starts.last().map_or(0, |rows| rows * (width * element.size()) as u64);
         let count = texts.len();
         let (store, storage) = if reads <= count as u64 {
-            (None, PrefixStorage::Nowhere("each text is read once".to_owned()))
+            (None, PrefixStorage::NotStored("each text is read once".to_owned()))
         } else {
             let mut progress = |done| progress(&name, done, count);
             self.store(&name, texts, &starts, bytes, &mut progress)
@@ -210,7 +210,7 @@ impl Keeper<'_> {
             "the frozen prefix of the {name} texts ({}) is not stored but computed for each batch: {why}",
             mebibytes(bytes)
         );
-        (None, PrefixStorage::Nowhere(why))
+        (None, PrefixStorage::NotStored(why))
     }
 
     /// The rows of `texts`, from the file of their key, which is written where it is not there or not right.
@@ -220,7 +220,7 @@ impl Keeper<'_> {
         starts: &[u64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<(StoredRows, PrefixStorage), CacheError> {
-        let Frozen { t5, prefix, device, .. } = self.frozen;
+        let FrozenModel { t5, prefix, device, .. } = self.frozen;
         let weights = self.weights.get_or_insert_with(|| Weights::of(t5, prefix, device));
         let element = self.settings.element;
         let contents = Contents {
@@ -245,7 +245,7 @@ impl Keeper<'_> {
                 path.display()
             );
         };
-        let claim = Claim::take(&path, waiting)?;
+        let claim = WriteLock::take(&path, waiting)?;
         // Another run may have written it meanwhile.
         if (whole || claim.waited)
             && let Ok(rows) = self.open(&contents, &path)
@@ -263,7 +263,7 @@ impl Keeper<'_> {
         &self,
         contents: &Contents,
         texts: &Texts,
-        claim: &Claim,
+        claim: &WriteLock,
         path: &Path,
         progress: &mut dyn FnMut(usize),
     ) -> Result<(), CacheError> {
@@ -291,7 +291,7 @@ impl Keeper<'_> {
             return Ok(StoredRows::Mapped(mapped));
         }
         self.memory -= bytes;
-        Ok(StoredRows::held(
+        Ok(StoredRows::load(
             mapped.into_memory(),
             contents.width,
             contents.element,

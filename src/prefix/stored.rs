@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::texts::Texts;
-use super::{CacheSettings, Element, FrozenPrefix, Reading};
+use super::{CacheSettings, Element, FrozenPrefix, TextSet};
 use crate::component::grouped;
 
 /// What became of one set of texts.
@@ -34,7 +34,7 @@ pub enum PrefixStorage {
     /// In memory alone.
     Memory,
     /// Nowhere, for this reason.
-    Nowhere(String),
+    NotStored(String),
 }
 
 impl StoredPrefix {
@@ -54,40 +54,40 @@ impl fmt::Display for StoredPrefix {
                 write!(f, "computed once, in {seconds:.1} s, kept in {}", path.display())
             }
             PrefixStorage::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
-            PrefixStorage::Nowhere(why) => write!(f, "computed for each batch: {why}"),
+            PrefixStorage::NotStored(why) => write!(f, "computed for each batch: {why}"),
         }
     }
 }
 
-/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read; `let_go` are the
+/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read; `released` are the
 /// bytes of weights that it would let go of then.
-pub fn outlook(
+pub fn describe_storage(
     prefix: Option<FrozenPrefix>,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
-    let_go: u64,
+    released: u64,
 ) -> String {
     let Some(prefix) = prefix else {
         return "none: the encoder or the word embedding is trained".to_owned();
     };
     let verb = if prefix.layer() == 0 { "is" } else { "are" };
-    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let (texts, bytes) = size_of(prefix, settings, set, d_model);
     let count = grouped(texts);
     let size = format!("{} {}", mebibytes(bytes), settings.element);
     let how = if !settings.enabled {
         "for each batch (cache.enabled = false)".to_owned()
-    } else if reading.reads <= texts as u64 {
-        format!("for each batch: each of {count} {} texts is read once", reading.name)
+    } else if set.reads <= texts as u64 {
+        format!("for each batch: each of {count} {} texts is read once", set.name)
     } else if bytes <= settings.disk {
         let directory = settings.directory.display();
-        format!("once for {count} {} texts ({size} in {directory})", reading.name)
+        format!("once for {count} {} texts ({size} in {directory})", set.name)
     } else if bytes <= settings.memory {
-        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", reading.name)
+        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", set.name)
     } else {
-        format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
+        format!("for each batch: {size} for {count} {} texts is more than cache.disk", set.name)
     };
-    let gone = match let_go {
+    let gone = match released {
         0 => String::new(),
         bytes => format!("; the weights of the {prefix} are let go ({})", mebibytes(bytes)),
     };
@@ -98,22 +98,22 @@ pub fn outlook(
 pub fn bytes_held(
     prefix: FrozenPrefix,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
 ) -> u64 {
-    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let (texts, bytes) = size_of(prefix, settings, set, d_model);
     let fits = bytes <= settings.disk.max(settings.memory);
-    if settings.enabled && reading.reads > texts as u64 && fits { bytes } else { 0 }
+    if settings.enabled && set.reads > texts as u64 && fits { bytes } else { 0 }
 }
 
 /// Distinct texts, and the bytes of all their rows.
 fn size_of(
     prefix: FrozenPrefix,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
 ) -> (usize, u64) {
-    let texts = Texts::distinct(reading.texts.iter().copied());
+    let texts = Texts::distinct(set.texts.iter().copied());
     let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
     (texts.len(), rows * (d_model * settings.element.size()) as u64)
 }

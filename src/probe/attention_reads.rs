@@ -5,25 +5,25 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProbeResult;
-use super::bench::{Bench, Measure, ProbedBatch};
-use super::shares::{Contributions, Shares, sources};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
+use super::input_attribution::{AttributionSums, Contributions, sources};
 use crate::component::Component;
 use crate::t5::{AttentionBlock, EncoderStates, Linear};
 
 /// The probe while it measures.
-pub(super) struct Measuring {
-    shares: Shares,
+pub(super) struct Accumulator {
+    shares: AttributionSums,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        Self { shares: Shares::new(bench) }
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        Self { shares: AttributionSums::new(context) }
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
-        for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
             let found = &batch.trace.layers[layer];
             let block = &block.cross_attention;
             let best = found.scores.clone().argmax(2); // [batch, heads, 1]
@@ -33,7 +33,7 @@ impl Measure for Measuring {
             let score = score.mask_fill(is_undefined, f32::NAN);
             let asked = asked(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
             let sources = sources(&batch.trace, layer, Component::CrossAttention);
-            let read = self.shares.as_read(sources, &block.norm, &found.residual_mid);
+            let read = self.shares.as_reader_input(sources, &block.norm, &found.residual_mid);
             self.shares.add(
                 layer,
                 Contributions {
@@ -45,7 +45,7 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
         ProbeResult::AttentionReads(self.shares.finish())
     }
 }

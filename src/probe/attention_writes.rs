@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
 use super::patch_tap::head_shares;
@@ -22,7 +22,7 @@ pub struct AttentionWrites {
     /// Empty where the decoder has no stages.
     pub stages: Vec<DocidShare>,
     /// The top tokens of each head for sample queries.
-    pub samples: Vec<HeadWords>,
+    pub samples: Vec<HeadTokens>,
 }
 
 /// How many of the top tokens are docids, means over queries.
@@ -47,7 +47,7 @@ pub struct DocidShare {
 
 /// What one head writes for one query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeadWords {
+pub struct HeadTokens {
     /// The query's id.
     pub query: String,
     /// The layer, from 0.
@@ -64,27 +64,27 @@ const TOPS: [usize; 3] = [10, 100, 1000];
 const SAMPLE_TOKENS: usize = 5;
 
 /// The probe while it measures: sums over queries.
-pub(super) struct Measuring<'a> {
+pub(super) struct Accumulator<'a> {
     tokenizer: &'a TextTokenizer,
     docids: &'a DocidVocabulary,
-    words: usize,
+    text: usize,
     stages: Option<Stages>,
     queries: usize,
     /// % of docids in each top: by layer, of the whole output and then of each head.
     docid_shares: Vec<Vec<[f64; 3]>>,
     /// The sample queries, in their order, with what was found for each.
-    samples: Vec<(usize, Vec<HeadWords>)>,
+    samples: Vec<(usize, Vec<HeadTokens>)>,
 }
 
-impl<'a> Measuring<'a> {
-    pub fn new(bench: &Bench, subject: &Subject<'a>) -> Self {
-        let config = bench.model.t5.config();
-        let sampled = bench.measured.iter().take(bench.options.samples);
+impl<'a> Accumulator<'a> {
+    pub fn new(context: &ProbeContext, subject: &Subject<'a>) -> Self {
+        let config = context.model.t5.config();
+        let sampled = context.measured.iter().take(context.options.samples);
         Self {
             tokenizer: subject.tokenizer,
             docids: subject.docids,
-            words: config.vocab_size,
-            stages: bench.options.stages.clone(),
+            text: config.vocab_size,
+            stages: context.options.stages.clone(),
             queries: 0,
             docid_shares: vec![vec![[0.0; 3]; 1 + config.num_heads]; config.num_decoder_layers],
             samples: sampled.map(|found| (found.query, Vec::new())).collect(),
@@ -92,33 +92,33 @@ impl<'a> Measuring<'a> {
     }
 
     fn token(&self, id: u32) -> String {
-        match id.checked_sub(self.words as u32) {
+        match id.checked_sub(self.text as u32) {
             Some(row) => self.docids.token(row),
             None => self.tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")),
         }
     }
 
     /// The top tokens of each head, if `query` is a sample.
-    fn keep_sample(&mut self, bench: &Bench, query: usize, layer: usize, heads: &[Top]) {
+    fn add_sample(&mut self, context: &ProbeContext, query: usize, layer: usize, heads: &[Top]) {
         let sample = self.samples.iter().position(|(sample, _)| *sample == query);
         let Some(sample) = sample else { return };
         for (head, top) in heads.iter().enumerate() {
             let tokens = top.first.iter().map(|&id| self.token(id)).collect();
-            let query = bench.queries.ids[query].clone();
-            self.samples[sample].1.push(HeadWords { query, layer, head, tokens });
+            let query = context.queries.ids[query].clone();
+            self.samples[sample].1.push(HeadTokens { query, layer, head, tokens });
         }
     }
 }
 
-impl Measure for Measuring<'_> {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator<'_> {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
             let mixed = found.mixed[Component::CrossAttention].clone();
-            let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
+            let shares = head_shares(&context.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
-            let found = bench.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
+            let found = context.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
                 let mut tops: Vec<Top> = heads.iter().map(|&logits| top_of(logits)).collect();
                 // The whole output is the sum of its heads' shares.
                 let whole = heads.split_first().map(|(first, others)| {
@@ -133,13 +133,13 @@ impl Measure for Measuring<'_> {
                 for (sums, top) in self.docid_shares[layer].iter_mut().zip(&tops) {
                     sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
                 }
-                self.keep_sample(bench, found.query, layer, &tops[1..]);
+                self.add_sample(context, found.query, layer, &tops[1..]);
             }
         }
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let documents = bench.model.documents();
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+        let documents = context.model.documents();
         let mut layers = Vec::new();
         for (layer, parts) in self.docid_shares.iter().enumerate() {
             for (part, sums) in parts.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Measure for Measuring<'_> {
         }
         let stages = Stage::ALL.into_iter().filter(|_| self.stages.is_some());
         ProbeResult::AttentionWrites(AttentionWrites {
-            chance: 100.0 * documents as f64 / (documents + self.words) as f64,
+            chance: 100.0 * documents as f64 / (documents + self.text) as f64,
             stages: stages.flat_map(|stage| of_stage(stage, &layers)).collect(),
             layers,
             samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
@@ -203,7 +203,7 @@ fn top_of(logits: TokenLogits) -> Top {
     if logits.has_nan() {
         return Top { docids: [f64::NAN; TOPS.len()], first: Vec::new() };
     }
-    let TokenLogits { words, docids } = logits;
+    let TokenLogits { text: words, docids } = logits;
     let most = TOPS[TOPS.len() - 1].min(words.len() + docids.len());
     let mut tokens: Vec<u64> = Vec::with_capacity(4 * most);
     let mut lowest = f32::NEG_INFINITY;
@@ -239,10 +239,10 @@ mod tests {
 
     #[test]
     fn no_token_is_the_best_where_a_logit_is_nan() {
-        let fine = top_of(TokenLogits { words: &[0.0, 3.0], docids: &[1.0, 2.0] });
+        let fine = top_of(TokenLogits { text: &[0.0, 3.0], docids: &[1.0, 2.0] });
         assert_eq!((fine.docids, fine.first), ([50.0; 3], vec![1, 3, 2, 0]));
         for words in [[f32::NAN, 3.0], [f32::NAN; 2]] {
-            let broken = top_of(TokenLogits { words: &words, docids: &[1.0, 2.0] });
+            let broken = top_of(TokenLogits { text: &words, docids: &[1.0, 2.0] });
             assert!(broken.docids.iter().all(|share| share.is_nan()) && broken.first.is_empty());
         }
     }

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
@@ -76,14 +76,14 @@ const PAPER: [(Component, Stage, Replacement); 6] = {
 };
 
 /// The probe while it measures. All happens at the end: on the test set, with means from the measured queries.
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     circuits: Vec<(String, Applied)>,
 }
 
-impl Measuring {
+impl Accumulator {
     /// Prepares the paper's circuits that can be had (none where the decoder has no stages), and the one that was given.
-    pub fn new(bench: &Bench, given: &[Patch]) -> Self {
-        let applied = |patches: &[Patch]| Applied::new(patches, bench.model.t5.config());
+    pub fn new(context: &ProbeContext, given: &[Patch]) -> Self {
+        let applied = |patches: &[Patch]| Applied::new(patches, context.model.t5.config());
         let paper = |base: bool, stages: &Stages| -> Applied {
             let patch = |(component, stage, replacement)| Patch {
                 part: PatchedPart::of_stage(component, stage, stages),
@@ -92,9 +92,9 @@ impl Measuring {
             applied(&PAPER.into_iter().map(patch).collect::<Vec<_>>())
         };
         let mut circuits = Vec::new();
-        if let Some(stages) = &bench.options.stages {
+        if let Some(stages) = &context.options.stages {
             circuits.push(("paper".to_owned(), paper(false, stages)));
-            if bench.base.is_some() {
+            if context.base.is_some() {
                 circuits.push(("paper with base".to_owned(), paper(true, stages)));
             }
         }
@@ -105,16 +105,16 @@ impl Measuring {
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, _batch: &ProbedBatch) {}
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, _bench: &ProbeContext, _batch: &ProbedBatch) {}
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let set @ (test, _) = bench.test.unwrap_or((bench.queries, bench.states));
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+        let set @ (test, _) = context.test.unwrap_or((context.queries, context.states));
         let mut whole = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
         let mut per_query = Vec::new();
-        for queries in test.batches(test.all(), bench.options.batch_size) {
-            let batch = bench.batch(set, queries, bench.base.is_some());
+        for queries in test.batches(test.all(), context.options.batch_size) {
+            let batch = context.batch(set, queries, context.base.is_some());
             let relevant: Vec<&[u32]> = batch
                 .measured
                 .iter()
@@ -123,9 +123,9 @@ impl Measure for Measuring {
             // In the whole model, then in each circuit; by query, of each relevant docid.
             let mut of_batch: Vec<Vec<Vec<u32>>> = Vec::new();
             let mut rank = |output: Tensor<2>, sums: &mut MetricSums| {
-                let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
-                let vocabulary = bench.options.candidates;
-                let (model, ties) = (bench.model, Ties::Shared);
+                let docids = context.model.docid_logits(output.clone()); // [batch, documents]
+                let vocabulary = context.options.candidates;
+                let (model, ties) = (context.model, Ties::Shared);
                 let ranks: Vec<Vec<u32>> =
                     relevant_ranks(model, output, &docids, vocabulary, ties, &relevant)
                         .into_iter()
@@ -139,13 +139,13 @@ impl Measure for Measuring {
             };
             rank(batch.trace.output.clone(), &mut whole);
             for (sums, (_, applied)) in sums.iter_mut().zip(&self.circuits) {
-                rank(bench.patched_output(&batch, applied), sums);
+                rank(context.patched_output(&batch, applied), sums);
             }
-            if bench.options.per_query {
+            if context.options.per_query {
                 for (place, found) in batch.measured.iter().enumerate() {
                     per_query.extend(relevant[place].iter().enumerate().map(|(of, &docid)| {
                         let ranks = of_batch.iter().map(|ranks| ranks[place][of]).collect();
-                        bench.query_ranks(test, found.query, docid, ranks)
+                        context.query_ranks(test, found.query, docid, ranks)
                     }));
                 }
             }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::{ProbeResult, RankShift};
 use crate::component::Component;
 
@@ -14,12 +14,12 @@ const SUMMED: [Component; 2] = [Component::Mlp, Component::CrossAttention];
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DirectEffect {
     /// For MLPs and for cross-attention.
-    pub effects: Vec<EffectOfType>,
+    pub effects: Vec<ComponentEffect>,
 }
 
 /// The ranks that one type of component leads to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EffectOfType {
+pub struct ComponentEffect {
     /// The type of component.
     pub component: Component,
     /// Ranks of the relevant docid.
@@ -29,27 +29,27 @@ pub struct EffectOfType {
 
 /// The probe while it measures: ranks under each type's sum.
 #[derive(Default)]
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     ranks: [Vec<u32>; SUMMED.len()],
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         let sum = |component| {
             let layers = 0..batch.trace.layers.len();
             let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());
             outputs.reduce(|sum, output| sum + output) // [batch, d_model]
         };
         let sums = SUMMED.into_iter().filter_map(sum).collect();
-        let found = bench.lens().ranks(sums, &batch.targets);
+        let found = context.lens().ranks(sums, &batch.targets);
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let effects = SUMMED.into_iter().zip(self.ranks);
-        let effect = |(component, ranks)| EffectOfType {
+        let effect = |(component, ranks)| ComponentEffect {
             component,
-            ranks: RankShift::of(ranks, bench.options.per_query),
+            ranks: RankShift::of(ranks, context.options.per_query),
         };
         ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() })
     }

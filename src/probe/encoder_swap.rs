@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, Other, ProbedBatch};
+use super::context::{ComparisonModel, ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
-use super::queries::{Measured, States};
+use super::queries::{QueryTarget, States};
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
 use crate::retrieval::ranking::Question;
@@ -79,7 +79,7 @@ pub struct HeldOutScore {
 }
 
 /// The probe while it measures: ranks from the base model's encoder and from the other one.
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     ranks: [Vec<u32>; 2],
     /// The two models with the model's own final RMSNorm, where that is asked for.
     with_own_norm: [Option<T5>; 2],
@@ -89,105 +89,110 @@ pub(super) struct Measuring {
 
 /// An encoder that takes the place of the model's own.
 struct Swapped<'a> {
-    other: &'a Other,
+    other: &'a ComparisonModel,
     /// What encodes.
     t5: &'a T5,
     /// What is stored of its states.
     stored: &'a States,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let with_own_norm = |other: Option<&Other>| {
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let with_own_norm = |other: Option<&ComparisonModel>| {
             let mut t5 =
-                other.filter(|_| bench.options.encoder_norm == EncoderNorm::Own)?.t5.clone();
-            t5.encoder.final_norm = bench.model.t5.encoder.final_norm.clone();
+                other.filter(|_| context.options.encoder_norm == EncoderNorm::Own)?.t5.clone();
+            t5.encoder.final_norm = context.model.t5.encoder.final_norm.clone();
             Some(t5)
         };
         Self {
             ranks: Default::default(),
-            with_own_norm: [bench.base, bench.encoder].map(with_own_norm),
+            with_own_norm: [context.base, context.encoder].map(with_own_norm),
             not_stored: States::default(),
         }
     }
 
     /// The base model's encoder and the other one.
-    fn encoders<'a>(&'a self, bench: &'a Bench) -> [Option<Swapped<'a>>; 2] {
-        let swapped = |other: Option<&'a Other>, own_norm: &'a Option<T5>, stored: &'a States| {
-            let other = other?;
-            Some(match own_norm {
-                Some(t5) => Swapped { other, t5, stored: &self.not_stored },
-                None => Swapped { other, t5: &other.t5, stored },
-            })
-        };
+    fn encoders<'a>(&'a self, context: &'a ProbeContext) -> [Option<Swapped<'a>>; 2] {
+        let swapped =
+            |other: Option<&'a ComparisonModel>, own_norm: &'a Option<T5>, stored: &'a States| {
+                let other = other?;
+                Some(match own_norm {
+                    Some(t5) => Swapped { other, t5, stored: &self.not_stored },
+                    None => Swapped { other, t5: &other.t5, stored },
+                })
+            };
         let [base, encoder] = &self.with_own_norm;
         [
-            swapped(bench.base, base, &bench.states.base),
-            swapped(bench.encoder, encoder, &bench.states.other),
+            swapped(context.base, base, &context.states.base),
+            swapped(context.encoder, encoder, &context.states.other),
         ]
     }
 }
 
 /// Ranks of `targets` by the model's decoder, from given states.
-fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32> {
-    let output = bench.model.t5.decode_start(states, &mut Pass::evaluate(&mut NoTap));
-    let ranks = bench.lens().output_ranks(vec![output], targets); // from [batch, d_model]
+fn ranks_from(context: &ProbeContext, states: &EncoderStates, targets: &[u32]) -> Vec<u32> {
+    let output = context.model.t5.decode_start(states, &mut Pass::evaluate(&mut NoTap));
+    let ranks = context.lens().output_ranks(vec![output], targets); // from [batch, d_model]
     ranks.into_iter().flatten().collect()
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         let asked: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
-        let found = self.encoders(bench).map(|swapped| {
+        let found = self.encoders(context).map(|swapped| {
             let Some(Swapped { t5, stored, .. }) = swapped else { return Vec::new() };
-            ranks_from(bench, &bench.states(stored, t5, bench.queries, &asked), &batch.targets)
+            ranks_from(
+                context,
+                &context.states(stored, t5, context.queries, &asked),
+                &batch.targets,
+            )
         });
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let swap = |(swapped, ranks): (Option<Swapped>, &Vec<u32>)| {
             let swapped = swapped?;
             Some(Swap {
                 encoder: swapped.other.name.clone(),
-                ranks: RankShift::of(ranks.clone(), bench.options.per_query),
-                held_out: held_out(bench, &swapped),
+                ranks: RankShift::of(ranks.clone(), context.options.per_query),
+                held_out: held_out(context, &swapped),
             })
         };
-        let swaps = self.encoders(bench).into_iter().zip(&self.ranks).filter_map(swap).collect();
-        let encoder_norm = bench.options.encoder_norm;
+        let swaps = self.encoders(context).into_iter().zip(&self.ranks).filter_map(swap).collect();
+        let encoder_norm = context.options.encoder_norm;
         ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
     }
 }
 
 /// The queries for documents that the other model was trained without, correct or not.
-fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
+fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
     let left_out = &swapped.other.left_out;
-    let questions = &bench.queries.questions;
+    let questions = &context.queries.questions;
     let asks = |(query, question): (usize, &Question)| {
         let mut relevant = question.relevant.iter();
         let target = *relevant.find(|row| left_out.contains(row))?;
-        Some(Measured { query, target })
+        Some(QueryTarget { query, target })
     };
-    let asked: Vec<Measured> = questions.iter().enumerate().filter_map(asks).collect();
+    let asked: Vec<QueryTarget> = questions.iter().enumerate().filter_map(asks).collect();
     if asked.is_empty() {
         return None;
     }
     let relevant = questions.iter().flat_map(|question| &question.relevant);
     let documents: HashSet<&u32> = relevant.filter(|row| left_out.contains(row)).collect();
     let (mut from_other, mut from_own, mut per_query) = (Vec::new(), Vec::new(), Vec::new());
-    for batch in bench.queries.batches(asked.clone(), bench.options.batch_size) {
+    for batch in context.queries.batches(asked.clone(), context.options.batch_size) {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
         let ranks = |stored: &States, t5: &T5| {
-            let states = bench.states(stored, t5, bench.queries, &queries);
-            ranks_from(bench, &states, &targets)
+            let states = context.states(stored, t5, context.queries, &queries);
+            ranks_from(context, &states, &targets)
         };
         let other = ranks(swapped.stored, swapped.t5);
-        let own = ranks(&bench.states.own, &bench.model.t5);
-        if bench.options.per_query {
+        let own = ranks(&context.states.own, &context.model.t5);
+        if context.options.per_query {
             per_query.extend(batch.iter().zip(&other).zip(&own).map(|((found, &other), &own)| {
-                bench.query_ranks(bench.queries, found.query, found.target, vec![other, own])
+                context.query_ranks(context.queries, found.query, found.target, vec![other, own])
             }));
         }
         from_other.extend(other);

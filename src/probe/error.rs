@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Probe, ranked_among};
+use super::{Probe, describe_candidates};
 use crate::component::{SelectorError, Stages, StagesError};
 use crate::retrieval::Vocabulary;
 
@@ -48,7 +48,7 @@ pub enum ProbeError {
     #[error(
         "`{patch}` is no patch: expected SELECTOR=zero, SELECTOR=mean or SELECTOR=base, such as `decoder.mlp[I]=mean`"
     )]
-    NotAPatch {
+    InvalidPatch {
         /// What was found.
         patch: String,
     },
@@ -56,7 +56,7 @@ pub enum ProbeError {
     #[error(
         "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 among {} (best rank \
          {best_rank}, query `{query}`); measure over all queries, {}or train longer",
-        ranked_among(*vocabulary),
+        describe_candidates(*vocabulary),
         if *vocabulary == Vocabulary::All { "rank docids only, " } else { "" }
     )]
     NoCorrect {
@@ -85,7 +85,7 @@ pub enum ProbeError {
     },
     /// There is no other encoder.
     #[error("the encoder swap needs another encoder: the base model, or another checkpoint")]
-    NothingToSwap,
+    NoOtherEncoder,
     /// There is no set to evaluate circuits on.
     #[error("the circuit is judged on a test set, and there is none, or none with queries")]
     NoTestSet,
@@ -105,10 +105,10 @@ pub enum ProbeError {
     },
     /// A list of correct queries with nothing in it.
     #[error("no query is named, expected [[docid token, query id], ...] with at least one pair")]
-    NothingNamed,
+    EmptyList,
     /// A query that the set does not have.
     #[error("correct query {place}: the {set} queries have none with the id `{query}`")]
-    NoSuchQuery {
+    UnknownQuery {
         /// The pair's place in the list, from 0.
         place: usize,
         /// The query's id.
@@ -118,7 +118,7 @@ pub enum ProbeError {
     },
     /// A docid that the model does not have.
     #[error("correct query {place}: `{token}` is no docid of this model, expected @DOC_ID_<id>@")]
-    NoSuchDocid {
+    UnknownDocid {
         /// The pair's place in the list, from 0.
         place: usize,
         /// What was found.

@@ -71,10 +71,10 @@ impl Lens<'_> {
             let last = rows.min(first + rows.div_ceil(parts));
             let part = stacked.clone().slice(first..last); // [last - first, vectors, d_model]
             let logits = self.model.logits(part.reshape([(last - first) * count, d_model]));
-            let (words, docids) = (on_host(logits.words), on_host(logits.docids));
+            let (words, docids) = (on_host(logits.text), on_host(logits.docids));
             let of_row = |row: usize| {
                 let logits = (row * count..(row + 1) * count).map(|vector| TokenLogits {
-                    words: &words[vector * widths[0]..][..widths[0]],
+                    text: &words[vector * widths[0]..][..widths[0]],
                     docids: &docids[vector * widths[1]..][..widths[1]],
                 });
                 see(first + row, &logits.collect::<Vec<_>>())
@@ -109,13 +109,13 @@ fn at_once(rows: usize, tokens: usize) -> usize {
 /// The logits of one vector, on the host.
 #[derive(Clone, Copy)]
 pub(super) struct TokenLogits<'a> {
-    pub words: &'a [f32],
+    pub text: &'a [f32],
     pub docids: &'a [f32],
 }
 
 /// A sum of vectors' logits.
 pub(super) struct LogitSum {
-    words: Vec<f32>,
+    text: Vec<f32>,
     docids: Vec<f32>,
 }
 
@@ -123,7 +123,7 @@ impl TokenLogits<'_> {
     /// Whether a logit is NaN: the model has broken down.
     pub fn has_nan(self) -> bool {
         let is_nan = |group: &[f32]| group.iter().any(|logit| logit.is_nan());
-        is_nan(self.words) || is_nan(self.docids)
+        is_nan(self.text) || is_nan(self.docids)
     }
 
     /// The rank of docid row `target`: 1 + how many tokens of `vocabulary` are strictly higher.
@@ -135,7 +135,7 @@ impl TokenLogits<'_> {
             let others = group.iter().map(|logit| u32::from(*logit <= own)).sum::<u32>();
             group.len() as u32 - others
         };
-        let words = if vocabulary == Vocabulary::All { higher(self.words) } else { 0 };
+        let words = if vocabulary == Vocabulary::All { higher(self.text) } else { 0 };
         1 + higher(self.docids) + words
     }
 }
@@ -143,7 +143,7 @@ impl TokenLogits<'_> {
 impl LogitSum {
     /// The logits of one vector.
     pub fn of(logits: TokenLogits) -> Self {
-        Self { words: logits.words.to_vec(), docids: logits.docids.to_vec() }
+        Self { text: logits.text.to_vec(), docids: logits.docids.to_vec() }
     }
 
     /// Adds those of another.
@@ -151,13 +151,13 @@ impl LogitSum {
         let add = |sums: &mut [f32], values: &[f32]| {
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         };
-        add(&mut self.words, logits.words);
+        add(&mut self.text, logits.text);
         add(&mut self.docids, logits.docids);
     }
 
     /// The logits of the sum.
     pub fn logits(&self) -> TokenLogits<'_> {
-        TokenLogits { words: &self.words, docids: &self.docids }
+        TokenLogits { text: &self.text, docids: &self.docids }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
 use super::shift::median;
@@ -85,7 +85,7 @@ pub struct PopulationRanks {
 }
 
 /// The probe while it measures.
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     stages: Option<Stages>,
     queries: usize,
     /// Ranks of relevant docids by layer and site.
@@ -103,11 +103,11 @@ struct Population {
     worst: f64,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let depth = bench.depth();
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let depth = context.depth();
         Self {
-            stages: bench.options.stages.clone(),
+            stages: context.options.stages.clone(),
             queries: 0,
             ranks: vec![vec![Vec::new(); LensSite::ALL.len()]; depth],
             populations: vec![Default::default(); depth],
@@ -115,14 +115,14 @@ impl Measuring {
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
-        let vocabulary = bench.lens().vocabulary;
+        let vocabulary = context.lens().vocabulary;
         // The residual stream is the sum of all outputs before it and the start embedding.
         let outputs = batch.trace.layers.iter().flat_map(|layer| layer.outputs.clone());
         let summands = [batch.trace.start.clone()].into_iter().chain(outputs).collect();
-        let found = bench
+        let found = context
             .lens()
             .unscaled(summands, |row, summands| of_query(summands, batch.targets[row], vocabulary));
         for of_query in found {
@@ -137,12 +137,12 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let stage = |layer| self.stages.as_ref().map(|stages| stages.of(layer));
         let mut sites = Vec::new();
         for (layer, ranks) in self.ranks.into_iter().enumerate() {
             for (&site, ranks) in LensSite::ALL.iter().zip(ranks) {
-                let ranks = RankShift::of(ranks, bench.options.per_query);
+                let ranks = RankShift::of(ranks, context.options.per_query);
                 sites.push(SiteRank { layer, stage: stage(layer), site, ranks });
             }
         }
@@ -203,7 +203,7 @@ fn populations(logits: TokenLogits) -> [Population; 2] {
         return [Population { mean: f64::NAN, median: f64::NAN, best: f64::NAN, worst: f64::NAN };
             2];
     }
-    let (words, docids) = (descending(logits.words), descending(logits.docids));
+    let (words, docids) = (descending(logits.text), descending(logits.docids));
     [ranks_of(&docids, &words), ranks_of(&words, &docids)]
 }
 
@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn ranks_of_all_tokens_are_undefined_where_a_logit_is_nan() {
-        let ranks = |words: &[f32], docids: &[f32]| populations(TokenLogits { words, docids });
+        let ranks =
+            |words: &[f32], docids: &[f32]| populations(TokenLogits { text: words, docids });
         let [docids, words] = ranks(&[1.0, 4.0], &[3.0, 2.0]);
         assert_eq!((docids.mean, docids.best, docids.worst), (2.5, 2.0, 3.0));
         assert_eq!((words.mean, words.best, words.worst), (2.5, 1.0, 4.0));

@@ -6,12 +6,13 @@
 
 mod attention_reads;
 mod attention_writes;
-mod bench;
 mod circuit;
+mod context;
 mod direct_effect;
 mod encoder_swap;
 mod error;
 pub mod files;
+mod input_attribution;
 mod lens;
 mod logit_lens;
 mod means;
@@ -25,31 +26,31 @@ mod patch_tap;
 mod queries;
 mod record;
 mod residual_contribution;
-mod shares;
 mod shift;
 mod stage_patching;
 mod subject;
 mod suite;
 mod trace;
 
-pub use attention_writes::{AttentionWrites, DocidShare, HeadWords};
-pub use bench::{NO_BASE, Other, Others};
+pub use attention_writes::{AttentionWrites, DocidShare, HeadTokens};
 pub use circuit::{Circuit, CircuitScore, Scores};
-pub use direct_effect::{DirectEffect, EffectOfType};
+pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
+pub use direct_effect::{ComponentEffect, DirectEffect};
 pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
+pub use input_attribution::{
+    AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
+    StageShare, StageSource, Variant,
+};
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
-pub use memory::Sizes;
+pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
 pub use record::{
-    Line, MeasuredOn, Named, ProbeResult, QueryRanks, Record, RecordError, SCHEMA, SkipReason,
-    Skipped, SkippedAt, ranked_among,
+    Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
+    SkipReason, Skipped, SkippedAt, describe_candidates,
 };
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
-pub use shares::{
-    AverageFirst, LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant,
-};
 pub use shift::RankShift;
 pub use stage_patching::{PatchedCell, Replacement, StagePatching};
 pub use subject::Subject;
@@ -60,7 +61,7 @@ use crate::device::Precision;
 
 /// In what a GPU computes products for probes. Differences of logits and shares of sums are smaller than what bf16 rounds
 /// away; and with products in bf16 a kernel that Burn 0.22.1 makes for them fails on an H100 (docs/gpu.md).
-pub const PROBED_IN: Precision = Precision::F32;
+pub const PROBE_PRECISION: Precision = Precision::F32;
 
 choice! {
     /// The probes, in the order of the paper.

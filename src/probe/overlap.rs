@@ -121,10 +121,10 @@ mod tests {
 
     fn component(hook: Hook) -> Option<Component> {
         match hook {
-            Hook::Mixed(Attention::SelfAttention) | Hook::AttentionOut => {
+            Hook::WeightedValues(Attention::SelfAttention) | Hook::AttentionOut => {
                 Some(Component::SelfAttention)
             }
-            Hook::Mixed(Attention::CrossAttention) | Hook::CrossAttentionOut => {
+            Hook::WeightedValues(Attention::CrossAttention) | Hook::CrossAttentionOut => {
                 Some(Component::CrossAttention)
             }
             Hook::MlpOut => Some(Component::Mlp),

@@ -100,7 +100,7 @@ impl Patch {
         let read = text.rsplit_once('=');
         let read = read.and_then(|(part, how)| Some((part, Replacement::named(how.trim())?)));
         let Some((part, replacement)) = read else {
-            return Err(ProbeError::NotAPatch { patch: text.to_owned() });
+            return Err(ProbeError::InvalidPatch { patch: text.to_owned() });
         };
         Ok(Self { part: PatchedPart::parse(part.trim(), stages, config)?, replacement })
     }

@@ -142,8 +142,8 @@ pub(super) fn head_shares(
 /// The component whose output or heads go by at `hook`.
 fn component_at(hook: Hook) -> Option<Component> {
     match hook {
-        Hook::Mixed(Attention::SelfAttention) => Some(Component::SelfAttention),
-        Hook::Mixed(Attention::CrossAttention) => Some(Component::CrossAttention),
+        Hook::WeightedValues(Attention::SelfAttention) => Some(Component::SelfAttention),
+        Hook::WeightedValues(Attention::CrossAttention) => Some(Component::CrossAttention),
         hook => Component::ALL.into_iter().find(|&component| output_hook(component) == hook),
     }
 }
@@ -154,7 +154,11 @@ impl Tap for PatchTap<'_> {
         site.stack == Stack::Decoder && self.heads.contains_key(&(site.layer, component))
     }
 
-    fn stand_in(&mut self, site: Site, [batch, position, width]: [usize; 3]) -> Option<Tensor<3>> {
+    fn replace_output(
+        &mut self,
+        site: Site,
+        [batch, position, width]: [usize; 3],
+    ) -> Option<Tensor<3>> {
         let at = (site.layer, component_at(site.hook)?);
         let whole = self.outputs.get(&at).filter(|_| site.stack == Stack::Decoder)?;
         Some(whole.clone().expand([batch, width]).reshape([batch, position, width]))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LogitLens, Over, Probe, Reads,
+    AttentionWrites, Circuit, DirectEffect, EncoderSwap, InputAttribution, LogitLens, Over, Probe,
     ResidualContribution, StagePatching,
 };
 use crate::choice::choice;
@@ -50,7 +50,7 @@ pub struct MeasuredOn {
     pub measured: usize,
     /// Where a file named the queries that means are over, whatever `over` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub named: Option<Named>,
+    pub named: Option<NamedQueries>,
     /// What a docid is ranked among: words and docids, or docids alone. Every rank in the result is of this kind, but
     /// for those of whole groups of tokens, which are in the whole vocabulary.
     pub vocabulary: Vocabulary,
@@ -66,7 +66,7 @@ pub struct MeasuredOn {
 
 /// How many queries a file named, and what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
+pub struct NamedQueries {
     /// Pairs of docid and query in the file.
     pub pairs: usize,
     /// Of those, the ones that means are over: each pair once.
@@ -87,7 +87,7 @@ pub struct QueryRanks {
 }
 
 /// What a docid is ranked among, in words.
-pub fn ranked_among(vocabulary: Vocabulary) -> &'static str {
+pub fn describe_candidates(vocabulary: Vocabulary) -> &'static str {
     match vocabulary {
         Vocabulary::All => "words and docids",
         Vocabulary::Docids => "docids",
@@ -162,9 +162,9 @@ pub enum ProbeResult {
     /// P5.
     EncoderSwap(EncoderSwap),
     /// P6.
-    NeuronReads(Reads),
+    NeuronReads(InputAttribution),
     /// P7.
-    AttentionReads(Reads),
+    AttentionReads(InputAttribution),
     /// P8.
     AttentionWrites(AttentionWrites),
 }

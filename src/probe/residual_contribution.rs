@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use crate::component::{ByComponent, Component, Stage, Stages};
 
@@ -55,7 +55,7 @@ pub struct PrimingCosine {
 }
 
 /// The probe while it measures: sums over queries.
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     stages: Option<Stages>,
     queries: usize,
     /// Ratio, cosine with r_post and cosine with r_pre, by layer and component.
@@ -64,22 +64,22 @@ pub(super) struct Measuring {
     priming: Vec<ByComponent<Vec<f64>>>,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let stages = bench.options.stages.clone();
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let stages = context.options.stages.clone();
         let (first, third) = first_and_third(stages.as_ref());
         let priming = || ByComponent::new(|_| vec![0.0; first.len()]);
         Self {
             queries: 0,
-            contributions: vec![ByComponent::default(); bench.depth()],
+            contributions: vec![ByComponent::default(); context.depth()],
             priming: third.map(|_| priming()).collect(),
             stages,
         }
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, _bench: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let layers = &batch.trace.layers;
         for (sums, layer) in self.contributions.iter_mut().zip(layers) {
@@ -103,7 +103,7 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
         let mean = |sum: f64| sum / self.queries as f64;
         let mut contributions = Vec::new();
         for (layer, sums) in self.contributions.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::{ProbeResult, RankShift};
@@ -46,7 +46,7 @@ pub struct PatchedCell {
 }
 
 /// The probe while it measures: ranks after each intervention.
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     cells: Vec<Cell>,
 }
 
@@ -58,20 +58,20 @@ struct Cell {
     ranks: Vec<u32>,
 }
 
-impl Measuring {
+impl Accumulator {
     /// Prepares the paper's cells where the decoder has stages, and each of `parts`, with every replacement that can be had.
-    pub fn new(bench: &Bench, parts: Vec<PatchedPart>) -> Self {
+    pub fn new(context: &ProbeContext, parts: Vec<PatchedPart>) -> Self {
         let replacements = || {
             let all = Replacement::ALL.iter().copied();
-            all.filter(|how| *how != Replacement::Base || bench.base.is_some())
+            all.filter(|how| *how != Replacement::Base || context.base.is_some())
         };
         let mut cells = Vec::new();
         let mut add = |place, part: PatchedPart, replacement| {
             let patch = Patch { part, replacement };
-            let applied = Applied::new(std::slice::from_ref(&patch), bench.model.t5.config());
+            let applied = Applied::new(std::slice::from_ref(&patch), context.model.t5.config());
             cells.push(Cell { place, patch, applied, ranks: Vec::new() });
         };
-        if let Some(stages) = &bench.options.stages {
+        if let Some(stages) = &context.options.stages {
             for replacement in replacements() {
                 for component in Component::ALL {
                     for stage in Stage::ALL {
@@ -88,20 +88,20 @@ impl Measuring {
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
-        let outputs = self.cells.iter().map(|cell| bench.patched_output(batch, &cell.applied));
-        let ranks = bench.lens().output_ranks(outputs.collect(), &batch.targets);
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        let outputs = self.cells.iter().map(|cell| context.patched_output(batch, &cell.applied));
+        let ranks = context.lens().output_ranks(outputs.collect(), &batch.targets);
         self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let cell = |cell: Cell| PatchedCell {
             component: cell.place.map(|(component, _)| component),
             stage: cell.place.map(|(_, stage)| stage),
             selector: cell.patch.part.selector,
             replacement: cell.patch.replacement,
-            ranks: RankShift::of(cell.ranks, bench.options.per_query),
+            ranks: RankShift::of(cell.ranks, context.options.per_query),
         };
         let cells = self.cells.into_iter().map(cell).collect();
         ProbeResult::StagePatching(StagePatching { cells })

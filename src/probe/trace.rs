@@ -92,7 +92,7 @@ impl Tap for Trace {
             | Hook::ResidualPost
             | Hook::MlpPre
             | Hook::Scores(Attention::CrossAttention)
-            | Hook::Mixed(_) => true,
+            | Hook::WeightedValues(_) => true,
             hook => output_hooks().contains(&hook),
         };
         kept && site.stack == Stack::Decoder
@@ -114,7 +114,7 @@ impl Tap for Trace {
             // [batch, heads, 1, source] -> [batch, heads, source]
             Hook::Scores(_) => layer.scores = value.clone().squeeze_dim(2),
             // [batch, 1, heads, d_kv] -> [batch, heads, d_kv]
-            Hook::Mixed(attention) => {
+            Hook::WeightedValues(attention) => {
                 layer.mixed[component_of(attention)] = value.clone().squeeze_dim(1);
             }
             _ => {}

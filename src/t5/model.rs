@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::config::T5Config;
-use super::gone::Gone;
 use super::layers::Embedding;
 use super::pass::Pass;
+use super::released::ReleasedWeights;
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
 use crate::device::{ComputeDevice, Precision};
 use crate::ops::{Head, Logits};
@@ -27,7 +27,7 @@ pub struct T5 {
     #[module(skip)]
     precision: Precision,
     #[module(skip)]
-    pub(super) gone: Option<Gone>,
+    pub(super) released: Option<ReleasedWeights>,
 }
 
 impl T5 {
@@ -43,7 +43,7 @@ impl T5 {
             lm_head: (!tied).then(table),
             config: config.clone(),
             precision,
-            gone: None,
+            released: None,
         }
     }
 
@@ -58,7 +58,7 @@ impl T5 {
     }
 
     /// The same model whose products a GPU computes in `precision`.
-    pub fn computed_in(self, precision: Precision) -> Self {
+    pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
@@ -124,11 +124,11 @@ impl T5 {
     }
 
     /// The words that both stacks read: the source's, then the start token. `[batch * length + 1]`
-    pub fn words_read(&self, source: &Tokens) -> Tensor<1, Int> {
+    pub fn input_tokens(&self, source: &Tokens) -> Tensor<1, Int> {
         Tensor::cat(vec![source.ids.clone(), self.start_token(&source.ids.device())], 0)
     }
 
-    /// [`Self::encode`] and [`Self::decode_start`] from the embeddings of [`Self::words_read`],
+    /// [`Self::encode`] and [`Self::decode_start`] from the embeddings of [`Self::input_tokens`],
     /// `[batch * length + 1, d_model]`: `[batch, d_model]`.
     pub fn encode_and_decode_start(
         &self,
@@ -150,12 +150,12 @@ impl T5 {
     }
 
     /// Logits of all words, `[rows, d_model] -> [rows, vocabulary]`.
-    pub fn word_logits(&self, output: Tensor<2>) -> Tensor<2> {
+    pub fn text_logits(&self, output: Tensor<2>) -> Tensor<2> {
         self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output), self.precision)
     }
 
     /// Logits of all words, as many at once as `at_once` says: each `[rows, at most at_once]`, in order.
-    pub fn word_logits_in_parts(
+    pub fn text_logits_in_blocks(
         &self,
         output: Tensor<2>,
         at_once: usize,
@@ -204,7 +204,7 @@ impl GenirModel {
         let words = self.t5.lm_head.as_ref().unwrap_or(&self.t5.shared);
         Head {
             rows: self.t5.scaled(output),
-            words: words.weight.val(),
+            text: words.weight.val(),
             docids: self.docids.weight.val(),
             precision: self.t5.precision,
         }
@@ -221,8 +221,8 @@ impl GenirModel {
     }
 
     /// The same model whose products a GPU computes in `precision`.
-    pub fn computed_in(self, precision: Precision) -> Self {
-        Self { t5: self.t5.computed_in(precision), ..self }
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { t5: self.t5.with_precision(precision), ..self }
     }
 
     /// Documents in the docid vocabulary.

@@ -63,7 +63,7 @@ impl<'a> Pass<'a> {
         component: impl FnOnce(Tensor<2>, &mut Self) -> Tensor<2>,
     ) -> Tensor<2> {
         let [n, d_model] = x.dims();
-        match self.tap.stand_in(at.site(hook), [at.batch, n / at.batch, d_model]) {
+        match self.tap.replace_output(at.site(hook), [at.batch, n / at.batch, d_model]) {
             Some(instead) => instead.reshape([n, d_model]),
             None => component(x, self),
         }

@@ -52,7 +52,7 @@ pub enum Hook {
     /// Heads, `[batch, head, target, source]`: attention weights, after dropout.
     Pattern(Attention),
     /// Heads, `[batch, target, head, d_kv]`: weighted values, before the output matrix.
-    Mixed(Attention),
+    WeightedValues(Attention),
     /// Stream: token embeddings (no layer).
     Embed,
     /// Stream: the stack's output, after its final RMSNorm (no layer).
@@ -111,7 +111,7 @@ impl fmt::Display for Site {
             Hook::Value(attention) => name(attention, "hook_v"),
             Hook::Scores(attention) => name(attention, "hook_attn_scores"),
             Hook::Pattern(attention) => name(attention, "hook_pattern"),
-            Hook::Mixed(attention) => name(attention, "hook_z"),
+            Hook::WeightedValues(attention) => name(attention, "hook_z"),
         };
         write!(f, "{stack}.{layer}.{hook}")
     }
@@ -133,7 +133,7 @@ pub trait Tap {
     /// Asked at [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`] before the component runs, with
     /// `[batch, position, d_model]`: what takes the place of its output whatever that would be. The component is then
     /// not computed, and none of its other sites is passed.
-    fn stand_in(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
+    fn replace_output(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
         let _ = (site, shape);
         None
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::monitor::Monitor;
-use crate::prefix::{Prefix, Reading};
+use crate::prefix::{Prefix, TextSet};
 use crate::t5::GenirModel;
 
 use super::TrainError;
@@ -39,7 +39,7 @@ impl Cadence {
 }
 
 /// The state of a run between two updates, as callbacks see it.
-pub struct Moment<'a> {
+pub struct TrainerState<'a> {
     /// Updates done.
     pub step: u64,
     /// Updates of the whole run.
@@ -72,7 +72,7 @@ pub struct Moment<'a> {
     pub monitor: &'a mut Monitor,
 }
 
-impl Moment<'_> {
+impl TrainerState<'_> {
     /// The newest value of `metric`, which the recipe names under `key`; none where nothing was measured at
     /// this step.
     ///
@@ -117,15 +117,15 @@ pub trait Callback {
     fn cadence(&self) -> Cadence;
 
     /// The texts that it will have the model read in a run of `steps` updates. Where the encoder is frozen, those
-    /// that are read more than once are encoded before the first step: see [`Moment::prefix`].
-    fn readings(&self, _steps: u64) -> Vec<Reading<'_>> {
+    /// that are read more than once are encoded before the first step: see [`TrainerState::prefix`].
+    fn text_sets(&self, _steps: u64) -> Vec<TextSet<'_>> {
         Vec::new()
     }
 
-    /// Whether it has the model read no texts but those of [`Callback::readings`], from [`Moment::prefix`] where they
+    /// Whether it has the model read no texts but those of [`Callback::text_sets`], from [`TrainerState::prefix`] where they
     /// are in it, and needs no other weight than those that come after. Where all callbacks say so, a run lets go of
     /// the weights that only the frozen prefix computes with; to compute with them after all would then panic.
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         false
     }
 
@@ -138,7 +138,7 @@ pub trait Callback {
     ///
     /// # Errors
     /// An error ends the run; the checkpoints written before stay.
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError>;
+    fn call(&mut self, moment: &mut TrainerState) -> Result<Verdict, TrainError>;
 
     /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not
     /// because a callback that came later, or an error, ended the run. The moment is that of the last update that was
@@ -146,7 +146,7 @@ pub trait Callback {
     ///
     /// # Errors
     /// An error becomes that of the run, unless it has one; the others are still called.
-    fn end(&mut self, _moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, _moment: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 pub use adamw::AdamW;
 pub use base::{Base, DocidSources, name_of_base};
-pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
+pub use callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 pub use costs::{Costs, Phase};
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, UpdateError, Updated};

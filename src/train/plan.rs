@@ -15,7 +15,7 @@ use crate::component::{Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::prefix::{FrozenPrefix, Reading};
+use crate::prefix::{FrozenPrefix, TextSet};
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
@@ -68,7 +68,7 @@ impl Plan {
     /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
     /// examples. Weights are read by [`Plan::model`].
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
-        Self::made(recipe, Vec::new())
+        Self::assemble(recipe, Vec::new())
     }
 
     /// The files and directories that the run reads, each with the key that names it.
@@ -84,7 +84,7 @@ impl Plan {
         inputs
     }
 
-    pub(super) fn made(
+    pub(super) fn assemble(
         mut recipe: Recipe,
         mut problems: Vec<PlanError>,
     ) -> Result<Self, PlanErrors> {
@@ -214,9 +214,9 @@ impl Plan {
     }
 
     /// The training texts, as often as the whole run reads them.
-    pub fn reading(&self) -> Reading<'_> {
+    pub fn training_texts(&self) -> TextSet<'_> {
         let examples = 0..self.examples.len();
-        Reading {
+        TextSet {
             name: "training".to_owned(),
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
             reads: self.epochs.examples_after(self.total_steps()),
@@ -279,9 +279,9 @@ impl Plan {
     }
 
     /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
-    pub fn base_beside(&self, model: &T5) -> Result<T5, PlanError> {
+    pub fn base_sharing_frozen(&self, model: &T5) -> Result<T5, PlanError> {
         let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
-        Ok(self.origin()?.t5_beside(model, trained)?)
+        Ok(self.origin()?.t5_sharing_frozen(model, trained)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.

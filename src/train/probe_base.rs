@@ -7,7 +7,7 @@ use super::base::{Base, name_of_base};
 use super::plan_error::OpenBaseError;
 use crate::checkpoint::MANIFEST;
 use crate::device::ComputeDevice;
-use crate::probe::{NO_BASE, Other};
+use crate::probe::{ComparisonModel, NO_BASE};
 use crate::recipe::{Init, Recipe};
 use crate::run::RunDirectory;
 use crate::t5::T5Config;
@@ -132,8 +132,8 @@ impl ProbeBase {
     }
 
     /// The model with its weights.
-    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<Other, WeightsError> {
-        Ok(Other {
+    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<ComparisonModel, WeightsError> {
+        Ok(ComparisonModel {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,
             has_same_encoder: self.is_start,

@@ -42,7 +42,7 @@ pub fn forward_backward(
     let mut pass = Pass::train(&mut tap, options.dropout);
     let (output, lookup) = match input {
         StepInput::Tokens(source) => {
-            let lookup = Lookup::new(&model.t5.shared, model.t5.words_read(&source));
+            let lookup = Lookup::new(&model.t5.shared, model.t5.input_tokens(&source));
             let rows = lookup.rows.clone();
             (model.t5.encode_and_decode_start(rows, &source, &mut pass), Some(lookup))
         }
@@ -142,7 +142,7 @@ mod tests {
         let (source, targets) = batch();
         let mut tap = NoTap;
         let mut pass = Pass::train(&mut tap, OPTIONS.dropout);
-        let embeddings = model.t5.shared.forward(model.t5.words_read(&source));
+        let embeddings = model.t5.shared.forward(model.t5.input_tokens(&source));
         let output = model.t5.encode_and_decode_start(embeddings, &source, &mut pass);
         let logits = model.logits(output);
         let loss =

@@ -14,10 +14,11 @@ impl Plan {
     /// All problems at once.
     pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
         let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
-        let plan = Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
+        let plan =
+            Self::assemble(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
         let inputs = NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs());
         let mut problems: Vec<PlanError> = inputs.err().map(PlanError::from).into_iter().collect();
-        let memory = plan.lack_of_memory();
+        let memory = plan.memory_problem();
         problems.extend(memory.filter(|(fit, _)| *fit == Fit::DoesNot).map(|(_, problem)| problem));
         match problems.is_empty() {
             true => Ok(plan),
@@ -26,7 +27,7 @@ impl Plan {
     }
 
     /// Whether the run needs more memory than its process can have, and by how much.
-    pub(super) fn lack_of_memory(&self) -> Option<(Fit, PlanError)> {
+    pub(super) fn memory_problem(&self) -> Option<(Fit, PlanError)> {
         const MIB: u64 = 1 << 20;
         let (available, memory) = (available_to_process()?, MemoryEstimate::of(self));
         let needed = memory.total().saturating_sub(memory.stored) as u64 / MIB;

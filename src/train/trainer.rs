@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::callback::{Callback, Ending, Moment, Verdict};
+use super::callback::{Callback, Ending, TrainerState, Verdict};
 use super::costs::{Costs, Phase};
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
@@ -20,7 +20,7 @@ use crate::allocator::give_back_freed_memory;
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
-use crate::prefix::{Ahead, Frozen, Prefix, mebibytes};
+use crate::prefix::{FrozenModel, Prefetcher, Prefix, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
@@ -37,7 +37,7 @@ pub struct Trainer<'a> {
     /// What comes before every trained parameter, once a run has begun; none where the encoder is trained.
     prefix: Option<Arc<Prefix>>,
     /// The next batch's part of it, where fetching that takes time.
-    ahead: Option<Ahead>,
+    ahead: Option<Prefetcher>,
     costs: Costs,
 }
 
@@ -109,7 +109,7 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         let (mut model, outcome) = self.train(model, callbacks, monitor)?;
-        model.t5 = model.t5.whole().map_err(PlanError::from)?;
+        model.t5 = model.t5.restored().map_err(PlanError::from)?;
         Ok((model, outcome))
     }
 
@@ -131,12 +131,12 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
-        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
-        let mut model = self.let_go(model, callbacks, monitor)?;
+        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_prefetcher());
+        let mut model = self.release_frozen(model, callbacks, monitor)?;
         give_back_freed_memory();
         let mut newest = Step { loss: f64::NAN, ..Step::default() };
         let ended = loop {
-            match self.call_back(&model, &mut newest, callbacks, monitor) {
+            match self.run_callbacks(&model, &mut newest, callbacks, monitor) {
                 Ok(None) if newest.number < self.total_steps => {}
                 ended => break ended,
             }
@@ -171,10 +171,10 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         };
         let t5 = model.t5.valid();
-        let frozen = Frozen { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
-        let training = self.plan.reading();
+        let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
+        let training = self.plan.training_texts();
         let steps = self.total_steps;
-        let asked = callbacks.iter().flat_map(|callback| callback.readings(steps)).collect();
+        let asked = callbacks.iter().flat_map(|callback| callback.text_sets(steps)).collect();
         let settings = recipe.cache.settings();
         let mut progress = |name: &str, done: usize, of: usize| {
             monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
@@ -192,7 +192,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Lets go of the weights that only the frozen prefix computes with, where nothing will ask for them any more.
-    fn let_go(
+    fn release_frozen(
         &self,
         mut model: GenirModel,
         callbacks: &[Box<dyn Callback + '_>],
@@ -201,12 +201,12 @@ impl<'a> Trainer<'a> {
         let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
             return Ok(model);
         };
-        if callbacks.iter().all(|callback| callback.reads_only_its_texts()) {
+        if callbacks.iter().all(|callback| callback.reads_no_other_texts()) {
             let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
             let frozen = prefix.frozen();
             let bytes;
             (model.t5, bytes) =
-                model.t5.let_go(frozen.layer(), &origin).map_err(PlanError::from)?;
+                model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
             if bytes > 0 {
                 let size = mebibytes(bytes as u64);
                 monitor.message(&format!(
@@ -236,7 +236,7 @@ impl<'a> Trainer<'a> {
             // Every example of an update weighs the same, whichever batch it is in.
             let share = batch.size() as f64 / examples as f64;
             let input = self.input(&model, &batch);
-            self.ask_ahead(batches.get(part + 1), step);
+            self.prefetch_next(batches.get(part + 1), step);
             let (value, found) =
                 self.forward_backward(&model, &batch, input, first + part as u64, share);
             if !value.is_finite() {
@@ -306,7 +306,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Begins to gather the stored prefix of the batch that follows in update number `step`, or of the next update's first.
-    fn ask_ahead(&mut self, following: Option<&Vec<u32>>, step: u64) {
+    fn prefetch_next(&mut self, following: Option<&Vec<u32>>, step: u64) {
         let Some(ahead) = &mut self.ahead else { return };
         let next = match following {
             Some(batch) => Some(batch.as_slice()),
@@ -314,27 +314,27 @@ impl<'a> Trainer<'a> {
             None => None,
         };
         if let Some(next) = next {
-            ahead.ask(&self.plan.examples.texts(next));
+            ahead.request(&self.plan.examples.texts(next));
         }
     }
 
     /// Calls the callbacks that are due; the reason, if one of them stopped the run.
-    fn call_back(
+    fn run_callbacks(
         &mut self,
         model: &GenirModel,
         newest: &mut Step,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<String>, TrainError> {
-        let mut moment = self.moment(model, newest, monitor);
+        let mut state = self.state(model, newest, monitor);
         let mut stopped = Ok(None);
         for callback in callbacks {
-            if !callback.cadence().is_due(moment.step, moment.is_last) {
+            if !callback.cadence().is_due(state.step, state.is_last) {
                 continue;
             }
-            match timed(callback.as_mut(), &mut moment, |callback, moment| callback.call(moment)) {
-                Ok(Verdict::Stop(reason)) if !moment.is_last => {
-                    moment.is_last = true;
+            match timed(callback.as_mut(), &mut state, |callback, state| callback.call(state)) {
+                Ok(Verdict::Stop(reason)) if !state.is_last => {
+                    state.is_last = true;
                     stopped = Ok(Some(reason));
                 }
                 Ok(_) => {}
@@ -344,8 +344,8 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        newest.metrics = moment.metrics;
-        self.costs = moment.costs;
+        newest.metrics = state.metrics;
+        self.costs = state.costs;
         stopped
     }
 
@@ -358,8 +358,8 @@ impl<'a> Trainer<'a> {
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<String>, TrainError> {
-        let mut moment = self.moment(model, newest, monitor);
-        moment.is_last = true;
+        let mut state = self.state(model, newest, monitor);
+        state.is_last = true;
         for callback in callbacks {
             let ending = match &ended {
                 Ok(None) => Ending::Finished,
@@ -367,9 +367,8 @@ impl<'a> Trainer<'a> {
                 Err(error) => Ending::Failed(error),
             };
             let end =
-                |callback: &mut dyn Callback, moment: &mut Moment| callback.end(moment, ending);
-            if let (Err(error), true) = (timed(callback.as_mut(), &mut moment, end), ended.is_ok())
-            {
+                |callback: &mut dyn Callback, state: &mut TrainerState| callback.end(state, ending);
+            if let (Err(error), true) = (timed(callback.as_mut(), &mut state, end), ended.is_ok()) {
                 ended = Err(error);
             }
         }
@@ -377,13 +376,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// The moment after the newest update, from which the metrics are taken.
-    fn moment<'m>(
+    fn state<'m>(
         &'m self,
         model: &'m GenirModel,
         newest: &mut Step,
         monitor: &'m mut Monitor,
-    ) -> Moment<'m> {
-        Moment {
+    ) -> TrainerState<'m> {
+        TrainerState {
             step: newest.number,
             total_steps: self.total_steps,
             epoch: self.plan.epochs.epochs_after(newest.number),
@@ -418,13 +417,13 @@ impl<'a> Trainer<'a> {
 /// Calls a callback, and counts its time.
 fn timed<T>(
     callback: &mut dyn Callback,
-    moment: &mut Moment,
-    call: impl FnOnce(&mut dyn Callback, &mut Moment) -> Result<T, TrainError>,
+    state: &mut TrainerState,
+    call: impl FnOnce(&mut dyn Callback, &mut TrainerState) -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
     let begun = Instant::now();
-    let result = call(callback, moment);
+    let result = call(callback, state);
     if let Some(phase) = callback.phase() {
-        moment.costs.spend(phase, begun.elapsed());
+        state.costs.spend(phase, begun.elapsed());
     }
     result
 }

@@ -1,7 +1,7 @@
 //! A training in its run directory, from the claim of the directory to the last checkpoint.
 
 use super::TrainError;
-use super::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use super::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use super::callbacks;
 use super::plan::Plan;
 use super::trainer::{Outcome, Trainer};
@@ -95,18 +95,18 @@ impl Callback for KeepNewRun<'_> {
         Cadence { every: Some(1), at_start: false, at_end: true }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
-    fn call(&mut self, _moment: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, _moment: &mut TrainerState) -> Result<Verdict, TrainError> {
         if self.new.replaces() && self.new.has_checkpoint() {
             self.new.keep()?;
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
-        self.call(moment).map(|_| ())
+    fn end(&mut self, state: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
+        self.call(state).map(|_| ())
     }
 }

@@ -73,13 +73,13 @@ pub struct Parameter {
 
 /// Lets go of the values of every parameter that `which` names: it keeps its shape and becomes a view of one NaN, so
 /// that whatever were computed with it would show.
-pub fn hollow<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
-    map_parameters(module, &mut Hollower(which))
+pub fn with_placeholders<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
+    map_parameters(module, &mut Placeholders(which))
 }
 
-struct Hollower<W>(W);
+struct Placeholders<W>(W);
 
-impl<W: Fn(&str) -> bool> MapParameter for Hollower<W> {
+impl<W: Fn(&str) -> bool> MapParameter for Placeholders<W> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if !(self.0)(name) {
             return param;

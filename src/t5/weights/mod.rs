@@ -17,7 +17,7 @@ use thiserror::Error;
 
 pub use check::problems;
 pub use fill::{Parameter, parameters};
-pub(super) use fill::{fill_some, hollow, parameters_where};
+pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};

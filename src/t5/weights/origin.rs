@@ -51,7 +51,7 @@ impl Origin {
 
     /// The same T5 beside `model`, which was trained from it on the parameters that `trained` names (dotted, without
     /// `t5.`): all others are the model's own tensors, shared and not read again.
-    pub fn t5_beside(
+    pub fn t5_sharing_frozen(
         &self,
         model: &T5,
         trained: impl Fn(&str) -> bool,

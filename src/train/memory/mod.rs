@@ -12,12 +12,12 @@ use super::plan::Plan;
 use crate::allocator::give_back_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
-use crate::prefix::{BATCH_POSITIONS, Reading, bytes_held};
+use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
 use crate::recipe::Optimizer;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
 use callbacks::ProbesNeed;
-use step::{Learnt, StepSizes, prefix_made};
+use step::{GradientReach, StepSizes, prefix_temporaries};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct MemoryEstimate {
     /// All parameters.
     pub parameters: usize,
     /// Those among them that are let go of before the first step, because all that they make is stored.
-    pub let_go: usize,
+    pub released: usize,
     /// Optimizer state of the trained ones.
     pub optimizer: usize,
     /// The frozen prefix of all texts, where it is stored.
@@ -109,7 +109,7 @@ impl MemoryEstimate {
         let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
         let Stored { training, evaluated, probed } = stored(plan);
         let asked = evaluated + probed;
-        let made = F32 * prefix_made(config, longest);
+        let made = F32 * prefix_temporaries(config, longest);
         let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
@@ -118,7 +118,7 @@ impl MemoryEstimate {
             stored: training > 0,
             fused_loss: is_host(&plan.device),
         };
-        let learnt = Learnt::of(&plan.trained, config);
+        let reach = GradientReach::of(&plan.trained, config);
         let (base, base_while_training) = callbacks::base(plan);
         // What was needed to come here is not needed any more.
         give_back_freed_memory();
@@ -133,7 +133,7 @@ impl MemoryEstimate {
             process: resident_memory().unwrap_or(0) as usize + beside,
             on_host: is_host(&plan.device),
             parameters: F32 * table.total.parameters,
-            let_go: if training > 0 { F32 * let_go(plan) } else { 0 },
+            released: if training > 0 { F32 * released_parameters(plan) } else { 0 },
             optimizer: F32 * states,
             stored: training + asked,
             base,
@@ -145,8 +145,8 @@ impl MemoryEstimate {
                 (rows, asked) => rows + asked.max(made),
             },
             gradients: F32 * trained_count * copies,
-            activations: F32 * step.kept(&learnt),
-            temporaries: F32 * step.made(&learnt, documents),
+            activations: F32 * step.saved_for_backward(&reach),
+            temporaries: F32 * step.temporaries(&reach, documents),
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
             probes: recipe
@@ -186,7 +186,7 @@ impl MemoryEstimate {
     /// The process's bytes in each phase of the run, where probes need so many.
     fn phases(&self, probes: usize) -> [(&'static str, usize); 6] {
         let start = self.process + self.parameters;
-        let training = start - self.let_go + self.stored + self.optimizer;
+        let training = start - self.released + self.stored + self.optimizer;
         let beside = if self.base_while_training { self.base } else { 0 };
         let step = self.gradients + self.activations + self.temporaries;
         [
@@ -215,13 +215,12 @@ fn stored(plan: &Plan) -> Stored {
         return Stored { training: 0, evaluated: 0, probed: 0 };
     };
     let (recipe, settings) = (&plan.recipe, plan.recipe.cache.settings());
-    let held =
-        |reading: &Reading| bytes_held(prefix, &settings, reading, plan.config().d_model) as usize;
-    let reading = plan.reading();
-    let training = held(&reading);
+    let held = |set: &TextSet| bytes_held(prefix, &settings, set, plan.config().d_model) as usize;
+    let set = plan.training_texts();
+    let training = held(&set);
     // What is asked again and again is as long as training's texts, about.
-    let texts = reading.texts.len().max(1);
-    let each = held(&Reading { reads: u64::MAX, ..reading }) / texts;
+    let texts = set.texts.len().max(1);
+    let each = held(&TextSet { reads: u64::MAX, ..set }) / texts;
     let mut evaluated = 0;
     if plan.evaluations().times(plan.total_steps()) > 1 {
         let most = recipe.evaluate.queries.unwrap_or(usize::MAX);
@@ -233,7 +232,7 @@ fn stored(plan: &Plan) -> Stored {
 
 /// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
 /// queries are ranked only once, so that theirs is not stored.
-fn let_go(plan: &Plan) -> usize {
+fn released_parameters(plan: &Plan) -> usize {
     let recipe = &plan.recipe;
     let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
     let times = plan.evaluations().times(plan.total_steps());
@@ -280,7 +279,7 @@ impl fmt::Display for MemoryEstimate {
         )?;
         let others = [
             ("frozen prefix", self.stored),
-            ("let go before the first step", self.let_go),
+            ("let go before the first step", self.released),
             ("the base model for probes", self.base),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use genir::t5::weights::{self, Origin, StoredTensors, initialise, parameters};
 use genir::t5::{GenirModel, NoTap, Pass, T5Config, Tokens};
-use genir::train::{Cadence, Callback, MemoryEstimate, Moment, Plan, TrainError, Verdict};
+use genir::train::{Cadence, Callback, MemoryEstimate, Plan, TrainError, TrainerState, Verdict};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ impl Callback for NeedsAll {
         Cadence { every: None, at_start: false, at_end: false }
     }
 
-    fn call(&mut self, _: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, _: &mut TrainerState) -> Result<Verdict, TrainError> {
         Ok(Verdict::Continue)
     }
 }
@@ -54,7 +54,7 @@ fn run_from(overrides: &[&str], model: Option<GenirModel>, keeps_all: bool) -> R
     let more: Vec<Box<dyn Callback>> =
         if keeps_all { vec![Box::new(NeedsAll)] } else { Vec::new() };
     let trained = train_beside(&plan, model, more).unwrap_or_else(|error| panic!("{error}"));
-    assert!(trained.model.t5.gone().is_none(), "{overrides:?}: the model is given back whole");
+    assert!(trained.model.t5.released().is_none(), "{overrides:?}: the model is given back whole");
     assert!(trained.outcome.stopped.is_none(), "{overrides:?}");
     Run { weights: bits(&trained.model), optimized: trained.optimized, home }
 }
@@ -156,8 +156,8 @@ fn what_is_predicted_to_go_is_what_goes() {
         let plan: Plan = plan(home.path(), &[&EVALUATED[..], overrides].concat());
         let origin = Arc::new(plan.origin().unwrap());
         let layer = plan.frozen_prefix().unwrap().layer();
-        let (_, bytes) = plan.base(&plan.device).unwrap().let_go(layer, &origin).unwrap();
-        (MemoryEstimate::of(&plan).let_go, bytes)
+        let (_, bytes) = plan.base(&plan.device).unwrap().release_before(layer, &origin).unwrap();
+        (MemoryEstimate::of(&plan).released, bytes)
     };
     for select in ["restricted", "docids", "decoder"] {
         let (predicted, gone) = goes(&[&format!("trainable.select=[\"{select}\"]")]);
@@ -177,7 +177,8 @@ fn a_base_beside_a_trained_model_has_the_weights_that_training_began_with() {
             train_beside(&plan, None, Vec::new()).unwrap_or_else(|error| panic!("{error}"));
         let model = trained.model.valid();
         let docids = || model.docids.clone();
-        let beside = GenirModel { t5: plan.base_beside(&model.t5).unwrap(), docids: docids() };
+        let beside =
+            GenirModel { t5: plan.base_sharing_frozen(&model.t5).unwrap(), docids: docids() };
         let base = GenirModel { t5: plan.base(&plan.device).unwrap(), docids: docids() };
         assert_same(&bits(&beside), &bits(&base), select);
         assert!(bits(&model) != bits(&base), "{select}: nothing was trained");
@@ -201,7 +202,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     let expected = fs::read(home.path().join("model.safetensors")).unwrap();
     fs::remove_file(home.path().join("model.safetensors")).unwrap();
 
-    let (t5, bytes) = whole.t5.clone().let_go(1, &origin).unwrap();
+    let (t5, bytes) = whole.t5.clone().release_before(1, &origin).unwrap();
     let (count, of_decoder) = parameters(&t5).iter().fold((0, 0), |(all, decoder), parameter| {
         let values = parameter.values.clone().into_data();
         let gone = values.as_slice::<f32>().unwrap().iter().filter(|value| value.is_nan()).count();
@@ -211,7 +212,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     let part = GenirModel { t5, docids: whole.docids.clone() };
     weights::write(&part, home.path()).unwrap();
     assert!(fs::read(home.path().join("model.safetensors")).unwrap() == expected);
-    let again = GenirModel { t5: part.t5.whole().unwrap(), docids: part.docids };
+    let again = GenirModel { t5: part.t5.restored().unwrap(), docids: part.docids };
     assert_same(&bits(&again), &bits(&whole), "whole again");
 }
 
@@ -220,7 +221,7 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
     let device = Device::flex();
     let whole = initialise(&config(), 1, &device);
     let origin = Arc::new(Origin::seed(config(), 1));
-    let (part, _) = whole.clone().let_go(1, &origin).unwrap();
+    let (part, _) = whole.clone().release_before(1, &origin).unwrap();
     let tokens = Tokens::new(&[4, 5, 1], &[3], &device);
     let mut tap = NoTap;
     let states = whole.encode(&tokens, &mut Pass::evaluate(&mut tap));
@@ -230,7 +231,7 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
         catch_unwind(AssertUnwindSafe(compute)).is_err()
     };
     assert!(panics(&|pass| drop(part.encode(&tokens, pass))));
-    let embeddings = whole.shared.forward(whole.words_read(&tokens));
+    let embeddings = whole.shared.forward(whole.input_tokens(&tokens));
     assert!(panics(&|pass| {
         drop(part.encode_and_decode_start(embeddings.clone(), &tokens, pass))
     }));
@@ -247,6 +248,6 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
     ))));
     // Nor is it taken from where something else comes from.
     let other = Arc::new(Origin::seed(config(), 2));
-    let (kept, bytes) = whole.let_go(1, &other).unwrap();
-    assert!(kept.gone().is_none() && bytes == 0);
+    let (kept, bytes) = whole.release_before(1, &other).unwrap();
+    assert!(kept.released().is_none() && bytes == 0);
 }

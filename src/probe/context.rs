@@ -1,4 +1,4 @@
-//! What a measurement has on its bench: the model, its queries in batches, other models, means.
+//! What a measurement has on its context: the model, its queries in batches, other models, means.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use super::lens::Lens;
 use super::means::Means;
 use super::overlap::Applied;
 use super::patch_tap::{PatchTap, Supply};
-use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder, States};
+use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
 use crate::component::ParameterPlace;
@@ -17,19 +17,19 @@ use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
 /// One probe while it measures.
-pub(super) trait Measure {
+pub(super) trait ProbeAccumulator {
     /// Takes in one batch of the measured queries.
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch);
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch);
 
     /// The result over all that was seen.
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult;
 }
 
 /// The word that does without a base model.
 pub const NO_BASE: &str = "none";
 
 /// A model beside the one that is looked at.
-pub struct Other {
+pub struct ComparisonModel {
     /// What it is called in results.
     pub name: String,
     /// Its weights, off the autodiff graph.
@@ -42,14 +42,14 @@ pub struct Other {
 
 /// The models beside the one that is looked at.
 #[derive(Default)]
-pub struct Others {
+pub struct ComparisonModels {
     /// The model before it was trained to retrieve.
-    pub base: Option<Other>,
+    pub base: Option<ComparisonModel>,
     /// One whose encoder takes the place of the model's own.
-    pub encoder: Option<Other>,
+    pub encoder: Option<ComparisonModel>,
 }
 
-impl Others {
+impl ComparisonModels {
     /// That the other models fit `model`: the base in every weight, the other encoder in its width.
     pub(super) fn check(&self, model: &T5) -> Result<(), ProbeError> {
         if let Some(base) = &self.base {
@@ -81,7 +81,7 @@ impl Others {
 /// Name of the word embedding.
 const WORDS: &str = "shared.weight";
 
-impl Other {
+impl ComparisonModel {
     /// That a tensor of this model has the shape `expected`; the word embedding may have more rows.
     fn compare(
         &self,
@@ -102,7 +102,7 @@ impl Other {
 }
 
 /// All that probes of one call share.
-pub(super) struct Bench<'a> {
+pub(super) struct ProbeContext<'a> {
     pub model: &'a GenirModel,
     /// How the model encodes queries.
     pub own: QueryEncoder<'a>,
@@ -113,18 +113,18 @@ pub(super) struct Bench<'a> {
     /// What encoders make of the queries.
     pub states: &'a EncodedQueries,
     /// What means are over.
-    pub measured: &'a [Measured],
+    pub measured: &'a [QueryTarget],
     /// The set that circuits are judged on, and what encoders make of it.
     pub test: Option<(&'a ProbeQueries, &'a EncodedQueries)>,
     /// Over the measured queries; none where no probe asks.
     pub means: Option<Means>,
-    pub base: Option<&'a Other>,
-    pub encoder: Option<&'a Other>,
+    pub base: Option<&'a ComparisonModel>,
+    pub encoder: Option<&'a ComparisonModel>,
 }
 
 /// Some queries at once, with what the model did for them.
 pub(super) struct ProbedBatch {
-    pub measured: Vec<Measured>,
+    pub measured: Vec<QueryTarget>,
     /// The docid row of each query.
     pub targets: Vec<u32>,
     pub states: EncoderStates,
@@ -134,7 +134,7 @@ pub(super) struct ProbedBatch {
     pub base: Option<Trace>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> ProbeContext<'a> {
     /// Layers of the decoder.
     pub fn depth(&self) -> usize {
         self.model.t5.decoder.layers.len()
@@ -167,7 +167,7 @@ impl<'a> Bench<'a> {
     pub fn batch(
         &self,
         (queries, states): (&ProbeQueries, &EncodedQueries),
-        measured: Vec<Measured>,
+        measured: Vec<QueryTarget>,
         with_base: bool,
     ) -> ProbedBatch {
         let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bench;
+use super::context::ProbeContext;
 use super::number;
 use super::trace::Trace;
 use crate::choice::choice;
@@ -34,17 +34,17 @@ choice! {
 
 /// From which earlier components each layer reads, as shares of the positive contributions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reads {
+pub struct InputAttribution {
     /// How contributions were computed.
     pub variant: Variant,
     /// Records of older versions, which do not say, averaged over readers first.
     #[serde(default = "readers_first")]
     pub average_first: AverageFirst,
     /// By reading layer.
-    pub layers: Vec<LayerReads>,
+    pub layers: Vec<LayerAttribution>,
     /// By stage of the reading layer: means over its layers, those without a reader left out; undefined where one of
     /// them is. Empty where the decoder has no stages.
-    pub stages: Vec<StageReads>,
+    pub stages: Vec<StageAttribution>,
     /// Exact variant: the largest deviation of the sum of contributions from the value that the model computed,
     /// over that value's largest magnitude in its layer and query. Where a value was not finite it is undefined: NaN
     /// here, and `null` in JSON as it is in the paper's variant, which has none.
@@ -57,7 +57,7 @@ fn readers_first() -> AverageFirst {
 
 /// What one layer reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LayerReads {
+pub struct LayerAttribution {
     /// The layer, from 0.
     pub layer: usize,
     /// The stage of the layer; none where the decoder has no stages.
@@ -67,12 +67,12 @@ pub struct LayerReads {
     #[serde(with = "number")]
     pub readers: f64,
     /// Every source before it, in order; they sum to 1, and are undefined where no query has a reader.
-    pub shares: Vec<Share>,
+    pub shares: Vec<SourceShare>,
 }
 
 /// One source's share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Share {
+pub struct SourceShare {
     /// The component type that is read.
     pub source: Source,
     /// None for the start embedding.
@@ -108,7 +108,7 @@ impl From<Component> for Source {
 
 /// What the layers of one stage read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageReads {
+pub struct StageAttribution {
     /// The stage of the reading layer.
     pub stage: Stage,
     /// The start embedding, then each component type of each stage; they sum to 1. Empty where nothing reads.
@@ -136,8 +136,8 @@ pub struct StageSource {
     pub stage: Option<Stage>,
 }
 
-/// Shares while they are measured: sums over queries.
-pub(super) struct Shares {
+/// AttributionSums while they are measured: sums over queries.
+pub(super) struct AttributionSums {
     /// How contributions were computed.
     pub variant: Variant,
     average_first: AverageFirst,
@@ -178,22 +178,27 @@ pub(super) fn sources(trace: &Trace, layer: usize, reader: Component) -> Tensor<
     Tensor::stack(all.cloned().collect(), 1)
 }
 
-impl Shares {
-    pub fn new(bench: &Bench) -> Self {
+impl AttributionSums {
+    pub fn new(context: &ProbeContext) -> Self {
         Self {
-            variant: bench.options.variant,
-            average_first: bench.options.average_first,
-            layers: vec![LayerSums::default(); bench.depth()],
-            stages: bench.options.stages.clone(),
+            variant: context.options.variant,
+            average_first: context.options.average_first,
+            layers: vec![LayerSums::default(); context.depth()],
+            stages: context.options.stages.clone(),
             largest_deviation: 0.0,
         }
     }
 
     /// Sources as a reader behind `norm` meets them in this variant; `[batch, sources, d_model]` both.
-    pub fn as_read(&self, sources: Tensor<3>, norm: &RmsNorm, residual: &Tensor<2>) -> Tensor<3> {
+    pub fn as_reader_input(
+        &self,
+        sources: Tensor<3>,
+        norm: &RmsNorm,
+        residual: &Tensor<2>,
+    ) -> Tensor<3> {
         match self.variant {
             Variant::Paper => sources,
-            Variant::Exact => norm.of_parts(sources, residual.clone()),
+            Variant::Exact => norm.apply_to_parts(sources, residual.clone()),
         }
     }
 
@@ -257,12 +262,12 @@ impl Shares {
     }
 
     /// Means over all that was taken in.
-    pub fn finish(self) -> Reads {
-        let layers: Vec<LayerReads> = self
+    pub fn finish(self) -> InputAttribution {
+        let layers: Vec<LayerAttribution> = self
             .layers
             .iter()
             .enumerate()
-            .map(|(layer, sums)| LayerReads {
+            .map(|(layer, sums)| LayerAttribution {
                 layer,
                 stage: self.stages.as_ref().map(|stages| stages.of(layer)),
                 readers: sums.readers / sums.seen as f64,
@@ -270,12 +275,15 @@ impl Shares {
             })
             .collect();
         let by_stage = |stages: &Stages| {
-            Stage::ALL.into_iter().map(|stage| StageReads::of(stage, &layers, stages)).collect()
+            Stage::ALL
+                .into_iter()
+                .map(|stage| StageAttribution::of(stage, &layers, stages))
+                .collect()
         };
         let stages = self.stages.as_ref().map(by_stage).unwrap_or_default();
         let largest_deviation = (self.variant == Variant::Exact).then_some(self.largest_deviation);
         let Self { variant, average_first, .. } = self;
-        Reads { variant, average_first, layers, stages, largest_deviation }
+        InputAttribution { variant, average_first, layers, stages, largest_deviation }
     }
 }
 
@@ -291,14 +299,14 @@ impl LayerSums {
     }
 
     /// The share of each source, in the order of [`sources`]: the mean over columns that counted anything.
-    fn shares(&self) -> Vec<Share> {
+    fn shares(&self) -> Vec<SourceShare> {
         let columns = self.counts.len().max(1);
         let counted = |count: &f64| *count > 0.0 || count.is_nan();
         let read = self.counts.iter().filter(|count| counted(count)).count() as f64;
         let share = |(place, sums): (usize, &[f64])| {
             let sums = sums.iter().zip(&self.counts).filter(|(_, count)| counted(count));
             let component = place.checked_sub(1).map(|place| Component::ALL[place % 3]);
-            Share {
+            SourceShare {
                 source: component.map_or(Source::Start, Source::from),
                 layer: place.checked_sub(1).map(|place| place / 3),
                 share: sums.map(|(sum, count)| sum / count).sum::<f64>() / read,
@@ -308,12 +316,12 @@ impl LayerSums {
     }
 }
 
-impl StageReads {
+impl StageAttribution {
     /// Means over the layers of `stage`, summed by type and stage of the source.
-    fn of(stage: Stage, layers: &[LayerReads], stages: &Stages) -> Self {
+    fn of(stage: Stage, layers: &[LayerAttribution], stages: &Stages) -> Self {
         let readers = layers[stages.layers(stage).clone()].iter();
-        let reads = |layer: &&LayerReads| layer.readers > 0.0 || layer.readers.is_nan();
-        let readers: Vec<&LayerReads> = readers.filter(reads).collect();
+        let reads = |layer: &&LayerAttribution| layer.readers > 0.0 || layer.readers.is_nan();
+        let readers: Vec<&LayerAttribution> = readers.filter(reads).collect();
         let mut shares: Vec<StageShare> = Vec::new();
         for (source, of_stage) in all_sources() {
             let mut found = readers.iter().flat_map(|layer| &layer.shares).filter(|share| {
@@ -340,9 +348,9 @@ fn all_sources() -> impl Iterator<Item = (Source, Option<Stage>)> {
 mod tests {
     use super::*;
 
-    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> Shares {
+    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> AttributionSums {
         let stages = Stages::consecutive(0..layers - 2, layers - 2..layers - 1, layers - 1..layers);
-        Shares {
+        AttributionSums {
             variant,
             average_first,
             stages: Some(stages.expect("three stages")),
