@@ -1,51 +1,51 @@
-//! P8, what cross-attention writes (Tab. 5 and 6): words or docids.
+//! P8 (Tab. 5 and 6): the share of docids among the top tokens of cross-attention's outputs.
 
 use serde::{Deserialize, Serialize};
 
 use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
-use super::patch_tap::head_shares;
+use super::patch_tap::head_contributions;
 use super::{ProbeResult, Subject};
 use crate::component::{Component, Stage, Stages};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 
-/// What the logit lens reads off cross-attention's outputs.
+/// Docids among the top tokens of cross-attention's outputs under the logit lens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttentionWrites {
-    /// % of docid tokens among all tokens: what chance would give.
+    /// % of docid tokens among all tokens, the value that chance would give.
     #[serde(with = "number")]
     pub chance: f64,
-    /// By layer: the whole output first, then each head's share of it.
+    /// By layer: the output first, then each head's contribution to it.
     pub layers: Vec<DocidShare>,
-    /// By stage: the mean over its layers of the whole output, and the mean over its layers and heads.
-    /// Empty where the decoder has no stages.
+    /// By stage: the mean of the outputs over its layers, and the mean over its layers and heads. Empty if the decoder
+    /// has no stages.
     pub stages: Vec<DocidShare>,
     /// The top tokens of each head for sample queries.
     pub samples: Vec<HeadTokens>,
 }
 
-/// How many of the top tokens are docids, means over queries.
+/// Share of docids among the top tokens, mean over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DocidShare {
-    /// The stage of the layer; none where the decoder has no stages.
+    /// The stage of the layer; none if the decoder has no stages.
     pub stage: Option<Stage>,
-    /// None for a whole stage.
+    /// The layer, from 0; none for the mean over a stage.
     pub layer: Option<usize>,
     /// `output`, `head 3`, or `heads` for the mean over all heads.
     pub of: String,
     /// % of docid tokens among the top 10.
     #[serde(with = "number")]
     pub top_10: f64,
-    /// % of docid tokens among the top 100 (or all tokens, where there are fewer).
+    /// % of docid tokens among the top 100 (or all tokens, if there are fewer).
     #[serde(with = "number")]
     pub top_100: f64,
-    /// % of docid tokens among the top 1,000 (or all tokens, where there are fewer).
+    /// % of docid tokens among the top 1,000 (or all tokens, if there are fewer).
     #[serde(with = "number")]
     pub top_1000: f64,
 }
 
-/// What one head writes for one query.
+/// Top tokens of one head's output for one query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeadTokens {
     /// The query's id.
@@ -54,25 +54,25 @@ pub struct HeadTokens {
     pub layer: usize,
     /// The head, from 0.
     pub head: usize,
-    /// The top 5 tokens, best first; none where a logit is NaN.
+    /// The top 5 tokens, highest logit first; empty if a logit is NaN.
     pub tokens: Vec<String>,
 }
 
-/// The sizes of the tops that are looked into.
+/// Numbers of top tokens among which docids are counted.
 const TOPS: [usize; 3] = [10, 100, 1000];
-/// Tokens given for each head of a sample query.
+/// Tokens listed for each head of a sample query.
 const SAMPLE_TOKENS: usize = 5;
 
-/// The probe while it measures: sums over queries.
+/// Running sums over queries.
 pub(super) struct Accumulator<'a> {
     tokenizer: &'a TextTokenizer,
     docids: &'a DocidVocabulary,
     text: usize,
     stages: Option<Stages>,
     queries: usize,
-    /// % of docids in each top: by layer, of the whole output and then of each head.
+    /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
     docid_shares: Vec<Vec<[f64; 3]>>,
-    /// The sample queries, in their order, with what was found for each.
+    /// The sample queries in order, each with its top tokens.
     samples: Vec<(usize, Vec<HeadTokens>)>,
 }
 
@@ -98,7 +98,7 @@ impl<'a> Accumulator<'a> {
         }
     }
 
-    /// The top tokens of each head, if `query` is a sample.
+    /// Adds the top tokens of each head if `query` is a sample.
     fn add_sample(&mut self, context: &ProbeContext, query: usize, layer: usize, heads: &[Top]) {
         let sample = self.samples.iter().position(|(sample, _)| *sample == query);
         let Some(sample) = sample else { return };
@@ -114,19 +114,20 @@ impl ProbeAccumulator for Accumulator<'_> {
     fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
-            let mixed = found.mixed[Component::CrossAttention].clone();
-            let shares = head_shares(&context.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
+            let weighted = found.weighted[Component::CrossAttention].clone();
+            let shares =
+                head_contributions(&context.model.t5, layer, Component::CrossAttention, weighted); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
             let found = context.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
                 let mut tops: Vec<Top> = heads.iter().map(|&logits| top_of(logits)).collect();
-                // The whole output is the sum of its heads' shares.
-                let whole = heads.split_first().map(|(first, others)| {
-                    let mut whole = LogitSum::of(*first);
-                    others.iter().for_each(|&head| whole.add(head));
-                    top_of(whole.logits())
+                // The output is the sum of its heads' contributions.
+                let output = heads.split_first().map(|(first, others)| {
+                    let mut sum = LogitSum::of(*first);
+                    others.iter().for_each(|&head| sum.add(head));
+                    top_of(sum.logits())
                 });
-                tops.splice(0..0, whole);
+                tops.splice(0..0, output);
                 tops
             });
             for (found, tops) in batch.measured.iter().zip(found) {
@@ -167,7 +168,7 @@ impl ProbeAccumulator for Accumulator<'_> {
     }
 }
 
-/// Means over the layers of a stage: of the whole outputs, and of all heads.
+/// Means over the layers of a stage: of the outputs, and of all heads.
 fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     let mean = |of: &str, whole: bool| {
         let found: Vec<&DocidShare> = layers
@@ -189,16 +190,15 @@ fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     [mean("output", true), mean("heads", false)]
 }
 
-/// The best tokens under one vector's logits.
+/// The tokens with the highest logits of one vector.
 struct Top {
     /// % of docids in each of [`TOPS`].
     docids: [f64; 3],
-    /// The first few token ids, best first.
+    /// The first [`SAMPLE_TOKENS`] token ids, highest logit first.
     first: Vec<u32>,
 }
 
-/// The best tokens under one vector's logits. Where one is NaN there is no best: shares are undefined, and no token is
-/// named.
+/// Returns the tokens with the highest logits. If a logit is NaN, the shares are undefined and no token is listed.
 fn top_of(logits: TokenLogits) -> Top {
     if logits.has_nan() {
         return Top { docids: [f64::NAN; TOPS.len()], first: Vec::new() };
@@ -209,9 +209,9 @@ fn top_of(logits: TokenLogits) -> Top {
     let mut lowest = f32::NEG_INFINITY;
     for (group, first) in [(words, 0), (docids, words.len())] {
         for (id, &logit) in group.iter().enumerate() {
-            // Few tokens are above the lowest of those kept.
+            // After the first few selections, nearly all tokens are below `lowest`.
             if logit >= lowest {
-                // One number that orders by logit, best first, then by token id.
+                // One integer that sorts by logit, highest first, then by token id.
                 tokens.push(u64::from(!ordered(logit)) << 32 | (first + id) as u64);
                 if tokens.len() == 4 * most {
                     let worst = *tokens.select_nth_unstable(most - 1).1;

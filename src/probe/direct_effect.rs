@@ -1,4 +1,4 @@
-//! P2b, direct effect: how far one type of component leads by itself.
+//! P2b: direct logit attribution by component type.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,28 +6,29 @@ use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::{ProbeResult, RankShift};
 use crate::component::Component;
 
-/// Whose outputs are summed. Self-attention of a one-token decoder brings nothing of the query.
+/// The component types whose outputs are summed. Self-attention of a one-token decoder carries no information about the
+/// query.
 const SUMMED: [Component; 2] = [Component::Mlp, Component::CrossAttention];
 
-/// Ranks under logits from the outputs of one type of component, summed over all layers. The outputs are those of
-/// an unpatched pass; the start embedding is left out.
+/// Ranks by the logits of the summed outputs of one component type over all layers. The outputs come from an unpatched
+/// forward pass; the embedding of the start token is left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DirectEffect {
-    /// For MLPs and for cross-attention.
+    /// One entry for MLPs and one for cross-attention.
     pub effects: Vec<ComponentEffect>,
 }
 
-/// The ranks that one type of component leads to.
+/// Ranks by the summed outputs of one component type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ComponentEffect {
-    /// The type of component.
+    /// The component type.
     pub component: Component,
     /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }
 
-/// The probe while it measures: ranks under each type's sum.
+/// Ranks by the sum of each component type, collected over batches.
 #[derive(Default)]
 pub(super) struct Accumulator {
     ranks: [Vec<u32>; SUMMED.len()],

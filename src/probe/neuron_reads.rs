@@ -1,13 +1,14 @@
-//! P6, what MLP neurons read (Fig. 5 right): from which earlier components active neurons are activated.
+//! P6 (Fig. 5 right): input attribution of active MLP neurons by source component.
 //!
-//! A neuron is active where its pre-activation is above 0; in gated models that is the gate's (the paper has none).
+//! A neuron is active if its pre-activation is positive; in gated models, that of its gate (the paper has no gated
+//! models).
 
 use super::ProbeResult;
 use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::input_attribution::{AttributionSums, Contributions, sources};
 use crate::component::Component;
 
-/// The probe while it measures.
+/// Running sums of the probe.
 pub(super) struct Accumulator {
     shares: AttributionSums,
 }

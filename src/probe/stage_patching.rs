@@ -1,4 +1,4 @@
-//! P3, stage patching (Tab. 3): which queries are lost when a component's output is replaced in a stage.
+//! P3 (Tab. 3): ranks after zero ablation, mean ablation or base-model patching of one component in one stage.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,48 +10,48 @@ use crate::choice::choice;
 use crate::component::{Component, Stage};
 
 choice! {
-    /// What stands in for an activation.
+    /// The replacement of an activation.
     Replacement {
-        /// Nothing.
+        /// Zero ablation.
         Zero = "zero",
-        /// Its mean over the measured queries: the correct ones, unless asked otherwise.
+        /// Mean ablation: the mean over the measured queries (see [`super::Over`]).
         Mean = "mean",
-        /// Its value in the base model on the same input.
+        /// Base-model patching: the activation of the base model for the same input.
         Base = "base",
     }
 }
 
-/// Ranks with each component replaced in each stage, and with what else was asked for.
+/// Ranks after patching each component in each stage, and after the user-defined patches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StagePatching {
-    /// The paper's table first, by replacement, component and stage, where the decoder has stages; then what else was asked for, by selector and
-    /// replacement.
+    /// The paper's table, by replacement, component and stage (if the decoder has stages); then the user-defined
+    /// patches, by selector and replacement.
     pub cells: Vec<PatchedCell>,
 }
 
-/// The ranks after one intervention.
+/// Ranks after one intervention.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PatchedCell {
-    /// The selector of what is replaced: `decoder.mlp[II]`.
+    /// The selector of the replaced outputs, such as `decoder.mlp[II]`.
     pub selector: String,
-    /// Of the paper's cells only.
+    /// The component; none for user-defined patches.
     pub component: Option<Component>,
-    /// Of the paper's cells only.
+    /// The stage; none for user-defined patches.
     pub stage: Option<Stage>,
-    /// What replaces the output.
+    /// The replacement of the output.
     pub replacement: Replacement,
     /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }
 
-/// The probe while it measures: ranks after each intervention.
+/// Ranks after each intervention, collected over batches.
 pub(super) struct Accumulator {
     cells: Vec<Cell>,
 }
 
 struct Cell {
-    /// The paper's, or none for what was asked for beside it.
+    /// Component and stage in the paper's table; none for user-defined patches.
     place: Option<(Component, Stage)>,
     patch: Patch,
     applied: Applied,
@@ -59,7 +59,8 @@ struct Cell {
 }
 
 impl Accumulator {
-    /// Prepares the paper's cells where the decoder has stages, and each of `parts`, with every replacement that can be had.
+    /// Prepares the paper's cells (if the decoder has stages) and each of `parts`, with every replacement; base-model
+    /// patching only if there is a base model.
     pub fn new(context: &ProbeContext, parts: Vec<PatchedPart>) -> Self {
         let replacements = || {
             let all = Replacement::ALL.iter().copied();
