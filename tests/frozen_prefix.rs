@@ -372,5 +372,5 @@ fn stored_training_is_the_same_to_the_last_bit_from_memory_and_from_the_file() {
     assert_eq!(mapped.said("reused from").len(), 1);
     let in_memory = run(&[SELECTIONS[0].0, "cache.disk=0"]);
     assert_same(&in_memory.weights, &first.weights, "in memory");
-    assert_eq!((in_memory.files(), in_memory.said("kept in memory").len()), (0, 1));
+    assert_eq!((in_memory.files(), in_memory.said("stored in memory").len()), (0, 1));
 }

@@ -269,7 +269,7 @@ fn a_directory_that_cannot_be_written_costs_a_warning_and_nothing_else() {
 
     let in_memory = run(&no_directory, &[]);
     let [warning] = in_memory.warnings.as_slice() else { panic!("{:?}", in_memory.warnings) };
-    assert!(warning.contains("training texts is kept in memory alone: "), "{warning}");
+    assert!(warning.contains("training texts is stored in memory only: "), "{warning}");
     assert!(warning.contains(no_directory.to_str().unwrap()), "{warning}");
     assert_same(&in_memory.weights, &stored.weights, "in memory");
 
@@ -316,7 +316,7 @@ fn a_full_disk_costs_a_warning_and_nothing_is_left_on_it() {
 
     let full = run(disk.0.path(), &[wide]);
     let [warning] = full.warnings.as_slice() else { panic!("{:?}", full.warnings) };
-    assert!(warning.contains("is kept in memory alone: cannot write"), "{warning}");
+    assert!(warning.contains("is stored in memory only: cannot write"), "{warning}");
     assert!(warning.contains("No space left on device"), "{warning}");
     assert!(files(disk.0.path()).is_empty());
     assert_same(&full.weights, &stored.weights, "on a full disk");

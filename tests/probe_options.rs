@@ -67,7 +67,7 @@ fn a_selector_that_begins_with_a_minus_is_refused_as_a_selector() {
             ["probe", &checkpoint, "--corpus", &corpus, "--base", &checkpoint, "--probe", probe];
         is_refused(
             &[&target[..], &[option, selector]].concat(),
-            &["`-decoder.mlp` cannot be patched: it takes away"],
+            &["`-decoder.mlp` cannot be patched: it excludes components"],
         );
     }
 }

@@ -180,10 +180,10 @@ fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
     let overrides = [&LEARNS[..], &probes].concat();
     let plan = plan(home.path(), &overrides);
     train(&plan);
-    let waits = said(home.path(), "probes wait");
+    let waits = said(home.path(), "probes skipped");
     assert!(
         waits[0].starts_with(
-            "step 4: probes wait: none of 8 validation queries is correct yet, best rank "
+            "step 4: probes skipped: none of 8 validation queries has its relevant docid at rank 1, best rank "
         ),
         "{}",
         waits[0]
@@ -272,7 +272,7 @@ fn kept_encoder_states_give_what_fresh_ones_give() {
             let plan = plan(home.path(), &overrides);
             assert_eq!(plan.frozen_prefix().is_some(), is_frozen, "{select}");
             let trained = train(&plan).model;
-            let waits = said(home.path(), "step 120: probes wait");
+            let waits = said(home.path(), "step 120: probes skipped");
             match measure(home.path(), &plan, &trained, &mut queries(&plan)) {
                 Ok(fresh) => {
                     assert_eq!(waits, [""; 0], "{select} {over}");

@@ -1,4 +1,4 @@
-//! A run lets go of the weights that nothing computes with once all texts are stored: nothing that it gives differs.
+//! A run that releases the weights of its frozen prefix gives the same results as one that does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +22,7 @@ mod tiny_run;
 use parameter_bits::{Bits, assert_same, bits};
 use tiny_run::{logged, plan, train, train_beside};
 
-const LETS_GO: &str = "are let go";
+const RELEASES: &str = "are released";
 /// All that is evaluated is read again and again.
 const EVALUATED: [&str; 3] =
     ["evaluate.every_steps=10", "save.every_steps=10", "trainable.select=[\"restricted\"]"];
@@ -60,8 +60,8 @@ fn run_from(overrides: &[&str], model: Option<GenirModel>, keeps_all: bool) -> R
 }
 
 impl Run {
-    fn lets_go(&self) -> bool {
-        fs::read_to_string(self.home.path().join("run/log.txt")).unwrap().contains(LETS_GO)
+    fn releases_weights(&self) -> bool {
+        fs::read_to_string(self.home.path().join("run/log.txt")).unwrap().contains(RELEASES)
     }
 
     /// What was logged, but for times and what was found stored.
@@ -91,7 +91,7 @@ impl Run {
 fn assert_nothing_differs(overrides: &[&str]) {
     let overrides = [&EVALUATED[..], overrides].concat();
     let [run, kept] = [false, true].map(|keeps_all| run_from(&overrides, None, keeps_all));
-    assert!(run.lets_go() && !kept.lets_go(), "{overrides:?}");
+    assert!(run.releases_weights() && !kept.releases_weights(), "{overrides:?}");
     assert_same(&run.weights, &kept.weights, &format!("{overrides:?}"));
     assert_eq!(run.optimized, kept.optimized, "{overrides:?}");
     assert_eq!(logged(run.home.path(), "loss/train").len(), 30, "{overrides:?}");
@@ -129,7 +129,7 @@ fn weights_that_something_may_ask_for_are_kept() {
         &["trainable.select=[\"full\"]"],
     ] {
         let run = run_from(&[&EVALUATED[..], more].concat(), None, false);
-        assert!(!run.lets_go(), "{more:?}");
+        assert!(!run.releases_weights(), "{more:?}");
     }
 }
 
@@ -143,7 +143,7 @@ fn weights_that_are_not_those_of_the_base_are_kept() {
         genir::component::freeze_all_but(model, &plan.trained)
     };
     let run = run_from(&EVALUATED, Some(model(&Device::flex().autodiff())), false);
-    assert!(!run.lets_go());
+    assert!(!run.releases_weights());
     let before = bits(&model(&Device::flex()));
     let name = "t5.encoder.layers.0.mlp.input.weight";
     assert_eq!(run.weights[name], before[name]);

@@ -1,4 +1,4 @@
-//! Which part of the model is frozen from its first input on, and what it gives to the part that is trained.
+//! The frozen prefix of the model, and its output.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ pub struct FrozenPrefix {
     depth: usize,
 }
 
-/// What the frozen prefix makes of a batch: all that the rest of the model reads.
+/// Output of the frozen prefix for a batch, the input of the rest of the model.
 #[derive(Debug, Clone)]
 pub struct PrefixOutput {
     /// The decoder layer to go on with; the number of layers where none is trained.
     pub layer: usize,
     /// The decoder's residual stream before it, `[batch, d_model]`.
     pub residual: Tensor<2>,
-    /// What cross-attention reads.
+    /// The encoder states that cross-attention reads.
     pub states: EncoderStates,
 }
 
@@ -92,7 +92,7 @@ impl PrefixOutput {
         t5.decode_from(self.layer, self.residual, &self.states, pass)
     }
 
-    /// The same as constants beside weights with autodiff.
+    /// The same as constants on the autodiff graph.
     pub fn on_graph(self) -> Self {
         let EncoderStates { rows, batch, mask } = self.states;
         Self {

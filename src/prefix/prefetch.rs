@@ -1,4 +1,4 @@
-//! Gathers the next batch's stored prefix on a thread of its own, while the device computes the present one.
+//! Gathers the stored prefix of the next batch on a separate thread, while the device computes the current one.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -41,7 +41,7 @@ impl Prefetcher {
         Some(Self { store, wanted, gathered, asked: false })
     }
 
-    /// Begins to gather the batch of `texts`, if all of them are stored. A batch asked for before must be taken first.
+    /// Starts gathering the batch of `texts`, if all of them are stored. A batch requested before must be taken first.
     pub fn request(&mut self, texts: &[&[u32]]) {
         if let Some(places) = self.store.find(texts)
             && !self.asked

@@ -1,4 +1,4 @@
-//! Decides what is stored, and finds or computes it before a run's first step.
+//! Stores the prefixes of texts that are read more than once, before the first step of a run.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -17,40 +17,40 @@ use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage
 use crate::allocator::give_back_freed_memory;
 use crate::files::FileError;
 
-/// Texts that a run reads.
+/// A set of texts that a run reads.
 pub struct TextSet<'a> {
-    /// What they are called: `training`, `validation`.
+    /// The name of the set, such as `training` or `validation`.
     pub name: String,
-    /// Their tokens; any may be there more than once.
+    /// Token ids of each text; a text may occur more than once.
     pub texts: Vec<&'a [u32]>,
-    /// Texts that will be read over the whole run, each time counted.
+    /// Number of times that texts are read during the run, in total.
     pub reads: u64,
 }
 
-/// How far the computation of a set of texts is: its name, texts done, texts in all.
+/// Called with the progress of a set: its name, the number of texts done, the number of all texts.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
-/// The frozen prefix of a run, with all of it that is stored.
+/// The stored outputs of a run's frozen prefix.
 pub struct Prefix {
     frozen: FrozenPrefix,
     training: Option<Arc<Store>>,
-    asked: Vec<Store>,
+    others: Vec<Store>,
     stored: Vec<StoredPrefix>,
     complete: bool,
 }
 
 impl Prefix {
-    /// Finds or computes the prefixes of the `training` texts, and of those that evaluations and probes have `asked`
-    /// for: of each set whose texts are read more than once, within the budgets of `settings`, in this order.
+    /// Finds or computes the prefixes of the `training` texts and of the `others`, which evaluations and probes read:
+    /// of each set whose texts are read more than once, within the budgets of `settings`, in this order.
     ///
-    /// What is stored follows from the recipe alone, not from which files happen to be there, nor for the training
-    /// texts from what else is asked: so a seed gives the same weights with and without probes. What cannot be
-    /// stored is told as a warning, and computed for each batch.
+    /// What is stored depends on the recipe only, not on existing files, and for the training texts not on the other
+    /// sets: a seed gives the same weights with and without probes. A set that cannot be stored is logged as a warning
+    /// and computed for each batch.
     pub fn prepare(
         frozen: &FrozenModel,
         settings: &CacheSettings,
         training: TextSet,
-        asked: Vec<TextSet>,
+        others: Vec<TextSet>,
         progress: &mut Progress,
     ) -> Self {
         let mut builder = StoreBuilder {
@@ -64,18 +64,18 @@ impl Prefix {
         let mut prefix = Self {
             frozen: frozen.prefix,
             training: None,
-            asked: Vec::new(),
+            others: Vec::new(),
             stored: Vec::new(),
             complete: false,
         };
         if settings.enabled {
             prefix.training = builder.add(training, progress).map(Arc::new);
             prefix.complete = prefix.training.is_some();
-            for set in asked {
+            for set in others {
                 if !prefix.has(&set.texts) {
                     let store = builder.add(set, progress);
                     prefix.complete &= store.is_some();
-                    prefix.asked.extend(store);
+                    prefix.others.extend(store);
                 }
             }
         }
@@ -83,18 +83,17 @@ impl Prefix {
         prefix
     }
 
-    /// How far it reaches.
+    /// The frozen part of the model.
     pub fn frozen(&self) -> FrozenPrefix {
         self.frozen
     }
 
-    /// Whether all texts that were asked for are stored, each set in one place: then nothing is left to be computed
-    /// from any batch of them.
+    /// True if all sets are stored, so that no batch of them needs to be computed.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// What became of each set of texts; empty where nothing may be stored.
+    /// The result for each set of texts; empty if storing is disabled.
     pub fn stored(&self) -> &[StoredPrefix] {
         &self.stored
     }
@@ -104,7 +103,7 @@ impl Prefix {
         self.training.as_ref()?.output(texts)
     }
 
-    /// Batches of training texts gathered one ahead, where that saves waiting.
+    /// A prefetcher for batches of training texts; none if gathering does not block.
     pub fn training_prefetcher(&self) -> Option<Prefetcher> {
         self.training.clone().and_then(Prefetcher::new)
     }
@@ -119,7 +118,7 @@ impl Prefix {
         self.stores().any(|store| store.find(texts).is_some())
     }
 
-    /// Scalars that say what was done: seconds that it took, MiB that are stored, and which share of them was found.
+    /// Scalars for the log: seconds, MiB stored, and the fraction of them that was read from existing files.
     pub fn summary(&self) -> Vec<(&'static str, f64)> {
         let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::NotStored(_));
         let bytes = |reused: bool| {
@@ -135,7 +134,7 @@ impl Prefix {
     }
 
     fn stores(&self) -> impl Iterator<Item = &Store> {
-        self.training.as_deref().into_iter().chain(&self.asked)
+        self.training.as_deref().into_iter().chain(&self.others)
     }
 }
 
@@ -143,7 +142,7 @@ impl Prefix {
 struct StoreBuilder<'a> {
     frozen: &'a FrozenModel<'a>,
     settings: &'a CacheSettings,
-    /// Bytes left.
+    /// Remaining budgets in bytes.
     memory: u64,
     disk: u64,
     /// Hashed when the first set is stored.
@@ -190,14 +189,14 @@ impl StoreBuilder<'_> {
                     return (Some(Store::new(self.frozen, element, texts, rows)), place);
                 }
                 Err(error) => {
-                    // No more to be stored in memory than in a file.
+                    // The value does not fit the type, in memory as little as in a file.
                     in_memory &= !matches!(error, CacheError::Overflow { .. });
                     why = error.to_string();
                 }
             }
         }
         if in_memory {
-            tracing::warn!("the frozen prefix of the {name} texts is kept in memory alone: {why}");
+            tracing::warn!("the frozen prefix of the {name} texts is stored in memory only: {why}");
             match Store::compute(self.frozen, texts.tokens, element, progress) {
                 Ok(store) => {
                     self.memory -= bytes;
@@ -213,7 +212,7 @@ impl StoreBuilder<'_> {
         (None, PrefixStorage::NotStored(why))
     }
 
-    /// The rows of `texts`, from the file of their key, which is written where it is not there or not right.
+    /// The rows of `texts` from the file of their key, which is written if it is missing or damaged.
     fn in_file(
         &mut self,
         texts: &Texts,
@@ -232,10 +231,10 @@ impl StoreBuilder<'_> {
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
             Ok(rows) => return Ok((rows, PrefixStorage::Reused(path))),
-            // Not there; or not to be read: then it is replaced, or writing it tells what is wrong.
+            // Missing or unreadable: it is written, and an error of writing is reported.
             Err(CacheError::File(_)) => true,
             Err(error) => {
-                tracing::warn!("a stored frozen prefix is computed again: {error}");
+                tracing::warn!("a stored frozen prefix is recomputed: {error}");
                 false
             }
         };
@@ -254,7 +253,7 @@ impl StoreBuilder<'_> {
         }
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
-        // What it took to compute the rows has no place among them.
+        // Returns the memory of the computation to the system before the rows are loaded.
         give_back_freed_memory();
         Ok((self.open(&contents, &path)?, PrefixStorage::Written(path)))
     }

@@ -68,7 +68,7 @@ impl StoredRows {
 }
 
 impl Store {
-    /// The prefixes of distinct `texts`, whose rows are at hand.
+    /// The prefixes of distinct `texts` with the given rows.
     pub(super) fn new(
         frozen: &FrozenModel,
         element: Element,
@@ -128,7 +128,7 @@ impl Store {
         })
     }
 
-    /// Whether to gather a batch is to wait: for a disk, or for the bus to a GPU.
+    /// True if gathering a batch blocks, on the disk or on PCIe.
     pub(super) fn gathering_blocks(&self) -> bool {
         match &self.rows {
             StoredRows::Memory(_) => !is_host(&self.device),

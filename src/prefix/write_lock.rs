@@ -1,4 +1,4 @@
-//! The right to write one file: whoever holds the lock on the temporary file beside it.
+//! The exclusive right to write a file: a lock on its temporary file.
 //!
 //! The lock goes with the process, however it ends. So a temporary file that nobody holds is that of a build that
 //! was killed: it is written anew or removed, never read.
@@ -12,7 +12,7 @@ use crate::files::{FileError, create_directory, is_at, open_to_lock, rename, syn
 const SUFFIX: &str = ".prefix";
 const TEMPORARY: &str = ".tmp";
 
-/// The right to write a file, until it is committed or dropped.
+/// An exclusive lock for writing a file, held until it is committed or dropped.
 #[derive(Debug)]
 pub(super) struct WriteLock {
     file: File,

@@ -1,4 +1,4 @@
-//! What a part of the model reads, as shares of the earlier components that wrote it: the common form of P6 and P7.
+//! Input attribution by source component, shared by P6 and P7.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::component::{Component, Stage, Stages};
 use crate::t5::RmsNorm;
 
 choice! {
-    /// How contributions are computed.
+    /// The definition of a contribution.
     Variant {
         /// As the paper's scripts do: against the raw weights.
         Paper = "paper",
@@ -32,10 +32,10 @@ choice! {
     }
 }
 
-/// From which earlier components each layer reads, as shares of the positive contributions.
+/// Input attribution of each layer: each source component's share of the positive contributions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputAttribution {
-    /// How contributions were computed.
+    /// The definition of contributions.
     pub variant: Variant,
     /// Records of older versions, which do not say, averaged over readers first.
     #[serde(default = "readers_first")]
@@ -55,7 +55,7 @@ fn readers_first() -> AverageFirst {
     AverageFirst::Readers
 }
 
-/// What one layer reads.
+/// Input attribution of one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerAttribution {
     /// The layer, from 0.
@@ -73,7 +73,7 @@ pub struct LayerAttribution {
 /// One source's share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceShare {
-    /// The component type that is read.
+    /// The type of the source component.
     pub source: Source,
     /// None for the start embedding.
     pub layer: Option<usize>,
@@ -83,7 +83,7 @@ pub struct SourceShare {
 }
 
 choice! {
-    /// What wrote to the residual stream.
+    /// The type of a source component.
     Source {
         /// The start token's embedding.
         Start = "start",
@@ -106,7 +106,7 @@ impl From<Component> for Source {
     }
 }
 
-/// What the layers of one stage read.
+/// Input attribution of the layers of one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageAttribution {
     /// The stage of the reading layer.
@@ -118,7 +118,7 @@ pub struct StageAttribution {
 /// One type of source in one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageShare {
-    /// What is read.
+    /// The source's type and stage.
     #[serde(flatten)]
     pub source: StageSource,
     /// Its share of the positive contributions, between 0 and 1.
@@ -129,7 +129,7 @@ pub struct StageShare {
 /// A type of source in a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageSource {
-    /// The component type that is read.
+    /// The type of the source component.
     pub source: Source,
     /// None for the start embedding.
     #[serde(rename = "source_stage")]
@@ -138,7 +138,7 @@ pub struct StageSource {
 
 /// AttributionSums while they are measured: sums over queries.
 pub(super) struct AttributionSums {
-    /// How contributions were computed.
+    /// The definition of contributions.
     pub variant: Variant,
     average_first: AverageFirst,
     stages: Option<Stages>,
@@ -159,7 +159,7 @@ struct LayerSums {
     counts: Vec<f64>,
 }
 
-/// What the parts of one layer read in a batch.
+/// Contributions to the inputs of one layer's readers (neurons or heads) in a batch.
 pub(super) struct Contributions {
     /// `[batch, sources, readers]`
     pub parts: Tensor<3>,
@@ -189,7 +189,7 @@ impl AttributionSums {
         }
     }
 
-    /// Sources as a reader behind `norm` meets them in this variant; `[batch, sources, d_model]` both.
+    /// Sources as inputs of a reader after `norm`, in this variant: `[batch, sources, d_model]` both.
     pub fn as_reader_input(
         &self,
         sources: Tensor<3>,
@@ -202,7 +202,7 @@ impl AttributionSums {
         }
     }
 
-    /// Takes in a batch of one layer.
+    /// Adds a batch of one layer.
     pub fn add(&mut self, layer: usize, found: Contributions) {
         let Contributions { parts, whole, active } = found;
         let [batch, sources, readers] = parts.dims();
@@ -261,7 +261,7 @@ impl AttributionSums {
         }
     }
 
-    /// Means over all that was taken in.
+    /// Means over all batches.
     pub fn finish(self) -> InputAttribution {
         let layers: Vec<LayerAttribution> = self
             .layers

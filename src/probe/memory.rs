@@ -28,8 +28,8 @@ pub struct ProbeSizes<'a> {
 }
 
 impl ProbeSizes<'_> {
-    /// Bytes that measuring `probes` needs at once: what a batch's passes are kept as, and what the probe that needs
-    /// most makes of it.
+    /// Peak bytes of measuring `probes`: the recorded activations of a batch, and the temporaries of the probe that
+    /// needs most.
     pub fn measuring(&self, probes: &[Probe]) -> usize {
         let passes = if probes.iter().any(|probe| probe.uses_base()) { 2 } else { 1 };
         let temporaries = probes.iter().map(|&probe| self.temporaries(probe)).max().unwrap_or(0);
@@ -72,7 +72,7 @@ impl ProbeSizes<'_> {
         2 * outputs + ranked_bytes(self.config.vocab_size, rows, self.documents, self.vocabulary)
     }
 
-    /// Logits of words and docids under that many vectors a query.
+    /// Logits of text tokens and docids under that many vectors a query.
     fn logits(&self, vectors: usize) -> usize {
         let tokens = self.config.vocab_size + self.documents;
         let rows = lens::rows_at_once(vectors, self.rows(), tokens);

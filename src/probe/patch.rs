@@ -36,7 +36,7 @@ impl PatchedPart {
             },
         };
         let selector: Selector = word.parse()?;
-        if selector.takes_away {
+        if selector.excludes {
             return refuse("it excludes components".to_owned());
         }
         let depth = config.num_decoder_layers;

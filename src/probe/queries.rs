@@ -1,4 +1,4 @@
-//! The queries of a probe, and the states that encoders make of them: computed once, stored without padding.
+//! The queries of a probe with their encoder states, which are computed once and stored without padding.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{Question, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
-/// States of more bytes than this are not stored but computed again for each use. It holds some 4,000 queries of a
+/// States of more bytes than this are not stored but recomputed for each use. It holds some 4,000 queries of a
 /// T5-large.
 pub(super) const STORED_BYTES: usize = 256 << 20;
 
-/// A set of queries to look at a model with.
+/// A set of queries that probes use.
 pub struct ProbeQueries {
-    /// What it is called, such as `validation`.
+    /// The set's name, such as `validation`.
     pub(super) name: String,
     pub(super) ids: Vec<String>,
     pub(super) questions: Vec<Question>,
     /// Queries that are measured whatever the model ranks.
     pub(super) selected: Option<SelectedQueries>,
-    /// What the newest measurement found correct.
+    /// The correct queries of the latest measurement.
     pub(super) correct: Vec<QueryTarget>,
     /// States that the next measurement starts with: those of encoders that stay the same.
     stored: EncodedQueries,
@@ -71,8 +71,8 @@ impl ProbeQueries {
         }
     }
 
-    /// Takes the model's encoder states from what a run has stored of its frozen prefix, if all are in it: the
-    /// encoder that is measured must be that one.
+    /// Uses the encoder states in a run's stored frozen prefix, if it has all of them. The probed model must have the
+    /// same encoder.
     pub fn use_stored_prefix(&mut self, prefix: &Arc<Prefix>) {
         if self.stored.own.store.is_none() && prefix.has(&self.texts()) {
             self.stored.own.store = Some(StateStore::Run(prefix.clone()));
@@ -83,12 +83,12 @@ impl ProbeQueries {
         self.questions.iter().map(|question| question.tokens.as_slice()).collect()
     }
 
-    /// How many there are.
+    /// Number of queries.
     pub fn len(&self) -> usize {
         self.questions.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no queries.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty()
     }
@@ -153,7 +153,7 @@ impl ProbeQueries {
         Ok(())
     }
 
-    /// What the newest measurement found correct, as [`ProbeQueries::measure_only`] takes it.
+    /// The correct queries of the latest measurement, in the form of [`ProbeQueries::measure_only`].
     pub fn correct_pairs(&self, docids: &DocidVocabulary) -> Vec<(String, String)> {
         let pair =
             |found: &QueryTarget| (docids.token(found.target), self.ids[found.query].clone());
@@ -230,7 +230,7 @@ impl States {
     }
 }
 
-/// How queries are encoded.
+/// An encoder with its device and padding token.
 #[derive(Clone, Copy)]
 pub(super) struct QueryEncoder<'a> {
     pub t5: &'a T5,

@@ -32,8 +32,8 @@ impl Suite {
     /// Prepares `probes` for models of the shape `config`.
     ///
     /// # Errors
-    /// Stages that do not fit the decoder, or a probe that needs some where there are none; selectors that are not understood, name nothing or nothing that can be
-    /// patched.
+    /// Stages that do not fit the decoder, or a probe that needs some where there are none; selectors that are not
+    /// understood, name nothing or nothing that can be patched.
     pub fn new(
         probes: &[Probe],
         options: ProbeOptions,
@@ -54,8 +54,8 @@ impl Suite {
         Ok(Self { probes: probes.to_vec(), parts, circuit, options })
     }
 
-    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is told how many queries
-    /// are done, and of how many.
+    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called with the number of
+    /// queries done and their total.
     ///
     /// # Errors
     /// No query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
@@ -102,7 +102,7 @@ impl Suite {
         Ok(self.records(subject, &context, &targets, &chosen, found))
     }
 
-    /// That there is what the probes need.
+    /// Checks that the probes have the models and sets that they need.
     fn check(
         &self,
         subject: &Subject,
@@ -148,7 +148,7 @@ impl Suite {
         states
     }
 
-    /// Encodes a set with every other encoder that a probe will ask for.
+    /// Encodes a set with every other encoder that a probe needs.
     fn encode_with_others(
         &self,
         subject: &Subject,
@@ -380,7 +380,7 @@ impl Suite {
         found.into_iter().map(record).collect()
     }
 
-    /// What was measured, in the order in which probes see it.
+    /// The measured queries, in the order of the batches.
     fn query_ranks_in_order(
         &self,
         context: &ProbeContext,
@@ -397,8 +397,9 @@ impl Suite {
 }
 
 impl Probe {
-    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage patching
-    /// and its circuit are made of stages, other patches are not. The other probes leave out means over stages.
+    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage
+    /// patching and its circuit are made of stages, other patches are not. The other probes leave out means over
+    /// stages.
     pub fn needs_stages(self, options: &ProbeOptions) -> bool {
         options.stages.is_none()
             && match self {
@@ -408,7 +409,7 @@ impl Probe {
             }
     }
 
-    /// Whether the probe looks at the base model, where there is one.
+    /// True if the probe uses the base model, if there is one.
     pub fn uses_base(self) -> bool {
         matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)
     }

@@ -14,7 +14,7 @@ use crate::ops::{Head, Logits};
 /// An encoder-decoder T5, v1.0 or v1.1.
 #[derive(Module, Debug)]
 pub struct T5 {
-    /// Word embedding of both stacks; the output matrix too when `lm_head` is none.
+    /// Token embedding of both stacks; also the output matrix if `lm_head` is none.
     pub shared: Embedding,
     /// The encoder.
     pub encoder: Encoder,
@@ -52,12 +52,12 @@ impl T5 {
         &self.config
     }
 
-    /// In what a GPU computes products with its weights.
+    /// The precision in which a GPU computes products with the weights.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The same model whose products a GPU computes in `precision`.
+    /// The same model with products in `precision` on a GPU.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
@@ -109,8 +109,8 @@ impl T5 {
         self.decoder.through(0..layer, start, None, states, pass)
     }
 
-    /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: what comes before is not
-    /// computed again.
+    /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: the layers
+    /// before it are not computed.
     pub fn decode_from(
         &self,
         layer: usize,
@@ -123,7 +123,7 @@ impl T5 {
         self.decoder.forward_from(layer, residual, None, states, pass)
     }
 
-    /// The words that both stacks read: the source's, then the start token. `[batch * length + 1]`
+    /// The input tokens of both stacks: those of the source, then the start token, `[batch * length + 1]`.
     pub fn input_tokens(&self, source: &Tokens) -> Tensor<1, Int> {
         Tensor::cat(vec![source.ids.clone(), self.start_token(&source.ids.device())], 0)
     }
@@ -149,12 +149,12 @@ impl T5 {
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
     }
 
-    /// Logits of all words, `[rows, d_model] -> [rows, vocabulary]`.
+    /// Logits of all text tokens, `[rows, d_model] -> [rows, vocab_size]`.
     pub fn text_logits(&self, output: Tensor<2>) -> Tensor<2> {
         self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output), self.precision)
     }
 
-    /// Logits of all words, as many at once as `at_once` says: each `[rows, at most at_once]`, in order.
+    /// Logits of all text tokens in blocks of at most `at_once` tokens, in order: each `[rows, block]`.
     pub fn text_logits_in_blocks(
         &self,
         output: Tensor<2>,
@@ -189,7 +189,7 @@ impl T5 {
     }
 }
 
-/// A T5 whose output vocabulary is its words and one atomic docid for each document.
+/// A T5 whose output vocabulary is its text tokens and one atomic docid for each document.
 #[derive(Module, Debug)]
 pub struct GenirModel {
     /// The T5.
@@ -210,7 +210,7 @@ impl GenirModel {
         }
     }
 
-    /// Logits of words and docids from the decoder's output `[batch, d_model]`.
+    /// Logits of text tokens and docids from the decoder's output `[batch, d_model]`.
     pub fn logits(&self, output: Tensor<2>) -> Logits {
         self.head(output).logits()
     }
@@ -220,7 +220,7 @@ impl GenirModel {
         self.docids.logits(self.t5.scaled(output), self.t5.precision)
     }
 
-    /// The same model whose products a GPU computes in `precision`.
+    /// The same model with products in `precision` on a GPU.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { t5: self.t5.with_precision(precision), ..self }
     }

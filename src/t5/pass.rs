@@ -1,4 +1,4 @@
-//! One walk through the model: its tap and its dropout.
+//! One forward pass: its tap and its dropout.
 
 use burn::tensor::{Device, Tensor};
 
@@ -7,13 +7,13 @@ use crate::component::Stack;
 use crate::device::Precision;
 use crate::ops::Dropout;
 
-/// What a forward pass carries besides activations.
+/// The state of a forward pass: its tap, dropout and precision.
 pub struct Pass<'a> {
     tap: &'a mut dyn Tap,
     dropout: Option<Dropout>,
     /// Dropout masks drawn so far.
     draws: u64,
-    /// In what a GPU computes products with weights: set by the model that the pass goes through.
+    /// Precision of products with weights on a GPU, set by the model.
     pub(super) precision: Precision,
 }
 

@@ -1,4 +1,4 @@
-//! From a recipe to all that a run needs before its first step, with everything that is wrong told at once.
+//! Plans a run from its recipe and reports all problems at once.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -23,13 +23,13 @@ use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
 
-/// A recipe that has been held against its corpus, its base model and its device.
+/// A recipe that was checked against its corpus, its base model and its device.
 pub struct Plan {
     /// The recipe.
     pub recipe: Recipe,
     /// Where the run computes, without autodiff.
     pub device: Device,
-    /// In what a GPU computes products with weights.
+    /// Precision of products with weights on a GPU.
     pub precision: Precision,
     /// Documents, queries and judgements.
     pub corpus: Corpus,
@@ -45,7 +45,7 @@ pub struct Plan {
     pub docids: DocidVocabulary,
     /// Training examples of both tasks.
     pub examples: Examples,
-    /// What an epoch is made of.
+    /// The examples of an epoch.
     pub mixture: Mixture,
     /// How epochs are divided into updates and batches.
     pub epochs: Epochs,
@@ -343,7 +343,7 @@ impl Plan {
     }
 }
 
-/// Keeps a result's value, or its error among the others.
+/// Returns a result's value, or adds its error to `problems`.
 fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),

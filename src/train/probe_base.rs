@@ -32,8 +32,8 @@ impl ProbeBase {
     /// [`NO_BASE`].
     ///
     /// A run that starts from a checkpoint of another run goes back to what that one started from, and so on, as far as
-    /// the recipes beside the checkpoints lead. Where they end at a model that has been trained to retrieve, that one is
-    /// taken, and the note says so.
+    /// the recipes beside the checkpoints lead. Where they end at a model that has been trained to retrieve, that one
+    /// is taken, and the note says so.
     ///
     /// # Errors
     /// The model that is named, or what the run itself started from, cannot be opened.
@@ -63,9 +63,10 @@ impl ProbeBase {
                     passed.push(run.clone());
                     match Base::of(&recipe.model) {
                         Ok((_, base)) => Ok((run, recipe, base)),
-                        Err(error) => {
-                            Err(format!("the base of {} is not to be had: {error}", run.display()))
-                        }
+                        Err(error) => Err(format!(
+                            "the base model of {} cannot be opened: {error}",
+                            run.display()
+                        )),
                     }
                 }
                 Err(reason) => Err(reason),
@@ -87,7 +88,7 @@ impl ProbeBase {
                 Init::Scratch => format!("{} of {}", name_of_base(&recipe), run.display()),
             };
             let note = format!(
-                "the base model of the probes is {name}: what {} began with, from which this run goes on",
+                "the base model of the probes is {name}: {} started from it, and this run continues that one",
                 run.display()
             );
             let (note, seed) = (Some(note), recipe.run.seed);

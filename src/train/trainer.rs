@@ -1,4 +1,4 @@
-//! The training loop: the only one there is.
+//! The training loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,9 +34,9 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     sampler: Sampler,
     total_steps: u64,
-    /// What comes before every trained parameter, once a run has begun; none where the encoder is trained.
+    /// Outputs of the frozen prefix, set when the run starts; none if the encoder is trained.
     prefix: Option<Arc<Prefix>>,
-    /// The next batch's part of it, where fetching that takes time.
+    /// Gathers the prefix of the next batch, if gathering blocks.
     ahead: Option<Prefetcher>,
     costs: Costs,
 }
@@ -46,11 +46,11 @@ pub struct Trainer<'a> {
 pub struct Outcome {
     /// Updates done.
     pub steps: u64,
-    /// Why a callback stopped it before its last step, if one did.
+    /// The reason for which a callback stopped the run early, if one did.
     pub stopped: Option<String>,
 }
 
-/// What one update did.
+/// Result of one update.
 #[derive(Default)]
 struct Step {
     /// Number of the update, from 1; 0 before the first.
@@ -60,7 +60,7 @@ struct Step {
     learning_rate: f64,
     gradient_norm: f64,
     examples: u64,
-    /// What callbacks measured after it, by name.
+    /// Metrics that callbacks measured after it, by name.
     metrics: BTreeMap<String, f64>,
 }
 
@@ -87,21 +87,21 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The model before the first step, with everything frozen that is not to be trained.
+    /// The model before the first step, with all parameters frozen that are not trained.
     pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
         Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
     }
 
-    /// Names of the parameters that the optimizer keeps a state for.
+    /// Names of the parameters that have an optimizer state.
     pub fn optimized(&self) -> impl Iterator<Item = &str> {
         self.optimizer.names()
     }
 
-    /// Trains `model` to the last step, or until a callback stops the run, and gives it back.
+    /// Trains `model` to the last step, or until a callback stops the run, and returns it.
     ///
     /// # Errors
-    /// The first error of a callback, or a loss or gradient that is not finite: the update that it would
-    /// have led to is not made, and the checkpoints written before stay.
+    /// The first error of a callback, or a loss or gradient that is not finite: that update is not applied,
+    /// and earlier checkpoints stay.
     pub fn run(
         &mut self,
         model: GenirModel,
@@ -113,8 +113,8 @@ impl<'a> Trainer<'a> {
         Ok((model, outcome))
     }
 
-    /// As [`Trainer::run`], for what the callbacks keep: the model is not brought back whole, which may need more
-    /// memory than training did.
+    /// As [`Trainer::run`], but the model is dropped: returning it requires its released weights to be restored, which
+    /// may need more memory than training.
     pub fn run_for_callbacks(
         &mut self,
         model: GenirModel,
@@ -156,10 +156,10 @@ impl<'a> Trainer<'a> {
         Ok((model, Outcome { steps: newest.number, stopped }))
     }
 
-    /// Finds or computes the frozen prefix of the texts that are read more than once, and says what it did.
+    /// Finds or computes the frozen prefix of the texts that are read more than once, and logs the result.
     ///
-    /// All of it before the first step: sorted by length the texts waste no padding, and the first epoch would
-    /// otherwise ask for them in another order than the one they are stored in.
+    /// All of it is computed before the first step: sorted by length, the texts need little padding, and the first
+    /// epoch would otherwise read them in an order other than the stored one.
     fn prepare(
         &mut self,
         model: &GenirModel,
@@ -191,7 +191,7 @@ impl<'a> Trainer<'a> {
         Ok(Some(Arc::new(prefix)))
     }
 
-    /// Lets go of the weights that only the frozen prefix computes with, where nothing will ask for them any more.
+    /// Releases the weights that only the frozen prefix uses, if no callback needs them.
     fn release_frozen(
         &self,
         mut model: GenirModel,
@@ -210,17 +210,17 @@ impl<'a> Trainer<'a> {
             if bytes > 0 {
                 let size = mebibytes(bytes as u64);
                 monitor.message(&format!(
-                    "frozen prefix: the weights of the {frozen} are let go ({size})"
+                    "frozen prefix: the weights of the {frozen} are released ({size})"
                 ));
             }
         }
         Ok(model)
     }
 
-    /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model goes
-    /// in and comes out, so that the optimizer alone owns each tensor that it updates in place.
+    /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model is
+    /// moved in and out, so that the optimizer is the only owner of each tensor that it updates in place.
     ///
-    /// Batches are made here and not ahead of time by another thread: tokens are encoded once before the first step, so
+    /// Batches are assembled here and not by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
     fn step(&mut self, model: GenirModel, step: u64) -> (GenirModel, Result<Step, TrainError>) {
         let (update, learning_rate) = (step - 1, self.schedule.at(step - 1));
@@ -233,7 +233,7 @@ impl<'a> Trainer<'a> {
         for (part, indices) in batches.iter().enumerate() {
             let pad_id = self.plan.tokenizer.pad_id();
             let batch = assemble(&self.plan.examples, indices, pad_id, length_step(&self.device));
-            // Every example of an update weighs the same, whichever batch it is in.
+            // Every example of an update has the same weight, whichever batch it is in.
             let share = batch.size() as f64 / examples as f64;
             let input = self.input(&model, &batch);
             self.prefetch_next(batches.get(part + 1), step);
@@ -265,8 +265,8 @@ impl<'a> Trainer<'a> {
         (model, done)
     }
 
-    /// Mean loss of a batch, and its gradients times `share`. Dropout follows from the seed and `position`, the number of
-    /// batches before this one in the whole run.
+    /// Mean loss of a batch, and its gradients times `share`. Dropout is a function of the seed and of `position`, the
+    /// number of batches before this one in the run.
     fn forward_backward(
         &self,
         model: &GenirModel,
@@ -289,7 +289,7 @@ impl<'a> Trainer<'a> {
         forward_backward(model, input, targets, options)
     }
 
-    /// What a batch's step starts from: its tokens, or what the frozen prefix makes of them, stored or computed now.
+    /// The input of a batch's step: its tokens, or the output of the frozen prefix for them, stored or computed now.
     fn input(&mut self, model: &GenirModel, batch: &Batch) -> StepInput {
         let Some(prefix) = &self.prefix else {
             return StepInput::Tokens(Tokens::new(&batch.ids, &batch.lengths, &self.device));
@@ -305,7 +305,8 @@ impl<'a> Trainer<'a> {
         }))
     }
 
-    /// Begins to gather the stored prefix of the batch that follows in update number `step`, or of the next update's first.
+    /// Starts gathering the stored prefix of the next batch of update number `step`, or of the first batch of the next
+    /// update.
     fn prefetch_next(&mut self, following: Option<&Vec<u32>>, step: u64) {
         let Some(ahead) = &mut self.ahead else { return };
         let next = match following {
@@ -318,7 +319,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Calls the callbacks that are due; the reason, if one of them stopped the run.
+    /// Calls the callbacks that are due; returns the reason if one of them stopped the run.
     fn run_callbacks(
         &mut self,
         model: &GenirModel,
@@ -349,7 +350,7 @@ impl<'a> Trainer<'a> {
         stopped
     }
 
-    /// Tells the callbacks how the run `ended`; the reason, if one of them had stopped it.
+    /// Calls [`Callback::end`] of all callbacks; returns the reason if one of them had stopped the run.
     fn end(
         &mut self,
         mut ended: Result<Option<String>, TrainError>,
@@ -375,7 +376,7 @@ impl<'a> Trainer<'a> {
         ended
     }
 
-    /// The moment after the newest update, from which the metrics are taken.
+    /// The state after the latest update; its metrics are moved out of `newest`.
     fn state<'m>(
         &'m self,
         model: &'m GenirModel,
@@ -414,7 +415,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Calls a callback, and counts its time.
+/// Calls a callback and adds its time to the costs.
 fn timed<T>(
     callback: &mut dyn Callback,
     state: &mut TrainerState,

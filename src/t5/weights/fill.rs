@@ -59,7 +59,7 @@ where
     }
 }
 
-/// One parameter, as a visit meets it.
+/// One parameter of a module.
 pub struct Parameter {
     /// Dotted name, such as `t5.decoder.layers.3.mlp.output.weight`.
     pub name: String,
@@ -71,8 +71,8 @@ pub struct Parameter {
     pub trained: bool,
 }
 
-/// Lets go of the values of every parameter that `which` names: it keeps its shape and becomes a view of one NaN, so
-/// that whatever were computed with it would show.
+/// Replaces every parameter that `which` selects by a placeholder of the same shape, an expanded view of a single NaN,
+/// so that any use of it shows in the result.
 pub fn with_placeholders<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
     map_parameters(module, &mut Placeholders(which))
 }
@@ -91,7 +91,7 @@ impl<W: Fn(&str) -> bool> MapParameter for Placeholders<W> {
     }
 }
 
-/// Dotted name and dimensions of every parameter of `module` in the order of its fields; no value is looked at.
+/// Dotted name and dimensions of every parameter of `module` in the order of its fields; values are not read.
 pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     let mut measurer = Measurer(Vec::new());
     visit_parameters(module, &mut measurer);

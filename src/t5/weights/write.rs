@@ -20,8 +20,8 @@ const BLOCK: usize = 1 << 20;
 /// Writes `model.safetensors` into `directory`: f32, docid rows behind the word rows in one matrix.
 ///
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
-/// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; what the T5 has let go of is read
-/// from where it came from, one tensor at a time too.
+/// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; released weights are read
+/// from their origin, also one tensor at a time.
 pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
     let gated = model.t5.config().feed_forward == FeedForward::GatedGelu;
     let docids = model.docids.weight.val().inner();

@@ -1,7 +1,7 @@
-//! What a run needs at its peak, estimated from its sizes before it starts.
+//! Estimates the peak memory of a run before it starts.
 //!
-//! A run goes through phases that give back what they needed (`allocator::MemoryScope`), so that its peak is that of the
-//! phase which needs most. `tests/memory.rs` holds the total against what processes of whole runs have really held.
+//! Each phase of a run returns its memory to the system (`allocator::MemoryScope`), so that the peak of the run is that
+//! of its largest phase. `tests/memory.rs` compares the total with the measured peaks of complete runs.
 
 mod callbacks;
 mod step;
@@ -22,39 +22,39 @@ use step::{GradientReach, StepSizes, prefix_temporaries};
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The most that the process has held so far, as it was measured: reading the corpus may need more than what is
-    /// left of it. 0 where the system does not tell.
+    /// Measured peak of the process so far, since reading the corpus may need more than remains afterwards. 0 if the
+    /// system does not report it.
     pub before: usize,
-    /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
-    /// and what it will come to hold beside the model.
+    /// Measured resident memory of the process with the corpus and its tokens (if the system reports it), and the
+    /// overhead that is not itemised below.
     pub process: usize,
-    /// Whether all of it is in the machine's memory: resident memory of the process. On a GPU the sum is of both memories.
+    /// True if all of it is host memory: the resident memory of the process. With a GPU, the sum covers both memories.
     pub on_host: bool,
     /// All parameters.
     pub parameters: usize,
-    /// Those among them that are let go of before the first step, because all that they make is stored.
+    /// Parameters that are released before the first step because their outputs are stored.
     pub released: usize,
-    /// Optimizer state of the trained ones.
+    /// Optimizer state of the trained parameters.
     pub optimizer: usize,
-    /// The frozen prefix of all texts, where it is stored.
+    /// The stored frozen prefixes of all texts.
     pub stored: usize,
-    /// What the base model that probes compare with has beside the model; 0 where none does.
+    /// Tensors of the probes' base model that are not shared with the model; 0 if no probe uses one.
     pub base: usize,
-    /// Whether training goes on beside `base`: probes are measured before the last step.
+    /// True if `base` is in memory during training, because probes are measured before the last step.
     pub base_while_training: bool,
-    /// What storing the prefix needs at once, its rows among it.
+    /// Peak of storing the prefix, including its rows.
     pub storing: usize,
     /// Gradients of the trained parameters, in a step.
     pub gradients: usize,
-    /// Activations that a step keeps for the backward pass.
+    /// Activations that a step saves for the backward pass.
     pub activations: usize,
-    /// What a step makes and frees again, as far as it stands at once: logits, and the largest gradient's parts.
+    /// Temporaries of a step that exist at the same time: logits, and the parts of the largest gradient.
     pub temporaries: usize,
-    /// What an evaluation needs at once.
+    /// Peak of an evaluation.
     pub evaluation: usize,
-    /// What writing a checkpoint needs at once.
+    /// Peak of writing a checkpoint.
     pub checkpoint: usize,
-    /// What probes need at once; nothing where there are none.
+    /// Peak of measuring probes; 0 if there are none.
     pub probes: ProbesNeed,
 }
 
@@ -62,7 +62,7 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Fits,
-    /// By the estimate it has not; but the estimate may be too high.
+    /// The estimate exceeds the available memory, but may be too high.
     Perhaps,
     DoesNot,
 }
@@ -81,15 +81,15 @@ impl Fit {
 
 const F32: usize = size_of::<f32>();
 
-/// What a process comes to hold beside what is counted: pages of its own file that are read later, queries that it is
-/// evaluated on, open logs, and pieces of memory that the allocator cannot use again.
-const BESIDE: usize = 7 << 20;
+/// Overhead not itemised below: pages of the executable that are read later, evaluation queries, open logs, and
+/// fragmented memory that the allocator cannot reuse.
+const OVERHEAD: usize = 7 << 20;
 
-/// The same for each thread: its stack, and memory that it keeps for itself. Measured with 1 to 8 threads, as the others.
-const BESIDE_OF_THREAD: usize = 3 << 20;
+/// Overhead per thread: its stack and its allocator cache. Measured with 1 to 8 threads.
+const OVERHEAD_PER_THREAD: usize = 3 << 20;
 
-/// The most that a thread's products pack their factors into, which follows from the processor's caches. Small factors take
-/// less: as much as they are.
+/// The largest buffer into which a thread's products pack their factors; it depends on the processor's caches. Smaller
+/// factors need as much as their own size.
 const PACKED: usize = 7 << 20;
 
 impl MemoryEstimate {
@@ -105,7 +105,7 @@ impl MemoryEstimate {
             // A row and a column of second moments for each matrix: the square roots of its size, about.
             Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
-        // Accumulated gradients stand beside those of the newest batch.
+        // Accumulated gradients exist at the same time as those of the latest batch.
         let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
         let Stored { training, evaluated, probed } = stored(plan);
         let asked = evaluated + probed;
@@ -120,17 +120,17 @@ impl MemoryEstimate {
         };
         let reach = GradientReach::of(&plan.trained, config);
         let (base, base_while_training) = callbacks::base(plan);
-        // What was needed to come here is not needed any more.
+        // Returns memory that was only needed for planning.
         give_back_freed_memory();
         let tokens = match plan.frozen_prefix() {
             Some(_) => step.tokens().max(BATCH_POSITIONS),
             None => step.tokens(),
         };
         let packed = (F32 * tokens * config.d_ff.max(config.inner())).min(PACKED);
-        let beside = BESIDE + rayon::current_num_threads() * (BESIDE_OF_THREAD + packed);
+        let overhead = OVERHEAD + rayon::current_num_threads() * (OVERHEAD_PER_THREAD + packed);
         Self {
             before: peak_memory().unwrap_or(0) as usize,
-            process: resident_memory().unwrap_or(0) as usize + beside,
+            process: resident_memory().unwrap_or(0) as usize + overhead,
             on_host: is_host(&plan.device),
             parameters: F32 * table.total.parameters,
             released: if training > 0 { F32 * released_parameters(plan) } else { 0 },
@@ -141,7 +141,7 @@ impl MemoryEstimate {
             storing: match (training, asked) {
                 (0, 0) => 0,
                 (rows, 0) => rows.max(made),
-                // What is asked is computed beside the rows of the training texts.
+                // The other texts are computed while the rows of the training texts are in memory.
                 (rows, asked) => rows + asked.max(made),
             },
             gradients: F32 * trained_count * copies,
@@ -157,7 +157,7 @@ impl MemoryEstimate {
         }
     }
 
-    /// All of it at the peak, in bytes, if every query that probes may measure is measured.
+    /// Peak of the run in bytes, if every query that probes may measure is measured.
     pub fn total(&self) -> usize {
         self.peak(self.probes.most).1
     }
@@ -172,7 +172,7 @@ impl MemoryEstimate {
         }
     }
 
-    /// The same if probes find no query to measure over: while none of them is correct.
+    /// Peak of the run in bytes, if no query is correct, so that probes have nothing to measure.
     pub fn least(&self) -> usize {
         self.peak(self.probes.least).1
     }
@@ -230,8 +230,8 @@ fn stored(plan: &Plan) -> Stored {
     Stored { training, evaluated: each * evaluated, probed: each * callbacks::stored_queries(plan) }
 }
 
-/// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
-/// queries are ranked only once, so that theirs is not stored.
+/// Number of parameters that are released once the prefixes of all texts are stored; 0 if probes may need them, or if
+/// queries are ranked only once, so that their prefix is not stored.
 fn released_parameters(plan: &Plan) -> usize {
     let recipe = &plan.recipe;
     let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
@@ -279,7 +279,7 @@ impl fmt::Display for MemoryEstimate {
         )?;
         let others = [
             ("frozen prefix", self.stored),
-            ("let go before the first step", self.released),
+            ("released before the first step", self.released),
             ("the base model for probes", self.base),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),

@@ -1,5 +1,5 @@
-//! What a training step keeps and makes. The sums follow the forward pass in `src/t5`: what each operation keeps for
-//! its gradient is written beside it here.
+//! Memory of a training step: activations that are saved for the backward pass, and temporaries. The sums follow the
+//! forward pass in `src/t5`, operation by operation.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::component::{ParameterPlace, Stack};
 use crate::prefix::BATCH_POSITIONS;
 use crate::t5::{FeedForward, T5Config};
 
-/// The lowest place at which a gradient is made: nothing before it is kept.
+/// The first layers that gradients reach; nothing before them is saved for backward.
 pub(super) struct GradientReach {
     /// First encoder layer that gradients reach; the number of layers if none is reached.
     pub encoder: usize,
@@ -64,7 +64,7 @@ impl StepSizes<'_> {
         self.examples * self.length
     }
 
-    /// Kept from the forward pass until the backward pass has used it.
+    /// Saved from the forward pass until the backward pass has used it.
     pub fn saved_for_backward(&self, reach: &GradientReach) -> usize {
         let encoder = self.config.num_layers - reach.encoder;
         let decoder = self.config.num_decoder_layers - reach.decoder;
@@ -121,7 +121,7 @@ impl StepSizes<'_> {
         if self.dropout { floats } else { 0 }
     }
 
-    /// Made and freed within a step.
+    /// Allocated and freed within a step.
     pub fn temporaries(&self, reach: &GradientReach, documents: usize) -> usize {
         let (words, width) = (self.config.vocab_size, self.config.d_model);
         let logits = if self.fused_loss {
@@ -148,7 +148,7 @@ impl StepSizes<'_> {
     }
 }
 
-/// What one encoder layer makes of a batch, where nothing is kept.
+/// Temporaries of one encoder layer for a batch, if nothing is saved for backward.
 pub(super) fn layer_temporaries(config: &T5Config, examples: usize, length: usize) -> usize {
     let tokens = examples * length;
     let scores = 2 * examples * config.num_heads * length * length;

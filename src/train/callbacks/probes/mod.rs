@@ -224,7 +224,8 @@ impl<'a> Probes<'a> {
         Ok(())
     }
 
-    /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is no error.
+    /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
+    /// no error.
     fn measure(
         &mut self,
         due: &[Probe],
@@ -260,7 +261,7 @@ impl<'a> Probes<'a> {
                 Ok(records) => measured.records.extend(records),
                 Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
                     let why = format!(
-                        "none of {ranked} {set} queries is correct yet, best rank {best_rank}"
+                        "none of {ranked} {set} queries has its relevant docid at rank 1, best rank {best_rank}"
                     );
                     measured.without.push((probes, why));
                 }
@@ -274,7 +275,7 @@ impl<'a> Probes<'a> {
     fn keep(&mut self, measured: Measured, state: &mut TrainerState) -> Result<(), TrainError> {
         let step = state.step;
         for (probes, why) in &measured.without {
-            state.monitor.message(&format!("step {step}: probes wait: {why}"));
+            state.monitor.message(&format!("step {step}: probes skipped: {why}"));
             self.skip(probes, step, SkipReason::NoCorrectQuery, why)?;
         }
         for record in measured.records {
@@ -354,10 +355,10 @@ impl Callback for Probes<'_> {
         }
         if state.step > 0 {
             state.monitor.message(&format!(
-                "probes took {:.1} s beside {:.1} s of training ({:.1}%)",
+                "probes took {:.1} s, {:.1}% of {:.1} s of training",
                 self.budget.total,
-                state.training_seconds,
                 100.0 * self.budget.total / state.training_seconds,
+                state.training_seconds,
             ));
         }
         Ok(())
