@@ -1,4 +1,4 @@
-//! Where in the model a parameter lives, read from its dotted name. No other code splits parameter names.
+//! The place of a parameter in the model, parsed from its dotted name. No other code splits parameter names.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl fmt::Display for Stack {
     }
 }
 
-/// What a layer is made of; each with the RMSNorm that feeds it. Serde uses [`Component::name`].
+/// A component of a layer, with the RMSNorm that feeds it. Serde uses [`Component::name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
@@ -102,10 +102,10 @@ impl Weight {
     }
 }
 
-/// Where a parameter lives: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
+/// The place of a parameter: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterPlace {
-    /// The word embedding.
+    /// The token embedding, Hugging Face's `shared`.
     SharedEmbedding,
     /// The docid rows.
     Docids,
@@ -129,7 +129,7 @@ pub enum ParameterPlace {
 }
 
 impl ParameterPlace {
-    /// The place that the dotted `name` tells; a T5's parameters may be named with or without `t5.` before them.
+    /// Parses the dotted `name`; a T5's parameters may be named with or without `t5.` before them.
     /// `None` when no parameter of the model has that form.
     pub fn of(name: &str) -> Option<Self> {
         if name == "docids.weight" {

@@ -46,8 +46,8 @@ impl AttentionBlock {
 
     /// Self-attention: `[batch * length, d_model] -> [batch * length, d_model]`.
     ///
-    /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are, so then
-    /// scores, queries and keys are skipped, unless a tap wants them.
+    /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are,
+    /// so then scores, queries and keys are skipped, unless a tap wants them.
     pub(super) fn self_attention(
         &self,
         x: Tensor<2>,

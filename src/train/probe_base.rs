@@ -1,4 +1,4 @@
-//! The base model of a run's probes: what the run started from, before anything was trained to retrieve.
+//! The base model of a run's probes: the model before training for retrieval.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::t5::weights::WeightsError;
 
 /// A base model for probes, without its weights.
 pub struct ProbeBase {
-    /// What it is called in results.
+    /// The model's name in results.
     pub name: String,
     /// How it was found, where that is not what `model.base` says: a sentence for the log.
     pub note: Option<String>,
@@ -23,7 +23,7 @@ pub struct ProbeBase {
     pub base: Base,
     /// Draws the weights of a run from scratch.
     seed: u64,
-    /// Whether it is what the run itself started from.
+    /// True if it is the model from which the run itself started.
     is_start: bool,
 }
 
@@ -127,7 +127,7 @@ impl ProbeBase {
         differs.map(|((key, found), (_, own))| (key, found, own)).or(fewer)
     }
 
-    /// Whether it is what the run itself started from.
+    /// True if it is the model from which the run itself started.
     pub fn is_start(&self) -> bool {
         self.is_start
     }

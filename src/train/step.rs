@@ -7,7 +7,7 @@ use crate::ops::{Dropout, cross_entropy};
 use crate::prefix::PrefixOutput;
 use crate::t5::{Embedding, GenirModel, NoTap, Pass, Tokens};
 
-/// How a batch is trained on.
+/// Options of a training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOptions {
     /// Dropout of this batch.
@@ -19,13 +19,13 @@ pub struct StepOptions {
     pub weight: f64,
 }
 
-/// What a step starts from.
+/// The input of a training step.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum StepInput {
     /// The texts, where the encoder or the word embedding is trained.
     Tokens(Tokens),
-    /// What the frozen prefix has made of them, without autodiff.
+    /// The output of the frozen prefix for them, without autodiff.
     Prefix(PrefixOutput),
 }
 
@@ -77,8 +77,8 @@ impl Lookup {
         Self { ids, rows }
     }
 
-    /// Adds what the backward pass has `found` for the rows to the gradient of `embedding`, in place; nothing where it is
-    /// frozen.
+    /// Adds what the backward pass has `found` for the rows to the gradient of `embedding`, in place; nothing where it
+    /// is frozen.
     fn add_gradient(
         self,
         found: &mut Gradients,

@@ -1,4 +1,4 @@
-//! Whether a run can be started: in its directory, and in the memory of its machine.
+//! Checks that a run can be started: its directory, and the memory of the machine.
 
 use super::memory::{Fit, MemoryEstimate};
 use super::plan::Plan;
@@ -7,8 +7,8 @@ use crate::recipe::Recipe;
 use crate::run::{NewRun, Overwrite, RunDirectory, available_to_process};
 
 impl Plan {
-    /// As [`Plan::new`] for a run that is to be started: also refused are a run that cannot start in its directory, one that
-    /// reads what would be removed with the run that it replaces, and one that needs more memory than there is.
+    /// As [`Plan::new`] for a run that is to be started: also refused are a run that cannot start in its directory, one
+    /// that reads what would be removed with the run that it replaces, and one that needs more memory than there is.
     ///
     /// # Errors
     /// All problems at once.

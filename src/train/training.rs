@@ -1,4 +1,4 @@
-//! A training in its run directory, from the claim of the directory to the last checkpoint.
+//! Training in a run directory, from locking the directory to the last checkpoint.
 
 use super::TrainError;
 use super::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -48,7 +48,8 @@ impl<'a> Training<'a> {
         &self.run
     }
 
-    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its metrics.
+    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its
+    /// metrics.
     pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
         self.callbacks.push(Box::new(callback));
         self
@@ -57,8 +58,8 @@ impl<'a> Training<'a> {
     /// Trains to the last step, or until a callback stops the run. Progress and messages go to `console`.
     ///
     /// # Errors
-    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints that
-    /// were written; without one, an earlier run that was to be replaced is restored.
+    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints
+    /// that were written; without one, an earlier run that was to be replaced is restored.
     pub fn run(mut self, console: &Console) -> Result<Outcome, TrainError> {
         let plan = self.plan;
         // All that can fail comes before the run that is to be replaced is touched.

@@ -1,4 +1,4 @@
-//! What should be known of a run before it is started.
+//! Warnings about a run before it starts.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -57,7 +57,7 @@ impl Plan {
         })
     }
 
-    /// That the checkpoints of the run may not find room on its disk.
+    /// A warning if the disk may be too small for the run's checkpoints.
     fn disk_warning(&self) -> Option<String> {
         let directory = &self.recipe.run.directory;
         let free = free_space(directory)?;

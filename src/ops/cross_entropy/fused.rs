@@ -1,7 +1,7 @@
 //! Cross-entropy from the decoder's output on the CPU: logits, loss and gradients as one operation.
 //!
-//! The rows of the output layer are read once, in blocks that stay in the cache. The logits of a block of frozen rows are
-//! consumed at once by an online softmax: they raise the running maximum and sum and add their share of the input's
+//! The rows of the output layer are read once, in blocks that stay in the cache. The logits of a block of frozen rows
+//! are consumed at once by an online softmax: they raise the running maximum and sum and add their share of the input's
 //! gradient, `sum of p_v W_v`, which is rescaled when the maximum rises. Neither logits nor their gradients are
 //! materialised as `[batch, rows]`. Logits of trained rows are saved for backward, and become their gradients in place
 //! when the backward pass needs those of the rows.

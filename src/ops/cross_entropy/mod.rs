@@ -1,8 +1,8 @@
 //! Cross-entropy over text tokens and docids together, with its gradient in closed form.
 //!
-//! The gradient of a softmax cross-entropy is known in closed form. On the CPU it is part of one operation from the decoder's
-//! output ([`fused`]). On other devices it is computed once, off the graph, and handed to autodiff as a constant factor of
-//! the logits. Nothing is concatenated: the two parts of the output layer share one normaliser.
+//! The gradient of a softmax cross-entropy is known in closed form. On the CPU it is part of one operation from the
+//! decoder's output ([`fused`]). On other devices it is computed once, off the graph, and handed to autodiff as a
+//! constant factor of the logits. Nothing is concatenated: the two parts of the output layer share one normaliser.
 
 mod fused;
 mod output_rows;

@@ -1,4 +1,4 @@
-//! Ranks the queries of the recipe's splits, and what was trained on, at the evaluation cadence.
+//! Ranks the queries of the recipe's splits, and samples of the training texts, at the evaluation cadence.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ pub struct Evaluate<'a> {
     order: DocidOrder,
     /// Each with whether its rankings are written to run files.
     sets: Vec<(&'a QuerySet, bool)>,
-    /// What was said of evaluations beside their metrics.
-    said: HashSet<String>,
-    /// The step of the newest evaluation.
+    /// Remarks that were logged already.
+    logged: HashSet<String>,
+    /// The step of the latest evaluation.
     evaluated: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Evaluate<'a> {
             cadence: plan.evaluations(),
             order: DocidOrder::of(&plan.docids),
             sets,
-            said: HashSet::new(),
+            logged: HashSet::new(),
             evaluated: None,
         })
     }
@@ -143,9 +143,9 @@ impl Callback for Evaluate<'_> {
                 state.metrics.extend(named);
             }
         }
-        // What was said of an earlier evaluation is not said again.
+        // Each remark is logged once.
         for remark in remarks {
-            if self.said.insert(remark.clone()) {
+            if self.logged.insert(remark.clone()) {
                 state.monitor.message(&remark);
             }
         }

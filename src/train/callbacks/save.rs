@@ -1,4 +1,4 @@
-//! Writes checkpoints, keeps the last ones and the best, and keeps `latest` and `best` leading there.
+//! Writes checkpoints, removes old ones, and updates the symbolic links `latest` and `best`.
 
 use std::collections::VecDeque;
 

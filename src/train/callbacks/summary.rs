@@ -128,7 +128,7 @@ impl<'a> Summary<'a> {
         ]
     }
 
-    /// The metrics that TensorBoard shows beside them: the loss, and what each ranking of the whole is judged by.
+    /// The metrics that TensorBoard shows next to them: the loss, and the main metrics of each ranking.
     fn metrics(&self) -> Vec<String> {
         let recipe = &self.plan.recipe;
         let splits = recipe.evaluate.splits.iter().map(|&split| split.to_string());

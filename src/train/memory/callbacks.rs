@@ -30,8 +30,8 @@ pub(super) fn saved(config: &T5Config, documents: usize) -> usize {
     (config.vocab_size + documents) * config.d_model
 }
 
-/// Bytes of the base model beside the model, and whether training goes on beside it. Where the run started from it, they
-/// share what is frozen.
+/// Bytes of the base model beside the model, and whether training goes on beside it. Where the run started from it,
+/// they share what is frozen.
 pub(super) fn base(plan: &Plan) -> (usize, bool) {
     let Some(section) = &plan.recipe.probes else { return (0, false) };
     let using = || section.run.iter().filter(|probe| probe.uses_base());

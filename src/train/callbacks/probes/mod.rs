@@ -1,4 +1,4 @@
-//! Measures probes during training: each at its own cadence, all together within a share of the time.
+//! Measures probes during training, each at its own cadence, within a share of the training time.
 
 mod budget;
 
@@ -39,7 +39,7 @@ pub struct Probes<'a> {
     budget: Budget,
     /// Probes that were due and had to wait.
     waiting: Vec<Probe>,
-    /// What each probe gave in this run, for pictures of how it moves.
+    /// All results of each probe in this run, for pictures of their history.
     histories: Vec<(Probe, Vec<Record>)>,
     /// Whether the measurement at the end was made.
     ended: bool,
@@ -47,19 +47,19 @@ pub struct Probes<'a> {
     skipped: Vec<Skipped>,
 }
 
-/// Probes that look at the same queries.
+/// Probes that use the same queries.
 struct Set {
     probes: Vec<Probe>,
     queries: ProbeQueries,
-    /// What circuits are judged on.
+    /// The queries that circuits are evaluated on.
     test: ProbeQueries,
 }
 
-/// What measuring gave.
+/// Results of a measurement.
 #[derive(Default)]
 struct Measured {
     records: Vec<Record>,
-    /// Probes without a query to measure over, and why, in words.
+    /// Probes that found no query to measure, with the reason as text.
     without: Vec<(Vec<Probe>, String)>,
 }
 
@@ -122,7 +122,8 @@ impl<'a> Probes<'a> {
         due.filter(|probe| newly.contains(probe) || self.waiting.contains(probe)).collect()
     }
 
-    /// Lets `due` wait; says so once until they are measured, and in the results of those that would be measured now.
+    /// Postpones `due`. Logs this once until they are measured, and records it in the results of the probes that were
+    /// due now.
     fn wait(
         &mut self,
         due: Vec<Probe>,
@@ -152,7 +153,7 @@ impl<'a> Probes<'a> {
         Ok(())
     }
 
-    /// Puts into the results of `probes` that they were due and not measured.
+    /// Records in the results of `probes` that they were due and not measured.
     fn skip(
         &mut self,
         probes: &[Probe],
@@ -201,7 +202,7 @@ impl<'a> Probes<'a> {
         Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
     }
 
-    /// Opens the base model the first time that one of `due` looks at it, and says where it was found.
+    /// Opens the base model the first time that one of `due` uses it, and logs where it was found.
     fn open_base(&mut self, due: &[Probe], state: &TrainerState) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
@@ -271,7 +272,7 @@ impl<'a> Probes<'a> {
         Ok(measured)
     }
 
-    /// Puts what was measured into the run's files and into TensorBoard.
+    /// Writes results to the run's files and to TensorBoard.
     fn keep(&mut self, measured: Measured, state: &mut TrainerState) -> Result<(), TrainError> {
         let step = state.step;
         for (probes, why) in &measured.without {
@@ -320,7 +321,7 @@ impl Callback for Probes<'_> {
     }
 
     fn reads_no_other_texts(&self) -> bool {
-        // They trace whole stacks.
+        // Probes record activations of complete stacks.
         self.every.is_empty()
     }
 
