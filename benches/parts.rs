@@ -38,7 +38,7 @@ fn loss(criterion: &mut Criterion) {
     };
     let head = Head {
         rows: matrix(BATCH).require_grad(),
-        words: matrix(WORDS),
+        text: matrix(WORDS),
         docids: matrix(DOCUMENTS),
         precision: Precision::F32,
     };
@@ -60,7 +60,7 @@ fn loss(criterion: &mut Criterion) {
     group.bench_function("Burn", |bencher| {
         let loss = CrossEntropyLossConfig::new().init(&device);
         bencher.iter(|| {
-            let Head { rows: output, words, docids, .. } = head.clone();
+            let Head { rows: output, text: words, docids, .. } = head.clone();
             let words = output.clone().matmul(words.transpose());
             let logits = Tensor::cat(vec![words, output.matmul(docids.transpose())], 1);
             let targets = rows.clone() + WORDS as i32;

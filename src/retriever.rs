@@ -75,7 +75,7 @@ impl Retriever {
     pub fn compute_in(&mut self, precision: Precision) {
         self.device.precision = precision;
         let t5 = &mut self.checkpoint.model.t5;
-        *t5 = t5.clone().computed_in(precision);
+        *t5 = t5.clone().with_precision(precision);
     }
 
     /// The encoded queries of `split`, or a sample of `most` of them that `seed` draws.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use genir::run::Overwrite;
-use genir::train::{Cadence, Callback, Moment, Plan, TrainError, Verdict};
+use genir::train::{Cadence, Callback, Plan, TrainError, TrainerState, Verdict};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -107,8 +107,8 @@ impl Callback for Names {
         Cadence { every: None, at_start: false, at_end: true }
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        self.0.borrow_mut().extend(moment.metrics.keys().cloned());
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        self.0.borrow_mut().extend(state.metrics.keys().cloned());
         Ok(Verdict::Continue)
     }
 }

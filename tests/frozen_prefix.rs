@@ -9,8 +9,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use genir::component::freeze_all_but;
 use genir::corpus::Split;
-use genir::prefix::{Frozen, Prefix};
-use genir::probe::{Other, Others, Probe, ProbeQueries, Subject, Suite, files};
+use genir::prefix::{FrozenModel, Prefix};
+use genir::probe::{ComparisonModel, ComparisonModels, Probe, ProbeQueries, Subject, Suite, files};
 use genir::retrieval::evaluation::QuerySet;
 use genir::retrieval::ranking::{RankOptions, rank};
 use genir::retrieval::{DocidOrder, Vocabulary};
@@ -118,7 +118,7 @@ fn one_step(plan: &Plan, from_tokens: bool, dropout: f64) -> (f64, GenirModel) {
         StepInput::Tokens(Tokens::new(&ids, &lengths, &device))
     } else {
         let (t5, prefix) = (&model.t5.valid(), plan.frozen_prefix().unwrap());
-        let frozen = Frozen { t5, prefix, device: &Device::flex(), pad_id: 0 };
+        let frozen = FrozenModel { t5, prefix, device: &Device::flex(), pad_id: 0 };
         StepInput::Prefix(frozen.compute(&texts))
     };
     let targets = (0..8).map(|example| plan.examples.target(example) as i32).collect();
@@ -260,15 +260,16 @@ fn what_is_stored_is_not_encoded_again() {
     // Its encoder shows where it is used.
     let mut other = model.clone();
     other.t5.encoder = initialise(plan.config(), 77, &plan.device).encoder;
-    let frozen = Frozen {
+    let frozen = FrozenModel {
         t5: &model.t5,
         prefix: plan.frozen_prefix().unwrap(),
         device: &plan.device,
         pad_id: 0,
     };
     let (set, settings) = (validation(&plan), plan.recipe.cache.settings());
-    let asked = vec![set.reading(2)];
-    let prefix = Prefix::prepare(&frozen, &settings, plan.reading(), asked, &mut |_, _, _| {});
+    let asked = vec![set.text_set(2)];
+    let prefix =
+        Prefix::prepare(&frozen, &settings, plan.training_texts(), asked, &mut |_, _, _| {});
     let prefix = Arc::new(prefix);
 
     let ranked = |model: &GenirModel, prefix: Option<&Prefix>| {
@@ -289,7 +290,7 @@ fn what_is_stored_is_not_encoded_again() {
     let probed = |model: &GenirModel, prefix: Option<&Arc<Prefix>>, base: &GenirModel| {
         let mut queries = ProbeQueries::new(validation(&plan));
         if let Some(prefix) = prefix {
-            queries.start_from(prefix);
+            queries.use_stored_prefix(prefix);
         }
         let subject = Subject {
             model,
@@ -304,8 +305,13 @@ fn what_is_stored_is_not_encoded_again() {
         let probes = [Probe::StagePatching, Probe::EncoderSwap];
         let suite = Suite::new(&probes, options, plan.config()).unwrap();
         let (name, t5) = (String::new(), base.t5.clone());
-        let others = Others {
-            base: Some(Other { name, t5, has_same_encoder: true, left_out: Default::default() }),
+        let others = ComparisonModels {
+            base: Some(ComparisonModel {
+                name,
+                t5,
+                has_same_encoder: true,
+                left_out: Default::default(),
+            }),
             encoder: None,
         };
         let records = suite.measure(&subject, &mut queries, None, &others, &mut |_, _| {}).unwrap();
@@ -366,5 +372,5 @@ fn stored_training_is_the_same_to_the_last_bit_from_memory_and_from_the_file() {
     assert_eq!(mapped.said("reused from").len(), 1);
     let in_memory = run(&[SELECTIONS[0].0, "cache.disk=0"]);
     assert_same(&in_memory.weights, &first.weights, "in memory");
-    assert_eq!((in_memory.files(), in_memory.said("kept in memory").len()), (0, 1));
+    assert_eq!((in_memory.files(), in_memory.said("stored in memory").len()), (0, 1));
 }

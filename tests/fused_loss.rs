@@ -49,7 +49,7 @@ fn outcome(
     let targets = TensorData::new(targets, [batch]);
     let targets = Tensor::<1, Int>::from_data(targets, &Device::flex().autodiff());
     let [rows, words, docids] = inputs.clone();
-    let loss = way(Head { rows, words, docids, precision: Precision::F32 }, targets);
+    let loss = way(Head { rows, text: words, docids, precision: Precision::F32 }, targets);
     let gradients = loss.root.backward();
     let of = |input: &Tensor<2>| input.grad(&gradients).map(values);
     (values(loss.value)[0], inputs.each_ref().map(of))
@@ -116,7 +116,7 @@ fn a_value_that_is_not_finite_shows_in_the_loss() {
         let rows = of(vec![1.0, bad]).require_grad();
         let head = Head {
             rows,
-            words: of(vec![0.5; 6]),
+            text: of(vec![0.5; 6]),
             docids: of(vec![0.5; 2]),
             precision: Precision::F32,
         };

@@ -189,7 +189,7 @@ fn check_checkpoint(
         "max_tokens": MAX_TOKENS,
         "input_ids": tokens,
         "docid_logits": rows(found.docids.clone()),
-        "logits": rows(Tensor::cat(vec![found.words, found.docids], 1)),
+        "logits": rows(Tensor::cat(vec![found.text, found.docids], 1)),
     });
     let file = home.path().join("logits.json");
     fs::write(&file, given.to_string()).unwrap();

@@ -125,8 +125,8 @@ fn genir(verb: &str, overrides: &[String]) -> Command {
     command
 }
 
-/// The line of `genir check` about memory, and the peak that it says, in MiB: `about 300 MiB`, or the first number of `about
-/// 300 to 500 MiB`, where the second is for queries that are all correct. After so few steps none is.
+/// The line of `genir check` about memory, and the peak that it says, in MiB: `about 300 MiB`, or the first number of
+/// `about 300 to 500 MiB`, where the second is for queries that are all correct. After so few steps none is.
 fn predicted(overrides: &[String]) -> (String, f64) {
     let output = genir("check", overrides).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
@@ -200,7 +200,7 @@ fn the_predicted_peak_of_a_restricted_run_is_near_the_measured_one() {
 fn the_predicted_peak_of_a_run_from_a_stored_prefix_is_near_the_measured_one() {
     compare(&[
         (NARROW, &[RESTRICTED, STORED]),
-        // The encoder is let go of.
+        // The encoder is released.
         (WIDE, &[RESTRICTED, STORED, NOT_PROBED]),
     ]);
 }

@@ -92,7 +92,7 @@ fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dro
     };
     let layers = if stack == Stack::Encoder { ENCODER_LAYERS } else { DECODER_LAYERS };
     assert_eq!(tap.calls, hooks.len() * layers, "{way:?} {hooks:?}");
-    let logits = t5.word_logits(output.clone());
+    let logits = t5.text_logits(output.clone());
     let factors: Vec<f32> = (0..logits.shape().num_elements()).map(|i| (i as f32).sin()).collect();
     let factors = Tensor::<2>::from_data(TensorData::new(factors, logits.dims()), &device);
     let gradients = GradientsParams::from_grads((logits * factors).sum().backward(), t5);
@@ -103,7 +103,7 @@ fn run_with(t5: &T5, way: Way, stack: Stack, hooks: &[Hook], dropout: Option<Dro
 
 /// Both stacks from one lookup.
 fn together(t5: &T5, source: &Tokens, pass: &mut Pass) -> Tensor<2> {
-    t5.encode_and_decode_start(t5.shared.forward(t5.words_read(source)), source, pass)
+    t5.encode_and_decode_start(t5.shared.forward(t5.input_tokens(source)), source, pass)
 }
 
 /// Gradients by the parameters' names.
@@ -171,7 +171,7 @@ fn check(dropout: Option<Dropout>) {
                 Hook::Scores(SELF),
                 Hook::Query(SELF),
                 Hook::Value(CROSS),
-                Hook::Mixed(CROSS),
+                Hook::WeightedValues(CROSS),
                 Hook::Query(CROSS),
                 Hook::Pattern(CROSS),
             ];
@@ -202,7 +202,7 @@ fn self_attention_of_many_positions_is_that_of_its_parts() {
         for dropout in [None, Some(Dropout { probability: 0.3, key: 11 })] {
             let whole = run(&t5, Way::Several, &[], dropout);
             for stack in [Stack::Encoder, Stack::Decoder] {
-                for hook in [Hook::Value(SELF), Hook::Scores(SELF), Hook::Mixed(SELF)] {
+                for hook in [Hook::Value(SELF), Hook::Scores(SELF), Hook::WeightedValues(SELF)] {
                     let parts = run_with(&t5, Way::Several, stack, &[hook], dropout);
                     let what = format!("gated {gated}, tied {tied}, {dropout:?}, {stack} {hook:?}");
                     assert_close(&whole.output, &parts.output, 1e-6, &what);
@@ -238,7 +238,8 @@ fn dropping_the_only_attention_weight_drops_the_head() {
     struct Mixed(Vec<Vec<f32>>);
     impl Tap for Mixed {
         fn wants(&self, site: Site) -> bool {
-            site.stack == Stack::Decoder && site.hook == Hook::Mixed(Attention::SelfAttention)
+            site.stack == Stack::Decoder
+                && site.hook == Hook::WeightedValues(Attention::SelfAttention)
         }
         fn heads(&mut self, _site: Site, value: Tensor<4>) -> Tensor<4> {
             self.0.push(values(value.clone()));

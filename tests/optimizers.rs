@@ -394,14 +394,14 @@ fn the_loss_agrees_with_pytorch_wherever_the_vocabulary_is_split() {
             let gradient = expected.get(&format!("cross_entropy.{name}.gradient"));
             for weight in [1.0, 0.25] {
                 let what = format!("{name}, words {words:?}, weight {weight}");
-                let logits = Logits { words: part(&words), docids: part(&docids) };
+                let logits = Logits { text: part(&words), docids: part(&docids) };
                 let targets = TensorData::new(targets.clone(), [rows]);
                 let targets = Tensor::<1, Int>::from_data(targets, &device);
                 let loss = cross_entropy_of_logits(logits.clone(), targets, smoothing, weight);
                 let value = case["loss"].as_f64().unwrap() as f32;
                 assert_close(&values(loss.value), &[value], &what);
                 let gradients = loss.root.backward();
-                for (part, columns) in [(logits.words, &words), (logits.docids, &docids)] {
+                for (part, columns) in [(logits.text, &words), (logits.docids, &docids)] {
                     let found = values(part.grad(&gradients).expect("a gradient"));
                     let expected: Vec<f32> = (0..rows)
                         .flat_map(|row| columns.iter().map(move |column| row * classes + column))
@@ -424,7 +424,7 @@ fn the_loss_of_logits_far_from_zero_is_finite() {
     for (words, docids, expected) in
         [([1e4, -1e4], [0.0, 1e4], 2.0_f32.ln()), ([-1e4, -1e4], [-1e4, -1e4], 4.0_f32.ln())]
     {
-        let logits = Logits { words: logits(words), docids: logits(docids) };
+        let logits = Logits { text: logits(words), docids: logits(docids) };
         let loss = cross_entropy_of_logits(logits, target(), 0.0, 1.0);
         // One unit of 1e4 in f32 is 1e-3.
         assert!((values(loss.value)[0] - expected).abs() < 2e-3);

@@ -110,7 +110,7 @@ fn check(model: &str) {
         let mut pass = Pass::evaluate(&mut tap);
         let states = t5.encode(&source, &mut pass);
         let output = t5.decode(&target, &states, &mut pass);
-        let logits = t5.word_logits(output);
+        let logits = t5.text_logits(output);
         assert_close(&logits, &expected.floats(&format!("{name}.logits")).0, factor * 1e-4, &what);
         if case["encoder_last_hidden_state"] == true {
             let (states_expected, _) =
@@ -119,11 +119,11 @@ fn check(model: &str) {
         }
         if target.length == 1 {
             // The start token alone, with one lookup for both stacks, is the same computation.
-            let embeddings = t5.shared.forward(t5.words_read(&source));
+            let embeddings = t5.shared.forward(t5.input_tokens(&source));
             let output = t5.encode_and_decode_start(embeddings, &source, &mut pass);
             let (logits_expected, _) = expected.floats(&format!("{name}.logits"));
             assert_close(
-                &t5.word_logits(output),
+                &t5.text_logits(output),
                 &logits_expected,
                 factor * 1e-4,
                 &format!("{what} merged"),

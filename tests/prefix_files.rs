@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::Device;
 use genir::prefix::{
-    CacheSettings, Element, Frozen, FrozenPrefix, Prefix, PrefixStorage, Reading, clear,
+    CacheSettings, Element, FrozenModel, FrozenPrefix, Prefix, PrefixStorage, TextSet, clear,
     stored_files,
 };
 use genir::t5::weights::initialise;
@@ -148,9 +148,9 @@ fn name(t5: &T5, texts: &[&[u32]]) -> String {
         disk: 1 << 20,
         element: Element::F32,
     };
-    let frozen = Frozen { t5, prefix, device: &Device::flex(), pad_id: 0 };
-    let reading = Reading { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
-    let prefix = Prefix::prepare(&frozen, &settings, reading, Vec::new(), &mut |_, _, _| {});
+    let frozen = FrozenModel { t5, prefix, device: &Device::flex(), pad_id: 0 };
+    let set = TextSet { name: "training".to_owned(), texts: texts.to_vec(), reads: 100 };
+    let prefix = Prefix::prepare(&frozen, &settings, set, Vec::new(), &mut |_, _, _| {});
     assert!(matches!(prefix.stored()[0].storage, PrefixStorage::Written(_)));
     only_file(cache.path()).file_name().unwrap().to_str().unwrap().to_owned()
 }
@@ -269,7 +269,7 @@ fn a_directory_that_cannot_be_written_costs_a_warning_and_nothing_else() {
 
     let in_memory = run(&no_directory, &[]);
     let [warning] = in_memory.warnings.as_slice() else { panic!("{:?}", in_memory.warnings) };
-    assert!(warning.contains("training texts is kept in memory alone: "), "{warning}");
+    assert!(warning.contains("training texts is stored in memory only: "), "{warning}");
     assert!(warning.contains(no_directory.to_str().unwrap()), "{warning}");
     assert_same(&in_memory.weights, &stored.weights, "in memory");
 
@@ -316,7 +316,7 @@ fn a_full_disk_costs_a_warning_and_nothing_is_left_on_it() {
 
     let full = run(disk.0.path(), &[wide]);
     let [warning] = full.warnings.as_slice() else { panic!("{:?}", full.warnings) };
-    assert!(warning.contains("is kept in memory alone: cannot write"), "{warning}");
+    assert!(warning.contains("is stored in memory only: cannot write"), "{warning}");
     assert!(warning.contains("No space left on device"), "{warning}");
     assert!(files(disk.0.path()).is_empty());
     assert_same(&full.weights, &stored.weights, "on a full disk");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use genir::component::Component;
-use genir::probe::{MeasuredOn, Named, Probe, ProbeResult, Record, files};
+use genir::probe::{MeasuredOn, NamedQueries, Probe, ProbeResult, Record, files};
 use genir::retrieval::run_files::read_correct_queries;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -80,7 +80,7 @@ fn tables_json_and_csv_show_every_probe() {
         &shown.stdout,
         &[
             "step 200, ",
-            " correct of 8 validation queries, ranked among words and docids",
+            " correct of 8 validation queries, ranked among text tokens and docids",
             "stages I 0, II 1, III 2; base model initialisation by seed 3",
             "| layer |",
         ],
@@ -174,7 +174,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     );
     let again = records(&[&lens[..], &["--correct", &file]].concat());
     let on = &again[0].measured_on;
-    let all = Named { pairs: pairs.len(), used: pairs.len(), ranked_first: pairs.len() };
+    let all = NamedQueries { pairs: pairs.len(), used: pairs.len(), ranked_first: pairs.len() };
     assert_eq!(on.named, Some(all));
     let without_names = |record: &Record| {
         let on = MeasuredOn { named: None, ..record.measured_on.clone() };
@@ -188,7 +188,9 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     fs::write(&file, "[]").unwrap();
     is_refused(
         &["probe", &run, "--correct", &file],
-        &["correct_valid.json: no query is named, expected [[docid token, query id], ...]"],
+        &[
+            "correct_valid.json: the list of correct queries is empty, expected [[docid token, query id], ...]",
+        ],
     );
 
     // A query that is not correct is measured too, one that comes twice once; counted are those that were used.
@@ -196,14 +198,14 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     fs::write(&file, json!([wrong, right, wrong]).to_string()).unwrap();
     let named = records(&[&lens[..], &["--correct", &file]].concat());
     let on = &named[0].measured_on;
-    assert_eq!(on.named, Some(Named { pairs: 3, used: 2, ranked_first: 1 }));
+    assert_eq!(on.named, Some(NamedQueries { pairs: 3, used: 2, ranked_first: 1 }));
     assert_eq!((on.measured, on.correct, on.ranked), (2, pairs.len(), 8));
     let shown = succeeds(&[&["probe"], &lens[..], &["--correct", &file]].concat()).stdout;
     let counts = format!(
         "2 queries of 3 named in a file, 1 of them ranked first here (of all 8 validation queries: {})",
         pairs.len()
     );
-    assert_says(&shown, &[&counts, "ranked among words and docids"]);
+    assert_says(&shown, &[&counts, "ranked among text tokens and docids"]);
     let csv = ["--correct", &file, "--format", "csv"];
     assert_says(
         &succeeds(&[&["probe"], &lens[..], &csv].concat()).stdout,
@@ -212,7 +214,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
 
     for (pair, part) in [
         (["@DOC_ID_nile@", "test-7"], "test-7"),
-        (["@DOC_ID_elbe@", "val-7"], "`@DOC_ID_elbe@` is no docid of this model"),
+        (["@DOC_ID_elbe@", "val-7"], "`@DOC_ID_elbe@` is not a docid of this model"),
     ] {
         fs::write(&file, json!([["@DOC_ID_7@", "val-0"], pair]).to_string()).unwrap();
         let parts = ["correct_valid.json", "correct query 1", part];
@@ -280,7 +282,7 @@ fn what_cannot_be_probed_is_refused_in_words() {
     probe(&["--patch", "decoder.mpl"], &["decoder.mpl", "did you mean `decoder.mlp`?"]);
     probe(
         &["--circuit", "decoder.mlp[I,II]"],
-        &["`decoder.mlp[I,II]` is no patch", "SELECTOR=zero"],
+        &["`decoder.mlp[I,II]` is not a patch", "SELECTOR=zero"],
     );
     probe(&["--probe", "logit_lens", "--patch", "decoder.mlp"], &["--patch is for stage_patching"]);
     probe(&["--base", "no/such/base"], &["no/such/base"]);
@@ -299,7 +301,7 @@ fn what_cannot_be_probed_is_refused_in_words() {
         &["probe", &text(begun.path().join("run"))],
         &[
             "no correct query: none of 8 validation queries",
-            "at rank 1 among words and docids (best rank ",
+            "at rank 1 among text tokens and docids (best rank ",
             "query `val-",
             "rank docids only",
         ],

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use genir::probe::{
-    AverageFirst, EncoderNorm, EncoderSwap, LensSite, Probe, ProbeResult, Reads, Record,
+    AverageFirst, EncoderNorm, EncoderSwap, InputAttribution, LensSite, Probe, ProbeResult, Record,
     Replacement,
 };
 use serde_json::Value;
@@ -28,7 +28,7 @@ fn probed(more: &[&str]) -> Vec<Record> {
     values.iter().map(|value| Record::parse(&value.to_string(), String::new).unwrap()).collect()
 }
 
-fn reads(more: &[&str]) -> Vec<Reads> {
+fn reads(more: &[&str]) -> Vec<InputAttribution> {
     let found = probed(&[&["--probe", "neuron_reads,attention_reads"], more].concat());
     let reads = found.into_iter().map(|record| match record.result {
         ProbeResult::NeuronReads(reads) | ProbeResult::AttentionReads(reads) => reads,
@@ -67,7 +67,7 @@ fn a_selector_that_begins_with_a_minus_is_refused_as_a_selector() {
             ["probe", &checkpoint, "--corpus", &corpus, "--base", &checkpoint, "--probe", probe];
         is_refused(
             &[&target[..], &[option, selector]].concat(),
-            &["`-decoder.mlp` cannot be patched: it takes away"],
+            &["`-decoder.mlp` cannot be patched: it excludes components"],
         );
     }
 }

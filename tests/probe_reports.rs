@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use genir::monitor::{Console, Line, Monitor, Verbosity};
-use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, files, ranked_among};
+use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, describe_candidates, files};
 use genir::report::{Picture, histograms, measured_on, pictures, points, tables, write_csv};
 use genir::retrieval::Vocabulary;
 use genir::run::{Environment, Overwrite, RunDirectory};
@@ -318,7 +318,7 @@ fn names_from_outside_do_not_break_pictures() {
 #[test]
 fn headings_of_ranks_say_what_is_ranked_among() {
     for vocabulary in [Vocabulary::All, Vocabulary::Docids] {
-        let among = format!("among {}", ranked_among(vocabulary));
+        let among = format!("among {}", describe_candidates(vocabulary));
         for mut record in records(6, 500) {
             record.measured_on.vocabulary = vocabulary;
             assert!(measured_on(&record).ends_with(&format!(", ranked {among}")));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use genir::corpus::Split;
 use genir::probe::{
-    Others, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
+    ComparisonModels, Probe, ProbeError, ProbeQueries, ProbeResult, RankShift, Record, Replacement,
     SkipReason, SkippedAt, Subject, Suite, files,
 };
 use genir::retrieval::evaluation::QuerySet;
@@ -180,10 +180,10 @@ fn without_a_correct_query_probes_wait_and_say_how_far_it_is() {
     let overrides = [&LEARNS[..], &probes].concat();
     let plan = plan(home.path(), &overrides);
     train(&plan);
-    let waits = said(home.path(), "probes wait");
+    let waits = said(home.path(), "probes skipped");
     assert!(
         waits[0].starts_with(
-            "step 4: probes wait: none of 8 validation queries is correct yet, best rank "
+            "step 4: probes skipped: none of 8 validation queries has its relevant docid at rank 1, best rank "
         ),
         "{}",
         waits[0]
@@ -231,7 +231,7 @@ fn measure(
     };
     let suite =
         Suite::new(&section.run, section.options(plan.stages.as_ref()), plan.config()).unwrap();
-    suite.measure(&subject, queries, None, &Others::default(), &mut |_, _| {})
+    suite.measure(&subject, queries, None, &ComparisonModels::default(), &mut |_, _| {})
 }
 
 /// As what is stored reads, without the time; as text, since NaN is not equal to itself.
@@ -272,7 +272,7 @@ fn kept_encoder_states_give_what_fresh_ones_give() {
             let plan = plan(home.path(), &overrides);
             assert_eq!(plan.frozen_prefix().is_some(), is_frozen, "{select}");
             let trained = train(&plan).model;
-            let waits = said(home.path(), "step 120: probes wait");
+            let waits = said(home.path(), "step 120: probes skipped");
             match measure(home.path(), &plan, &trained, &mut queries(&plan)) {
                 Ok(fresh) => {
                     assert_eq!(waits, [""; 0], "{select} {over}");

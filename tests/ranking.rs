@@ -77,7 +77,7 @@ fn logits(model: &GenirModel, question: &Question) -> (Vec<f32>, Vec<f32>) {
     let states = model.t5.encode(&tokens, &mut pass);
     let logits = model.logits(model.t5.decode_start(&states, &mut pass));
     let values = |tensor: Tensor<2>| tensor.into_data().try_to_vec().expect("logits in f32");
-    (values(logits.docids), values(logits.words))
+    (values(logits.docids), values(logits.text))
 }
 
 fn assert_close(found: f32, expected: f32, what: &str) {

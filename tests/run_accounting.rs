@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use genir::checkpoint::Checkpoint;
 use genir::run::{Ended, Summary};
-use genir::train::{Cadence, Callback, Moment, Outcome, TrainError, Verdict};
+use genir::train::{Cadence, Callback, Outcome, TrainError, TrainerState, Verdict};
 use tempfile::TempDir;
 
 #[path = "support/parameter_bits.rs"]
@@ -103,7 +103,7 @@ fn a_run_of_epochs_sees_each_example_once_an_epoch_and_ends_at_a_whole_one() {
         ];
         let plan = plan(home.path(), &overrides.each_ref().map(String::as_str));
         assert_eq!(plan.total_steps(), steps, "{sizes:?}");
-        assert_eq!(plan.reading().reads, 22 * epochs, "{sizes:?}");
+        assert_eq!(plan.training_texts().reads, 22 * epochs, "{sizes:?}");
         train(&plan);
         assert_eq!(logged(home.path(), "epoch")[&steps], epochs as f64, "{sizes:?}");
         let summary = summary(home.path());
@@ -136,8 +136,8 @@ impl Callback for StopAt {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        Ok(match moment.step == self.0 {
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        Ok(match state.step == self.0 {
             true => Verdict::Stop("enough".to_owned()),
             false => Verdict::Continue,
         })

@@ -157,7 +157,7 @@ fn a_selector_that_is_not_understood_shows_the_nearest() {
     assert!(refused("everything").contains("known are full, restricted"));
     assert!(refused("docids[3]").contains("docids has no layers"));
     assert!(refused("decoder.mlp[3").contains("no closing bracket"));
-    assert!(refused("decoder.mlp[IV]").contains("`IV` is no range of layers"));
+    assert!(refused("decoder.mlp[IV]").contains("`IV` is not a range of layers"));
     assert!(refused("encoder.mlp[II]").contains("stages are the decoder's"));
     assert!("encoder.cross_attention".parse::<Selector>().is_err());
 }
@@ -169,7 +169,7 @@ fn a_selector_that_matches_nothing_says_why() {
         "selector `decoder.mlp[18..24]` matches nothing: layers 18-23 go beyond the decoder's 6 layers"
     );
     assert!(named(&["head"]).unwrap_err().contains("tied to the word embedding"));
-    assert!(named(&["-words"]).unwrap_err().contains("takes away nothing"));
+    assert!(named(&["-words"]).unwrap_err().contains("excludes from nothing"));
 }
 
 #[test]

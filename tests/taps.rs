@@ -336,7 +336,7 @@ impl Tap for NoComponents {
         true
     }
 
-    fn stand_in(&mut self, _site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
+    fn replace_output(&mut self, _site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
         Some(Tensor::zeros(shape, &Device::flex()))
     }
 

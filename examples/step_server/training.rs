@@ -111,7 +111,7 @@ impl Training {
         if let Some(stored) = &stored {
             // As a run does it once everything is stored.
             let origin = Arc::new(Origin::seed(config, 1));
-            (model.t5, _) = model.t5.let_go(stored.layer, &origin)?;
+            (model.t5, _) = model.t5.release_before(stored.layer, &origin)?;
         }
         Ok(Self {
             source,

@@ -9,7 +9,7 @@ use super::target::Target;
 use crate::corpus::{LeaveOut, LoadedCorpus};
 use crate::device::ComputeDevice;
 use crate::monitor::Console;
-use crate::probe::{NO_BASE, Other, Others, Probe};
+use crate::probe::{ComparisonModel, ComparisonModels, NO_BASE, Probe};
 use crate::recipe::Recipe;
 use crate::retriever::Retriever;
 use crate::train::{Base, ProbeBase};
@@ -59,8 +59,8 @@ impl Beside {
         recipe: Option<&Recipe>,
         retriever: &Retriever,
         console: &Console,
-    ) -> Result<Others> {
-        let mut others = Others::default();
+    ) -> Result<ComparisonModels> {
+        let mut others = ComparisonModels::default();
         if self.has_base(recipe) && probes.iter().any(|probe| probe.uses_base()) {
             others.base = self.open_base(recipe, &retriever.device, console)?;
         }
@@ -75,7 +75,7 @@ impl Beside {
         recipe: Option<&Recipe>,
         device: &ComputeDevice,
         console: &Console,
-    ) -> Result<Option<Other>> {
+    ) -> Result<Option<ComparisonModel>> {
         let named = self.named(recipe);
         let base = match (named, recipe) {
             (named, Some(recipe)) => ProbeBase::find(recipe, named).context(
@@ -91,7 +91,7 @@ impl Beside {
         Ok(Some(base.open(device)?))
     }
 
-    fn open_encoder(&self, other: Target, retriever: &Retriever) -> Result<Other> {
+    fn open_encoder(&self, other: Target, retriever: &Retriever) -> Result<ComparisonModel> {
         let directory = other.directory()?.display().to_string();
         let t5 = Base::pretrained(&directory)?.t5(0, &retriever.device)?;
         let mut left_out = self.left_out_ids.clone();
@@ -113,6 +113,6 @@ impl Beside {
             })
         };
         let left_out = left_out.iter().map(row).collect::<Result<_>>()?;
-        Ok(Other { name: directory.clone(), t5, has_same_encoder: false, left_out })
+        Ok(ComparisonModel { name: directory.clone(), t5, has_same_encoder: false, left_out })
     }
 }

@@ -12,7 +12,7 @@ use super::target::{Target, With};
 use super::{output, outputs};
 use crate::corpus::Split;
 use crate::files::write_whole;
-use crate::probe::ranked_among;
+use crate::probe::describe_candidates;
 use crate::recipe::MOST_PADDING;
 use crate::report::per_query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
@@ -328,7 +328,7 @@ impl Eval {
         }
         let mut text =
             format!("{table}\nseen: a relevant document had a training query; unseen: none had.");
-        text += &format!("\nRanked among {}.", ranked_among(self.vocabulary));
+        text += &format!("\nRanked among {}.", describe_candidates(self.vocabulary));
         if self.metrics.is_some() {
             text += "\nrelevant: a grade of 1 or more, where no rel= says otherwise; nDCG takes the grade as gain.";
         }

@@ -16,8 +16,8 @@ use crate::files::WholeFile;
 use crate::monitor::Console;
 use crate::probe::files::Stored;
 use crate::probe::{
-    AverageFirst, EncoderNorm, Over, PROBED_IN, Probe, ProbeError, ProbeOptions, ProbeQueries,
-    Record, Suite, Variant,
+    AverageFirst, EncoderNorm, Over, PROBE_PRECISION, Probe, ProbeError, ProbeOptions,
+    ProbeQueries, Record, Suite, Variant,
 };
 use crate::recipe::Recipe;
 use crate::report;
@@ -181,7 +181,7 @@ impl ProbeVerb {
         let output = self.output.as_deref().map(WholeFile::create).transpose()?;
         let per_query = self.per_query.as_deref().map(WholeFile::create).transpose()?;
         let mut retriever = self.target.retriever()?;
-        retriever.compute_in(PROBED_IN);
+        retriever.compute_in(PROBE_PRECISION);
         let checkpoint = &retriever.checkpoint;
         let mut queries = self.query_set(&retriever)?;
         let config = checkpoint.model.t5.config();
@@ -291,7 +291,7 @@ impl ProbeVerb {
         let mut queries = ProbeQueries::new(retriever.queries(self.split, most, self.seed)?);
         if let Some(file) = &self.correct {
             let pairs = read_correct_queries(file)?;
-            let known = queries.expect_correct(&pairs, &retriever.checkpoint.docids);
+            let known = queries.measure_only(&pairs, &retriever.checkpoint.docids);
             known.with_context(|| file.display().to_string())?;
         }
         Ok(queries)

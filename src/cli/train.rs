@@ -12,7 +12,7 @@ use crate::corpus::Corpus;
 use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
-use crate::prefix::outlook;
+use crate::prefix::describe_storage;
 use crate::recipe::Init;
 use crate::run::Overwrite;
 use crate::train::{MemoryEstimate, Plan, Training};
@@ -86,7 +86,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = stages(plan),
         steps = plan.total_steps(),
         epochs = plan.epochs,
-        prefix = prefix(plan, memory.let_go as u64),
+        prefix = prefix(plan, memory.released as u64),
         probes = probes.map_or("none".to_owned(), |section| {
             let base = plan.probe_base().map(|base| format!("; base model {}", base.name));
             format!("{section}{}", base.unwrap_or_default())
@@ -105,10 +105,16 @@ fn documents(corpus: &Corpus) -> String {
 }
 
 /// What is frozen and stored, and whether it can be.
-fn prefix(plan: &Plan, let_go: u64) -> String {
+fn prefix(plan: &Plan, released: u64) -> String {
     let settings = plan.recipe.cache.settings();
     let frozen = plan.frozen_prefix();
-    let stored = outlook(frozen, &settings, &plan.reading(), plan.config().d_model, let_go);
+    let stored = describe_storage(
+        frozen,
+        &settings,
+        &plan.training_texts(),
+        plan.config().d_model,
+        released,
+    );
     match can_create_in(&settings.directory) {
         Err(error) if frozen.is_some() && settings.enabled => format!(
             "{stored}; warning: no file can be written in {} ({error}), so it is held in memory, or computed in every \

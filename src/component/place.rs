@@ -1,4 +1,4 @@
-//! Where in the model a parameter lives, read from its dotted name. No other code splits parameter names.
+//! The place of a parameter in the model, parsed from its dotted name. No other code splits parameter names.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl fmt::Display for Stack {
     }
 }
 
-/// What a layer is made of; each with the RMSNorm that feeds it. Serde uses [`Component::name`].
+/// A component of a layer, with the RMSNorm that feeds it. Serde uses [`Component::name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
@@ -102,11 +102,11 @@ impl Weight {
     }
 }
 
-/// Where a parameter lives: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
+/// The place of a parameter: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterPlace {
-    /// The word embedding.
-    Words,
+    /// The token embedding, Hugging Face's `shared`.
+    SharedEmbedding,
     /// The docid rows.
     Docids,
     /// The head of an untied model.
@@ -129,7 +129,7 @@ pub enum ParameterPlace {
 }
 
 impl ParameterPlace {
-    /// The place that the dotted `name` tells; a T5's parameters may be named with or without `t5.` before them.
+    /// Parses the dotted `name`; a T5's parameters may be named with or without `t5.` before them.
     /// `None` when no parameter of the model has that form.
     pub fn of(name: &str) -> Option<Self> {
         if name == "docids.weight" {
@@ -137,7 +137,7 @@ impl ParameterPlace {
         }
         let words: Vec<&str> = name.strip_prefix("t5.").unwrap_or(name).split('.').collect();
         Some(match words.as_slice() {
-            ["shared", "weight"] => Self::Words,
+            ["shared", "weight"] => Self::SharedEmbedding,
             ["lm_head", "weight"] => Self::Head,
             [stack, "final_norm", "weight"] => Self::FinalNorm(Stack::named(stack)?),
             [stack, "relative_bias", "weight"] => Self::RelativeBias(Stack::named(stack)?),
@@ -160,7 +160,7 @@ impl ParameterPlace {
             Self::FinalNorm(stack) | Self::RelativeBias(stack) | Self::Layer { stack, .. } => {
                 Some(stack)
             }
-            Self::Words | Self::Docids | Self::Head => None,
+            Self::SharedEmbedding | Self::Docids | Self::Head => None,
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
         };
         for (name, place) in [
             ("decoder.layers.3.mlp.gate.weight", mlp),
-            ("shared.weight", ParameterPlace::Words),
+            ("shared.weight", ParameterPlace::SharedEmbedding),
             ("encoder.final_norm.weight", ParameterPlace::FinalNorm(Stack::Encoder)),
         ] {
             assert_eq!(ParameterPlace::of(name), Some(place), "{name}");

@@ -10,7 +10,7 @@
 //!
 //! The last two lines may name their layers: `decoder.cross_attention[II,III]`, `decoder.mlp[18..24]`
 //! (end exclusive), `encoder.layers[0-3,5]`. `layers` means all components of these layers. A leading
-//! `-` or `!` takes parameters away again: `["full", "-words"]`.
+//! `-` or `!` excludes parameters again: `["full", "-words"]`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,13 +27,13 @@ use crate::nearest::nearest;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     text: String,
-    /// Whether what it names is taken away from what the selectors before it named.
-    pub takes_away: bool,
-    /// What it names.
+    /// True if it excludes parameters from those that the selectors before it include.
+    pub excludes: bool,
+    /// The parameters that it matches.
     pub target: Target,
 }
 
-/// What a selector names.
+/// The target of a selector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// Every parameter, word embedding, docid rows and head included.
@@ -64,7 +64,7 @@ pub enum LayerSet {
     Range(Range<usize>),
 }
 
-/// Why selectors cannot be resolved.
+/// Errors of selectors.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectorError {
     /// The selector is none that is known.
@@ -124,7 +124,9 @@ pub enum SelectorError {
         reason: String,
     },
     /// An exclusion comes before any inclusion.
-    #[error("selector `{selector}` takes away nothing: begin with what to train, such as `full`")]
+    #[error(
+        "selector `{selector}` excludes from nothing: start with what to train, such as `full`"
+    )]
     TakesNothingAway {
         /// The selector.
         selector: String,
@@ -133,7 +135,7 @@ pub enum SelectorError {
     #[error("nothing is selected to be trained")]
     NothingSelected,
     /// A parameter of the model has an unknown name.
-    #[error("parameter `{name}` has no place in the model that selectors know")]
+    #[error("parameter `{name}` is not known to selectors")]
     UnknownParameter {
         /// Its name.
         name: String,
@@ -159,7 +161,7 @@ const FIXED: [(&str, Target); 13] = [
     ("encoder.*", Target::Whole(Stack::Encoder)),
     ("decoder.*", Target::Whole(Stack::Decoder)),
     ("docids", Target::Single(ParameterPlace::Docids)),
-    ("words", Target::Single(ParameterPlace::Words)),
+    ("words", Target::Single(ParameterPlace::SharedEmbedding)),
     ("head", Target::Single(ParameterPlace::Head)),
     ("encoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Encoder))),
     ("decoder.final_norm", Target::Single(ParameterPlace::FinalNorm(Stack::Decoder))),
@@ -224,7 +226,7 @@ impl FromStr for Selector {
             let nearest = nearest(word, words.iter().map(String::as_str)).map(str::to_owned);
             return Err(SelectorError::Unknown { selector, nearest });
         };
-        Ok(Self { text: selector, takes_away: named.is_some(), target })
+        Ok(Self { text: selector, excludes: named.is_some(), target })
     }
 }
 
@@ -400,7 +402,7 @@ pub fn trainable_set<'a>(
         if matched.is_empty() {
             return Err(selector.matches_nothing());
         }
-        if !selector.takes_away {
+        if !selector.excludes {
             selected.extend(matched);
         } else if selected.is_disjoint(&matched) {
             return Err(SelectorError::TakesNothingAway { selector: selector.text });

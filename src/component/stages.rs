@@ -58,7 +58,7 @@ pub struct Stages {
     pub third: Range<usize>,
 }
 
-/// Why layers cannot be stages.
+/// Errors of stages.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StagesError {
     /// The decoder has too few layers.
@@ -109,7 +109,7 @@ pub enum StagesError {
         depth: usize,
     },
     /// A text is not a range of layers.
-    #[error("`{text}` is no range of layers: write `7..18` (without layer 18), `7-17` or `7`")]
+    #[error("`{text}` is not a range of layers: write `7..18` (without layer 18), `7-17` or `7`")]
     NotLayers {
         /// The text.
         text: String,
@@ -183,7 +183,7 @@ impl Stages {
         Ok(stages)
     }
 
-    /// That the stages cover a decoder of `depth` layers exactly.
+    /// Checks that the stages cover a decoder of `depth` layers exactly.
     pub fn check_depth(&self, depth: usize) -> Result<(), StagesError> {
         let end = self.depth();
         if depth < Self::LEAST_DEPTH {

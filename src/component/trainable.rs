@@ -66,7 +66,7 @@ fn part_of(name: &str, stages: Option<&Stages>) -> (u8, String) {
         return (u8::MAX, name.to_owned());
     };
     match place {
-        ParameterPlace::Words => (0, "word embedding".into()),
+        ParameterPlace::SharedEmbedding => (0, "word embedding".into()),
         ParameterPlace::Docids => (1, "docid rows".into()),
         ParameterPlace::Head => (2, "output matrix (words)".into()),
         ParameterPlace::FinalNorm(stack) | ParameterPlace::RelativeBias(stack) => {

@@ -3,15 +3,15 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// What is done with each parameter of a module. It is no closure because tensors of every rank go through it.
+/// Visits each parameter of a module. It is a trait and not a closure because it is generic over the rank.
 pub trait VisitParameter {
     /// Called with the dotted name, such as `t5.decoder.layers.3.mlp.output.weight`.
     fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>);
 }
 
-/// What each parameter of a module is replaced by.
+/// Replaces each parameter of a module.
 pub trait MapParameter {
-    /// Called with the dotted name; returns what takes the parameter's place.
+    /// Called with the dotted name; returns the new parameter.
     fn map<const D: usize>(&mut self, name: &str, parameter: Param<Tensor<D>>) -> Param<Tensor<D>>;
 }
 

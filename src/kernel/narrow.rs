@@ -1,9 +1,9 @@
 //! Products of a large matrix with few vectors, with AVX-512 and on one thread.
 //!
-//! Such a product is bound by memory: each value of the large matrix is used a few dozen times and not again. `gemm` reads
-//! it in an order that the hardware prefetcher does not follow, and does not prefetch; here the next part is prefetched
-//! while the current one is multiplied. The output is computed tile by tile, each value in a register from the first
-//! product of a part to the last.
+//! Such a product is bound by memory: each value of the large matrix is used a few dozen times and not again. `gemm`
+//! reads it in an order that the hardware prefetcher does not follow, and does not prefetch; here the next part is
+//! prefetched while the current one is multiplied. The output is computed tile by tile, each value in a register from
+//! the first product of a part to the last.
 
 use std::arch::x86_64::{
     __m512, __mmask16, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps,
@@ -26,8 +26,8 @@ const FEW: RangeInclusive<usize> = 9..=48;
 const LARGE: usize = 1 << 16;
 /// Products of a sum that one part covers: the columns of a tile then take 32 KiB and stay in the L1 cache.
 const DEPTH: usize = 256;
-/// Columns of a large right factor that are copied at once: its rows lie in different pages, and a TLB miss takes as long as
-/// reading some lines.
+/// Columns of a large right factor that are copied at once: its rows lie in different pages, and a TLB miss takes as
+/// long as reading some lines.
 const WIDE: usize = 32 * COLUMNS;
 /// Rows of it that are copied at once: with that many columns 256 KiB, which stay in the L2 cache.
 const SHALLOW: usize = 64;
@@ -51,8 +51,8 @@ pub(super) enum Large {
     Right,
 }
 
-/// The large factor of a product that [`product`] can compute on this machine: its rows are contiguous, and the other factor
-/// has few vectors. None for other products.
+/// The large factor of a product that [`product`] can compute on this machine: its rows are contiguous, and the other
+/// factor has few vectors. None for other products.
 pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
     let by_rows = |matrix: Matrix| matrix.column_stride == 1;
     if !by_rows(left) || !is_x86_feature_detected!("avx512f") {
@@ -74,9 +74,9 @@ pub(super) fn large_factor(left: Matrix, right: Matrix) -> Option<Large> {
 /// Writes `left x right` to `to`, whose rows are `stride` values apart, or adds it to what `to` holds.
 ///
 /// # Safety
-/// `large` is the [`large_factor`] of these factors, or of ones whose rows or columns they are; each lies in its slice, and
-/// their inner sizes are equal and not 0. `to` is memory for the product that nothing else reads or writes during the call;
-/// with `add` it holds values.
+/// `large` is the [`large_factor`] of these factors, or of ones whose rows or columns they are; each lies in its slice,
+/// and their inner sizes are equal and not 0. `to` is memory for the product that nothing else reads or writes during
+/// the call; with `add` it holds values.
 pub(super) unsafe fn product(
     large: Large,
     left: Matrix,
@@ -245,8 +245,8 @@ fn parts(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     all.step_by(size).map(move |start| start..end.min(start + size))
 }
 
-/// Copies columns of contiguous rows, [`COLUMNS`] at a time, row by row, because rows may lie in different pages. The places
-/// of missing columns hold arbitrary values.
+/// Copies columns of contiguous rows, [`COLUMNS`] at a time, row by row, because rows may lie in different pages. The
+/// places of missing columns hold arbitrary values.
 #[target_feature(enable = "avx512f")]
 fn copy_rows(right: Matrix, products: &Range<usize>, columns: &Range<usize>, copy: &mut [f32]) {
     let down = right.row_stride as usize;

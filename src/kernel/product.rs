@@ -1,4 +1,5 @@
-//! Products of matrices in memory, shared out over threads; the inner loops are the crate `gemm`'s and [`super::narrow`]'s.
+//! Products of matrices in memory, divided among threads; the inner loops are the crate `gemm`'s and
+//! [`super::narrow`]'s.
 
 use std::mem::MaybeUninit;
 
@@ -53,8 +54,8 @@ pub(crate) fn multiply_into(
 }
 
 /// # Safety
-/// `to` is memory for an output of the product's shape, whose contiguous rows are `stride` values apart, and which nothing
-/// else reads or writes during the call; with `add` it holds values.
+/// `to` is memory for an output of the product's shape, whose contiguous rows are `stride` values apart, and which
+/// nothing else reads or writes during the call; with `add` it holds values.
 unsafe fn product(
     left: Matrix,
     right: Matrix,
@@ -90,7 +91,7 @@ unsafe fn product(
     }
 }
 
-/// The inner loops of a product: chosen from its sizes before it is shared out, so that the choice does not depend on the
+/// The inner loops of a product: chosen from its sizes before it is divided, so that the choice does not depend on the
 /// number of threads. (`gemm` may still round by the sizes of a part.)
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
@@ -149,8 +150,8 @@ impl Kernel {
 /// Columns of the output that `gemm` computes at once with AVX-512.
 const PANEL: usize = 64;
 
-/// The number of parts that the rows and the columns of a product are divided into: the longer side is halved until there
-/// are two parts a thread.
+/// The number of parts that the rows and the columns of a product are divided into: the longer side is halved until
+/// there are two parts a thread.
 ///
 /// `gemm`'s own way is one part a thread, set beforehand: then the product waits for the slower of two threads, and one
 /// of them rearranges a factor for both. Narrow parts instead of square ones read the other factor more often than it

@@ -1,7 +1,7 @@
 //! Memory that is written once, without being cleared first.
 //!
-//! A function that fills uninitialised memory returns that memory as `&mut [f32]`. Callers check that it is the memory that
-//! they gave, and all of it: safe code cannot return memory that it has not written.
+//! A function that fills uninitialised memory returns that memory as `&mut [f32]`. Callers check that it is the memory
+//! that they gave, and all of it: safe code cannot return memory that it has not written.
 
 use std::mem::MaybeUninit;
 
@@ -29,7 +29,8 @@ pub(crate) fn filled(
     values
 }
 
-/// Fills memory by chunks of `size` values (the last may be shorter), one after another; `fill` gets the number of each.
+/// Fills memory by chunks of `size` values (the last may be shorter), one after another; `fill` gets the number of
+/// each.
 ///
 /// # Panics
 /// As [`filled`].

@@ -1,10 +1,10 @@
 //! Cross-attention of one target without keys or values.
 //!
-//! A score is `q . (W_K^T e) = (W_K q) . e`, and the weighted sum of `W_V^T e` is `W_V^T` of the weighted sum. So
-//! the matrices are multiplied by one vector an example and head, not by each of its states: for `s` states and `k` values a
-//! head, `2 (k + s)` multiplications instead of `2 k s` for every head and value of `d_model`, which is fewer for
-//! any real shape. Made of tensor operations, views of both matrices by head are copied for every product
-//! with them, forward and backward. On the CPU, heads are read in place.
+//! A score is `q . (W_K^T e) = (W_K q) . e`, and the weighted sum of `W_V^T e` is `W_V^T` of the weighted sum. So the
+//! matrices are multiplied by one vector an example and head, not by each of its states: for `s` states and `k` values
+//! a head, `2 (k + s)` multiplications instead of `2 k s` for every head and value of `d_model`, which is fewer for any
+//! real shape. Made of tensor operations, views of both matrices by head are copied for every product with them,
+//! forward and backward. On the CPU, heads are read in place.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -168,8 +168,8 @@ impl Sizes {
         by_head
     }
 
-    /// Gradient of the matrix that maps vectors `[batch, heads, d_model]` to rows `[batch, heads * d_kv]`, from that of the
-    /// rows: `[d_model, heads * d_kv]`.
+    /// Gradient of the matrix that maps vectors `[batch, heads, d_model]` to rows `[batch, heads * d_kv]`, from that of
+    /// the rows: `[d_model, heads * d_kv]`.
     fn matrix_gradient(self, vectors: &[f32], rows: &[f32]) -> HostTensor {
         /// Rows of the matrix that a task computes.
         const ROWS: usize = 64;

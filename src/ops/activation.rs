@@ -1,7 +1,7 @@
 //! Activation functions between the two matrices of an MLP.
 //!
-//! Made of tensor operations, relu is one pass over the hidden activations and three for its gradient, and a gated
-//! gelu some ten and twenty, each on one thread and with an output of its own. On the CPU, each is one pass forward and one
+//! Made of tensor operations, relu is one pass over the hidden activations and three for its gradient, and a gated gelu
+//! some ten and twenty, each on one thread and with an output of its own. On the CPU, each is one pass forward and one
 //! backward by all threads, and saves for backward only what the adjacent products save anyway.
 
 use burn::tensor::Tensor;

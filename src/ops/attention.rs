@@ -1,5 +1,5 @@
-//! The steps of attention, on any device: what the one-operation forms compute on the CPU, for GPUs and for taps that read
-//! or replace what lies between two steps.
+//! The steps of attention, on any device: what the one-operation forms compute on the CPU, for GPUs and for taps that
+//! read or replace what lies between two steps.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
@@ -25,8 +25,9 @@ pub fn attention_scores(query: Tensor<4>, key: Tensor<4>) -> Tensor<4> {
     query.swap_dims(1, 2).matmul(key.permute([0, 2, 3, 1])) // [batch, heads, target, source]
 }
 
-/// Attention weights of scores, `[batch, heads, target, source]` both: their softmax over the sources, after `bias`, which is
-/// added to the scores, and before `dropout`, which multiplies the weights. Both broadcast to the shape of the scores.
+/// Attention weights of scores, `[batch, heads, target, source]` both: their softmax over the sources, after `bias`,
+/// which is added to the scores, and before `dropout`, which multiplies the weights. Both broadcast to the shape of the
+/// scores.
 pub(super) fn attention_weights(
     scores: Tensor<4>,
     bias: Option<Tensor<4>>,

@@ -11,7 +11,7 @@ pub struct Head {
     /// The decoder's output as the output layer reads it, `[batch, d_model]`
     pub rows: Tensor<2>,
     /// Rows of the text tokens, `[words, d_model]`
-    pub words: Tensor<2>,
+    pub text: Tensor<2>,
     /// Rows of the docids, `[documents, d_model]`
     pub docids: Tensor<2>,
     /// The type in which a GPU multiplies them.
@@ -22,7 +22,7 @@ impl Head {
     /// Logits of every row.
     pub fn logits(self) -> Logits {
         let logits = |rows| linear(self.rows.clone(), rows, WeightLayout::OutIn, self.precision);
-        Logits { words: logits(self.words), docids: logits(self.docids) }
+        Logits { text: logits(self.text), docids: logits(self.docids) }
     }
 }
 
@@ -30,7 +30,7 @@ impl Head {
 #[derive(Debug, Clone)]
 pub struct Logits {
     /// `[batch, words]`
-    pub words: Tensor<2>,
+    pub text: Tensor<2>,
     /// `[batch, documents]`
     pub docids: Tensor<2>,
 }

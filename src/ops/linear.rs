@@ -23,9 +23,9 @@ pub enum WeightLayout {
 
 /// `x` times a weight: `[rows, in] -> [rows, out]`, f32 in and out.
 ///
-/// A GPU computes it in `precision`. In bf16 both factors are rounded to bf16 (8 bits of mantissa) and their products summed
-/// in f32 by the GPU's matrix units. The gradients go the same way back: autodiff casts them to f32 where the forward pass
-/// cast to bf16. bf16 has f32's range, so the loss needs no scaling.
+/// A GPU computes it in `precision`. In bf16 both factors are rounded to bf16 (8 bits of mantissa) and their products
+/// summed in f32 by the GPU's matrix units. The gradients go the same way back: autodiff casts them to f32 where the
+/// forward pass cast to bf16. bf16 has f32's range, so the loss needs no scaling.
 pub fn linear(
     x: Tensor<2>,
     weight: Tensor<2>,

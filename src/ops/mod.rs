@@ -1,8 +1,8 @@
 //! Operations on tensors, with their gradients: each is one function that holds what the CPU and what a GPU computes.
 //!
-//! On the CPU most are operations of our own on Burn's autodiff graph, with gradients in closed form, made of the loops of
-//! `kernel`. Elsewhere they are Burn's operations. `autograd` alone knows the insides of Burn's autodiff, and `host` those
-//! of its CPU device.
+//! On the CPU most are operations of our own on Burn's autodiff graph, with gradients in closed form, made of the loops
+//! of `kernel`. Elsewhere they are Burn's operations. `autograd` alone knows the insides of Burn's autodiff, and `host`
+//! those of its CPU device.
 
 mod absorbed_attention;
 mod activation;

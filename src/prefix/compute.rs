@@ -11,7 +11,7 @@ pub const BATCH_POSITIONS: usize = 8192;
 
 /// A model whose prefix is frozen.
 #[derive(Clone, Copy)]
-pub struct Frozen<'a> {
+pub struct FrozenModel<'a> {
     /// Its weights, off the autodiff graph.
     pub t5: &'a T5,
     /// How far the frozen part reaches.
@@ -22,7 +22,7 @@ pub struct Frozen<'a> {
     pub pad_id: u32,
 }
 
-impl Frozen<'_> {
+impl FrozenModel<'_> {
     /// The prefix of a batch of texts, computed now.
     pub fn compute(&self, texts: &[&[u32]]) -> PrefixOutput {
         self.prefix.compute(self.t5, &Tokens::padded(texts, self.pad_id, self.device))

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::claim::{is_name, sweep};
+use super::write_lock::{is_name, sweep};
 use crate::files::FileError;
 
 /// A file of stored prefixes.

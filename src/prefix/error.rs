@@ -1,4 +1,4 @@
-//! Why a stored prefix cannot be used or written.
+//! Errors of stored prefixes.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,7 @@ use thiserror::Error;
 use super::Element;
 use crate::files::FileError;
 
-/// What is wrong with a file of stored prefixes, or with writing one. None of it ends a run: the prefix is computed
-/// again.
+/// Errors of reading or writing a file of stored prefixes. None of them ends a run: the prefix is recomputed.
 #[derive(Debug, Error)]
 pub enum CacheError {
     /// The system refuses.

@@ -1,8 +1,8 @@
-//! The file of a stored prefix: written in one go, checked whole when it is opened, then mapped into memory.
+//! The file of a stored prefix: written sequentially, verified completely when it is opened, then memory-mapped.
 //!
 //! ```text
 //! magic 8 bytes | version u32 | type u32 | key 32 bytes | texts u64 | rows u64 | width u64
-//! where the rows of each text begin, u64; one more for the end
+//! row offset of each text, u64; one more for the end
 //! zeros up to a multiple of 64
 //! rows of `width` values, text after text
 //! BLAKE3 of each MiB of the rows, 32 bytes each
@@ -26,20 +26,20 @@ use crate::files::FileError;
 const MAGIC: &[u8; 8] = b"GENIRPFX";
 const ALIGNED: usize = 64;
 const DIGEST: usize = size_of::<Key>();
-/// Bytes of rows that are checked or copied before their mapped pages are let go of: whole blocks.
+/// Bytes of rows that are checked or copied before their mapped pages are released, a multiple of a block.
 const PART: usize = 16 * BLOCK;
 
-/// What a file must hold.
+/// The expected contents of a file.
 pub(super) struct Contents<'a> {
     pub key: Key,
     pub element: Element,
     /// See [`super::texts::Texts::starts`].
     pub starts: &'a [u64],
-    /// Values of a row.
+    /// Values per row.
     pub width: usize,
 }
 
-/// A file that was checked.
+/// A verified, memory-mapped file.
 pub(super) struct Mapped {
     map: Mmap,
     rows: Range<usize>,
@@ -51,20 +51,20 @@ impl Mapped {
         &self.map[self.rows.clone()]
     }
 
-    /// The bytes of all rows in memory, never with more than a part of the mapped ones beside them.
+    /// Copies the bytes of all rows to memory; at most [`PART`] mapped bytes are resident at the same time.
     pub fn into_memory(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.rows.len());
         for start in self.rows.clone().step_by(PART) {
             let part = start..self.rows.end.min(start + PART);
             bytes.extend_from_slice(&self.map[part.clone()]);
-            self.let_go(part);
+            self.release_pages(part);
         }
         bytes
     }
 
-    /// Gives the mapped pages of `range` back: whoever reads them again reads the file, which the system keeps at hand
-    /// without the process.
-    fn let_go(&self, range: Range<usize>) {
+    /// Releases the mapped pages of `range`. Reading them again reads the file, which the system may still have in its
+    /// page cache.
+    fn release_pages(&self, range: Range<usize>) {
         #[cfg(unix)]
         {
             // SAFETY: the map is that of a file, only read: what is read again is what was there. A system that
@@ -87,7 +87,7 @@ impl Contents<'_> {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// All that stands before the rows.
+    /// The bytes before the rows.
     fn head(&self) -> Vec<u8> {
         let mut head = MAGIC.to_vec();
         head.extend(VERSION.to_le_bytes());
@@ -99,7 +99,7 @@ impl Contents<'_> {
         head
     }
 
-    /// Writes a file: `fill` is given what takes the rows' bytes, in order, all of them.
+    /// Writes a file: `fill` passes the bytes of all rows, in order, to its argument.
     pub fn write(
         &self,
         file: &mut impl Write,
@@ -170,12 +170,12 @@ impl Contents<'_> {
                 let end = part.end.min(start + BLOCK) - 1;
                 return Err(damaged(format!("bytes {start} to {end}")));
             }
-            mapped.let_go(part);
+            mapped.release_pages(part);
         }
         Ok(mapped)
     }
 
-    /// That a file has the length and the header of these contents.
+    /// Checks that a file has the length and the header of these contents.
     fn check_head(&self, path: &Path, bytes: &[u8]) -> Result<(), CacheError> {
         let file = || PathBuf::from(path);
         let start = &bytes[..bytes.len().min(MAGIC.len())];

@@ -1,4 +1,4 @@
-//! Which part of the model is frozen from its first input on, and what it gives to the part that is trained.
+//! The frozen prefix of the model, and its output.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ pub struct FrozenPrefix {
     depth: usize,
 }
 
-/// What the frozen prefix makes of a batch: all that the rest of the model reads.
+/// Output of the frozen prefix for a batch, the input of the rest of the model.
 #[derive(Debug, Clone)]
 pub struct PrefixOutput {
     /// The decoder layer to go on with; the number of layers where none is trained.
     pub layer: usize,
     /// The decoder's residual stream before it, `[batch, d_model]`.
     pub residual: Tensor<2>,
-    /// What cross-attention reads.
+    /// The encoder states that cross-attention reads.
     pub states: EncoderStates,
 }
 
@@ -37,7 +37,7 @@ impl FrozenPrefix {
         for name in trained {
             // A parameter that no place is known for may be read by anything.
             match ParameterPlace::of(name)? {
-                ParameterPlace::Words => return None,
+                ParameterPlace::SharedEmbedding => return None,
                 place if place.stack() == Some(Stack::Encoder) => return None,
                 ParameterPlace::Layer { layer: own, .. } => layer = layer.min(own),
                 // T5 keeps it in the first layer.
@@ -60,8 +60,9 @@ impl FrozenPrefix {
 
     /// Whether the prefix computes with the parameter of this dotted name when the decoder has one position.
     pub(super) fn computes_with(&self, name: &str) -> bool {
-        ParameterPlace::of(name)
-            .is_some_and(|place| place == ParameterPlace::Words || place.comes_before(self.layer))
+        ParameterPlace::of(name).is_some_and(|place| {
+            place == ParameterPlace::SharedEmbedding || place.comes_before(self.layer)
+        })
     }
 
     /// Computes the prefix of `t5`, whose weights and `tokens` are on one device without autodiff.
@@ -91,7 +92,7 @@ impl PrefixOutput {
         t5.decode_from(self.layer, self.residual, &self.states, pass)
     }
 
-    /// The same as constants beside weights with autodiff.
+    /// The same as constants on the autodiff graph.
     pub fn on_graph(self) -> Self {
         let EncoderStates { rows, batch, mask } = self.states;
         Self {

@@ -1,4 +1,4 @@
-//! What a stored prefix is known by: a hash over all that its values follow from.
+//! The key of a stored prefix: a hash of everything that its values depend on.
 
 use burn::tensor::Device;
 use rayon::prelude::*;

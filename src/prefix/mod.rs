@@ -6,8 +6,6 @@
 //! Training, evaluation and probes then start from them. Where nothing is stored they are computed for each batch:
 //! the same computation, off the autodiff graph and without dropout.
 
-mod ahead;
-mod claim;
 mod compute;
 mod directory;
 mod element;
@@ -15,20 +13,22 @@ mod error;
 mod file;
 mod frozen;
 mod key;
+mod prefetch;
 mod prepare;
 mod settings;
 mod store;
 mod stored;
 mod texts;
+mod write_lock;
 
-pub use ahead::Ahead;
-pub use compute::{BATCH_POSITIONS, Frozen};
+pub use compute::{BATCH_POSITIONS, FrozenModel};
 pub use directory::{StoredFile, clear, stored_files};
 pub use element::Element;
 pub use error::CacheError;
 pub use frozen::{FrozenPrefix, PrefixOutput};
-pub use prepare::{Prefix, Progress, Reading};
+pub use prefetch::Prefetcher;
+pub use prepare::{Prefix, Progress, TextSet};
 pub use settings::{CacheSettings, default_directory};
 pub(crate) use store::Store;
 pub(crate) use stored::mebibytes;
-pub use stored::{PrefixStorage, StoredPrefix, bytes_held, outlook};
+pub use stored::{PrefixStorage, StoredPrefix, bytes_held, describe_storage};

@@ -1,59 +1,59 @@
-//! Decides what is stored, and finds or computes it before a run's first step.
+//! Stores the prefixes of texts that are read more than once, before the first step of a run.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ahead::Ahead;
-use super::claim::{Claim, name_of};
-use super::compute::Frozen;
+use super::compute::FrozenModel;
 use super::file::Contents;
 use super::key::Weights;
+use super::prefetch::Prefetcher;
 use super::store::{Store, StoredRows};
 use super::stored::{MIB, mebibytes};
 use super::texts::Texts;
+use super::write_lock::{WriteLock, name_of};
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
 use crate::allocator::give_back_freed_memory;
 use crate::files::FileError;
 
-/// Texts that a run reads.
-pub struct Reading<'a> {
-    /// What they are called: `training`, `validation`.
+/// A set of texts that a run reads.
+pub struct TextSet<'a> {
+    /// The name of the set, such as `training` or `validation`.
     pub name: String,
-    /// Their tokens; any may be there more than once.
+    /// Token ids of each text; a text may occur more than once.
     pub texts: Vec<&'a [u32]>,
-    /// Texts that will be read over the whole run, each time counted.
+    /// Number of times that texts are read during the run, in total.
     pub reads: u64,
 }
 
-/// How far the computation of a set of texts is: its name, texts done, texts in all.
+/// Called with the progress of a set: its name, the number of texts done, the number of all texts.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
-/// The frozen prefix of a run, with all of it that is stored.
+/// The stored outputs of a run's frozen prefix.
 pub struct Prefix {
     frozen: FrozenPrefix,
     training: Option<Arc<Store>>,
-    asked: Vec<Store>,
+    others: Vec<Store>,
     stored: Vec<StoredPrefix>,
     complete: bool,
 }
 
 impl Prefix {
-    /// Finds or computes the prefixes of the `training` texts, and of those that evaluations and probes have `asked`
-    /// for: of each set whose texts are read more than once, within the budgets of `settings`, in this order.
+    /// Finds or computes the prefixes of the `training` texts and of the `others`, which evaluations and probes read:
+    /// of each set whose texts are read more than once, within the budgets of `settings`, in this order.
     ///
-    /// What is stored follows from the recipe alone, not from which files happen to be there, nor for the training
-    /// texts from what else is asked: so a seed gives the same weights with and without probes. What cannot be
-    /// stored is told as a warning, and computed for each batch.
+    /// What is stored depends on the recipe only, not on existing files, and for the training texts not on the other
+    /// sets: a seed gives the same weights with and without probes. A set that cannot be stored is logged as a warning
+    /// and computed for each batch.
     pub fn prepare(
-        frozen: &Frozen,
+        frozen: &FrozenModel,
         settings: &CacheSettings,
-        training: Reading,
-        asked: Vec<Reading>,
+        training: TextSet,
+        others: Vec<TextSet>,
         progress: &mut Progress,
     ) -> Self {
-        let mut keeper = Keeper {
+        let mut builder = StoreBuilder {
             frozen,
             settings,
             memory: settings.memory,
@@ -64,37 +64,36 @@ impl Prefix {
         let mut prefix = Self {
             frozen: frozen.prefix,
             training: None,
-            asked: Vec::new(),
+            others: Vec::new(),
             stored: Vec::new(),
             complete: false,
         };
         if settings.enabled {
-            prefix.training = keeper.keep(training, progress).map(Arc::new);
+            prefix.training = builder.add(training, progress).map(Arc::new);
             prefix.complete = prefix.training.is_some();
-            for reading in asked {
-                if !prefix.has(&reading.texts) {
-                    let store = keeper.keep(reading, progress);
+            for set in others {
+                if !prefix.has(&set.texts) {
+                    let store = builder.add(set, progress);
                     prefix.complete &= store.is_some();
-                    prefix.asked.extend(store);
+                    prefix.others.extend(store);
                 }
             }
         }
-        prefix.stored = keeper.stored;
+        prefix.stored = builder.stored;
         prefix
     }
 
-    /// How far it reaches.
+    /// The frozen part of the model.
     pub fn frozen(&self) -> FrozenPrefix {
         self.frozen
     }
 
-    /// Whether all texts that were asked for are stored, each set in one place: then nothing is left to be computed
-    /// from any batch of them.
+    /// True if all sets are stored, so that no batch of them needs to be computed.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// What became of each set of texts; empty where nothing may be stored.
+    /// The result for each set of texts; empty if storing is disabled.
     pub fn stored(&self) -> &[StoredPrefix] {
         &self.stored
     }
@@ -104,9 +103,9 @@ impl Prefix {
         self.training.as_ref()?.output(texts)
     }
 
-    /// Batches of training texts gathered one ahead, where that saves waiting.
-    pub fn training_ahead(&self) -> Option<Ahead> {
-        self.training.clone().and_then(Ahead::new)
+    /// A prefetcher for batches of training texts; none if gathering does not block.
+    pub fn training_prefetcher(&self) -> Option<Prefetcher> {
+        self.training.clone().and_then(Prefetcher::new)
     }
 
     /// The stored prefix of a batch of texts, if all of them are stored in one set.
@@ -119,9 +118,9 @@ impl Prefix {
         self.stores().any(|store| store.find(texts).is_some())
     }
 
-    /// Scalars that say what was done: seconds that it took, MiB that are stored, and which share of them was found.
+    /// Scalars for the log: seconds, MiB stored, and the fraction of them that was read from existing files.
     pub fn summary(&self) -> Vec<(&'static str, f64)> {
-        let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::Nowhere(_));
+        let is_stored = |set: &&StoredPrefix| !matches!(set.storage, PrefixStorage::NotStored(_));
         let bytes = |reused: bool| {
             let sets = self.stored.iter().filter(is_stored);
             sets.filter(|set| set.is_reused() || !reused).map(|set| set.bytes).sum::<u64>() as f64
@@ -135,15 +134,15 @@ impl Prefix {
     }
 
     fn stores(&self) -> impl Iterator<Item = &Store> {
-        self.training.as_deref().into_iter().chain(&self.asked)
+        self.training.as_deref().into_iter().chain(&self.others)
     }
 }
 
 /// Stores sets one after another within the budgets.
-struct Keeper<'a> {
-    frozen: &'a Frozen<'a>,
+struct StoreBuilder<'a> {
+    frozen: &'a FrozenModel<'a>,
     settings: &'a CacheSettings,
-    /// Bytes left.
+    /// Remaining budgets in bytes.
     memory: u64,
     disk: u64,
     /// Hashed when the first set is stored.
@@ -151,10 +150,10 @@ struct Keeper<'a> {
     stored: Vec<StoredPrefix>,
 }
 
-impl Keeper<'_> {
-    fn keep(&mut self, reading: Reading, progress: &mut Progress) -> Option<Store> {
+impl StoreBuilder<'_> {
+    fn add(&mut self, set: TextSet, progress: &mut Progress) -> Option<Store> {
         let begun = Instant::now();
-        let Reading { name, texts, reads } = reading;
+        let TextSet { name, texts, reads } = set;
         let texts = Texts::distinct(texts);
         let element = self.settings.element;
         let starts = texts.starts(self.frozen.prefix.layer() > 0);
@@ -162,7 +161,7 @@ impl Keeper<'_> {
         let bytes = starts.last().map_or(0, |rows| rows * (width * element.size()) as u64);
         let count = texts.len();
         let (store, storage) = if reads <= count as u64 {
-            (None, PrefixStorage::Nowhere("each text is read once".to_owned()))
+            (None, PrefixStorage::NotStored("each text is read once".to_owned()))
         } else {
             let mut progress = |done| progress(&name, done, count);
             self.store(&name, texts, &starts, bytes, &mut progress)
@@ -190,14 +189,14 @@ impl Keeper<'_> {
                     return (Some(Store::new(self.frozen, element, texts, rows)), place);
                 }
                 Err(error) => {
-                    // No more to be stored in memory than in a file.
+                    // The value does not fit the type, in memory as little as in a file.
                     in_memory &= !matches!(error, CacheError::Overflow { .. });
                     why = error.to_string();
                 }
             }
         }
         if in_memory {
-            tracing::warn!("the frozen prefix of the {name} texts is kept in memory alone: {why}");
+            tracing::warn!("the frozen prefix of the {name} texts is stored in memory only: {why}");
             match Store::compute(self.frozen, texts.tokens, element, progress) {
                 Ok(store) => {
                     self.memory -= bytes;
@@ -210,17 +209,17 @@ impl Keeper<'_> {
             "the frozen prefix of the {name} texts ({}) is not stored but computed for each batch: {why}",
             mebibytes(bytes)
         );
-        (None, PrefixStorage::Nowhere(why))
+        (None, PrefixStorage::NotStored(why))
     }
 
-    /// The rows of `texts`, from the file of their key, which is written where it is not there or not right.
+    /// The rows of `texts` from the file of their key, which is written if it is missing or damaged.
     fn in_file(
         &mut self,
         texts: &Texts,
         starts: &[u64],
         progress: &mut dyn FnMut(usize),
     ) -> Result<(StoredRows, PrefixStorage), CacheError> {
-        let Frozen { t5, prefix, device, .. } = self.frozen;
+        let FrozenModel { t5, prefix, device, .. } = self.frozen;
         let weights = self.weights.get_or_insert_with(|| Weights::of(t5, prefix, device));
         let element = self.settings.element;
         let contents = Contents {
@@ -232,10 +231,10 @@ impl Keeper<'_> {
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
             Ok(rows) => return Ok((rows, PrefixStorage::Reused(path))),
-            // Not there; or not to be read: then it is replaced, or writing it tells what is wrong.
+            // Missing or unreadable: it is written, and an error of writing is reported.
             Err(CacheError::File(_)) => true,
             Err(error) => {
-                tracing::warn!("a stored frozen prefix is computed again: {error}");
+                tracing::warn!("a stored frozen prefix is recomputed: {error}");
                 false
             }
         };
@@ -245,7 +244,7 @@ impl Keeper<'_> {
                 path.display()
             );
         };
-        let claim = Claim::take(&path, waiting)?;
+        let claim = WriteLock::take(&path, waiting)?;
         // Another run may have written it meanwhile.
         if (whole || claim.waited)
             && let Ok(rows) = self.open(&contents, &path)
@@ -254,7 +253,7 @@ impl Keeper<'_> {
         }
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
-        // What it took to compute the rows has no place among them.
+        // Returns the memory of the computation to the system before the rows are loaded.
         give_back_freed_memory();
         Ok((self.open(&contents, &path)?, PrefixStorage::Written(path)))
     }
@@ -263,7 +262,7 @@ impl Keeper<'_> {
         &self,
         contents: &Contents,
         texts: &Texts,
-        claim: &Claim,
+        claim: &WriteLock,
         path: &Path,
         progress: &mut dyn FnMut(usize),
     ) -> Result<(), CacheError> {
@@ -291,7 +290,7 @@ impl Keeper<'_> {
             return Ok(StoredRows::Mapped(mapped));
         }
         self.memory -= bytes;
-        Ok(StoredRows::held(
+        Ok(StoredRows::load(
             mapped.into_memory(),
             contents.width,
             contents.element,

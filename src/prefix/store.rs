@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::compute::{Frozen, indices};
+use super::compute::{FrozenModel, indices};
 use super::file::Mapped;
 use super::texts::{TextKey, Texts, key_of};
 use super::{CacheError, Element, PrefixOutput};
@@ -56,7 +56,7 @@ impl Gathered {
 
 impl StoredRows {
     /// Takes rows to where batches are computed: memory, or the GPU's.
-    pub fn held(bytes: Vec<u8>, width: usize, element: Element, device: &Device) -> Self {
+    pub fn load(bytes: Vec<u8>, width: usize, element: Element, device: &Device) -> Self {
         let values = bytes.len() / element.size();
         if is_host(device) || values > MOST_ON_GPU {
             return StoredRows::Memory(bytes);
@@ -68,8 +68,13 @@ impl StoredRows {
 }
 
 impl Store {
-    /// The prefixes of distinct `texts`, whose rows are at hand.
-    pub(super) fn new(frozen: &Frozen, element: Element, texts: Texts, rows: StoredRows) -> Self {
+    /// The prefixes of distinct `texts` with the given rows.
+    pub(super) fn new(
+        frozen: &FrozenModel,
+        element: Element,
+        texts: Texts,
+        rows: StoredRows,
+    ) -> Self {
         let layer = frozen.prefix.layer();
         // Nothing of the text has come to the decoder before its first layer.
         let start = (layer == 0).then(|| frozen.compute(&[&[frozen.pad_id]]).residual);
@@ -90,7 +95,7 @@ impl Store {
     /// # Errors
     /// A value that `element` cannot hold.
     pub(crate) fn compute<'a>(
-        frozen: &Frozen,
+        frozen: &FrozenModel,
         texts: impl IntoIterator<Item = &'a [u32]>,
         element: Element,
         progress: &mut dyn FnMut(usize),
@@ -104,7 +109,7 @@ impl Store {
             progress(done);
             Ok::<(), CacheError>(())
         })?;
-        let rows = StoredRows::held(bytes, frozen.t5.config().d_model, element, frozen.device);
+        let rows = StoredRows::load(bytes, frozen.t5.config().d_model, element, frozen.device);
         Ok(Self::new(frozen, element, texts, rows))
     }
 
@@ -118,13 +123,13 @@ impl Store {
     pub fn output(&self, texts: &[&[u32]]) -> Option<PrefixOutput> {
         let places = self.find(texts)?;
         Some(match &self.rows {
-            StoredRows::Device(rows) => self.selected(rows, &places),
-            StoredRows::Memory(_) | StoredRows::Mapped(_) => self.received(self.gather(places)),
+            StoredRows::Device(rows) => self.select_on_device(rows, &places),
+            StoredRows::Memory(_) | StoredRows::Mapped(_) => self.to_device(self.gather(places)),
         })
     }
 
-    /// Whether to gather a batch is to wait: for a disk, or for the bus to a GPU.
-    pub(super) fn is_far(&self) -> bool {
+    /// True if gathering a batch blocks, on the disk or on PCIe.
+    pub(super) fn gathering_blocks(&self) -> bool {
         match &self.rows {
             StoredRows::Memory(_) => !is_host(&self.device),
             StoredRows::Mapped(_) => true,
@@ -145,7 +150,7 @@ impl Store {
     /// In f32.
     fn gather_values(&self, places: Vec<usize>) -> Gathered {
         let decode = |bytes: &[u8], values: &mut [f32]| self.element.decode(bytes, values);
-        self.gathered(places, self.width, decode, |values, rows| {
+        self.gather_with(places, self.width, decode, |values, rows| {
             TensorData::new(values, [rows, self.width])
         })
     }
@@ -153,13 +158,13 @@ impl Store {
     /// In the type they are stored as, so that less crosses the bus.
     fn gather_bytes(&self, places: Vec<usize>) -> Gathered {
         let copy = |bytes: &[u8], into: &mut [u8]| into.copy_from_slice(bytes);
-        self.gathered(places, self.width * self.element.size(), copy, |bytes, rows| {
+        self.gather_with(places, self.width * self.element.size(), copy, |bytes, rows| {
             TensorData::from_bytes_vec(bytes, [rows, self.width], self.element.dtype())
         })
     }
 
     /// Copies rows by `copy` to as many times `unit` values of `T`, of which `data` makes a number of rows.
-    fn gathered<T: Clone + Default + Send>(
+    fn gather_with<T: Clone + Default + Send>(
         &self,
         places: Vec<usize>,
         unit: usize,
@@ -191,7 +196,7 @@ impl Store {
     }
 
     /// The prefix of a batch that was gathered.
-    pub(super) fn received(&self, gathered: Gathered) -> PrefixOutput {
+    pub(super) fn to_device(&self, gathered: Gathered) -> PrefixOutput {
         let Gathered { places, states, residuals } = gathered;
         let tensor = |data: TensorData| {
             let dtype = data.dtype();
@@ -200,8 +205,8 @@ impl Store {
         self.prefix_output(&places, tensor(states), residuals.map(tensor))
     }
 
-    /// As [`Store::received`], but padding holds the text's first row: whatever is there is masked.
-    fn selected(&self, rows: &Tensor<2>, places: &[usize]) -> PrefixOutput {
+    /// As [`Store::to_device`], but padding holds the text's first row: whatever is there is masked.
+    fn select_on_device(&self, rows: &Tensor<2>, places: &[usize]) -> PrefixOutput {
         let lengths = self.lengths(places);
         let length = padded_length(&lengths, &self.device);
         let mut states = Vec::with_capacity(places.len() * length);
@@ -265,14 +270,14 @@ pub(super) mod tests {
         )
     }
 
-    fn frozen<'a>(t5: &'a T5, layer: usize, device: &'a Device) -> Frozen<'a> {
+    fn frozen<'a>(t5: &'a T5, layer: usize, device: &'a Device) -> FrozenModel<'a> {
         let trained = format!("t5.decoder.layers.{layer}.mlp.input.weight");
         let prefix = FrozenPrefix::of((layer < 2).then_some(trained.as_str()), 2).unwrap();
-        Frozen { t5, prefix, device, pad_id: 0 }
+        FrozenModel { t5, prefix, device, pad_id: 0 }
     }
 
     /// The stored prefix of [`TEXTS`], and its bytes.
-    fn stored(frozen: &Frozen, element: Element) -> (Store, Vec<u8>) {
+    fn stored(frozen: &FrozenModel, element: Element) -> (Store, Vec<u8>) {
         let store = Store::compute(frozen, TEXTS, element, &mut |_| {}).unwrap();
         let StoredRows::Memory(bytes) = &store.rows else {
             panic!("rows on the CPU are in memory")
@@ -332,7 +337,7 @@ pub(super) mod tests {
                 let batch: [&[u32]; 3] = [TEXTS[2], TEXTS[1], TEXTS[3]];
                 let expected = frozen.compute(&batch);
                 let on_host = store.output(&batch).unwrap();
-                let fetched = store.received(store.gather_bytes(store.find(&batch).unwrap()));
+                let fetched = store.to_device(store.gather_bytes(store.find(&batch).unwrap()));
                 let rows = bytes.len() / element.size() / WIDTH;
                 let data = TensorData::from_bytes_vec(bytes, [rows, WIDTH], element.dtype());
                 let data = Tensor::from_data(data, (&device, element.dtype()));

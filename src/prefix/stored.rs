@@ -1,44 +1,44 @@
-//! What is said of stored prefixes: before a run what it would store, and then what became of it.
+//! Reports of stored prefixes: what a run will store, and what it has stored.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::texts::Texts;
-use super::{CacheSettings, Element, FrozenPrefix, Reading};
+use super::{CacheSettings, Element, FrozenPrefix, TextSet};
 use crate::component::grouped;
 
-/// What became of one set of texts.
+/// Result of storing the prefix of one set of texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPrefix {
-    /// What it is called.
+    /// The name of the set.
     pub name: String,
-    /// Distinct texts.
+    /// Number of distinct texts.
     pub texts: usize,
-    /// Bytes of what is stored, or would be.
+    /// Size of the stored states and residuals in bytes, or the size that they would have.
     pub bytes: u64,
-    /// What values are stored as.
+    /// The type of stored values.
     pub element: Element,
     /// Seconds that it took to find or compute it.
     pub seconds: f64,
-    /// Where it is.
+    /// The place where they are stored.
     pub storage: PrefixStorage,
 }
 
 /// Where the stored prefix of a set of texts is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrefixStorage {
-    /// In this file, which was there.
+    /// In this file, which existed before.
     Reused(PathBuf),
     /// In this file, which this run has written.
     Written(PathBuf),
-    /// In memory alone.
+    /// In memory only.
     Memory,
-    /// Nowhere, for this reason.
-    Nowhere(String),
+    /// Not stored, for this reason.
+    NotStored(String),
 }
 
 impl StoredPrefix {
-    /// Whether it was found, not computed.
+    /// True if it was read from an existing file.
     pub fn is_reused(&self) -> bool {
         matches!(self.storage, PrefixStorage::Reused(_))
     }
@@ -51,76 +51,78 @@ impl fmt::Display for StoredPrefix {
         match storage {
             PrefixStorage::Reused(path) => write!(f, "reused from {}", path.display()),
             PrefixStorage::Written(path) => {
-                write!(f, "computed once, in {seconds:.1} s, kept in {}", path.display())
+                write!(f, "computed once, in {seconds:.1} s, stored in {}", path.display())
             }
-            PrefixStorage::Memory => write!(f, "computed once, in {seconds:.1} s, kept in memory"),
-            PrefixStorage::Nowhere(why) => write!(f, "computed for each batch: {why}"),
+            PrefixStorage::Memory => {
+                write!(f, "computed once, in {seconds:.1} s, stored in memory")
+            }
+            PrefixStorage::NotStored(why) => write!(f, "computed for each batch: {why}"),
         }
     }
 }
 
-/// What a run of `reading` would do about its frozen prefix, in words, before its weights are read; `let_go` are the
-/// bytes of weights that it would let go of then.
-pub fn outlook(
+/// Describes how a run that reads `set` will compute and store its frozen prefix, for the log before training.
+/// `released` is the size in bytes of the weights that will be released.
+pub fn describe_storage(
     prefix: Option<FrozenPrefix>,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
-    let_go: u64,
+    released: u64,
 ) -> String {
     let Some(prefix) = prefix else {
         return "none: the encoder or the word embedding is trained".to_owned();
     };
     let verb = if prefix.layer() == 0 { "is" } else { "are" };
-    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let (texts, bytes) = size_of(prefix, settings, set, d_model);
     let count = grouped(texts);
     let size = format!("{} {}", mebibytes(bytes), settings.element);
     let how = if !settings.enabled {
         "for each batch (cache.enabled = false)".to_owned()
-    } else if reading.reads <= texts as u64 {
-        format!("for each batch: each of {count} {} texts is read once", reading.name)
+    } else if set.reads <= texts as u64 {
+        format!("for each batch: each of {count} {} texts is read once", set.name)
     } else if bytes <= settings.disk {
         let directory = settings.directory.display();
-        format!("once for {count} {} texts ({size} in {directory})", reading.name)
+        format!("once for {count} {} texts ({size} in {directory})", set.name)
     } else if bytes <= settings.memory {
-        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", reading.name)
+        format!("once for {count} {} texts ({size}: more than cache.disk, in memory)", set.name)
     } else {
-        format!("for each batch: {size} for {count} {} texts is more than cache.disk", reading.name)
+        format!("for each batch: {size} for {count} {} texts is more than cache.disk", set.name)
     };
-    let gone = match let_go {
+    let release = match released {
         0 => String::new(),
-        bytes => format!("; the weights of the {prefix} are let go ({})", mebibytes(bytes)),
+        bytes => format!("; the weights of the {prefix} are released ({})", mebibytes(bytes)),
     };
-    format!("{prefix} {verb} frozen: computed without dropout, {how}{gone}")
+    format!("{prefix} {verb} frozen: computed without dropout, {how}{release}")
 }
 
-/// Bytes that a run of `reading` would hold of its frozen prefix, in memory or mapped; 0 where it stores nothing.
+/// Bytes of the stored prefix of `set`, in memory or mapped; 0 if it is not stored.
 pub fn bytes_held(
     prefix: FrozenPrefix,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
 ) -> u64 {
-    let (texts, bytes) = size_of(prefix, settings, reading, d_model);
+    let (texts, bytes) = size_of(prefix, settings, set, d_model);
     let fits = bytes <= settings.disk.max(settings.memory);
-    if settings.enabled && reading.reads > texts as u64 && fits { bytes } else { 0 }
+    if settings.enabled && set.reads > texts as u64 && fits { bytes } else { 0 }
 }
 
-/// Distinct texts, and the bytes of all their rows.
+/// Number of distinct texts, and the size of all their rows in bytes.
 fn size_of(
     prefix: FrozenPrefix,
     settings: &CacheSettings,
-    reading: &Reading,
+    set: &TextSet,
     d_model: usize,
 ) -> (usize, u64) {
-    let texts = Texts::distinct(reading.texts.iter().copied());
+    let texts = Texts::distinct(set.texts.iter().copied());
     let rows = texts.starts(prefix.layer() > 0).last().copied().unwrap_or(0);
     (texts.len(), rows * (d_model * settings.element.size()) as u64)
 }
 
 pub(super) const MIB: f64 = (1 << 20) as f64;
 
-/// Bytes as MiB, small ones with their fraction.
+/// Formats bytes as MiB, with one decimal below 10 MiB.
 pub(crate) fn mebibytes(bytes: u64) -> String {
     let mebibytes = bytes as f64 / MIB;
     if mebibytes < 10.0 { format!("{mebibytes:.1} MiB") } else { format!("{mebibytes:.0} MiB") }

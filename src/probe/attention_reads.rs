@@ -1,43 +1,43 @@
-//! P7, what cross-attention reads (Fig. 5 left): from which earlier components heads take their queries.
+//! P7 (Fig. 5 left): input attribution of cross-attention by source component.
 //!
-//! For each head the encoder position with the highest score is taken, and that score is taken apart.
+//! For each head, the highest attention score is decomposed into the contributions of the components before it.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProbeResult;
-use super::bench::{Bench, Measure, ProbedBatch};
-use super::shares::{Contributions, Shares, sources};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
+use super::input_attribution::{AttributionSums, Contributions, sources};
 use crate::component::Component;
 use crate::t5::{AttentionBlock, EncoderStates, Linear};
 
-/// The probe while it measures.
-pub(super) struct Measuring {
-    shares: Shares,
+/// Running sums of the probe.
+pub(super) struct Accumulator {
+    shares: AttributionSums,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        Self { shares: Shares::new(bench) }
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        Self { shares: AttributionSums::new(context) }
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
-        for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
             let found = &batch.trace.layers[layer];
             let block = &block.cross_attention;
             let best = found.scores.clone().argmax(2); // [batch, heads, 1]
             let score = found.scores.clone().gather(2, best.clone()).squeeze_dim::<2>(2); // [batch, heads]
-            // A comparison may pass over a NaN: then the position found means nothing, and nor does its score.
+            // `argmax` may skip a NaN; the position and its score are then undefined.
             let is_undefined = found.scores.clone().is_nan().any_dim(2).squeeze_dim::<2>(2);
             let score = score.mask_fill(is_undefined, f32::NAN);
-            let asked = asked(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
+            let directions = score_directions(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
             let sources = sources(&batch.trace, layer, Component::CrossAttention);
-            let read = self.shares.as_read(sources, &block.norm, &found.residual_mid);
+            let read = self.shares.as_reader_input(sources, &block.norm, &found.residual_mid);
             self.shares.add(
                 layer,
                 Contributions {
-                    parts: read.matmul(asked), // [batch, sources, heads]
+                    parts: read.matmul(directions), // [batch, sources, heads]
                     active: score.ones_like(),
                     whole: score,
                 },
@@ -45,14 +45,18 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
         ProbeResult::AttentionReads(self.shares.finish())
     }
 }
 
-/// `W_Q^T k` of each head's key at its `best` position (`[batch, heads]`): what a vector of the residual stream is
-/// multiplied with to give its score, `[batch, d_model, heads]`.
-fn asked(block: &AttentionBlock, states: &EncoderStates, best: Tensor<2, Int>) -> Tensor<3> {
+/// `W_Q^T k` with each head's key at its `best` position (`[batch, heads]`), `[batch, d_model, heads]`. The dot product
+/// of a vector of the residual stream with it is the vector's contribution to the score.
+fn score_directions(
+    block: &AttentionBlock,
+    states: &EncoderStates,
+    best: Tensor<2, Int>,
+) -> Tensor<3> {
     let [batch, heads] = best.dims();
     let [rows, d_model] = states.rows.dims();
     let first: Vec<i32> = (0..batch).map(|query| (query * rows / batch) as i32).collect();
@@ -66,6 +70,6 @@ fn asked(block: &AttentionBlock, states: &EncoderStates, best: Tensor<2, Int>) -
         matrix.reshape([d_model, heads, inner / heads]).swap_dims(0, 1) // [heads, d_model, d_kv]
     };
     let key = attended.swap_dims(0, 1).matmul(by_head(&block.key)); // [heads, batch, d_kv]
-    let asked = key.matmul(by_head(&block.query).swap_dims(1, 2)); // [heads, batch, d_model]
-    asked.permute([1, 2, 0]) // [batch, d_model, heads]
+    let directions = key.matmul(by_head(&block.query).swap_dims(1, 2)); // [heads, batch, d_model]
+    directions.permute([1, 2, 0]) // [batch, d_model, heads]
 }

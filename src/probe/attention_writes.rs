@@ -1,90 +1,90 @@
-//! P8, what cross-attention writes (Tab. 5 and 6): words or docids.
+//! P8 (Tab. 5 and 6): the share of docids among the top tokens of cross-attention's outputs.
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
-use super::patch_tap::head_shares;
+use super::patch_tap::head_contributions;
 use super::{ProbeResult, Subject};
 use crate::component::{Component, Stage, Stages};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 
-/// What the logit lens reads off cross-attention's outputs.
+/// Docids among the top tokens of cross-attention's outputs under the logit lens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttentionWrites {
-    /// % of docid tokens among all tokens: what chance would give.
+    /// % of docid tokens among all tokens, the value that chance would give.
     #[serde(with = "number")]
     pub chance: f64,
-    /// By layer: the whole output first, then each head's share of it.
+    /// By layer: the output first, then each head's contribution to it.
     pub layers: Vec<DocidShare>,
-    /// By stage: the mean over its layers of the whole output, and the mean over its layers and heads.
-    /// Empty where the decoder has no stages.
+    /// By stage: the mean of the outputs over its layers, and the mean over its layers and heads. Empty if the decoder
+    /// has no stages.
     pub stages: Vec<DocidShare>,
     /// The top tokens of each head for sample queries.
-    pub samples: Vec<HeadWords>,
+    pub samples: Vec<HeadTokens>,
 }
 
-/// How many of the top tokens are docids, means over queries.
+/// Share of docids among the top tokens, mean over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DocidShare {
-    /// The stage of the layer; none where the decoder has no stages.
+    /// The stage of the layer; none if the decoder has no stages.
     pub stage: Option<Stage>,
-    /// None for a whole stage.
+    /// The layer, from 0; none for the mean over a stage.
     pub layer: Option<usize>,
     /// `output`, `head 3`, or `heads` for the mean over all heads.
     pub of: String,
     /// % of docid tokens among the top 10.
     #[serde(with = "number")]
     pub top_10: f64,
-    /// % of docid tokens among the top 100 (or all tokens, where there are fewer).
+    /// % of docid tokens among the top 100 (or all tokens, if there are fewer).
     #[serde(with = "number")]
     pub top_100: f64,
-    /// % of docid tokens among the top 1,000 (or all tokens, where there are fewer).
+    /// % of docid tokens among the top 1,000 (or all tokens, if there are fewer).
     #[serde(with = "number")]
     pub top_1000: f64,
 }
 
-/// What one head writes for one query.
+/// Top tokens of one head's output for one query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeadWords {
+pub struct HeadTokens {
     /// The query's id.
     pub query: String,
     /// The layer, from 0.
     pub layer: usize,
     /// The head, from 0.
     pub head: usize,
-    /// The top 5 tokens, best first; none where a logit is NaN.
+    /// The top 5 tokens, highest logit first; empty if a logit is NaN.
     pub tokens: Vec<String>,
 }
 
-/// The sizes of the tops that are looked into.
+/// Numbers of top tokens among which docids are counted.
 const TOPS: [usize; 3] = [10, 100, 1000];
-/// Tokens given for each head of a sample query.
+/// Tokens listed for each head of a sample query.
 const SAMPLE_TOKENS: usize = 5;
 
-/// The probe while it measures: sums over queries.
-pub(super) struct Measuring<'a> {
+/// Running sums over queries.
+pub(super) struct Accumulator<'a> {
     tokenizer: &'a TextTokenizer,
     docids: &'a DocidVocabulary,
-    words: usize,
+    text: usize,
     stages: Option<Stages>,
     queries: usize,
-    /// % of docids in each top: by layer, of the whole output and then of each head.
+    /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
     docid_shares: Vec<Vec<[f64; 3]>>,
-    /// The sample queries, in their order, with what was found for each.
-    samples: Vec<(usize, Vec<HeadWords>)>,
+    /// The sample queries in order, each with its top tokens.
+    samples: Vec<(usize, Vec<HeadTokens>)>,
 }
 
-impl<'a> Measuring<'a> {
-    pub fn new(bench: &Bench, subject: &Subject<'a>) -> Self {
-        let config = bench.model.t5.config();
-        let sampled = bench.measured.iter().take(bench.options.samples);
+impl<'a> Accumulator<'a> {
+    pub fn new(context: &ProbeContext, subject: &Subject<'a>) -> Self {
+        let config = context.model.t5.config();
+        let sampled = context.measured.iter().take(context.options.samples);
         Self {
             tokenizer: subject.tokenizer,
             docids: subject.docids,
-            words: config.vocab_size,
-            stages: bench.options.stages.clone(),
+            text: config.vocab_size,
+            stages: context.options.stages.clone(),
             queries: 0,
             docid_shares: vec![vec![[0.0; 3]; 1 + config.num_heads]; config.num_decoder_layers],
             samples: sampled.map(|found| (found.query, Vec::new())).collect(),
@@ -92,54 +92,55 @@ impl<'a> Measuring<'a> {
     }
 
     fn token(&self, id: u32) -> String {
-        match id.checked_sub(self.words as u32) {
+        match id.checked_sub(self.text as u32) {
             Some(row) => self.docids.token(row),
             None => self.tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")),
         }
     }
 
-    /// The top tokens of each head, if `query` is a sample.
-    fn keep_sample(&mut self, bench: &Bench, query: usize, layer: usize, heads: &[Top]) {
+    /// Adds the top tokens of each head if `query` is a sample.
+    fn add_sample(&mut self, context: &ProbeContext, query: usize, layer: usize, heads: &[Top]) {
         let sample = self.samples.iter().position(|(sample, _)| *sample == query);
         let Some(sample) = sample else { return };
         for (head, top) in heads.iter().enumerate() {
             let tokens = top.first.iter().map(|&id| self.token(id)).collect();
-            let query = bench.queries.ids[query].clone();
-            self.samples[sample].1.push(HeadWords { query, layer, head, tokens });
+            let query = context.queries.ids[query].clone();
+            self.samples[sample].1.push(HeadTokens { query, layer, head, tokens });
         }
     }
 }
 
-impl Measure for Measuring<'_> {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator<'_> {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
-            let mixed = found.mixed[Component::CrossAttention].clone();
-            let shares = head_shares(&bench.model.t5, layer, Component::CrossAttention, mixed); // [heads, batch, d_model]
+            let weighted = found.weighted[Component::CrossAttention].clone();
+            let shares =
+                head_contributions(&context.model.t5, layer, Component::CrossAttention, weighted); // [heads, batch, d_model]
             let [heads, ..] = shares.dims();
             let of_head = |head: usize| shares.clone().slice(head..head + 1).squeeze_dim(0);
-            let found = bench.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
+            let found = context.lens().unscaled((0..heads).map(of_head).collect(), |_, heads| {
                 let mut tops: Vec<Top> = heads.iter().map(|&logits| top_of(logits)).collect();
-                // The whole output is the sum of its heads' shares.
-                let whole = heads.split_first().map(|(first, others)| {
-                    let mut whole = LogitSum::of(*first);
-                    others.iter().for_each(|&head| whole.add(head));
-                    top_of(whole.logits())
+                // The output is the sum of its heads' contributions.
+                let output = heads.split_first().map(|(first, others)| {
+                    let mut sum = LogitSum::of(*first);
+                    others.iter().for_each(|&head| sum.add(head));
+                    top_of(sum.logits())
                 });
-                tops.splice(0..0, whole);
+                tops.splice(0..0, output);
                 tops
             });
             for (found, tops) in batch.measured.iter().zip(found) {
                 for (sums, top) in self.docid_shares[layer].iter_mut().zip(&tops) {
                     sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
                 }
-                self.keep_sample(bench, found.query, layer, &tops[1..]);
+                self.add_sample(context, found.query, layer, &tops[1..]);
             }
         }
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let documents = bench.model.documents();
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+        let documents = context.model.documents();
         let mut layers = Vec::new();
         for (layer, parts) in self.docid_shares.iter().enumerate() {
             for (part, sums) in parts.iter().enumerate() {
@@ -159,7 +160,7 @@ impl Measure for Measuring<'_> {
         }
         let stages = Stage::ALL.into_iter().filter(|_| self.stages.is_some());
         ProbeResult::AttentionWrites(AttentionWrites {
-            chance: 100.0 * documents as f64 / (documents + self.words) as f64,
+            chance: 100.0 * documents as f64 / (documents + self.text) as f64,
             stages: stages.flat_map(|stage| of_stage(stage, &layers)).collect(),
             layers,
             samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
@@ -167,7 +168,7 @@ impl Measure for Measuring<'_> {
     }
 }
 
-/// Means over the layers of a stage: of the whole outputs, and of all heads.
+/// Means over the layers of a stage: of the outputs, and of all heads.
 fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     let mean = |of: &str, whole: bool| {
         let found: Vec<&DocidShare> = layers
@@ -189,29 +190,28 @@ fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
     [mean("output", true), mean("heads", false)]
 }
 
-/// The best tokens under one vector's logits.
+/// The tokens with the highest logits of one vector.
 struct Top {
     /// % of docids in each of [`TOPS`].
     docids: [f64; 3],
-    /// The first few token ids, best first.
+    /// The first [`SAMPLE_TOKENS`] token ids, highest logit first.
     first: Vec<u32>,
 }
 
-/// The best tokens under one vector's logits. Where one is NaN there is no best: shares are undefined, and no token is
-/// named.
+/// Returns the tokens with the highest logits. If a logit is NaN, the shares are undefined and no token is listed.
 fn top_of(logits: TokenLogits) -> Top {
     if logits.has_nan() {
         return Top { docids: [f64::NAN; TOPS.len()], first: Vec::new() };
     }
-    let TokenLogits { words, docids } = logits;
+    let TokenLogits { text: words, docids } = logits;
     let most = TOPS[TOPS.len() - 1].min(words.len() + docids.len());
     let mut tokens: Vec<u64> = Vec::with_capacity(4 * most);
     let mut lowest = f32::NEG_INFINITY;
     for (group, first) in [(words, 0), (docids, words.len())] {
         for (id, &logit) in group.iter().enumerate() {
-            // Few tokens are above the lowest of those kept.
+            // After the first few selections, nearly all tokens are below `lowest`.
             if logit >= lowest {
-                // One number that orders by logit, best first, then by token id.
+                // One integer that sorts by logit, highest first, then by token id.
                 tokens.push(u64::from(!ordered(logit)) << 32 | (first + id) as u64);
                 if tokens.len() == 4 * most {
                     let worst = *tokens.select_nth_unstable(most - 1).1;
@@ -239,10 +239,10 @@ mod tests {
 
     #[test]
     fn no_token_is_the_best_where_a_logit_is_nan() {
-        let fine = top_of(TokenLogits { words: &[0.0, 3.0], docids: &[1.0, 2.0] });
+        let fine = top_of(TokenLogits { text: &[0.0, 3.0], docids: &[1.0, 2.0] });
         assert_eq!((fine.docids, fine.first), ([50.0; 3], vec![1, 3, 2, 0]));
         for words in [[f32::NAN, 3.0], [f32::NAN; 2]] {
-            let broken = top_of(TokenLogits { words: &words, docids: &[1.0, 2.0] });
+            let broken = top_of(TokenLogits { text: &words, docids: &[1.0, 2.0] });
             assert!(broken.docids.iter().all(|share| share.is_nan()) && broken.first.is_empty());
         }
     }

@@ -1,9 +1,9 @@
-//! P4, circuit (Tab. 4): how well the model retrieves with only the parts that the paper found to matter.
+//! P4 (Tab. 4): retrieval effectiveness of the model with all components outside a circuit ablated.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
@@ -16,31 +16,31 @@ use crate::retrieval::{JudgedRanks, MetricSums};
 /// Effectiveness of circuits on a test set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Circuit {
-    /// The name of the query set that is ranked; means for patching are from the correct queries.
+    /// The name of the query set that is ranked; means for ablation are taken over the correct queries.
     pub test_set: String,
-    /// How many queries that set has.
+    /// Number of queries in that set.
     pub test_queries: u64,
-    /// The whole model.
+    /// The model without ablation.
     pub unpatched: Scores,
-    /// The paper's circuit with zeros and means, the same with the base model's outputs (both where the decoder has
-    /// stages), and the one asked for.
+    /// The paper's circuit with zero and mean ablation, the paper's circuit with base-model patching (both if the
+    /// decoder has stages), and the user-defined one.
     pub circuits: Vec<CircuitScore>,
-    /// Where ranks of every query were asked for: those of each relevant docid of the test set, in the whole model and
-    /// then in each of `circuits`. Empty and not written otherwise.
+    /// With the option `per_query`: ranks of each relevant docid of the test set, first in the model without ablation
+    /// and then in each of `circuits`. Otherwise empty and not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_query: Vec<QueryRanks>,
 }
 
-/// What a ranking is worth: each between 0 and 1.
+/// Effectiveness metrics of a ranking, between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Queries with a relevant document at rank 1, as a share.
+    /// Fraction of the queries with a relevant document at rank 1.
     #[serde(rename = "hits@1", with = "number")]
     pub hits_1: f64,
-    /// Mean share of the relevant documents among the first 5.
+    /// Mean fraction of the relevant documents that are in the top 5.
     #[serde(rename = "recall@5", with = "number")]
     pub recall_5: f64,
-    /// Queries with a relevant document among the first 10, as a share.
+    /// Fraction of the queries with a relevant document in the top 10.
     #[serde(rename = "hits@10", with = "number")]
     pub hits_10: f64,
 }
@@ -48,19 +48,19 @@ pub struct Scores {
 /// One circuit's effectiveness.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CircuitScore {
-    /// `paper`, `paper with base` or `given`.
+    /// `paper`, `paper with base` or `given` (user-defined).
     pub name: String,
-    /// What is replaced and by what, `decoder.mlp[I,II]=mean`, as it was applied: where patches overlap the later one
-    /// holds, and none is listed for what it does not replace.
+    /// The patches as they were applied, such as `decoder.mlp[I,II]=mean`. Where patches overlap, the later one wins,
+    /// and the earlier one is listed without the overlapping part.
     pub patches: Vec<String>,
-    /// Of the circuit by itself.
+    /// Metrics of the circuit alone.
     pub absolute: Scores,
-    /// Over those of the whole model; undefined where that has 0.
+    /// Metrics divided by those of the model without ablation; undefined where these are 0.
     pub relative: Scores,
 }
 
-/// What the paper's circuit leaves out, and by what it is replaced. Cross-attention stays in Stages II and III,
-/// MLPs in Stage III.
+/// The components outside the paper's circuit with their replacements. The circuit consists of cross-attention in
+/// stages II and III and of MLPs in stage III.
 const PAPER: [(Component, Stage, Replacement); 6] = {
     use Component::{CrossAttention, Mlp, SelfAttention};
     use Replacement::{Mean, Zero};
@@ -75,15 +75,16 @@ const PAPER: [(Component, Stage, Replacement); 6] = {
     ]
 };
 
-/// The probe while it measures. All happens at the end: on the test set, with means from the measured queries.
-pub(super) struct Measuring {
+/// The circuits to evaluate. They are evaluated at the end, on the test set, with means over the measured queries.
+pub(super) struct Accumulator {
     circuits: Vec<(String, Applied)>,
 }
 
-impl Measuring {
-    /// Prepares the paper's circuits that can be had (none where the decoder has no stages), and the one that was given.
-    pub fn new(bench: &Bench, given: &[Patch]) -> Self {
-        let applied = |patches: &[Patch]| Applied::new(patches, bench.model.t5.config());
+impl Accumulator {
+    /// Prepares the paper's circuits (with the base model's outputs only if there is a base model; none if the decoder
+    /// has no stages) and the user-defined one.
+    pub fn new(context: &ProbeContext, given: &[Patch]) -> Self {
+        let applied = |patches: &[Patch]| Applied::new(patches, context.model.t5.config());
         let paper = |base: bool, stages: &Stages| -> Applied {
             let patch = |(component, stage, replacement)| Patch {
                 part: PatchedPart::of_stage(component, stage, stages),
@@ -92,9 +93,9 @@ impl Measuring {
             applied(&PAPER.into_iter().map(patch).collect::<Vec<_>>())
         };
         let mut circuits = Vec::new();
-        if let Some(stages) = &bench.options.stages {
+        if let Some(stages) = &context.options.stages {
             circuits.push(("paper".to_owned(), paper(false, stages)));
-            if bench.base.is_some() {
+            if context.base.is_some() {
                 circuits.push(("paper with base".to_owned(), paper(true, stages)));
             }
         }
@@ -105,59 +106,59 @@ impl Measuring {
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, _batch: &ProbedBatch) {}
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, _bench: &ProbeContext, _batch: &ProbedBatch) {}
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
-        let set @ (test, _) = bench.test.unwrap_or((bench.queries, bench.states));
-        let mut whole = MetricSums::default();
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+        let set @ (test, _) = context.test.unwrap_or((context.queries, context.states));
+        let mut unpatched = MetricSums::default();
         let mut sums = vec![MetricSums::default(); self.circuits.len()];
         let mut per_query = Vec::new();
-        for queries in test.batches(test.all(), bench.options.batch_size) {
-            let batch = bench.batch(set, queries, bench.base.is_some());
+        for queries in test.batches(test.all(), context.options.batch_size) {
+            let batch = context.batch(set, queries, context.base.is_some());
             let relevant: Vec<&[u32]> = batch
                 .measured
                 .iter()
                 .map(|found| test.questions[found.query].relevant.as_slice())
                 .collect();
-            // In the whole model, then in each circuit; by query, of each relevant docid.
+            // Ranks in the model without ablation, then in each circuit; by query and relevant docid.
             let mut of_batch: Vec<Vec<Vec<u32>>> = Vec::new();
             let mut rank = |output: Tensor<2>, sums: &mut MetricSums| {
-                let docids = bench.model.docid_logits(output.clone()); // [batch, documents]
-                let vocabulary = bench.options.candidates;
-                let (model, ties) = (bench.model, Ties::Shared);
+                let docids = context.model.docid_logits(output.clone()); // [batch, documents]
+                let candidates = context.options.candidates;
+                let (model, ties) = (context.model, Ties::Shared);
                 let ranks: Vec<Vec<u32>> =
-                    relevant_ranks(model, output, &docids, vocabulary, ties, &relevant)
+                    relevant_ranks(model, output, &docids, candidates, ties, &relevant)
                         .into_iter()
                         .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
                         .collect();
                 for ranks in &ranks {
-                    // Hits and recall know no grades.
+                    // Hits and recall do not depend on relevance grades.
                     sums.add(&JudgedRanks { relevant: ranks.iter().map(|r| (*r, 1)).collect() });
                 }
                 of_batch.push(ranks);
             };
-            rank(batch.trace.output.clone(), &mut whole);
+            rank(batch.trace.output.clone(), &mut unpatched);
             for (sums, (_, applied)) in sums.iter_mut().zip(&self.circuits) {
-                rank(bench.patched_output(&batch, applied), sums);
+                rank(context.patched_output(&batch, applied), sums);
             }
-            if bench.options.per_query {
+            if context.options.per_query {
                 for (place, found) in batch.measured.iter().enumerate() {
                     per_query.extend(relevant[place].iter().enumerate().map(|(of, &docid)| {
                         let ranks = of_batch.iter().map(|ranks| ranks[place][of]).collect();
-                        bench.query_ranks(test, found.query, docid, ranks)
+                        context.query_ranks(test, found.query, docid, ranks)
                     }));
                 }
             }
         }
-        let unpatched = Scores::of(&whole);
+        let unpatched = Scores::of(&unpatched);
         let circuits = self.circuits.into_iter().zip(&sums).map(|((name, applied), sums)| {
             let absolute = Scores::of(sums);
             CircuitScore {
                 name,
                 patches: applied.patches,
                 absolute,
-                relative: absolute.over(unpatched),
+                relative: absolute.relative_to(unpatched),
             }
         });
         ProbeResult::Circuit(Circuit {
@@ -180,12 +181,12 @@ impl Scores {
         })
     }
 
-    fn over(self, whole: Self) -> Self {
-        let over = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { f64::NAN };
+    fn relative_to(self, unpatched: Self) -> Self {
+        let ratio = |part: f64, of: f64| if of > 0.0 { part / of } else { f64::NAN };
         Self {
-            hits_1: over(self.hits_1, whole.hits_1),
-            recall_5: over(self.recall_5, whole.recall_5),
-            hits_10: over(self.hits_10, whole.hits_10),
+            hits_1: ratio(self.hits_1, unpatched.hits_1),
+            recall_5: ratio(self.recall_5, unpatched.recall_5),
+            hits_10: ratio(self.hits_10, unpatched.hits_10),
         }
     }
 }

@@ -1,55 +1,56 @@
-//! P2b, direct effect: how far one type of component leads by itself.
+//! P2b: direct logit attribution by component type.
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::{ProbeResult, RankShift};
 use crate::component::Component;
 
-/// Whose outputs are summed. Self-attention of a one-token decoder brings nothing of the query.
+/// The component types whose outputs are summed. Self-attention of a one-token decoder carries no information about the
+/// query.
 const SUMMED: [Component; 2] = [Component::Mlp, Component::CrossAttention];
 
-/// Ranks under logits from the outputs of one type of component, summed over all layers. The outputs are those of
-/// an unpatched pass; the start embedding is left out.
+/// Ranks by the logits of the summed outputs of one component type over all layers. The outputs come from an unpatched
+/// forward pass; the embedding of the start token is left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DirectEffect {
-    /// For MLPs and for cross-attention.
-    pub effects: Vec<EffectOfType>,
+    /// One entry for MLPs and one for cross-attention.
+    pub effects: Vec<ComponentEffect>,
 }
 
-/// The ranks that one type of component leads to.
+/// Ranks by the summed outputs of one component type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EffectOfType {
-    /// The type of component.
+pub struct ComponentEffect {
+    /// The component type.
     pub component: Component,
     /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }
 
-/// The probe while it measures: ranks under each type's sum.
+/// Ranks by the sum of each component type, collected over batches.
 #[derive(Default)]
-pub(super) struct Measuring {
+pub(super) struct Accumulator {
     ranks: [Vec<u32>; SUMMED.len()],
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         let sum = |component| {
             let layers = 0..batch.trace.layers.len();
             let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());
             outputs.reduce(|sum, output| sum + output) // [batch, d_model]
         };
         let sums = SUMMED.into_iter().filter_map(sum).collect();
-        let found = bench.lens().ranks(sums, &batch.targets);
+        let found = context.lens().ranks(sums, &batch.targets);
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let effects = SUMMED.into_iter().zip(self.ranks);
-        let effect = |(component, ranks)| EffectOfType {
+        let effect = |(component, ranks)| ComponentEffect {
             component,
-            ranks: RankShift::of(ranks, bench.options.per_query),
+            ranks: RankShift::of(ranks, context.options.per_query),
         };
         ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() })
     }

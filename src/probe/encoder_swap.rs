@@ -1,21 +1,21 @@
-//! P5, encoder swap (Tab. 2): how well the decoder retrieves from another model's encoder.
+//! P5 (Tab. 2): retrieval effectiveness of the decoder with another model's encoder.
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, Other, ProbedBatch};
+use super::context::{ComparisonModel, ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
-use super::queries::{Measured, States};
+use super::queries::{QueryTarget, States};
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
 use crate::retrieval::ranking::Question;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 choice! {
-    /// Whose final RMSNorm the states of another encoder go through before the decoder reads them.
+    /// The final RMSNorm that is applied to the states of another encoder before the decoder reads them.
     EncoderNorm {
-        /// The other model's: its whole encoder is swapped in.
+        /// The other model's: its complete encoder is swapped in.
         Other = "other",
         /// The model's own, as in the paper's released code, which replaces the residual stream after the last encoder
         /// layer.
@@ -23,171 +23,177 @@ choice! {
     }
 }
 
-/// The decoder on the states of other encoders.
+/// Ranks of the decoder with the states of other encoders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSwap {
-    /// Records of older versions, which do not say, have the other model's.
-    #[serde(default = "of_other")]
+    /// Records of older versions lack this field; they used the other model's.
+    #[serde(default = "default_encoder_norm")]
     pub encoder_norm: EncoderNorm,
     /// One for each other encoder.
     pub swaps: Vec<Swap>,
 }
 
-fn of_other() -> EncoderNorm {
+fn default_encoder_norm() -> EncoderNorm {
     EncoderNorm::Other
 }
 
-/// The decoder on the states of one other encoder.
+/// Ranks of the decoder with the states of one other encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Swap {
-    /// The name of the model that it is from, the base model first.
+    /// The name of the encoder's model; the base model is listed first.
     pub encoder: String,
-    /// On the measured queries.
+    /// Ranks for the measured queries.
     pub ranks: RankShift,
-    /// On queries for documents that the other model was trained without; none where it left none out.
+    /// Metrics for queries about documents that the other model was not trained on; none if it was trained on all.
     pub held_out: Option<HeldOut>,
 }
 
-/// Queries for documents that the encoder's model never saw.
+/// Metrics for queries about documents that the encoder's model was not trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeldOut {
-    /// Documents left out of the other model's training that a query here asks for.
+    /// Number of relevant documents that were left out of the other model's training.
     pub documents: usize,
-    /// Queries for them.
+    /// Number of queries about them.
     pub queries: usize,
-    /// From the other encoder.
+    /// Metrics with the other encoder.
     pub swapped: HeldOutScore,
-    /// From the model's own encoder.
+    /// Metrics with the model's own encoder.
     pub own: HeldOutScore,
-    /// Where ranks of every query were asked for: from the other encoder, then from the model's own. Empty and not
-    /// written otherwise.
+    /// With the option `per_query`: ranks with the other encoder, then with the model's own. Otherwise empty and not
+    /// written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_query: Vec<QueryRanks>,
 }
 
-/// How the queries for documents held out are ranked.
+/// Metrics of the queries about held-out documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeldOutScore {
-    /// Mean reciprocal rank, over all ranks.
+    /// Mean reciprocal rank, without a cutoff.
     #[serde(with = "number")]
     pub mrr: f64,
-    /// Share of the queries at rank 1.
+    /// Fraction of the queries with rank 1.
     #[serde(rename = "hits@1", with = "number")]
     pub hits_1: f64,
-    /// Queries at rank 1.
+    /// Number of queries with rank 1.
     pub first: usize,
 }
 
-/// The probe while it measures: ranks from the base model's encoder and from the other one.
-pub(super) struct Measuring {
+/// Ranks with the base model's encoder and with the other one, collected over batches.
+pub(super) struct Accumulator {
     ranks: [Vec<u32>; 2],
-    /// The two models with the model's own final RMSNorm, where that is asked for.
+    /// The two models with the probed model's final RMSNorm; none unless [`EncoderNorm::Own`] is set.
     with_own_norm: [Option<T5>; 2],
-    /// None of theirs: what is stored of the base's states for other probes has its own norm.
+    /// Always empty: the stored states of the base model, which other probes use too, are normalised by its own norm.
     not_stored: States,
 }
 
-/// An encoder that takes the place of the model's own.
+/// An encoder that replaces the model's own.
 struct Swapped<'a> {
-    other: &'a Other,
-    /// What encodes.
+    other: &'a ComparisonModel,
+    /// The model that encodes: `other`, perhaps with the probed model's final RMSNorm.
     t5: &'a T5,
-    /// What is stored of its states.
+    /// Its stored states.
     stored: &'a States,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let with_own_norm = |other: Option<&Other>| {
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let with_own_norm = |other: Option<&ComparisonModel>| {
             let mut t5 =
-                other.filter(|_| bench.options.encoder_norm == EncoderNorm::Own)?.t5.clone();
-            t5.encoder.final_norm = bench.model.t5.encoder.final_norm.clone();
+                other.filter(|_| context.options.encoder_norm == EncoderNorm::Own)?.t5.clone();
+            t5.encoder.final_norm = context.model.t5.encoder.final_norm.clone();
             Some(t5)
         };
         Self {
             ranks: Default::default(),
-            with_own_norm: [bench.base, bench.encoder].map(with_own_norm),
+            with_own_norm: [context.base, context.encoder].map(with_own_norm),
             not_stored: States::default(),
         }
     }
 
-    /// The base model's encoder and the other one.
-    fn encoders<'a>(&'a self, bench: &'a Bench) -> [Option<Swapped<'a>>; 2] {
-        let swapped = |other: Option<&'a Other>, own_norm: &'a Option<T5>, stored: &'a States| {
-            let other = other?;
-            Some(match own_norm {
-                Some(t5) => Swapped { other, t5, stored: &self.not_stored },
-                None => Swapped { other, t5: &other.t5, stored },
-            })
-        };
+    /// The base model's encoder and the other one, where there are such models.
+    fn encoders<'a>(&'a self, context: &'a ProbeContext) -> [Option<Swapped<'a>>; 2] {
+        let swapped =
+            |other: Option<&'a ComparisonModel>, own_norm: &'a Option<T5>, stored: &'a States| {
+                let other = other?;
+                Some(match own_norm {
+                    Some(t5) => Swapped { other, t5, stored: &self.not_stored },
+                    None => Swapped { other, t5: &other.t5, stored },
+                })
+            };
         let [base, encoder] = &self.with_own_norm;
         [
-            swapped(bench.base, base, &bench.states.base),
-            swapped(bench.encoder, encoder, &bench.states.other),
+            swapped(context.base, base, &context.states.base),
+            swapped(context.encoder, encoder, &context.states.other),
         ]
     }
 }
 
-/// Ranks of `targets` by the model's decoder, from given states.
-fn ranks_from(bench: &Bench, states: &EncoderStates, targets: &[u32]) -> Vec<u32> {
-    let output = bench.model.t5.decode_start(states, &mut Pass::evaluate(&mut NoTap));
-    let ranks = bench.lens().output_ranks(vec![output], targets); // from [batch, d_model]
+/// Ranks of `targets` by the model's decoder with the given states.
+fn ranks_from(context: &ProbeContext, states: &EncoderStates, targets: &[u32]) -> Vec<u32> {
+    let output = context.model.t5.decode_start(states, &mut Pass::evaluate(&mut NoTap));
+    let ranks = context.lens().output_ranks(vec![output], targets); // from [batch, d_model]
     ranks.into_iter().flatten().collect()
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
-        let asked: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
-        let found = self.encoders(bench).map(|swapped| {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        let batch_queries: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
+        let found = self.encoders(context).map(|swapped| {
             let Some(Swapped { t5, stored, .. }) = swapped else { return Vec::new() };
-            ranks_from(bench, &bench.states(stored, t5, bench.queries, &asked), &batch.targets)
+            ranks_from(
+                context,
+                &context.states(stored, t5, context.queries, &batch_queries),
+                &batch.targets,
+            )
         });
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let swap = |(swapped, ranks): (Option<Swapped>, &Vec<u32>)| {
             let swapped = swapped?;
             Some(Swap {
                 encoder: swapped.other.name.clone(),
-                ranks: RankShift::of(ranks.clone(), bench.options.per_query),
-                held_out: held_out(bench, &swapped),
+                ranks: RankShift::of(ranks.clone(), context.options.per_query),
+                held_out: held_out(context, &swapped),
             })
         };
-        let swaps = self.encoders(bench).into_iter().zip(&self.ranks).filter_map(swap).collect();
-        let encoder_norm = bench.options.encoder_norm;
+        let swaps = self.encoders(context).into_iter().zip(&self.ranks).filter_map(swap).collect();
+        let encoder_norm = context.options.encoder_norm;
         ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
     }
 }
 
-/// The queries for documents that the other model was trained without, correct or not.
-fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
+/// Metrics for all queries about documents that the other model was not trained on; none if there are none.
+fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
     let left_out = &swapped.other.left_out;
-    let questions = &bench.queries.questions;
-    let asks = |(query, question): (usize, &Question)| {
+    let questions = &context.queries.questions;
+    let held_out_target = |(query, question): (usize, &Question)| {
         let mut relevant = question.relevant.iter();
         let target = *relevant.find(|row| left_out.contains(row))?;
-        Some(Measured { query, target })
+        Some(QueryTarget { query, target })
     };
-    let asked: Vec<Measured> = questions.iter().enumerate().filter_map(asks).collect();
-    if asked.is_empty() {
+    let held_out: Vec<QueryTarget> =
+        questions.iter().enumerate().filter_map(held_out_target).collect();
+    if held_out.is_empty() {
         return None;
     }
     let relevant = questions.iter().flat_map(|question| &question.relevant);
     let documents: HashSet<&u32> = relevant.filter(|row| left_out.contains(row)).collect();
     let (mut from_other, mut from_own, mut per_query) = (Vec::new(), Vec::new(), Vec::new());
-    for batch in bench.queries.batches(asked.clone(), bench.options.batch_size) {
+    for batch in context.queries.batches(held_out.clone(), context.options.batch_size) {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
         let ranks = |stored: &States, t5: &T5| {
-            let states = bench.states(stored, t5, bench.queries, &queries);
-            ranks_from(bench, &states, &targets)
+            let states = context.states(stored, t5, context.queries, &queries);
+            ranks_from(context, &states, &targets)
         };
         let other = ranks(swapped.stored, swapped.t5);
-        let own = ranks(&bench.states.own, &bench.model.t5);
-        if bench.options.per_query {
+        let own = ranks(&context.states.own, &context.model.t5);
+        if context.options.per_query {
             per_query.extend(batch.iter().zip(&other).zip(&own).map(|((found, &other), &own)| {
-                bench.query_ranks(bench.queries, found.query, found.target, vec![other, own])
+                context.query_ranks(context.queries, found.query, found.target, vec![other, own])
             }));
         }
         from_other.extend(other);
@@ -195,7 +201,7 @@ fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
     }
     Some(HeldOut {
         documents: documents.len(),
-        queries: asked.len(),
+        queries: held_out.len(),
         swapped: HeldOutScore::of(&from_other),
         own: HeldOutScore::of(&from_own),
         per_query,

@@ -1,18 +1,18 @@
-//! What stands in the way of a probe.
+//! Errors of probes.
 
 use thiserror::Error;
 
-use super::{Probe, ranked_among};
+use super::{Probe, describe_candidates};
 use crate::component::{SelectorError, Stages, StagesError};
 use crate::retrieval::Vocabulary;
 
-/// Why a probe cannot be run.
+/// Errors of running probes.
 #[derive(Debug, Error)]
 pub enum ProbeError {
     /// The stages do not fit the decoder.
     #[error("stages: {0}")]
     Stages(#[from] StagesError),
-    /// What the probe replaces is named by stages, which the decoder does not have.
+    /// The probe patches by stage, and the decoder has no stages.
     #[error(
         "the probe `{probe}` replaces components by stage, and a decoder of {depth} layer(s) has no stages, which need {} \
          layers; {}, or leave this probe out",
@@ -46,9 +46,9 @@ pub enum ProbeError {
     },
     /// A patch of a circuit that is not of the form `SELECTOR=HOW`.
     #[error(
-        "`{patch}` is no patch: expected SELECTOR=zero, SELECTOR=mean or SELECTOR=base, such as `decoder.mlp[I]=mean`"
+        "`{patch}` is not a patch: expected SELECTOR=zero, SELECTOR=mean or SELECTOR=base, such as `decoder.mlp[I]=mean`"
     )]
-    NotAPatch {
+    InvalidPatch {
         /// What was found.
         patch: String,
     },
@@ -56,7 +56,7 @@ pub enum ProbeError {
     #[error(
         "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 among {} (best rank \
          {best_rank}, query `{query}`); measure over all queries, {}or train longer",
-        ranked_among(*vocabulary),
+        describe_candidates(*vocabulary),
         if *vocabulary == Vocabulary::All { "rank docids only, " } else { "" }
     )]
     NoCorrect {
@@ -78,20 +78,20 @@ pub enum ProbeError {
         set: String,
     },
     /// A patch with the base model's outputs, and no base model.
-    #[error("`{patch}` needs the base model: name it")]
+    #[error("`{patch}` needs a base model, and none is given")]
     NoBase {
         /// What needs it.
         patch: String,
     },
     /// There is no other encoder.
     #[error("the encoder swap needs another encoder: the base model, or another checkpoint")]
-    NothingToSwap,
+    NoOtherEncoder,
     /// There is no set to evaluate circuits on.
-    #[error("the circuit is judged on a test set, and there is none, or none with queries")]
+    #[error("the circuit is evaluated on a test set, and there is none with queries")]
     NoTestSet,
-    /// Another model does not have the shape of the one that is looked at.
+    /// Another model does not have the shape of the probed model.
     #[error(
-        "{name} has another shape: `{tensor}` is {found:?}, and {expected:?} in the model that is looked at"
+        "{name} has another shape: `{tensor}` is {found:?}, and {expected:?} in the probed model"
     )]
     Shape {
         /// The other model.
@@ -104,11 +104,13 @@ pub enum ProbeError {
         expected: Vec<usize>,
     },
     /// A list of correct queries with nothing in it.
-    #[error("no query is named, expected [[docid token, query id], ...] with at least one pair")]
-    NothingNamed,
+    #[error(
+        "the list of correct queries is empty, expected [[docid token, query id], ...] with at least one pair"
+    )]
+    EmptyList,
     /// A query that the set does not have.
     #[error("correct query {place}: the {set} queries have none with the id `{query}`")]
-    NoSuchQuery {
+    UnknownQuery {
         /// The pair's place in the list, from 0.
         place: usize,
         /// The query's id.
@@ -117,8 +119,10 @@ pub enum ProbeError {
         set: String,
     },
     /// A docid that the model does not have.
-    #[error("correct query {place}: `{token}` is no docid of this model, expected @DOC_ID_<id>@")]
-    NoSuchDocid {
+    #[error(
+        "correct query {place}: `{token}` is not a docid of this model, expected @DOC_ID_<id>@"
+    )]
+    UnknownDocid {
         /// The pair's place in the list, from 0.
         place: usize,
         /// What was found.

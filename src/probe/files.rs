@@ -10,13 +10,13 @@ use thiserror::Error;
 use super::{Line, Probe, Record, RecordError, Skipped};
 use crate::files::{FileError, append_to, create_directory};
 
-/// Why stored results cannot be read.
+/// Errors of reading stored results.
 #[derive(Debug, Error)]
 pub enum StoredError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What is in it is no result.
+    /// Its content is not a result.
     #[error(transparent)]
     Record(#[from] RecordError),
 }
@@ -26,7 +26,7 @@ fn history(directory: &Path, probe: Probe) -> PathBuf {
     directory.join(format!("{probe}.jsonl"))
 }
 
-/// What is stored of probes, each history in the order in which it was written.
+/// Stored results of probes; each history is in the order in which it was written.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stored {
     /// Results.
@@ -84,8 +84,8 @@ pub fn read(path: &Path) -> Result<Vec<Record>, StoredError> {
     Ok(read_all(path)?.records)
 }
 
-/// All that is stored in one file: an array, or one a line. A last line that was not written to its end, as a run leaves
-/// it that is killed or whose disk is full, is passed over with a warning.
+/// All that is stored in one file: an array, or one a line. A last line that was not written to its end, as a run
+/// leaves it that is killed or whose disk is full, is passed over with a warning.
 pub fn read_all(path: &Path) -> Result<Stored, StoredError> {
     let text = fs::read_to_string(path).map_err(FileError::new("read", path))?;
     let mut stored = Stored::default();

@@ -1,4 +1,4 @@
-//! The logit lens: any vector of the residual stream's kind through the final RMSNorm and the output matrix.
+//! The logit lens: projects vectors of width `d_model` to the vocabulary by the final RMSNorm and the output matrix.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -8,21 +8,21 @@ use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::GenirModel;
 
-/// Logits of more bytes than this are never held at once. So many rows at a time are worth having: the output matrix
-/// is rearranged for every product, whatever its number of rows, and that costs as much as 64 of them.
+/// The most bytes of logits that are in memory at once. Many rows per product pay off: each product packs the output
+/// matrix once, which costs as much as multiplying 64 rows.
 const LOGIT_BYTES: usize = 192 << 20;
-/// More rows than this at once gain nothing.
+/// The most rows per product; more are not faster.
 const MOST_ROWS: usize = 2048;
 
-/// A model's lens, with what a docid is ranked among.
+/// A model's logit lens, with the candidate set of ranks.
 #[derive(Clone, Copy)]
 pub(super) struct Lens<'a> {
     pub model: &'a GenirModel,
-    pub vocabulary: Vocabulary,
+    pub candidates: Vocabulary,
 }
 
 impl Lens<'_> {
-    /// The rank of each row's target (a docid row) under `lens` of each of `vectors`, all `[rows, d_model]`.
+    /// Ranks of each row's target (a docid row) under the lens of each of `vectors`, all `[rows, d_model]`.
     pub fn ranks(&self, vectors: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
         self.output_ranks(
             vectors.into_iter().map(|vector| self.normalised(vector)).collect(),
@@ -30,35 +30,35 @@ impl Lens<'_> {
         )
     }
 
-    /// The rank of each row's target under each of some outputs of the decoder (after its final RMSNorm), all
-    /// `[rows, d_model]`.
+    /// Ranks of each row's target by the logits of several decoder outputs (after the final RMSNorm), all `[rows,
+    /// d_model]`.
     pub fn output_ranks(&self, outputs: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
         let rows = targets.len();
         let mut ranks = Vec::with_capacity(outputs.len());
-        // Words' logits are not kept.
+        // Only the logits of docids are materialised.
         for group in outputs.chunks(at_once(rows, self.model.documents())) {
             let stacked = Tensor::cat(group.to_vec(), 0); // [group * rows, d_model]
             let repeated: Vec<&[u32]> = group.iter().flat_map(|_| targets.chunks(1)).collect();
             let docids = self.model.docid_logits(stacked.clone()); // [group * rows, documents]
-            let (model, vocabulary) = (self.model, self.vocabulary);
+            let (model, candidates) = (self.model, self.candidates);
             let found =
-                relevant_ranks(model, stacked, &docids, vocabulary, Ties::Shared, &repeated);
+                relevant_ranks(model, stacked, &docids, candidates, Ties::Shared, &repeated);
             let found: Vec<u32> = found.into_iter().flatten().map(|found| found.rank).collect();
             ranks.extend(found.chunks(rows).map(<[u32]>::to_vec));
         }
         ranks
     }
 
-    /// What `see` makes of each row: of the unscaled logits of all `vectors` (each `[rows, d_model]`) there, in their
-    /// order.
+    /// Calls `read` for each row with the unscaled logits of all `vectors` (each `[rows, d_model]`) in that row, and
+    /// returns its results in the order of the rows.
     ///
-    /// The final RMSNorm multiplies a vector by its weight, and then by one positive number, which moves no rank.
-    /// Without that number a logit is linear in its vector: logits of sums are sums of logits, and only the summands
-    /// meet the output matrix.
+    /// The final RMSNorm multiplies a vector by its weight and by a positive scale, which does not change ranks.
+    /// Without the scale, logits are linear in the vector: the logits of a sum are the sum of the logits, so that only
+    /// the summands are multiplied by the output matrix.
     pub fn unscaled<R: Send>(
         &self,
         vectors: Vec<Tensor<2>>,
-        see: impl Fn(usize, &[TokenLogits]) -> R + Sync,
+        read: impl Fn(usize, &[TokenLogits]) -> R + Sync,
     ) -> Vec<R> {
         let count = vectors.len();
         let weight = self.model.t5.decoder.final_norm.weight.val().unsqueeze::<3>(); // [1, 1, d_model]
@@ -66,22 +66,22 @@ impl Lens<'_> {
         let [rows, _, d_model] = stacked.dims();
         let widths = [self.model.t5.config().vocab_size, self.model.documents()];
         let parts = rows.div_ceil(at_once(count, widths.iter().sum()));
-        let mut seen = Vec::with_capacity(rows);
+        let mut results = Vec::with_capacity(rows);
         for first in (0..rows).step_by(rows.div_ceil(parts)) {
             let last = rows.min(first + rows.div_ceil(parts));
             let part = stacked.clone().slice(first..last); // [last - first, vectors, d_model]
             let logits = self.model.logits(part.reshape([(last - first) * count, d_model]));
-            let (words, docids) = (on_host(logits.words), on_host(logits.docids));
+            let (text, docids) = (on_host(logits.text), on_host(logits.docids));
             let of_row = |row: usize| {
                 let logits = (row * count..(row + 1) * count).map(|vector| TokenLogits {
-                    words: &words[vector * widths[0]..][..widths[0]],
+                    text: &text[vector * widths[0]..][..widths[0]],
                     docids: &docids[vector * widths[1]..][..widths[1]],
                 });
-                see(first + row, &logits.collect::<Vec<_>>())
+                read(first + row, &logits.collect::<Vec<_>>())
             };
-            seen.par_extend((0..last - first).into_par_iter().map(of_row));
+            results.par_extend((0..last - first).into_par_iter().map(of_row));
         }
-        seen
+        results
     }
 
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
@@ -89,18 +89,18 @@ impl Lens<'_> {
     }
 }
 
-/// The values of a matrix, row by row, whatever type the device computes in.
+/// The values of a matrix as f32, in row-major order.
 fn on_host(matrix: Tensor<2>) -> Vec<f32> {
     let values = matrix.into_data().convert::<f32>().try_into_vec::<f32>();
     values.unwrap_or_else(|_| unreachable!("converted to f32"))
 }
 
-/// Rows of logits that are held at once of `vectors` of `rows` rows each, where those of so many tokens are kept.
+/// Rows of logits that are in memory at once for `vectors` tensors of `rows` rows each, with `tokens` logits per row.
 pub(super) fn rows_at_once(rows: usize, vectors: usize, tokens: usize) -> usize {
     rows * at_once(rows, tokens).min(vectors)
 }
 
-/// How many vectors of `rows` rows go through the output matrix at once, where logits of so many tokens are kept.
+/// Number of tensors of `rows` rows that are multiplied by the output matrix at once, with `tokens` logits per row.
 fn at_once(rows: usize, tokens: usize) -> usize {
     let most_rows = (LOGIT_BYTES / (tokens * size_of::<f32>()).max(1)).min(MOST_ROWS);
     (most_rows / rows.max(1)).max(1)
@@ -109,61 +109,60 @@ fn at_once(rows: usize, tokens: usize) -> usize {
 /// The logits of one vector, on the host.
 #[derive(Clone, Copy)]
 pub(super) struct TokenLogits<'a> {
-    pub words: &'a [f32],
+    pub text: &'a [f32],
     pub docids: &'a [f32],
 }
 
-/// A sum of vectors' logits.
+/// The logits of a sum of vectors.
 pub(super) struct LogitSum {
-    words: Vec<f32>,
+    text: Vec<f32>,
     docids: Vec<f32>,
 }
 
 impl TokenLogits<'_> {
-    /// Whether a logit is NaN: the model has broken down.
+    /// True if a logit is NaN, because the model has diverged.
     pub fn has_nan(self) -> bool {
         let is_nan = |group: &[f32]| group.iter().any(|logit| logit.is_nan());
-        is_nan(self.words) || is_nan(self.docids)
+        is_nan(self.text) || is_nan(self.docids)
     }
 
-    /// The rank of docid row `target`: 1 + how many tokens of `vocabulary` are strictly higher.
-    pub fn rank(self, target: u32, vocabulary: Vocabulary) -> u32 {
+    /// The rank of docid row `target`: 1 + the number of candidates with a strictly higher logit.
+    pub fn rank(self, target: u32, candidates: Vocabulary) -> u32 {
         let own = self.docids[target as usize];
-        // Those that are not at most its own: where a model has broken down and its logits are NaN, nothing is ranked
-        // first.
+        // Counted as those that are not lower or equal, so that nothing is ranked first if the logits are NaN.
         let higher = |group: &[f32]| {
             let others = group.iter().map(|logit| u32::from(*logit <= own)).sum::<u32>();
             group.len() as u32 - others
         };
-        let words = if vocabulary == Vocabulary::All { higher(self.words) } else { 0 };
-        1 + higher(self.docids) + words
+        let text = if candidates == Vocabulary::All { higher(self.text) } else { 0 };
+        1 + higher(self.docids) + text
     }
 }
 
 impl LogitSum {
     /// The logits of one vector.
     pub fn of(logits: TokenLogits) -> Self {
-        Self { words: logits.words.to_vec(), docids: logits.docids.to_vec() }
+        Self { text: logits.text.to_vec(), docids: logits.docids.to_vec() }
     }
 
-    /// Adds those of another.
+    /// Adds the logits of another vector.
     pub fn add(&mut self, logits: TokenLogits) {
         let add = |sums: &mut [f32], values: &[f32]| {
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         };
-        add(&mut self.words, logits.words);
+        add(&mut self.text, logits.text);
         add(&mut self.docids, logits.docids);
     }
 
     /// The logits of the sum.
     pub fn logits(&self) -> TokenLogits<'_> {
-        TokenLogits { words: &self.words, docids: &self.docids }
+        TokenLogits { text: &self.text, docids: &self.docids }
     }
 }
 
-/// A whole number that orders as `value` does, which is not NaN.
+/// An integer that sorts as `value` does; `value` must not be NaN.
 pub(super) fn ordered(value: f32) -> u32 {
-    // Minus zero is zero.
+    // Maps -0.0 to 0.0.
     let bits = (value + 0.0).to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }

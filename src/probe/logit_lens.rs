@@ -1,8 +1,9 @@
-//! P2, logit lens (Fig. 4): at which rank the relevant docid stands when the decoder is read off early.
+//! P2 (Fig. 4): logit lens: the rank of the relevant docid in intermediate residual streams projected to the
+//! vocabulary.
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
 use super::shift::median;
@@ -12,7 +13,7 @@ use crate::component::{Component, Stage, Stages};
 use crate::retrieval::Vocabulary;
 
 choice! {
-    /// What is read off.
+    /// The activation that is projected to the vocabulary.
     LensSite {
         /// The residual stream after self-attention.
         ResidualMid = "residual_mid",
@@ -28,21 +29,21 @@ choice! {
 }
 
 choice! {
-    /// Tokens of one kind.
+    /// A group of tokens.
     TokenGroup {
         /// Docid tokens.
         Docids = "docids",
-        /// All others.
+        /// Text tokens: all other tokens.
         Words = "words",
     }
 }
 
-/// Ranks at every layer, through the final RMSNorm and the output matrix.
+/// Ranks at every layer by the logits of intermediate activations, after the final RMSNorm and the output matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogitLens {
-    /// Of the relevant docid, by layer and site.
+    /// Ranks of the relevant docid, by layer and site.
     pub sites: Vec<SiteRank>,
-    /// Of all tokens of a kind, at [`LensSite::ResidualPost`], in the whole vocabulary.
+    /// Ranks of all tokens of a group at [`LensSite::ResidualPost`], among text tokens and docids.
     pub populations: Vec<PopulationRanks>,
 }
 
@@ -51,29 +52,29 @@ pub struct LogitLens {
 pub struct SiteRank {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer; none where the decoder has no stages.
+    /// The stage of the layer; none if the decoder has no stages.
     pub stage: Option<Stage>,
-    /// Where in the layer.
+    /// The activation within the layer.
     pub site: LensSite,
     /// Ranks of the relevant docid.
     #[serde(flatten)]
     pub ranks: RankShift,
 }
 
-/// Ranks of all tokens of a kind in the whole vocabulary, words and docids: each is taken within a query, then
+/// Statistics of the ranks of all tokens of a group, among text tokens and docids: computed for each query, then
 /// averaged over queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PopulationRanks {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer; none where the decoder has no stages.
+    /// The stage of the layer; none if the decoder has no stages.
     pub stage: Option<Stage>,
-    /// The kind of token.
+    /// The group of tokens.
     pub group: TokenGroup,
     /// Mean rank.
     #[serde(with = "number")]
     pub mean: f64,
-    /// Of an even count of tokens the mean of the middle two.
+    /// Median rank; for an even number of tokens the mean of the middle two.
     #[serde(with = "number")]
     pub median: f64,
     /// Lowest rank.
@@ -84,17 +85,17 @@ pub struct PopulationRanks {
     pub worst: f64,
 }
 
-/// The probe while it measures.
-pub(super) struct Measuring {
+/// Running sums of the probe.
+pub(super) struct Accumulator {
     stages: Option<Stages>,
     queries: usize,
     /// Ranks of relevant docids by layer and site.
     ranks: Vec<Vec<Vec<u32>>>,
-    /// By layer, of docids and of words.
+    /// Sums by layer, for docids and for text tokens.
     populations: Vec<[Population; 2]>,
 }
 
-/// Ranks of the tokens of a group: of one query, or summed over queries.
+/// Rank statistics of the tokens of a group: of one query, or summed over queries.
 #[derive(Default, Clone, Copy)]
 struct Population {
     mean: f64,
@@ -103,11 +104,11 @@ struct Population {
     worst: f64,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let depth = bench.depth();
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let depth = context.depth();
         Self {
-            stages: bench.options.stages.clone(),
+            stages: context.options.stages.clone(),
             queries: 0,
             ranks: vec![vec![Vec::new(); LensSite::ALL.len()]; depth],
             populations: vec![Default::default(); depth],
@@ -115,16 +116,16 @@ impl Measuring {
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
-        let vocabulary = bench.lens().vocabulary;
-        // The residual stream is the sum of all outputs before it and the start embedding.
+        let candidates = context.lens().candidates;
+        // The residual stream is the sum of the start token's embedding and all outputs before it.
         let outputs = batch.trace.layers.iter().flat_map(|layer| layer.outputs.clone());
         let summands = [batch.trace.start.clone()].into_iter().chain(outputs).collect();
-        let found = bench
+        let found = context
             .lens()
-            .unscaled(summands, |row, summands| of_query(summands, batch.targets[row], vocabulary));
+            .unscaled(summands, |row, summands| of_query(summands, batch.targets[row], candidates));
         for of_query in found {
             for (layer, found) in of_query.into_iter().enumerate() {
                 for (ranks, rank) in self.ranks[layer].iter_mut().zip(found.ranks) {
@@ -137,12 +138,12 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
         let stage = |layer| self.stages.as_ref().map(|stages| stages.of(layer));
         let mut sites = Vec::new();
         for (layer, ranks) in self.ranks.into_iter().enumerate() {
             for (&site, ranks) in LensSite::ALL.iter().zip(ranks) {
-                let ranks = RankShift::of(ranks, bench.options.per_query);
+                let ranks = RankShift::of(ranks, context.options.per_query);
                 sites.push(SiteRank { layer, stage: stage(layer), site, ranks });
             }
         }
@@ -165,28 +166,28 @@ impl Measure for Measuring {
     }
 }
 
-/// What is found in one layer for one query.
-struct Found {
-    /// Of the target, at each of [`LensSite::ALL`].
+/// Ranks in one layer for one query.
+struct LayerRanks {
+    /// Ranks of the target at each of [`LensSite::ALL`].
     ranks: [u32; LensSite::ALL.len()],
-    /// Of docids and of words.
+    /// Statistics of docids and of text tokens.
     populations: [Population; 2],
 }
 
-/// What is found in each layer for one query, from the unscaled logits of the start embedding and of the three outputs
+/// Ranks in each layer for one query, from the unscaled logits of the start token's embedding and of the three outputs
 /// of each layer.
-fn of_query(summands: &[TokenLogits], target: u32, vocabulary: Vocabulary) -> Vec<Found> {
+fn of_query(summands: &[TokenLogits], target: u32, candidates: Vocabulary) -> Vec<LayerRanks> {
     let Some((start, outputs)) = summands.split_first() else { return Vec::new() };
     let mut residual = LogitSum::of(*start);
     let (layers, _) = outputs.as_chunks::<{ Component::ALL.len() }>();
     let of_layer = |&[attention, cross_attention, mlp]: &[TokenLogits; 3]| {
         let mut then = |output: TokenLogits| {
             residual.add(output);
-            residual.logits().rank(target, vocabulary)
+            residual.logits().rank(target, candidates)
         };
         let [mid, mid_cross, post] = [attention, cross_attention, mlp].map(&mut then);
-        let alone = [cross_attention, mlp].map(|output| output.rank(target, vocabulary));
-        Found {
+        let alone = [cross_attention, mlp].map(|output| output.rank(target, candidates));
+        LayerRanks {
             ranks: [mid, mid_cross, post, alone[0], alone[1]],
             populations: populations(residual.logits()),
         }
@@ -194,32 +195,31 @@ fn of_query(summands: &[TokenLogits], target: u32, vocabulary: Vocabulary) -> Ve
     layers.iter().map(of_layer).collect()
 }
 
-/// Ranks of all docids and of all words; undefined where a logit is NaN, which has no place among others.
+/// Rank statistics of all docids and of all text tokens; undefined if a logit is NaN, which cannot be ranked.
 ///
-/// A mean of ranks compares every token with every other: no counting on the device gives it, so the two groups are
-/// put in order here, one query at a time on each thread.
+/// A mean of ranks needs the rank of every token, so both groups are sorted here, one query per thread at a time.
 fn populations(logits: TokenLogits) -> [Population; 2] {
     if logits.has_nan() {
         return [Population { mean: f64::NAN, median: f64::NAN, best: f64::NAN, worst: f64::NAN };
             2];
     }
-    let (words, docids) = (descending(logits.words), descending(logits.docids));
-    [ranks_of(&docids, &words), ranks_of(&words, &docids)]
+    let (text, docids) = (descending(logits.text), descending(logits.docids));
+    [ranks_of(&docids, &text), ranks_of(&text, &docids)]
 }
 
-/// Numbers that order as the values do, the highest first.
+/// Sort keys of the values, the highest value first.
 fn descending(values: &[f32]) -> Vec<u32> {
     let mut keys: Vec<u32> = values.iter().map(|&value| !ordered(value)).collect();
     keys.sort_unstable();
     keys
 }
 
-/// Ranks of a group's tokens among its own and `others`, both ascending in rank.
+/// Rank statistics of a group's tokens among the group and `others`, both sorted by rank.
 fn ranks_of(group: &[u32], others: &[u32]) -> Population {
     let (mut above, mut own_above) = (0, 0);
     let mut ranks = Vec::with_capacity(group.len());
     for (place, key) in group.iter().enumerate() {
-        // Equal logits share a rank: only those strictly greater count.
+        // Equal logits share a rank: only strictly higher ones count.
         if place > 0 && group[place - 1] != *key {
             own_above = place;
         }
@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn ranks_of_all_tokens_are_undefined_where_a_logit_is_nan() {
-        let ranks = |words: &[f32], docids: &[f32]| populations(TokenLogits { words, docids });
+        let ranks =
+            |words: &[f32], docids: &[f32]| populations(TokenLogits { text: words, docids });
         let [docids, words] = ranks(&[1.0, 4.0], &[3.0, 2.0]);
         assert_eq!((docids.mean, docids.best, docids.worst), (2.5, 2.0, 3.0));
         assert_eq!((words.mean, words.best, words.worst), (2.5, 1.0, 4.0));

@@ -5,14 +5,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::trace::Trace;
 use crate::component::{ByComponent, Component};
 
-/// Means of an unpatched pass.
+/// Means of activations of an unpatched forward pass.
 pub(super) struct Means {
     device: Device,
     queries: usize,
-    /// By layer: each component's output, `[d_model]`.
+    /// Sums by layer of each component's output, `[1, d_model]`.
     outputs: Vec<ByComponent<Sum>>,
-    /// By layer: attentions' weighted values, `[heads, d_kv]`.
-    mixed: Vec<ByComponent<Sum>>,
+    /// Sums by layer of the attentions' weighted values, `[heads, d_kv]`.
+    weighted: Vec<ByComponent<Sum>>,
 }
 
 /// A running sum over queries.
@@ -28,11 +28,11 @@ impl Means {
             device: device.clone(),
             queries: 0,
             outputs: (0..layers).map(|_| Default::default()).collect(),
-            mixed: (0..layers).map(|_| Default::default()).collect(),
+            weighted: (0..layers).map(|_| Default::default()).collect(),
         }
     }
 
-    /// Takes in a batch.
+    /// Adds a batch.
     pub fn add(&mut self, trace: &Trace) {
         self.queries += trace.start.dims()[0];
         for (layer, found) in trace.layers.iter().enumerate() {
@@ -42,7 +42,7 @@ impl Means {
             }
             for component in Component::ATTENTIONS {
                 // [batch, heads, d_kv]
-                self.mixed[layer][component].add(found.mixed[component].clone());
+                self.weighted[layer][component].add(found.weighted[component].clone());
             }
         }
     }
@@ -53,8 +53,8 @@ impl Means {
     }
 
     /// An attention's mean weighted values, `[1, heads, d_kv]`.
-    pub fn mixed(&self, layer: usize, component: Component) -> Tensor<3> {
-        self.mean(&self.mixed[layer][component]).unsqueeze()
+    pub fn weighted(&self, layer: usize, component: Component) -> Tensor<3> {
+        self.mean(&self.weighted[layer][component]).unsqueeze()
     }
 
     fn mean(&self, sum: &Sum) -> Tensor<2> {
@@ -65,7 +65,7 @@ impl Means {
 }
 
 impl Sum {
-    /// Adds each query's part of `values`, `[batch, rows, columns]`.
+    /// Adds the values of each query in `values`, `[batch, rows, columns]`.
     fn add(&mut self, values: Tensor<3>) {
         let [_, rows, columns] = values.dims();
         self.shape = [rows, columns];

@@ -12,7 +12,7 @@ const F32: usize = size_of::<f32>();
 const CELLS: usize = 27;
 
 /// The sizes that decide what probes need.
-pub struct Sizes<'a> {
+pub struct ProbeSizes<'a> {
     /// Of the model.
     pub config: &'a T5Config,
     /// Docids.
@@ -27,13 +27,13 @@ pub struct Sizes<'a> {
     pub vocabulary: Vocabulary,
 }
 
-impl Sizes<'_> {
-    /// Bytes that measuring `probes` needs at once: what a batch's passes are kept as, and what the probe that needs
-    /// most makes of it.
-    pub fn measured(&self, probes: &[Probe]) -> usize {
+impl ProbeSizes<'_> {
+    /// Peak bytes of measuring `probes`: the recorded activations of a batch, and the temporaries of the probe that
+    /// needs most.
+    pub fn measuring(&self, probes: &[Probe]) -> usize {
         let passes = if probes.iter().any(|probe| probe.uses_base()) { 2 } else { 1 };
-        let made = probes.iter().map(|&probe| self.made(probe)).max().unwrap_or(0);
-        passes * (self.states() + self.trace()) + made.max(self.ranked(1))
+        let temporaries = probes.iter().map(|&probe| self.temporaries(probe)).max().unwrap_or(0);
+        passes * (self.states() + self.trace()) + temporaries.max(self.ranked(1))
     }
 
     /// Bytes that ranking the queries needs at once, which comes first: all that is done where none is to be measured.
@@ -42,7 +42,7 @@ impl Sizes<'_> {
     }
 
     /// Bytes of the states that one encoder's are kept as, where that is done.
-    pub fn kept(&self) -> usize {
+    pub fn stored(&self) -> usize {
         let bytes = F32 * self.queries * self.length * self.config.d_model;
         if bytes > STORED_BYTES { 0 } else { bytes }
     }
@@ -72,7 +72,7 @@ impl Sizes<'_> {
         2 * outputs + ranked_bytes(self.config.vocab_size, rows, self.documents, self.vocabulary)
     }
 
-    /// Logits of words and docids under that many vectors a query.
+    /// Logits of text tokens and docids under that many vectors a query.
     fn logits(&self, vectors: usize) -> usize {
         let tokens = self.config.vocab_size + self.documents;
         let rows = lens::rows_at_once(vectors, self.rows(), tokens);
@@ -82,7 +82,7 @@ impl Sizes<'_> {
         F32 * (rows * tokens + stacked + of_threads)
     }
 
-    fn made(&self, probe: Probe) -> usize {
+    fn temporaries(&self, probe: Probe) -> usize {
         let (config, rows) = (self.config, self.rows());
         let sources = 3 * config.num_decoder_layers;
         match probe {

@@ -1,17 +1,18 @@
-//! Probes: measurements of what a GenIR model does inside, as the paper made them.
+//! Probes: measurements of the activations and components of a GenIR model, as in the paper.
 //!
-//! Definitions: A. Reusch, Y. Belinkov, "Reverse-Engineering the Retrieval Process in GenIR Models", SIGIR 2025
-//! (arXiv 2503.19715). One file a probe; each looks at the model through taps and weights only, and gives a typed
-//! [`ProbeResult`] that is written as it is ([`Record`]). `docs/probes.md` explains each with a picture.
+//! Definitions: A. Reusch, Y. Belinkov, "Reverse-Engineering the Retrieval Process in GenIR Models", SIGIR 2025 (arXiv
+//! 2503.19715). Each probe has a file of its own, reads the model through taps and weights only, and returns a typed
+//! [`ProbeResult`], which is stored as a [`Record`]. `docs/probes.md` explains each with a figure.
 
 mod attention_reads;
 mod attention_writes;
-mod bench;
 mod circuit;
+mod context;
 mod direct_effect;
 mod encoder_swap;
 mod error;
 pub mod files;
+mod input_attribution;
 mod lens;
 mod logit_lens;
 mod means;
@@ -25,31 +26,31 @@ mod patch_tap;
 mod queries;
 mod record;
 mod residual_contribution;
-mod shares;
 mod shift;
 mod stage_patching;
 mod subject;
 mod suite;
 mod trace;
 
-pub use attention_writes::{AttentionWrites, DocidShare, HeadWords};
-pub use bench::{NO_BASE, Other, Others};
+pub use attention_writes::{AttentionWrites, DocidShare, HeadTokens};
 pub use circuit::{Circuit, CircuitScore, Scores};
-pub use direct_effect::{DirectEffect, EffectOfType};
+pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
+pub use direct_effect::{ComponentEffect, DirectEffect};
 pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
+pub use input_attribution::{
+    AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
+    StageShare, StageSource, Variant,
+};
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
-pub use memory::Sizes;
+pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
 pub use record::{
-    Line, MeasuredOn, Named, ProbeResult, QueryRanks, Record, RecordError, SCHEMA, SkipReason,
-    Skipped, SkippedAt, ranked_among,
+    Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
+    SkipReason, Skipped, SkippedAt, describe_candidates,
 };
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};
-pub use shares::{
-    AverageFirst, LayerReads, Reads, Share, Source, StageReads, StageShare, StageSource, Variant,
-};
 pub use shift::RankShift;
 pub use stage_patching::{PatchedCell, Replacement, StagePatching};
 pub use subject::Subject;
@@ -58,30 +59,31 @@ pub use suite::Suite;
 use crate::choice::choice;
 use crate::device::Precision;
 
-/// In what a GPU computes products for probes. Differences of logits and shares of sums are smaller than what bf16 rounds
-/// away; and with products in bf16 a kernel that Burn 0.22.1 makes for them fails on an H100 (docs/gpu.md).
-pub const PROBED_IN: Precision = Precision::F32;
+/// The precision in which a GPU computes products for probes. bf16 rounds by more than the differences of logits and
+/// shares of sums that probes report, and a kernel that Burn 0.22.1 generates for bf16 products fails on an H100
+/// (docs/gpu.md).
+pub const PROBE_PRECISION: Precision = Precision::F32;
 
 choice! {
     /// The probes, in the order of the paper.
     Probe {
-        /// P1: how much each component adds to the residual stream, and in which direction.
+        /// P1: norm and direction of each component's contribution to the residual stream.
         ResidualContribution = "residual_contribution",
-        /// P2: at which rank the relevant docid stands when the decoder is read off early.
+        /// P2: logit lens: the rank of the relevant docid in intermediate residual streams projected to the vocabulary.
         LogitLens = "logit_lens",
-        /// P2b: how far one type of component leads by itself.
+        /// P2b: direct logit attribution by component type.
         DirectEffect = "direct_effect",
-        /// P3: which queries are lost when a component's output is replaced in a stage.
+        /// P3: ranks after zero ablation, mean ablation or base-model patching of one component in one stage.
         StagePatching = "stage_patching",
-        /// P4: how well the circuit that the paper found retrieves by itself.
+        /// P4: retrieval effectiveness of the paper's circuit alone.
         Circuit = "circuit",
-        /// P5: how well the decoder retrieves from another model's encoder.
+        /// P5: retrieval effectiveness of the decoder with another model's encoder.
         EncoderSwap = "encoder_swap",
-        /// P6: from which earlier components MLP neurons are activated.
+        /// P6: input attribution of active MLP neurons by source component.
         NeuronReads = "neuron_reads",
-        /// P7: from which earlier components cross-attention heads take their queries.
+        /// P7: input attribution of cross-attention queries by source component.
         AttentionReads = "attention_reads",
-        /// P8: whether cross-attention writes words or docids.
+        /// P8: share of docids among the top tokens of cross-attention's outputs.
         AttentionWrites = "attention_writes",
     }
 }
@@ -89,9 +91,9 @@ choice! {
 choice! {
     /// The queries that a probe averages over.
     Over {
-        /// Those whose relevant docid has rank 1 without intervention: the paper's way.
+        /// Queries whose relevant docid has rank 1 without intervention, as in the paper.
         Correct = "correct",
-        /// All that have a relevant docid: shows something before the model has learnt to retrieve.
+        /// All queries with a relevant document, for models that do not retrieve well yet.
         All = "all",
     }
 }

@@ -1,33 +1,35 @@
-//! P6, what MLP neurons read (Fig. 5 right): from which earlier components active neurons are activated.
+//! P6 (Fig. 5 right): input attribution of active MLP neurons by source component.
 //!
-//! A neuron is active where its pre-activation is above 0; in gated models that is the gate's (the paper has none).
+//! A neuron is active if its pre-activation is positive; in gated models, that of its gate (the paper has no gated
+//! models).
 
 use super::ProbeResult;
-use super::bench::{Bench, Measure, ProbedBatch};
-use super::shares::{Contributions, Shares, sources};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
+use super::input_attribution::{AttributionSums, Contributions, sources};
 use crate::component::Component;
 
-/// The probe while it measures.
-pub(super) struct Measuring {
-    shares: Shares,
+/// Running sums of the probe.
+pub(super) struct Accumulator {
+    shares: AttributionSums,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        Self { shares: Shares::new(bench) }
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        Self { shares: AttributionSums::new(context) }
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch) {
-        for (layer, block) in bench.model.t5.decoder.layers.iter().enumerate() {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
             let found = &batch.trace.layers[layer];
             let sources = sources(&batch.trace, layer, Component::Mlp); // [batch, sources, d_model]
             let [batch, count, d_model] = sources.dims();
-            let read = self.shares.as_read(sources, &block.mlp.norm, &found.residual_mid_cross);
+            let read =
+                self.shares.as_reader_input(sources, &block.mlp.norm, &found.residual_mid_cross);
             let neurons = block.mlp.gate.as_ref().unwrap_or(&block.mlp.input);
-            let parts =
-                neurons.forward(read.reshape([batch * count, d_model]), bench.model.t5.precision());
+            let parts = neurons
+                .forward(read.reshape([batch * count, d_model]), context.model.t5.precision());
             let [_, d_ff] = parts.dims();
             self.shares.add(
                 layer,
@@ -40,7 +42,7 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
         ProbeResult::NeuronReads(self.shares.finish())
     }
 }

@@ -1,4 +1,4 @@
-//! Patches on top of each other: what is applied of each where they name the same output or the same head.
+//! Resolves overlapping patches: which replacement applies to each output and head.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use super::patch::Patch;
 use crate::component::Component;
 use crate::t5::T5Config;
 
-/// What a list of patches replaces together. Where two of them name the same output or head the later one holds; all
-/// else adds up.
+/// The replacements of a list of patches. Where two patches name the same output or head, the later one wins.
 #[derive(Debug, Clone)]
 pub(super) struct Applied {
-    /// By layer and component, for every output of which something is replaced.
+    /// By layer and component: the replacement of each part of an output that is patched.
     pub outputs: BTreeMap<(usize, Component), Vec<Option<Replacement>>>,
-    /// The patches as they are applied, in their order. None of them overlap; one that was given whole and lost a part
-    /// to a later one names what is left of it.
+    /// The patches as they are applied, in order, without overlaps: a patch that is partly overridden by a later one
+    /// lists only its remaining parts.
     pub patches: Vec<String>,
 }
 
-/// The parts of an output, and the index of the patch that replaces each: the heads of an attention, an MLP as one.
+/// The index of the patch that replaces each part of an output. The parts of an attention are its heads; an MLP has one
+/// part.
 type Parts = Vec<Option<usize>>;
 
 impl Applied {
-    /// Puts `patches` on top of each other, in their order.
+    /// Resolves `patches` in order.
     pub fn new(patches: &[Patch], config: &T5Config) -> Self {
         let mut outputs: BTreeMap<(usize, Component), Parts> = BTreeMap::new();
         for (index, patch) in patches.iter().enumerate() {
@@ -36,7 +36,8 @@ impl Applied {
             }
         }
         let names = patches.iter().enumerate();
-        let names = names.flat_map(|(index, patch)| left_of(index, patch, &outputs)).collect();
+        let names =
+            names.flat_map(|(index, patch)| remaining_patches(index, patch, &outputs)).collect();
         let replacement = |part: Option<usize>| part.map(|index| patches[index].replacement);
         let outputs = outputs
             .into_iter()
@@ -44,46 +45,46 @@ impl Applied {
         Self { outputs: outputs.collect(), patches: names }
     }
 
-    /// The first layer in which something is replaced, if anything is.
+    /// The first layer with a replacement, if there is one.
     pub fn first_layer(&self) -> Option<usize> {
         self.outputs.keys().next().map(|(layer, _)| *layer)
     }
 }
 
-/// What is applied of the patch at `index`: itself where no later one takes a part, or else what is left, by component
-/// and heads.
-fn left_of(
+/// The patch at `index` as it is applied: unchanged if no later one overrides a part of it, otherwise its remaining
+/// parts by component and heads.
+fn remaining_patches(
     index: usize,
     patch: &Patch,
     outputs: &BTreeMap<(usize, Component), Parts>,
 ) -> Vec<String> {
-    let mut lost = false;
-    // What is left of a component with the layers that have the same left, in the order in which they run.
-    let mut left: Vec<(Component, Left, Vec<String>)> = Vec::new();
+    let mut overridden = false;
+    // The remaining parts of each component with the layers in which they are the same, in the order in which they run.
+    let mut remaining: Vec<(Component, Remaining, Vec<String>)> = Vec::new();
     for &place in &patch.part.places {
         let Some(parts) = outputs.get(&place) else { continue };
         let (layer, component) = place;
         let held: Vec<usize> =
             (0..parts.len()).filter(|&part| parts[part] == Some(index)).collect();
-        lost |= held.len() < patch.part.heads.as_ref().map_or(parts.len(), Vec::len);
+        overridden |= held.len() < patch.part.heads.as_ref().map_or(parts.len(), Vec::len);
         let here = match held.len() {
             0 => continue,
-            count if count == parts.len() => Left::Whole,
-            _ => Left::Heads(held),
+            count if count == parts.len() => Remaining::Output,
+            _ => Remaining::Heads(held),
         };
         let layer = layer.to_string();
-        match left.iter_mut().find(|(of, there, _)| (*of, there) == (component, &here)) {
+        match remaining.iter_mut().find(|(of, there, _)| (*of, there) == (component, &here)) {
             Some((.., layers)) => layers.push(layer),
-            None => left.push((component, here, vec![layer])),
+            None => remaining.push((component, here, vec![layer])),
         }
     }
-    if !lost {
+    if !overridden {
         return vec![patch.to_string()];
     }
-    let name = |(component, left, layers): (Component, Left, Vec<String>)| {
-        let heads = match left {
-            Left::Whole => String::new(),
-            Left::Heads(heads) => {
+    let name = |(component, part, layers): (Component, Remaining, Vec<String>)| {
+        let heads = match part {
+            Remaining::Output => String::new(),
+            Remaining::Heads(heads) => {
                 let heads: Vec<String> = heads.iter().map(usize::to_string).collect();
                 format!(".heads[{}]", heads.join(","))
             }
@@ -91,13 +92,14 @@ fn left_of(
         let (component, layers) = (component.name(), layers.join(","));
         format!("decoder.{component}[{layers}]{heads}={}", patch.replacement)
     };
-    left.into_iter().map(name).collect()
+    remaining.into_iter().map(name).collect()
 }
 
-/// What is left of an output that a patch names.
+/// The part of an output that a patch still replaces.
 #[derive(PartialEq)]
-enum Left {
-    Whole,
+enum Remaining {
+    /// The complete output.
+    Output,
     /// Some of an attention's heads.
     Heads(Vec<usize>),
 }
@@ -111,20 +113,20 @@ mod tests {
     use super::*;
     use crate::t5::{Attention, Hook, Pass, Site, Stack, T5, Tap};
 
-    /// A decoder pass with outputs replaced by hand: head by head, in loops over numbers, by what the test says.
+    /// A tap that replaces outputs by hand, head by head in plain loops, as the test specifies.
     struct ByHand<'a> {
         pair: &'a Pair,
         replaced: &'a [((usize, Component), &'a str)],
         /// The weighted values of the attention that is running, `[batch, heads * d_kv]`.
-        mixed: Vec<f32>,
+        weighted: Vec<f32>,
     }
 
     fn component(hook: Hook) -> Option<Component> {
         match hook {
-            Hook::Mixed(Attention::SelfAttention) | Hook::AttentionOut => {
+            Hook::WeightedValues(Attention::SelfAttention) | Hook::AttentionOut => {
                 Some(Component::SelfAttention)
             }
-            Hook::Mixed(Attention::CrossAttention) | Hook::CrossAttentionOut => {
+            Hook::WeightedValues(Attention::CrossAttention) | Hook::CrossAttentionOut => {
                 Some(Component::CrossAttention)
             }
             Hook::MlpOut => Some(Component::Mlp),
@@ -154,15 +156,16 @@ mod tests {
             Some((component, found.1))
         }
 
-        /// `[rows, d_model]`: each head's values through its rows of the output matrix, summed.
+        /// The output of an attention, `[rows, d_model]`: the sum over heads of their values times their rows of `W_O`.
         fn attention(&self, layer: usize, component: Component, how: &str) -> Vec<f32> {
             let [model, base] = [&self.pair.model, &self.pair.base];
             let config = model.config();
             let (d_kv, d_model) = (config.d_kv, config.d_model);
             let inner = config.num_heads * d_kv;
-            let rows = self.mixed.len() / inner;
-            let mixed =
-                |trace: &Trace| numbers(trace.layers[layer].mixed[component].clone().into_data());
+            let rows = self.weighted.len() / inner;
+            let weighted = |trace: &Trace| {
+                numbers(trace.layers[layer].weighted[component].clone().into_data())
+            };
             let matrix = |t5: &T5| {
                 let block = &t5.decoder.layers[layer];
                 let attention = match component {
@@ -175,10 +178,10 @@ mod tests {
             let mut output = vec![0.0; rows * d_model];
             for (head, how) in how.chars().enumerate() {
                 let (values, matrix) = match how {
-                    '.' => (self.mixed.clone(), matrix(model)),
+                    '.' => (self.weighted.clone(), matrix(model)),
                     'z' => continue,
-                    'm' => (means(&mixed(trace), rows), matrix(model)),
-                    'b' => (mixed(base_trace), matrix(base)),
+                    'm' => (means(&weighted(trace), rows), matrix(model)),
+                    'b' => (weighted(base_trace), matrix(base)),
                     how => panic!("{how}"),
                 };
                 for row in 0..rows {
@@ -212,7 +215,7 @@ mod tests {
         }
 
         fn heads(&mut self, _site: Site, value: Tensor<4>) -> Tensor<4> {
-            self.mixed = numbers(value.clone().into_data());
+            self.weighted = numbers(value.clone().into_data());
             value
         }
 
@@ -227,8 +230,8 @@ mod tests {
         }
     }
 
-    /// Patches, what of them must be applied, and what each part of an output then is: a letter a head, `z`ero, `m`ean,
-    /// `b`ase or `.` for its own.
+    /// Patches, the expected resolved patches, and the expected replacement of each output with one letter for each
+    /// head: `z`ero, `m`ean, `b`ase or `.` for none.
     type Case = (
         &'static [&'static str],
         &'static [&'static str],
@@ -338,19 +341,19 @@ mod tests {
     };
 
     #[test]
-    fn later_patches_hold_where_they_overlap_and_others_add_up() {
+    fn later_patches_override_earlier_ones_where_they_overlap() {
         let pair = pair();
         let base = (&pair.base, &pair.traces[1]);
         for (patches, applied, replaced) in CASES {
             let found = pair.patched(patches, base);
-            let mut tap = ByHand { pair: &pair, replaced, mixed: Vec::new() };
+            let mut tap = ByHand { pair: &pair, replaced, weighted: Vec::new() };
             let residual = pair.traces[0].layers[0].residual_pre.clone();
             let mut pass = Pass::evaluate(&mut tap);
             let by_hand = pair.model.decode_from(0, residual, &pair.states, &mut pass).into_data();
             agree(&found, &by_hand, &patches.join(", "));
             assert_ne!(found, pair.unpatched(), "{patches:?}");
 
-            // What is recorded says the same, and nothing twice.
+            // The recorded patches describe the same replacements without overlaps.
             assert_eq!(pair.applied(patches).patches, applied, "{patches:?}");
             agree(&pair.patched(applied, base), &found, &applied.join(", "));
         }

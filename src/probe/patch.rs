@@ -11,16 +11,16 @@ use crate::t5::T5Config;
 /// A part of the decoder whose output is replaced: some components of some layers, or heads of some attentions.
 #[derive(Debug, Clone)]
 pub(super) struct PatchedPart {
-    /// As it was written.
+    /// The selector's text.
     pub selector: String,
-    /// By layer, then in the order in which components run.
+    /// Layers and components, in the order in which they run.
     pub places: Vec<(usize, Component)>,
-    /// Each once; none for whole outputs.
+    /// Distinct heads; none for complete outputs.
     pub heads: Option<Vec<usize>>,
 }
 
 impl PatchedPart {
-    /// Reads a selector of decoder components, perhaps with `.heads[0,2]` behind an attention.
+    /// Parses a selector of decoder components, optionally with `.heads[0,2]` after an attention.
     pub fn parse(
         text: &str,
         stages: Option<&Stages>,
@@ -36,8 +36,8 @@ impl PatchedPart {
             },
         };
         let selector: Selector = word.parse()?;
-        if selector.takes_away {
-            return refuse("it takes away".to_owned());
+        if selector.excludes {
+            return refuse("it excludes components".to_owned());
         }
         let depth = config.num_decoder_layers;
         if stages.is_none() && selector.needs_stages() {
@@ -66,7 +66,7 @@ impl PatchedPart {
         Ok(Self { selector: text.to_owned(), places, heads })
     }
 
-    /// A component in all layers of a stage.
+    /// One component in all layers of a stage.
     pub fn of_stage(component: Component, stage: Stage, stages: &Stages) -> Self {
         Self {
             selector: format!("decoder.{}[{stage}]", component.name()),
@@ -76,14 +76,14 @@ impl PatchedPart {
     }
 }
 
-/// `0,2]`
+/// Parses `0,2]`.
 fn parse_heads(text: &str) -> Option<Vec<usize>> {
     let heads = text.strip_suffix(']')?.split(',').map(|head| head.trim().parse().ok());
     let heads: BTreeSet<usize> = heads.collect::<Option<_>>()?;
     Some(heads.into_iter().collect())
 }
 
-/// A part with what stands in for its output.
+/// A part of the decoder with the replacement of its output.
 #[derive(Debug, Clone)]
 pub(super) struct Patch {
     pub part: PatchedPart,
@@ -91,7 +91,7 @@ pub(super) struct Patch {
 }
 
 impl Patch {
-    /// Reads `SELECTOR=zero`, `SELECTOR=mean` or `SELECTOR=base`.
+    /// Parses `SELECTOR=zero`, `SELECTOR=mean` or `SELECTOR=base`.
     pub fn parse(
         text: &str,
         stages: Option<&Stages>,
@@ -100,7 +100,7 @@ impl Patch {
         let read = text.rsplit_once('=');
         let read = read.and_then(|(part, how)| Some((part, Replacement::named(how.trim())?)));
         let Some((part, replacement)) = read else {
-            return Err(ProbeError::NotAPatch { patch: text.to_owned() });
+            return Err(ProbeError::InvalidPatch { patch: text.to_owned() });
         };
         Ok(Self { part: PatchedPart::parse(part.trim(), stages, config)?, replacement })
     }

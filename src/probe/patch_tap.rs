@@ -11,67 +11,67 @@ use super::trace::{Trace, output_hook};
 use crate::component::{Component, Stack};
 use crate::t5::{Attention, Hook, Site, T5, Tap};
 
-/// What replaces outputs in one batch.
+/// The sources of replacements for one batch.
 #[derive(Clone, Copy)]
-pub(super) struct Supply<'a> {
+pub(super) struct ReplacementSources<'a> {
     pub model: &'a T5,
-    /// None where nothing is replaced by a mean.
+    /// Means; none if no patch needs them.
     pub means: Option<&'a Means>,
-    /// The base model with its pass on the batch; none where nothing is replaced by it.
+    /// The base model with its activations for the batch; none if no patch needs them.
     pub base: Option<(&'a T5, &'a Trace)>,
 }
 
 /// A tap that replaces outputs.
 pub(super) struct PatchTap<'a> {
     model: &'a T5,
-    /// What stands in for whole outputs, `[1 or batch, d_model]`.
+    /// Replacements of complete outputs, `[1 or batch, d_model]`.
     outputs: BTreeMap<(usize, Component), Tensor<2>>,
-    /// Heads of an attention, and the sum of what stands in for their shares, `[1 or batch, d_model]`.
+    /// Patched heads of an attention with the replacement of their summed contributions, `[1 or batch, d_model]`.
     heads: BTreeMap<(usize, Component), (Vec<usize>, Tensor<2>)>,
-    /// The share of the heads that are replaced, in the attention that is running.
-    own_share: Option<Tensor<2>>,
+    /// The summed contributions of the patched heads in the attention that is running, `[batch, d_model]`.
+    own_contribution: Option<Tensor<2>>,
 }
 
 impl<'a> PatchTap<'a> {
-    /// The tap for what `applied` replaces.
-    pub fn new(applied: &Applied, supply: &Supply<'a>) -> Self {
+    /// The tap that applies the patches `applied`.
+    pub fn new(applied: &Applied, supply: &ReplacementSources<'a>) -> Self {
         let (mut outputs, mut heads) = (BTreeMap::new(), BTreeMap::new());
         for (&at, parts) in &applied.outputs {
             let of = |how: Option<Replacement>| -> Vec<usize> {
                 (0..parts.len()).filter(|&part| parts[part] == how).collect()
             };
-            let kept = of(None);
+            let unpatched = of(None);
             let ways = Replacement::ALL.iter().map(|&how| (how, of(Some(how))));
-            let mut stand_ins = ways.filter(|(_, some)| !some.is_empty()).map(|(how, some)| {
+            let mut replacements = ways.filter(|(_, some)| !some.is_empty()).map(|(how, some)| {
                 match some.len() == parts.len() {
                     true => supply.output(at, how),
                     false => supply.heads(at, &some, how),
                 }
             });
-            let Some(first) = stand_ins.next() else { continue };
-            let stand_in = stand_ins.fold(first, |sum, stand_in| sum + stand_in);
-            if kept.is_empty() {
-                outputs.insert(at, stand_in);
+            let Some(first) = replacements.next() else { continue };
+            let replacement = replacements.fold(first, |sum, replacement| sum + replacement);
+            if unpatched.is_empty() {
+                outputs.insert(at, replacement);
             } else {
-                let replaced = (0..parts.len()).filter(|part| !kept.contains(part)).collect();
-                heads.insert(at, (replaced, stand_in));
+                let replaced = (0..parts.len()).filter(|part| !unpatched.contains(part)).collect();
+                heads.insert(at, (replaced, replacement));
             }
         }
-        Self { model: supply.model, outputs, heads, own_share: None }
+        Self { model: supply.model, outputs, heads, own_contribution: None }
     }
 }
 
-impl Supply<'_> {
-    /// What stands in for a whole output, `[1 or batch, d_model]`.
+impl ReplacementSources<'_> {
+    /// The replacement of a complete output, `[1 or batch, d_model]`.
     fn output(&self, (layer, component): (usize, Component), how: Replacement) -> Tensor<2> {
         match how {
-            Replacement::Zero => self.nothing(),
+            Replacement::Zero => self.zeros(),
             Replacement::Mean => self.means().output(layer, component),
             Replacement::Base => self.base().1.output_of(layer, component).clone(),
         }
     }
 
-    /// What stands in for the shares of `heads` together, `[1 or batch, d_model]`.
+    /// The replacement of the summed contributions of `heads`, `[1 or batch, d_model]`.
     fn heads(
         &self,
         (layer, component): (usize, Component),
@@ -79,25 +79,29 @@ impl Supply<'_> {
         how: Replacement,
     ) -> Tensor<2> {
         match how {
-            Replacement::Zero => self.nothing(),
-            Replacement::Mean => {
-                share_of(self.model, layer, component, heads, self.means().mixed(layer, component))
-            }
+            Replacement::Zero => self.zeros(),
+            Replacement::Mean => contribution_of_heads(
+                self.model,
+                layer,
+                component,
+                heads,
+                self.means().weighted(layer, component),
+            ),
             Replacement::Base => {
                 let (base, trace) = self.base();
-                let mixed = trace.layers[layer].mixed[component].clone();
-                share_of(base, layer, component, heads, mixed)
+                let weighted = trace.layers[layer].weighted[component].clone();
+                contribution_of_heads(base, layer, component, heads, weighted)
             }
         }
     }
 
-    fn nothing(&self) -> Tensor<2> {
+    fn zeros(&self) -> Tensor<2> {
         let device = self.model.shared.weight.val().device();
         Tensor::zeros([1, self.model.config().d_model], &device)
     }
 
     fn means(&self) -> &Means {
-        self.means.unwrap_or_else(|| unreachable!("means are taken for every patch that asks"))
+        self.means.unwrap_or_else(|| unreachable!("means are computed if a patch needs them"))
     }
 
     fn base(&self) -> (&T5, &Trace) {
@@ -105,45 +109,47 @@ impl Supply<'_> {
     }
 }
 
-/// What `heads` add to the residual stream together: `mixed`, `[rows, heads, d_kv]`, -> `[rows, d_model]`.
-fn share_of(
+/// The summed contributions of `heads` to the residual stream, from weighted values `[rows, heads, d_kv]` to
+/// `[rows, d_model]`.
+fn contribution_of_heads(
     t5: &T5,
     layer: usize,
     component: Component,
     heads: &[usize],
-    mixed: Tensor<3>,
+    weighted: Tensor<3>,
 ) -> Tensor<2> {
-    let shares = head_shares(t5, layer, component, mixed); // [heads, rows, d_model]
+    let shares = head_contributions(t5, layer, component, weighted); // [heads, rows, d_model]
     let parts = heads.iter().map(|&head| shares.clone().slice(head..head + 1).squeeze_dim(0));
     parts
         .reduce(|sum, share: Tensor<2>| sum + share)
-        .unwrap_or_else(|| unreachable!("heads are named"))
+        .unwrap_or_else(|| unreachable!("a patch of heads names at least one"))
 }
 
-/// What each head adds to the residual stream: `z_h W_O^h`, from `[rows, heads, d_kv]` to `[heads, rows, d_model]`.
-pub(super) fn head_shares(
+/// The contribution `z_h W_O^h` of each head to the residual stream, from `[rows, heads, d_kv]` to `[heads, rows,
+/// d_model]`.
+pub(super) fn head_contributions(
     t5: &T5,
     layer: usize,
     component: Component,
-    mixed: Tensor<3>,
+    weighted: Tensor<3>,
 ) -> Tensor<3> {
     let block = &t5.decoder.layers[layer];
     let attention = match component {
         Component::SelfAttention => &block.self_attention,
         _ => &block.cross_attention,
     };
-    let [_, heads, d_kv] = mixed.dims();
+    let [_, heads, d_kv] = weighted.dims();
     let output = attention.output.weight.val(); // [heads * d_kv, d_model]
     let [_, d_model] = output.dims();
     let output = output.reshape([heads, d_kv, d_model]);
-    mixed.swap_dims(0, 1).matmul(output) // [heads, rows, d_model]
+    weighted.swap_dims(0, 1).matmul(output) // [heads, rows, d_model]
 }
 
-/// The component whose output or heads go by at `hook`.
+/// The component whose output or weighted values are at `hook`.
 fn component_at(hook: Hook) -> Option<Component> {
     match hook {
-        Hook::Mixed(Attention::SelfAttention) => Some(Component::SelfAttention),
-        Hook::Mixed(Attention::CrossAttention) => Some(Component::CrossAttention),
+        Hook::WeightedValues(Attention::SelfAttention) => Some(Component::SelfAttention),
+        Hook::WeightedValues(Attention::CrossAttention) => Some(Component::CrossAttention),
         hook => Component::ALL.into_iter().find(|&component| output_hook(component) == hook),
     }
 }
@@ -154,19 +160,23 @@ impl Tap for PatchTap<'_> {
         site.stack == Stack::Decoder && self.heads.contains_key(&(site.layer, component))
     }
 
-    fn stand_in(&mut self, site: Site, [batch, position, width]: [usize; 3]) -> Option<Tensor<3>> {
+    fn replace_output(
+        &mut self,
+        site: Site,
+        [batch, position, width]: [usize; 3],
+    ) -> Option<Tensor<3>> {
         let at = (site.layer, component_at(site.hook)?);
-        let whole = self.outputs.get(&at).filter(|_| site.stack == Stack::Decoder)?;
-        Some(whole.clone().expand([batch, width]).reshape([batch, position, width]))
+        let output = self.outputs.get(&at).filter(|_| site.stack == Stack::Decoder)?;
+        Some(output.clone().expand([batch, width]).reshape([batch, position, width]))
     }
 
     fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
         let Some(component) = component_at(site.hook) else { return value };
         let at = (site.layer, component);
         let [batch, _, width] = value.dims();
-        match (self.own_share.take(), self.heads.get(&at)) {
-            (Some(own), Some((_, stand_in))) => {
-                value + (stand_in.clone() - own).reshape([batch, 1, width])
+        match (self.own_contribution.take(), self.heads.get(&at)) {
+            (Some(own), Some((_, replacement))) => {
+                value + (replacement.clone() - own).reshape([batch, 1, width])
             }
             _ => value,
         }
@@ -176,8 +186,9 @@ impl Tap for PatchTap<'_> {
         if let Some(component) = component_at(site.hook)
             && let Some((heads, _)) = self.heads.get(&(site.layer, component))
         {
-            let mixed = value.clone().squeeze_dim::<3>(1); // [batch, heads, d_kv]
-            self.own_share = Some(share_of(self.model, site.layer, component, heads, mixed));
+            let weighted = value.clone().squeeze_dim::<3>(1); // [batch, heads, d_kv]
+            self.own_contribution =
+                Some(contribution_of_heads(self.model, site.layer, component, heads, weighted));
         }
         value
     }
@@ -195,7 +206,7 @@ pub(super) mod tests {
     use crate::t5::weights::initialise;
     use crate::t5::{EncoderStates, NoTap, Pass, T5Config, Tokens};
 
-    /// Two models that share embedding and final norm, what they do with the same tokens, and their stages.
+    /// Two models that share their token embedding, their activations for the same tokens, and their stages.
     pub struct Pair {
         pub model: T5,
         pub base: T5,
@@ -231,7 +242,8 @@ pub(super) mod tests {
             let first = applied.first_layer().expect("something is replaced");
             let mut means = Means::new(config.num_decoder_layers, &self.states.rows.device());
             means.add(&self.traces[0]);
-            let supply = Supply { model: &self.model, means: Some(&means), base: Some(base) };
+            let supply =
+                ReplacementSources { model: &self.model, means: Some(&means), base: Some(base) };
             let mut tap = PatchTap::new(&applied, &supply);
             let residual = self.traces[0].layers[first].residual_pre.clone();
             let mut pass = Pass::evaluate(&mut tap);
@@ -243,7 +255,7 @@ pub(super) mod tests {
         }
     }
 
-    // What reads inside attention, as a trace does, gets it computed in another order: outputs agree but for rounding.
+    // Recording inside attention changes the order of operations: outputs agree up to rounding.
     pub fn agree(found: &TensorData, expected: &TensorData, what: &str) {
         let values = |data: &TensorData| data.try_to_vec::<f32>().expect("activations are f32");
         for (found, expected) in values(found).iter().zip(values(expected)) {
@@ -259,7 +271,7 @@ pub(super) mod tests {
         for selector in ["decoder.mlp[II]=base", "decoder.layers[5]=base", "decoder.*=base"] {
             agree(&pair.patched(&[selector], itself), &pair.unpatched(), selector);
         }
-        // Heads are taken out of a sum and put back.
+        // Contributions of heads are subtracted from a sum and added again.
         for selector in [
             "decoder.cross_attention[2].heads[0,3]=base",
             "decoder.self_attention[II].heads[1]=base",
@@ -297,7 +309,7 @@ pub(super) mod tests {
         let base = (&pair.base, &pair.traces[1]);
         let late = pair.patched(&["decoder.mlp[III]=zero"], base);
         let own = (&pair.model, &pair.traces[0]);
-        // The first of these patches makes the decoder start at layer 0, and changes nothing there.
+        // With the first of these patches the decoder starts at layer 0, where the patch changes nothing.
         let whole = pair.patched(&["decoder.layers[0]=base", "decoder.mlp[III]=zero"], own);
         agree(&late, &whole, "from layer 0");
     }

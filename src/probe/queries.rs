@@ -1,4 +1,4 @@
-//! The queries of a probe, and the states that encoders make of them: computed once, stored without padding.
+//! The queries of a probe with their encoder states, which are computed once and stored without padding.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,40 +7,40 @@ use burn::tensor::Device;
 
 use super::ProbeError;
 use crate::docid::DocidVocabulary;
-use crate::prefix::{Element, Frozen, FrozenPrefix, Prefix, Reading, Store};
+use crate::prefix::{Element, FrozenModel, FrozenPrefix, Prefix, Store, TextSet};
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{Question, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
-/// States of more bytes than this are not stored but computed again for each use. It holds some 4,000 queries of a
+/// States of more bytes than this are not stored but recomputed for each use. It holds some 4,000 queries of a
 /// T5-large.
 pub(super) const STORED_BYTES: usize = 256 << 20;
 
-/// A set of queries to look at a model with.
+/// A set of queries that probes use.
 pub struct ProbeQueries {
-    /// What it is called, such as `validation`.
+    /// The set's name, such as `validation`.
     pub(super) name: String,
     pub(super) ids: Vec<String>,
     pub(super) questions: Vec<Question>,
     /// Queries that are measured whatever the model ranks.
-    pub(super) expected: Option<Expected>,
-    /// What the newest measurement found correct.
-    pub(super) correct: Vec<Measured>,
+    pub(super) selected: Option<SelectedQueries>,
+    /// The correct queries of the latest measurement.
+    pub(super) correct: Vec<QueryTarget>,
     /// States that the next measurement starts with: those of encoders that stay the same.
     stored: EncodedQueries,
 }
 
 /// Queries that were named.
-pub(super) struct Expected {
+pub(super) struct SelectedQueries {
     /// Pairs that were given.
     pub pairs: usize,
     /// Each pair once, with its docid row.
-    pub measured: Vec<Measured>,
+    pub measured: Vec<QueryTarget>,
 }
 
 /// A query that is measured, and its relevant docid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Measured {
+pub(super) struct QueryTarget {
     /// Its index in the set.
     pub query: usize,
     /// The docid's row.
@@ -56,24 +56,24 @@ impl ProbeQueries {
             name: set.name,
             ids,
             questions,
-            expected: None,
+            selected: None,
             correct: Vec::new(),
             stored: EncodedQueries::default(),
         }
     }
 
     /// The queries' texts, to be read `times` times.
-    pub fn reading(&self, times: u64) -> Reading<'_> {
-        Reading {
+    pub fn text_set(&self, times: u64) -> TextSet<'_> {
+        TextSet {
             name: format!("probed {}", self.name),
             texts: self.texts(),
             reads: times * self.questions.len() as u64,
         }
     }
 
-    /// Takes the model's encoder states from what a run has stored of its frozen prefix, if all are in it: the
-    /// encoder that is measured must be that one.
-    pub fn start_from(&mut self, prefix: &Arc<Prefix>) {
+    /// Uses the encoder states in a run's stored frozen prefix, if it has all of them. The probed model must have the
+    /// same encoder.
+    pub fn use_stored_prefix(&mut self, prefix: &Arc<Prefix>) {
         if self.stored.own.store.is_none() && prefix.has(&self.texts()) {
             self.stored.own.store = Some(StateStore::Run(prefix.clone()));
         }
@@ -83,12 +83,12 @@ impl ProbeQueries {
         self.questions.iter().map(|question| question.tokens.as_slice()).collect()
     }
 
-    /// How many there are.
+    /// Number of queries.
     pub fn len(&self) -> usize {
         self.questions.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no queries.
     pub fn is_empty(&self) -> bool {
         self.questions.is_empty()
     }
@@ -105,14 +105,18 @@ impl ProbeQueries {
     }
 
     /// Some of the queries in batches of nearly equal length.
-    pub(super) fn batches(&self, some: Vec<Measured>, batch_size: usize) -> Vec<Vec<Measured>> {
+    pub(super) fn batches(
+        &self,
+        some: Vec<QueryTarget>,
+        batch_size: usize,
+    ) -> Vec<Vec<QueryTarget>> {
         by_length(some, batch_size, |found| self.questions[found.query].tokens.len())
     }
 
     /// Every query with its first relevant docid.
-    pub(super) fn all(&self) -> Vec<Measured> {
+    pub(super) fn all(&self) -> Vec<QueryTarget> {
         let first = |(query, question): (usize, &Question)| {
-            Some(Measured { query, target: *question.relevant.first()? })
+            Some(QueryTarget { query, target: *question.relevant.first()? })
         };
         self.questions.iter().enumerate().filter_map(first).collect()
     }
@@ -122,35 +126,37 @@ impl ProbeQueries {
     ///
     /// # Errors
     /// No pair, a query that is not in the set, or a token that is no docid of the model.
-    pub fn expect_correct(
+    pub fn measure_only(
         &mut self,
         pairs: &[(String, String)],
         docids: &DocidVocabulary,
     ) -> Result<(), ProbeError> {
         if pairs.is_empty() {
-            return Err(ProbeError::NothingNamed);
+            return Err(ProbeError::EmptyList);
         }
         let index: HashMap<&str, usize> =
             self.ids.iter().enumerate().map(|(index, id)| (id.as_str(), index)).collect();
         let measured = pairs.iter().enumerate().map(|(place, (token, id))| {
             let Some(&query) = index.get(id.as_str()) else {
                 let (set, query) = (self.name.clone(), id.clone());
-                return Err(ProbeError::NoSuchQuery { place, query, set });
+                return Err(ProbeError::UnknownQuery { place, query, set });
             };
             let row = DocidVocabulary::parse_token(token).and_then(|id| docids.row(id));
-            let target = row.ok_or_else(|| ProbeError::NoSuchDocid { place, token: token.clone() });
-            Ok(Measured { query, target: target? })
+            let target =
+                row.ok_or_else(|| ProbeError::UnknownDocid { place, token: token.clone() });
+            Ok(QueryTarget { query, target: target? })
         });
-        let mut measured: Vec<Measured> = measured.collect::<Result<_, _>>()?;
+        let mut measured: Vec<QueryTarget> = measured.collect::<Result<_, _>>()?;
         let mut known = HashSet::new();
         measured.retain(|found| known.insert(*found));
-        self.expected = Some(Expected { pairs: pairs.len(), measured });
+        self.selected = Some(SelectedQueries { pairs: pairs.len(), measured });
         Ok(())
     }
 
-    /// What the newest measurement found correct, as [`ProbeQueries::expect_correct`] takes it.
+    /// The correct queries of the latest measurement, in the form of [`ProbeQueries::measure_only`].
     pub fn correct_pairs(&self, docids: &DocidVocabulary) -> Vec<(String, String)> {
-        let pair = |found: &Measured| (docids.token(found.target), self.ids[found.query].clone());
+        let pair =
+            |found: &QueryTarget| (docids.token(found.target), self.ids[found.query].clone());
         self.correct.iter().map(pair).collect()
     }
 }
@@ -192,7 +198,7 @@ impl States {
         }
         let &QueryEncoder { t5, device, pad_id, .. } = encoder;
         let prefix = FrozenPrefix::encoder(config.num_decoder_layers);
-        let frozen = Frozen { t5, prefix, device, pad_id };
+        let frozen = FrozenModel { t5, prefix, device, pad_id };
         let texts = questions.iter().map(|question| question.tokens.as_slice());
         // All that could go wrong is a value that the type cannot hold: it is the one they have.
         let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
@@ -224,7 +230,7 @@ impl States {
     }
 }
 
-/// How queries are encoded.
+/// An encoder with its device and padding token.
 #[derive(Clone, Copy)]
 pub(super) struct QueryEncoder<'a> {
     pub t5: &'a T5,

@@ -1,11 +1,11 @@
-//! What is kept of a probe: its result and what it was measured on, as one JSON object.
+//! The stored form of a probe's result, with the data it was measured on: one JSON object.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LogitLens, Over, Probe, Reads,
+    AttentionWrites, Circuit, DirectEffect, EncoderSwap, InputAttribution, LogitLens, Over, Probe,
     ResidualContribution, StagePatching,
 };
 use crate::choice::choice;
@@ -24,7 +24,7 @@ pub struct Record {
     pub genir: String,
     /// What was measured on.
     pub measured_on: MeasuredOn,
-    /// Seconds that this probe took beside what all probes of the call share.
+    /// Seconds of this probe, without the time that all probes of the measurement share.
     pub seconds: f64,
     /// The probe's name and its result.
     #[serde(flatten)]
@@ -50,9 +50,9 @@ pub struct MeasuredOn {
     pub measured: usize,
     /// Where a file named the queries that means are over, whatever `over` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub named: Option<Named>,
-    /// What a docid is ranked among: words and docids, or docids alone. Every rank in the result is of this kind, but
-    /// for those of whole groups of tokens, which are in the whole vocabulary.
+    pub named: Option<NamedQueries>,
+    /// The candidate set of ranks: text tokens and docids, or docids only. Every rank in the result is of this kind,
+    /// but for those of whole groups of tokens, which are in the whole vocabulary.
     pub vocabulary: Vocabulary,
     /// Decoder layers of each stage; none where the decoder has too few layers for stages.
     pub stages: Option<Stages>,
@@ -64,9 +64,9 @@ pub struct MeasuredOn {
     pub measured_queries: Vec<QueryRanks>,
 }
 
-/// How many queries a file named, and what became of them.
+/// Numbers of queries that a file named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
+pub struct NamedQueries {
     /// Pairs of docid and query in the file.
     pub pairs: usize,
     /// Of those, the ones that means are over: each pair once.
@@ -86,10 +86,10 @@ pub struct QueryRanks {
     pub ranks: Vec<u32>,
 }
 
-/// What a docid is ranked among, in words.
-pub fn ranked_among(vocabulary: Vocabulary) -> &'static str {
+/// The name of a candidate set in messages.
+pub fn describe_candidates(vocabulary: Vocabulary) -> &'static str {
     match vocabulary {
-        Vocabulary::All => "words and docids",
+        Vocabulary::All => "text tokens and docids",
         Vocabulary::Docids => "docids",
     }
 }
@@ -112,9 +112,9 @@ pub struct Skipped {
 pub struct SkippedAt {
     /// Updates done.
     pub step: u64,
-    /// Why, for programs.
+    /// The reason.
     pub reason: SkipReason,
-    /// Why, in words and with the numbers.
+    /// The reason as text, with the numbers.
     pub message: String,
 }
 
@@ -162,9 +162,9 @@ pub enum ProbeResult {
     /// P5.
     EncoderSwap(EncoderSwap),
     /// P6.
-    NeuronReads(Reads),
+    NeuronReads(InputAttribution),
     /// P7.
-    AttentionReads(Reads),
+    AttentionReads(InputAttribution),
     /// P8.
     AttentionWrites(AttentionWrites),
 }
@@ -186,7 +186,7 @@ impl ProbeResult {
     }
 }
 
-/// Why a stored result cannot be read.
+/// Errors of reading stored results.
 #[derive(Debug, Error)]
 pub enum RecordError {
     /// The line is no record of this version.

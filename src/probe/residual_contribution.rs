@@ -1,4 +1,4 @@
-//! P1, residual contribution (Fig. 3): how much each component adds to the residual stream, and in which direction.
+//! P1 (Fig. 3): norm and direction of each component's contribution to the residual stream.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::ProbeResult;
-use super::bench::{Bench, Measure, ProbedBatch};
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use crate::component::{ByComponent, Component, Stage, Stages};
 
@@ -15,71 +15,71 @@ use crate::component::{ByComponent, Component, Stage, Stages};
 pub struct ResidualContribution {
     /// By layer, components in the order in which they run.
     pub contributions: Vec<Contribution>,
-    /// Outputs of Stage III against each MLP output of Stage I: the paper's remark finds them below -0.9. Empty where the
-    /// decoder has no stages.
+    /// Cosines of the outputs of Stage III with each MLP output of Stage I, which the paper reports as below -0.9.
+    /// Empty if the decoder has no stages.
     pub priming: Vec<PrimingCosine>,
 }
 
-/// What one component adds to the residual stream.
+/// Contribution of one component to the residual stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contribution {
     /// The layer, from 0.
     pub layer: usize,
-    /// The stage of the layer; none where the decoder has no stages.
+    /// The stage of the layer; none if the decoder has no stages.
     pub stage: Option<Stage>,
     /// The component.
     pub component: Component,
-    /// Norm of the output over the norm of what the whole layer changes, `|x| / |r_post - r_pre|`.
+    /// Norm of the output divided by the norm of the layer's total change, `|x| / |r_post - r_pre|`.
     #[serde(with = "number")]
     pub ratio: f64,
-    /// Cosine with the residual stream after the layer: what the paper plots.
+    /// Cosine with the residual stream after the layer, as plotted in the paper.
     #[serde(with = "number")]
     pub cosine_post: f64,
-    /// Cosine with the residual stream before the layer: what the paper's text says.
+    /// Cosine with the residual stream before the layer, as described in the paper's text.
     #[serde(with = "number")]
     pub cosine_pre: f64,
 }
 
-/// How far a late output points against an early one.
+/// Cosine of an output of Stage III with an MLP output of Stage I.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrimingCosine {
     /// A layer of Stage III.
     pub layer: usize,
     /// The component.
     pub component: Component,
-    /// A layer of Stage I, whose MLP output the cosine is with.
+    /// A layer of Stage I, whose MLP output is compared.
     pub mlp_layer: usize,
     /// Mean cosine over queries.
     #[serde(with = "number")]
     pub cosine: f64,
 }
 
-/// The probe while it measures: sums over queries.
-pub(super) struct Measuring {
+/// Running sums over queries.
+pub(super) struct Accumulator {
     stages: Option<Stages>,
     queries: usize,
-    /// Ratio, cosine with r_post and cosine with r_pre, by layer and component.
+    /// Sums of the ratio, the cosine with r_post and the cosine with r_pre, by layer and component.
     contributions: Vec<ByComponent<[f64; 3]>>,
-    /// By layer of Stage III, component and layer of Stage I.
+    /// Sums of cosines by layer of Stage III, component and layer of Stage I.
     priming: Vec<ByComponent<Vec<f64>>>,
 }
 
-impl Measuring {
-    pub fn new(bench: &Bench) -> Self {
-        let stages = bench.options.stages.clone();
+impl Accumulator {
+    pub fn new(context: &ProbeContext) -> Self {
+        let stages = context.options.stages.clone();
         let (first, third) = first_and_third(stages.as_ref());
         let priming = || ByComponent::new(|_| vec![0.0; first.len()]);
         Self {
             queries: 0,
-            contributions: vec![ByComponent::default(); bench.depth()],
+            contributions: vec![ByComponent::default(); context.depth()],
             priming: third.map(|_| priming()).collect(),
             stages,
         }
     }
 }
 
-impl Measure for Measuring {
-    fn see(&mut self, _bench: &Bench, batch: &ProbedBatch) {
+impl ProbeAccumulator for Accumulator {
+    fn add_batch(&mut self, _bench: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let layers = &batch.trace.layers;
         for (sums, layer) in self.contributions.iter_mut().zip(layers) {
@@ -103,7 +103,7 @@ impl Measure for Measuring {
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &Bench) -> ProbeResult {
+    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
         let mean = |sum: f64| sum / self.queries as f64;
         let mut contributions = Vec::new();
         for (layer, sums) in self.contributions.iter().enumerate() {
@@ -132,17 +132,17 @@ impl Measure for Measuring {
     }
 }
 
-/// The layers of Stages I and III; none where there are no stages.
+/// The layers of Stages I and III; none if there are no stages.
 fn first_and_third(stages: Option<&Stages>) -> (Range<usize>, Range<usize>) {
     stages.map_or((0..0, 0..0), |stages| (stages.first.clone(), stages.third.clone()))
 }
 
-/// Length of each row: `[batch, d_model] -> [batch, 1]`.
+/// Euclidean norm of each row: `[batch, d_model] -> [batch, 1]`.
 fn norm(rows: Tensor<2>) -> Tensor<2> {
     rows.square().sum_dim(1).sqrt()
 }
 
-/// Cosine of each row with its like; undefined (NaN) where one is zero: `[batch, d_model] -> [batch, 1]`.
+/// Cosine similarity by row; NaN if a row is zero: `[batch, d_model] -> [batch, 1]`.
 fn cosine(one: &Tensor<2>, other: &Tensor<2>) -> Tensor<2> {
     let product = (one.clone() * other.clone()).sum_dim(1); // [batch, 1]
     product / (norm(one.clone()) * norm(other.clone()))

@@ -1,48 +1,49 @@
-//! Where relevant docids stand after an intervention.
+//! Ranks of relevant docids after an intervention.
 
 use serde::{Deserialize, Serialize};
 
 use super::number;
 
-/// Ranks of relevant docids over queries: as percentages beyond a rank, and as means.
+/// Ranks of relevant docids over queries: percentages below rank cutoffs, mean and median.
 ///
-/// With [`super::Over::Correct`] every docid had rank 1 before, so `beyond_1` is the % of queries lost.
+/// With [`super::Over::Correct`] every docid had rank 1 before the intervention, so `beyond_1` is the % of queries
+/// whose relevant docid is no longer ranked first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankShift {
-    /// Queries counted.
+    /// Number of queries.
     pub queries: usize,
     /// % of queries whose relevant docid is not at rank 1.
     #[serde(with = "number")]
     pub beyond_1: f64,
-    /// % beyond rank 5.
+    /// % of queries whose relevant docid is ranked below 5.
     #[serde(with = "number")]
     pub beyond_5: f64,
-    /// % beyond rank 10.
+    /// % of queries whose relevant docid is ranked below 10.
     #[serde(with = "number")]
     pub beyond_10: f64,
-    /// % beyond rank 100.
+    /// % of queries whose relevant docid is ranked below 100.
     #[serde(with = "number")]
     pub beyond_100: f64,
     /// Mean rank.
     #[serde(with = "number")]
     pub mean_rank: f64,
-    /// Median rank; of an even count the mean of the middle two.
+    /// Median rank; for an even number of queries the mean of the middle two.
     #[serde(with = "number")]
     pub median_rank: f64,
-    /// Best rank of any query; 0 where there is no query.
+    /// Best rank of any query; 0 if there is no query.
     pub best_rank: u32,
-    /// Worst rank of any query; 0 where there is no query.
+    /// Worst rank of any query; 0 if there is no query.
     pub worst_rank: u32,
-    /// Queries by rank, in octaves: place i counts the ranks from 2^i to 2^(i+1) - 1.
+    /// Histogram of the ranks in log2 bins: entry i counts the ranks from 2^i to 2^(i+1) - 1.
     pub octaves: Vec<u64>,
-    /// Where ranks of every query were asked for: the rank for each of [`super::MeasuredOn::measured_queries`], in
-    /// their order. Empty and not written otherwise.
+    /// With the option `per_query`: the rank for each of [`super::MeasuredOn::measured_queries`], in their order.
+    /// Otherwise empty and not written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<u32>,
 }
 
 impl RankShift {
-    /// Over `of_queries`, one rank a query; kept as they are if each is asked for.
+    /// Statistics of `of_queries`, one rank for each query; `per_query` stores the ranks as well.
     pub(super) fn of(of_queries: Vec<u32>, per_query: bool) -> Self {
         let mut ranks = of_queries.clone();
         ranks.sort_unstable();
@@ -73,7 +74,7 @@ impl RankShift {
     }
 }
 
-/// The middle of sorted values, of an even count the mean of the middle two; NaN of none.
+/// The median of sorted values: for an even number the mean of the middle two; NaN for none.
 pub(super) fn median(sorted: &[u32]) -> f64 {
     let middle = sorted.len() / 2;
     match sorted.len() {

@@ -21,6 +21,6 @@ pub struct Subject<'a> {
     pub step: Option<u64>,
     /// True if the encoder has not changed since the run began. Its states are then stored with the queries from one
     /// measurement to the next, and are used for the base model too if that [has the same
-    /// encoder](super::Other::has_same_encoder) (rounded to the precision in which the run stores them).
+    /// encoder](super::ComparisonModel::has_same_encoder) (rounded to the precision in which the run stores them).
     pub encoder_is_frozen: bool,
 }

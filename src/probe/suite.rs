@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::bench::{Bench, Measure, Others};
+use super::context::{ComparisonModels, ProbeAccumulator, ProbeContext};
 use super::means::Means;
 use super::patch::{Patch, PatchedPart};
-use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder};
-use super::record::{MeasuredOn, Named, QueryRanks, Record, SCHEMA};
+use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget};
+use super::record::{MeasuredOn, NamedQueries, QueryRanks, Record, SCHEMA};
 use super::{
     EncoderNorm, Over, Probe, ProbeError, ProbeOptions, ProbeResult, Replacement, Subject,
 };
@@ -32,8 +32,8 @@ impl Suite {
     /// Prepares `probes` for models of the shape `config`.
     ///
     /// # Errors
-    /// Stages that do not fit the decoder, or a probe that needs some where there are none; selectors that are not understood, name nothing or nothing that can be
-    /// patched.
+    /// Stages that do not fit the decoder, or a probe that needs some where there are none; selectors that are not
+    /// understood, name nothing or nothing that can be patched.
     pub fn new(
         probes: &[Probe],
         options: ProbeOptions,
@@ -54,8 +54,8 @@ impl Suite {
         Ok(Self { probes: probes.to_vec(), parts, circuit, options })
     }
 
-    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is told how many queries
-    /// are done, and of how many.
+    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called with the number of
+    /// queries done and their total.
     ///
     /// # Errors
     /// No query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
@@ -66,7 +66,7 @@ impl Suite {
         subject: &Subject,
         queries: &mut ProbeQueries,
         test: Option<&mut ProbeQueries>,
-        others: &Others,
+        others: &ComparisonModels,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
@@ -74,8 +74,8 @@ impl Suite {
         let mut states = self.encode(subject, &own, others, queries);
         let targets = self.targets(subject, &own, queries, &states);
         // Where there is nothing to measure, nothing else is encoded.
-        let chosen = self.choose(subject, &own, queries, &states, &targets)?;
-        let measured: Vec<Measured> = chosen.iter().map(|(found, _)| *found).collect();
+        let chosen = self.select_queries(subject, &own, queries, &states, &targets)?;
+        let measured: Vec<QueryTarget> = chosen.iter().map(|(found, _)| *found).collect();
         self.encode_with_others(subject, others, queries, &mut states);
         let test = test.filter(|_| self.probes.contains(&Probe::Circuit)).map(|test| {
             let mut states = self.encode(subject, &own, others, test);
@@ -85,7 +85,7 @@ impl Suite {
             }
             (&*test, states)
         });
-        let mut bench = Bench {
+        let mut context = ProbeContext {
             model: subject.model,
             own,
             docids: subject.docids,
@@ -98,19 +98,24 @@ impl Suite {
             base: others.base.as_ref(),
             encoder: others.encoder.as_ref(),
         };
-        let found = self.look(&mut bench, subject, progress);
-        Ok(self.records(subject, &bench, &targets, &chosen, found))
+        let found = self.run_probes(&mut context, subject, progress);
+        Ok(self.records(subject, &context, &targets, &chosen, found))
     }
 
-    /// That there is what the probes need.
-    fn check(&self, subject: &Subject, others: &Others, has_test: bool) -> Result<(), ProbeError> {
+    /// Checks that the probes have the models and sets that they need.
+    fn check(
+        &self,
+        subject: &Subject,
+        others: &ComparisonModels,
+        has_test: bool,
+    ) -> Result<(), ProbeError> {
         if let Some(stages) = &self.options.stages {
             stages.check_depth(subject.model.t5.config().num_decoder_layers)?;
         }
         others.check(&subject.model.t5)?;
         let has = |probe| self.probes.contains(&probe);
         if has(Probe::EncoderSwap) && others.base.is_none() && others.encoder.is_none() {
-            return Err(ProbeError::NothingToSwap);
+            return Err(ProbeError::NoOtherEncoder);
         }
         if has(Probe::Circuit) && !has_test {
             return Err(ProbeError::NoTestSet);
@@ -129,7 +134,7 @@ impl Suite {
         &self,
         subject: &Subject,
         own: &QueryEncoder,
-        others: &Others,
+        others: &ComparisonModels,
         queries: &mut ProbeQueries,
     ) -> EncodedQueries {
         let mut states = queries.stored();
@@ -143,11 +148,11 @@ impl Suite {
         states
     }
 
-    /// Encodes a set with every other encoder that a probe will ask for.
+    /// Encodes a set with every other encoder that a probe needs.
     fn encode_with_others(
         &self,
         subject: &Subject,
-        others: &Others,
+        others: &ComparisonModels,
         queries: &mut ProbeQueries,
         states: &mut EncodedQueries,
     ) {
@@ -173,7 +178,7 @@ impl Suite {
         own: &QueryEncoder,
         queries: &ProbeQueries,
         states: &EncodedQueries,
-    ) -> Vec<(Measured, u32)> {
+    ) -> Vec<(QueryTarget, u32)> {
         let mut targets = Vec::with_capacity(queries.len());
         for batch in queries.batches(queries.all(), self.options.batch_size) {
             let relevant: Vec<&[u32]> = batch
@@ -181,11 +186,11 @@ impl Suite {
                 .map(|found| queries.questions[found.query].relevant.as_slice())
                 .collect();
             let ranks = self.ranks(subject, own, queries, states, &batch, &relevant);
-            for ((Measured { query, .. }, relevant), ranks) in
+            for ((QueryTarget { query, .. }, relevant), ranks) in
                 batch.into_iter().zip(relevant).zip(ranks)
             {
                 let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
-                targets.extend(best.map(|(&target, rank)| (Measured { query, target }, rank)));
+                targets.extend(best.map(|(&target, rank)| (QueryTarget { query, target }, rank)));
             }
         }
         targets.sort_by_key(|(found, _)| found.query);
@@ -199,7 +204,7 @@ impl Suite {
         own: &QueryEncoder,
         queries: &ProbeQueries,
         states: &EncodedQueries,
-        batch: &[Measured],
+        batch: &[QueryTarget],
         of: &[&[u32]],
     ) -> Vec<Vec<u32>> {
         let model = subject.model;
@@ -219,22 +224,22 @@ impl Suite {
     }
 
     /// The queries that are measured, each with its rank without intervention; notes what was found correct.
-    fn choose(
+    fn select_queries(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
         queries: &mut ProbeQueries,
         states: &EncodedQueries,
-        targets: &[(Measured, u32)],
-    ) -> Result<Vec<(Measured, u32)>, ProbeError> {
+        targets: &[(QueryTarget, u32)],
+    ) -> Result<Vec<(QueryTarget, u32)>, ProbeError> {
         let set = || queries.name.clone();
         let best = targets.iter().min_by_key(|(_, rank)| *rank);
         let Some(&(best, best_rank)) = best else {
             return Err(ProbeError::NoQueries { set: set() });
         };
         let correct = || targets.iter().filter(|(_, rank)| *rank == 1).copied();
-        let measured: Vec<(Measured, u32)> = match (&queries.expected, self.options.over) {
-            (Some(expected), _) => self.named(subject, own, queries, states, &expected.measured),
+        let measured: Vec<(QueryTarget, u32)> = match (&queries.selected, self.options.over) {
+            (Some(selected), _) => self.named(subject, own, queries, states, &selected.measured),
             (None, Over::Correct) => correct().collect(),
             (None, Over::All) => targets.to_vec(),
         };
@@ -254,9 +259,9 @@ impl Suite {
         own: &QueryEncoder,
         queries: &ProbeQueries,
         states: &EncodedQueries,
-        named: &[Measured],
-    ) -> Vec<(Measured, u32)> {
-        let place: HashMap<Measured, usize> =
+        named: &[QueryTarget],
+    ) -> Vec<(QueryTarget, u32)> {
+        let place: HashMap<QueryTarget, usize> =
             named.iter().enumerate().map(|(place, found)| (*found, place)).collect();
         let mut ranked = Vec::with_capacity(named.len());
         for batch in queries.batches(named.to_vec(), self.options.batch_size) {
@@ -270,32 +275,32 @@ impl Suite {
     }
 
     /// Shows every batch to every probe; each result with the seconds that its probe took.
-    fn look(
+    fn run_probes(
         &self,
-        bench: &mut Bench,
+        context: &mut ProbeContext,
         subject: &Subject,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Vec<(ProbeResult, f64)> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            let mut means = Means::new(bench.depth(), subject.device);
-            bench.batches(false).for_each(|batch| means.add(&batch.trace));
-            bench.means = Some(means);
+            let mut means = Means::new(context.depth(), subject.device);
+            context.batches(false).for_each(|batch| means.add(&batch.trace));
+            context.means = Some(means);
         }
-        let mut running: Vec<(Box<dyn Measure + '_>, f64)> =
-            self.probes.iter().map(|&probe| (self.start(probe, bench, subject), 0.0)).collect();
+        let mut running: Vec<(Box<dyn ProbeAccumulator + '_>, f64)> =
+            self.probes.iter().map(|&probe| (self.start(probe, context, subject), 0.0)).collect();
         let mut done = 0;
-        for batch in bench.batches(self.uses_base()) {
+        for batch in context.batches(self.uses_base()) {
             for (probe, seconds) in &mut running {
                 let begun = Instant::now();
-                probe.see(bench, &batch);
+                probe.add_batch(context, &batch);
                 *seconds += begun.elapsed().as_secs_f64();
             }
             done += batch.measured.len();
-            progress(done, bench.measured.len());
+            progress(done, context.measured.len());
         }
-        let finish = |(probe, seconds): (Box<dyn Measure + '_>, f64)| {
+        let finish = |(probe, seconds): (Box<dyn ProbeAccumulator + '_>, f64)| {
             let begun = Instant::now();
-            let result = probe.finish(bench);
+            let result = probe.finish(context);
             (result, seconds + begun.elapsed().as_secs_f64())
         };
         running.into_iter().map(finish).collect()
@@ -304,42 +309,46 @@ impl Suite {
     fn start<'a>(
         &self,
         probe: Probe,
-        bench: &Bench,
+        context: &ProbeContext,
         subject: &Subject<'a>,
-    ) -> Box<dyn Measure + 'a> {
+    ) -> Box<dyn ProbeAccumulator + 'a> {
         match probe {
-            Probe::ResidualContribution => Box::new(residual_contribution::Measuring::new(bench)),
-            Probe::LogitLens => Box::new(logit_lens::Measuring::new(bench)),
-            Probe::DirectEffect => Box::new(direct_effect::Measuring::default()),
-            Probe::StagePatching => {
-                Box::new(stage_patching::Measuring::new(bench, self.parts.clone()))
+            Probe::ResidualContribution => {
+                Box::new(residual_contribution::Accumulator::new(context))
             }
-            Probe::Circuit => Box::new(circuit::Measuring::new(bench, &self.circuit)),
-            Probe::EncoderSwap => Box::new(encoder_swap::Measuring::new(bench)),
-            Probe::NeuronReads => Box::new(neuron_reads::Measuring::new(bench)),
-            Probe::AttentionReads => Box::new(attention_reads::Measuring::new(bench)),
-            Probe::AttentionWrites => Box::new(attention_writes::Measuring::new(bench, subject)),
+            Probe::LogitLens => Box::new(logit_lens::Accumulator::new(context)),
+            Probe::DirectEffect => Box::new(direct_effect::Accumulator::default()),
+            Probe::StagePatching => {
+                Box::new(stage_patching::Accumulator::new(context, self.parts.clone()))
+            }
+            Probe::Circuit => Box::new(circuit::Accumulator::new(context, &self.circuit)),
+            Probe::EncoderSwap => Box::new(encoder_swap::Accumulator::new(context)),
+            Probe::NeuronReads => Box::new(neuron_reads::Accumulator::new(context)),
+            Probe::AttentionReads => Box::new(attention_reads::Accumulator::new(context)),
+            Probe::AttentionWrites => {
+                Box::new(attention_writes::Accumulator::new(context, subject))
+            }
         }
     }
 
     fn records(
         &self,
         subject: &Subject,
-        bench: &Bench,
-        targets: &[(Measured, u32)],
-        chosen: &[(Measured, u32)],
+        context: &ProbeContext,
+        targets: &[(QueryTarget, u32)],
+        chosen: &[(QueryTarget, u32)],
         found: Vec<(ProbeResult, f64)>,
     ) -> Vec<Record> {
         let first =
-            |ranked: &[(Measured, u32)]| ranked.iter().filter(|(_, rank)| *rank == 1).count();
+            |ranked: &[(QueryTarget, u32)]| ranked.iter().filter(|(_, rank)| *rank == 1).count();
         let correct = first(targets);
-        let named = bench.queries.expected.as_ref().map(|expected| Named {
-            pairs: expected.pairs,
+        let named = context.queries.selected.as_ref().map(|selected| NamedQueries {
+            pairs: selected.pairs,
             used: chosen.len(),
             ranked_first: first(chosen),
         });
         let measured_queries = match self.options.per_query {
-            true => self.in_order(bench, chosen),
+            true => self.query_ranks_in_order(context, chosen),
             false => Vec::new(),
         };
         let record = |(result, seconds): (ProbeResult, f64)| Record {
@@ -348,15 +357,15 @@ impl Suite {
             measured_on: MeasuredOn {
                 checkpoint: subject.checkpoint.clone(),
                 step: subject.step,
-                queries: bench.queries.name.clone(),
+                queries: context.queries.name.clone(),
                 ranked: targets.len(),
                 correct,
                 over: self.options.over,
-                measured: bench.measured.len(),
+                measured: context.measured.len(),
                 named,
                 vocabulary: self.options.candidates,
                 stages: self.options.stages.clone(),
-                base: bench
+                base: context
                     .base
                     .filter(|_| result.probe().uses_base())
                     .map(|base| base.name.clone()),
@@ -371,21 +380,26 @@ impl Suite {
         found.into_iter().map(record).collect()
     }
 
-    /// What was measured, in the order in which probes see it.
-    fn in_order(&self, bench: &Bench, chosen: &[(Measured, u32)]) -> Vec<QueryRanks> {
-        let rank: HashMap<Measured, u32> = chosen.iter().copied().collect();
-        let batches = bench.queries.batches(bench.measured.to_vec(), self.options.batch_size);
-        let of = |found: Measured| {
+    /// The measured queries, in the order of the batches.
+    fn query_ranks_in_order(
+        &self,
+        context: &ProbeContext,
+        chosen: &[(QueryTarget, u32)],
+    ) -> Vec<QueryRanks> {
+        let rank: HashMap<QueryTarget, u32> = chosen.iter().copied().collect();
+        let batches = context.queries.batches(context.measured.to_vec(), self.options.batch_size);
+        let of = |found: QueryTarget| {
             let ranks = rank.get(&found).copied().into_iter().collect();
-            bench.query_ranks(bench.queries, found.query, found.target, ranks)
+            context.query_ranks(context.queries, found.query, found.target, ranks)
         };
         batches.into_iter().flatten().map(of).collect()
     }
 }
 
 impl Probe {
-    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage patching
-    /// and its circuit are made of stages, other patches are not. The other probes leave out means over stages.
+    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage
+    /// patching and its circuit are made of stages, other patches are not. The other probes leave out means over
+    /// stages.
     pub fn needs_stages(self, options: &ProbeOptions) -> bool {
         options.stages.is_none()
             && match self {
@@ -395,7 +409,7 @@ impl Probe {
             }
     }
 
-    /// Whether the probe looks at the base model, where there is one.
+    /// True if the probe uses the base model, if there is one.
     pub fn uses_base(self) -> bool {
         matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)
     }

@@ -1,11 +1,11 @@
-//! What one pass of the decoder did: every activation that a probe looks at, read through a tap.
+//! The activations of one forward pass of the decoder that probes need, recorded by a tap.
 
 use burn::tensor::Tensor;
 
 use crate::component::{ByComponent, Component};
 use crate::t5::{Attention, EncoderStates, Hook, Pass, Site, Stack, T5, Tap};
 
-/// The activations of one pass with the start token, without intervention.
+/// The activations of one forward pass with the start token, without intervention.
 pub(super) struct Trace {
     /// The start token's embedding, `[batch, d_model]`.
     pub start: Tensor<2>,
@@ -18,29 +18,28 @@ pub(super) struct Trace {
 #[derive(Clone)]
 pub(super) struct LayerTrace {
     pub residual_pre: Tensor<2>,
-    /// After self-attention: what cross-attention reads.
+    /// After self-attention: the input of cross-attention's RMSNorm.
     pub residual_mid: Tensor<2>,
-    /// After cross-attention: what the MLP reads.
+    /// After cross-attention: the input of the MLP's RMSNorm.
     pub residual_mid_cross: Tensor<2>,
     pub residual_post: Tensor<2>,
     /// Components' outputs as they are added to the residual stream.
     pub outputs: ByComponent<Tensor<2>>,
-    /// Before the activation of the MLP (the gate's, in gated models): `[batch, d_ff]`.
+    /// Pre-activations of the MLP (of its gate, in gated models): `[batch, d_ff]`.
     pub mlp_pre: Tensor<2>,
     /// Cross-attention's scores, masked: `[batch, heads, source]`.
     pub scores: Tensor<3>,
-    /// Attentions' weighted values before the output matrix, `[batch, heads, d_kv]`; an MLP has none, its tensor is
-    /// empty.
-    pub mixed: ByComponent<Tensor<3>>,
+    /// Weighted values of attentions before the output matrix, `[batch, heads, d_kv]`; empty for an MLP.
+    pub weighted: ByComponent<Tensor<3>>,
 }
 
 impl Trace {
-    /// Runs the decoder of `t5` on `states` and keeps what it did.
+    /// Runs the decoder of `t5` on `states` and records its activations.
     pub fn record(t5: &T5, states: &EncoderStates) -> Self {
-        let nothing = Tensor::zeros([1, 1], &states.rows.device());
-        let empty = LayerTrace::filled_with(nothing.clone());
+        let placeholder = Tensor::zeros([1, 1], &states.rows.device());
+        let empty = LayerTrace::filled_with(placeholder.clone());
         let layers = vec![empty; t5.config().num_decoder_layers];
-        let mut recorder = Trace { start: nothing.clone(), layers, output: nothing };
+        let mut recorder = Trace { start: placeholder.clone(), layers, output: placeholder };
         recorder.output = t5.decode_start(states, &mut Pass::evaluate(&mut recorder));
         recorder
     }
@@ -52,21 +51,21 @@ impl Trace {
 }
 
 impl LayerTrace {
-    fn filled_with(nothing: Tensor<2>) -> Self {
-        let heads = nothing.clone().unsqueeze::<3>();
+    fn filled_with(placeholder: Tensor<2>) -> Self {
+        let heads = placeholder.clone().unsqueeze::<3>();
         Self {
-            residual_pre: nothing.clone(),
-            residual_mid: nothing.clone(),
-            residual_mid_cross: nothing.clone(),
-            residual_post: nothing.clone(),
-            outputs: ByComponent::new(|_| nothing.clone()),
-            mlp_pre: nothing,
+            residual_pre: placeholder.clone(),
+            residual_mid: placeholder.clone(),
+            residual_mid_cross: placeholder.clone(),
+            residual_post: placeholder.clone(),
+            outputs: ByComponent::new(|_| placeholder.clone()),
+            mlp_pre: placeholder,
             scores: heads.clone(),
-            mixed: ByComponent::new(|_| heads.clone()),
+            weighted: ByComponent::new(|_| heads.clone()),
         }
     }
 
-    /// Where a stream hook is kept.
+    /// The field of a stream hook; none if the hook is not recorded.
     fn stream(&mut self, hook: Hook) -> Option<&mut Tensor<2>> {
         Some(match hook {
             Hook::ResidualPre => &mut self.residual_pre,
@@ -84,7 +83,7 @@ impl LayerTrace {
 
 impl Tap for Trace {
     fn wants(&self, site: Site) -> bool {
-        let kept = match site.hook {
+        let recorded = match site.hook {
             Hook::Embed
             | Hook::ResidualPre
             | Hook::ResidualMid
@@ -92,10 +91,10 @@ impl Tap for Trace {
             | Hook::ResidualPost
             | Hook::MlpPre
             | Hook::Scores(Attention::CrossAttention)
-            | Hook::Mixed(_) => true,
+            | Hook::WeightedValues(_) => true,
             hook => output_hooks().contains(&hook),
         };
-        kept && site.stack == Stack::Decoder
+        recorded && site.stack == Stack::Decoder
     }
 
     fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
@@ -114,8 +113,8 @@ impl Tap for Trace {
             // [batch, heads, 1, source] -> [batch, heads, source]
             Hook::Scores(_) => layer.scores = value.clone().squeeze_dim(2),
             // [batch, 1, heads, d_kv] -> [batch, heads, d_kv]
-            Hook::Mixed(attention) => {
-                layer.mixed[component_of(attention)] = value.clone().squeeze_dim(1);
+            Hook::WeightedValues(attention) => {
+                layer.weighted[component_of(attention)] = value.clone().squeeze_dim(1);
             }
             _ => {}
         }
@@ -123,7 +122,7 @@ impl Tap for Trace {
     }
 }
 
-/// The component that an attention is.
+/// The component of an attention.
 fn component_of(attention: Attention) -> Component {
     match attention {
         Attention::SelfAttention => Component::SelfAttention,
@@ -131,7 +130,7 @@ fn component_of(attention: Attention) -> Component {
     }
 }
 
-/// The hook at which a component's output goes by.
+/// The hook of a component's output.
 pub(super) fn output_hook(component: Component) -> Hook {
     match component {
         Component::SelfAttention => Hook::AttentionOut,

@@ -13,7 +13,7 @@ pub use points::{histograms, points};
 pub use tables::{Titled, tables};
 pub use tidy::{write_csv, write_query_ranks};
 
-use crate::probe::{Named, Over, Record, SkipReason, Skipped, ranked_among};
+use crate::probe::{NamedQueries, Over, Record, SkipReason, Skipped, describe_candidates};
 
 /// What was measured on, in one line: `step 200, 81 correct of 100 validation queries, ranked among words and docids`.
 pub fn measured_on(record: &Record) -> String {
@@ -21,14 +21,14 @@ pub fn measured_on(record: &Record) -> String {
     let step = on.step.map(|step| format!("step {step}, ")).unwrap_or_default();
     let (ranked, queries, correct) = (on.ranked, &on.queries, on.correct);
     let measured = match (&on.named, on.over) {
-        (Some(Named { pairs, used, ranked_first }), _) => format!(
+        (Some(NamedQueries { pairs, used, ranked_first }), _) => format!(
             "{used} queries of {pairs} named in a file, {ranked_first} of them ranked first here (of all \
              {ranked} {queries} queries: {correct})"
         ),
         (None, Over::Correct) => format!("{} correct of {ranked} {queries} queries", on.measured),
         (None, Over::All) => format!("all {} {queries} queries, {correct} correct", on.measured),
     };
-    format!("{step}{measured}, ranked among {}", ranked_among(on.vocabulary))
+    format!("{step}{measured}, ranked among {}", describe_candidates(on.vocabulary))
 }
 
 /// When and why probes were due and not measured, in one line: `skipped at steps 4, 6 (max_share)`; none where there

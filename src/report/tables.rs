@@ -7,9 +7,9 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use crate::component::{Component, Stage};
 use crate::probe::{
     AttentionWrites, Circuit, Contribution, DirectEffect, DocidShare, EncoderNorm, EncoderSwap,
-    LensSite, LogitLens, PatchedCell, PopulationRanks, ProbeResult, RankShift, Reads, Record,
-    Replacement, ResidualContribution, Scores, Source, StagePatching, StageSource, TokenGroup,
-    Variant, ranked_among,
+    InputAttribution, LensSite, LogitLens, PatchedCell, PopulationRanks, ProbeResult, RankShift,
+    Record, Replacement, ResidualContribution, Scores, Source, StagePatching, StageSource,
+    TokenGroup, Variant, describe_candidates,
 };
 
 /// A table and what it shows.
@@ -29,7 +29,7 @@ impl fmt::Display for Titled {
 
 /// The tables of one result; `-` stands for what is undefined.
 pub fn tables(record: &Record) -> Vec<Titled> {
-    let among = ranked_among(record.measured_on.vocabulary);
+    let among = describe_candidates(record.measured_on.vocabulary);
     match &record.result {
         ProbeResult::ResidualContribution(result) => residual_contribution(result),
         ProbeResult::LogitLens(result) => logit_lens(result, among),
@@ -272,7 +272,7 @@ fn norm_of(norm: EncoderNorm) -> &'static str {
     }
 }
 
-fn reads(result: &Reads, readers: &str, counted: &str) -> Vec<Titled> {
+fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled> {
     let mut sources: Vec<StageSource> = Vec::new();
     for share in result.stages.iter().flat_map(|stage| &stage.shares) {
         if !sources.contains(&share.source) {

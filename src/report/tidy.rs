@@ -5,9 +5,9 @@ use std::io::{self, Write};
 
 use crate::component::Stage;
 use crate::probe::{
-    AverageFirst, Contribution, DocidShare, EffectOfType, EncoderNorm, PatchedCell,
-    PopulationRanks, PrimingCosine, ProbeResult, QueryRanks, RankShift, Reads, Record, Scores,
-    SiteRank, StageSource, Swap, Variant,
+    AverageFirst, ComponentEffect, Contribution, DocidShare, EncoderNorm, InputAttribution,
+    PatchedCell, PopulationRanks, PrimingCosine, ProbeResult, QueryRanks, RankShift, Record,
+    Scores, SiteRank, StageSource, Swap, Variant,
 };
 
 /// The columns of [`write_csv`]; those that say nothing of a number are empty.
@@ -146,7 +146,7 @@ fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
             rows.extend(result.sites.iter().flat_map(of));
         }
         ProbeResult::DirectEffect(result) => {
-            let of = |e: &EffectOfType| of_measured(of_component(e), &e.ranks);
+            let of = |e: &ComponentEffect| of_measured(of_component(e), &e.ranks);
             rows.extend(result.effects.iter().flat_map(of));
         }
         ProbeResult::StagePatching(result) => {
@@ -258,7 +258,7 @@ impl Entry {
     }
 }
 
-fn of_component(effect: &EffectOfType) -> Entry {
+fn of_component(effect: &ComponentEffect) -> Entry {
     Entry { of: effect.component.name().to_owned(), ..Entry::default() }
 }
 
@@ -331,7 +331,7 @@ fn swap(swap: &Swap, of: &str) -> Vec<Entry> {
     entries
 }
 
-fn reads(reads: &Reads) -> Vec<Entry> {
+fn reads(reads: &InputAttribution) -> Vec<Entry> {
     let setting = match reads.average_first {
         AverageFirst::Readers => reads.variant.to_string(),
         AverageFirst::Queries => format!("{}, queries first", reads.variant),

@@ -11,7 +11,7 @@ use super::ranking::{Question, RankOptions, Ranking, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
-use crate::prefix::Reading;
+use crate::prefix::TextSet;
 use crate::random;
 use crate::t5::GenirModel;
 
@@ -208,8 +208,8 @@ impl QuerySet {
     }
 
     /// The questions' texts, to be read `times` times.
-    pub fn reading(&self, times: u64) -> Reading<'_> {
-        Reading {
+    pub fn text_set(&self, times: u64) -> TextSet<'_> {
+        TextSet {
             name: self.name.clone(),
             texts: self.questions.iter().map(|question| question.tokens.as_slice()).collect(),
             reads: times * self.questions.len() as u64,

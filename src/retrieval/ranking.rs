@@ -167,7 +167,7 @@ pub(crate) fn relevant_ranks(
 ) -> Vec<Vec<Rank>> {
     let at_once = (WORD_LOGIT_BYTES / size_of::<f32>() / relevant.len().max(1)).max(512);
     let words = (vocabulary == Vocabulary::All)
-        .then(|| model.t5.word_logits_in_parts(output, at_once))
+        .then(|| model.t5.text_logits_in_blocks(output, at_once))
         .into_iter()
         .flatten();
     if is_host(&docids.device()) {

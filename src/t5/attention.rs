@@ -46,8 +46,8 @@ impl AttentionBlock {
 
     /// Self-attention: `[batch * length, d_model] -> [batch * length, d_model]`.
     ///
-    /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are, so then
-    /// scores, queries and keys are skipped, unless a tap wants them.
+    /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are,
+    /// so then scores, queries and keys are skipped, unless a tap wants them.
     pub(super) fn self_attention(
         &self,
         x: Tensor<2>,
@@ -129,7 +129,11 @@ impl AttentionBlock {
         at: LayerContext,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        merge_heads(pass.heads(at, Hook::Mixed(kind), split_heads(mixed, at.batch, self.heads)))
+        merge_heads(pass.heads(
+            at,
+            Hook::WeightedValues(kind),
+            split_heads(mixed, at.batch, self.heads),
+        ))
     }
 
     /// One position that attends to itself with weight 1 (0 or `1 / keep` under dropout).
@@ -142,7 +146,7 @@ impl AttentionBlock {
             Some(weight) => value * weight.swap_dims(1, 2), // [batch, 1, heads, d_kv]
             None => value,
         };
-        merge_heads(pass.heads(at, Hook::Mixed(SELF), mixed))
+        merge_heads(pass.heads(at, Hook::WeightedValues(SELF), mixed))
     }
 
     /// Cross-attention of one target with absorbed matrices, in steps that a tap sees: `[batch, heads * d_kv]`.
@@ -162,7 +166,7 @@ impl AttentionBlock {
         let scores = absorbed_scores(query, self.key.weight.val(), states.clone()); // [batch, heads, 1, source]
         let pattern = pattern(scores, mask, CROSS, at, pass); // [batch, heads, 1, source]
         let mixed = absorbed_values(pattern, self.value.weight.val(), states); // [batch, 1, heads, d_kv]
-        merge_heads(pass.heads(at, Hook::Mixed(CROSS), mixed))
+        merge_heads(pass.heads(at, Hook::WeightedValues(CROSS), mixed))
     }
 
     /// Attention in steps that a tap sees: `[batch * target, heads * d_kv]`.
@@ -185,7 +189,7 @@ impl AttentionBlock {
         let scores = attention_scores(query, key); // [batch, heads, target, source]
         let pattern = pattern(scores, bias, kind, at, pass); // [batch, heads, target, source]
         let mixed = weighted_values(pattern, value); // [batch, target, heads, d_kv]
-        merge_heads(pass.heads(at, Hook::Mixed(kind), mixed))
+        merge_heads(pass.heads(at, Hook::WeightedValues(kind), mixed))
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn most_of(key: &str) -> Option<(usize, &'static str)> {
     bound.map(|&(_, most, expected)| (most, expected))
 }
 
-/// What is wrong with a `config.json`.
+/// Errors of a `config.json`.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// A repository was cloned without the content of its large files.
@@ -222,7 +222,7 @@ impl T5Config {
         Self { vocab_size: words, ..self.clone() }
     }
 
-    /// That the decoder starts with a word that there is; `directory` is where the configuration comes from.
+    /// Checks that the decoder's start token exists; `directory` is where the configuration comes from.
     pub fn check_start(&self, directory: &Path) -> Result<(), ConfigError> {
         if (self.decoder_start_token_id as usize) < self.vocab_size {
             return Ok(());

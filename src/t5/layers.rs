@@ -85,9 +85,9 @@ impl RmsNorm {
         rms_norm(x, self.weight.val(), self.epsilon)
     }
 
-    /// Each of the `parts` of `whole` under the norm of `whole`: where the parts add up to `whole`, these add up to its norm.
-    /// `[rows, parts, d_model]`, `[rows, d_model] -> [rows, parts, d_model]`
-    pub fn of_parts(&self, parts: Tensor<3>, whole: Tensor<2>) -> Tensor<3> {
+    /// Each of the `parts` of `whole` under the norm of `whole`: where the parts add up to `whole`, these add up to its
+    /// norm. `[rows, parts, d_model]`, `[rows, d_model] -> [rows, parts, d_model]`
+    pub fn apply_to_parts(&self, parts: Tensor<3>, whole: Tensor<2>) -> Tensor<3> {
         let mean_square = whole.square().mean_dim(1); // [rows, 1]
         let scale = (mean_square + self.epsilon).sqrt().recip().unsqueeze_dim(1); // [rows, 1, 1]
         parts * scale * self.weight.val().unsqueeze() // [rows, parts, d_model]

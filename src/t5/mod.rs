@@ -4,10 +4,11 @@
 
 mod attention;
 mod config;
-mod gone;
 mod layers;
 mod model;
 mod pass;
+mod release;
+mod released;
 mod stack;
 mod tap;
 pub mod weights;
@@ -16,10 +17,10 @@ pub use crate::ops::{Dropout, Head, Logits};
 pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub(crate) use config::most_of;
 pub use config::{ConfigError, FeedForward, T5Config};
-pub use gone::Gone;
 pub use layers::{Embedding, Linear, Mlp, RmsNorm};
 pub use model::{GenirModel, T5};
 pub use pass::Pass;
+pub use released::ReleasedWeights;
 pub use stack::{
     Decoder, DecoderLayer, Encoder, EncoderLayer, EncoderStates, Tokens, padded_length,
     padding_mask,

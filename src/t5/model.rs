@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::config::T5Config;
-use super::gone::Gone;
 use super::layers::Embedding;
 use super::pass::Pass;
+use super::released::ReleasedWeights;
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
 use crate::device::{ComputeDevice, Precision};
 use crate::ops::{Head, Logits};
@@ -14,7 +14,7 @@ use crate::ops::{Head, Logits};
 /// An encoder-decoder T5, v1.0 or v1.1.
 #[derive(Module, Debug)]
 pub struct T5 {
-    /// Word embedding of both stacks; the output matrix too when `lm_head` is none.
+    /// Token embedding of both stacks; also the output matrix if `lm_head` is none.
     pub shared: Embedding,
     /// The encoder.
     pub encoder: Encoder,
@@ -27,7 +27,7 @@ pub struct T5 {
     #[module(skip)]
     precision: Precision,
     #[module(skip)]
-    pub(super) gone: Option<Gone>,
+    pub(super) released: Option<ReleasedWeights>,
 }
 
 impl T5 {
@@ -43,7 +43,7 @@ impl T5 {
             lm_head: (!tied).then(table),
             config: config.clone(),
             precision,
-            gone: None,
+            released: None,
         }
     }
 
@@ -52,13 +52,13 @@ impl T5 {
         &self.config
     }
 
-    /// In what a GPU computes products with its weights.
+    /// The precision in which a GPU computes products with the weights.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The same model whose products a GPU computes in `precision`.
-    pub fn computed_in(self, precision: Precision) -> Self {
+    /// The same model with products in `precision` on a GPU.
+    pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
     }
 
@@ -109,8 +109,8 @@ impl T5 {
         self.decoder.through(0..layer, start, None, states, pass)
     }
 
-    /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: what comes before is not
-    /// computed again.
+    /// The decoder's output from the residual stream before `layer`, `[batch, d_model]`: the layers
+    /// before it are not computed.
     pub fn decode_from(
         &self,
         layer: usize,
@@ -123,12 +123,12 @@ impl T5 {
         self.decoder.forward_from(layer, residual, None, states, pass)
     }
 
-    /// The words that both stacks read: the source's, then the start token. `[batch * length + 1]`
-    pub fn words_read(&self, source: &Tokens) -> Tensor<1, Int> {
+    /// The input tokens of both stacks: those of the source, then the start token, `[batch * length + 1]`.
+    pub fn input_tokens(&self, source: &Tokens) -> Tensor<1, Int> {
         Tensor::cat(vec![source.ids.clone(), self.start_token(&source.ids.device())], 0)
     }
 
-    /// [`Self::encode`] and [`Self::decode_start`] from the embeddings of [`Self::words_read`],
+    /// [`Self::encode`] and [`Self::decode_start`] from the embeddings of [`Self::input_tokens`],
     /// `[batch * length + 1, d_model]`: `[batch, d_model]`.
     pub fn encode_and_decode_start(
         &self,
@@ -149,13 +149,13 @@ impl T5 {
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
     }
 
-    /// Logits of all words, `[rows, d_model] -> [rows, vocabulary]`.
-    pub fn word_logits(&self, output: Tensor<2>) -> Tensor<2> {
+    /// Logits of all text tokens, `[rows, d_model] -> [rows, vocab_size]`.
+    pub fn text_logits(&self, output: Tensor<2>) -> Tensor<2> {
         self.lm_head.as_ref().unwrap_or(&self.shared).logits(self.scaled(output), self.precision)
     }
 
-    /// Logits of all words, as many at once as `at_once` says: each `[rows, at most at_once]`, in order.
-    pub fn word_logits_in_parts(
+    /// Logits of all text tokens in blocks of at most `at_once` tokens, in order: each `[rows, block]`.
+    pub fn text_logits_in_blocks(
         &self,
         output: Tensor<2>,
         at_once: usize,
@@ -189,7 +189,7 @@ impl T5 {
     }
 }
 
-/// A T5 whose output vocabulary is its words and one atomic docid for each document.
+/// A T5 whose output vocabulary is its text tokens and one atomic docid for each document.
 #[derive(Module, Debug)]
 pub struct GenirModel {
     /// The T5.
@@ -204,13 +204,13 @@ impl GenirModel {
         let words = self.t5.lm_head.as_ref().unwrap_or(&self.t5.shared);
         Head {
             rows: self.t5.scaled(output),
-            words: words.weight.val(),
+            text: words.weight.val(),
             docids: self.docids.weight.val(),
             precision: self.t5.precision,
         }
     }
 
-    /// Logits of words and docids from the decoder's output `[batch, d_model]`.
+    /// Logits of text tokens and docids from the decoder's output `[batch, d_model]`.
     pub fn logits(&self, output: Tensor<2>) -> Logits {
         self.head(output).logits()
     }
@@ -220,9 +220,9 @@ impl GenirModel {
         self.docids.logits(self.t5.scaled(output), self.t5.precision)
     }
 
-    /// The same model whose products a GPU computes in `precision`.
-    pub fn computed_in(self, precision: Precision) -> Self {
-        Self { t5: self.t5.computed_in(precision), ..self }
+    /// The same model with products in `precision` on a GPU.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { t5: self.t5.with_precision(precision), ..self }
     }
 
     /// Documents in the docid vocabulary.

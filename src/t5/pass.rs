@@ -1,4 +1,4 @@
-//! One walk through the model: its tap and its dropout.
+//! One forward pass: its tap and its dropout.
 
 use burn::tensor::{Device, Tensor};
 
@@ -7,13 +7,13 @@ use crate::component::Stack;
 use crate::device::Precision;
 use crate::ops::Dropout;
 
-/// What a forward pass carries besides activations.
+/// The state of a forward pass: its tap, dropout and precision.
 pub struct Pass<'a> {
     tap: &'a mut dyn Tap,
     dropout: Option<Dropout>,
     /// Dropout masks drawn so far.
     draws: u64,
-    /// In what a GPU computes products with weights: set by the model that the pass goes through.
+    /// Precision of products with weights on a GPU, set by the model.
     pub(super) precision: Precision,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Pass<'a> {
         component: impl FnOnce(Tensor<2>, &mut Self) -> Tensor<2>,
     ) -> Tensor<2> {
         let [n, d_model] = x.dims();
-        match self.tap.stand_in(at.site(hook), [at.batch, n / at.batch, d_model]) {
+        match self.tap.replace_output(at.site(hook), [at.batch, n / at.batch, d_model]) {
             Some(instead) => instead.reshape([n, d_model]),
             None => component(x, self),
         }

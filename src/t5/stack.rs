@@ -58,8 +58,8 @@ pub fn padded_length(lengths: &[u32], device: &Device) -> usize {
     longest.next_multiple_of(length_step(device))
 }
 
-/// What is added to the scores of `length` positions, `[batch, 1, 1, length]`: it hides those behind each row's
-/// `lengths`; none where nothing is hidden.
+/// The additive attention mask of `length` positions, `[batch, 1, 1, length]`, which masks the padding after each row's
+/// `lengths`; none if nothing is masked.
 pub fn padding_mask(lengths: &[u32], length: usize, device: &Device) -> Option<Tensor<4>> {
     let padded = lengths.iter().any(|&tokens| (tokens as usize) < length);
     padded.then(|| {
@@ -73,7 +73,7 @@ pub fn padding_mask(lengths: &[u32], length: usize, device: &Device) -> Option<T
     })
 }
 
-/// What the encoder makes of a batch, and cross-attention reads.
+/// The encoder's output for a batch, the input of cross-attention.
 #[derive(Debug, Clone)]
 pub struct EncoderStates {
     /// `[batch * length, d_model]`, after the final RMSNorm.
@@ -224,7 +224,7 @@ impl Decoder {
     ) -> Tensor<2> {
         let batch = states.batch;
         let target = x.dims()[0] / batch;
-        // Made once, and only if a layer computes self-attention scores.
+        // Computed once, and only if a layer computes self-attention scores.
         let mut bias = None;
         for layer in layers {
             let block = &self.layers[layer];

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 
 use crate::component::Stack;
 
-/// What is read or replaced at a site.
+/// The activation that is read or replaced at a site.
 ///
 /// *Stream* hooks pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head*
 /// hooks pass rank 4.
@@ -52,7 +52,7 @@ pub enum Hook {
     /// Heads, `[batch, head, target, source]`: attention weights, after dropout.
     Pattern(Attention),
     /// Heads, `[batch, target, head, d_kv]`: weighted values, before the output matrix.
-    Mixed(Attention),
+    WeightedValues(Attention),
     /// Stream: token embeddings (no layer).
     Embed,
     /// Stream: the stack's output, after its final RMSNorm (no layer).
@@ -75,7 +75,7 @@ pub struct Site {
     pub stack: Stack,
     /// Layer, from 0; not shown for [`Hook::Embed`] and [`Hook::Final`], where it is 0.
     pub layer: usize,
-    /// What is read or replaced there.
+    /// The activation.
     pub hook: Hook,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for Site {
             Hook::Value(attention) => name(attention, "hook_v"),
             Hook::Scores(attention) => name(attention, "hook_attn_scores"),
             Hook::Pattern(attention) => name(attention, "hook_pattern"),
-            Hook::Mixed(attention) => name(attention, "hook_z"),
+            Hook::WeightedValues(attention) => name(attention, "hook_z"),
         };
         write!(f, "{stack}.{layer}.{hook}")
     }
@@ -130,21 +130,21 @@ pub trait Tap {
     /// Whether this tap is to be called at `site`.
     fn wants(&self, site: Site) -> bool;
 
-    /// Asked at [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`] before the component runs, with
-    /// `[batch, position, d_model]`: what takes the place of its output whatever that would be. The component is then
-    /// not computed, and none of its other sites is passed.
-    fn stand_in(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
+    /// Called at [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`] before the component runs,
+    /// with the shape `[batch, position, d_model]`. If it returns a tensor, that is the component's output; the
+    /// component is not computed, and the tap is not called at its other sites.
+    fn replace_output(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
         let _ = (site, shape);
         None
     }
 
-    /// Called at wanted stream hooks with `[batch, position, width]`; what is returned goes on.
+    /// Called at wanted stream hooks with `[batch, position, width]`; the returned tensor replaces the value.
     fn stream(&mut self, site: Site, value: Tensor<3>) -> Tensor<3> {
         let _ = site;
         value
     }
 
-    /// Called at wanted head hooks (shapes: [`Hook`]); what is returned goes on.
+    /// Called at wanted head hooks (shapes: [`Hook`]); the returned tensor replaces the value.
     fn heads(&mut self, site: Site, value: Tensor<4>) -> Tensor<4> {
         let _ = site;
         value

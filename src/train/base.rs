@@ -85,17 +85,17 @@ impl Base {
         Ok((tokenizer, found))
     }
 
-    /// Whether there are weights, used or not.
+    /// True if the base has weights, used or not.
     pub fn has_weights(&self) -> bool {
         [SINGLE, INDEX].iter().any(|name| self.directory.join(name).exists())
     }
 
-    /// The weights, unread.
+    /// The weights, opened but not read.
     fn tensors(&self) -> Result<StoredTensors, WeightsError> {
         Ok(StoredTensors::open(&self.directory)?.with_moved_words(self.moved_words.clone()))
     }
 
-    /// All that is wrong with the weights, as far as the headers of their files tell.
+    /// All problems of the weights that the headers of their files show.
     pub fn problems(&self) -> Vec<PlanError> {
         if self.init == Init::Scratch {
             return Vec::new();
@@ -115,7 +115,7 @@ impl Base {
         self.origin(seed)?.t5(self.tied, device)
     }
 
-    /// Where its weights come from.
+    /// The origin of its weights.
     pub fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
         let config = self.config.clone();
         Ok(match self.init {
@@ -151,9 +151,9 @@ impl Base {
 /// Where the docid rows of a new model come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DocidSources {
-    /// Rows of docids that the base knows: they go on from its weights.
+    /// Rows of docids that the base has; they are initialised with its rows.
     pub kept: usize,
-    /// All others, which start as `docids.rows` says.
+    /// All others, initialised as `docids.rows` says.
     pub new: usize,
     /// Docids of the base; none where it has no docids, or its weights are not used.
     pub of_base: Option<usize>,
@@ -172,7 +172,7 @@ impl fmt::Display for DocidSources {
     }
 }
 
-/// What the weights before the first step are called: the base's name, or that nothing was learnt yet.
+/// The name of the weights before the first step: the base's name, or the seed of the initialisation.
 pub fn name_of_base(recipe: &Recipe) -> String {
     match recipe.model.init {
         Init::Pretrained => recipe.model.base.clone(),

@@ -1,10 +1,10 @@
-//! Callbacks: what happens beside training, each at a cadence of its own.
+//! Callbacks: called between updates, each at its own cadence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::monitor::Monitor;
-use crate::prefix::{Prefix, Reading};
+use crate::prefix::{Prefix, TextSet};
 use crate::t5::GenirModel;
 
 use super::TrainError;
@@ -39,15 +39,15 @@ impl Cadence {
 }
 
 /// The state of a run between two updates, as callbacks see it.
-pub struct Moment<'a> {
+pub struct TrainerState<'a> {
     /// Updates done.
     pub step: u64,
     /// Updates of the whole run.
     pub total_steps: u64,
     /// Passes over the examples, with their fraction.
     pub epoch: f64,
-    /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run. One
-    /// after this one may stop it still: then only [`Callback::end`] comes.
+    /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run.
+    /// One after this one may stop it still: then only [`Callback::end`] comes.
     pub is_last: bool,
     /// The model. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
@@ -68,11 +68,11 @@ pub struct Moment<'a> {
     /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: those that
     /// measure add here, those that decide (best checkpoint, early stopping) come after and read.
     pub metrics: BTreeMap<String, f64>,
-    /// Where numbers and words go.
+    /// Writes scalars and messages.
     pub monitor: &'a mut Monitor,
 }
 
-impl Moment<'_> {
+impl TrainerState<'_> {
     /// The newest value of `metric`, which the recipe names under `key`; none where nothing was measured at
     /// this step.
     ///
@@ -91,12 +91,12 @@ impl Moment<'_> {
     }
 }
 
-/// Whether training goes on.
+/// Tells the trainer to continue or to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// Training continues.
     Continue,
-    /// It ends here, for this reason.
+    /// Training stops, for this reason.
     Stop(String),
 }
 
@@ -111,34 +111,34 @@ pub enum Ending<'a> {
     Failed(&'a TrainError),
 }
 
-/// Something that happens beside training: evaluation, a checkpoint, a log line, a probe.
+/// A callback of training: evaluation, checkpoints, logging, probes.
 pub trait Callback {
-    /// When it runs.
+    /// The steps at which it runs.
     fn cadence(&self) -> Cadence;
 
-    /// The texts that it will have the model read in a run of `steps` updates. Where the encoder is frozen, those
-    /// that are read more than once are encoded before the first step: see [`Moment::prefix`].
-    fn readings(&self, _steps: u64) -> Vec<Reading<'_>> {
+    /// The texts that it encodes with the model in a run of `steps` updates. If the encoder is frozen, texts that are
+    /// read more than once are encoded before the first step: see [`TrainerState::prefix`].
+    fn text_sets(&self, _steps: u64) -> Vec<TextSet<'_>> {
         Vec::new()
     }
 
-    /// Whether it has the model read no texts but those of [`Callback::readings`], from [`Moment::prefix`] where they
-    /// are in it, and needs no other weight than those that come after. Where all callbacks say so, a run lets go of
-    /// the weights that only the frozen prefix computes with; to compute with them after all would then panic.
-    fn reads_only_its_texts(&self) -> bool {
+    /// Returns true if it encodes no texts other than those of [`Callback::text_sets`], takes stored ones from
+    /// [`TrainerState::prefix`], and uses no weights of the frozen prefix. If all callbacks return true, the run
+    /// releases these weights; using them then panics.
+    fn reads_no_other_texts(&self) -> bool {
         false
     }
 
-    /// What its time is counted as; `None`: as nothing in particular.
+    /// The phase that its time is added to, if any.
     fn phase(&self) -> Option<Phase> {
         None
     }
 
-    /// Runs at `moment`.
+    /// Called when it is due.
     ///
     /// # Errors
     /// An error ends the run; the checkpoints written before stay.
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError>;
+    fn call(&mut self, moment: &mut TrainerState) -> Result<Verdict, TrainError>;
 
     /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not
     /// because a callback that came later, or an error, ended the run. The moment is that of the last update that was
@@ -146,7 +146,7 @@ pub trait Callback {
     ///
     /// # Errors
     /// An error becomes that of the run, unless it has one; the others are still called.
-    fn end(&mut self, _moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, _moment: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
         Ok(())
     }
 }

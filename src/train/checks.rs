@@ -1,4 +1,4 @@
-//! What must be there for a run to evaluate, save, stop and probe as its recipe says.
+//! Checks that a run can evaluate, save, stop and probe as its recipe says.
 
 use super::plan_error::PlanError;
 use super::query_sets::metrics_of;
@@ -51,7 +51,7 @@ pub(super) fn missing_metrics(
     missing.map(problem).collect()
 }
 
-/// The split whose queries are probed, and the one that circuits are judged on.
+/// The split whose queries are probed, and the one that circuits are evaluated on.
 ///
 /// # Errors
 /// A problem for each of them that has no queries.
@@ -74,8 +74,8 @@ pub(super) fn splits_to_probe(
     if missing.is_empty() { Ok((section.split, test)) } else { Err(missing) }
 }
 
-/// What is wrong with each patch that `[probes]` asks for, and a problem for each probe that needs stages where there are
-/// none.
+/// What is wrong with each patch that `[probes]` asks for, and a problem for each probe that needs stages where there
+/// are none.
 pub(super) fn unfit_probes(
     section: &ProbesSection,
     stages: Option<&Stages>,

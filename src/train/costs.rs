@@ -1,11 +1,11 @@
-//! What a run has cost so far: time by phase, examples, memory of the optimizer.
+//! The costs of a run so far: time by phase, examples, optimizer memory.
 
 use std::time::{Duration, Instant};
 
 use crate::choice::choice;
 
 choice! {
-    /// What time is spent on.
+    /// A phase of a run, for its times.
     Phase {
         /// Finding or computing what is stored of the frozen prefix.
         Prefix = "prefix",
@@ -20,7 +20,7 @@ choice! {
     }
 }
 
-/// What a run has cost so far.
+/// The costs of a run so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
     begun: Instant,
@@ -32,7 +32,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a run that begins now.
+    /// The costs of a run that starts now.
     pub(super) fn begin() -> Self {
         Self { begun: Instant::now(), seconds: Default::default(), examples: 0, optimizer_bytes: 0 }
     }

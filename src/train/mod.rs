@@ -26,7 +26,7 @@ use thiserror::Error;
 
 pub use adamw::AdamW;
 pub use base::{Base, DocidSources, name_of_base};
-pub use callback::{Cadence, Callback, Ending, Moment, Verdict};
+pub use callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 pub use costs::{Costs, Phase};
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, UpdateError, Updated};
@@ -46,7 +46,7 @@ use crate::retrieval::run_files::RunFileError;
 use crate::run::RunError;
 use crate::task::TaskError;
 
-/// What was not finite.
+/// The value that was not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonFinite {
     /// The loss of a batch.
@@ -64,13 +64,13 @@ impl fmt::Display for NonFinite {
     }
 }
 
-/// Why training ended in an error.
+/// Errors of training.
 #[derive(Debug, Error)]
 pub enum TrainError {
-    /// The numbers broke down.
+    /// The loss or the gradient norm is not finite.
     #[error(
         "the {what} is {value} at step {step} (learning rate {learning_rate:e}); the update was not \
-         made, and earlier checkpoints are untouched. Its examples: {}", examples.join(", ")
+         applied, and earlier checkpoints are untouched. Its examples: {}", examples.join(", ")
     )]
     NotFinite {
         /// What was not finite.

@@ -25,27 +25,27 @@ pub struct Optimizer {
     states: BTreeMap<String, State>,
 }
 
-/// What the rule keeps for one parameter.
+/// The state of one parameter.
 struct State {
     state: DynState,
     bytes: u64,
 }
 
-/// One of our own.
+/// The update rule.
 #[derive(Clone)]
 enum UpdateRule {
     AdamW(AdamW),
     Adafactor(Adafactor),
 }
 
-/// What one update did.
+/// Result of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Updated {
     /// Norm of all gradients together, before clipping.
     pub gradient_norm: f64,
 }
 
-/// Why nothing was updated.
+/// Error of an update; nothing was updated.
 #[derive(Debug, Clone, Copy, PartialEq, Error)]
 #[error("the norm of the gradients is {gradient_norm}")]
 pub struct UpdateError {

@@ -1,4 +1,4 @@
-//! From a recipe to all that a run needs before its first step, with everything that is wrong told at once.
+//! Plans a run from its recipe and reports all problems at once.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::component::{Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
-use crate::prefix::{FrozenPrefix, Reading};
+use crate::prefix::{FrozenPrefix, TextSet};
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
@@ -23,13 +23,13 @@ use crate::t5::weights::{self, Origin, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
 
-/// A recipe that has been held against its corpus, its base model and its device.
+/// A recipe that was checked against its corpus, its base model and its device.
 pub struct Plan {
     /// The recipe.
     pub recipe: Recipe,
     /// Where the run computes, without autodiff.
     pub device: Device,
-    /// In what a GPU computes products with weights.
+    /// Precision of products with weights on a GPU.
     pub precision: Precision,
     /// Documents, queries and judgements.
     pub corpus: Corpus,
@@ -45,7 +45,7 @@ pub struct Plan {
     pub docids: DocidVocabulary,
     /// Training examples of both tasks.
     pub examples: Examples,
-    /// What an epoch is made of.
+    /// The examples of an epoch.
     pub mixture: Mixture,
     /// How epochs are divided into updates and batches.
     pub epochs: Epochs,
@@ -68,7 +68,7 @@ impl Plan {
     /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
     /// examples. Weights are read by [`Plan::model`].
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
-        Self::made(recipe, Vec::new())
+        Self::assemble(recipe, Vec::new())
     }
 
     /// The files and directories that the run reads, each with the key that names it.
@@ -84,7 +84,7 @@ impl Plan {
         inputs
     }
 
-    pub(super) fn made(
+    pub(super) fn assemble(
         mut recipe: Recipe,
         mut problems: Vec<PlanError>,
     ) -> Result<Self, PlanErrors> {
@@ -214,9 +214,9 @@ impl Plan {
     }
 
     /// The training texts, as often as the whole run reads them.
-    pub fn reading(&self) -> Reading<'_> {
+    pub fn training_texts(&self) -> TextSet<'_> {
         let examples = 0..self.examples.len();
-        Reading {
+        TextSet {
             name: "training".to_owned(),
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
             reads: self.epochs.examples_after(self.total_steps()),
@@ -279,9 +279,9 @@ impl Plan {
     }
 
     /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
-    pub fn base_beside(&self, model: &T5) -> Result<T5, PlanError> {
+    pub fn base_sharing_frozen(&self, model: &T5) -> Result<T5, PlanError> {
         let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
-        Ok(self.origin()?.t5_beside(model, trained)?)
+        Ok(self.origin()?.t5_sharing_frozen(model, trained)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.
@@ -343,7 +343,7 @@ impl Plan {
     }
 }
 
-/// Keeps a result's value, or its error among the others.
+/// Returns a result's value, or adds its error to `problems`.
 fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),

@@ -1,4 +1,4 @@
-//! What can stand in the way of a run.
+//! Errors of planning a run.
 
 use std::fmt;
 
@@ -32,10 +32,10 @@ pub enum OpenBaseError {
     Weights(#[from] WeightsError),
 }
 
-/// One thing that stands in the way of a run.
+/// A problem that prevents a run.
 #[derive(Debug, Error)]
 pub enum PlanError {
-    /// The device cannot be had.
+    /// The device is not available.
     #[error("run.device: {0}")]
     Device(#[from] DeviceError),
     /// The base model cannot be used.
@@ -136,7 +136,7 @@ pub enum PlanError {
     },
 }
 
-/// Everything that stands in the way of a run.
+/// All problems that prevent a run.
 #[derive(Debug)]
 pub struct PlanErrors(pub Vec<PlanError>);
 

@@ -1,4 +1,4 @@
-//! The base model of a run's probes: what the run started from, before anything was trained to retrieve.
+//! The base model of a run's probes: the model before training for retrieval.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::base::{Base, name_of_base};
 use super::plan_error::OpenBaseError;
 use crate::checkpoint::MANIFEST;
 use crate::device::ComputeDevice;
-use crate::probe::{NO_BASE, Other};
+use crate::probe::{ComparisonModel, NO_BASE};
 use crate::recipe::{Init, Recipe};
 use crate::run::RunDirectory;
 use crate::t5::T5Config;
@@ -15,7 +15,7 @@ use crate::t5::weights::WeightsError;
 
 /// A base model for probes, without its weights.
 pub struct ProbeBase {
-    /// What it is called in results.
+    /// The model's name in results.
     pub name: String,
     /// How it was found, where that is not what `model.base` says: a sentence for the log.
     pub note: Option<String>,
@@ -23,7 +23,7 @@ pub struct ProbeBase {
     pub base: Base,
     /// Draws the weights of a run from scratch.
     seed: u64,
-    /// Whether it is what the run itself started from.
+    /// True if it is the model from which the run itself started.
     is_start: bool,
 }
 
@@ -32,8 +32,8 @@ impl ProbeBase {
     /// [`NO_BASE`].
     ///
     /// A run that starts from a checkpoint of another run goes back to what that one started from, and so on, as far as
-    /// the recipes beside the checkpoints lead. Where they end at a model that has been trained to retrieve, that one is
-    /// taken, and the note says so.
+    /// the recipes beside the checkpoints lead. Where they end at a model that has been trained to retrieve, that one
+    /// is taken, and the note says so.
     ///
     /// # Errors
     /// The model that is named, or what the run itself started from, cannot be opened.
@@ -63,9 +63,10 @@ impl ProbeBase {
                     passed.push(run.clone());
                     match Base::of(&recipe.model) {
                         Ok((_, base)) => Ok((run, recipe, base)),
-                        Err(error) => {
-                            Err(format!("the base of {} is not to be had: {error}", run.display()))
-                        }
+                        Err(error) => Err(format!(
+                            "the base model of {} cannot be opened: {error}",
+                            run.display()
+                        )),
                     }
                 }
                 Err(reason) => Err(reason),
@@ -87,7 +88,7 @@ impl ProbeBase {
                 Init::Scratch => format!("{} of {}", name_of_base(&recipe), run.display()),
             };
             let note = format!(
-                "the base model of the probes is {name}: what {} began with, from which this run goes on",
+                "the base model of the probes is {name}: {} started from it, and this run continues that one",
                 run.display()
             );
             let (note, seed) = (Some(note), recipe.run.seed);
@@ -126,14 +127,14 @@ impl ProbeBase {
         differs.map(|((key, found), (_, own))| (key, found, own)).or(fewer)
     }
 
-    /// Whether it is what the run itself started from.
+    /// True if it is the model from which the run itself started.
     pub fn is_start(&self) -> bool {
         self.is_start
     }
 
     /// The model with its weights.
-    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<Other, WeightsError> {
-        Ok(Other {
+    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<ComparisonModel, WeightsError> {
+        Ok(ComparisonModel {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,
             has_same_encoder: self.is_start,

@@ -1,4 +1,4 @@
-//! What a run ranks beside its training: the queries of its splits, and samples of what it was trained on.
+//! The query sets that a run evaluates: the queries of its splits, and samples of its training texts.
 
 use std::collections::HashSet;
 

@@ -7,7 +7,7 @@ use crate::ops::{Dropout, cross_entropy};
 use crate::prefix::PrefixOutput;
 use crate::t5::{Embedding, GenirModel, NoTap, Pass, Tokens};
 
-/// How a batch is trained on.
+/// Options of a training step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOptions {
     /// Dropout of this batch.
@@ -19,13 +19,13 @@ pub struct StepOptions {
     pub weight: f64,
 }
 
-/// What a step starts from.
+/// The input of a training step.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum StepInput {
     /// The texts, where the encoder or the word embedding is trained.
     Tokens(Tokens),
-    /// What the frozen prefix has made of them, without autodiff.
+    /// The output of the frozen prefix for them, without autodiff.
     Prefix(PrefixOutput),
 }
 
@@ -42,7 +42,7 @@ pub fn forward_backward(
     let mut pass = Pass::train(&mut tap, options.dropout);
     let (output, lookup) = match input {
         StepInput::Tokens(source) => {
-            let lookup = Lookup::new(&model.t5.shared, model.t5.words_read(&source));
+            let lookup = Lookup::new(&model.t5.shared, model.t5.input_tokens(&source));
             let rows = lookup.rows.clone();
             (model.t5.encode_and_decode_start(rows, &source, &mut pass), Some(lookup))
         }
@@ -77,8 +77,8 @@ impl Lookup {
         Self { ids, rows }
     }
 
-    /// Adds what the backward pass has `found` for the rows to the gradient of `embedding`, in place; nothing where it is
-    /// frozen.
+    /// Adds what the backward pass has `found` for the rows to the gradient of `embedding`, in place; nothing where it
+    /// is frozen.
     fn add_gradient(
         self,
         found: &mut Gradients,
@@ -142,7 +142,7 @@ mod tests {
         let (source, targets) = batch();
         let mut tap = NoTap;
         let mut pass = Pass::train(&mut tap, OPTIONS.dropout);
-        let embeddings = model.t5.shared.forward(model.t5.words_read(&source));
+        let embeddings = model.t5.shared.forward(model.t5.input_tokens(&source));
         let output = model.t5.encode_and_decode_start(embeddings, &source, &mut pass);
         let logits = model.logits(output);
         let loss =

@@ -1,4 +1,4 @@
-//! Whether a run can be started: in its directory, and in the memory of its machine.
+//! Checks that a run can be started: its directory, and the memory of the machine.
 
 use super::memory::{Fit, MemoryEstimate};
 use super::plan::Plan;
@@ -7,17 +7,18 @@ use crate::recipe::Recipe;
 use crate::run::{NewRun, Overwrite, RunDirectory, available_to_process};
 
 impl Plan {
-    /// As [`Plan::new`] for a run that is to be started: also refused are a run that cannot start in its directory, one that
-    /// reads what would be removed with the run that it replaces, and one that needs more memory than there is.
+    /// As [`Plan::new`] for a run that is to be started: also refused are a run that cannot start in its directory, one
+    /// that reads what would be removed with the run that it replaces, and one that needs more memory than there is.
     ///
     /// # Errors
     /// All problems at once.
     pub fn to_start(recipe: Recipe, overwrite: Overwrite) -> Result<Self, PlanErrors> {
         let directory = RunDirectory::can_start(&recipe.run.directory, overwrite);
-        let plan = Self::made(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
+        let plan =
+            Self::assemble(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
         let inputs = NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs());
         let mut problems: Vec<PlanError> = inputs.err().map(PlanError::from).into_iter().collect();
-        let memory = plan.lack_of_memory();
+        let memory = plan.memory_problem();
         problems.extend(memory.filter(|(fit, _)| *fit == Fit::DoesNot).map(|(_, problem)| problem));
         match problems.is_empty() {
             true => Ok(plan),
@@ -26,7 +27,7 @@ impl Plan {
     }
 
     /// Whether the run needs more memory than its process can have, and by how much.
-    pub(super) fn lack_of_memory(&self) -> Option<(Fit, PlanError)> {
+    pub(super) fn memory_problem(&self) -> Option<(Fit, PlanError)> {
         const MIB: u64 = 1 << 20;
         let (available, memory) = (available_to_process()?, MemoryEstimate::of(self));
         let needed = memory.total().saturating_sub(memory.stored) as u64 / MIB;

@@ -1,4 +1,4 @@
-//! The training loop: the only one there is.
+//! The training loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::callback::{Callback, Ending, Moment, Verdict};
+use super::callback::{Callback, Ending, TrainerState, Verdict};
 use super::costs::{Costs, Phase};
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
@@ -20,7 +20,7 @@ use crate::allocator::give_back_freed_memory;
 use crate::component::freeze_all_but;
 use crate::device::length_step;
 use crate::monitor::Monitor;
-use crate::prefix::{Ahead, Frozen, Prefix, mebibytes};
+use crate::prefix::{FrozenModel, Prefetcher, Prefix, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
 use crate::task::{Batch, Sampler, assemble};
@@ -34,10 +34,10 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     sampler: Sampler,
     total_steps: u64,
-    /// What comes before every trained parameter, once a run has begun; none where the encoder is trained.
+    /// Outputs of the frozen prefix, set when the run starts; none if the encoder is trained.
     prefix: Option<Arc<Prefix>>,
-    /// The next batch's part of it, where fetching that takes time.
-    ahead: Option<Ahead>,
+    /// Gathers the prefix of the next batch, if gathering blocks.
+    ahead: Option<Prefetcher>,
     costs: Costs,
 }
 
@@ -46,11 +46,11 @@ pub struct Trainer<'a> {
 pub struct Outcome {
     /// Updates done.
     pub steps: u64,
-    /// Why a callback stopped it before its last step, if one did.
+    /// The reason for which a callback stopped the run early, if one did.
     pub stopped: Option<String>,
 }
 
-/// What one update did.
+/// Result of one update.
 #[derive(Default)]
 struct Step {
     /// Number of the update, from 1; 0 before the first.
@@ -60,7 +60,7 @@ struct Step {
     learning_rate: f64,
     gradient_norm: f64,
     examples: u64,
-    /// What callbacks measured after it, by name.
+    /// Metrics that callbacks measured after it, by name.
     metrics: BTreeMap<String, f64>,
 }
 
@@ -87,21 +87,21 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The model before the first step, with everything frozen that is not to be trained.
+    /// The model before the first step, with all parameters frozen that are not trained.
     pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
         Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
     }
 
-    /// Names of the parameters that the optimizer keeps a state for.
+    /// Names of the parameters that have an optimizer state.
     pub fn optimized(&self) -> impl Iterator<Item = &str> {
         self.optimizer.names()
     }
 
-    /// Trains `model` to the last step, or until a callback stops the run, and gives it back.
+    /// Trains `model` to the last step, or until a callback stops the run, and returns it.
     ///
     /// # Errors
-    /// The first error of a callback, or a loss or gradient that is not finite: the update that it would
-    /// have led to is not made, and the checkpoints written before stay.
+    /// The first error of a callback, or a loss or gradient that is not finite: that update is not applied,
+    /// and earlier checkpoints stay.
     pub fn run(
         &mut self,
         model: GenirModel,
@@ -109,12 +109,12 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         let (mut model, outcome) = self.train(model, callbacks, monitor)?;
-        model.t5 = model.t5.whole().map_err(PlanError::from)?;
+        model.t5 = model.t5.restored().map_err(PlanError::from)?;
         Ok((model, outcome))
     }
 
-    /// As [`Trainer::run`], for what the callbacks keep: the model is not brought back whole, which may need more
-    /// memory than training did.
+    /// As [`Trainer::run`], but the model is dropped: returning it requires its released weights to be restored, which
+    /// may need more memory than training.
     pub fn run_for_callbacks(
         &mut self,
         model: GenirModel,
@@ -131,12 +131,12 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
-        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_ahead());
-        let mut model = self.let_go(model, callbacks, monitor)?;
+        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_prefetcher());
+        let mut model = self.release_frozen(model, callbacks, monitor)?;
         give_back_freed_memory();
         let mut newest = Step { loss: f64::NAN, ..Step::default() };
         let ended = loop {
-            match self.call_back(&model, &mut newest, callbacks, monitor) {
+            match self.run_callbacks(&model, &mut newest, callbacks, monitor) {
                 Ok(None) if newest.number < self.total_steps => {}
                 ended => break ended,
             }
@@ -156,10 +156,10 @@ impl<'a> Trainer<'a> {
         Ok((model, Outcome { steps: newest.number, stopped }))
     }
 
-    /// Finds or computes the frozen prefix of the texts that are read more than once, and says what it did.
+    /// Finds or computes the frozen prefix of the texts that are read more than once, and logs the result.
     ///
-    /// All of it before the first step: sorted by length the texts waste no padding, and the first epoch would
-    /// otherwise ask for them in another order than the one they are stored in.
+    /// All of it is computed before the first step: sorted by length, the texts need little padding, and the first
+    /// epoch would otherwise read them in an order other than the stored one.
     fn prepare(
         &mut self,
         model: &GenirModel,
@@ -171,10 +171,10 @@ impl<'a> Trainer<'a> {
             return Ok(None);
         };
         let t5 = model.t5.valid();
-        let frozen = Frozen { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
-        let training = self.plan.reading();
+        let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
+        let training = self.plan.training_texts();
         let steps = self.total_steps;
-        let asked = callbacks.iter().flat_map(|callback| callback.readings(steps)).collect();
+        let asked = callbacks.iter().flat_map(|callback| callback.text_sets(steps)).collect();
         let settings = recipe.cache.settings();
         let mut progress = |name: &str, done: usize, of: usize| {
             monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
@@ -191,8 +191,8 @@ impl<'a> Trainer<'a> {
         Ok(Some(Arc::new(prefix)))
     }
 
-    /// Lets go of the weights that only the frozen prefix computes with, where nothing will ask for them any more.
-    fn let_go(
+    /// Releases the weights that only the frozen prefix uses, if no callback needs them.
+    fn release_frozen(
         &self,
         mut model: GenirModel,
         callbacks: &[Box<dyn Callback + '_>],
@@ -201,26 +201,26 @@ impl<'a> Trainer<'a> {
         let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
             return Ok(model);
         };
-        if callbacks.iter().all(|callback| callback.reads_only_its_texts()) {
+        if callbacks.iter().all(|callback| callback.reads_no_other_texts()) {
             let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
             let frozen = prefix.frozen();
             let bytes;
             (model.t5, bytes) =
-                model.t5.let_go(frozen.layer(), &origin).map_err(PlanError::from)?;
+                model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
             if bytes > 0 {
                 let size = mebibytes(bytes as u64);
                 monitor.message(&format!(
-                    "frozen prefix: the weights of the {frozen} are let go ({size})"
+                    "frozen prefix: the weights of the {frozen} are released ({size})"
                 ));
             }
         }
         Ok(model)
     }
 
-    /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model goes
-    /// in and comes out, so that the optimizer alone owns each tensor that it updates in place.
+    /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model is
+    /// moved in and out, so that the optimizer is the only owner of each tensor that it updates in place.
     ///
-    /// Batches are made here and not ahead of time by another thread: tokens are encoded once before the first step, so
+    /// Batches are assembled here and not by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
     fn step(&mut self, model: GenirModel, step: u64) -> (GenirModel, Result<Step, TrainError>) {
         let (update, learning_rate) = (step - 1, self.schedule.at(step - 1));
@@ -233,10 +233,10 @@ impl<'a> Trainer<'a> {
         for (part, indices) in batches.iter().enumerate() {
             let pad_id = self.plan.tokenizer.pad_id();
             let batch = assemble(&self.plan.examples, indices, pad_id, length_step(&self.device));
-            // Every example of an update weighs the same, whichever batch it is in.
+            // Every example of an update has the same weight, whichever batch it is in.
             let share = batch.size() as f64 / examples as f64;
             let input = self.input(&model, &batch);
-            self.ask_ahead(batches.get(part + 1), step);
+            self.prefetch_next(batches.get(part + 1), step);
             let (value, found) =
                 self.forward_backward(&model, &batch, input, first + part as u64, share);
             if !value.is_finite() {
@@ -265,8 +265,8 @@ impl<'a> Trainer<'a> {
         (model, done)
     }
 
-    /// Mean loss of a batch, and its gradients times `share`. Dropout follows from the seed and `position`, the number of
-    /// batches before this one in the whole run.
+    /// Mean loss of a batch, and its gradients times `share`. Dropout is a function of the seed and of `position`, the
+    /// number of batches before this one in the run.
     fn forward_backward(
         &self,
         model: &GenirModel,
@@ -289,7 +289,7 @@ impl<'a> Trainer<'a> {
         forward_backward(model, input, targets, options)
     }
 
-    /// What a batch's step starts from: its tokens, or what the frozen prefix makes of them, stored or computed now.
+    /// The input of a batch's step: its tokens, or the output of the frozen prefix for them, stored or computed now.
     fn input(&mut self, model: &GenirModel, batch: &Batch) -> StepInput {
         let Some(prefix) = &self.prefix else {
             return StepInput::Tokens(Tokens::new(&batch.ids, &batch.lengths, &self.device));
@@ -305,8 +305,9 @@ impl<'a> Trainer<'a> {
         }))
     }
 
-    /// Begins to gather the stored prefix of the batch that follows in update number `step`, or of the next update's first.
-    fn ask_ahead(&mut self, following: Option<&Vec<u32>>, step: u64) {
+    /// Starts gathering the stored prefix of the next batch of update number `step`, or of the first batch of the next
+    /// update.
+    fn prefetch_next(&mut self, following: Option<&Vec<u32>>, step: u64) {
         let Some(ahead) = &mut self.ahead else { return };
         let next = match following {
             Some(batch) => Some(batch.as_slice()),
@@ -314,27 +315,27 @@ impl<'a> Trainer<'a> {
             None => None,
         };
         if let Some(next) = next {
-            ahead.ask(&self.plan.examples.texts(next));
+            ahead.request(&self.plan.examples.texts(next));
         }
     }
 
-    /// Calls the callbacks that are due; the reason, if one of them stopped the run.
-    fn call_back(
+    /// Calls the callbacks that are due; returns the reason if one of them stopped the run.
+    fn run_callbacks(
         &mut self,
         model: &GenirModel,
         newest: &mut Step,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<String>, TrainError> {
-        let mut moment = self.moment(model, newest, monitor);
+        let mut state = self.state(model, newest, monitor);
         let mut stopped = Ok(None);
         for callback in callbacks {
-            if !callback.cadence().is_due(moment.step, moment.is_last) {
+            if !callback.cadence().is_due(state.step, state.is_last) {
                 continue;
             }
-            match timed(callback.as_mut(), &mut moment, |callback, moment| callback.call(moment)) {
-                Ok(Verdict::Stop(reason)) if !moment.is_last => {
-                    moment.is_last = true;
+            match timed(callback.as_mut(), &mut state, |callback, state| callback.call(state)) {
+                Ok(Verdict::Stop(reason)) if !state.is_last => {
+                    state.is_last = true;
                     stopped = Ok(Some(reason));
                 }
                 Ok(_) => {}
@@ -344,12 +345,12 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        newest.metrics = moment.metrics;
-        self.costs = moment.costs;
+        newest.metrics = state.metrics;
+        self.costs = state.costs;
         stopped
     }
 
-    /// Tells the callbacks how the run `ended`; the reason, if one of them had stopped it.
+    /// Calls [`Callback::end`] of all callbacks; returns the reason if one of them had stopped the run.
     fn end(
         &mut self,
         mut ended: Result<Option<String>, TrainError>,
@@ -358,8 +359,8 @@ impl<'a> Trainer<'a> {
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<Option<String>, TrainError> {
-        let mut moment = self.moment(model, newest, monitor);
-        moment.is_last = true;
+        let mut state = self.state(model, newest, monitor);
+        state.is_last = true;
         for callback in callbacks {
             let ending = match &ended {
                 Ok(None) => Ending::Finished,
@@ -367,23 +368,22 @@ impl<'a> Trainer<'a> {
                 Err(error) => Ending::Failed(error),
             };
             let end =
-                |callback: &mut dyn Callback, moment: &mut Moment| callback.end(moment, ending);
-            if let (Err(error), true) = (timed(callback.as_mut(), &mut moment, end), ended.is_ok())
-            {
+                |callback: &mut dyn Callback, state: &mut TrainerState| callback.end(state, ending);
+            if let (Err(error), true) = (timed(callback.as_mut(), &mut state, end), ended.is_ok()) {
                 ended = Err(error);
             }
         }
         ended
     }
 
-    /// The moment after the newest update, from which the metrics are taken.
-    fn moment<'m>(
+    /// The state after the latest update; its metrics are moved out of `newest`.
+    fn state<'m>(
         &'m self,
         model: &'m GenirModel,
         newest: &mut Step,
         monitor: &'m mut Monitor,
-    ) -> Moment<'m> {
-        Moment {
+    ) -> TrainerState<'m> {
+        TrainerState {
             step: newest.number,
             total_steps: self.total_steps,
             epoch: self.plan.epochs.epochs_after(newest.number),
@@ -415,16 +415,16 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Calls a callback, and counts its time.
+/// Calls a callback and adds its time to the costs.
 fn timed<T>(
     callback: &mut dyn Callback,
-    moment: &mut Moment,
-    call: impl FnOnce(&mut dyn Callback, &mut Moment) -> Result<T, TrainError>,
+    state: &mut TrainerState,
+    call: impl FnOnce(&mut dyn Callback, &mut TrainerState) -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
     let begun = Instant::now();
-    let result = call(callback, moment);
+    let result = call(callback, state);
     if let Some(phase) = callback.phase() {
-        moment.costs.spend(phase, begun.elapsed());
+        state.costs.spend(phase, begun.elapsed());
     }
     result
 }

@@ -1,7 +1,7 @@
-//! A training in its run directory, from the claim of the directory to the last checkpoint.
+//! Training in a run directory, from locking the directory to the last checkpoint.
 
 use super::TrainError;
-use super::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use super::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use super::callbacks;
 use super::plan::Plan;
 use super::trainer::{Outcome, Trainer};
@@ -48,7 +48,8 @@ impl<'a> Training<'a> {
         &self.run
     }
 
-    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its metrics.
+    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its
+    /// metrics.
     pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
         self.callbacks.push(Box::new(callback));
         self
@@ -57,8 +58,8 @@ impl<'a> Training<'a> {
     /// Trains to the last step, or until a callback stops the run. Progress and messages go to `console`.
     ///
     /// # Errors
-    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints that
-    /// were written; without one, an earlier run that was to be replaced is restored.
+    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints
+    /// that were written; without one, an earlier run that was to be replaced is restored.
     pub fn run(mut self, console: &Console) -> Result<Outcome, TrainError> {
         let plan = self.plan;
         // All that can fail comes before the run that is to be replaced is touched.
@@ -95,18 +96,18 @@ impl Callback for KeepNewRun<'_> {
         Cadence { every: Some(1), at_start: false, at_end: true }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
-    fn call(&mut self, _moment: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, _moment: &mut TrainerState) -> Result<Verdict, TrainError> {
         if self.new.replaces() && self.new.has_checkpoint() {
             self.new.keep()?;
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
-        self.call(moment).map(|_| ())
+    fn end(&mut self, state: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
+        self.call(state).map(|_| ())
     }
 }

@@ -1,4 +1,4 @@
-//! What should be known of a run before it is started.
+//! Warnings about a run before it starts.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -25,8 +25,8 @@ impl Plan {
             let depth = self.config().num_decoder_layers;
             format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
         }));
-        warnings.extend(self.lack_of_memory().map(|(_, problem)| problem.to_string()));
-        warnings.extend(self.lack_of_disk());
+        warnings.extend(self.memory_problem().map(|(_, problem)| problem.to_string()));
+        warnings.extend(self.disk_warning());
         warnings
     }
 
@@ -57,8 +57,8 @@ impl Plan {
         })
     }
 
-    /// That the checkpoints of the run may not find room on its disk.
-    fn lack_of_disk(&self) -> Option<String> {
+    /// A warning if the disk may be too small for the run's checkpoints.
+    fn disk_warning(&self) -> Option<String> {
         let directory = &self.recipe.run.directory;
         let free = free_space(directory)?;
         let one = (self.table.total.parameters * size_of::<f32>()) as u64;

@@ -142,7 +142,7 @@ impl Made {
     }
 
     fn direct_effect(&self) -> ProbeResult {
-        let effect = |(component, rank)| EffectOfType { component, ranks: ranks(rank) };
+        let effect = |(component, rank)| ComponentEffect { component, ranks: ranks(rank) };
         let effects = [
             (Component::Mlp, 20.0 - 15.0 * self.progress),
             (Component::CrossAttention, 900.0 - 500.0 * self.progress),
@@ -217,8 +217,8 @@ impl Made {
         ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
     }
 
-    fn reads(&self, variant: Variant, readers: f64) -> Reads {
-        let layers: Vec<LayerReads> =
+    fn reads(&self, variant: Variant, readers: f64) -> InputAttribution {
+        let layers: Vec<LayerAttribution> =
             (0..self.depth).map(|layer| self.layer_reads(layer, readers)).collect();
         let stages = Stage::ALL.map(|stage| {
             let of = layers.iter().filter(|reads| reads.stage == Some(stage));
@@ -226,25 +226,35 @@ impl Made {
         });
         let largest_deviation = (variant == Variant::Exact).then_some(1e-6);
         let average_first = AverageFirst::Readers;
-        Reads { variant, average_first, layers, stages: stages.into(), largest_deviation }
+        InputAttribution {
+            variant,
+            average_first,
+            layers,
+            stages: stages.into(),
+            largest_deviation,
+        }
     }
 
-    fn layer_reads(&self, layer: usize, readers: f64) -> LayerReads {
-        let mut shares = vec![Share { source: Source::Start, layer: None, share: 0.3 }];
+    fn layer_reads(&self, layer: usize, readers: f64) -> LayerAttribution {
+        let mut shares = vec![SourceShare { source: Source::Start, layer: None, share: 0.3 }];
         for source in 0..=layer {
             for component in Component::ALL {
                 if source < layer || component == Component::SelfAttention {
                     let share = 0.05 + noise(layer * 31 + source * 3 + component as usize);
-                    shares.push(Share { source: component.into(), layer: Some(source), share });
+                    shares.push(SourceShare {
+                        source: component.into(),
+                        layer: Some(source),
+                        share,
+                    });
                 }
             }
         }
         let sum: f64 = shares.iter().map(|share| share.share).sum();
         shares.iter_mut().for_each(|share| share.share /= sum);
-        LayerReads { layer, stage: Some(self.stages.of(layer)), readers, shares }
+        LayerAttribution { layer, stage: Some(self.stages.of(layer)), readers, shares }
     }
 
-    fn stage_reads(&self, stage: Stage, layers: &[&LayerReads]) -> StageReads {
+    fn stage_reads(&self, stage: Stage, layers: &[&LayerAttribution]) -> StageAttribution {
         let start = StageSource { source: Source::Start, stage: None };
         let of_stage =
             |stage| Component::ALL.map(|c| StageSource { source: c.into(), stage: Some(stage) });
@@ -258,7 +268,7 @@ impl Made {
             let share = of.map(|share| share.share).sum::<f64>() / layers.len() as f64;
             StageShare { source, share }
         });
-        StageReads { stage, shares: shares.collect() }
+        StageAttribution { stage, shares: shares.collect() }
     }
 
     fn attention_writes(&self) -> ProbeResult {
@@ -279,7 +289,7 @@ impl Made {
                 let seed = 100 * layer + head;
                 layers.push(share(Some(layer), stage, &format!("head {head}"), seed));
                 let tokens = ["▁king", " ", "@DOC_ID_3@"].map(str::to_owned).into();
-                samples.push(HeadWords { query: "q,1".to_owned(), layer, head, tokens });
+                samples.push(HeadTokens { query: "q,1".to_owned(), layer, head, tokens });
             }
         }
         let stages = Stage::ALL.into_iter().flat_map(|stage| {

@@ -1,7 +1,7 @@
 //! Cross-entropy from the decoder's output on the CPU: logits, loss and gradients as one operation.
 //!
-//! The rows of the output layer are read once, in blocks that stay in the cache. The logits of a block of frozen rows are
-//! consumed at once by an online softmax: they raise the running maximum and sum and add their share of the input's
+//! The rows of the output layer are read once, in blocks that stay in the cache. The logits of a block of frozen rows
+//! are consumed at once by an online softmax: they raise the running maximum and sum and add their share of the input's
 //! gradient, `sum of p_v W_v`, which is rescaled when the maximum rises. Neither logits nor their gradients are
 //! materialised as `[batch, rows]`. Logits of trained rows are saved for backward, and become their gradients in place
 //! when the backward pass needs those of the rows.
@@ -22,7 +22,7 @@ pub(super) fn cross_entropy(
     weight: f64,
 ) -> (Tensor<1>, Tensor<1>) {
     let targets: Vec<usize> = targets.into_data().iter::<i64>().map(|row| row as usize).collect();
-    let inputs = [head.rows.into(), head.words.into(), head.docids.into()];
+    let inputs = [head.rows.into(), head.text.into(), head.docids.into()];
     let mut value = 0.0;
     let root = apply::<CrossEntropy, 3, 1>(inputs, |inputs, needed| {
         let (mean, saved) = forward(inputs, needed, targets, smoothing, weight);
@@ -35,14 +35,14 @@ pub(super) fn cross_entropy(
 /// The mean loss, and what the backward pass needs.
 fn forward(
     inputs: [HostTensor; 3],
-    [for_x, for_words, for_docids]: [bool; 3],
+    [for_x, for_text, for_docids]: [bool; 3],
     targets: Vec<usize>,
     smoothing: f64,
     weight: f64,
 ) -> (f32, Saved) {
-    let [rows, words, docids] = inputs.map(HostTensor::contiguous);
+    let [rows, text, docids] = inputs.map(HostTensor::contiguous);
     let [batch, width] = rows.shape();
-    let classes = words.shape::<2>()[0] + docids.shape::<2>()[0];
+    let classes = text.shape::<2>()[0] + docids.shape::<2>()[0];
     let columns = BatchColumns::of(&rows);
     let logits_of = |matrix: Contiguous, trained: bool| {
         if trained {
@@ -51,8 +51,8 @@ fn forward(
             OutputRows::streamed(matrix, &columns, for_x, smoothing > 0.0)
         }
     };
-    let (words, docids) = (logits_of(words, for_words), logits_of(docids, for_docids));
-    let parts = || words.parts.iter().chain(&docids.parts);
+    let (text, docids) = (logits_of(text, for_text), logits_of(docids, for_docids));
+    let parts = || text.parts.iter().chain(&docids.parts);
     let logsumexp = logsumexp(parts(), batch);
 
     let mut sum = 0.0;
@@ -70,7 +70,7 @@ fn forward(
         at_target: -weight * (1.0 - smoothing) / batch as f64,
         even: -weight * smoothing / (batch as f64 * classes as f64),
     };
-    let saved = Saved { rows, words, docids, targets, logsumexp, factors };
+    let saved = Saved { rows, text, docids, targets, logsumexp, factors };
     ((sum / batch as f64) as f32, saved)
 }
 
@@ -113,7 +113,7 @@ struct CrossEntropy;
 struct Saved {
     /// The input, `[batch, width]`
     rows: Contiguous,
-    words: OutputRows,
+    text: OutputRows,
     docids: OutputRows,
     /// Docid rows, `[batch]`
     targets: Vec<usize>,
@@ -134,8 +134,8 @@ impl Operation<3> for CrossEntropy {
         let factors = saved.factors.times(f64::from(upstream));
         let mut to_input = Vec::new();
         let input = saved.rows.matrix();
-        let matrices = [(&mut saved.words, None), (&mut saved.docids, Some(&saved.targets))];
-        let [to_words, to_docids] = matrices.map(|(rows, targets)| {
+        let matrices = [(&mut saved.text, None), (&mut saved.docids, Some(&saved.targets))];
+        let [to_text, to_docids] = matrices.map(|(rows, targets)| {
             if rows.logits.is_none() {
                 if for_x {
                     to_input.push(rows.input_gradient(&saved.logsumexp, factors.weight));
@@ -152,7 +152,7 @@ impl Operation<3> for CrossEntropy {
             Some(gradient)
         });
         let to_x = for_x.then(|| saved.input_gradient(&to_input, factors));
-        [to_x, to_words, to_docids]
+        [to_x, to_text, to_docids]
     }
 }
 
@@ -164,7 +164,7 @@ impl Saved {
         let docids = self.docids.values.values();
         let frozen = |rows: &OutputRows| rows.logits.is_none();
         let mut even = vec![0.0_f32; width];
-        for rows in [&self.words, &self.docids].into_iter().filter(|rows| frozen(rows)) {
+        for rows in [&self.text, &self.docids].into_iter().filter(|rows| frozen(rows)) {
             for part in &rows.parts {
                 even.iter_mut().zip(&part.row_sum).for_each(|(sum, value)| *sum += value);
             }

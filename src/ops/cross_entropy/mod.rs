@@ -1,8 +1,8 @@
 //! Cross-entropy over text tokens and docids together, with its gradient in closed form.
 //!
-//! The gradient of a softmax cross-entropy is known in closed form. On the CPU it is part of one operation from the decoder's
-//! output ([`fused`]). On other devices it is computed once, off the graph, and handed to autodiff as a constant factor of
-//! the logits. Nothing is concatenated: the two parts of the output layer share one normaliser.
+//! The gradient of a softmax cross-entropy is known in closed form. On the CPU it is part of one operation from the
+//! decoder's output ([`fused`]). On other devices it is computed once, off the graph, and handed to autodiff as a
+//! constant factor of the logits. Nothing is concatenated: the two parts of the output layer share one normaliser.
 
 mod fused;
 mod output_rows;
@@ -41,23 +41,23 @@ pub fn cross_entropy_of_logits(
     smoothing: f64,
     weight: f64,
 ) -> Loss {
-    let words = logits.words.clone().inner(); // [batch, words]
+    let text = logits.text.clone().inner(); // [batch, text tokens]
     let docids = logits.docids.clone().inner(); // [batch, documents]
-    let [batch, word_count] = words.dims();
+    let [batch, text_count] = text.dims();
     let [_, docid_count] = docids.dims();
-    let classes = (word_count + docid_count) as f64;
+    let classes = (text_count + docid_count) as f64;
     let targets = targets.inner().reshape([batch, 1]);
 
-    let highest = words.clone().max_dim(1).max_pair(docids.clone().max_dim(1)); // [batch, 1]
-    let word_share = (words.clone() - highest.clone()).exp(); // [batch, words]
+    let highest = text.clone().max_dim(1).max_pair(docids.clone().max_dim(1)); // [batch, 1]
+    let text_share = (text.clone() - highest.clone()).exp(); // [batch, text tokens]
     let docid_share = (docids.clone() - highest.clone()).exp(); // [batch, documents]
-    let total = word_share.clone().sum_dim(1) + docid_share.clone().sum_dim(1); // [batch, 1]
+    let total = text_share.clone().sum_dim(1) + docid_share.clone().sum_dim(1); // [batch, 1]
     let log_total = total.clone().log() + highest; // [batch, 1]
 
     let target = docids.clone().gather(1, targets.clone()); // [batch, 1]
     let mut losses = log_total.clone() - target * (1.0 - smoothing);
     if smoothing > 0.0 {
-        let mean = (words.sum_dim(1) + docids.sum_dim(1)) / classes; // [batch, 1]
+        let mean = (text.sum_dim(1) + docids.sum_dim(1)) / classes; // [batch, 1]
         losses = losses - mean * smoothing;
     }
 
@@ -67,11 +67,11 @@ pub fn cross_entropy_of_logits(
     let even = weight * smoothing / classes;
     let at_target = Tensor::full([batch, 1], -weight * (1.0 - smoothing), &targets.device());
     let spread = |gradient: Tensor<2>| if smoothing > 0.0 { gradient - even } else { gradient };
-    let word_gradient = spread(word_share * scale.clone()); // [batch, words]
+    let text_gradient = spread(text_share * scale.clone()); // [batch, text tokens]
     let docid_gradient =
         spread(docid_share * scale).scatter(1, targets, at_target, IndexingUpdateOp::Add); // [batch, documents]
 
-    let root = (logits.words * Tensor::from_inner(word_gradient)).sum()
+    let root = (logits.text * Tensor::from_inner(text_gradient)).sum()
         + (logits.docids * Tensor::from_inner(docid_gradient)).sum();
     Loss { value: losses.mean(), root }
 }

@@ -78,8 +78,8 @@ pub(super) struct OutputRows {
 }
 
 impl OutputRows {
-    /// Frozen rows, whose logits are consumed block by block. `for_input`: the input needs a gradient; `row_sums`: and a part
-    /// of it is the same for each row.
+    /// Frozen rows, whose logits are consumed block by block. `for_input`: the input needs a gradient; `row_sums`: and
+    /// a part of it is the same for each row.
     pub fn streamed(
         values: Contiguous,
         columns: &BatchColumns,
@@ -163,7 +163,8 @@ impl OutputRows {
         sum
     }
 
-    /// Replaces the saved logits by their gradients, `weight * exp(logit - logsumexp) + even`, without the target's part.
+    /// Replaces the saved logits by their gradients, `weight * exp(logit - logsumexp) + even`, without the target's
+    /// part.
     pub fn logits_to_gradients(&mut self, logsumexp: &[f64], weight: f32, even: f32) {
         let logsumexp: Vec<f32> = logsumexp.iter().map(|&value| value as f32).collect();
         let task = self.task * logsumexp.len();
@@ -183,8 +184,8 @@ impl OutputRows {
         }
     }
 
-    /// From the logits' gradients: that of the rows, `[rows, width]`, and, if needed, that of the input, `[width, batch]` for
-    /// each task.
+    /// From the logits' gradients: that of the rows, `[rows, width]`, and, if needed, that of the input, `[width,
+    /// batch]` for each task.
     pub fn gradients(&self, input: Matrix, for_input: bool) -> (HostTensor, Vec<Vec<f32>>) {
         let [rows, width] = self.values.shape();
         let of_logits = self.logits.as_deref().unwrap_or_default();

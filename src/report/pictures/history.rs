@@ -12,8 +12,8 @@ use super::patching::shortened;
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    AttentionWrites, Circuit, DirectEffect, EncoderSwap, LensSite, LogitLens, ProbeResult,
-    RankShift, Reads, Record, Replacement, ResidualContribution, StagePatching,
+    AttentionWrites, Circuit, DirectEffect, EncoderSwap, InputAttribution, LensSite, LogitLens,
+    ProbeResult, RankShift, Record, Replacement, ResidualContribution, StagePatching,
 };
 
 /// Height of a panel of lines.
@@ -262,8 +262,8 @@ fn reads(over: &Over) -> Vec<Panel> {
     let sources = stage_sources();
     let labels: Vec<String> = sources.iter().map(source_name).collect();
     let of = |result: &ProbeResult, stage, row: usize| match result {
-        ProbeResult::NeuronReads(Reads { stages, .. })
-        | ProbeResult::AttentionReads(Reads { stages, .. }) => {
+        ProbeResult::NeuronReads(InputAttribution { stages, .. })
+        | ProbeResult::AttentionReads(InputAttribution { stages, .. }) => {
             let found = stages.iter().find(|reads| reads.stage == stage);
             found.map_or(f64::NAN, |found| stage_share(found, sources[row]))
         }

@@ -8,7 +8,8 @@ use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_
 use super::layers::layer_labels;
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
-    AttentionWrites, DocidShare, LayerReads, Reads, Share, Source, StageReads, StageSource,
+    AttentionWrites, DocidShare, InputAttribution, LayerAttribution, Source, SourceShare,
+    StageAttribution, StageSource,
 };
 
 /// Who reads: the name of the picture, and of the readers.
@@ -53,20 +54,25 @@ fn source_color(source: &StageSource) -> RGBColor {
 }
 
 /// The share of a source in what a stage reads, in %; NaN where it is none of its sources.
-pub(super) fn stage_share(reads: &StageReads, source: StageSource) -> f64 {
+pub(super) fn stage_share(reads: &StageAttribution, source: StageSource) -> f64 {
     let found = reads.shares.iter().find(|share| share.source == source);
     found.map_or(f64::NAN, |found| 100.0 * found.share)
 }
 
 /// P6 and P7: by stage, where the decoder has stages, and by layer of the reader, and every source of every layer.
-pub(super) fn reads(result: &Reads, stages: Option<&Stages>, readers: &Readers) -> Vec<Figure> {
+pub(super) fn reads(
+    result: &InputAttribution,
+    stages: Option<&Stages>,
+    readers: &Readers,
+) -> Vec<Figure> {
     let sources = if stages.is_some() { stage_sources() } else { typed_sources() };
     let names: Vec<(String, RGBColor)> =
         sources.iter().map(|source| (source_name(source), source_color(source))).collect();
-    let of_stage = |reads: &StageReads| sources.iter().map(|s| stage_share(reads, *s)).collect();
-    let of_layer = |reads: &LayerReads| {
+    let of_stage =
+        |reads: &StageAttribution| sources.iter().map(|s| stage_share(reads, *s)).collect();
+    let of_layer = |reads: &LayerAttribution| {
         let sum = |source: &StageSource| {
-            let of = |share: &&Share| {
+            let of = |share: &&SourceShare| {
                 share.source == source.source
                     && share.layer.and_then(|layer| Some(stages?.of(layer))) == source.stage
             };
@@ -105,9 +111,9 @@ pub(super) fn reads(result: &Reads, stages: Option<&Stages>, readers: &Readers) 
 }
 
 /// Reading layers against the layers that they read from, a panel for each type of source.
-fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
-    let share = |reads: &LayerReads, source: Source, layer: usize| {
-        let of = |share: &&Share| share.source == source && share.layer == Some(layer);
+fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -> Figure {
+    let share = |reads: &LayerAttribution, source: Source, layer: usize| {
+        let of = |share: &&SourceShare| share.source == source && share.layer == Some(layer);
         reads.shares.iter().find(of).map_or(f64::NAN, |share| 100.0 * share.share)
     };
     let of_layers =
@@ -115,7 +121,7 @@ fn layer_maps(result: &Reads, layers: &[String], readers: &Readers) -> Figure {
     let (_, most) = extent(of_layers.map(|share| 100.0 * share.share));
     let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
     let panels = Component::ALL.map(|component| {
-        let row = |reads: &LayerReads| {
+        let row = |reads: &LayerAttribution| {
             let of = |layer| share(reads, component.into(), layer);
             (0..layers.len()).map(of).collect::<Vec<f64>>()
         };

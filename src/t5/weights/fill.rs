@@ -59,7 +59,7 @@ where
     }
 }
 
-/// One parameter, as a visit meets it.
+/// One parameter of a module.
 pub struct Parameter {
     /// Dotted name, such as `t5.decoder.layers.3.mlp.output.weight`.
     pub name: String,
@@ -71,15 +71,15 @@ pub struct Parameter {
     pub trained: bool,
 }
 
-/// Lets go of the values of every parameter that `which` names: it keeps its shape and becomes a view of one NaN, so
-/// that whatever were computed with it would show.
-pub fn hollow<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
-    map_parameters(module, &mut Hollower(which))
+/// Replaces every parameter that `which` selects by a placeholder of the same shape, an expanded view of a single NaN,
+/// so that any use of it shows in the result.
+pub fn with_placeholders<M: Module>(module: M, which: impl Fn(&str) -> bool) -> M {
+    map_parameters(module, &mut Placeholders(which))
 }
 
-struct Hollower<W>(W);
+struct Placeholders<W>(W);
 
-impl<W: Fn(&str) -> bool> MapParameter for Hollower<W> {
+impl<W: Fn(&str) -> bool> MapParameter for Placeholders<W> {
     fn map<const D: usize>(&mut self, name: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if !(self.0)(name) {
             return param;
@@ -91,7 +91,7 @@ impl<W: Fn(&str) -> bool> MapParameter for Hollower<W> {
     }
 }
 
-/// Dotted name and dimensions of every parameter of `module` in the order of its fields; no value is looked at.
+/// Dotted name and dimensions of every parameter of `module` in the order of its fields; values are not read.
 pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     let mut measurer = Measurer(Vec::new());
     visit_parameters(module, &mut measurer);

@@ -38,7 +38,8 @@ fn deviation(config: &T5Config, name: &str) -> Option<f64> {
             (Weight::Output, Component::Mlp) => inverse_root(config.d_ff),
             (Weight::Output, _) => inverse_root(config.inner()),
         },
-        Some(ParameterPlace::Words | ParameterPlace::Docids | ParameterPlace::Head) | None => 1.0,
+        Some(ParameterPlace::SharedEmbedding | ParameterPlace::Docids | ParameterPlace::Head)
+        | None => 1.0,
     };
     Some(config.initializer_factor * scale)
 }

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 pub use check::problems;
 pub use fill::{Parameter, parameters};
-pub(super) use fill::{fill_some, hollow, parameters_where};
+pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
@@ -28,7 +28,7 @@ use super::{FeedForward, GenirModel, T5, T5Config};
 use crate::device::ComputeDevice;
 use names::stored;
 
-/// What can be wrong with weights.
+/// Errors of reading and writing weights.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// Neither of the files that hold weights is there.
@@ -137,7 +137,7 @@ pub enum WeightsError {
     },
 }
 
-/// A T5 with T5's own initialisation and `config.vocab_size` words.
+/// A T5 with T5's own initialisation.
 pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>) -> T5 {
     let model = T5::zeros(config, config.tie_word_embeddings, device);
     let filled = fill::fill(model, |name, shape| {
@@ -176,7 +176,7 @@ fn parameter_of(
     let place = stored(name, gated)
         .unwrap_or_else(|| unreachable!("every parameter of a T5 has a place, {name} too"));
     match (place.name.as_str(), shape) {
-        // Embeddings may have more rows than there are words: docids, or padding.
+        // Embeddings may have more rows than there are text tokens: docids, or padding.
         (table @ ("shared.weight" | "lm_head.weight"), &[rows, width]) => {
             tensors.words(table, rows, width)
         }

@@ -17,7 +17,7 @@ pub struct Stored {
 pub fn stored(name: &str, gated: bool) -> Option<Stored> {
     let plain = |name: String| Some(Stored { name, transposed: false });
     match ParameterPlace::of(name)? {
-        ParameterPlace::Words => plain("shared.weight".to_owned()),
+        ParameterPlace::SharedEmbedding => plain("shared.weight".to_owned()),
         ParameterPlace::Head => plain("lm_head.weight".to_owned()),
         ParameterPlace::Docids => None,
         ParameterPlace::FinalNorm(stack) => plain(format!("{stack}.final_layer_norm.weight")),

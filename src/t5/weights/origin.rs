@@ -1,4 +1,4 @@
-//! Where the weights of a T5 came from before its first step: each can be had again, one at a time.
+//! The origin of a T5's initial weights, from which each parameter can be restored.
 
 use super::initial::initial;
 use super::{StoredTensors, WeightsError, fill, parameter_of};
@@ -49,9 +49,9 @@ impl Origin {
         fill::fill(T5::zeros(&self.config, tied, device), |name, shape| self.values(name, shape))
     }
 
-    /// The same T5 beside `model`, which was trained from it on the parameters that `trained` names (dotted, without
-    /// `t5.`): all others are the model's own tensors, shared and not read again.
-    pub fn t5_beside(
+    /// The original T5 of `model`, which was trained from it. Only the parameters that `trained` selects (dotted,
+    /// without `t5.`) are read; all others share the model's tensors.
+    pub fn t5_sharing_frozen(
         &self,
         model: &T5,
         trained: impl Fn(&str) -> bool,

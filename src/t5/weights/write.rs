@@ -20,19 +20,19 @@ const BLOCK: usize = 1 << 20;
 /// Writes `model.safetensors` into `directory`: f32, docid rows behind the word rows in one matrix.
 ///
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
-/// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; what the T5 has let go of is read
-/// from where it came from, one tensor at a time too.
+/// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; released weights are read
+/// from their origin, also one tensor at a time.
 pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
     let gated = model.t5.config().feed_forward == FeedForward::GatedGelu;
     let docids = model.docids.weight.val().inner();
-    let gone = model.t5.gone();
-    let is_gone = |name: &str| gone.is_some_and(|gone| gone.includes(name));
-    let mut held = parameters_where(&model.t5, |name| !is_gone(name)).into_iter();
+    let released = model.t5.released();
+    let is_released = |name: &str| released.is_some_and(|released| released.includes(name));
+    let mut held = parameters_where(&model.t5, |name| !is_released(name)).into_iter();
     let entries = shapes(&model.t5).into_iter().filter_map(|(name, mut shape)| {
         let place = stored(&name, gated)?;
-        let values = match gone.filter(|gone| gone.includes(&name)) {
-            Some(gone) => Values::Gone {
-                origin: gone.origin(),
+        let values = match released.filter(|released| released.includes(&name)) {
+            Some(released) => Values::Released {
+                origin: released.origin(),
                 name,
                 shape: shape.clone(),
                 transposed: place.transposed,
@@ -101,7 +101,7 @@ enum Values<'a> {
     /// In memory, as row blocks.
     Held(Vec<Tensor<2>>),
     /// Where they came from.
-    Gone {
+    Released {
         origin: &'a Origin,
         name: String,
         /// Its dimensions as we have it, and whether the file has its transpose.
@@ -131,7 +131,7 @@ impl Entry<'_> {
                     }
                 }
             }
-            Values::Gone { origin, name, shape, transposed: turn } => {
+            Values::Released { origin, name, shape, transposed: turn } => {
                 let values = origin.values(name, shape)?;
                 let turned = turn.then(|| transposed(&values, shape[0], shape[1]));
                 let values = turned.unwrap_or(values);

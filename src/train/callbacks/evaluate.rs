@@ -1,4 +1,4 @@
-//! Ranks the queries of the recipe's splits, and what was trained on, at the evaluation cadence.
+//! Ranks the queries of the recipe's splits, and samples of the training texts, at the evaluation cadence.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::module::Module;
 
 use crate::allocator;
-use crate::prefix::{Prefix, Reading};
+use crate::prefix::{Prefix, TextSet};
 use crate::retrieval::DocidOrder;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, QuerySubset, evaluate};
 use crate::retrieval::ranking::RankOptions;
@@ -16,7 +16,7 @@ use crate::retrieval::run_files::{
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
@@ -28,9 +28,9 @@ pub struct Evaluate<'a> {
     order: DocidOrder,
     /// Each with whether its rankings are written to run files.
     sets: Vec<(&'a QuerySet, bool)>,
-    /// What was said of evaluations beside their metrics.
-    said: HashSet<String>,
-    /// The step of the newest evaluation.
+    /// Remarks that were logged already.
+    logged: HashSet<String>,
+    /// The step of the latest evaluation.
     evaluated: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Evaluate<'a> {
             cadence: plan.evaluations(),
             order: DocidOrder::of(&plan.docids),
             sets,
-            said: HashSet::new(),
+            logged: HashSet::new(),
             evaluated: None,
         })
     }
@@ -103,12 +103,12 @@ impl Callback for Evaluate<'_> {
         self.cadence
     }
 
-    fn readings(&self, steps: u64) -> Vec<Reading<'_>> {
+    fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
         let times = self.cadence.times(steps);
-        self.sets.iter().map(|(set, _)| set.reading(times)).collect()
+        self.sets.iter().map(|(set, _)| set.text_set(times)).collect()
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
@@ -116,18 +116,18 @@ impl Callback for Evaluate<'_> {
         Some(Phase::Evaluation)
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         let mut remarks = Vec::new();
         if let Some(length) = self.plan.recipe.evaluate.unmasked_padding {
             remarks.push(format!(
                 "evaluations: queries are padded to {length} tokens without a mask, as in the paper's eval.py"
             ));
         }
-        self.evaluated = Some(moment.step);
+        self.evaluated = Some(state.step);
         let _memory = allocator::MemoryScope::begin();
-        let model = moment.model.valid();
+        let model = state.model.valid();
         for (set, to_files) in &self.sets {
-            let prefix = moment.prefix.map(Arc::as_ref);
+            let prefix = state.prefix.map(Arc::as_ref);
             let found = self.evaluate(set, *to_files, &model, prefix)?;
             let doubts = found.doubts.remarks().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
@@ -136,26 +136,26 @@ impl Callback for Evaluate<'_> {
                 let Some(metrics) = found.part(*part) else { continue };
                 // Where all queries are of one kind, a part says nothing that the whole does not.
                 if *part == QuerySubset::All || rankings.len() == 3 {
-                    moment.monitor.evaluation(moment.step, moment.epoch, name, metrics)?;
+                    state.monitor.evaluation(state.step, state.epoch, name, metrics)?;
                 }
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
-                moment.metrics.extend(named);
+                state.metrics.extend(named);
             }
         }
-        // What was said of an earlier evaluation is not said again.
+        // Each remark is logged once.
         for remark in remarks {
-            if self.said.insert(remark.clone()) {
-                moment.monitor.message(&remark);
+            if self.logged.insert(remark.clone()) {
+                state.monitor.message(&remark);
             }
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
         let failed = matches!(ending, Ending::Failed(_));
-        if !failed && self.evaluated != Some(moment.step) {
-            self.call(moment)?;
+        if !failed && self.evaluated != Some(state.step) {
+            self.call(state)?;
         }
         Ok(())
     }

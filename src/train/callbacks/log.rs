@@ -1,7 +1,7 @@
 //! Logs loss, learning rate, gradient norm and speed.
 
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 
 /// Adds up the losses of all examples and logs their mean at every so many steps.
 pub struct Log {
@@ -17,20 +17,20 @@ impl Log {
     }
 
     /// Logs what was added up since the last time, if anything was.
-    fn log(&mut self, moment: &mut Moment) -> Result<(), TrainError> {
+    fn log(&mut self, state: &mut TrainerState) -> Result<(), TrainError> {
         if self.examples == 0 {
             return Ok(());
         }
         let mut values = vec![
             ("loss/train", self.losses / self.examples as f64),
-            ("optimizer/learning_rate", moment.learning_rate),
-            ("optimizer/gradient_norm", moment.gradient_norm),
+            ("optimizer/learning_rate", state.learning_rate),
+            ("optimizer/gradient_norm", state.gradient_norm),
         ];
-        if let Some(speed) = moment.monitor.examples_per_second() {
+        if let Some(speed) = state.monitor.examples_per_second() {
             values.push(("time/examples_per_second", speed));
         }
         (self.losses, self.examples) = (0.0, 0);
-        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
+        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
     }
 }
 
@@ -39,20 +39,20 @@ impl Callback for Log {
         Cadence { every: Some(1), at_start: false, at_end: false }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        self.losses += moment.loss * moment.examples as f64;
-        self.examples += moment.examples;
-        if moment.is_last || moment.step.is_multiple_of(self.every) {
-            self.log(moment)?;
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        self.losses += state.loss * state.examples as f64;
+        self.examples += state.examples;
+        if state.is_last || state.step.is_multiple_of(self.every) {
+            self.log(state)?;
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, _ending: Ending) -> Result<(), TrainError> {
-        self.log(moment)
+    fn end(&mut self, state: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
+        self.log(state)
     }
 }

@@ -19,9 +19,10 @@ use super::callback::Callback;
 use super::plan::Plan;
 use crate::run::RunDirectory;
 
-/// The callbacks that a plan asks for, in the order in which they must run: what measures comes before
-/// what decides, and a run that is stopped early still saves its last checkpoint. `more` come after the evaluation. Probes come last: they know
-/// then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of them cost.
+/// The callbacks that a plan asks for, in the order in which they must run: what measures comes before what decides,
+/// and a run that is stopped early still saves its last checkpoint. `more` come after the evaluation. Probes come last:
+/// they know then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of
+/// them cost.
 pub fn standard<'a>(
     plan: &'a Plan,
     run: &'a RunDirectory,

@@ -1,4 +1,4 @@
-//! Writes checkpoints, keeps the last ones and the best, and keeps `latest` and `best` leading there.
+//! Writes checkpoints, removes old ones, and updates the symbolic links `latest` and `best`.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use crate::checkpoint::{self, Contents, Manifest};
 use crate::run::{LATEST, RunDirectory};
 use crate::task::Encoding;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
 
@@ -58,7 +58,7 @@ impl Callback for Save<'_> {
         Cadence { every: Some(1), at_start: false, at_end: true }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
@@ -66,30 +66,30 @@ impl Callback for Save<'_> {
         Some(Phase::Saving)
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         let section = &self.plan.recipe.save;
-        let measured = moment.metric("save.best_metric", &section.best_metric)?;
+        let measured = state.metric("save.best_metric", &section.best_metric)?;
         let best = self.best.as_ref().map(|(best, _)| *best);
         let is_best = measured.is_some_and(|value| improves(value, best, 0.0));
         let is_due = match section.every_steps {
-            Some(every) => moment.step.is_multiple_of(every),
+            Some(every) => state.step.is_multiple_of(every),
             None => measured.is_some(),
         };
-        if !(is_due || is_best || moment.is_last) {
+        if !(is_due || is_best || state.is_last) {
             return Ok(Verdict::Continue);
         }
         let _memory = allocator::MemoryScope::begin();
-        let name = name_at(moment.step);
+        let name = name_at(state.step);
         let manifest = Manifest {
             format: Manifest::FORMAT,
             genir: env!("CARGO_PKG_VERSION").to_owned(),
-            step: moment.step,
-            metrics: moment.metrics.clone(),
+            step: state.step,
+            metrics: state.metrics.clone(),
             encoding: self.encoding.clone(),
         };
         let checkpoints = self.run.checkpoints();
         let contents = Contents {
-            model: &moment.model.valid(),
+            model: &state.model.valid(),
             tokenizer: &self.plan.tokenizer,
             docids: &self.plan.docids,
             manifest: &manifest,
@@ -105,10 +105,10 @@ impl Callback for Save<'_> {
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
         let failed = matches!(ending, Ending::Failed(_));
-        if !failed && self.written.back() != Some(&name_at(moment.step)) {
-            self.call(moment)?;
+        if !failed && self.written.back() != Some(&name_at(state.step)) {
+            self.call(state)?;
         }
         Ok(())
     }

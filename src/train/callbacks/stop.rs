@@ -3,7 +3,7 @@
 use super::improves;
 use crate::recipe::StopSection;
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, TrainerState, Verdict};
 
 /// Counts the evaluations since the metric last improved.
 pub struct EarlyStop {
@@ -32,13 +32,13 @@ impl Callback for EarlyStop {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         // Nothing was measured at most steps.
-        let Some(value) = moment.metric("stop.metric", &self.metric)? else {
+        let Some(value) = state.metric("stop.metric", &self.metric)? else {
             return Ok(Verdict::Continue);
         };
         if improves(value, self.best, self.min_delta) {

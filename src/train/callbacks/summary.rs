@@ -12,7 +12,7 @@ use crate::run::{
     Best, Ended, Evaluation, Parameters, RunDirectory, Seconds, Summary as Contents, peak_memory,
 };
 use crate::train::TrainError;
-use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::{Costs, Phase};
 use crate::train::plan::Plan;
 
@@ -33,11 +33,11 @@ impl<'a> Summary<'a> {
         Self { plan, run, best: None, last: None, written: None }
     }
 
-    fn note_metrics(&mut self, moment: &Moment) {
-        if moment.metrics.is_empty() {
+    fn note_metrics(&mut self, state: &TrainerState) {
+        if state.metrics.is_empty() {
             return;
         }
-        let (step, metrics) = (moment.step, &moment.metrics);
+        let (step, metrics) = (state.step, &state.metrics);
         let metric = &self.plan.recipe.save.best_metric;
         if let Some(&value) = metrics.get(metric)
             && improves(value, self.best.as_ref().map(|best| best.value), 0.0)
@@ -47,24 +47,24 @@ impl<'a> Summary<'a> {
         self.last = Some(Evaluation { step, metrics: metrics.clone() });
     }
 
-    fn write_costs(&mut self, moment: &mut Moment) -> Result<(), TrainError> {
-        if self.written == Some(moment.step) {
+    fn write_costs(&mut self, state: &mut TrainerState) -> Result<(), TrainError> {
+        if self.written == Some(state.step) {
             return Ok(());
         }
-        self.written = Some(moment.step);
+        self.written = Some(state.step);
         // Those of the prefix and of probes are written where they are measured.
         let mut values = vec![
-            ("time/steps_seconds", moment.costs.seconds(Phase::Steps)),
-            ("time/evaluation_seconds", moment.costs.seconds(Phase::Evaluation)),
-            ("time/saving_seconds", moment.costs.seconds(Phase::Saving)),
-            ("time/total_seconds", moment.costs.total_seconds()),
-            ("memory/optimizer_mebibytes", mebibytes(moment.costs.optimizer_bytes)),
+            ("time/steps_seconds", state.costs.seconds(Phase::Steps)),
+            ("time/evaluation_seconds", state.costs.seconds(Phase::Evaluation)),
+            ("time/saving_seconds", state.costs.seconds(Phase::Saving)),
+            ("time/total_seconds", state.costs.total_seconds()),
+            ("memory/optimizer_mebibytes", mebibytes(state.costs.optimizer_bytes)),
         ];
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
-        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
+        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
     }
 
-    fn contents(&self, moment: &Moment, ending: Ending) -> Contents {
+    fn contents(&self, state: &TrainerState, ending: Ending) -> Contents {
         let (ended, reason) = match ending {
             Ending::Finished => (Ended::Finished, None),
             Ending::Stopped(reason) => (Ended::Stopped, Some(reason.to_owned())),
@@ -76,20 +76,20 @@ impl<'a> Summary<'a> {
             device: device::describe(&self.plan.device, self.plan.precision),
             ended,
             reason,
-            steps: moment.step,
-            total_steps: moment.total_steps,
-            epochs: moment.epoch,
-            examples: moment.costs.examples,
-            loss: (moment.step > 0).then_some(moment.loss),
+            steps: state.step,
+            total_steps: state.total_steps,
+            epochs: state.epoch,
+            examples: state.costs.examples,
+            loss: (state.step > 0).then_some(state.loss),
             best: self.best.clone(),
             last: self.last.clone(),
             parameters: Parameters {
                 trained: total.trained,
                 frozen: total.parameters - total.trained,
             },
-            optimizer_state_bytes: moment.costs.optimizer_bytes,
+            optimizer_state_bytes: state.costs.optimizer_bytes,
             peak_memory_bytes: peak_memory(),
-            seconds: seconds(&moment.costs),
+            seconds: seconds(&state.costs),
         }
     }
 
@@ -128,7 +128,7 @@ impl<'a> Summary<'a> {
         ]
     }
 
-    /// The metrics that TensorBoard shows beside them: the loss, and what each ranking of the whole is judged by.
+    /// The metrics that TensorBoard shows next to them: the loss, and the main metrics of each ranking.
     fn metrics(&self) -> Vec<String> {
         let recipe = &self.plan.recipe;
         let splits = recipe.evaluate.splits.iter().map(|&split| split.to_string());
@@ -152,34 +152,34 @@ impl Callback for Summary<'_> {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        self.note_metrics(moment);
-        if moment.step == 0 {
-            moment.monitor.hyperparameters(&self.hyperparameters(), &self.metrics())?;
-        } else if !moment.is_last && moment.step.is_multiple_of(self.plan.recipe.log.every_steps) {
-            self.write_costs(moment)?;
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        self.note_metrics(state);
+        if state.step == 0 {
+            state.monitor.hyperparameters(&self.hyperparameters(), &self.metrics())?;
+        } else if !state.is_last && state.step.is_multiple_of(self.plan.recipe.log.every_steps) {
+            self.write_costs(state)?;
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
         // An evaluation that fails leaves metrics of some queries only.
         if !matches!(ending, Ending::Failed(_)) {
-            self.note_metrics(moment);
+            self.note_metrics(state);
         }
         let path = self.run.summary();
-        let contents = self.contents(moment, ending);
+        let contents = self.contents(state, ending);
         write_whole(&path, |file| {
             serde_json::to_writer_pretty(&mut *file, &contents)?;
             file.write_all(b"\n")
         })?;
-        self.write_costs(moment)?;
-        moment.monitor.message(&in_words(&contents));
-        Ok(moment.monitor.ended(contents.ended)?)
+        self.write_costs(state)?;
+        state.monitor.message(&in_words(&contents));
+        Ok(state.monitor.ended(contents.ended)?)
     }
 }
 

@@ -2,8 +2,8 @@
 //! probes.
 
 use super::F32;
-use super::step::layer_made;
-use crate::probe::{Over, Probe, Sizes};
+use super::step::layer_temporaries;
+use crate::probe::{Over, Probe, ProbeSizes};
 use crate::recipe::ProbesSection;
 use crate::retrieval::ranking::ranked_bytes;
 use crate::t5::T5Config;
@@ -19,7 +19,7 @@ pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
     let most = plan.query_sets.iter().map(|(set, _)| set.ids.len()).max().unwrap_or(0);
     let batch_size = section.batch_size.min(most);
     let states = batch_size * longest * config.d_model;
-    let made = if stored { 0 } else { layer_made(config, batch_size, longest) };
+    let made = if stored { 0 } else { layer_temporaries(config, batch_size, longest) };
     let documents = plan.docids.len();
     F32 * (states + made)
         + ranked_bytes(config.vocab_size, batch_size, documents, section.vocabulary)
@@ -30,8 +30,8 @@ pub(super) fn saved(config: &T5Config, documents: usize) -> usize {
     (config.vocab_size + documents) * config.d_model
 }
 
-/// Bytes of the base model beside the model, and whether training goes on beside it. Where the run started from it, they
-/// share what is frozen.
+/// Bytes of the base model beside the model, and whether training goes on beside it. Where the run started from it,
+/// they share what is frozen.
 pub(super) fn base(plan: &Plan) -> (usize, bool) {
     let Some(section) = &plan.recipe.probes else { return (0, false) };
     let using = || section.run.iter().filter(|probe| probe.uses_base());
@@ -91,7 +91,7 @@ pub(super) fn probes(
 ) -> ProbesNeed {
     let config = plan.config();
     let [queries, judged] = probed(plan, section, &section.run);
-    let sizes = Sizes {
+    let sizes = ProbeSizes {
         config,
         documents: plan.docids.len(),
         queries: queries.max(judged),
@@ -101,14 +101,14 @@ pub(super) fn probes(
     };
     let compares = plan.probe_base().is_some();
     // The model's own and the base's, of both sets; where the encoder is frozen they are one, and the run has them.
-    let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.kept() };
+    let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.stored() };
     let batch_size = section.batch_size.min(sizes.queries);
-    let encoded = if stored { 0 } else { F32 * layer_made(config, batch_size, longest) };
-    let most = kept + sizes.measured(&section.run).max(encoded);
+    let encoded = if stored { 0 } else { F32 * layer_temporaries(config, batch_size, longest) };
+    let most = kept + sizes.measuring(&section.run).max(encoded);
     let least = match section.over {
         Over::All => most,
         // The states of the queries, by the model's own encoder.
-        Over::Correct => (if stored { 0 } else { sizes.kept() }) + sizes.ranking().max(encoded),
+        Over::Correct => (if stored { 0 } else { sizes.stored() }) + sizes.ranking().max(encoded),
     };
     ProbesNeed { least, most }
 }

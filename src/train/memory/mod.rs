@@ -1,7 +1,7 @@
-//! What a run needs at its peak, estimated from its sizes before it starts.
+//! Estimates the peak memory of a run before it starts.
 //!
-//! A run goes through phases that give back what they needed (`allocator::MemoryScope`), so that its peak is that of the
-//! phase which needs most. `tests/memory.rs` holds the total against what processes of whole runs have really held.
+//! Each phase of a run returns its memory to the system (`allocator::MemoryScope`), so that the peak of the run is that
+//! of its largest phase. `tests/memory.rs` compares the total with the measured peaks of complete runs.
 
 mod callbacks;
 mod step;
@@ -12,49 +12,49 @@ use super::plan::Plan;
 use crate::allocator::give_back_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
-use crate::prefix::{BATCH_POSITIONS, Reading, bytes_held};
+use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
 use crate::recipe::Optimizer;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
 use callbacks::ProbesNeed;
-use step::{Learnt, StepSizes, prefix_made};
+use step::{GradientReach, StepSizes, prefix_temporaries};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The most that the process has held so far, as it was measured: reading the corpus may need more than what is
-    /// left of it. 0 where the system does not tell.
+    /// Measured peak of the process so far, since reading the corpus may need more than remains afterwards. 0 if the
+    /// system does not report it.
     pub before: usize,
-    /// What the process holds already, as it was measured: itself, the corpus and its tokens (where the system tells);
-    /// and what it will come to hold beside the model.
+    /// Measured resident memory of the process with the corpus and its tokens (if the system reports it), and the
+    /// overhead that is not itemised below.
     pub process: usize,
-    /// Whether all of it is in the machine's memory: resident memory of the process. On a GPU the sum is of both memories.
+    /// True if all of it is host memory: the resident memory of the process. With a GPU, the sum covers both memories.
     pub on_host: bool,
     /// All parameters.
     pub parameters: usize,
-    /// Those among them that are let go of before the first step, because all that they make is stored.
-    pub let_go: usize,
-    /// Optimizer state of the trained ones.
+    /// Parameters that are released before the first step because their outputs are stored.
+    pub released: usize,
+    /// Optimizer state of the trained parameters.
     pub optimizer: usize,
-    /// The frozen prefix of all texts, where it is stored.
+    /// The stored frozen prefixes of all texts.
     pub stored: usize,
-    /// What the base model that probes compare with has beside the model; 0 where none does.
+    /// Tensors of the probes' base model that are not shared with the model; 0 if no probe uses one.
     pub base: usize,
-    /// Whether training goes on beside `base`: probes are measured before the last step.
+    /// True if `base` is in memory during training, because probes are measured before the last step.
     pub base_while_training: bool,
-    /// What storing the prefix needs at once, its rows among it.
+    /// Peak of storing the prefix, including its rows.
     pub storing: usize,
     /// Gradients of the trained parameters, in a step.
     pub gradients: usize,
-    /// Activations that a step keeps for the backward pass.
+    /// Activations that a step saves for the backward pass.
     pub activations: usize,
-    /// What a step makes and frees again, as far as it stands at once: logits, and the largest gradient's parts.
+    /// Temporaries of a step that exist at the same time: logits, and the parts of the largest gradient.
     pub temporaries: usize,
-    /// What an evaluation needs at once.
+    /// Peak of an evaluation.
     pub evaluation: usize,
-    /// What writing a checkpoint needs at once.
+    /// Peak of writing a checkpoint.
     pub checkpoint: usize,
-    /// What probes need at once; nothing where there are none.
+    /// Peak of measuring probes; 0 if there are none.
     pub probes: ProbesNeed,
 }
 
@@ -62,7 +62,7 @@ pub struct MemoryEstimate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Fits,
-    /// By the estimate it has not; but the estimate may be too high.
+    /// The estimate exceeds the available memory, but may be too high.
     Perhaps,
     DoesNot,
 }
@@ -81,15 +81,15 @@ impl Fit {
 
 const F32: usize = size_of::<f32>();
 
-/// What a process comes to hold beside what is counted: pages of its own file that are read later, queries that it is
-/// evaluated on, open logs, and pieces of memory that the allocator cannot use again.
-const BESIDE: usize = 7 << 20;
+/// Overhead not itemised below: pages of the executable that are read later, evaluation queries, open logs, and
+/// fragmented memory that the allocator cannot reuse.
+const OVERHEAD: usize = 7 << 20;
 
-/// The same for each thread: its stack, and memory that it keeps for itself. Measured with 1 to 8 threads, as the others.
-const BESIDE_OF_THREAD: usize = 3 << 20;
+/// Overhead per thread: its stack and its allocator cache. Measured with 1 to 8 threads.
+const OVERHEAD_PER_THREAD: usize = 3 << 20;
 
-/// The most that a thread's products pack their factors into, which follows from the processor's caches. Small factors take
-/// less: as much as they are.
+/// The largest buffer into which a thread's products pack their factors; it depends on the processor's caches. Smaller
+/// factors need as much as their own size.
 const PACKED: usize = 7 << 20;
 
 impl MemoryEstimate {
@@ -105,11 +105,11 @@ impl MemoryEstimate {
             // A row and a column of second moments for each matrix: the square roots of its size, about.
             Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
-        // Accumulated gradients stand beside those of the newest batch.
+        // Accumulated gradients exist at the same time as those of the latest batch.
         let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
         let Stored { training, evaluated, probed } = stored(plan);
         let asked = evaluated + probed;
-        let made = F32 * prefix_made(config, longest);
+        let made = F32 * prefix_temporaries(config, longest);
         let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
@@ -118,22 +118,22 @@ impl MemoryEstimate {
             stored: training > 0,
             fused_loss: is_host(&plan.device),
         };
-        let learnt = Learnt::of(&plan.trained, config);
+        let reach = GradientReach::of(&plan.trained, config);
         let (base, base_while_training) = callbacks::base(plan);
-        // What was needed to come here is not needed any more.
+        // Returns memory that was only needed for planning.
         give_back_freed_memory();
         let tokens = match plan.frozen_prefix() {
             Some(_) => step.tokens().max(BATCH_POSITIONS),
             None => step.tokens(),
         };
         let packed = (F32 * tokens * config.d_ff.max(config.inner())).min(PACKED);
-        let beside = BESIDE + rayon::current_num_threads() * (BESIDE_OF_THREAD + packed);
+        let overhead = OVERHEAD + rayon::current_num_threads() * (OVERHEAD_PER_THREAD + packed);
         Self {
             before: peak_memory().unwrap_or(0) as usize,
-            process: resident_memory().unwrap_or(0) as usize + beside,
+            process: resident_memory().unwrap_or(0) as usize + overhead,
             on_host: is_host(&plan.device),
             parameters: F32 * table.total.parameters,
-            let_go: if training > 0 { F32 * let_go(plan) } else { 0 },
+            released: if training > 0 { F32 * released_parameters(plan) } else { 0 },
             optimizer: F32 * states,
             stored: training + asked,
             base,
@@ -141,12 +141,12 @@ impl MemoryEstimate {
             storing: match (training, asked) {
                 (0, 0) => 0,
                 (rows, 0) => rows.max(made),
-                // What is asked is computed beside the rows of the training texts.
+                // The other texts are computed while the rows of the training texts are in memory.
                 (rows, asked) => rows + asked.max(made),
             },
             gradients: F32 * trained_count * copies,
-            activations: F32 * step.kept(&learnt),
-            temporaries: F32 * step.made(&learnt, documents),
+            activations: F32 * step.saved_for_backward(&reach),
+            temporaries: F32 * step.temporaries(&reach, documents),
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
             probes: recipe
@@ -157,7 +157,7 @@ impl MemoryEstimate {
         }
     }
 
-    /// All of it at the peak, in bytes, if every query that probes may measure is measured.
+    /// Peak of the run in bytes, if every query that probes may measure is measured.
     pub fn total(&self) -> usize {
         self.peak(self.probes.most).1
     }
@@ -172,7 +172,7 @@ impl MemoryEstimate {
         }
     }
 
-    /// The same if probes find no query to measure over: while none of them is correct.
+    /// Peak of the run in bytes, if no query is correct, so that probes have nothing to measure.
     pub fn least(&self) -> usize {
         self.peak(self.probes.least).1
     }
@@ -186,7 +186,7 @@ impl MemoryEstimate {
     /// The process's bytes in each phase of the run, where probes need so many.
     fn phases(&self, probes: usize) -> [(&'static str, usize); 6] {
         let start = self.process + self.parameters;
-        let training = start - self.let_go + self.stored + self.optimizer;
+        let training = start - self.released + self.stored + self.optimizer;
         let beside = if self.base_while_training { self.base } else { 0 };
         let step = self.gradients + self.activations + self.temporaries;
         [
@@ -215,13 +215,12 @@ fn stored(plan: &Plan) -> Stored {
         return Stored { training: 0, evaluated: 0, probed: 0 };
     };
     let (recipe, settings) = (&plan.recipe, plan.recipe.cache.settings());
-    let held =
-        |reading: &Reading| bytes_held(prefix, &settings, reading, plan.config().d_model) as usize;
-    let reading = plan.reading();
-    let training = held(&reading);
+    let held = |set: &TextSet| bytes_held(prefix, &settings, set, plan.config().d_model) as usize;
+    let set = plan.training_texts();
+    let training = held(&set);
     // What is asked again and again is as long as training's texts, about.
-    let texts = reading.texts.len().max(1);
-    let each = held(&Reading { reads: u64::MAX, ..reading }) / texts;
+    let texts = set.texts.len().max(1);
+    let each = held(&TextSet { reads: u64::MAX, ..set }) / texts;
     let mut evaluated = 0;
     if plan.evaluations().times(plan.total_steps()) > 1 {
         let most = recipe.evaluate.queries.unwrap_or(usize::MAX);
@@ -231,9 +230,9 @@ fn stored(plan: &Plan) -> Stored {
     Stored { training, evaluated: each * evaluated, probed: each * callbacks::stored_queries(plan) }
 }
 
-/// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
-/// queries are ranked only once, so that theirs is not stored.
-fn let_go(plan: &Plan) -> usize {
+/// Number of parameters that are released once the prefixes of all texts are stored; 0 if probes may need them, or if
+/// queries are ranked only once, so that their prefix is not stored.
+fn released_parameters(plan: &Plan) -> usize {
     let recipe = &plan.recipe;
     let probed = recipe.probes.as_ref().is_some_and(|section| !section.run.is_empty());
     let times = plan.evaluations().times(plan.total_steps());
@@ -280,7 +279,7 @@ impl fmt::Display for MemoryEstimate {
         )?;
         let others = [
             ("frozen prefix", self.stored),
-            ("let go before the first step", self.let_go),
+            ("released before the first step", self.released),
             ("the base model for probes", self.base),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),

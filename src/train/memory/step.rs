@@ -1,5 +1,5 @@
-//! What a training step keeps and makes. The sums follow the forward pass in `src/t5`: what each operation keeps for
-//! its gradient is written beside it here.
+//! Memory of a training step: activations that are saved for the backward pass, and temporaries. The sums follow the
+//! forward pass in `src/t5`, operation by operation.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use crate::component::{ParameterPlace, Stack};
 use crate::prefix::BATCH_POSITIONS;
 use crate::t5::{FeedForward, T5Config};
 
-/// The lowest place at which a gradient is made: nothing before it is kept.
-pub(super) struct Learnt {
+/// The first layers that gradients reach; nothing before them is saved for backward.
+pub(super) struct GradientReach {
     /// First encoder layer that gradients reach; the number of layers if none is reached.
     pub encoder: usize,
     /// The same of the decoder.
@@ -17,7 +17,7 @@ pub(super) struct Learnt {
     docids: bool,
 }
 
-impl Learnt {
+impl GradientReach {
     pub fn of(trained: &BTreeSet<String>, config: &T5Config) -> Self {
         let (mut encoder, mut decoder) = (config.num_layers, config.num_decoder_layers);
         let (mut words, mut docids) = (false, false);
@@ -26,7 +26,7 @@ impl Learnt {
                 ParameterPlace::Layer { stack, layer, .. } => (stack, layer),
                 ParameterPlace::RelativeBias(stack) => (stack, 0),
                 ParameterPlace::FinalNorm(stack) => (stack, usize::MAX),
-                ParameterPlace::Words => {
+                ParameterPlace::SharedEmbedding => {
                     words = true;
                     (Stack::Encoder, 0)
                 }
@@ -64,10 +64,10 @@ impl StepSizes<'_> {
         self.examples * self.length
     }
 
-    /// Kept from the forward pass until the backward pass has used it.
-    pub fn kept(&self, learnt: &Learnt) -> usize {
-        let encoder = self.config.num_layers - learnt.encoder;
-        let decoder = self.config.num_decoder_layers - learnt.decoder;
+    /// Saved from the forward pass until the backward pass has used it.
+    pub fn saved_for_backward(&self, reach: &GradientReach) -> usize {
+        let encoder = self.config.num_layers - reach.encoder;
+        let decoder = self.config.num_decoder_layers - reach.decoder;
         let tokens = self.tokens();
         let states = tokens * self.config.d_model;
         encoder * (self.self_attention() + self.mlp(tokens))
@@ -121,34 +121,35 @@ impl StepSizes<'_> {
         if self.dropout { floats } else { 0 }
     }
 
-    /// Made and freed within a step.
-    pub fn made(&self, learnt: &Learnt, documents: usize) -> usize {
+    /// Allocated and freed within a step.
+    pub fn temporaries(&self, reach: &GradientReach, documents: usize) -> usize {
         let (words, width) = (self.config.vocab_size, self.config.d_model);
         let logits = if self.fused_loss {
             // Those of trained rows, which become their gradients.
             let rows = |trained: bool, rows: usize| if trained { rows } else { 0 };
-            self.examples * (rows(learnt.words, words) + rows(learnt.docids, documents))
+            self.examples * (rows(reach.words, words) + rows(reach.docids, documents))
         } else {
             // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
             5 * self.examples * (words + documents)
         };
-        let docids = if learnt.docids { documents * width } else { 0 };
+        let docids = if reach.docids { documents * width } else { 0 };
         let tokens = self.tokens();
-        let tracked = learnt.encoder < self.config.num_layers;
+        let tracked = reach.encoder < self.config.num_layers;
         let layer = match (self.stored, tracked) {
             (true, _) => 0,
-            (false, false) => layer_made(self.config, self.examples, self.length),
+            (false, false) => layer_temporaries(self.config, self.examples, self.length),
             // Its gradients, and those of its widest activation beside.
             (false, true) => {
-                layer_made(self.config, self.examples, self.length) + tokens * self.config.d_ff
+                layer_temporaries(self.config, self.examples, self.length)
+                    + tokens * self.config.d_ff
             }
         };
         logits + layer + docids
     }
 }
 
-/// What one encoder layer makes of a batch, where nothing is kept.
-pub(super) fn layer_made(config: &T5Config, examples: usize, length: usize) -> usize {
+/// Temporaries of one encoder layer for a batch, if nothing is saved for backward.
+pub(super) fn layer_temporaries(config: &T5Config, examples: usize, length: usize) -> usize {
     let tokens = examples * length;
     let scores = 2 * examples * config.num_heads * length * length;
     let attention = 4 * tokens * config.inner() + scores;
@@ -156,9 +157,9 @@ pub(super) fn layer_made(config: &T5Config, examples: usize, length: usize) -> u
 }
 
 /// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding.
-pub(super) fn prefix_made(config: &T5Config, longest: usize) -> usize {
+pub(super) fn prefix_temporaries(config: &T5Config, longest: usize) -> usize {
     let examples = BATCH_POSITIONS / longest.max(1);
     // Hidden activations before and after their function stand at once.
-    let layer = layer_made(config, examples.max(1), longest) + BATCH_POSITIONS * config.d_ff;
+    let layer = layer_temporaries(config, examples.max(1), longest) + BATCH_POSITIONS * config.d_ff;
     layer.max(3 * BATCH_POSITIONS * config.d_model)
 }

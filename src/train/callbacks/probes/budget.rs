@@ -1,4 +1,4 @@
-//! How much time probes may take beside training.
+//! The time budget of probes.
 
 use crate::probe::Probe;
 
@@ -16,7 +16,7 @@ pub(super) struct Budget {
     shared: f64,
 }
 
-/// What a measurement has to wait for.
+/// The reason for which a measurement waits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Wait {
     /// Seconds that the measurement is expected to take.

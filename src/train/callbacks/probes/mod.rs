@@ -1,4 +1,4 @@
-//! Measures probes during training: each at its own cadence, all together within a share of the time.
+//! Measures probes during training, each at its own cadence, within a share of the training time.
 
 mod budget;
 
@@ -9,16 +9,16 @@ use burn::module::Module;
 
 use crate::allocator;
 use crate::component::Stages;
-use crate::prefix::{Prefix, Reading};
+use crate::prefix::{Prefix, TextSet};
 use crate::probe::{
-    Other, Others, PROBED_IN, Probe, ProbeError, ProbeQueries, Record, SkipReason, Skipped,
-    Subject, Suite, files,
+    ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
+    SkipReason, Skipped, Subject, Suite, files,
 };
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
 use crate::t5::GenirModel;
-use crate::train::callback::{Cadence, Callback, Ending, Moment, Verdict};
+use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
@@ -35,11 +35,11 @@ pub struct Probes<'a> {
     every: Vec<(Probe, Option<u64>)>,
     /// One for each number of queries that a probe asks for.
     sets: Vec<Set>,
-    others: Others,
+    others: ComparisonModels,
     budget: Budget,
     /// Probes that were due and had to wait.
     waiting: Vec<Probe>,
-    /// What each probe gave in this run, for pictures of how it moves.
+    /// All results of each probe in this run, for pictures of their history.
     histories: Vec<(Probe, Vec<Record>)>,
     /// Whether the measurement at the end was made.
     ended: bool,
@@ -47,19 +47,19 @@ pub struct Probes<'a> {
     skipped: Vec<Skipped>,
 }
 
-/// Probes that look at the same queries.
+/// Probes that use the same queries.
 struct Set {
     probes: Vec<Probe>,
     queries: ProbeQueries,
-    /// What circuits are judged on.
+    /// The queries that circuits are evaluated on.
     test: ProbeQueries,
 }
 
-/// What measuring gave.
+/// Results of a measurement.
 #[derive(Default)]
 struct Measured {
     records: Vec<Record>,
-    /// Probes without a query to measure over, and why, in words.
+    /// Probes that found no query to measure, with the reason as text.
     without: Vec<(Vec<Probe>, String)>,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Probes<'a> {
             run,
             every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
             sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
-            others: Others::default(),
+            others: ComparisonModels::default(),
             budget: Budget::new(section.max_share),
             waiting: Vec::new(),
             histories: section.run.iter().map(|&probe| (probe, Vec::new())).collect(),
@@ -122,32 +122,38 @@ impl<'a> Probes<'a> {
         due.filter(|probe| newly.contains(probe) || self.waiting.contains(probe)).collect()
     }
 
-    /// Lets `due` wait; says so once until they are measured, and in the results of those that would be measured now.
-    fn wait(&mut self, due: Vec<Probe>, wait: Wait, moment: &Moment) -> Result<(), TrainError> {
+    /// Postpones `due`. Logs this once until they are measured, and records it in the results of the probes that were
+    /// due now.
+    fn wait(
+        &mut self,
+        due: Vec<Probe>,
+        wait: Wait,
+        state: &TrainerState,
+    ) -> Result<(), TrainError> {
         let reason = format!(
             "probes would take more than their share of training time (probes.max_share = {}; {:.1} s more \
              after {:.1} s of training)",
             self.section.max_share.unwrap_or_default(),
             wait.cost,
-            moment.training_seconds,
+            state.training_seconds,
         );
-        self.skip(&self.newly_due(moment.step), moment.step, SkipReason::MaxShare, &reason)?;
+        self.skip(&self.newly_due(state.step), state.step, SkipReason::MaxShare, &reason)?;
         if self.waiting.is_empty() {
-            let steps = moment.step as f64 * wait.training / moment.training_seconds;
+            let steps = state.step as f64 * wait.training / state.training_seconds;
             let every = self.every.iter().filter(|(probe, _)| due.contains(probe));
             let least = every.filter_map(|(_, every)| *every).min().unwrap_or(1);
             let next = (steps / least as f64).ceil() as u64 * least;
-            let when = match next <= moment.total_steps {
+            let when = match next <= state.total_steps {
                 true => format!("next at about step {next}"),
                 false => "none before the end".to_owned(),
             };
-            moment.monitor.message(&format!("step {}: {reason}: {when}", moment.step));
+            state.monitor.message(&format!("step {}: {reason}: {when}", state.step));
         }
         self.waiting = due;
         Ok(())
     }
 
-    /// Puts into the results of `probes` that they were due and not measured.
+    /// Records in the results of `probes` that they were due and not measured.
     fn skip(
         &mut self,
         probes: &[Probe],
@@ -168,58 +174,59 @@ impl<'a> Probes<'a> {
         &mut self,
         due: &[Probe],
         counts: bool,
-        moment: &mut Moment,
+        state: &mut TrainerState,
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
         let _memory = allocator::MemoryScope::begin();
-        self.open_base(due, moment)?;
-        let measured = self.measure(due, &moment.model.valid(), moment.step, moment.prefix)?;
+        self.open_base(due, state)?;
+        let measured = self.measure(due, &state.model.valid(), state.step, state.prefix)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
-        self.keep(measured, moment)?;
+        self.keep(measured, state)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.budget.spend(seconds, &parts, counts);
         self.waiting.clear();
 
-        moment.monitor.pause();
+        state.monitor.pause();
         if !parts.is_empty() {
             let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.word()).collect();
             let names = names.join(", ");
-            moment
+            state
                 .monitor
-                .message(&format!("step {}: probed {names} in {seconds:.1} s", moment.step));
+                .message(&format!("step {}: probed {names} in {seconds:.1} s", state.step));
         }
         let mut values = vec![("time/probes_seconds", self.budget.total)];
-        if moment.training_seconds > 0.0 {
-            values.push(("time/probes_share", self.budget.total / moment.training_seconds));
+        if state.training_seconds > 0.0 {
+            values.push(("time/probes_share", self.budget.total / state.training_seconds));
         }
-        Ok(moment.monitor.scalars(moment.step, moment.epoch, &values)?)
+        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
     }
 
-    /// Opens the base model the first time that one of `due` looks at it, and says where it was found.
-    fn open_base(&mut self, due: &[Probe], moment: &Moment) -> Result<(), TrainError> {
+    /// Opens the base model the first time that one of `due` uses it, and logs where it was found.
+    fn open_base(&mut self, due: &[Probe], state: &TrainerState) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
             let plan = self.plan;
             let mut other = match base.is_start() {
-                true => Other {
+                true => ComparisonModel {
                     name: base.name.clone(),
-                    t5: plan.base_beside(&moment.model.valid().t5)?,
+                    t5: plan.base_sharing_frozen(&state.model.valid().t5)?,
                     has_same_encoder: true,
                     left_out: Default::default(),
                 },
                 false => base.open(&plan.device).map_err(PlanError::from)?,
             };
-            other.t5 = other.t5.computed_in(PROBED_IN);
+            other.t5 = other.t5.with_precision(PROBE_PRECISION);
             self.others.base = Some(other);
             if let Some(note) = &base.note {
-                moment.monitor.message(note);
+                state.monitor.message(note);
             }
         }
         Ok(())
     }
 
-    /// Measures `due`, each with its queries, in the precision of [`PROBED_IN`]. That no query is correct yet is no error.
+    /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
+    /// no error.
     fn measure(
         &mut self,
         due: &[Probe],
@@ -228,7 +235,7 @@ impl<'a> Probes<'a> {
         prefix: Option<&Arc<Prefix>>,
     ) -> Result<Measured, TrainError> {
         let plan = self.plan;
-        let model = &model.clone().computed_in(PROBED_IN);
+        let model = &model.clone().with_precision(PROBE_PRECISION);
         let subject = Subject {
             model,
             device: &plan.device,
@@ -247,15 +254,15 @@ impl<'a> Probes<'a> {
             }
             let suite = Suite::new(&probes, self.section.options(self.stages), plan.config())?;
             if let Some(prefix) = prefix {
-                set.queries.start_from(prefix);
-                set.test.start_from(prefix);
+                set.queries.use_stored_prefix(prefix);
+                set.test.use_stored_prefix(prefix);
             }
             let (queries, test) = (&mut set.queries, Some(&mut set.test));
             match suite.measure(&subject, queries, test, &self.others, &mut |_, _| {}) {
                 Ok(records) => measured.records.extend(records),
                 Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
                     let why = format!(
-                        "none of {ranked} {set} queries is correct yet, best rank {best_rank}"
+                        "none of {ranked} {set} queries has its relevant docid at rank 1, best rank {best_rank}"
                     );
                     measured.without.push((probes, why));
                 }
@@ -265,24 +272,24 @@ impl<'a> Probes<'a> {
         Ok(measured)
     }
 
-    /// Puts what was measured into the run's files and into TensorBoard.
-    fn keep(&mut self, measured: Measured, moment: &mut Moment) -> Result<(), TrainError> {
-        let step = moment.step;
+    /// Writes results to the run's files and to TensorBoard.
+    fn keep(&mut self, measured: Measured, state: &mut TrainerState) -> Result<(), TrainError> {
+        let step = state.step;
         for (probes, why) in &measured.without {
-            moment.monitor.message(&format!("step {step}: probes wait: {why}"));
+            state.monitor.message(&format!("step {step}: probes skipped: {why}"));
             self.skip(probes, step, SkipReason::NoCorrectQuery, why)?;
         }
         for record in measured.records {
             files::append(&self.run.probes(), &record)?;
-            moment.monitor.points(step, moment.epoch, &report::points(&record))?;
-            moment.monitor.histograms(step, &report::histograms(&record))?;
+            state.monitor.points(step, state.epoch, &report::points(&record))?;
+            state.monitor.histograms(step, &report::histograms(&record))?;
             let probe = record.result.probe();
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
             for picture in report::pictures(history, &self.skipped) {
                 match picture.image() {
-                    Ok(image) => moment.monitor.images(step, &[image])?,
+                    Ok(image) => state.monitor.images(step, &[image])?,
                     // Not a reason to lose a run: the result is stored, and can be drawn later.
                     Err(error) => tracing::warn!("{error}"),
                 }
@@ -297,7 +304,7 @@ impl Callback for Probes<'_> {
         Cadence { every: Some(1), at_start: true, at_end: true }
     }
 
-    fn readings(&self, steps: u64) -> Vec<Reading<'_>> {
+    fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
         let (at_start, at_end) = (self.section.at_start, self.section.at_end);
         let times = |set: &Set| {
             let every = self.every.iter().filter(|(probe, _)| set.probes.contains(probe));
@@ -307,14 +314,14 @@ impl Callback for Probes<'_> {
         let sets = self.sets.iter().map(|set| (set, times(set)));
         sets.flat_map(|(set, times)| {
             let judges = set.probes.contains(&Probe::Circuit);
-            let test = judges.then(|| set.test.reading(times));
-            [set.queries.reading(times)].into_iter().chain(test)
+            let test = judges.then(|| set.test.text_set(times));
+            [set.queries.text_set(times)].into_iter().chain(test)
         })
         .collect()
     }
 
-    fn reads_only_its_texts(&self) -> bool {
-        // They trace whole stacks.
+    fn reads_no_other_texts(&self) -> bool {
+        // Probes record activations of complete stacks.
         self.every.is_empty()
     }
 
@@ -322,37 +329,37 @@ impl Callback for Probes<'_> {
         Some(Phase::Probes)
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        let at_start = moment.step == 0 && self.section.at_start;
-        let at_end = moment.is_last && self.section.at_end;
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        let at_start = state.step == 0 && self.section.at_start;
+        let at_end = state.is_last && self.section.at_end;
         if at_start || at_end {
             self.ended |= at_end;
-            self.measure_now(&self.section.run, false, moment)?;
-        } else if moment.step > 0 {
-            let due = self.due(moment.step);
+            self.measure_now(&self.section.run, false, state)?;
+        } else if state.step > 0 {
+            let due = self.due(state.step);
             if !due.is_empty() {
-                match self.budget.wait(&due, moment.training_seconds) {
-                    Some(wait) => self.wait(due, wait, moment)?,
-                    None => self.measure_now(&due, true, moment)?,
+                match self.budget.wait(&due, state.training_seconds) {
+                    Some(wait) => self.wait(due, wait, state)?,
+                    None => self.measure_now(&due, true, state)?,
                 }
             }
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, moment: &mut Moment, ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
         if matches!(ending, Ending::Failed(_)) {
             return Ok(());
         }
         if self.section.at_end && !self.ended {
-            self.measure_now(&self.section.run, false, moment)?;
+            self.measure_now(&self.section.run, false, state)?;
         }
-        if moment.step > 0 {
-            moment.monitor.message(&format!(
-                "probes took {:.1} s beside {:.1} s of training ({:.1}%)",
+        if state.step > 0 {
+            state.monitor.message(&format!(
+                "probes took {:.1} s, {:.1}% of {:.1} s of training",
                 self.budget.total,
-                moment.training_seconds,
-                100.0 * self.budget.total / moment.training_seconds,
+                100.0 * self.budget.total / state.training_seconds,
+                state.training_seconds,
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Gathers the next batch's stored prefix on a thread of its own, while the device computes the present one.
+//! Gathers the stored prefix of the next batch on a separate thread, while the device computes the current one.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,7 +12,7 @@ use super::store::{Gathered, Store};
 ///
 /// The thread stays the same over a run: the memory that it gathers into belongs to a thread's own stream of a GPU,
 /// which uses it again. It ends with this.
-pub struct Ahead {
+pub struct Prefetcher {
     store: Arc<Store>,
     wanted: SyncSender<Vec<usize>>,
     gathered: Receiver<Gathered>,
@@ -20,10 +20,10 @@ pub struct Ahead {
     asked: bool,
 }
 
-impl Ahead {
+impl Prefetcher {
     /// For batches of `store`; none if they are at hand anyway, or there can be no thread.
     pub(super) fn new(store: Arc<Store>) -> Option<Self> {
-        if !store.is_far() {
+        if !store.gathering_blocks() {
             return None;
         }
         // Never more than one batch on the way: neither end waits for room.
@@ -41,8 +41,8 @@ impl Ahead {
         Some(Self { store, wanted, gathered, asked: false })
     }
 
-    /// Begins to gather the batch of `texts`, if all of them are stored. A batch asked for before must be taken first.
-    pub fn ask(&mut self, texts: &[&[u32]]) {
+    /// Starts gathering the batch of `texts`, if all of them are stored. A batch requested before must be taken first.
+    pub fn request(&mut self, texts: &[&[u32]]) {
         if let Some(places) = self.store.find(texts)
             && !self.asked
         {
@@ -57,7 +57,7 @@ impl Ahead {
         let ahead = if self.asked { self.gathered.recv().ok() } else { None };
         self.asked = false;
         let gathered = ahead.filter(|gathered| gathered.is_of(&places));
-        Some(self.store.received(gathered.unwrap_or_else(|| self.store.gather(places))))
+        Some(self.store.to_device(gathered.unwrap_or_else(|| self.store.gather(places))))
     }
 }
 
@@ -70,19 +70,19 @@ mod tests {
     fn a_batch_is_the_same_whatever_was_asked_for_before() {
         let (store, texts) = mapped();
         let store = Arc::new(store);
-        let mut ahead = Ahead::new(store.clone()).unwrap();
+        let mut ahead = Prefetcher::new(store.clone()).unwrap();
         let batches = [&texts[..2], &texts[1..], &texts[..1]];
         for asked in [None, Some(0), Some(1), Some(2)] {
             for wanted in batches {
                 if let Some(asked) = asked {
-                    ahead.ask(batches[asked]);
+                    ahead.request(batches[asked]);
                 }
                 let (found, expected) =
                     (ahead.take(wanted).unwrap(), store.output(wanted).unwrap());
                 assert_eq!(close(&found, &expected), 0.0);
             }
         }
-        ahead.ask(&[&[20, 21, 22]]);
+        ahead.request(&[&[20, 21, 22]]);
         assert!(ahead.take(&[&[20, 21, 22]]).is_none());
         assert!(ahead.take(batches[0]).is_some());
     }

@@ -1,4 +1,4 @@
-//! A run lets go of the weights that nothing computes with once all texts are stored: nothing that it gives differs.
+//! A run that releases the weights of its frozen prefix gives the same results as one that does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use genir::t5::weights::{self, Origin, StoredTensors, initialise, parameters};
 use genir::t5::{GenirModel, NoTap, Pass, T5Config, Tokens};
-use genir::train::{Cadence, Callback, MemoryEstimate, Moment, Plan, TrainError, Verdict};
+use genir::train::{Cadence, Callback, MemoryEstimate, Plan, TrainError, TrainerState, Verdict};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
@@ -22,7 +22,7 @@ mod tiny_run;
 use parameter_bits::{Bits, assert_same, bits};
 use tiny_run::{logged, plan, train, train_beside};
 
-const LETS_GO: &str = "are let go";
+const RELEASES: &str = "are released";
 /// All that is evaluated is read again and again.
 const EVALUATED: [&str; 3] =
     ["evaluate.every_steps=10", "save.every_steps=10", "trainable.select=[\"restricted\"]"];
@@ -35,7 +35,7 @@ impl Callback for NeedsAll {
         Cadence { every: None, at_start: false, at_end: false }
     }
 
-    fn call(&mut self, _: &mut Moment) -> Result<Verdict, TrainError> {
+    fn call(&mut self, _: &mut TrainerState) -> Result<Verdict, TrainError> {
         Ok(Verdict::Continue)
     }
 }
@@ -54,14 +54,14 @@ fn run_from(overrides: &[&str], model: Option<GenirModel>, keeps_all: bool) -> R
     let more: Vec<Box<dyn Callback>> =
         if keeps_all { vec![Box::new(NeedsAll)] } else { Vec::new() };
     let trained = train_beside(&plan, model, more).unwrap_or_else(|error| panic!("{error}"));
-    assert!(trained.model.t5.gone().is_none(), "{overrides:?}: the model is given back whole");
+    assert!(trained.model.t5.released().is_none(), "{overrides:?}: the model is given back whole");
     assert!(trained.outcome.stopped.is_none(), "{overrides:?}");
     Run { weights: bits(&trained.model), optimized: trained.optimized, home }
 }
 
 impl Run {
-    fn lets_go(&self) -> bool {
-        fs::read_to_string(self.home.path().join("run/log.txt")).unwrap().contains(LETS_GO)
+    fn releases_weights(&self) -> bool {
+        fs::read_to_string(self.home.path().join("run/log.txt")).unwrap().contains(RELEASES)
     }
 
     /// What was logged, but for times and what was found stored.
@@ -91,7 +91,7 @@ impl Run {
 fn assert_nothing_differs(overrides: &[&str]) {
     let overrides = [&EVALUATED[..], overrides].concat();
     let [run, kept] = [false, true].map(|keeps_all| run_from(&overrides, None, keeps_all));
-    assert!(run.lets_go() && !kept.lets_go(), "{overrides:?}");
+    assert!(run.releases_weights() && !kept.releases_weights(), "{overrides:?}");
     assert_same(&run.weights, &kept.weights, &format!("{overrides:?}"));
     assert_eq!(run.optimized, kept.optimized, "{overrides:?}");
     assert_eq!(logged(run.home.path(), "loss/train").len(), 30, "{overrides:?}");
@@ -129,7 +129,7 @@ fn weights_that_something_may_ask_for_are_kept() {
         &["trainable.select=[\"full\"]"],
     ] {
         let run = run_from(&[&EVALUATED[..], more].concat(), None, false);
-        assert!(!run.lets_go(), "{more:?}");
+        assert!(!run.releases_weights(), "{more:?}");
     }
 }
 
@@ -143,7 +143,7 @@ fn weights_that_are_not_those_of_the_base_are_kept() {
         genir::component::freeze_all_but(model, &plan.trained)
     };
     let run = run_from(&EVALUATED, Some(model(&Device::flex().autodiff())), false);
-    assert!(!run.lets_go());
+    assert!(!run.releases_weights());
     let before = bits(&model(&Device::flex()));
     let name = "t5.encoder.layers.0.mlp.input.weight";
     assert_eq!(run.weights[name], before[name]);
@@ -156,8 +156,8 @@ fn what_is_predicted_to_go_is_what_goes() {
         let plan: Plan = plan(home.path(), &[&EVALUATED[..], overrides].concat());
         let origin = Arc::new(plan.origin().unwrap());
         let layer = plan.frozen_prefix().unwrap().layer();
-        let (_, bytes) = plan.base(&plan.device).unwrap().let_go(layer, &origin).unwrap();
-        (MemoryEstimate::of(&plan).let_go, bytes)
+        let (_, bytes) = plan.base(&plan.device).unwrap().release_before(layer, &origin).unwrap();
+        (MemoryEstimate::of(&plan).released, bytes)
     };
     for select in ["restricted", "docids", "decoder"] {
         let (predicted, gone) = goes(&[&format!("trainable.select=[\"{select}\"]")]);
@@ -177,7 +177,8 @@ fn a_base_beside_a_trained_model_has_the_weights_that_training_began_with() {
             train_beside(&plan, None, Vec::new()).unwrap_or_else(|error| panic!("{error}"));
         let model = trained.model.valid();
         let docids = || model.docids.clone();
-        let beside = GenirModel { t5: plan.base_beside(&model.t5).unwrap(), docids: docids() };
+        let beside =
+            GenirModel { t5: plan.base_sharing_frozen(&model.t5).unwrap(), docids: docids() };
         let base = GenirModel { t5: plan.base(&plan.device).unwrap(), docids: docids() };
         assert_same(&bits(&beside), &bits(&base), select);
         assert!(bits(&model) != bits(&base), "{select}: nothing was trained");
@@ -201,7 +202,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     let expected = fs::read(home.path().join("model.safetensors")).unwrap();
     fs::remove_file(home.path().join("model.safetensors")).unwrap();
 
-    let (t5, bytes) = whole.t5.clone().let_go(1, &origin).unwrap();
+    let (t5, bytes) = whole.t5.clone().release_before(1, &origin).unwrap();
     let (count, of_decoder) = parameters(&t5).iter().fold((0, 0), |(all, decoder), parameter| {
         let values = parameter.values.clone().into_data();
         let gone = values.as_slice::<f32>().unwrap().iter().filter(|value| value.is_nan()).count();
@@ -211,7 +212,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     let part = GenirModel { t5, docids: whole.docids.clone() };
     weights::write(&part, home.path()).unwrap();
     assert!(fs::read(home.path().join("model.safetensors")).unwrap() == expected);
-    let again = GenirModel { t5: part.t5.whole().unwrap(), docids: part.docids };
+    let again = GenirModel { t5: part.t5.restored().unwrap(), docids: part.docids };
     assert_same(&bits(&again), &bits(&whole), "whole again");
 }
 
@@ -220,7 +221,7 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
     let device = Device::flex();
     let whole = initialise(&config(), 1, &device);
     let origin = Arc::new(Origin::seed(config(), 1));
-    let (part, _) = whole.clone().let_go(1, &origin).unwrap();
+    let (part, _) = whole.clone().release_before(1, &origin).unwrap();
     let tokens = Tokens::new(&[4, 5, 1], &[3], &device);
     let mut tap = NoTap;
     let states = whole.encode(&tokens, &mut Pass::evaluate(&mut tap));
@@ -230,7 +231,7 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
         catch_unwind(AssertUnwindSafe(compute)).is_err()
     };
     assert!(panics(&|pass| drop(part.encode(&tokens, pass))));
-    let embeddings = whole.shared.forward(whole.words_read(&tokens));
+    let embeddings = whole.shared.forward(whole.input_tokens(&tokens));
     assert!(panics(&|pass| {
         drop(part.encode_and_decode_start(embeddings.clone(), &tokens, pass))
     }));
@@ -247,6 +248,6 @@ fn a_part_never_encodes_and_never_computes_what_it_has_let_go_of() {
     ))));
     // Nor is it taken from where something else comes from.
     let other = Arc::new(Origin::seed(config(), 2));
-    let (kept, bytes) = whole.let_go(1, &other).unwrap();
-    assert!(kept.gone().is_none() && bytes == 0);
+    let (kept, bytes) = whole.release_before(1, &other).unwrap();
+    assert!(kept.released().is_none() && bytes == 0);
 }

@@ -1,9 +1,9 @@
-//! What a part of the model reads, as shares of the earlier components that wrote it: the common form of P6 and P7.
+//! Input attribution by source component, shared by P6 and P7.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::bench::Bench;
+use super::context::ProbeContext;
 use super::number;
 use super::trace::Trace;
 use crate::choice::choice;
@@ -11,7 +11,7 @@ use crate::component::{Component, Stage, Stages};
 use crate::t5::RmsNorm;
 
 choice! {
-    /// How contributions are computed.
+    /// The definition of a contribution.
     Variant {
         /// As the paper's scripts do: against the raw weights.
         Paper = "paper",
@@ -32,19 +32,19 @@ choice! {
     }
 }
 
-/// From which earlier components each layer reads, as shares of the positive contributions.
+/// Input attribution of each layer: each source component's share of the positive contributions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reads {
-    /// How contributions were computed.
+pub struct InputAttribution {
+    /// The definition of contributions.
     pub variant: Variant,
     /// Records of older versions, which do not say, averaged over readers first.
     #[serde(default = "readers_first")]
     pub average_first: AverageFirst,
     /// By reading layer.
-    pub layers: Vec<LayerReads>,
+    pub layers: Vec<LayerAttribution>,
     /// By stage of the reading layer: means over its layers, those without a reader left out; undefined where one of
     /// them is. Empty where the decoder has no stages.
-    pub stages: Vec<StageReads>,
+    pub stages: Vec<StageAttribution>,
     /// Exact variant: the largest deviation of the sum of contributions from the value that the model computed,
     /// over that value's largest magnitude in its layer and query. Where a value was not finite it is undefined: NaN
     /// here, and `null` in JSON as it is in the paper's variant, which has none.
@@ -55,9 +55,9 @@ fn readers_first() -> AverageFirst {
     AverageFirst::Readers
 }
 
-/// What one layer reads.
+/// Input attribution of one layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LayerReads {
+pub struct LayerAttribution {
     /// The layer, from 0.
     pub layer: usize,
     /// The stage of the layer; none where the decoder has no stages.
@@ -67,13 +67,13 @@ pub struct LayerReads {
     #[serde(with = "number")]
     pub readers: f64,
     /// Every source before it, in order; they sum to 1, and are undefined where no query has a reader.
-    pub shares: Vec<Share>,
+    pub shares: Vec<SourceShare>,
 }
 
 /// One source's share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    /// The component type that is read.
+pub struct SourceShare {
+    /// The type of the source component.
     pub source: Source,
     /// None for the start embedding.
     pub layer: Option<usize>,
@@ -83,7 +83,7 @@ pub struct Share {
 }
 
 choice! {
-    /// What wrote to the residual stream.
+    /// The type of a source component.
     Source {
         /// The start token's embedding.
         Start = "start",
@@ -106,9 +106,9 @@ impl From<Component> for Source {
     }
 }
 
-/// What the layers of one stage read.
+/// Input attribution of the layers of one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageReads {
+pub struct StageAttribution {
     /// The stage of the reading layer.
     pub stage: Stage,
     /// The start embedding, then each component type of each stage; they sum to 1. Empty where nothing reads.
@@ -118,7 +118,7 @@ pub struct StageReads {
 /// One type of source in one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageShare {
-    /// What is read.
+    /// The source's type and stage.
     #[serde(flatten)]
     pub source: StageSource,
     /// Its share of the positive contributions, between 0 and 1.
@@ -129,16 +129,16 @@ pub struct StageShare {
 /// A type of source in a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageSource {
-    /// The component type that is read.
+    /// The type of the source component.
     pub source: Source,
     /// None for the start embedding.
     #[serde(rename = "source_stage")]
     pub stage: Option<Stage>,
 }
 
-/// Shares while they are measured: sums over queries.
-pub(super) struct Shares {
-    /// How contributions were computed.
+/// AttributionSums while they are measured: sums over queries.
+pub(super) struct AttributionSums {
+    /// The definition of contributions.
     pub variant: Variant,
     average_first: AverageFirst,
     stages: Option<Stages>,
@@ -159,7 +159,7 @@ struct LayerSums {
     counts: Vec<f64>,
 }
 
-/// What the parts of one layer read in a batch.
+/// Contributions to the inputs of one layer's readers (neurons or heads) in a batch.
 pub(super) struct Contributions {
     /// `[batch, sources, readers]`
     pub parts: Tensor<3>,
@@ -178,26 +178,31 @@ pub(super) fn sources(trace: &Trace, layer: usize, reader: Component) -> Tensor<
     Tensor::stack(all.cloned().collect(), 1)
 }
 
-impl Shares {
-    pub fn new(bench: &Bench) -> Self {
+impl AttributionSums {
+    pub fn new(context: &ProbeContext) -> Self {
         Self {
-            variant: bench.options.variant,
-            average_first: bench.options.average_first,
-            layers: vec![LayerSums::default(); bench.depth()],
-            stages: bench.options.stages.clone(),
+            variant: context.options.variant,
+            average_first: context.options.average_first,
+            layers: vec![LayerSums::default(); context.depth()],
+            stages: context.options.stages.clone(),
             largest_deviation: 0.0,
         }
     }
 
-    /// Sources as a reader behind `norm` meets them in this variant; `[batch, sources, d_model]` both.
-    pub fn as_read(&self, sources: Tensor<3>, norm: &RmsNorm, residual: &Tensor<2>) -> Tensor<3> {
+    /// Sources as inputs of a reader after `norm`, in this variant: `[batch, sources, d_model]` both.
+    pub fn as_reader_input(
+        &self,
+        sources: Tensor<3>,
+        norm: &RmsNorm,
+        residual: &Tensor<2>,
+    ) -> Tensor<3> {
         match self.variant {
             Variant::Paper => sources,
-            Variant::Exact => norm.of_parts(sources, residual.clone()),
+            Variant::Exact => norm.apply_to_parts(sources, residual.clone()),
         }
     }
 
-    /// Takes in a batch of one layer.
+    /// Adds a batch of one layer.
     pub fn add(&mut self, layer: usize, found: Contributions) {
         let Contributions { parts, whole, active } = found;
         let [batch, sources, readers] = parts.dims();
@@ -256,13 +261,13 @@ impl Shares {
         }
     }
 
-    /// Means over all that was taken in.
-    pub fn finish(self) -> Reads {
-        let layers: Vec<LayerReads> = self
+    /// Means over all batches.
+    pub fn finish(self) -> InputAttribution {
+        let layers: Vec<LayerAttribution> = self
             .layers
             .iter()
             .enumerate()
-            .map(|(layer, sums)| LayerReads {
+            .map(|(layer, sums)| LayerAttribution {
                 layer,
                 stage: self.stages.as_ref().map(|stages| stages.of(layer)),
                 readers: sums.readers / sums.seen as f64,
@@ -270,12 +275,15 @@ impl Shares {
             })
             .collect();
         let by_stage = |stages: &Stages| {
-            Stage::ALL.into_iter().map(|stage| StageReads::of(stage, &layers, stages)).collect()
+            Stage::ALL
+                .into_iter()
+                .map(|stage| StageAttribution::of(stage, &layers, stages))
+                .collect()
         };
         let stages = self.stages.as_ref().map(by_stage).unwrap_or_default();
         let largest_deviation = (self.variant == Variant::Exact).then_some(self.largest_deviation);
         let Self { variant, average_first, .. } = self;
-        Reads { variant, average_first, layers, stages, largest_deviation }
+        InputAttribution { variant, average_first, layers, stages, largest_deviation }
     }
 }
 
@@ -291,14 +299,14 @@ impl LayerSums {
     }
 
     /// The share of each source, in the order of [`sources`]: the mean over columns that counted anything.
-    fn shares(&self) -> Vec<Share> {
+    fn shares(&self) -> Vec<SourceShare> {
         let columns = self.counts.len().max(1);
         let counted = |count: &f64| *count > 0.0 || count.is_nan();
         let read = self.counts.iter().filter(|count| counted(count)).count() as f64;
         let share = |(place, sums): (usize, &[f64])| {
             let sums = sums.iter().zip(&self.counts).filter(|(_, count)| counted(count));
             let component = place.checked_sub(1).map(|place| Component::ALL[place % 3]);
-            Share {
+            SourceShare {
                 source: component.map_or(Source::Start, Source::from),
                 layer: place.checked_sub(1).map(|place| place / 3),
                 share: sums.map(|(sum, count)| sum / count).sum::<f64>() / read,
@@ -308,12 +316,12 @@ impl LayerSums {
     }
 }
 
-impl StageReads {
+impl StageAttribution {
     /// Means over the layers of `stage`, summed by type and stage of the source.
-    fn of(stage: Stage, layers: &[LayerReads], stages: &Stages) -> Self {
+    fn of(stage: Stage, layers: &[LayerAttribution], stages: &Stages) -> Self {
         let readers = layers[stages.layers(stage).clone()].iter();
-        let reads = |layer: &&LayerReads| layer.readers > 0.0 || layer.readers.is_nan();
-        let readers: Vec<&LayerReads> = readers.filter(reads).collect();
+        let reads = |layer: &&LayerAttribution| layer.readers > 0.0 || layer.readers.is_nan();
+        let readers: Vec<&LayerAttribution> = readers.filter(reads).collect();
         let mut shares: Vec<StageShare> = Vec::new();
         for (source, of_stage) in all_sources() {
             let mut found = readers.iter().flat_map(|layer| &layer.shares).filter(|share| {
@@ -340,9 +348,9 @@ fn all_sources() -> impl Iterator<Item = (Source, Option<Stage>)> {
 mod tests {
     use super::*;
 
-    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> Shares {
+    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> AttributionSums {
         let stages = Stages::consecutive(0..layers - 2, layers - 2..layers - 1, layers - 1..layers);
-        Shares {
+        AttributionSums {
             variant,
             average_first,
             stages: Some(stages.expect("three stages")),

@@ -1,4 +1,4 @@
-//! What a measurement has on its bench: the model, its queries in batches, other models, means.
+//! What a measurement has on its context: the model, its queries in batches, other models, means.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use burn::tensor::Tensor;
 use super::lens::Lens;
 use super::means::Means;
 use super::overlap::Applied;
-use super::patch_tap::{PatchTap, Supply};
-use super::queries::{EncodedQueries, Measured, ProbeQueries, QueryEncoder, States};
+use super::patch_tap::{PatchTap, ReplacementSources};
+use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget, States};
 use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
 use crate::component::ParameterPlace;
@@ -16,41 +16,41 @@ use crate::docid::DocidVocabulary;
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
-/// One probe while it measures.
-pub(super) trait Measure {
-    /// Takes in one batch of the measured queries.
-    fn see(&mut self, bench: &Bench, batch: &ProbedBatch);
+/// Accumulates one probe's result over batches.
+pub(super) trait ProbeAccumulator {
+    /// Adds one batch of the measured queries.
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch);
 
-    /// The result over all that was seen.
-    fn finish(self: Box<Self>, bench: &Bench) -> ProbeResult;
+    /// The result over all batches.
+    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult;
 }
 
-/// The word that does without a base model.
+/// The name that stands for no base model.
 pub const NO_BASE: &str = "none";
 
-/// A model beside the one that is looked at.
-pub struct Other {
-    /// What it is called in results.
+/// A model that the probed model is compared with.
+pub struct ComparisonModel {
+    /// The model's name in results.
     pub name: String,
     /// Its weights, off the autodiff graph.
     pub t5: T5,
-    /// Whether its encoder is the one that the model began with, bit for bit.
+    /// True if its encoder equals the encoder from which the probed model's training started, bit for bit.
     pub has_same_encoder: bool,
-    /// Docid rows of the documents that its training left out.
+    /// Docid rows of the documents that it was not trained on.
     pub left_out: HashSet<u32>,
 }
 
-/// The models beside the one that is looked at.
+/// The models that the probed model is compared with.
 #[derive(Default)]
-pub struct Others {
-    /// The model before it was trained to retrieve.
-    pub base: Option<Other>,
-    /// One whose encoder takes the place of the model's own.
-    pub encoder: Option<Other>,
+pub struct ComparisonModels {
+    /// The model before it was trained for retrieval.
+    pub base: Option<ComparisonModel>,
+    /// The model whose encoder replaces the probed model's in the encoder swap.
+    pub encoder: Option<ComparisonModel>,
 }
 
-impl Others {
-    /// That the other models fit `model`: the base in every weight, the other encoder in its width.
+impl ComparisonModels {
+    /// Checks that the comparison models fit `model`: the base model in every weight, the other encoder in its width.
     pub(super) fn check(&self, model: &T5) -> Result<(), ProbeError> {
         if let Some(base) = &self.base {
             let own = parameters(model);
@@ -71,18 +71,18 @@ impl Others {
         match &self.encoder {
             Some(other) => {
                 let found = other.t5.shared.weight.dims().to_vec();
-                other.compare(WORDS, found, &model.shared.weight.dims())
+                other.compare(EMBEDDING, found, &model.shared.weight.dims())
             }
             None => Ok(()),
         }
     }
 }
 
-/// Name of the word embedding.
-const WORDS: &str = "shared.weight";
+/// Name of the token embedding.
+const EMBEDDING: &str = "shared.weight";
 
-impl Other {
-    /// That a tensor of this model has the shape `expected`; the word embedding may have more rows.
+impl ComparisonModel {
+    /// Checks that a tensor of this model has the shape `expected`; the token embedding may have more rows.
     fn compare(
         &self,
         tensor: &str,
@@ -90,7 +90,7 @@ impl Other {
         expected: &[usize],
     ) -> Result<(), ProbeError> {
         let fits = match (tensor, found.as_slice(), expected) {
-            (WORDS, [rows, width], [least, expected]) => rows >= least && width == expected,
+            (EMBEDDING, [rows, width], [least, expected]) => rows >= least && width == expected,
             _ => found == expected,
         };
         if fits {
@@ -101,51 +101,51 @@ impl Other {
     }
 }
 
-/// All that probes of one call share.
-pub(super) struct Bench<'a> {
+/// Everything that the probes of one measurement share.
+pub(super) struct ProbeContext<'a> {
     pub model: &'a GenirModel,
-    /// How the model encodes queries.
+    /// Encodes queries with the model's own encoder.
     pub own: QueryEncoder<'a>,
     /// The model's docids.
     pub docids: &'a DocidVocabulary,
     pub options: &'a ProbeOptions,
     pub queries: &'a ProbeQueries,
-    /// What encoders make of the queries.
+    /// The encoder states of the queries.
     pub states: &'a EncodedQueries,
-    /// What means are over.
-    pub measured: &'a [Measured],
-    /// The set that circuits are judged on, and what encoders make of it.
+    /// The queries that means are taken over.
+    pub measured: &'a [QueryTarget],
+    /// The set that circuits are evaluated on, with its encoder states.
     pub test: Option<(&'a ProbeQueries, &'a EncodedQueries)>,
-    /// Over the measured queries; none where no probe asks.
+    /// Means over the measured queries; none if no probe needs them.
     pub means: Option<Means>,
-    pub base: Option<&'a Other>,
-    pub encoder: Option<&'a Other>,
+    pub base: Option<&'a ComparisonModel>,
+    pub encoder: Option<&'a ComparisonModel>,
 }
 
-/// Some queries at once, with what the model did for them.
+/// A batch of queries with the model's activations for them.
 pub(super) struct ProbedBatch {
-    pub measured: Vec<Measured>,
+    pub measured: Vec<QueryTarget>,
     /// The docid row of each query.
     pub targets: Vec<u32>,
     pub states: EncoderStates,
-    /// The model's pass without intervention.
+    /// Activations of the model without intervention.
     pub trace: Trace,
-    /// The base model's; none where no probe asks.
+    /// Activations of the base model; none if no probe needs them.
     pub base: Option<Trace>,
 }
 
-impl<'a> Bench<'a> {
-    /// Layers of the decoder.
+impl<'a> ProbeContext<'a> {
+    /// Number of decoder layers.
     pub fn depth(&self) -> usize {
         self.model.t5.decoder.layers.len()
     }
 
     /// The model's logit lens.
     pub fn lens(&self) -> Lens<'a> {
-        Lens { model: self.model, vocabulary: self.options.candidates }
+        Lens { model: self.model, candidates: self.options.candidates }
     }
 
-    /// Ranks of docid row `docid` for a query of `queries`, by their names.
+    /// A [`QueryRanks`] of docid row `docid` for a query of `queries`.
     pub fn query_ranks(
         &self,
         queries: &ProbeQueries,
@@ -163,20 +163,20 @@ impl<'a> Bench<'a> {
         batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
     }
 
-    /// One batch of a set, which comes with what encoders make of it.
+    /// One batch of a set, given with its encoder states.
     pub fn batch(
         &self,
         (queries, states): (&ProbeQueries, &EncodedQueries),
-        measured: Vec<Measured>,
+        measured: Vec<QueryTarget>,
         with_base: bool,
     ) -> ProbedBatch {
-        let asked: Vec<usize> = measured.iter().map(|found| found.query).collect();
+        let batch_queries: Vec<usize> = measured.iter().map(|found| found.query).collect();
         let targets = measured.iter().map(|found| found.target).collect();
         let base = self.base.filter(|_| with_base).map(|base| {
-            let states = self.states(&states.base, &base.t5, queries, &asked);
+            let states = self.states(&states.base, &base.t5, queries, &batch_queries);
             Trace::record(&base.t5, &states)
         });
-        let states = self.states(&states.own, &self.model.t5, queries, &asked);
+        let states = self.states(&states.own, &self.model.t5, queries, &batch_queries);
         ProbedBatch {
             targets,
             trace: Trace::record(&self.model.t5, &states),
@@ -186,21 +186,22 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// States of some queries by the encoder of `t5`.
+    /// States of `batch` by the encoder of `t5`.
     pub fn states(
         &self,
         stored: &States,
         t5: &T5,
         queries: &ProbeQueries,
-        asked: &[usize],
+        batch: &[usize],
     ) -> EncoderStates {
-        stored.of(&QueryEncoder { t5, ..self.own }, &queries.questions, asked)
+        stored.of(&QueryEncoder { t5, ..self.own }, &queries.questions, batch)
     }
 
-    /// The decoder's output with `applied` in place, `[batch, d_model]`, computed from the first patched layer on.
+    /// The decoder's output under the patches `applied`, `[batch, d_model]`. Layers before the first patched one are
+    /// not recomputed.
     pub fn patched_output(&self, batch: &ProbedBatch, applied: &Applied) -> Tensor<2> {
         let base = self.base.map(|base| &base.t5).zip(batch.base.as_ref());
-        let supply = Supply { model: &self.model.t5, means: self.means.as_ref(), base };
+        let supply = ReplacementSources { model: &self.model.t5, means: self.means.as_ref(), base };
         let Some(first) = applied.first_layer() else { return batch.trace.output.clone() };
         let mut tap = PatchTap::new(applied, &supply);
         let residual = batch.trace.layers[first].residual_pre.clone();

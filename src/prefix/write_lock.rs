@@ -1,4 +1,4 @@
-//! The right to write one file: whoever holds the lock on the temporary file beside it.
+//! The exclusive right to write a file: a lock on its temporary file.
 //!
 //! The lock goes with the process, however it ends. So a temporary file that nobody holds is that of a build that
 //! was killed: it is written anew or removed, never read.
@@ -12,9 +12,9 @@ use crate::files::{FileError, create_directory, is_at, open_to_lock, rename, syn
 const SUFFIX: &str = ".prefix";
 const TEMPORARY: &str = ".tmp";
 
-/// The right to write a file, until it is committed or dropped.
+/// An exclusive lock for writing a file, held until it is committed or dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct WriteLock {
     file: File,
     temporary: PathBuf,
     path: PathBuf,
@@ -35,7 +35,7 @@ pub(super) fn is_name(name: &str) -> bool {
     name.strip_suffix(SUFFIX).is_some_and(|key| key.len() == 32 && key.bytes().all(hex))
 }
 
-impl Claim {
+impl WriteLock {
     /// Takes the right to write `path`, making its directory where it is not there; waits while another run has it,
     /// after a call of `waiting`. What killed builds have left in the directory is removed.
     pub fn take(path: &Path, waiting: &mut dyn FnMut()) -> Result<Self, FileError> {
@@ -83,7 +83,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for WriteLock {
     fn drop(&mut self) {
         if !self.committed {
             // Nothing more can be done about one that cannot be removed.
@@ -129,7 +129,7 @@ mod tests {
         fs::write(home.path().join(format!(".{}.tmp", name_of(&[1; 32]))), "half").unwrap();
         fs::write(home.path().join(&other), "half").unwrap();
         fs::write(home.path().join("notes.tmp"), "not ours").unwrap();
-        let claim = Claim::take(&path, &mut || panic!("nobody holds it")).unwrap();
+        let claim = WriteLock::take(&path, &mut || panic!("nobody holds it")).unwrap();
         assert!(!names(home.path()).contains(&other));
         claim.file().write_all(b"new").unwrap();
         assert!(!path.exists());
@@ -144,16 +144,16 @@ mod tests {
     fn the_second_waits_for_the_first_and_a_running_build_is_left_alone() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(name_of(&[1; 32]));
-        let first = Claim::take(&path, &mut || panic!("nobody holds it")).unwrap();
+        let first = WriteLock::take(&path, &mut || panic!("nobody holds it")).unwrap();
         // Another file's builder does not take it for the rest of a killed one.
         let other = home.path().join(name_of(&[2; 32]));
-        drop(Claim::take(&other, &mut || panic!("nobody holds it")).unwrap());
+        drop(WriteLock::take(&other, &mut || panic!("nobody holds it")).unwrap());
         assert_eq!(names(home.path()).len(), 1);
         std::thread::scope(|scope| {
             let (told, waits) = std::sync::mpsc::channel();
             let path = &path;
             let second = scope.spawn(move || {
-                let claim = Claim::take(path, &mut || told.send(()).unwrap()).unwrap();
+                let claim = WriteLock::take(path, &mut || told.send(()).unwrap()).unwrap();
                 (claim.waited, fs::read(path).unwrap())
             });
             waits.recv().unwrap();
