@@ -303,7 +303,7 @@ fn a_run_directory_that_cannot_be_started_in_is_a_problem_beside_the_others() {
         let file = format!("run.directory={recipe}/run");
         is_refused(&[verb, &recipe, &file], &["1 problem with", "tiny.toml is not a directory"]);
         let corpus = format!("run.directory={}", home.path().join("corpus").display());
-        is_refused(&[verb, &recipe, &corpus, "--overwrite"], &["no run of genir"]);
+        is_refused(&[verb, &recipe, &corpus, "--overwrite"], &["not a run directory of genir"]);
     }
     is_refused(&["check", &recipe, wrong, "--overwrite"], &["1 problem with", "model.base: "]);
     succeeds(&["check", &recipe, "--overwrite"]);
@@ -421,7 +421,7 @@ fn sizes_that_no_machine_holds_are_told_and_not_allocated() {
             "7 problems",
             "model.config.d_model = 1000000000: expected a whole number from 1 to 131072",
             "model.config.num_layers = 1000000000: expected a whole number from 1 to 1000",
-            "evaluate.unmasked_padding = 1000000000: expected a whole number from 1 to 4096",
+            "evaluate.unmasked_padding = 1000000000: expected an integer from 1 to 4096",
         ],
     );
     // The largest that are taken: 72 TB of parameters, of which nothing is made.

@@ -14,7 +14,7 @@ use super::store::{Store, StoredRows};
 use super::stored::{MIB, mebibytes};
 use super::texts::Texts;
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
-use crate::allocator::give_back_freed_memory;
+use crate::allocator::release_freed_memory;
 use crate::files::FileError;
 
 /// Texts that a run reads.
@@ -255,7 +255,7 @@ impl Keeper<'_> {
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
         // What it took to compute the rows has no place among them.
-        give_back_freed_memory();
+        release_freed_memory();
         Ok((self.open(&contents, &path)?, PrefixStorage::Written(path)))
     }
 

@@ -6,7 +6,7 @@ use burn::module::Module;
 
 use super::improves;
 use crate::allocator;
-use crate::checkpoint::{self, Contents, Manifest};
+use crate::checkpoint::{self, CheckpointContents, Manifest};
 use crate::run::{LATEST, RunDirectory};
 use crate::task::Encoding;
 use crate::train::TrainError;
@@ -32,7 +32,7 @@ impl<'a> Save<'a> {
     }
 
     /// Removes what is neither among the last ones nor the best.
-    fn prune(&mut self) -> Result<(), TrainError> {
+    fn remove(&mut self) -> Result<(), TrainError> {
         let kept = self.plan.recipe.save.keep_last;
         let best = self.best.as_ref().map(|(_, name)| name.clone());
         let old = self.written.len().saturating_sub(kept);
@@ -88,7 +88,7 @@ impl Callback for Save<'_> {
             encoding: self.encoding.clone(),
         };
         let checkpoints = self.run.checkpoints();
-        let contents = Contents {
+        let contents = CheckpointContents {
             model: &moment.model.valid(),
             tokenizer: &self.plan.tokenizer,
             docids: &self.plan.docids,
@@ -101,7 +101,7 @@ impl Callback for Save<'_> {
             self.best = Some((value, name.clone()));
         }
         self.written.push_back(name);
-        self.prune()?;
+        self.remove()?;
         Ok(Verdict::Continue)
     }
 

@@ -183,7 +183,7 @@ impl<'a> Probes<'a> {
 
         moment.monitor.pause();
         if !parts.is_empty() {
-            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.word()).collect();
+            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.name()).collect();
             let names = names.join(", ");
             moment
                 .monitor
