@@ -99,7 +99,7 @@ fn unfinished_checkpoints_of_a_killed_process_are_removed() {
     fs::create_dir(&left).unwrap();
     write_model(parent.path(), "step-3", &model(true)).unwrap();
     assert_eq!(names(parent.path()), ["step-1", "step-2", "step-3"]);
-    remove(parent.path(), "step-2").unwrap();
+    prune(parent.path(), "step-2").unwrap();
     assert_eq!(names(parent.path()), ["step-1", "step-3"]);
 }
 

@@ -329,7 +329,7 @@ fn unread_files_that_seem_to_belong_to_the_corpus_are_named() {
         found
             .flat_map(|finding| &finding.first)
             .map(|offender| {
-                let name = offender.place.file.file_name().expect("a name").to_string_lossy();
+                let name = offender.location.file.file_name().expect("a name").to_string_lossy();
                 format!("{name}: {}", offender.what)
             })
             .collect()

@@ -40,13 +40,13 @@ pub(super) struct Field<'s, 'r, 'a, T> {
     section: &'s mut Section<'r, 'a>,
     key: &'static str,
     expected: String,
-    value_found: FieldValue<T>,
+    value: FieldValue<T>,
 }
 
 enum FieldValue<T> {
     Missing,
     /// Already reported as a problem.
-    Wrong,
+    Invalid,
     Given(T),
 }
 
@@ -58,9 +58,9 @@ impl<T> Field<'_, '_, '_, T> {
 
     /// Returns the value, or `None` if it is not given.
     pub(super) fn optional(self) -> Option<T> {
-        match self.value_found {
+        match self.value {
             FieldValue::Given(value) => Some(value),
-            FieldValue::Missing | FieldValue::Wrong => None,
+            FieldValue::Missing | FieldValue::Invalid => None,
         }
     }
 
@@ -69,7 +69,7 @@ impl<T> Field<'_, '_, '_, T> {
     where
         T: Default,
     {
-        if let FieldValue::Missing = self.value_found {
+        if let FieldValue::Missing = self.value {
             let message = format!("missing: expected {}", self.expected);
             self.section.problem(self.key, message);
         }
@@ -244,12 +244,12 @@ impl<'r, 'a> Section<'r, 'a> {
     /// Reads a non-empty path, with a leading `~` expanded as by a shell.
     pub(super) fn path(&mut self, key: &'static str) -> Field<'_, 'r, 'a, String> {
         let mut known = self.string(key);
-        if let FieldValue::Given(text) = &known.value_found {
-            known.value_found = match expanded(text, std::env::home_dir().as_deref()) {
+        if let FieldValue::Given(text) = &known.value {
+            known.value = match expanded(text, std::env::home_dir().as_deref()) {
                 Ok(path) => FieldValue::Given(path),
                 Err(message) => {
                     known.section.problem(key, message.to_owned());
-                    FieldValue::Wrong
+                    FieldValue::Invalid
                 }
             };
         }
@@ -357,17 +357,17 @@ impl<'r, 'a> Section<'r, 'a> {
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Field<'_, 'r, 'a, T> {
         let path = self.note(key);
-        let value_found = match self.table.and_then(|table| table.get(key)) {
+        let value = match self.table.and_then(|table| table.get(key)) {
             None => FieldValue::Missing,
             Some(value) => match read(value) {
                 Some(value) => FieldValue::Given(value),
                 None => {
                     self.reader.problem(path, format!("expected {expected}"));
-                    FieldValue::Wrong
+                    FieldValue::Invalid
                 }
             },
         };
-        Field { section: self, key, expected, value_found }
+        Field { section: self, key, expected, value }
     }
 
     fn note(&mut self, key: &'static str) -> String {

@@ -32,7 +32,7 @@ impl<'a> Save<'a> {
     }
 
     /// Removes what is neither among the last ones nor the best.
-    fn remove(&mut self) -> Result<(), TrainError> {
+    fn prune(&mut self) -> Result<(), TrainError> {
         let kept = self.plan.recipe.save.keep_last;
         let best = self.best.as_ref().map(|(_, name)| name.clone());
         let old = self.written.len().saturating_sub(kept);
@@ -101,7 +101,7 @@ impl Callback for Save<'_> {
             self.best = Some((value, name.clone()));
         }
         self.written.push_back(name);
-        self.remove()?;
+        self.prune()?;
         Ok(Verdict::Continue)
     }
 
