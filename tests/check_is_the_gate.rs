@@ -381,13 +381,13 @@ fn a_place_where_nobody_can_make_a_run_is_a_problem_for_root_too() {
     let at = |name: &str| text(home.path().join(name));
     let long_path = at(&vec!["name"; 800].join("/"));
     for (directory, words) in [
-        ("/proc/x".to_owned(), "nothing can be made in /proc"),
-        ("/sys/x/y".to_owned(), "nothing can be made in /sys"),
+        ("/proc/x".to_owned(), "nothing can be created in /proc"),
+        ("/sys/x/y".to_owned(), "nothing can be created in /sys"),
         ("/dev/null/run".to_owned(), "is not a directory"),
-        (at("nowhere"), "nowhere is a link that leads nowhere"),
+        (at("nowhere"), "nowhere is a dangling symbolic link"),
         (at("tiny.toml/runs/a"), "tiny.toml is not a directory"),
         (at(&format!("runs/{}", "n".repeat(300))), "File name too long"),
-        (long_path, "that is more than the 4096 that the system takes"),
+        (long_path, "that is more than the maximum of 4096"),
     ] {
         let directory = format!("run.directory={directory}");
         for verb in ["check", "train"] {

@@ -185,7 +185,7 @@ fn an_invalid_tokenizer_is_refused_with_its_file() {
     // Two tokens with the same id.
     let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
     small_tokenizer::write(directory.path(), &[token(9, "@DOC_ID_x@"), token(9, "<sep>")]);
-    refused("has id 9, which is another token's");
+    refused("has id 9, which another token has too");
     small_tokenizer::write(directory.path(), &[]);
     fs::write(directory.path().join("tokenizer_config.json"), r#"{"pad_token": "[PAD]"}"#)
         .expect("written");

@@ -117,7 +117,13 @@ fn a_hub_cannot_name_a_file_outside_the_cache() {
         liars.push(with_header(told, &files, config, "Content-Range", &range));
     }
     for location in ["", "file:///etc/passwd", "//elsewhere", "::"] {
-        liars.push(with_header("redirects to is `", &files, shard, "Location", location));
+        liars.push(with_header(
+            "the target of the redirection is `",
+            &files,
+            shard,
+            "Location",
+            location,
+        ));
     }
     let plain = ".hidden.safetensors";
     for name in ["../../../outside/mine", &absolute, "..", plain, "mine", "a b.safetensors"] {
@@ -185,7 +191,7 @@ fn a_file_with_more_bytes_than_announced_is_removed() {
         answer
     });
     let settings = settings(&home, &server);
-    assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", "announced were 1000"]);
+    assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", "the hub announced 1000"]);
     let large = |(path, _): &(PathBuf, Vec<u8>)| {
         path.to_string_lossy().contains("model-safetensors") && path.is_file()
     };

@@ -165,7 +165,12 @@ fn a_docid_that_shares_a_row_is_refused_with_token_and_id() {
     let (_parent, of_word) = with_id("@DOC_ID_7@", 5);
     assert_refused(
         &of_word,
-        &["tokenizer.json", "docid `@DOC_ID_7@` has id 5", "the id of `three`", "from id 9 on"],
+        &[
+            "tokenizer.json",
+            "docid `@DOC_ID_7@` has id 5",
+            "the id of `three`",
+            "an id of at least 9",
+        ],
     );
     let (_parent, of_docid) = with_id("@DOC_ID_7@", WORDS + 2);
     assert_refused(
@@ -329,7 +334,7 @@ fn a_slow_tokenizer_is_refused_with_instructions_to_convert_it() {
     fs::remove_file(checkpoint.join("tokenizer.json")).unwrap();
     fs::write(checkpoint.join("spiece.model"), b"x").unwrap();
     fs::write(checkpoint.join("added_tokens.json"), r#"{"@DOC_ID_7@": 9}"#).unwrap();
-    assert_refused(&checkpoint, &["tokenizer.json is not there", "save_pretrained"]);
+    assert_refused(&checkpoint, &["tokenizer.json does not exist", "save_pretrained"]);
 }
 
 #[test]
