@@ -17,7 +17,7 @@ use genir::ops::{cross_entropy, cross_entropy_of_logits};
 use genir::t5::{
     Attention, EncoderStates, Head, Hook, NoTap, Pass, Site, T5, T5Config, Tap, Tokens, weights,
 };
-use genir::task::{Epochs, Examples, Mixture, Sampler, TaskOptions, assemble};
+use genir::task::{Epochs, Examples, Mixture, Sampler, TaskOptions, collate};
 use genir::train::AdamW;
 
 // The allocator that the binary has.
@@ -180,7 +180,7 @@ fn batch(criterion: &mut Criterion) {
         bencher.iter(|| {
             position = (position + 1) % epochs.updates();
             let indices = sampler.update(position);
-            black_box(assemble(&examples, indices, loaded.tokenizer.pad_id(), 1))
+            black_box(collate(&examples, indices, loaded.tokenizer.pad_id(), 1))
         });
     });
 }

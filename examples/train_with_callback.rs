@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use genir::monitor::{Console, Verbosity};
 use genir::recipe::{Recipe, SHIPPED};
 use genir::run::Overwrite;
-use genir::train::{Cadence, Callback, Moment, Plan, TrainError, Training, Verdict};
+use genir::train::{Cadence, Callback, Plan, TrainError, TrainerState, Training, Verdict};
 
 // Training allocates and frees large tensors all the time; the command genir uses the same allocator.
 #[global_allocator]
@@ -30,16 +30,16 @@ impl Callback for DocidDistance {
         Cadence { every: Some(100), at_start: true, at_end: true }
     }
 
-    fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-        let rows = moment.model.valid().docids.weight.val(); // [documents, d_model]
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+        let rows = state.model.valid().docids.weight.val(); // [documents, d_model]
         let initial = self.initial.get_or_insert_with(|| rows.clone()).clone();
         let distances = (rows - initial).square().sum_dim(1).sqrt(); // [documents, 1]
         let distance = f64::from(distances.mean().into_scalar::<f32>());
-        moment.monitor.scalars(moment.step, moment.epoch, &[("docids/distance", distance)])?;
+        state.monitor.scalars(state.step, state.epoch, &[("docids/distance", distance)])?;
         Ok(Verdict::Continue)
     }
 
-    fn reads_only_its_texts(&self) -> bool {
+    fn reads_no_other_texts(&self) -> bool {
         true // no text is encoded here, so frozen encoder weights may be released
     }
 }

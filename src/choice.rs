@@ -1,44 +1,44 @@
-//! Choices: enums whose variants people write as words, each word written once.
+//! Enums whose variants have names in recipes and on the command line, each defined once.
 
 use std::fmt::Display;
 
-/// A value that is picked by its word, in a recipe.
+/// A value that is selected by name, in a recipe or on the command line.
 pub(crate) trait Choice: Copy + Display + 'static {
-    /// All that can be picked, in the order in which messages list them.
+    /// All values, in the order of messages.
     const ALL: &'static [Self];
 
-    /// What `word` picks.
-    fn named(word: &str) -> Option<Self> {
+    /// Returns the value with this name.
+    fn from_name(name: &str) -> Option<Self> {
         let mut all = Self::ALL.iter().copied();
-        all.find(|choice| choice.to_string() == word)
+        all.find(|choice| choice.to_string() == name)
     }
 
-    /// The words, for messages: `"docids", "all"`.
-    fn words() -> String {
-        let words: Vec<String> = Self::ALL.iter().map(|choice| format!("\"{choice}\"")).collect();
-        words.join(", ")
+    /// Returns the names in quotes, for messages: `"docids", "all"`.
+    fn names() -> String {
+        let names: Vec<String> = Self::ALL.iter().map(|choice| format!("\"{choice}\"")).collect();
+        names.join(", ")
     }
 }
 
-/// Declares an enum with the word of each variant; `Display` and serde use that word.
+/// Declares an enum with a name for each variant, which is also used by `Display` and serde.
 macro_rules! choice {
     (
         $(#[$about:meta])*
-        $name:ident { $($(#[$meaning:meta])* $variant:ident = $word:literal),+ $(,)? }
+        $name:ident { $($(#[$meaning:meta])* $variant:ident = $value:literal),+ $(,)? }
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub enum $name {
-            $($(#[$meaning])* #[serde(rename = $word)] $variant),+
+            $($(#[$meaning])* #[serde(rename = $value)] $variant),+
         }
 
         impl $name {
-            /// All of them, in the order of messages.
+            /// All values, in the order of messages.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The word that picks it.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
+            /// Returns the name of the value.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $value),+ }
             }
         }
 
@@ -48,7 +48,7 @@ macro_rules! choice {
 
         impl std::fmt::Display for $name {
             fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str(self.word())
+                formatter.write_str(self.name())
             }
         }
     };

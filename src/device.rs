@@ -1,4 +1,4 @@
-//! Where a run computes: the CPU, or an NVIDIA GPU in builds with the feature `cuda`.
+//! The compute device of a run: the CPU, or an NVIDIA GPU in builds with the feature `cuda`.
 
 use burn::tensor::{Device, FloatDType};
 use thiserror::Error;
@@ -6,38 +6,38 @@ use thiserror::Error;
 use crate::choice::choice;
 
 choice! {
-    /// The type in which a GPU computes products with weights; parameters and all else are f32 in any case. The CPU
-    /// computes all of it in f32.
+    /// The type of matrix products with weights on a GPU; parameters and all other operations are always f32. The CPU
+    /// computes everything in f32.
     #[derive(Default)]
     Precision {
-        /// The default of a GPU that supports it.
+        /// The default on GPUs that support it.
         Bf16 = "bf16",
-        /// To tell rounding from mistakes: several times slower.
+        /// For debugging rounding errors; several times slower.
         #[default]
         F32 = "f32",
     }
 }
 
-/// Where tensors lie, and in what type products with weights are computed there.
+/// A device, and the precision of its matrix products with weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ComputeDevice {
-    /// Where tensors lie; with or without autodiff.
+    /// The device of the tensors, with or without autodiff.
     pub device: Device,
-    /// The type of products with weights.
+    /// The precision of matrix products with weights.
     pub precision: Precision,
 }
 
 impl ComputeDevice {
-    /// `device` with products in bf16 if that was asked for and the device supports it, else in f32.
-    fn new(device: Device, asked: Precision) -> Self {
+    /// Uses bf16 if it is requested and the device supports it, else f32.
+    fn new(device: Device, requested: Precision) -> Self {
         let bf16 = !is_host(&device) && device.supports_dtype(FloatDType::BF16);
-        let precision = if bf16 { asked } else { Precision::F32 };
+        let precision = if bf16 { requested } else { Precision::F32 };
         Self { device, precision }
     }
 }
 
 impl From<&Device> for ComputeDevice {
-    /// With the precision that the device's plain name stands for: bf16 on GPUs that support it.
+    /// Uses the default precision of the device: bf16 on GPUs that support it.
     fn from(device: &Device) -> Self {
         Self::new(device.clone(), Precision::Bf16)
     }
@@ -49,15 +49,15 @@ impl From<&ComputeDevice> for ComputeDevice {
     }
 }
 
-/// Why a device cannot be had.
+/// Errors of selecting a device.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DeviceError {
-    /// Not a device's name.
+    /// The name is not the name of a device.
     #[error(
         "device `{found}`: expected auto, cpu, cuda or cuda:N (N counts from 0), a cuda device also with +f32"
     )]
     Unknown {
-        /// What was asked for.
+        /// The requested device.
         found: String,
     },
     /// This binary was built without CUDA.
@@ -66,33 +66,33 @@ pub enum DeviceError {
          (README, \"GPU\"), or use `cpu`"
     )]
     NotBuilt {
-        /// What was asked for.
+        /// The requested device.
         found: String,
     },
-    /// There is no driver on this machine.
+    /// The machine has no NVIDIA driver.
     #[error(
         "device `{found}`: no NVIDIA driver was found on this machine (libcuda cannot be loaded); \
          install the driver, or use `cpu`"
     )]
     NoDriver {
-        /// What was asked for.
+        /// The requested device.
         found: String,
     },
-    /// There are fewer GPUs.
+    /// The machine has fewer GPUs.
     #[error("device `{found}`: this machine has {count} CUDA device(s), counted from 0")]
     NoSuchGpu {
-        /// What was asked for.
+        /// The requested device.
         found: String,
         /// GPUs that the driver reports.
         count: usize,
     },
 }
 
-/// A device's name, understood.
+/// A parsed device name.
 enum Name {
     Auto,
     Cpu,
-    /// The number of a GPU, and whether its products stay f32.
+    /// The index of a GPU, and the requested precision.
     Cuda(usize, Precision),
 }
 
@@ -112,17 +112,17 @@ fn parse(name: &str) -> Option<Name> {
     }
 }
 
-/// Whether `name` names a device, on this machine or another.
-pub fn is_name(name: &str) -> bool {
+/// Returns whether `name` is the name of a device, available on this machine or not.
+pub fn is_valid_name(name: &str) -> bool {
     parse(name).is_some()
 }
 
-/// The device called `name`: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this build and this
-/// machine have one, else the CPU). With `+f32` behind a GPU's name, and on a GPU without bf16, products are computed in
+/// Returns the device with this name: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this build and this machine
+/// support one, else the CPU). With `+f32` after the name of a GPU, and on GPUs without bf16, products are computed in
 /// f32.
 ///
 /// # Errors
-/// In words, before Burn is asked for a GPU: with none, Burn 0.22 panics.
+/// The device is unavailable. This is checked before Burn is called, which panics without a GPU (0.22).
 pub fn device(name: &str) -> Result<ComputeDevice, DeviceError> {
     let (device, precision) = match parse(name) {
         None => return Err(DeviceError::Unknown { found: name.to_owned() }),
@@ -133,21 +133,21 @@ pub fn device(name: &str) -> Result<ComputeDevice, DeviceError> {
     Ok(ComputeDevice::new(device, precision))
 }
 
-/// Sequences are padded to a multiple of this on GPUs, where each new shape costs compiled and tried kernels.
-const GPU_LENGTH_STEP: usize = 8;
+/// On GPUs, sequences are padded to a multiple of this, since kernels are compiled and tuned for each new shape.
+const GPU_PAD_TO_MULTIPLE_OF: usize = 8;
 
-/// To what multiple the lengths of batches on `device` are rounded up.
-pub fn length_step(device: &Device) -> usize {
-    if is_host(device) { 1 } else { GPU_LENGTH_STEP }
+/// Returns the number of tokens to a multiple of which batches on `device` are padded.
+pub fn pad_to_multiple_of(device: &Device) -> usize {
+    if is_host(device) { 1 } else { GPU_PAD_TO_MULTIPLE_OF }
 }
 
-/// Whether tensors of `device` lie in memory that the CPU computes in.
+/// Returns whether `device` is the CPU, so that its tensors are in host memory.
 pub fn is_host(device: &Device) -> bool {
     // Device equality ignores autodiff.
     *device == Device::flex()
 }
 
-/// `cpu`, or the GPU with its precision, as written to the run directory.
+/// Returns the description of a device in the run directory: `cpu`, or the GPU with its precision.
 pub fn describe(device: &Device, precision: Precision) -> String {
     if is_host(device) {
         return "cpu".to_owned();
@@ -163,7 +163,7 @@ fn cuda(name: &str, _index: usize) -> Result<Device, DeviceError> {
 #[cfg(feature = "cuda")]
 fn cuda(name: &str, index: usize) -> Result<Device, DeviceError> {
     let found = name.to_owned();
-    // SAFETY: only looks whether the driver's library can be loaded.
+    // SAFETY: the function only checks whether the library of the driver can be loaded.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(DeviceError::NoDriver { found });
     }
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_that_cannot_be_had_is_refused_in_words() {
+    fn an_unavailable_device_is_an_error() {
         let cpu = device("cpu").unwrap();
         assert!(is_host(&cpu.device));
         assert_eq!(cpu.precision, Precision::F32, "the CPU computes in f32, whatever a GPU would");

@@ -8,7 +8,7 @@
 //! | task | start here |
 //! | --- | --- |
 //! | train | [`train::Training`], [`recipe::Recipe`], [`train::Plan`] |
-//! | run code in training | [`train::Callback`], [`train::Moment`] |
+//! | run code in training | [`train::Callback`], [`train::TrainerState`] |
 //! | search and evaluate | [`checkpoint::Checkpoint`], [`Searcher`], [`Retriever`], [`retrieval`] |
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
@@ -41,7 +41,7 @@
 //! A [`Callback`](train::Callback) sees the model at a cadence of its own, records metrics and can stop the run.
 //!
 //! ```
-//! use genir::train::{Cadence, Callback, Moment, TrainError, Verdict};
+//! use genir::train::{Cadence, Callback, TrainerState, TrainError, Verdict};
 //!
 //! /// Stops a run whose loss stays above a limit.
 //! struct LossLimit(f64);
@@ -51,14 +51,14 @@
 //!         Cadence { every: Some(100), at_start: false, at_end: false }
 //!     }
 //!
-//!     fn call(&mut self, moment: &mut Moment) -> Result<Verdict, TrainError> {
-//!         Ok(match moment.loss > self.0 {
-//!             true => Verdict::Stop(format!("the loss is {:.3}", moment.loss)),
+//!     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
+//!         Ok(match state.loss > self.0 {
+//!             true => Verdict::Stop(format!("the loss is {:.3}", state.loss)),
 //!             false => Verdict::Continue,
 //!         })
 //!     }
 //!
-//!     fn reads_only_its_texts(&self) -> bool {
+//!     fn reads_no_other_texts(&self) -> bool {
 //!         true // it does not use the model: frozen encoder weights may be released
 //!     }
 //! }

@@ -7,6 +7,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    genir::allocator::keep_freed_memory();
+    genir::allocator::retain_freed_memory();
     genir::cli::main()
 }

@@ -1,9 +1,9 @@
-//! The nearest known word to a mistyped one, for "did you mean" in error messages.
+//! Finds the most similar known name, for "did you mean" in error messages.
 
-/// Below this Jaro-Winkler similarity a suggestion would puzzle more than help.
-const LEAST_SIMILARITY: f64 = 0.8;
+/// The minimum Jaro-Winkler similarity of a helpful suggestion.
+const MIN_SIMILARITY: f64 = 0.8;
 
-/// The word of `known` most like `word`, if any is like it at all.
+/// Returns the most similar name in `known`, if any is similar enough.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     known
@@ -12,8 +12,8 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
             let similarity = strsim::jaro_winkler(&word, &candidate.to_lowercase());
             (similarity, candidate)
         })
-        .filter(|(similarity, _)| *similarity >= LEAST_SIMILARITY)
-        // The first of equals, so that the order of `known` decides.
+        .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
+        // The first of equally similar names is returned.
         .reduce(|best, next| if next.0 > best.0 { next } else { best })
         .map(|(_, candidate)| candidate)
 }
@@ -23,7 +23,7 @@ mod tests {
     use super::nearest;
 
     #[test]
-    fn only_words_that_are_alike_are_suggested() {
+    fn only_similar_names_are_suggested() {
         let known = ["batch_size", "epochs", "steps"];
         assert_eq!(nearest("batchsize", known), Some("batch_size"));
         assert_eq!(nearest("Epoch", known), Some("epochs"));

@@ -1,12 +1,12 @@
-//! Counted randomness: everything random at position `n` comes from `hash(seed, n, purpose)`.
+//! Counter-based randomness: the random numbers at position `n` are a function of `hash(seed, n, purpose)`.
 //!
-//! No generator is carried from step to step, so a run restored at a position is the same run.
+//! No generator state is carried from step to step, so a run that is resumed at a position is reproducible.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-/// A 64-bit key for `(seed, position, purpose)`: different for each purpose at one position.
+/// Returns a 64-bit key for `(seed, position, purpose)`; purposes have different keys at the same position.
 pub fn key(seed: u64, position: u64, purpose: &str) -> u64 {
     // FNV-1a over the purpose, then two rounds of SplitMix64's finaliser to spread the counters.
     let name = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -15,12 +15,12 @@ pub fn key(seed: u64, position: u64, purpose: &str) -> u64 {
     mix(mix(seed ^ name).wrapping_add(position))
 }
 
-/// A generator for everything random that `purpose` needs at `position`.
+/// Returns the generator of the random numbers for `purpose` at `position`.
 pub fn generator(seed: u64, position: u64, purpose: &str) -> impl Rng + use<> {
     Xoshiro256PlusPlus::seed_from_u64(key(seed, position, purpose))
 }
 
-/// Shuffles `items` by `(seed, position, purpose)` alone.
+/// Shuffles `items` in an order that depends only on `(seed, position, purpose)`.
 pub fn shuffle<T>(items: &mut [T], seed: u64, position: u64, purpose: &str) {
     items.shuffle(&mut generator(seed, position, purpose));
 }

@@ -1,4 +1,4 @@
-//! Base models: directories, and models of a hub on this machine.
+//! Base models in directories and on a local hub.
 
 #[path = "support/hub_models.rs"]
 mod hub_models;
@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use genir::checkpoint::{HubSettings, Wanted, checkpoint_at, locate};
+use genir::checkpoint::{BaseFiles, HubSettings, checkpoint_at, locate};
 use tempfile::TempDir;
 
 use hub_models::local_hub::{Answer, Files, MODEL, Server, hub};
 use hub_models::{COMMIT, assert_holds, assert_says, fetch, files, serve, settings};
 
 #[test]
-fn both_layouts_of_weights_are_fetched_and_then_served_from_the_cache() {
+fn single_and_sharded_weights_are_downloaded_and_then_read_from_the_cache() {
     for fixture in ["v1_0_tied", "sharded"] {
         let files = files(fixture);
         let home = TempDir::new().unwrap();
@@ -39,7 +39,7 @@ fn both_layouts_of_weights_are_fetched_and_then_served_from_the_cache() {
 }
 
 #[test]
-fn offline_nothing_is_asked_and_what_is_not_cached_is_named() {
+fn offline_no_request_is_sent_and_a_missing_file_is_named() {
     let home = TempDir::new().unwrap();
     let server = serve(&files("sharded"));
     let mut settings = settings(&home, &server);
@@ -59,7 +59,7 @@ fn offline_nothing_is_asked_and_what_is_not_cached_is_named() {
 }
 
 #[test]
-fn weights_are_left_out_when_they_are_not_wanted() {
+fn weights_are_not_downloaded_for_training_from_scratch() {
     let mut files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let weights = files.remove("model.safetensors").unwrap();
@@ -70,7 +70,7 @@ fn weights_are_left_out_when_they_are_not_wanted() {
     assert_says(&error, &["no model.safetensors, only pytorch_model.bin", "save_pretrained"]);
     for offline in [false, true] {
         settings.offline = offline;
-        let directory = locate(MODEL, None, Wanted::ConfigAndTokenizer, &settings).unwrap();
+        let directory = locate(MODEL, None, BaseFiles::ConfigAndTokenizer, &settings).unwrap();
         files.remove("pytorch_model.bin");
         assert_holds(&directory, &files);
         assert!(!directory.join("pytorch_model.bin").exists());
@@ -93,11 +93,11 @@ fn a_model_without_a_fast_tokenizer_or_without_a_shard_is_refused() {
 }
 
 #[test]
-fn a_name_that_nothing_has_is_an_error_that_says_where_it_was_looked_for() {
+fn an_unknown_name_is_an_error_that_names_the_directory_and_the_hub() {
     let home = TempDir::new().unwrap();
     let server = serve(&Files::new());
     let settings = settings(&home, &server);
-    let error = locate("genir/tinny", Some("v2"), Wanted::Everything, &settings).unwrap_err();
+    let error = locate("genir/tinny", Some("v2"), BaseFiles::All, &settings).unwrap_err();
     assert_says(
         &error.to_string(),
         &["`genir/tinny`", "no directory", "revision v2", &settings.endpoint, "not found (404)"],
@@ -110,7 +110,7 @@ fn a_gated_model_needs_the_token_which_is_sent_as_bearer() {
     let home = TempDir::new().unwrap();
     let shown = files.clone();
     let server = Server::start(move |request, address| {
-        // As the hub does it: anyone sees what is there, not everyone gets it.
+        // As on the hub: the list of files is public, but the files are not.
         match request.authorization.as_deref() {
             _ if request.path.starts_with("/api/") => hub(request, address, COMMIT, &shown),
             Some("Bearer hf_good") => hub(request, address, COMMIT, &shown),
@@ -129,7 +129,7 @@ fn a_gated_model_needs_the_token_which_is_sent_as_bearer() {
 }
 
 #[test]
-fn a_hub_that_fails_is_an_error_in_words() {
+fn a_failure_of_the_hub_is_an_error() {
     let home = TempDir::new().unwrap();
     let server = Server::start(|_, _| Answer::status(503));
     let settings = settings(&home, &server);
@@ -139,7 +139,7 @@ fn a_hub_that_fails_is_an_error_in_words() {
 }
 
 #[test]
-fn a_revision_that_moved_gives_the_new_commit_whole_and_the_old_one_stays() {
+fn a_moved_revision_gives_the_complete_new_commit_and_keeps_the_old_one() {
     const LATER: &str = "fedcba9876543210fedcba9876543210fedcba98";
     let home = TempDir::new().unwrap();
     let old = files("v1_0_tied");
@@ -151,7 +151,7 @@ fn a_revision_that_moved_gives_the_new_commit_whole_and_the_old_one_stays() {
     let server = Server::start(move |request, address| hub(request, address, LATER, &shown));
     let mut settings = settings(&home, &server);
     // A cached commit needs no hub.
-    let pinned = locate(MODEL, Some(COMMIT), Wanted::Everything, &settings).unwrap();
+    let pinned = locate(MODEL, Some(COMMIT), BaseFiles::All, &settings).unwrap();
     assert_eq!(pinned, first);
     assert!(server.requests.lock().unwrap().is_empty());
 
@@ -160,16 +160,16 @@ fn a_revision_that_moved_gives_the_new_commit_whole_and_the_old_one_stays() {
     assert_holds(&second, &new);
     assert_holds(&first, &old);
 
-    let branch = locate(MODEL, Some("refs/pr/1"), Wanted::Everything, &settings).unwrap();
+    let branch = locate(MODEL, Some("refs/pr/1"), BaseFiles::All, &settings).unwrap();
     assert_eq!(branch, second);
     assert_eq!(server.asked("/revision/refs%2Fpr%2F1").len(), 1);
     settings.offline = true;
-    let branch = locate(MODEL, Some("refs/pr/1"), Wanted::Everything, &settings).unwrap();
+    let branch = locate(MODEL, Some("refs/pr/1"), BaseFiles::All, &settings).unwrap();
     assert_eq!(branch, second);
 }
 
 #[test]
-fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
+fn an_interrupted_transfer_is_resumed() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let shown = files.clone();
@@ -187,7 +187,7 @@ fn a_transfer_that_is_cut_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_whole_part_of_an_earlier_attempt_is_thrown_away() {
+fn a_partial_file_that_already_has_the_full_size_is_discarded() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let server = serve(&files);
@@ -205,7 +205,7 @@ fn a_whole_part_of_an_earlier_attempt_is_thrown_away() {
 }
 
 #[test]
-fn a_file_of_another_size_than_announced_is_not_kept() {
+fn a_file_of_another_size_than_announced_is_removed() {
     let mut files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let shown = files.clone();
@@ -221,7 +221,7 @@ fn a_file_of_another_size_than_announced_is_not_kept() {
     assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", &found, "300000"]);
     settings.offline = true;
     assert_says(&fetch(&settings).unwrap_err(), &["the model is not in the cache"]);
-    // What came before it does not have to come again.
+    // Files that were downloaded before it are not downloaded again.
     let server = serve(&files);
     settings.endpoint = format!("http://{}", server.address);
     settings.offline = false;
@@ -233,17 +233,17 @@ fn a_file_of_another_size_than_announced_is_not_kept() {
 }
 
 #[test]
-fn a_run_directory_stands_for_its_best_checkpoint_or_else_its_latest() {
+fn a_run_directory_is_resolved_to_its_best_or_else_its_latest_checkpoint() {
     let home = TempDir::new().unwrap();
     let server = serve(&Files::new());
     let settings = settings(&home, &server);
     let run = home.path().join("run");
     let find = || {
-        locate(run.to_str().unwrap(), None, Wanted::Everything, &settings)
+        locate(run.to_str().unwrap(), None, BaseFiles::All, &settings)
             .map_err(|error| error.to_string())
     };
     fs::create_dir_all(run.join("checkpoints")).unwrap();
-    assert_says(&find().unwrap_err(), &["no config.json", "no checkpoint yet"]);
+    assert_says(&find().unwrap_err(), &["no config.json", "without a checkpoint"]);
     for name in ["latest", "best"] {
         let checkpoint = run.join("checkpoints").join(name);
         fs::create_dir(&checkpoint).unwrap();
@@ -255,12 +255,12 @@ fn a_run_directory_stands_for_its_best_checkpoint_or_else_its_latest() {
 }
 
 #[test]
-fn a_directory_is_taken_as_it_is() {
+fn a_directory_is_returned_unchanged() {
     let home = TempDir::new().unwrap();
     let server = serve(&Files::new());
     let settings = settings(&home, &server);
     let find = |base: &str, revision| {
-        locate(base, revision, Wanted::Everything, &settings).map_err(|error| error.to_string())
+        locate(base, revision, BaseFiles::All, &settings).map_err(|error| error.to_string())
     };
     // Relative to the package, where tests run; both have the form of hub ids.
     for name in ["tests", "tests/fixtures", "./tests"] {
@@ -269,7 +269,7 @@ fn a_directory_is_taken_as_it_is() {
     assert_eq!(find("~", None).unwrap(), std::env::home_dir().unwrap());
     assert_says(
         &find("tests", Some("main")).unwrap_err(),
-        &["`main`", "only for models of the hub"],
+        &["`main`", "applies only to models of the hub"],
     );
     assert_says(&find("./nothing", None).unwrap_err(), &["`./nothing`", "is not a directory"]);
     assert_says(&find("a/b/c", None).unwrap_err(), &["is not a directory", "`organisation/name`"]);
@@ -278,7 +278,7 @@ fn a_directory_is_taken_as_it_is() {
 }
 
 #[test]
-fn settings_are_read_from_the_variables_of_hugging_face() {
+fn settings_are_read_from_the_environment_variables_of_hugging_face() {
     let read = |variables: &[(&str, &str)]| {
         let variables: BTreeMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();

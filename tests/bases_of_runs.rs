@@ -1,4 +1,5 @@
-//! A run as the base of another: found by its directory, with its docids' rows, and with a note where sizes are in the way.
+//! Runs as base models of other runs: found by their directory, with their docid rows, and with a message if sizes
+//! conflict.
 
 use std::fs;
 
@@ -20,7 +21,7 @@ use parameter_bits::{assert_same, bits};
 use tiny_run::{logged, plan, tiny_corpus, train, try_plan};
 
 #[test]
-fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
+fn a_run_directory_is_a_base_model_and_reused_docid_rows_are_reported() {
     let home = TempDir::new().unwrap();
     let recipe = text(home.path().join("tiny.toml"));
     fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
@@ -65,7 +66,8 @@ fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
         &["9 rows, all new", "scratch: new weights, those of the base are not used"],
     );
 
-    // The run's best checkpoint, as `search` takes it, though there is a later one, and with the rows of its docids.
+    // The best checkpoint of the run is used, as by `search`, although there is a later one, with the rows of its
+    // docids.
     let checkpoints = home.path().join("run/checkpoints");
     fs::remove_file(checkpoints.join("best")).unwrap();
     std::os::unix::fs::symlink("step-000001", checkpoints.join("best")).unwrap();
@@ -79,7 +81,7 @@ fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
 }
 
 #[test]
-fn sizes_beside_a_base_with_weights_are_refused_with_what_to_remove() {
+fn sizes_for_a_pretrained_base_model_are_refused_with_the_keys_to_remove() {
     let home = TempDir::new().unwrap();
     let Err(message) = try_plan(home.path(), &["model.init=pretrained"]) else {
         panic!("accepted")
@@ -88,7 +90,7 @@ fn sizes_beside_a_base_with_weights_are_refused_with_what_to_remove() {
 }
 
 #[test]
-fn a_base_inside_genir_needs_no_file_and_gives_the_same_model() {
+fn a_bundled_base_model_needs_no_file_and_gives_the_same_model() {
     let home = TempDir::new().unwrap();
     let inside = plan(home.path(), &["model.base=bundled:atlas-base"]);
     let on_disk = plan(home.path(), &[]);
@@ -96,7 +98,7 @@ fn a_base_inside_genir_needs_no_file_and_gives_the_same_model() {
     assert_same(&model(&inside), &model(&on_disk), "the base of the repository");
     let exported = TempDir::new().unwrap();
     inside.tokenizer.export(exported.path(), None).unwrap();
-    assert_eq!(TextTokenizer::load(exported.path()).unwrap().tokenizer.words(), 5000);
+    assert_eq!(TextTokenizer::load(exported.path()).unwrap().tokenizer.vocab_size(), 5000);
     let trained = train(&plan(home.path(), &["model.base=bundled:atlas-base", "train.steps=1"]));
     assert_eq!((trained.outcome.steps, trained.model.documents()), (1, 8));
     assert!(trained.optimized.contains("t5.shared.weight"));
@@ -108,15 +110,15 @@ fn a_base_inside_genir_needs_no_file_and_gives_the_same_model() {
         (&["model.base=bundled:atlas"][..], &["did you mean `bundled:atlas-base`?"][..]),
         (
             &["model.base=bundled:t5"],
-            &["no such base model inside", "did you mean `bundled:atlas-base`?"],
+            &["there is no such bundled base model", "did you mean `bundled:atlas-base`?"],
         ),
         (
             &["model.base=bundled:atlas-base", "model.init=pretrained", "~model.config"],
-            &["without weights", "model.init = \"scratch\""],
+            &["no weights", "model.init = \"scratch\""],
         ),
         (
             &["model.base=bundled:atlas-base", "model.revision=main"],
-            &["`main` is only for models of the hub"],
+            &["`main` applies only to models of the hub"],
         ),
     ] {
         is_refused(&[&["check", &recipe, "--overwrite"], keys].concat(), parts);

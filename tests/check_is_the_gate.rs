@@ -304,7 +304,7 @@ fn a_run_directory_that_cannot_be_started_in_is_a_problem_beside_the_others() {
         let file = format!("run.directory={recipe}/run");
         is_refused(&[verb, &recipe, &file], &["1 problem with", "tiny.toml is not a directory"]);
         let corpus = format!("run.directory={}", home.path().join("corpus").display());
-        is_refused(&[verb, &recipe, &corpus, "--overwrite"], &["no run of genir"]);
+        is_refused(&[verb, &recipe, &corpus, "--overwrite"], &["not a run directory of genir"]);
     }
     is_refused(&["check", &recipe, wrong, "--overwrite"], &["1 problem with", "model.base: "]);
     succeeds(&["check", &recipe, "--overwrite"]);
@@ -382,13 +382,13 @@ fn a_place_where_nobody_can_make_a_run_is_a_problem_for_root_too() {
     let at = |name: &str| text(home.path().join(name));
     let long_path = at(&vec!["name"; 800].join("/"));
     for (directory, words) in [
-        ("/proc/x".to_owned(), "nothing can be made in /proc"),
-        ("/sys/x/y".to_owned(), "nothing can be made in /sys"),
+        ("/proc/x".to_owned(), "nothing can be created in /proc"),
+        ("/sys/x/y".to_owned(), "nothing can be created in /sys"),
         ("/dev/null/run".to_owned(), "is not a directory"),
-        (at("nowhere"), "nowhere is a link that leads nowhere"),
+        (at("nowhere"), "nowhere is a dangling symbolic link"),
         (at("tiny.toml/runs/a"), "tiny.toml is not a directory"),
         (at(&format!("runs/{}", "n".repeat(300))), "File name too long"),
-        (long_path, "that is more than the 4096 that the system takes"),
+        (long_path, "that is more than the maximum of 4096"),
     ] {
         let directory = format!("run.directory={directory}");
         for verb in ["check", "train"] {
@@ -422,7 +422,7 @@ fn sizes_that_no_machine_holds_are_told_and_not_allocated() {
             "7 problems",
             "model.config.d_model = 1000000000: expected a whole number from 1 to 131072",
             "model.config.num_layers = 1000000000: expected a whole number from 1 to 1000",
-            "evaluate.unmasked_padding = 1000000000: expected a whole number from 1 to 4096",
+            "evaluate.unmasked_padding = 1000000000: expected an integer from 1 to 4096",
         ],
     );
     // The largest that are taken: 72 TB of parameters, of which nothing is made.

@@ -1,5 +1,5 @@
-//! Checkpoints open as they were written, are written whole or not at all, and are refused with file and tensor
-//! when they are damaged.
+//! Checkpoints are read as they were written, are written atomically, and are refused with file and tensor if they are
+//! damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ use tiny_model::{DOCIDS, docids, manifest};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Every file of a directory with its content.
+/// Returns the files of a directory with their contents.
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(directory)
         .unwrap()
@@ -47,7 +47,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_written_opens_again_bit_for_bit() {
+fn a_checkpoint_is_read_bit_for_bit_as_it_was_written() {
     for tied in [true, false] {
         let model = model(tied);
         let parent = TempDir::new().unwrap();
@@ -58,30 +58,30 @@ fn what_is_written_opens_again_bit_for_bit() {
         assert_eq!(opened.docids, docids());
         assert_eq!(opened.encoding(), manifest().encoding);
         assert_eq!(opened.manifest, Some(manifest()));
-        assert_eq!(opened.tokenizer.words(), WORDS);
-        // What was opened writes the same files.
+        assert_eq!(opened.tokenizer.vocab_size(), WORDS);
+        // The opened checkpoint is written as the same files.
         let again = write_model(parent.path(), "again", &opened.model).unwrap();
         assert!(files(&again) == files(&checkpoint));
     }
 }
 
 #[test]
-fn an_existing_checkpoint_is_refused_and_untouched() {
+fn an_existing_checkpoint_is_not_overwritten() {
     let (parent, checkpoint) = written();
     let before = files(&checkpoint);
     let error = write_model(parent.path(), "step-1", &model(false)).unwrap_err();
-    assert!(error.contains("step-1: there is a checkpoint already"), "{error}");
+    assert!(error.contains("step-1: the checkpoint exists already"), "{error}");
     assert!(files(&checkpoint) == before);
     assert_eq!(names(parent.path()), ["step-1"]);
 
     link(parent.path(), "latest", "step-1").unwrap();
     let error = write_model(parent.path(), "latest", &model(false)).unwrap_err();
-    assert!(error.contains("latest: there is a checkpoint already"), "{error}");
+    assert!(error.contains("latest: the checkpoint exists already"), "{error}");
     assert!(files(&checkpoint) == before);
 }
 
 #[test]
-fn what_a_killed_process_left_is_removed_and_leads_nowhere() {
+fn unfinished_checkpoints_of_a_killed_process_are_removed() {
     let (parent, checkpoint) = written();
     let left = parent.path().join(".unfinished-step-2");
     fs::create_dir(&left).unwrap();
@@ -104,10 +104,10 @@ fn what_a_killed_process_left_is_removed_and_leads_nowhere() {
 }
 
 #[test]
-fn a_link_leads_to_a_whole_checkpoint_at_every_moment() {
+fn a_link_always_refers_to_a_complete_checkpoint() {
     let (parent, _) = written();
     write_model(parent.path(), "step-2", &model(false)).unwrap();
-    // A process was killed between its two steps.
+    // A process was killed between the two steps of replacing the link.
     std::os::unix::fs::symlink("nowhere", parent.path().join(".unfinished-latest")).unwrap();
     link(parent.path(), "latest", "step-1").unwrap();
     let latest = parent.path().join("latest");
@@ -132,7 +132,7 @@ fn a_link_leads_to_a_whole_checkpoint_at_every_moment() {
 }
 
 #[test]
-fn a_plain_t5_is_refused_in_words() {
+fn a_t5_without_docids_is_refused_as_a_base_model() {
     let (_parent, checkpoint) = written();
     tokenizer().export(&checkpoint, None).unwrap();
     assert_refused(&checkpoint, &["step-1", "no docids", "@DOC_ID_<id>@", "genir train"]);
@@ -169,7 +169,7 @@ fn damaged_weights_are_refused_with_file_and_tensor() {
 }
 
 #[test]
-fn a_file_that_was_cut_is_refused() {
+fn a_truncated_file_is_refused() {
     let (_parent, checkpoint) = written();
     let file = checkpoint.join(WEIGHTS);
     let whole = fs::read(&file).unwrap();
@@ -184,7 +184,7 @@ fn a_file_that_was_cut_is_refused() {
 }
 
 #[test]
-fn an_index_names_files_beside_it_and_nothing_else() {
+fn an_index_may_only_name_files_in_its_directory() {
     let (parent, checkpoint) = written();
     let index = |shard: &str| {
         let map = json!({ "weight_map": { "shared.weight": shard } });
@@ -207,7 +207,7 @@ fn an_index_names_files_beside_it_and_nothing_else() {
 }
 
 #[test]
-fn other_files_that_are_damaged_are_refused_by_name() {
+fn other_damaged_files_are_refused_by_name() {
     for (name, parts) in [
         ("config.json", &["not a JSON object"][..]),
         ("tokenizer.json", &["added_tokens"]),
@@ -227,7 +227,7 @@ fn other_files_that_are_damaged_are_refused_by_name() {
 }
 
 #[test]
-fn the_released_form_of_the_paper_opens_with_its_encoding() {
+fn the_released_format_of_the_paper_opens_with_its_encoding() {
     let (_parent, checkpoint) = written();
     for ours in ["genir.json", "docids.json"] {
         fs::remove_file(checkpoint.join(ours)).unwrap();

@@ -299,7 +299,7 @@ fn an_existing_run_is_refused_and_untouched() {
     let foreign = home.path().join("corpus");
     let before = everything(&foreign);
     let directory = format!("run.directory={}", foreign.display());
-    is_refused(&["train", &recipe, &directory, "--overwrite"], &["no run of genir"]);
+    is_refused(&["train", &recipe, &directory, "--overwrite"], &["not a run directory of genir"]);
     assert!(everything(&foreign) == before);
 }
 

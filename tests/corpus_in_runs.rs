@@ -1,4 +1,4 @@
-//! What is skipped or unusual in a corpus is said where a run is planned, trained and evaluated.
+//! Skipped and unusual data of a corpus are reported when a run is planned, trained and evaluated.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,8 @@ mod tiny_corpus;
 
 use command::{assert_says, is_refused, succeeds, text};
 
-/// The tiny recipe as a file in `home`, over a corpus with two documents without text and a judgement of none.
+/// Writes the tiny recipe to `home`, with a corpus that has two documents without text and a judgement of an absent
+/// one.
 fn recipe_of_problems(home: &Path) -> String {
     let recipe = home.join("tiny.toml");
     fs::write(&recipe, tiny_corpus::recipe(home)).unwrap();
@@ -35,7 +36,7 @@ fn recipe_of_problems(home: &Path) -> String {
     text(recipe)
 }
 
-/// A plan over a DSI corpus in one file.
+/// Returns the plan for a DSI corpus in one file.
 fn plan(home: &Path, lines: &[(u32, &str)], overrides: &[&str]) -> Plan {
     let recipe = tiny_corpus::recipe(home);
     let file = home.join("train.jsonl");
@@ -49,7 +50,7 @@ fn plan(home: &Path, lines: &[(u32, &str)], overrides: &[&str]) -> Plan {
 }
 
 #[test]
-fn what_is_skipped_is_in_check_the_log_and_the_environment_and_eval_reads_as_the_run_did() {
+fn skipped_data_are_reported_by_check_log_and_environment_and_eval_skips_the_same() {
     let home = TempDir::new().unwrap();
     let recipe = recipe_of_problems(home.path());
     is_refused(
@@ -57,7 +58,7 @@ fn what_is_skipped_is_in_check_the_log_and_the_environment_and_eval_reads_as_the
         &[
             "2 problems with this run",
             "corpus: 2 documents have no text; corpus.on_problem = \"skip\"",
-            "corpus: 1 judgement is of a document that the corpus does not have",
+            "corpus: 1 judgement is of a document that is not in the corpus",
             "test_queries.json, element [0], line 1: query `a`, document `gone`",
         ],
     );
@@ -65,7 +66,7 @@ fn what_is_skipped_is_in_check_the_log_and_the_environment_and_eval_reads_as_the
     let told = ["2 documents have no text", "document `lima`", "query `a`, document `gone`"];
     assert_says(&succeeds(&["check", &recipe, skip]).stdout, &told);
 
-    // Warnings are shown where nothing else is.
+    // Warnings are shown even with `--quiet`.
     let done = succeeds(&["-q", "train", &recipe, "train.steps=1", skip]);
     assert_says(&done.stderr, &told);
     let run = RunDirectory::open(&home.path().join("run")).unwrap();
@@ -83,7 +84,7 @@ fn what_is_skipped_is_in_check_the_log_and_the_environment_and_eval_reads_as_the
         &succeeds(&["search", &run, "which gas", "-k", "8"]).stdout,
         &["neon", "Oxygen is"],
     );
-    // A checkpoint in no run says how.
+    // For a checkpoint outside of a run, the message names the option.
     let copy = home.path().join("copy");
     fs::create_dir(&copy).unwrap();
     for entry in fs::read_dir(home.path().join("run/checkpoints/latest")).unwrap() {
@@ -97,7 +98,7 @@ fn what_is_skipped_is_in_check_the_log_and_the_environment_and_eval_reads_as_the
 }
 
 #[test]
-fn documents_that_cannot_be_told_apart_are_named_before_training() {
+fn documents_with_the_same_tokens_are_named_before_training() {
     let home = TempDir::new().unwrap();
     let lines: Vec<(u32, &str)> = (0..7)
         .map(|id| (id, "document: the same text"))
@@ -120,7 +121,7 @@ fn documents_that_cannot_be_told_apart_are_named_before_training() {
 }
 
 #[test]
-fn a_row_is_the_mean_over_all_texts_of_its_document_and_each_is_asked_for_in_memorisation() {
+fn a_row_is_the_mean_over_all_texts_of_its_document_and_memorisation_ranks_each_text() {
     let home = TempDir::new().unwrap();
     let (first, second) =
         ("document: iron is a metal", "document: it rusts in wet air and in water");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use genir::corpus::{
-    self, Corpus, CorpusOptions, Kind, Layout, LeaveOut, LoadedCorpus, OnProblem, Split,
+    self, Corpus, CorpusOptions, FindingKind, Layout, LeaveOut, LoadedCorpus, OnProblem, Split,
 };
 
 #[path = "support/collections.rs"]
@@ -82,7 +82,7 @@ fn the_paper_layout_takes_integer_and_string_ids() {
 }
 
 #[test]
-fn gzip_is_told_by_content_whatever_the_name_is() {
+fn gzip_is_detected_by_content_and_not_by_name() {
     let plain =
         read(&[("documents.json", DOCUMENTS.as_bytes()), ("train_queries.json", TRAIN.as_bytes())])
             .expect("plain");
@@ -101,15 +101,15 @@ fn gzip_is_told_by_content_whatever_the_name_is() {
 }
 
 #[test]
-fn a_byte_order_mark_and_windows_line_ends_are_passed_over() {
+fn a_byte_order_mark_and_windows_line_endings_are_skipped() {
     let documents = format!("\u{feff}{}", DOCUMENTS.replace(", {", ",\r\n{"));
     let corpus = read(&[("documents.json", documents.as_bytes())]).expect("a corpus");
     assert_eq!(ids(&corpus), ["7", "b"]);
 }
 
 #[test]
-fn characters_cut_by_the_ends_of_buffers_are_read_whole() {
-    // Three bytes a character and an odd start: some character lies across every 64 KiB boundary.
+fn characters_split_between_buffers_are_decoded() {
+    // Characters of three bytes with an odd start: every 64 KiB boundary splits a character.
     let text = "x".to_owned() + &"€".repeat(200_000);
     let documents = serde_json::json!([{"id": 1, "text": text}]).to_string();
     for content in [documents.clone().into_bytes(), gzip(documents.as_bytes())] {
@@ -135,7 +135,7 @@ fn a_beir_directory_joins_titles_and_keeps_grades_above_zero() {
 }
 
 #[test]
-fn dsi_documents_and_queries_in_files_of_their_own_share_their_text_id() {
+fn dsi_documents_and_queries_in_separate_files_share_a_text_id() {
     let corpus = read(&[
         (
             "corpus.jsonl",
@@ -153,7 +153,7 @@ fn dsi_documents_and_queries_in_files_of_their_own_share_their_text_id() {
 }
 
 #[test]
-fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
+fn a_mixed_dsi_file_distinguishes_documents_from_queries_by_prefix() {
     let train: &[u8] = b"{\"text_id\": \"0\", \"text\": \"question: which one?\"}\n\
         {\"text_id\": \"0\", \"text\": \"document: the first\"}\n\
         {\"text_id\": \"1\", \"text\": \"Passage: the second\"}\n";
@@ -171,13 +171,13 @@ fn a_mixed_dsi_file_tells_documents_from_queries_by_their_marks() {
     assert_eq!(one.train, corpus.train);
 
     refused(
-        &[("train.jsonl", b"{\"text_id\": 0, \"text\": \"no mark\"}\n")],
-        &["train.jsonl, line 1", "`no mark` has no mark", "`document: `"],
+        &[("train.jsonl", b"{\"text_id\": 0, \"text\": \"bare\"}\n")],
+        &["train.jsonl, line 1", "`bare` has no prefix", "`document: `"],
     );
 }
 
 #[test]
-fn generated_queries_come_from_one_more_file() {
+fn generated_queries_are_read_from_an_additional_file() {
     let files = directory(&[
         ("documents.json", DOCUMENTS.as_bytes()),
         (
@@ -206,7 +206,7 @@ fn generated_queries_come_from_one_more_file() {
 }
 
 #[test]
-fn the_same_query_id_may_stand_in_two_splits() {
+fn two_splits_may_have_the_same_query_id() {
     let corpus = read(&[
         ("documents.json", DOCUMENTS.as_bytes()),
         ("train_queries.json", VALIDATION.as_bytes()),
@@ -237,14 +237,14 @@ fn documents_are_left_out_by_id_or_by_count_and_seed() {
     assert!(all.contains("cannot leave out 100 of 100 documents"), "{all}");
 }
 
-/// A corpus with what was found in it, of files that are not refused.
+/// Loads a corpus that is not refused, with its findings.
 #[track_caller]
 fn taken(files: &[(&str, &[u8])]) -> LoadedCorpus {
     read_with(files, OnProblem::Refuse).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 #[test]
-fn null_is_absent_and_a_grade_may_be_written_as_1_0() {
+fn null_is_a_missing_text_and_a_grade_may_be_written_as_1_0() {
     let loaded = taken(&[
         (
             "corpus.jsonl",
@@ -261,13 +261,13 @@ fn null_is_absent_and_a_grade_may_be_written_as_1_0() {
 }
 
 #[test]
-fn what_is_given_twice_alike_counts_once_with_a_warning() {
+fn repeated_data_count_once_with_a_warning() {
     let loaded = taken(&borrowed(&beir(&["q1 7 1", "q1 b 1", "q1 7 1.0", "q2 c 0", "q2 b 1"])));
     let judged: Vec<u32> = loaded.corpus.test[0].relevant.iter().map(|j| j.document).collect();
     assert_eq!(judged, [0, 1]);
-    assert_eq!(loaded.findings.count(Kind::RepeatedJudgement), 1);
+    assert_eq!(loaded.findings.count(FindingKind::RepeatedJudgement), 1);
     let finding = loaded.findings.iter().next().expect("a finding").to_string();
-    assert!(finding.starts_with("1 judgement is given twice with the same grade: counted once"));
+    assert!(finding.starts_with("1 judgement is repeated with the same grade: counted once"));
     assert!(finding.contains("test.tsv, line 4: query `q1`, document `7`"), "{finding}");
 
     let documents = DOCUMENTS.replace(']', ", {\"id\": 7, \"text\": \"seven\"}]");
@@ -279,7 +279,9 @@ fn what_is_given_twice_alike_counts_once_with_a_warning() {
     ]);
     assert_eq!((loaded.corpus.documents.len(), loaded.corpus.test.len()), (2, 1));
     assert_eq!(loaded.corpus.test[0].relevant.len(), 1);
-    for kind in [Kind::RepeatedDocument, Kind::RepeatedQuery, Kind::RepeatedJudgement] {
+    for kind in
+        [FindingKind::RepeatedDocument, FindingKind::RepeatedQuery, FindingKind::RepeatedJudgement]
+    {
         assert_eq!(loaded.findings.count(kind), 1, "{kind}");
     }
 }
@@ -296,12 +298,12 @@ fn several_dsi_documents_of_one_id_are_texts_of_one_document() {
     assert_eq!(texts, [&vec!["the first", "more of the first"], &vec!["another"]]);
     assert_eq!(ids(&loaded.corpus), ["0", "1"]);
     assert_eq!(loaded.corpus.train[0].relevant[0].document, 0);
-    // The same text twice is one example.
-    assert_eq!(loaded.findings.count(Kind::RepeatedDocument), 1);
+    // A repeated text gives one example.
+    assert_eq!(loaded.findings.count(FindingKind::RepeatedDocument), 1);
 }
 
 #[test]
-fn validation_queries_are_read_by_each_of_their_names() {
+fn validation_queries_are_read_under_each_accepted_name() {
     for word in ["val", "valid", "validation", "dev"] {
         let name = format!("{word}_queries.json");
         let loaded =
@@ -320,14 +322,14 @@ fn validation_queries_are_read_by_each_of_their_names() {
 }
 
 #[test]
-fn files_that_seem_to_belong_to_the_corpus_and_are_not_read_are_named() {
+fn unread_files_that_seem_to_belong_to_the_corpus_are_named() {
     let not_read = |files: &[(&str, &[u8])]| -> Vec<String> {
         let loaded = taken(files);
-        let found = loaded.findings.iter().filter(|finding| finding.kind == Kind::NotRead);
+        let found = loaded.findings.iter().filter(|finding| finding.kind == FindingKind::NotRead);
         found
             .flat_map(|finding| &finding.first)
             .map(|offender| {
-                let name = offender.place.file.file_name().expect("a name").to_string_lossy();
+                let name = offender.location.file.file_name().expect("a name").to_string_lossy();
                 format!("{name}: {}", offender.what)
             })
             .collect()
@@ -337,14 +339,14 @@ fn files_that_seem_to_belong_to_the_corpus_and_are_not_read_are_named() {
         ("documents.json.gz", b"anything"),
         ("test.jsonl", b""),
         ("dev_pairs.tsv.gz", b""),
-        // These are no queries of a corpus.
+        // These files are not queries of a corpus.
         ("correct_valid.json", b"[]"),
         ("README.md", b""),
         ("train.py", b""),
     ]);
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(found[0].starts_with("dev_pairs.tsv.gz: named like validation queries"), "{found:?}");
-    assert_eq!(found[1], "documents.json.gz: `documents.json` is read in its place");
+    assert_eq!(found[1], "documents.json.gz: `documents.json` is read instead");
     assert!(found[2].contains("test queries, but the layout paper reads train_queries.json"));
 
     let mut files = beir(&["q1 7 1", "q2 b 1"]);
@@ -357,16 +359,16 @@ fn files_that_seem_to_belong_to_the_corpus_and_are_not_read_are_named() {
 }
 
 #[test]
-fn queries_that_no_split_uses_are_counted() {
+fn queries_in_no_split_are_counted() {
     let loaded = taken(&borrowed(&beir(&["q1 7 0", "q1 b -1"])));
     assert!(loaded.corpus.test.is_empty());
-    for kind in [Kind::NotRelevant, Kind::Unjudged, Kind::NoQueries] {
+    for kind in [FindingKind::NotRelevant, FindingKind::Unjudged, FindingKind::NoQueries] {
         assert_eq!(loaded.findings.count(kind), 1, "{kind}");
     }
 }
 
 #[test]
-fn a_file_of_generated_queries_is_no_split_whatever_its_name() {
+fn a_file_of_generated_queries_is_never_a_split() {
     let line: &[u8] = b"{\"text_id\": 7, \"text\": \"one\"}\n";
     let files = directory(&[
         ("documents.jsonl", line),

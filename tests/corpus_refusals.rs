@@ -1,9 +1,9 @@
-//! What is wrong with a corpus is said with its file, its place and what would be right.
+//! Problems of a corpus are reported with the file, the location and what was expected.
 
 use std::path::Path;
 
 use genir::corpus::{
-    self, CorpusError, CorpusErrors, CorpusOptions, Kind, Layout, LeaveOut, OnProblem,
+    self, CorpusError, CorpusErrors, CorpusOptions, FindingKind, Layout, LeaveOut, OnProblem,
 };
 
 #[path = "support/corpus_files.rs"]
@@ -14,8 +14,8 @@ use corpus_files::{
     read_with, refused,
 };
 
-/// The kinds of data that are refused.
-fn kinds(errors: &CorpusErrors) -> Vec<Kind> {
+/// Returns the kinds of the refused data.
+fn kinds(errors: &CorpusErrors) -> Vec<FindingKind> {
     let kind = |error: &CorpusError| match error {
         CorpusError::Found(finding) => finding.kind,
         other => panic!("{other}"),
@@ -24,7 +24,7 @@ fn kinds(errors: &CorpusErrors) -> Vec<Kind> {
 }
 
 #[test]
-fn duplicate_ids_are_refused_with_their_place() {
+fn duplicate_ids_are_refused_with_their_location() {
     refused(
         &[("documents.json", b"[{\"id\": 7, \"text\": \"a\"},\n{\"id\": \"7\", \"text\": \"b\"}]")],
         &["documents.json, element [1], line 2: `7` is the id of document number 1"],
@@ -37,7 +37,7 @@ fn duplicate_ids_are_refused_with_their_place() {
                 br#"[{"id": 1, "query": "a", "relevant_docs": [7]}, {"id": 1, "query": "b", "relevant_docs": [7]}]"#,
             ),
         ],
-        &["1 query id is used again", "train_queries.json, element [1], line 1: query `1`"],
+        &["1 query id is reused", "train_queries.json, element [1], line 1: query `1`"],
     );
     refused(
         &[
@@ -53,7 +53,7 @@ fn duplicate_ids_are_refused_with_their_place() {
 }
 
 #[test]
-fn judgements_that_fit_nothing_are_refused_with_their_place() {
+fn judgements_of_absent_documents_and_queries_are_refused_with_their_location() {
     refused(
         &[
             ("documents.json", DOCUMENTS.as_bytes()),
@@ -102,7 +102,7 @@ fn bytes_that_are_not_utf8_are_refused_with_their_line() {
         )],
         &["corpus.jsonl, line 2: not UTF-8"],
     );
-    // A character that the end of the file cuts.
+    // A character that is truncated at the end of the file.
     refused(
         &[("documents.json", b"[\n{\"id\": 1, \"text\": \"\xe2\x82")],
         &["documents.json, line 2: not UTF-8"],
@@ -110,20 +110,20 @@ fn bytes_that_are_not_utf8_are_refused_with_their_line() {
 }
 
 #[test]
-fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
+fn malformed_content_is_refused_with_the_value_found_and_what_was_expected() {
     refused(
         &[("documents.json", b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"txt\": \"b\"}]")],
         &[
             "documents.json, element [1], line 2, column",
             "missing field `text`",
-            "right would be an array of {\"id\": 7, \"text\": \"...\"}",
+            "expected an array of {\"id\": 7, \"text\": \"...\"}",
         ],
     );
     let error = refused(
         &[("documents.json", b"[{\"id\": 1, \"text\": \"a\"},\n{\"id\": 2, \"text\": \"b")],
         &["element [1], line 2", "EOF while parsing a string"],
     );
-    assert_eq!(kinds(&error), [Kind::Malformed]);
+    assert_eq!(kinds(&error), [FindingKind::Malformed]);
     refused(&[("documents.json", b"{\"id\": 1}")], &["invalid type: map, expected an array"]);
     refused(&[("documents.json", br#"[{"id": 1, "text": "a"}] more"#)], &["trailing characters"]);
     refused(
@@ -137,7 +137,7 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
             "1 line or element is malformed",
             "corpus.jsonl, line 2",
             "`not json at all`",
-            "right would be {\"text_id\": 7, \"text\": \"...\"}",
+            "expected {\"text_id\": 7, \"text\": \"...\"}",
         ],
     );
     let beir = |judgements: &'static [u8]| {
@@ -150,7 +150,7 @@ fn malformed_content_is_refused_with_what_was_found_and_what_is_right() {
     refused(&beir(b"q1\t7\t1\n"), &["test.tsv, line 1", "found `q1\t7\t1`", "the header"]);
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1\t7\tgood\n"),
-        &["test.tsv, line 2", "found `q1\t7\tgood`", "a whole number"],
+        &["test.tsv, line 2", "found `q1\t7\tgood`", "an integer"],
     );
     refused(
         &beir(b"query-id\tcorpus-id\tscore\nq1 7 1\nq1\t7\t1.5\nq1\tb\t1\n"),
@@ -184,7 +184,7 @@ fn empty_texts_are_counted_and_the_first_five_named() {
 }
 
 #[test]
-fn where_nothing_is_found_the_files_looked_for_are_named() {
+fn the_error_for_an_empty_directory_names_the_expected_files() {
     refused(
         &[("other.txt", b"")],
         &["documents.json", "corpus.jsonl with queries.jsonl", "*train*.jsonl"],
@@ -202,14 +202,14 @@ fn where_nothing_is_found_the_files_looked_for_are_named() {
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_refused() {
+fn an_ambiguous_directory_is_refused() {
     let both = [
         ("documents.json", DOCUMENTS.as_bytes()),
         ("corpus.jsonl", BEIR_CORPUS.as_bytes()),
         ("queries.jsonl", BEIR_QUERIES.as_bytes()),
         ("qrels/dev.tsv", b"query-id\tcorpus-id\tscore\n".as_slice()),
     ];
-    refused(&both, &["layout paper", "layout beir", "name the layout"]);
+    refused(&both, &["layout paper", "layout beir", "set the layout"]);
     let files = directory(&both);
     assert_eq!(load(files.path(), Layout::Paper).expect("paper").documents.len(), 2);
     assert_eq!(load(files.path(), Layout::Beir).expect("beir").documents.len(), 3);
@@ -232,12 +232,12 @@ fn what_can_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn only_the_bundled_corpus_that_exists_can_be_named() {
+fn an_unknown_bundled_corpus_is_refused() {
     let error = load(Path::new("bundled:atlantis"), Layout::Auto).expect_err("no such corpus");
     assert!(error.to_string().contains("`bundled:atlas`"), "{error}");
 }
 
-/// Every kind of data that may be skipped, some of them twice.
+/// A corpus with every kind of skippable data, some of them twice.
 fn full_of_problems() -> Vec<(&'static str, Vec<u8>)> {
     let corpus = br#"{"_id": "a", "title": "", "text": "letter a"}
 {"_id": "b", "title": null, "text": " "}
@@ -266,19 +266,19 @@ fn full_of_problems() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-const SKIPPABLE: [Kind; 8] = [
-    Kind::EmptyDocument,
-    Kind::EmptyQuery,
-    Kind::DuplicateDocument,
-    Kind::DuplicateQuery,
-    Kind::AbsentDocument,
-    Kind::AbsentQuery,
-    Kind::OtherGrade,
-    Kind::LoneSurrogate,
+const SKIPPABLE: [FindingKind; 8] = [
+    FindingKind::EmptyDocument,
+    FindingKind::EmptyQuery,
+    FindingKind::DuplicateDocument,
+    FindingKind::DuplicateQuery,
+    FindingKind::AbsentDocument,
+    FindingKind::AbsentQuery,
+    FindingKind::OtherGrade,
+    FindingKind::LoneSurrogate,
 ];
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_with_counts_places_and_the_key_that_goes_on() {
+fn all_problems_are_reported_at_once_with_counts_locations_and_the_key_that_skips_them() {
     let errors = refused(
         &borrowed(&full_of_problems()),
         &[
@@ -286,13 +286,13 @@ fn all_that_is_wrong_is_told_at_once_with_counts_places_and_the_key_that_goes_on
             "2 documents have no text; corpus.on_problem = \"skip\" keeps the docid",
             "corpus.jsonl, line 2: document `b`",
             "corpus.jsonl, line 5: document `d`",
-            // A query that two splits judge is one query without text.
+            // A query that two splits judge counts as one query without text.
             "1 query has no text; corpus.on_problem = \"skip\"",
             "queries.jsonl, line 2: query `q2`",
             "corpus.jsonl, line 4: `a` is the id of document number 1",
             "queries.jsonl, line 4: query `q1`",
-            // That an absent document is not relevant is no problem.
-            "2 judgements are of documents that the corpus does not have",
+            // A judgement of 0 for an absent document is not a problem.
+            "2 judgements are of documents that are not in the corpus",
             "qrels/train.tsv, line 5: query `q3`, document `gone`",
             "qrels/test.tsv, line 5: query `q3`, document `gone`",
             "qrels/test.tsv, line 2: query `q9`, document `a`",
@@ -308,7 +308,7 @@ fn all_that_is_wrong_is_told_at_once_with_counts_places_and_the_key_that_goes_on
 }
 
 #[test]
-fn what_is_skipped_is_counted_and_all_else_is_read() {
+fn skipped_data_are_counted_and_the_rest_is_read() {
     let skipped = read_with(&borrowed(&full_of_problems()), OnProblem::Skip).expect("a corpus");
     let corpus = &skipped.corpus;
     let documents: Vec<(&str, &str)> =
@@ -322,15 +322,15 @@ fn what_is_skipped_is_counted_and_all_else_is_read() {
         };
         queries.iter().map(judged).collect()
     };
-    // Of two grades the highest; the documents without text keep their judgements.
+    // The higher of two grades counts; documents without text keep their judgements.
     assert_eq!(queries(&corpus.train), ["q1 one? 0:3 1:1"]);
     assert_eq!(queries(&corpus.test), ["q3 three? 2:1"]);
     let counts = [2, 1, 1, 1, 2, 1, 1, 1];
     for (kind, count) in SKIPPABLE.into_iter().zip(counts) {
         assert_eq!(skipped.findings.count(kind), count, "{kind}");
     }
-    // Of train: its one judgement was of an absent document.
-    assert_eq!(skipped.findings.count(Kind::LeftWithoutJudgement), 1);
+    // The train split is empty: its only judgement was of an absent document.
+    assert_eq!(skipped.findings.count(FindingKind::LeftWithoutJudgement), 1);
     assert_eq!(skipped.findings.counts()["judgements_of_absent_documents"], 2);
     assert_eq!(skipped.findings.iter().count(), SKIPPABLE.len() + 1);
 
@@ -338,20 +338,20 @@ fn what_is_skipped_is_counted_and_all_else_is_read() {
     let files = [("documents.json", DOCUMENTS.as_bytes()), ("test_queries.json", none.as_slice())];
     let skipped = read_with(&files, OnProblem::Skip).expect("a corpus");
     assert_eq!(skipped.corpus.test.len(), 1);
-    assert_eq!(skipped.findings.count(Kind::NoJudgement), 1);
+    assert_eq!(skipped.findings.count(FindingKind::NoJudgement), 1);
 }
 
 #[test]
-fn what_is_malformed_is_never_skipped() {
+fn malformed_lines_are_never_skipped() {
     let files: [(&str, &[u8]); 2] = [
         ("documents.jsonl", b"{\"text_id\": 1, \"text\": \"a\"}\nnot json\n{\"text_id\": \"\\ud800\", \"text\": \"b\"}\n"),
         ("test.jsonl", b"{\"text_id\": 2, \"text\": \"of a document that was in the broken line\"}\n"),
     ];
-    // A query of what is broken is no news.
+    // A query for a malformed document is not reported again.
     let errors = read_with(&files, OnProblem::Refuse).expect_err("refused");
-    assert_eq!(kinds(&errors), [Kind::Malformed]);
+    assert_eq!(kinds(&errors), [FindingKind::Malformed]);
     let errors = read_with(&files, OnProblem::Skip).expect_err("refused");
-    assert_eq!(kinds(&errors), [Kind::Malformed]);
+    assert_eq!(kinds(&errors), [FindingKind::Malformed]);
     let message = errors.to_string();
     assert!(message.contains("2 lines or elements are malformed"), "{message}");
     assert!(message.contains("line 3: a lone surrogate (\\ud800 to \\udfff"), "{message}");
@@ -359,7 +359,7 @@ fn what_is_malformed_is_never_skipped() {
 }
 
 #[test]
-fn a_broken_file_does_not_hide_what_is_wrong_in_the_others() {
+fn a_broken_file_does_not_hide_problems_of_other_files() {
     let errors = refused(
         &[
             ("documents.json", b"[{\"id\": 7, \"text\": \"\"}]"),
@@ -396,7 +396,7 @@ fn documents_that_are_left_out_may_be_empty() {
 }
 
 #[test]
-fn a_git_lfs_pointer_is_called_one() {
+fn a_git_lfs_pointer_is_reported_as_one() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let says = &["is a Git LFS pointer", "`git lfs pull`"];
     refused(&[("documents.json", pointer)], says);
@@ -434,15 +434,14 @@ fn a_missing_file_is_named_with_the_layout_that_needs_it() {
 }
 
 #[test]
-fn an_empty_file_of_documents_is_blamed_itself() {
+fn an_empty_file_of_documents_is_the_only_problem_reported() {
     let queries = br#"[{"id": 1, "query": "a", "relevant_docs": [7]}]"#;
     let with = |documents: &'static [u8]| {
         [("documents.json", documents), ("train_queries.json", queries.as_slice())]
     };
     let errors = refused(&with(b"[]"), &["documents.json has no documents"]);
     assert_eq!(errors.0.len(), 1);
-    let errors =
-        refused(&with(b""), &["documents.json: the file is empty; right would be an array"]);
+    let errors = refused(&with(b""), &["documents.json: the file is empty; expected an array"]);
     assert_eq!(errors.0.len(), 1);
     refused(
         &[("documents.jsonl", b"\n"), ("train.jsonl", b"")],

@@ -1,4 +1,4 @@
-//! Docids keep their rows, in a file of their own and among the tokens of an exported tokenizer.
+//! Docids keep their rows in their file and in an exported tokenizer.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -71,23 +71,23 @@ fn a_broken_file_of_docids_is_refused() {
     for content in ["[\"a\",\n3]", "{}", "[\"a\""] {
         fs::write(&file, content).expect("written");
         let error = DocidVocabulary::read(&file).expect_err("refused").to_string();
-        assert!(error.contains("docids.json") && error.contains("array of strings"), "{error}");
+        assert!(error.contains("docids.json") && error.contains("array of docids"), "{error}");
     }
 }
 
 #[test]
-fn a_text_is_cut_at_tokens_and_keeps_its_end() {
+fn a_truncated_text_ends_with_the_end_of_sequence_token() {
     let tokenizer = small();
     let encode = |text: &str, options: &EncodeOptions| {
         tokenizer.encode_batch(&[text], options).expect("encoded").remove(0)
     };
-    assert_eq!((tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()), (9, 0, 1));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.pad_id(), tokenizer.end_id()), (9, 0, 1));
     assert_eq!(encode("one two unheard-of", &PLAIN), [3, 4, 2, 1]);
     assert_eq!(encode("", &PLAIN), [1]);
     let three = EncodeOptions { max_tokens: 3, ..PLAIN };
     assert_eq!(encode("one two", &three), [3, 4, 1]);
     assert_eq!(encode("one two three four", &three), [3, 4, 1]);
-    // A word so long that the first bytes of the text hold too few tokens.
+    // A word so long that the first bytes of the text have too few tokens.
     let four = EncodeOptions { max_tokens: 4, ..PLAIN };
     let text = format!("one {} two three four", "x".repeat(100));
     assert_eq!(encode(&text, &four), [3, 2, 4, 1]);
@@ -106,7 +106,7 @@ fn an_exported_tokenizer_is_read_again_with_its_docids() {
     let docids = loaded.docids.expect("docids");
     assert_eq!(docids.vocabulary, vocabulary);
     assert_eq!(docids.rows, [9, 10, 11]);
-    assert_eq!(loaded.tokenizer.words(), 9);
+    assert_eq!(loaded.tokenizer.vocab_size(), 9);
     let texts = ["one five", "two @DOC_ID_9@"];
     assert_eq!(
         loaded.tokenizer.encode_batch(&texts, &PLAIN).expect("encoded"),
@@ -131,7 +131,7 @@ fn an_exported_tokenizer_is_read_again_with_its_docids() {
 }
 
 #[test]
-fn imported_docids_come_by_token_id_whatever_their_order_in_the_file() {
+fn imported_docids_are_sorted_by_token_id() {
     let directory = tempfile::tempdir().expect("a directory");
     let docid = |id, name: &str| small_tokenizer::added_token(id, name, false);
     small_tokenizer::write(
@@ -144,7 +144,7 @@ fn imported_docids_come_by_token_id_whatever_their_order_in_the_file() {
 }
 
 #[test]
-fn tokens_behind_docids_follow_the_words_and_keep_their_rows() {
+fn tokens_after_the_docids_are_renumbered_and_keep_their_rows() {
     let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
     let directory = tempfile::tempdir().expect("a directory");
     small_tokenizer::write(
@@ -153,8 +153,8 @@ fn tokens_behind_docids_follow_the_words_and_keep_their_rows() {
     );
     let loaded = TextTokenizer::load(directory.path()).expect("loaded");
     assert_eq!(loaded.docids.expect("docids").rows, [9, 10]);
-    // In the order in which the library adds them.
-    assert_eq!((loaded.tokenizer.words(), loaded.moved_words), (11, vec![12, 11]));
+    // In the order in which the tokenizers library adds them.
+    assert_eq!((loaded.tokenizer.vocab_size(), loaded.moved_rows), (11, vec![12, 11]));
     let encode = |tokenizer: &TextTokenizer| {
         tokenizer.encode_batch(&["one <a> <b> @DOC_ID_x@"], &PLAIN).expect("encoded")
     };
@@ -164,28 +164,28 @@ fn tokens_behind_docids_follow_the_words_and_keep_their_rows() {
     let vocabulary = DocidVocabulary::new(["z"]).expect("a vocabulary");
     loaded.tokenizer.export(exported.path(), Some(&vocabulary)).expect("exported");
     let again = TextTokenizer::load(exported.path()).expect("loaded");
-    assert_eq!((again.tokenizer.words(), again.moved_words), (11, Vec::new()));
+    assert_eq!((again.tokenizer.vocab_size(), again.moved_rows), (11, Vec::new()));
     assert_eq!(again.docids.expect("docids").rows, [11]);
     assert_eq!(encode(&again.tokenizer), encode(&loaded.tokenizer));
 }
 
 #[test]
-fn a_tokenizer_that_cannot_be_used_is_refused_with_its_file() {
+fn an_invalid_tokenizer_is_refused_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let refused = |part: &str| {
         let error = TextTokenizer::load(directory.path()).expect_err("refused").to_string();
         assert!(error.contains("tokenizer.json") && error.contains(part), "{error}");
     };
-    refused("is not there");
+    refused("does not exist");
     fs::write(directory.path().join("tokenizer.json"), "{}").expect("written");
     refused("no array `added_tokens`");
     fs::write(directory.path().join("tokenizer.json"), r#"{"added_tokens": [{"id": 1}]}"#)
         .expect("written");
     refused("missing field `content`");
-    // Two tokens of one id.
+    // Two tokens with the same id.
     let token = |id, name: &str| small_tokenizer::added_token(id, name, false);
     small_tokenizer::write(directory.path(), &[token(9, "@DOC_ID_x@"), token(9, "<sep>")]);
-    refused("has id 9, which is another token's");
+    refused("has id 9, which another token has too");
     small_tokenizer::write(directory.path(), &[]);
     fs::write(directory.path().join("tokenizer_config.json"), r#"{"pad_token": "[PAD]"}"#)
         .expect("written");
@@ -200,7 +200,7 @@ fn the_t5_tokenizer_encodes_as_transformers_does() {
     let loaded = TextTokenizer::load(&collections.join("tokenizer")).expect("loaded");
     let tokenizer = loaded.tokenizer;
     assert!(loaded.docids.is_none());
-    assert_eq!((tokenizer.words(), tokenizer.pad_id(), tokenizer.end_id()), (32_100, 0, 1));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.pad_id(), tokenizer.end_id()), (32_100, 0, 1));
     let encoded = tokenizer.encode_batch(&["Hello world"], &PLAIN).expect("encoded");
     assert_eq!(encoded, [[8774, 296, 1]]);
 

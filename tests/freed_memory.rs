@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::thread::sleep;
 use std::time::Duration;
 
-use genir::allocator::{MemoryScope, keep_freed_memory};
+use genir::allocator::{MemoryScope, retain_freed_memory};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,7 +28,7 @@ fn step() {
 
 #[test]
 fn what_a_step_frees_is_kept_for_the_next_one_and_given_back_at_the_end_of_its_phase() {
-    keep_freed_memory();
+    retain_freed_memory();
     let before = resident();
     step();
     // By itself mimalloc gives it back after a second, when next something is freed.

@@ -1,11 +1,11 @@
-//! What a hub says is believed only where it can be so; what it is sent goes to it alone.
+//! Responses of a hub are validated, and credentials are sent to the hub only.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use genir::checkpoint::{Wanted, locate};
+use genir::checkpoint::{BaseFiles, locate};
 use tempfile::TempDir;
 
 #[path = "support/hub_models.rs"]
@@ -14,7 +14,7 @@ mod hub_models;
 use hub_models::local_hub::{Answer, Files, MODEL, Request, Server, hub};
 use hub_models::{COMMIT, assert_holds, assert_says, fetch, files, serve, settings};
 
-/// Everything below `directory`, links with where they lead.
+/// Returns everything below `directory`; links with their targets.
 fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -32,10 +32,10 @@ fn everything(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// A hub that lies, and what it is refused with.
+/// A hub with an invalid response, and the expected error.
 type Liar = (&'static str, Box<dyn Fn(&Request, SocketAddr) -> Answer + Send>);
 
-/// A hub that has `files`, and whose answers for paths with this end have another value of a header.
+/// Starts a hub with `files`, whose responses for paths with this suffix have another value of a header.
 fn with_header(
     told: &'static str,
     files: &Files,
@@ -55,7 +55,7 @@ fn with_header(
     (told, Box::new(answer))
 }
 
-/// A directory beside the cache with a file in it, which must stay as it is.
+/// A directory next to the cache with a file, which must not change.
 fn outside(home: &TempDir) -> PathBuf {
     let outside = home.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -63,7 +63,7 @@ fn outside(home: &TempDir) -> PathBuf {
     outside
 }
 
-/// That nothing but the model's directory in the cache was made in `home`.
+/// Asserts that only the model's directory in the cache was created in `home`.
 #[track_caller]
 fn assert_nothing_outside(home: &TempDir, outside: &Path, what: &str) {
     let cache = home.path().join("hub");
@@ -117,7 +117,13 @@ fn a_hub_cannot_name_a_file_outside_the_cache() {
         liars.push(with_header(told, &files, config, "Content-Range", &range));
     }
     for location in ["", "file:///etc/passwd", "//elsewhere", "::"] {
-        liars.push(with_header("redirects to is `", &files, shard, "Location", location));
+        liars.push(with_header(
+            "the target of the redirection is `",
+            &files,
+            shard,
+            "Location",
+            location,
+        ));
     }
     let plain = ".hidden.safetensors";
     for name in ["../../../outside/mine", &absolute, "..", plain, "mine", "a b.safetensors"] {
@@ -141,7 +147,7 @@ fn a_hub_cannot_name_a_file_outside_the_cache() {
 }
 
 #[test]
-fn a_hub_that_lies_only_when_it_is_asked_again_is_not_believed_either() {
+fn a_response_that_becomes_invalid_on_a_later_request_is_refused_too() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let outside = outside(&home);
@@ -161,20 +167,20 @@ fn a_hub_that_lies_only_when_it_is_asked_again_is_not_believed_either() {
 }
 
 #[test]
-fn a_revision_that_would_lead_out_of_the_cache_is_refused() {
+fn a_revision_that_is_a_path_outside_the_cache_is_refused() {
     let home = TempDir::new().unwrap();
     let server = serve(&files("v1_0_tied"));
     let settings = settings(&home, &server);
     for revision in ["../../../outside", "/etc", "a//b", "", ".", "a b", "x?y"] {
-        let error = locate(MODEL, Some(revision), Wanted::Everything, &settings).unwrap_err();
-        assert_says(&error.to_string(), &["the revision cannot be one"]);
+        let error = locate(MODEL, Some(revision), BaseFiles::All, &settings).unwrap_err();
+        assert_says(&error.to_string(), &["the revision is invalid"]);
     }
     assert!(server.requests.lock().unwrap().is_empty());
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn more_bytes_than_were_announced_are_not_kept() {
+fn a_file_with_more_bytes_than_announced_is_removed() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let server = Server::start(move |request, address| {
@@ -185,7 +191,7 @@ fn more_bytes_than_were_announced_are_not_kept() {
         answer
     });
     let settings = settings(&home, &server);
-    assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", "announced were 1000"]);
+    assert_says(&fetch(&settings).unwrap_err(), &["model.safetensors", "the hub announced 1000"]);
     let large = |(path, _): &(PathBuf, Vec<u8>)| {
         path.to_string_lossy().contains("model-safetensors") && path.is_file()
     };
@@ -193,7 +199,7 @@ fn more_bytes_than_were_announced_are_not_kept() {
 }
 
 #[test]
-fn a_password_in_the_hubs_address_is_sent_and_never_shown() {
+fn a_password_in_the_address_of_the_hub_is_sent_and_never_shown() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let shown = files.clone();
@@ -213,17 +219,17 @@ fn a_password_in_the_hubs_address_is_sent_and_never_shown() {
     assert!(!error.contains("s3cret"), "{error}");
     settings.endpoint = format!("http://me:s3cret@{address}");
     assert_holds(&fetch(&settings).unwrap(), &files);
-    // Nobody listens there any more, and no host has the second name.
+    // No server listens at the first address any more, and the second host does not exist.
     drop(server);
     for host in [address.to_string(), "no such host".to_owned()] {
         settings.endpoint = format!("http://me:s3cret@{host}");
-        let error = locate("genir/other", None, Wanted::Everything, &settings).unwrap_err();
+        let error = locate("genir/other", None, BaseFiles::All, &settings).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
     }
 }
 
 #[test]
-fn a_token_goes_to_the_hub_alone() {
+fn a_token_is_sent_to_the_hub_only() {
     let files = files("v1_0_tied");
     let home = TempDir::new().unwrap();
     let content = serve(&files);

@@ -1,5 +1,5 @@
-//! Whenever a start is killed, one whole run is there, and the same command goes on: each change of the file system that a
-//! start makes is tried, and each that the next start makes to put things in order.
+//! Whenever a start is killed, one complete run exists, and the same command continues: a start is killed at each of
+//! its changes of the file system, and so is the next start during recovery.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use std::collections::BTreeMap;
@@ -21,13 +21,13 @@ mod tiny_corpus;
 use everything::everything;
 use killed::Killer;
 
-/// A directory that waits for no disk, where there is one: thousands of files are flushed.
+/// A directory in memory if there is one, since thousands of files are flushed.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
     TempDir::new_in(memory).or_else(|_| TempDir::new()).unwrap()
 }
 
-/// What stands in for a run of the user's, with a file of theirs.
+/// A run directory with a file of the user.
 fn old_run(path: &Path) {
     let run =
         RunDirectory::create(path, Overwrite::Refuse, "old", &Environment::capture("cpu")).unwrap();
@@ -46,7 +46,7 @@ fn old_run(path: &Path) {
     }
 }
 
-/// What [`child`] does, in a process of its own: starts a run in `directory` and opens its log.
+/// Starts a run in `directory` and opens its log; [`child`] calls it in a separate process.
 fn starter(directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "child", "--ignored"]).env("START_IN", directory);
@@ -60,10 +60,10 @@ fn child() {
     let mut new = NewRun::claim(Path::new(&path), Overwrite::Replace).unwrap();
     new.begin("new", &Environment::capture("cpu")).unwrap();
     fs::write(new.directory().log(), "new log").unwrap();
-    new.keep().unwrap();
+    new.commit().unwrap();
 }
 
-/// The recipe of the run that the next start finds, and refuses to replace; none where it would begin.
+/// Returns the recipe of the run that the next start finds and refuses to replace; `None` if it would start a run.
 fn found(path: &Path) -> Option<String> {
     match NewRun::claim(path, Overwrite::Refuse) {
         Err(RunError::Exists { .. }) => {
@@ -74,8 +74,8 @@ fn found(path: &Path) -> Option<String> {
     }
 }
 
-/// Kills starts at every change, and for each the next start at every third change that it makes (at others each time),
-/// in the directory that `prepare` makes. What is found afterwards goes to `check`.
+/// Kills starts at every change and, for each of them, the next start at every third change (with another offset each
+/// time), in the directory that `prepare` creates. The resulting directory is passed to `check`.
 fn kill_everywhere(prepare: impl Fn(&Path), check: impl Fn(&Path, Option<String>, &str)) {
     let (home, tools) = (in_memory(), TempDir::new().unwrap());
     let Some(killer) = Killer::build(tools.path()) else { return };
@@ -105,7 +105,7 @@ fn kill_everywhere(prepare: impl Fn(&Path), check: impl Fn(&Path, Option<String>
 }
 
 #[test]
-fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one() {
+fn a_replacement_that_is_killed_anywhere_leaves_the_complete_old_run_or_the_new_one() {
     let template = TempDir::new().unwrap();
     let (old_at, seen) = (template.path().join("run"), AtomicUsize::new(0));
     old_run(&old_at);
@@ -146,14 +146,14 @@ fn a_first_start_that_is_killed_anywhere_does_not_block_the_next() {
     kill_everywhere(
         |_| {},
         |path, found, when| match found.as_deref() {
-            // It would begin; and as it did not, the directory is gone.
+            // The start would succeed; as it was only checked, the directory has been removed.
             None => assert!(!path.exists() || relative(path).is_empty(), "{when}"),
             Some(recipe) => assert_eq!(recipe, "new", "{when}"),
         },
     );
 }
 
-/// The same by path from `directory`, without the lock file of a dead owner, which is as good as none.
+/// The files by path relative to `directory`, without the lock file of a dead owner, which has no effect.
 fn relative(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let strip = |(path, content): (PathBuf, Vec<u8>)| {
         (path.strip_prefix(directory).unwrap().to_path_buf(), content)
@@ -177,7 +177,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// `genir` with these arguments.
+/// Returns the command `genir` with these arguments.
 fn genir(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
     command.args(arguments);
@@ -191,7 +191,7 @@ fn succeeds(arguments: &[&str]) {
 }
 
 #[test]
-fn the_command_killed_anywhere_in_its_start_goes_on_when_it_is_given_again() {
+fn a_command_killed_anywhere_in_its_start_continues_when_it_is_repeated() {
     let (home, tools) = (in_memory(), TempDir::new().unwrap());
     let Some(killer) = Killer::build(tools.path()) else { return };
     let (recipe, run) = (home.path().join("tiny.toml"), home.path().join("run"));
@@ -228,7 +228,7 @@ fn the_command_killed_anywhere_in_its_start_goes_on_when_it_is_given_again() {
                         assert!(weights.exists(), "killed at {at}");
                     } else {
                         let mut now = relative(&run);
-                        // A trial of the directory is removed by the next start that may begin.
+                        // A trial directory is removed by the next successful start.
                         let is_trial =
                             |path: &Path| path.to_string_lossy().starts_with(".genir-trial-");
                         now.retain(|path, _| !is_failed(path) && !is_trial(path));

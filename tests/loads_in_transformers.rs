@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::tensor::{Device, Tensor};
-use genir::checkpoint::{Checkpoint, Contents, write};
+use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::{EncodeOptions, TextTokenizer};
 use genir::t5::{GenirModel, Logits, NoTap, Pass, T5Config, Tokens};
 use safetensors::tensor::TensorView;
@@ -43,7 +43,7 @@ fn config(fixture: &str, tied: bool, tokenizer: &TextTokenizer) -> T5Config {
     let mut map: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     // What a model from scratch is made by.
     map["tie_word_embeddings"] = tied.into();
-    T5Config::from_json(&file, &map.to_string()).unwrap().with_words(tokenizer.words())
+    T5Config::from_json(&file, &map.to_string()).unwrap().with_words(tokenizer.vocab_size())
 }
 
 /// Logits of all queries in one padded batch.
@@ -91,7 +91,7 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     let model = tiny_model::model(&config(fixture, tied, &tokenizer));
     assert_eq!(model.t5.is_tied(), tied);
     let home = tempfile::tempdir().unwrap();
-    let contents = Contents {
+    let contents = CheckpointContents {
         model: &model,
         tokenizer: &tokenizer,
         docids: &tiny_model::docids(),
@@ -103,9 +103,9 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     // With other tokens among the docids, in another order: opened and written again, it has its rows where transformers
     // looks for them.
     let mixed = home.path().join("mixed");
-    mix_rows(&checkpoint, &mixed, tokenizer.words());
+    mix_rows(&checkpoint, &mixed, tokenizer.vocab_size());
     let opened = Checkpoint::open(&mixed, &Device::flex()).unwrap();
-    let contents = Contents {
+    let contents = CheckpointContents {
         model: &opened.model,
         tokenizer: &opened.tokenizer,
         docids: &opened.docids,

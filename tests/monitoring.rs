@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use genir::component::Stage;
 use genir::monitor::{Console, Histogram, Hyperparameter, Image, Line, Monitor, Point, Verbosity};
 use genir::retrieval::{JudgedRanks, MetricSums, Metrics};
-use genir::run::{Ended, Environment, Overwrite, RunDirectory};
+use genir::run::{Environment, Overwrite, RunDirectory, RunOutcome};
 use protobuf::Message;
 use serde_json::{Map, Value};
 use tensorboard_proto::api::Status;
@@ -301,7 +301,7 @@ fn hyperparameters_and_the_end_of_a_run_are_those_of_the_hparams_plugin() {
         ("model.base", Hyperparameter::Text("t5-small".to_owned())),
     ];
     monitor.hyperparameters(&values, &["loss/train".to_owned()]).unwrap();
-    monitor.ended(Ended::Failed).unwrap();
+    monitor.ended(RunOutcome::Failed).unwrap();
     let events = events(&run.tensorboard());
     let values = events.iter().flat_map(|event| event.get_summary().get_value());
     let data: Vec<(&str, HParamsPluginData)> = values

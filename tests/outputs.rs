@@ -1,5 +1,5 @@
-//! No output of a verb destroys anything: devices, pipes and links stay what they are, and what would take the place of an
-//! input, of a checkpoint's or run's own file, or of another output is refused before anything is computed.
+//! No output of a command destroys a file: devices, pipes and links are preserved, and outputs that would replace an
+//! input, a file of a checkpoint or run, or another output are refused before anything is computed.
 #![cfg(unix)]
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ fn tiny_run() -> (TempDir, String) {
     (home, run)
 }
 
-/// Every file below a directory, with its content and inode.
+/// Returns all files below a directory with their content and inode.
 fn everything(directory: &Path) -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -45,7 +45,7 @@ fn everything(directory: &Path) -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
 }
 
 #[test]
-fn devices_pipes_and_links_stay_and_get_the_content() {
+fn devices_pipes_and_links_are_preserved_and_get_the_content() {
     let (home, run) = tiny_run();
     let at = |name: &str| text(home.path().join(name));
     let eval = ["eval", &run, "--queries", "4"];
@@ -63,7 +63,7 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
 
     let pipe = at("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // Where another file takes its place, nobody ever writes to the pipe that is read.
+    // If the pipe were replaced by a file, no data would arrive at its reader.
     let mut reader = Command::new("timeout");
     let reader = reader.args(["60", "cat", &pipe]).stdout(std::process::Stdio::piped()).spawn();
     succeeds(&[&eval[..], &["--run", &pipe]].concat());
@@ -83,10 +83,10 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
     for output in ["-", "/dev/stdout"] {
         let done = succeeds(&[&eval[..], &["--run", output]].concat());
         let printed = done.stdout;
-        // Standard output is left to the run, by whatever name.
+        // Standard output has only the run file, under any name.
         assert_eq!(printed, ranked);
         assert_says(&done.stderr, &["| all "]);
-        // Also where standard output is a file: neither takes the other's place.
+        // Also if standard output is a file: neither replaces the other.
         let file = at("printed");
         let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
         command.args(eval).args(["--run", output]).stdout(fs::File::create(&file).unwrap());
@@ -95,7 +95,7 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
     }
     assert!(!Path::new("-").exists());
 
-    // The tables of probes leave it to a file, too.
+    // The tables of probes are not printed either if standard output has a file.
     let lens = ["probe", &run, "--probe", "logit_lens", "--over", "all", "--queries", "2"];
     for output in ["-", "/dev/stdout"] {
         let done = succeeds(&[&lens[..], &["--write-correct", output]].concat());
@@ -105,7 +105,8 @@ fn devices_pipes_and_links_stay_and_get_the_content() {
 }
 
 #[test]
-fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_computed() {
+fn outputs_that_would_destroy_an_input_or_a_file_of_a_run_are_refused_before_anything_is_computed()
+{
     let (home, run) = tiny_run();
     let at = |name: &str| text(home.path().join(name));
     fs::write(at("corpus/generated.jsonl"), "{\"query\": \"what\", \"docid\": 7}\n").unwrap();
@@ -113,7 +114,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
     symlink(at("corpus/documents.json"), at("documents")).unwrap();
     fs::create_dir(at("corpus/qrels")).unwrap();
     fs::write(at("corpus/qrels/old.tsv"), "judgements\n").unwrap();
-    // A model in the hub's cache: its files are links to others that have no such names.
+    // A model in the hub's cache, whose files are links to files with other names.
     for directory in ["blobs", "snapshots", "snapshots/main"] {
         fs::create_dir(at(directory)).unwrap();
     }
@@ -148,7 +149,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
             is_refused(&["probe", &run, option, &path], &[option, &path, words]);
         }
     }
-    // Links count as what they lead to, and all is told at once.
+    // Links are resolved, and all problems are reported at once.
     symlink("new.run", at("same.run")).unwrap();
     let before = {
         let mut now = everything(home.path());
@@ -172,7 +173,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
     is_refused(&["plot", &run, "--output", &at("documents")], &["--output", "found a file"]);
     assert!(everything(home.path()) == before);
 
-    // What the run did not write may stand beside what it did.
+    // Files that the run does not write may be created next to its files.
     for path in ["run/retrieval/test.run", "run/checkpoints/best/test.run", "run/notes.run"] {
         for _ in 0..2 {
             succeeds(&["eval", &run, "--split", "test", "--queries", "2", "--run", &at(path)]);
@@ -181,7 +182,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
 }
 
 #[test]
-fn pictures_and_copied_recipes_take_nothings_place() {
+fn pictures_and_copied_recipes_replace_no_file() {
     let (home, run) = tiny_run();
     let at = |name: &str| text(home.path().join(name));
     let drawn = succeeds(&["plot", &run, "--output", &at("pictures")]).stdout;
@@ -194,7 +195,7 @@ fn pictures_and_copied_recipes_take_nothings_place() {
     assert!(Path::new(&picture).is_symlink());
     assert!(fs::read_to_string(&target).unwrap().contains("<svg"));
 
-    // The last cannot be written, and none is.
+    // The last one cannot be written, so none is.
     let last = drawn.lines().last().unwrap().to_owned();
     assert_ne!(last, picture);
     fs::remove_file(&last).unwrap();
@@ -213,7 +214,7 @@ fn pictures_and_copied_recipes_take_nothings_place() {
 }
 
 #[test]
-fn a_pipe_whose_reader_has_gone_ends_a_verb_in_silence() {
+fn a_pipe_that_its_reader_has_closed_ends_a_command_silently() {
     let (_home, run) = tiny_run();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -222,7 +223,7 @@ fn a_pipe_whose_reader_has_gone_ends_a_verb_in_silence() {
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
-/// Permission bits of everything below a directory that is no link.
+/// Permission bits of everything below a directory, except links.
 fn modes(directory: &Path) -> BTreeMap<PathBuf, u32> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -253,7 +254,7 @@ fn every_file_and_directory_follows_the_umask() {
         };
         let given = modes(home.path());
         let probes = "probes={run=[\"logit_lens\"], over=\"all\"}";
-        // With its prefix stored, and in directories that are not there yet.
+        // With a stored prefix, and in directories that do not exist yet.
         let restricted = "trainable.select=[\"restricted\", \"docids\"]";
         let directories = ["run.directory=runs/of/tiny", "cache.directory=caches/of/prefixes"];
         genir(&[

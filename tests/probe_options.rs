@@ -114,7 +114,7 @@ fn ranks_of_every_query_are_written_on_request() {
         ["probe", "layer", "stage", "of", "setting", "query", "rank"].map(column);
     let ranks = |wanted: Probe, keys: [&str; 4]| -> Vec<(String, u32)> {
         let is = |row: &&Vec<&str>| {
-            row[probe] == wanted.word() && [row[layer], row[stage], row[of], row[setting]] == keys
+            row[probe] == wanted.name() && [row[layer], row[stage], row[of], row[setting]] == keys
         };
         let rows = rows.iter().filter(is);
         rows.map(|row| (row[query].to_owned(), row[rank].parse().unwrap())).collect()

@@ -1,4 +1,4 @@
-//! Recipes that are refused: all that is wrong at once, each with its key and where it was given.
+//! Invalid recipes are refused with all problems at once, each with its key and origin.
 
 use std::path::Path;
 
@@ -34,26 +34,26 @@ epochs = 1
 "#;
     let shown = read(text, &[]).unwrap_err().to_string();
     let expected = r#"recipe small.toml: 5 problems
-  line 3: run.directory = 7: expected a text
+  line 3: run.directory = 7: expected a string
   line 4: run.sed = 3: unknown key; did you mean `seed`?
   line 13: optimizer.name = "adam": expected one of "adamw", "adafactor"
-  line 18: train.batch_size = 0: expected a whole number of at least 1
+  line 18: train.batch_size = 0: expected an integer of at least 1
   line 20: trian: unknown section; did you mean `train`?"#;
     assert_eq!(shown, expected);
 }
 
 #[test]
-fn what_is_missing_is_named_with_what_is_expected() {
+fn missing_keys_are_named_with_what_is_expected() {
     let problems = problems("", &[]);
     assert_eq!(
         problems,
         [
-            "run.directory: missing: expected a text",
-            "model.base: missing: expected a text",
-            "corpus.path: missing: expected a text",
+            "run.directory: missing: expected a string",
+            "model.base: missing: expected a string",
+            "corpus.path: missing: expected a string",
             "optimizer.learning_rate: missing: expected a number above 0",
             "train.steps: missing: expected `steps` or `epochs`",
-            "train.batch_size: missing: expected a whole number of at least 1",
+            "train.batch_size: missing: expected an integer of at least 1",
         ]
     );
 }
@@ -67,7 +67,7 @@ fn unknown_keys_show_the_nearest_known_one() {
             .ends_with("did you mean `patience`?")
     );
     assert!(problem(&["model.config.d_mode=8"]).ends_with("did you mean `d_model`?"));
-    // A key that other sections have is shown with them.
+    // A key that exists in other sections is shown with them.
     assert!(
         problem(&["batch_size=3"])
             .ends_with("`evaluate.batch_size` or `train.batch_size` or `probes.batch_size`?")
@@ -85,9 +85,9 @@ fn overrides_that_cannot_be_applied_are_refused() {
     assert!(problem(&["~train.step"]).ends_with("did you mean `steps`?"));
     assert_eq!(
         problem(&["train.steps=many"]),
-        "command line: train.steps = \"many\": expected a whole number of at least 1"
+        "command line: train.steps = \"many\": expected an integer of at least 1"
     );
-    // A second key is no part of a value.
+    // A value may contain what looks like a second key.
     let path = small(&["corpus.path=1\nrun.seed=2"]);
     assert_eq!((path.run.seed, path.corpus.path.as_str()), (1, "1\nrun.seed=2"));
 }
@@ -113,8 +113,8 @@ fn conflicts_between_keys_are_refused() {
         ),
         (&["corpus.leave_out={count=1, ids=[2]}"], "corpus.leave_out.count", "found both"),
         (&["corpus.leave_out={}"], "corpus.leave_out.ids", "missing"),
-        (&["corpus.leave_out={seed=1, ids=[2]}"], "corpus.leave_out.seed", "belongs to `count`"),
-        (&["save.best_metric=test/hits@1"], "save.best_metric", "no evaluation gives"),
+        (&["corpus.leave_out={seed=1, ids=[2]}"], "corpus.leave_out.seed", "applies to `count`"),
+        (&["save.best_metric=test/hits@1"], "save.best_metric", "no evaluation computes"),
         (
             &["evaluate.every_steps=5", "stop.metric=validation/hits@2", "stop.patience=1"],
             "stop.metric",
@@ -184,7 +184,7 @@ fn conflicts_between_keys_are_refused() {
 }
 
 #[test]
-fn parts_of_an_inline_value_are_placed_where_it_was_given() {
+fn keys_of_an_inline_table_have_the_origin_of_the_table() {
     let wrong = "corpus.leave_out={count=0}";
     assert!(problem(&[wrong]).starts_with("command line: corpus.leave_out.count = 0: expected"));
     let text = format!("{SMALL}\n[corpus.leave_out]\ncount = 0\n");
@@ -192,13 +192,13 @@ fn parts_of_an_inline_value_are_placed_where_it_was_given() {
 }
 
 #[test]
-fn a_conflict_with_a_wrong_value_is_not_told() {
+fn a_conflict_with_an_invalid_value_is_not_reported() {
     let told = problem(&["train.steps=0", "schedule.warmup_steps=5"]);
     assert!(told.starts_with("command line: train.steps = 0"), "{told}");
 }
 
 #[test]
-fn wrong_values_are_refused_in_every_section() {
+fn invalid_values_are_refused_in_every_section() {
     for (wrong, expected) in [
         ("run.seed=-1", "at least 0"),
         ("run.device=gpu", "\"cuda:N\""),
@@ -206,7 +206,7 @@ fn wrong_values_are_refused_in_every_section() {
         ("model.dropout=1", "less than 1"),
         ("corpus.layout=csv", "\"beir\""),
         ("docids.rows=zero", "\"text\""),
-        ("task.tasks=[\"indexing\", \"indexing\"]", "none twice"),
+        ("task.tasks=[\"indexing\", \"indexing\"]", "without duplicates"),
         ("task.tasks=[]", "at least one task"),
         ("task.max_tokens=1", "at least 2"),
         ("task.ratio=nan", "above 0"),
@@ -239,9 +239,9 @@ fn wrong_values_are_refused_in_every_section() {
 }
 
 #[test]
-fn text_that_is_no_toml_is_refused_with_its_lines() {
+fn invalid_toml_is_refused_with_its_lines() {
     let errors = read("[run]\ndirectory = \nseed = 1\nseed = 2\n", &[]).unwrap_err();
-    let places: Vec<_> = errors.problems.iter().map(|problem| problem.place).collect();
+    let places: Vec<_> = errors.problems.iter().map(|problem| problem.origin).collect();
     assert_eq!(places, [Some(KeyOrigin::Line(2)), Some(KeyOrigin::Line(4))], "{errors}");
     let absent = Recipe::from_file(Path::new("no/such/recipe.toml"), &[]).unwrap_err();
     let shown = absent.to_string();

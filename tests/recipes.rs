@@ -1,4 +1,4 @@
-//! Recipes: what is read, and how it is written again.
+//! Recipes are parsed with defaults and overrides, and serialised again.
 
 use std::path::Path;
 
@@ -36,13 +36,13 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
-fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
+fn by_default_all_probes_are_measured_at_the_end() {
     let probes = small(&["probes={}"]).probes.unwrap();
     assert_eq!(probes.run, Probe::ALL);
     assert_eq!((probes.every, probes.at_start, probes.at_end), (None, false, true));
     assert_eq!((probes.split, probes.test_split), (Split::Validation, None));
     assert_eq!((probes.over, probes.vocabulary), (Over::Correct, Vocabulary::All));
-    // Which steps are probed is not for the clock to say.
+    // The probed steps must not depend on wall time.
     assert_eq!(probes.max_share, None);
     for every in ["every_steps=50", "every_epochs=2", "logit_lens.every_steps=5"] {
         assert_eq!(small(&[&format!("probes.{every}")]).probes.unwrap().max_share, None);
@@ -63,7 +63,7 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
     assert_eq!(of(Probe::Circuit), (Some(Every::Span(Span::Epochs(2.0))), 100));
     assert_eq!(of(Probe::StagePatching), (Some(Every::Span(Span::Steps(50))), 9));
     assert_eq!(of(Probe::LogitLens), (Some(Every::Evaluations(2)), 100));
-    // Evaluations come at whole steps: every second of them, whatever 0.6 epochs would be rounded to.
+    // Evaluations are at whole steps: every second evaluation, regardless of the rounding of 0.6 epochs.
     let steps =
         |every: Every| every.steps(Some(Span::Epochs(0.3)), &Epochs::new(11, 1, 1).unwrap());
     assert_eq!(steps(Every::Evaluations(2)), Some(6));
@@ -71,13 +71,13 @@ fn probes_are_all_measured_at_the_end_unless_the_recipe_says_otherwise() {
 }
 
 #[test]
-fn token_lengths_follow_max_tokens_unless_given() {
+fn token_lengths_default_to_max_tokens() {
     let task = small(&["task.max_tokens=64", "task.query_tokens=16"]).task;
     assert_eq!((task.document_tokens, task.query_tokens), (64, 16));
 }
 
 #[test]
-fn sections_give_the_options_of_what_they_describe() {
+fn sections_are_converted_to_options() {
     let recipe = small(&[
         "corpus.path=data/mine",
         "corpus.layout=beir",
@@ -128,7 +128,7 @@ fn sections_give_the_options_of_what_they_describe() {
 }
 
 #[test]
-fn any_ranking_of_an_evaluation_can_be_saved_and_stopped_by() {
+fn any_metric_of_an_evaluation_can_select_checkpoints_and_stop_training() {
     let evaluate = small(&["evaluate.splits=[\"validation\", \"test\"]"]).evaluate;
     let splits =
         ["validation", "validation/seen", "validation/unseen", "test", "test/seen", "test/unseen"];
@@ -185,7 +185,7 @@ fn a_later_override_wins_and_a_tilde_removes() {
 }
 
 #[test]
-fn a_recipe_is_read_again_as_it_was_written() {
+fn a_serialised_recipe_parses_to_the_same_recipe() {
     let all = [
         "model.init=scratch",
         "model.revision=abc",
@@ -244,7 +244,7 @@ fn a_recipe_is_read_again_as_it_was_written() {
 }
 
 #[test]
-fn what_is_stored_has_defaults_and_limits() {
+fn the_cache_section_has_defaults_and_limits() {
     let cache = small(&[]).cache;
     assert_eq!((cache.enabled, cache.memory, cache.disk), (true, 2048, 51_200));
     assert_eq!((cache.element, cache.directory), (Element::F32, None));
@@ -254,7 +254,7 @@ fn what_is_stored_has_defaults_and_limits() {
     assert_eq!(settings.element, Element::Bf16);
     for (wrong, part) in [
         ("cache.type=f64", r#"expected one of "f32", "bf16", "f16""#),
-        ("cache.memory=-1", "expected a whole number of at least 0"),
+        ("cache.memory=-1", "expected an integer of at least 0"),
         ("cache.disc=5", "unknown key; did you mean `disk`?"),
         ("cahce.disk=5", "unknown section; did you mean `cache`?"),
     ] {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use genir::checkpoint::Checkpoint;
-use genir::run::{Ended, Summary};
+use genir::run::{RunOutcome, Summary};
 use genir::train::{Cadence, Callback, Outcome, TrainError, TrainerState, Verdict};
 use tempfile::TempDir;
 
@@ -164,7 +164,7 @@ fn a_callback_that_stops_a_run_is_heeded_before_the_first_update_and_at_any_step
         let losses: Vec<u64> = logged(home.path(), "loss/train").into_keys().collect();
         assert_eq!(losses, if step == 0 { vec![] } else { vec![5, 7] });
         let summary = summary(home.path());
-        assert_eq!((summary.ended, summary.reason), (Ended::Stopped, reason));
+        assert_eq!((summary.ended, summary.reason), (RunOutcome::Stopped, reason));
         assert_eq!(
             (summary.steps, summary.total_steps, summary.loss.is_some()),
             (step, 30, step > 0)
@@ -204,7 +204,7 @@ fn the_summary_says_what_a_run_cost_and_what_came_of_it() {
     assert_eq!((best.metric.as_str(), best.value, best.step), ("validation/hits@1", value, step));
     let last = found.last.unwrap();
     assert_eq!((last.step, last.metrics["validation/hits@1"]), (12, metric[&12]));
-    assert_eq!((found.ended, found.reason), (Ended::Finished, None));
+    assert_eq!((found.ended, found.reason), (RunOutcome::Finished, None));
     assert_eq!((found.steps, found.total_steps, found.examples), (12, 12, 88));
     assert_eq!(found.loss.unwrap(), logged(home.path(), "loss/train")[&12]);
     let total = &plan.table.total;
@@ -244,7 +244,7 @@ fn a_run_that_breaks_down_logs_the_losses_before_and_says_so_in_its_summary() {
     let losses = logged(home.path(), "loss/train");
     assert!(losses[&1].is_finite() && losses.len() == 1, "{losses:?}");
     let summary = summary(home.path());
-    assert_eq!((summary.ended, summary.steps, summary.examples), (Ended::Failed, 1, 4));
+    assert_eq!((summary.ended, summary.steps, summary.examples), (RunOutcome::Failed, 1, 4));
     assert_eq!(summary.reason.unwrap(), error.to_string());
     assert!(summary.last.is_none(), "a broken model is not evaluated");
     assert!(logged(home.path(), "validation/hits@1").is_empty(), "nor is that logged");

@@ -1,4 +1,4 @@
-//! An existing run is never lost by accident, and a run says what it ran on.
+//! An existing run is never lost by accident, and a run records its environment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ fn create(path: &Path, overwrite: Overwrite) -> Result<RunDirectory, RunError> {
     RunDirectory::create(path, overwrite, RECIPE, &Environment::capture("cpu"))
 }
 
-/// Every file below a directory, with its content.
+/// Returns all files below a directory with their contents.
 fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -28,7 +28,7 @@ fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn a_new_run_holds_its_recipe_and_environment_from_the_start() {
+fn a_new_run_has_its_recipe_and_environment_from_the_start() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("runs/first");
     let run = create(&path, Overwrite::Refuse).unwrap();
@@ -70,7 +70,7 @@ fn an_existing_run_is_refused_and_left_untouched() {
 }
 
 #[test]
-fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
+fn replacing_a_run_deletes_only_files_that_runs_write() {
     let temporary = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let run = create(temporary.path(), Overwrite::Refuse).unwrap();
@@ -82,7 +82,7 @@ fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
     fs::write(elsewhere.path().join("model.safetensors"), "weights").unwrap();
     #[cfg(unix)]
     {
-        // Checkpoints kept on another disk.
+        // Checkpoints on another disk.
         fs::remove_dir(run.checkpoints()).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), run.checkpoints()).unwrap();
     }
@@ -98,7 +98,7 @@ fn replacing_a_run_deletes_what_runs_write_and_nothing_else() {
 }
 
 #[test]
-fn a_directory_that_is_no_run_is_never_deleted() {
+fn a_directory_that_is_not_a_run_is_never_deleted() {
     for (name, content) in [
         ("thesis.tex", "years of work"),
         ("recipe.toml", RECIPE),
@@ -119,7 +119,7 @@ fn a_directory_that_is_no_run_is_never_deleted() {
 }
 
 #[test]
-fn what_is_no_run_cannot_be_opened() {
+fn a_directory_that_is_not_a_run_cannot_be_opened() {
     let temporary = tempfile::tempdir().unwrap();
     let message = |path: &Path| RunDirectory::open(path).unwrap_err().to_string();
     let text = message(&temporary.path().join("absent"));
@@ -132,7 +132,7 @@ fn what_is_no_run_cannot_be_opened() {
 }
 
 #[test]
-fn a_file_in_the_way_is_an_error_that_names_it() {
+fn a_file_instead_of_the_directory_is_an_error_that_names_it() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("file");
     fs::write(&path, "a file").unwrap();
@@ -143,10 +143,10 @@ fn a_file_in_the_way_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_start_that_fails_gives_the_old_run_back_and_leaves_nothing() {
+fn a_failed_start_restores_the_old_run_and_leaves_no_files() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("runs/first");
-    // At any moment before the new run is kept: no directory is left behind where there was none.
+    // At any moment before the commit of the new run, a directory that did not exist is removed again.
     for begins in [false, true] {
         let mut new = NewRun::claim(&path, Overwrite::Refuse).unwrap();
         if begins {
@@ -171,7 +171,7 @@ fn a_start_that_fails_gives_the_old_run_back_and_leaves_nothing() {
         }
         drop(new);
         let mut after = files(&path);
-        // What the new one has logged stays, under a name of its own.
+        // The logs of the new run remain, under a separate name.
         let logged = after.remove(&path.join("failed-run/metrics.jsonl").display().to_string());
         assert_eq!(logged.is_some(), begins);
         after.retain(|name, _| !name.contains("/failed-run/"));
@@ -198,13 +198,13 @@ fn a_second_start_is_refused_with_the_owners_process_and_host() {
         refused(overwrite);
     }
     first.begin(RECIPE, &Environment::capture("cpu")).unwrap();
-    first.keep().unwrap();
+    first.commit().unwrap();
     let during = files(&path);
     for overwrite in [Overwrite::Refuse, Overwrite::Replace] {
         refused(overwrite);
     }
     assert_eq!(files(&path), during);
-    // Readers need no lock, and the end of the first frees the directory.
+    // Readers need no lock, and the end of the first run releases the directory.
     RunDirectory::open(&path).unwrap();
     drop(first);
     assert!(!path.join(".genir.lock").exists());
@@ -213,7 +213,7 @@ fn a_second_start_is_refused_with_the_owners_process_and_host() {
 }
 
 #[test]
-fn of_many_starts_at_once_only_one_at_a_time_is_in_the_directory() {
+fn concurrent_starts_use_the_directory_one_at_a_time() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("runs/contended");
     let (inside, kept) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -228,13 +228,13 @@ fn of_many_starts_at_once_only_one_at_a_time_is_in_the_directory() {
                         Err(error) => panic!("{error}"),
                     };
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two are inside");
-                    // Some fail at once, and remove the directory if they have made it; some fail later.
+                    // Some fail at once and remove the directory if they have created it; others fail later.
                     if attempt % 3 > 0 {
                         let recipe = format!("{starter} {attempt}");
                         new.begin(&recipe, &Environment::capture("cpu")).unwrap();
                         assert_eq!(fs::read_to_string(new.directory().recipe()).unwrap(), recipe);
                         if attempt % 3 > 1 {
-                            new.keep().unwrap();
+                            new.commit().unwrap();
                             kept.fetch_add(1, Ordering::SeqCst);
                         }
                     }
@@ -253,7 +253,7 @@ fn of_many_starts_at_once_only_one_at_a_time_is_in_the_directory() {
 
 #[test]
 #[cfg(unix)]
-fn inputs_in_what_would_be_removed_are_refused_through_links_too() {
+fn inputs_that_would_be_removed_are_refused_also_through_links() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("run");
     let run = create(&path, Overwrite::Refuse).unwrap();
@@ -288,7 +288,7 @@ fn inputs_in_what_would_be_removed_are_refused_through_links_too() {
     let both = [("model.base", base), ("corpus.generated_queries", snapshot)];
     let error = NewRun::refuse_inputs(&path, both).unwrap_err().to_string();
     assert!(error.contains("model.base") && error.contains("corpus.generated_queries"), "{error}");
-    // What is the user's stays, and so may be read.
+    // Files of the user remain, and so may be inputs.
     let fine = [path.join("corpus"), temporary.path().join("elsewhere"), temporary.path().into()];
     NewRun::refuse_inputs(&path, fine.map(|path| ("corpus.path", path))).unwrap();
     assert!(run.checkpoints().join("latest/model.safetensors").exists());

@@ -1,4 +1,4 @@
-//! The recipes that are shipped: all are read, each starts with its command, pairs belong together.
+//! The included recipes: all are valid, each starts with its command, and pairs differ only where they should.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn shipped() -> Vec<PathBuf> {
 }
 
 #[test]
-fn shipped_recipes_are_read_and_written_and_read_again() {
+fn shipped_recipes_parse_and_serialise_to_the_same_recipe() {
     let files = shipped();
     let names: Vec<_> = files.iter().map(|file| file.file_stem().unwrap()).collect();
     for name in [
@@ -34,7 +34,7 @@ fn shipped_recipes_are_read_and_written_and_read_again() {
 }
 
 #[test]
-fn every_recipe_is_inside_the_library() {
+fn every_recipe_is_included_in_the_library() {
     let mut inside: Vec<_> = SHIPPED
         .iter()
         .map(|recipe| (format!("{}.toml", recipe.name), recipe.text.to_owned()))
@@ -93,7 +93,7 @@ fn restricted_recipes_differ_from_full_ones_in_what_is_trained() {
 }
 
 #[test]
-fn the_papers_hyper_parameters_are_kept() {
+fn the_hyperparameters_are_those_of_the_paper() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/nq-t5-large-full.toml");
     let recipe = Recipe::from_file(&file, &[]).unwrap();
     assert_eq!(recipe.optimizer.learning_rate, 1e-3);

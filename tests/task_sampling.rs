@@ -1,11 +1,11 @@
-//! Examples are mixed in exact numbers, in an order that seed and position alone decide.
+//! Examples are mixed in exact proportions, in an order that depends only on seed and position.
 
 use std::collections::HashSet;
 
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::TextTokenizer;
 use genir::task::{
-    Encoding, Epochs, Examples, Mixture, Sampler, Task, TaskError, TaskOptions, assemble,
+    Encoding, Epochs, Examples, Mixture, Sampler, Task, TaskError, TaskOptions, collate,
 };
 
 #[path = "support/small_tokenizer.rs"]
@@ -89,7 +89,7 @@ fn every_document_and_every_judged_pair_is_an_example() {
 }
 
 #[test]
-fn each_text_of_a_document_is_an_example_and_a_document_without_text_has_none() {
+fn each_text_of_a_document_gives_an_example_and_a_document_without_text_gives_none() {
     let mut corpus = corpus(3, 2);
     corpus.documents[0].texts = vec![words(1), words(2), words(3)];
     corpus.documents[1].texts.clear();
@@ -99,7 +99,7 @@ fn each_text_of_a_document_is_an_example_and_a_document_without_text_has_none() 
         .collect();
     let expected = [("doc:d0", 0, 2), ("doc:d0", 0, 3), ("doc:d0", 0, 4), ("doc:d2", 2, 4)];
     assert_eq!(all, expected.map(|(id, row, tokens)| (id.to_owned(), row, tokens)));
-    // Queries of the document without text are trained all the same.
+    // Queries of the document without text are still trained.
     assert_eq!(examples.target(5), 1);
     assert_eq!(examples.count(Task::Retrieval), 3);
 }
@@ -107,20 +107,23 @@ fn each_text_of_a_document_is_an_example_and_a_document_without_text_has_none() 
 #[test]
 fn documents_of_the_same_tokens_are_found() {
     let mut corpus = corpus(9, 2);
-    assert!(build(&corpus, &options(&BOTH, None)).alike().is_empty());
-    // The second text of one document is the whole of another.
+    assert!(build(&corpus, &options(&BOTH, None)).duplicate_documents().is_empty());
+    // The second text of one document equals the text of another.
     corpus.documents[7].texts = vec![words(35), words(2)];
     corpus.documents[4].texts = vec![words(9)];
     corpus.documents[5].texts = vec![words(8), words(9)];
     let examples = build(&corpus, &options(&BOTH, None));
-    assert_eq!(examples.alike(), [vec![1, 7], vec![4, 5, 8]]);
-    // What is cut off tells nothing apart, and a document that is left out is no example.
+    assert_eq!(examples.duplicate_documents(), [vec![1, 7], vec![4, 5, 8]]);
+    // Truncated tokens do not distinguish documents, and a document that is left out gives no example.
     let encoding = Encoding { document_tokens: 4, ..Encoding::default() };
     let short = TaskOptions { encoding, ..options(&BOTH, None) };
     let examples = Examples::build(&corpus, &tokenizer(), &short, &HashSet::from([8]));
-    assert_eq!(examples.expect("examples").alike(), [vec![1, 7], vec![2, 3, 4, 5, 6, 7]]);
-    // No document is read where only queries are.
-    assert!(build(&corpus, &options(&[Task::Retrieval], None)).alike().is_empty());
+    assert_eq!(
+        examples.expect("examples").duplicate_documents(),
+        [vec![1, 7], vec![2, 3, 4, 5, 6, 7]]
+    );
+    // Without indexing, there are no document texts to compare.
+    assert!(build(&corpus, &options(&[Task::Retrieval], None)).duplicate_documents().is_empty());
 }
 
 #[test]
@@ -153,7 +156,7 @@ fn the_mixture_is_exact() {
 }
 
 #[test]
-fn a_mixture_that_cannot_be_is_refused() {
+fn an_impossible_mixture_is_refused() {
     let refused = |corpus: &Corpus, options: &TaskOptions| {
         Mixture::new(&build(corpus, options), options).expect_err("refused")
     };
@@ -238,7 +241,7 @@ fn an_epoch_has_every_example_as_often_as_the_mixture_says() {
 }
 
 #[test]
-fn a_batch_depends_on_seed_and_position_alone() {
+fn a_batch_depends_only_on_seed_and_position() {
     let options = options(&BOTH, Some(2.0));
     let examples = build(&corpus(70, 50), &options);
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
@@ -250,7 +253,7 @@ fn a_batch_depends_on_seed_and_position_alone() {
         for (update, batches) in all.iter().enumerate() {
             assert_eq!(&of(3, update as u64), batches);
         }
-        // Back in an earlier epoch, after a later one.
+        // An earlier epoch after a later one.
         assert_eq!(batches(&mut stepped, 1), all[1]);
         assert_ne!(of(4, 0), all[0]);
         let next_epoch = epochs.updates() as usize;
@@ -259,7 +262,7 @@ fn a_batch_depends_on_seed_and_position_alone() {
 }
 
 #[test]
-fn an_update_has_the_same_examples_however_it_is_cut_into_batches() {
+fn an_update_has_the_same_examples_for_any_division_into_batches() {
     let options = options(&BOTH, Some(2.0));
     let examples = build(&corpus(300, 100), &options);
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
@@ -273,7 +276,7 @@ fn an_update_has_the_same_examples_however_it_is_cut_into_batches() {
 }
 
 #[test]
-fn batches_hold_texts_of_about_one_length() {
+fn batches_have_texts_of_similar_length() {
     let options = options(&[Task::Indexing], None);
     let examples = build(&corpus(1280, 0), &options);
     let mixture = Mixture::new(&examples, &options).expect("a mixture");
@@ -281,30 +284,30 @@ fn batches_hold_texts_of_about_one_length() {
     let (mut padded, mut tokens) = (0, 0);
     let mut lengths = Vec::new();
     for update in 0..epochs.updates() {
-        let batch = assemble(&examples, sampler.update(update), 0, 1);
+        let batch = collate(&examples, sampler.update(update), 0, 1);
         padded += batch.ids.len();
         tokens += batch.lengths.iter().sum::<u32>() as usize;
         lengths.push(batch.length);
     }
     assert!(padded as f64 / (tokens as f64) < 1.12, "{padded} for {tokens}");
-    // Batches must not come in the order of their lengths.
+    // Batches must not be in the order of their lengths.
     assert!(!lengths[..16].is_sorted());
 }
 
 #[test]
 fn a_batch_is_padded_to_its_longest_example_or_a_multiple() {
     let examples = build(&corpus(5, 0), &options(&[Task::Indexing], None));
-    let batch = assemble(&examples, &[0, 3], 0, 1);
+    let batch = collate(&examples, &[0, 3], 0, 1);
     assert_eq!(batch.ids, [3, 1, 0, 0, 0, 3, 4, 5, 6, 1]);
     assert_eq!((batch.length, batch.size()), (5, 2));
     assert_eq!(
         (batch.lengths, batch.targets, batch.examples),
         (vec![2, 5], vec![0, 3], vec![0, 3])
     );
-    let rounded = assemble(&examples, &[0, 3], 7, 8);
+    let rounded = collate(&examples, &[0, 3], 7, 8);
     assert_eq!(rounded.length, 8);
     assert_eq!(rounded.ids[5..10], [7, 7, 7, 3, 4]);
-    assert_eq!(assemble(&examples, &[3], 0, 5).length, 5);
+    assert_eq!(collate(&examples, &[3], 0, 5).length, 5);
 }
 
 #[test]

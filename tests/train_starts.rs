@@ -1,4 +1,4 @@
-//! `genir train` where a run is already: none is lost to a start that fails, and none is shared by two processes.
+//! `genir train` with an existing run: a failed start never loses a run, and two processes never share one.
 #![cfg(unix)]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use command::{assert_says, genir_with_input, is_refused, succeeds, text};
 use everything::everything;
 use tiny_recipe::tiny_recipe;
 
-/// A process that is killed at the end of the test, whatever it ends with.
+/// A process that is killed at the end of the test, also if the test fails.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -57,11 +57,11 @@ fn a_second_process_is_refused_and_a_killed_one_blocks_nothing() {
     let resolved = fs::read_to_string(run.join("recipe.toml")).unwrap();
     assert_says(&resolved, &["seed = 3", "steps = 1000000"]);
     assert!(first.0.try_wait().unwrap().is_none(), "the first goes on");
-    // A reader needs no lock. (A checkpoint that is read may be pruned meanwhile: one attempt of some must do.)
+    // A reader needs no lock. (The checkpoint may be pruned while it is read: one of several attempts must succeed.)
     let read = |_| genir_with_input(&["search", run.to_str().unwrap(), "gold"], "").code == 0;
     assert!((0..20).any(read));
 
-    // The lock goes with its owner, however that ends.
+    // The lock is released when its owner ends for any reason.
     first.0.kill().unwrap();
     first.0.wait().unwrap();
     is_refused(&["train", &recipe], &["already holds a run", "--overwrite"]);
@@ -70,7 +70,7 @@ fn a_second_process_is_refused_and_a_killed_one_blocks_nothing() {
     assert!(!run.join(".genir.lock").exists());
 }
 
-/// Runs what has to fail, perhaps after it has shown what it was about to do.
+/// Runs a command that must fail, possibly after it has printed its plan.
 #[track_caller]
 fn fails(arguments: &[&str], words: &[&str]) {
     let done = genir_with_input(arguments, "");
@@ -79,14 +79,14 @@ fn fails(arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn a_start_that_fails_leaves_the_run_that_was_there() {
+fn a_failed_start_leaves_the_existing_run() {
     let home = TempDir::new().unwrap();
     let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
     succeeds(&["train", &recipe, "train.steps=1"]);
     fs::write(run.join("notes.md"), "mine").unwrap();
     let before = everything(&run);
 
-    // Weights that are of another shape than the configuration says.
+    // Weights whose shapes differ from the configuration.
     let base = home.path().join("base");
     fs::create_dir(&base).unwrap();
     for entry in fs::read_dir(run.join("checkpoints/latest/")).unwrap() {
@@ -102,14 +102,14 @@ fn a_start_that_fails_leaves_the_run_that_was_there() {
     fails(&[&pretrained[..], &["--overwrite"]].concat(), &["model.base"]);
     assert!(everything(&run) == before);
 
-    // A corpus that cannot be read, and a split without queries.
+    // An unreadable corpus, and a split without queries.
     is_refused(&["train", &recipe, "--overwrite", "corpus.path=no/corpus"], &["no/corpus"]);
     fs::remove_file(home.path().join("corpus/test_queries.json")).unwrap();
     let splits = "evaluate.splits=[\"test\"]";
     fails(&["train", &recipe, "--overwrite", splits], &["test"]);
     assert!(everything(&run) == before);
 
-    // Where there was nothing, nothing is left that blocks the next try.
+    // In a new directory, no file is left that blocks the next attempt.
     let elsewhere = format!("run.directory={}", home.path().join("other/run").display());
     fails(&[&pretrained[..], &[&elsewhere]].concat(), &["model.base"]);
     assert!(!home.path().join("other").exists());
@@ -117,7 +117,7 @@ fn a_start_that_fails_leaves_the_run_that_was_there() {
 }
 
 #[test]
-fn a_base_in_the_run_that_would_be_replaced_is_refused_in_words() {
+fn a_base_model_in_the_run_that_would_be_replaced_is_refused() {
     let home = TempDir::new().unwrap();
     let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
     succeeds(&["train", &recipe, "train.steps=1"]);
@@ -146,19 +146,19 @@ fn a_base_in_the_run_that_would_be_replaced_is_refused_in_words() {
         is_refused(&["train", &recipe, &input, "--overwrite"], &[key, "would replace"]);
         assert!(everything(&run) == before);
     }
-    // From a checkpoint of this run into another directory: that is what it is for.
+    // Training from a checkpoint of this run into another directory is allowed.
     let elsewhere = format!("run.directory={}", home.path().join("next").display());
     let base = format!("model.base={}", home.path().join("link").display());
     let train =
         ["train", &recipe, &base, "model.init=pretrained", "~model.config", "train.steps=1"];
     succeeds(&[&train[..], &[&elsewhere, "--overwrite"]].concat());
-    // And so is to train a resolved recipe once more.
+    // And so is training a resolved recipe again.
     let resolved = text(run.join("recipe.toml"));
     succeeds(&["train", &resolved, "--overwrite"]);
 }
 
 #[test]
-fn a_run_directory_is_no_empty_text_and_knows_ones_home() {
+fn a_run_directory_must_not_be_empty_and_may_start_with_a_tilde() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     is_refused(&["check", &recipe, "run.directory="], &["run.directory", "empty"]);
@@ -180,7 +180,7 @@ fn a_run_directory_is_no_empty_text_and_knows_ones_home() {
 }
 
 #[test]
-fn the_log_begins_with_what_was_said_before_the_run_began() {
+fn the_log_starts_with_the_messages_before_the_start_of_the_run() {
     let home = TempDir::new().unwrap();
     let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
     let said = succeeds(&["train", &recipe, "train.steps=1"]).stderr;
@@ -189,15 +189,15 @@ fn the_log_begins_with_what_was_said_before_the_run_began() {
     assert_says(&log, &["8 documents", "step 1: validation", "done in"]);
 }
 
-/// What is below a run directory, without what failed replacements have logged.
+/// The files below a run directory, without the logs of failed replacements.
 fn without_failed(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = everything(run);
     found.retain(|path, _| !text(path.clone()).contains("/failed-run"));
     found
 }
 
-/// `genir train --overwrite` where no file can grow beyond 100 KiB, so that the first checkpoint cannot be written: the
-/// process gets an error, or with `killed` a signal that ends it.
+/// Runs `genir train --overwrite` with a file size limit of 100 KiB, so that the first checkpoint cannot be written:
+/// the process gets an error or, with `killed`, a signal that ends it.
 fn train_without_room(recipe: &str, killed: bool) -> std::process::Output {
     let ignore = if killed { "" } else { "trap '' XFSZ;" };
     let script = format!("{ignore} ulimit -c 0; ulimit -f 100; exec \"$@\"");
@@ -207,14 +207,14 @@ fn train_without_room(recipe: &str, killed: bool) -> std::process::Output {
 }
 
 #[test]
-fn a_replacement_without_a_checkpoint_gives_the_old_run_back_and_keeps_its_own_log() {
+fn a_replacement_without_a_checkpoint_restores_the_old_run_and_keeps_the_logs_of_the_new_one() {
     let home = TempDir::new().unwrap();
     let (recipe, run) = (tiny_recipe(&home), home.path().join("run"));
     succeeds(&["train", &recipe, "train.steps=1"]);
     fs::write(run.join("notes.md"), "mine").unwrap();
     let before = everything(&run);
 
-    // The loss is not finite after some steps.
+    // The loss becomes infinite or NaN after some steps.
     let diverges = ["train", &recipe, "--overwrite", "optimizer.learning_rate=1e20"];
     fails(&diverges, &["the update was not made"]);
     assert!(without_failed(&run) == before);
@@ -225,23 +225,23 @@ fn a_replacement_without_a_checkpoint_gives_the_old_run_back_and_keeps_its_own_l
         assert!(failed.join(name).exists(), "{name}");
     }
 
-    // A disk that is full, told by an error.
+    // A full disk, reported as an error.
     let done = train_without_room(&recipe, false);
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(1), "{said}");
-    assert_says(&said, &["File too large", "is here again", "failed-run-2", "error: "]);
+    assert_says(&said, &["File too large", "was restored", "failed-run-2", "error: "]);
     assert!(without_failed(&run) == before);
 
-    // And a process that is killed: the next start gives the old run back, also one that is refused.
+    // A killed process: the next start restores the old run, even if that start is refused.
     let done = train_without_room(&recipe, true);
     assert_eq!(done.status.code(), None, "{done:?}");
     assert!(run.join(".genir-old/checkpoints/latest").exists());
     let next = genir_with_input(&["train", &recipe], "");
-    assert_says(&next.stderr, &["is here again", "failed-run-3", "already holds a run"]);
+    assert_says(&next.stderr, &["was restored", "failed-run-3", "already holds a run"]);
     assert!(without_failed(&run) == before);
     succeeds(&["search", &text(run.clone()), "gold"]);
 
-    // With its first checkpoint a run has replaced the old one, whatever comes after.
+    // After its first checkpoint, a run has replaced the old one for good.
     fails(&[&diverges[..], &["save.every_steps=1"]].concat(), &["was not made"]);
     assert_says(&fs::read_to_string(run.join("recipe.toml")).unwrap(), &["steps = 30"]);
     assert!(

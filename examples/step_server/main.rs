@@ -57,7 +57,7 @@ pub struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    genir::allocator::keep_freed_memory();
+    genir::allocator::retain_freed_memory();
     let arguments = Arguments::parse();
     // As the binary does it: see genir::cli::main.
     rayon::scope(|_| serve(&arguments))

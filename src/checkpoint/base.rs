@@ -1,4 +1,4 @@
-//! Where a base model is: a directory, or a model of the Hugging Face hub that is fetched first.
+//! Base models: a directory, or a model of the Hugging Face hub, which is downloaded first.
 
 use std::path::{Path, PathBuf};
 
@@ -6,119 +6,118 @@ use thiserror::Error;
 
 use super::hub::{HubModel, HubProblem, HubSettings};
 use super::read::checkpoint_at;
-use super::transport::shown;
+use super::transport::without_credentials;
 use crate::files::expand_home;
 use crate::run::CHECKPOINTS;
 
-/// What is needed of a base model.
+/// The files that are needed of a base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum BaseFiles {
     /// Configuration, tokenizer and weights.
-    Everything,
-    /// No weights: a model that starts from scratch.
+    All,
+    /// Configuration and tokenizer, for a model that is trained from scratch.
     ConfigAndTokenizer,
 }
 
-/// Why a base model cannot be had.
+/// Errors of finding a base model.
 #[derive(Debug, Error)]
 pub enum BaseError {
-    /// A path that is no directory.
+    /// The path is not a directory.
     #[error("base model `{base}`: {} is not a directory{}", path.display(), not_an_id(base))]
     NoDirectory {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
-        /// The directory that was looked for.
+        /// The missing directory.
         path: PathBuf,
     },
-    /// A run directory without a checkpoint.
+    /// The path is a run directory without a checkpoint.
     #[error(
-        "base model `{base}`: {} has no config.json and, as a run, no checkpoint yet (no checkpoints/best or \
-         checkpoints/latest)",
+        "base model `{base}`: {} is a run directory without a checkpoint (no checkpoints/best or \
+             checkpoints/latest) and has no config.json",
         path.display()
     )]
     NoCheckpoint {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
         /// The run directory.
         path: PathBuf,
     },
-    /// No base model of that name is inside the library.
+    /// There is no bundled base model with this name.
     #[error(
-        "base model `{base}`: genir has no such base model inside{}",
+        "base model `{base}`: there is no such bundled base model{}",
         match nearest {
             Some(name) => format!("; did you mean `{name}`?"),
-            None => format!("; there is {}", known.join(", ")),
+            None => format!("; known: {}", known.join(", ")),
         }
     )]
     NotBundled {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
-        /// The one most like it.
+        /// The most similar name.
         nearest: Option<&'static str>,
-        /// All that there are.
+        /// The names of all bundled base models.
         known: Vec<&'static str>,
     },
-    /// The base models inside the library have no weights.
+    /// A bundled base model has no weights.
     #[error(
-        "base model `{base}` is a configuration and a tokenizer without weights: set model.init = \"scratch\""
+        "base model `{base}` has a configuration and a tokenizer, but no weights: set model.init = \"scratch\""
     )]
     BundledWeights {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
     },
-    /// The base models inside the library have no revisions.
+    /// A bundled base model has no revisions.
     #[error(
-        "base model `{base}`: the revision `{revision}` is only for models of the hub; leave it out"
+        "base model `{base}`: the revision `{revision}` applies only to models of the hub; remove it"
     )]
     RevisionOfBundled {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
-        /// The revision as it was given.
+        /// The revision in the recipe or on the command line.
         revision: String,
     },
     /// A directory has no revisions.
     #[error(
-        "base model `{base}`: the revision `{revision}` is only for models of the hub, and {} is on disk; \
-         leave the revision out, or rename what is on disk",
+        "base model `{base}`: the revision `{revision}` applies only to models of the hub, and {} is on disk; \
+             remove the revision, or rename the directory on disk",
         path.display()
     )]
     RevisionOfDirectory {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
-        /// The revision as it was given.
+        /// The revision in the recipe or on the command line.
         revision: String,
-        /// What is on disk.
+        /// The directory on disk.
         path: PathBuf,
     },
-    /// The base has the form of a hub id and cannot be had from the hub.
+    /// The base has the form of a hub id, and the hub or the cache does not provide it.
     #[error(
-        "base model `{base}`: no directory of that name is on disk, and as a model of {endpoint} \
+        "base model `{base}`: there is no directory of that name, and as a model of {endpoint} \
          (revision {revision}): {problem}"
     )]
     Hub {
-        /// The base as it was given.
+        /// The base in the recipe or on the command line.
         base: String,
-        /// Branch, tag or commit.
+        /// The branch, tag or commit.
         revision: String,
-        /// The hub that was asked.
+        /// The address of the hub.
         endpoint: String,
-        /// What went wrong.
+        /// The error of the hub or the cache.
         problem: Box<HubProblem>,
     },
 }
 
-/// The directory that holds the base model, fetched into the cache of the hub where needed.
+/// Returns the directory of a base model, downloaded to the hub's cache if necessary.
 ///
-/// `base` is a directory when something of that name is on disk or when it cannot be a hub id (`name` or
-/// `organisation/name`); of a run directory its best checkpoint is returned, else its latest (see
-/// [`checkpoint_at`]), any other directory as it is, unread. Of a model of the hub the snapshot of
-/// `revision` (branch, tag or commit; `main` when none is given) is returned: the hub is asked what the
-/// revision is now, and only files that are not in the cache are fetched. When the hub cannot be reached, a
-/// complete snapshot in the cache does, with a warning.
+/// `base` is a directory if the path exists or if it cannot be a hub id (`name` or `organisation/name`). For a run
+/// directory, the best or else the latest checkpoint is returned (see [`checkpoint_at`]); other directories are
+/// returned unchecked. For a model of the hub, the snapshot of `revision` (a branch, tag or commit; `main` by default)
+/// is returned: the hub resolves the revision, and only files that are not in the cache are downloaded. If the hub
+/// cannot be reached, a complete snapshot in the cache is used, with a warning.
 pub fn locate(
     base: &str,
     revision: Option<&str>,
-    wanted: Wanted,
+    wanted: BaseFiles,
     settings: &HubSettings,
 ) -> Result<PathBuf, BaseError> {
     let path = expand_home(base, std::env::home_dir().as_deref());
@@ -129,7 +128,7 @@ pub fn locate(
     HubModel { id: base, revision, wanted, settings }.locate().map_err(|problem| BaseError::Hub {
         base: base.to_owned(),
         revision: revision.to_owned(),
-        endpoint: shown(&settings.endpoint),
+        endpoint: without_credentials(&settings.endpoint),
         problem: Box::new(problem),
     })
 }
@@ -153,7 +152,7 @@ fn directory(base: &str, revision: Option<&str>, path: PathBuf) -> Result<PathBu
     }
 }
 
-/// For messages: a relative path says little without the directory it was looked for in.
+/// Makes a path absolute for messages: a relative path is ambiguous without the current directory.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -162,11 +161,11 @@ fn not_an_id(base: &str) -> &'static str {
     if is_hub_id(base) {
         ""
     } else {
-        " (and the name cannot be a model of the hub: those are called `name` or `organisation/name`)"
+        " (and the name is not a hub id, which has the form `name` or `organisation/name`)"
     }
 }
 
-/// Whether a text has the form that the hub gives its ids. Paths that start with `.`, `/` or `~` have not.
+/// Returns whether a text has the form of a hub id. Paths that start with `.`, `/` or `~` do not.
 fn is_hub_id(text: &str) -> bool {
     let part = |part: &str| {
         let ends = |end: char| part.starts_with(end) || part.ends_with(end);
@@ -187,7 +186,7 @@ mod tests {
     use super::is_hub_id;
 
     #[test]
-    fn ids_of_the_hub_are_told_from_paths() {
+    fn hub_ids_are_distinguished_from_paths() {
         for id in ["t5-small", "google-t5/t5-small", "google/t5-v1_1-base", "a/b.c"] {
             assert!(is_hub_id(id), "{id}");
         }

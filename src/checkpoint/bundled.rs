@@ -1,4 +1,4 @@
-//! Base models inside the library: a configuration and a tokenizer, for models that start from scratch.
+//! Bundled base models: a configuration and a tokenizer, for models that are trained from scratch.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use crate::docid::{LoadedTokenizer, TextTokenizer, TokenizerError};
 use crate::nearest::nearest;
 use crate::t5::{ConfigError, T5Config};
 
-/// How the names of base models begin that are inside the library.
+/// The prefix of the names of bundled base models.
 const PREFIX: &str = "bundled:";
 
-/// A base model inside the library.
+/// A bundled base model, compiled into the library.
 #[derive(Debug)]
 pub struct BundledBase {
-    /// Its name in a recipe, `bundled:atlas-base`.
+    /// The name in a recipe, `bundled:atlas-base`.
     pub name: &'static str,
     config: &'static str,
     tokenizer: &'static str,
@@ -21,7 +21,7 @@ pub struct BundledBase {
     special_tokens: &'static str,
 }
 
-/// All of them.
+/// All bundled base models.
 static BUNDLED: [BundledBase; 1] = [BundledBase {
     name: "bundled:atlas-base",
     config: include_str!("../../checkpoints/atlas-base/config.json"),
@@ -31,10 +31,10 @@ static BUNDLED: [BundledBase; 1] = [BundledBase {
 }];
 
 impl BundledBase {
-    /// The base that `base` names, if it names one inside the library.
+    /// Returns the bundled base model with the name `base`, or `None` if the name does not start with `bundled:`.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// There is no bundled base model with this name.
     pub fn find(base: &str) -> Result<Option<&'static Self>, BaseError> {
         if !base.starts_with(PREFIX) {
             return Ok(None);
@@ -52,12 +52,12 @@ impl BundledBase {
         }
     }
 
-    /// Its configuration.
+    /// Parses the configuration.
     pub fn config(&self) -> Result<T5Config, ConfigError> {
         T5Config::from_json(&Path::new(self.name).join("config.json"), self.config)
     }
 
-    /// Its tokenizer.
+    /// Builds the tokenizer.
     pub fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerError> {
         let special_tokens = Some(self.special_tokens.to_owned());
         let config = Some(self.tokenizer_config);

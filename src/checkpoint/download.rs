@@ -1,4 +1,5 @@
-//! One file of a hub into the cache: its content by its ETag in `blobs/`, and a link to it in the snapshot.
+//! Downloads a file of the hub to the cache: the content goes to `blobs/` under its ETag, and the snapshot gets a
+//! symbolic link to it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -12,29 +13,29 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::transport::{FileInfo, Hub, HubError};
 use crate::files::{append_to, create_directory, rename};
 
-/// How often a file is tried; each attempt goes on where the one before was cut.
+/// Maximum number of attempts for a file; each resumes where the previous one was interrupted.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The most bytes of a file of weights, and of any other.
+/// Maximum size in bytes of a file with weights, and of any other file.
 const LARGEST_WEIGHTS: u64 = 1 << 40;
 const LARGEST: u64 = 4 << 30;
 
-/// Where a file of the hub goes.
-pub(super) struct Destination<'a> {
+/// The location of a downloaded file in the cache.
+pub(super) struct CacheLocation<'a> {
     /// The model's directory in the cache.
     pub folder: &'a Path,
-    /// The commit that the file is of.
+    /// The commit of the file.
     pub commit: &'a str,
 }
 
-/// Fetches the file at `path` of the hub and links it as `name`, which is a file's name, into the snapshot. A transfer
-/// that is cut is taken up again.
+/// Downloads the file at `path` of the hub and links it into the snapshot as `name`, which is a file name. An
+/// interrupted transfer is resumed.
 pub(super) fn download(
     hub: &Hub,
     path: &str,
     name: &str,
-    to: &Destination,
+    to: &CacheLocation,
 ) -> Result<(), HubError> {
     let largest = if name.ends_with(".safetensors") { LARGEST_WEIGHTS } else { LARGEST };
     let info = hub.file(path, to.commit, largest)?;
@@ -44,8 +45,8 @@ pub(super) fn download(
     create_directory(&snapshot).map_err(|error| error.source)?;
     let blob = blobs.join(&info.etag);
     let part = blobs.join(format!("{}.part", info.etag));
-    let file = open_alone(&part)?;
-    // Another process may have fetched it meanwhile.
+    let file = open_exclusive(&part)?;
+    // Another process may have downloaded the file in the meantime.
     if fs::metadata(&blob).is_ok_and(|blob| blob.len() == info.size) {
         fs::remove_file(&part)?;
     } else {
@@ -68,13 +69,16 @@ pub(super) fn download(
     }
 }
 
-/// Opens a file that one process at a time writes to.
-fn open_alone(part: &Path) -> io::Result<File> {
+/// Opens a file for appending, with an exclusive lock.
+fn open_exclusive(part: &Path) -> io::Result<File> {
     let file = append_to(part).map_err(|error| error.source)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            tracing::warn!("{} is being fetched by another process: waiting", part.display());
+            tracing::warn!(
+                "{} is being downloaded by another process; waiting for it",
+                part.display()
+            );
             file.lock()?;
         }
         Err(TryLockError::Error(error)) => return Err(error),
@@ -82,7 +86,7 @@ fn open_alone(part: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gets all bytes of a file, those that are there already excepted.
+/// Downloads the bytes of a file that are missing in `file`.
 fn fetch(hub: &Hub, path: &str, name: &str, info: &FileInfo, file: &File) -> Result<(), HubError> {
     let bar = ProgressBar::new(info.size).with_message(name.to_owned());
     let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes} {eta}");
@@ -91,7 +95,9 @@ fn fetch(hub: &Hub, path: &str, name: &str, info: &FileInfo, file: &File) -> Res
     loop {
         match transfer(hub, path, info.size, file, &bar) {
             Ok(()) => break,
-            Err(error) if attempt < ATTEMPTS && may_pass(&error) => thread::sleep(PAUSE * attempt),
+            Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
+                thread::sleep(PAUSE * attempt)
+            }
             Err(error) => return Err(error),
         }
         attempt += 1;
@@ -100,7 +106,7 @@ fn fetch(hub: &Hub, path: &str, name: &str, info: &FileInfo, file: &File) -> Res
     Ok(file.sync_all()?)
 }
 
-/// One attempt: appends what is missing.
+/// Makes one attempt to append the missing bytes.
 fn transfer(
     hub: &Hub,
     path: &str,
@@ -108,49 +114,51 @@ fn transfer(
     mut file: &File,
     bar: &ProgressBar,
 ) -> Result<(), HubError> {
-    let mut there = file.metadata()?.len();
-    if there >= size {
-        // Whole, and yet not taken: what an earlier attempt left is of another file.
+    let mut present = file.metadata()?.len();
+    if present >= size {
+        // Complete, but not yet renamed: the bytes of an earlier attempt belong to another file.
         file.set_len(0)?;
-        there = 0;
+        present = 0;
     }
-    let content = match hub.content(path, there) {
-        // Nothing comes after what is there.
-        Err(HubError::Status(416)) => return Err(HubError::Size { found: there, expected: size }),
+    let content = match hub.content(path, present) {
+        // The file on the hub is not longer than the bytes that are present.
+        Err(HubError::Status(416)) => {
+            return Err(HubError::Size { found: present, expected: size });
+        }
         content => content?,
     };
-    if !content.is_rest {
+    if !content.is_partial {
         file.set_len(0)?;
-        there = 0;
+        present = 0;
     }
-    // One more than announced, to see that there are more.
-    let mut reader = content.reader.take(size - there + 1);
+    // One more byte than announced, to detect a longer file.
+    let mut reader = content.reader.take(size - present + 1);
     let mut buffer = vec![0; 1 << 16];
     loop {
-        bar.set_position(there);
+        bar.set_position(present);
         let count = match reader.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error.into()),
         };
-        there += count as u64;
-        if there > size {
-            return Err(HubError::Size { found: there, expected: size });
+        present += count as u64;
+        if present > size {
+            return Err(HubError::Size { found: present, expected: size });
         }
         file.write_all(&buffer[..count])?;
     }
-    match there == size {
+    match present == size {
         true => Ok(()),
         false => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
     }
 }
 
 /// Returns whether a retry can succeed: the connection was cut, or the hub is busy.
-fn may_pass(error: &HubError) -> bool {
+fn is_transient(error: &HubError) -> bool {
     match error {
         HubError::Status(status) => *status == 429 || *status >= 500,
         HubError::Io(_) | HubError::Request(_) => true,
-        HubError::Implausible { .. } | HubError::Size { .. } => false,
+        HubError::InvalidResponse { .. } | HubError::Size { .. } => false,
     }
 }

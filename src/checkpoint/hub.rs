@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub, in the cache that its Python library uses too.
+//! Models of the Hugging Face hub, in the cache that `huggingface_hub` also uses.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,44 +8,44 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::Wanted;
-use super::download::{Destination, download};
+use super::BaseFiles;
+use super::download::{CacheLocation, download};
 use super::transport::{Hub, HubError};
-use crate::files::{create_directory, expand_home, write_whole};
+use crate::files::{create_directory, expand_home, write_atomically};
 use crate::t5::weights::{INDEX, SINGLE, WeightsError, shards};
 
-/// Fetched where the model has them.
+/// Files that are downloaded if the model has them.
 const OPTIONAL: [&str; 3] =
     ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
-/// Weights in formats that are not read.
+/// Files with weights in unsupported formats.
 const OTHER_WEIGHTS: [&str; 4] =
     ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
 
-/// Which hub is asked, as whom, and where its files are kept.
+/// The address of the hub, the token and the cache directory.
 // No Debug: the token must not get into logs.
 #[derive(Clone)]
 pub struct HubSettings {
     /// The cache directory (the one with `models--..` directories in it).
     pub cache: PathBuf,
-    /// The hub's address, without a slash at its end; perhaps with a user name and a password before the host.
+    /// The address of the hub, without a trailing slash; it may contain a user name and a password.
     pub endpoint: String,
-    /// Sent to the hub as bearer token.
+    /// The bearer token for the hub.
     pub token: Option<String>,
-    /// Use only what is in the cache.
+    /// Whether only the cache is used.
     pub offline: bool,
 }
 
 impl HubSettings {
-    /// From the environment, as Hugging Face's Python libraries read it (see
+    /// Reads the settings from the environment, as Hugging Face's Python libraries do (see
     /// [`HubSettings::from_variables`]).
     pub fn from_env() -> Self {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// From environment variables: `HF_HUB_CACHE` (else `hub` in `HF_HOME`, else in `huggingface` in
-    /// `XDG_CACHE_HOME` or `~/.cache`), `HF_ENDPOINT`, `HF_TOKEN` (else the file `HF_TOKEN_PATH` or `token` in
-    /// `HF_HOME`), `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` (1, true, yes, on). Empty ones count as not set.
+    /// Reads the settings from environment variables: `HF_HUB_CACHE` (else `hub` in `HF_HOME`, else in `huggingface`
+    /// in `XDG_CACHE_HOME` or `~/.cache`), `HF_ENDPOINT`, `HF_TOKEN` (else the file `HF_TOKEN_PATH` or `token` in
+    /// `HF_HOME`), `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` (1, true, yes, on). Empty variables are treated as unset.
     pub fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let lookup = |name: &str| {
             lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
@@ -75,13 +75,13 @@ impl HubSettings {
     }
 }
 
-/// Why a model cannot be had from the hub.
+/// Errors of a model of the hub.
 #[derive(Debug, Error)]
 pub enum HubProblem {
-    /// The hub knows no such model or revision.
+    /// The hub has no such model or revision.
     #[error("not found (404); check the name and the revision")]
     NotFound,
-    /// The hub wants to know who asks, or does not let them.
+    /// The hub requires authentication, or denies access.
     #[error(
         "the hub refuses it ({status}): there is no such model, or it is private or gated. {}",
         if *token_sent {
@@ -97,68 +97,70 @@ pub enum HubProblem {
         /// Whether a token was sent.
         token_sent: bool,
     },
-    /// The network, the hub or the disk fails.
-    #[error("cannot fetch {what}: {reason}")]
+    /// The network, the hub or the disk failed.
+    #[error("cannot download {what}: {reason}")]
     Fetch {
-        /// A file, or the list of files.
+        /// The file, or the list of files.
         what: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// `HF_HUB_OFFLINE` is set, and the cache does not have all that is wanted.
+    /// `HF_HUB_OFFLINE` is set, and the cache lacks a file.
     #[error(
-        "offline (HF_HUB_OFFLINE is set), and {missing} is not in the cache {}; fetch it once without \
-         HF_HUB_OFFLINE",
+        "offline (HF_HUB_OFFLINE is set), and {missing} is not in the cache {}; download it once without \
+             HF_HUB_OFFLINE",
         cache.display()
     )]
     NotCached {
-        /// What is not there.
+        /// The missing file or model.
         missing: String,
-        /// Where it was looked for.
+        /// The cache directory.
         cache: PathBuf,
     },
-    /// The model has no file that is needed.
+    /// The model lacks a required file.
     #[error(
         "it has no {missing}{}. With Python's transformers, from_pretrained(..).save_pretrained(DIR) of both \
          AutoModelForSeq2SeqLM and AutoTokenizer writes a directory that can be the base",
         if instead.is_empty() { String::new() } else { format!(", only {}", instead.join(", ")) }
     )]
-    Lacks {
-        /// The file that is needed.
+    MissingFile {
+        /// The required file.
         missing: String,
-        /// What is there in its place and is not read.
+        /// Files of the model in formats that are not supported.
         instead: Vec<&'static str>,
     },
     /// The hub sent an invalid value for a file or for the model.
     #[error(
-        "the hub's answer about {file} is refused: {what} is `{found}`, expected {expected}; nothing was written"
+        "the hub's response for {file} is invalid: {what} is `{found}`, expected {expected}; nothing was written"
     )]
-    Implausible {
+    InvalidResponse {
         /// The file, or the list of files.
         file: String,
-        /// The part of the answer.
+        /// The part of the response.
         what: &'static str,
-        /// The name of the value.
+        /// The value found.
         found: String,
         /// A description of valid values.
         expected: String,
     },
-    /// A revision that cannot be a branch, tag or commit.
+    /// The revision is not a valid branch, tag or commit.
     #[error(
-        "the revision cannot be one: expected a branch, a tag or a commit, of letters, digits and any of . _ / -"
+        "the revision is invalid: expected a branch, a tag or a commit, of letters, digits and any of . _ / -"
     )]
     Revision,
-    /// What came is not what the hub announced.
-    #[error("{file} came with {found} bytes, announced were {expected}; it was removed, try again")]
+    /// The downloaded file has another size than the hub announced.
+    #[error(
+        "{file} has {found} bytes, but the hub announced {expected}; it was removed, try again"
+    )]
     Size {
         /// The file.
         file: String,
-        /// Bytes that came.
+        /// Number of bytes received.
         found: u64,
-        /// Bytes announced.
+        /// Number of bytes announced.
         expected: u64,
     },
-    /// The index of the weights' shards cannot be used.
+    /// The index of the shards is invalid.
     #[error(transparent)]
     Index(#[from] WeightsError),
 }
@@ -167,11 +169,11 @@ pub enum HubProblem {
 pub(super) struct HubModel<'a> {
     pub id: &'a str,
     pub revision: &'a str,
-    pub wanted: Wanted,
+    pub wanted: BaseFiles,
     pub settings: &'a HubSettings,
 }
 
-/// The commit and the files of a revision, as the hub reports them now.
+/// The commit and the files of a revision on the hub.
 #[derive(Deserialize)]
 struct Info {
     /// The commit.
@@ -190,9 +192,9 @@ struct InfoFile {
 const LIST: &str = "the list of its files";
 
 impl HubModel<'_> {
-    /// The snapshot directory with all that is wanted.
+    /// Returns the snapshot directory with all files in `wanted`.
     pub fn locate(&self) -> Result<PathBuf, HubProblem> {
-        // It becomes part of paths.
+        // The revision becomes a part of paths.
         if !is_revision(self.revision) {
             return Err(HubProblem::Revision);
         }
@@ -205,7 +207,7 @@ impl HubModel<'_> {
         match (self.info(&hub), cached) {
             (Err(problem @ HubProblem::Fetch { .. }), Ok(snapshot)) => {
                 tracing::warn!(
-                    "{problem}; the base model {} is taken from the cache: {}",
+                    "{problem}; using the base model {} from the cache: {}",
                     self.id,
                     snapshot.display()
                 );
@@ -215,22 +217,22 @@ impl HubModel<'_> {
         }
     }
 
-    /// The model's directory in the cache, as Python's library calls it.
+    /// Returns the model's directory in the cache, named as by `huggingface_hub`.
     fn folder(&self) -> PathBuf {
         self.settings.cache.join(format!("models--{}", self.id.replace('/', "--")))
     }
 
-    /// Where the files of `commit` are kept.
+    /// Returns the directory of the files of `commit`.
     fn snapshot(&self, commit: &str) -> PathBuf {
         self.folder().join("snapshots").join(commit)
     }
 
-    /// The file that says what commit the revision was when it was fetched.
+    /// Returns the file with the commit of the revision at the time of the download.
     fn reference(&self) -> PathBuf {
         self.folder().join("refs").join(self.revision)
     }
 
-    /// The revision's snapshot in the cache, when all that is wanted is in it.
+    /// Returns the snapshot of the revision in the cache, if it has all files in `wanted`.
     fn cached(&self) -> Result<PathBuf, HubProblem> {
         let not_cached = |missing: &str| HubProblem::NotCached {
             missing: missing.to_owned(),
@@ -245,7 +247,7 @@ impl HubModel<'_> {
         };
         let snapshot = self.snapshot(&commit);
         let mut needed: Vec<String> = REQUIRED.map(str::to_owned).into();
-        if self.wanted == Wanted::Everything {
+        if self.wanted == BaseFiles::All {
             let index = snapshot.join(INDEX);
             if !snapshot.join(SINGLE).is_file() && index.is_file() {
                 needed.extend(shards(&index)?);
@@ -259,19 +261,19 @@ impl HubModel<'_> {
         }
     }
 
-    /// What the revision is now on the hub: its commit and its files.
+    /// Requests the commit and the files of the revision from the hub.
     fn info(&self, hub: &Hub) -> Result<Info, HubProblem> {
         let revision = self.revision.replace('/', "%2F");
         let list = hub.list(&format!("api/models/{}/revision/{revision}", self.id));
         let list = list.map_err(|error| self.problem(LIST, error))?;
         let info: Info = serde_json::from_slice(&list).map_err(|error| HubProblem::Fetch {
             what: LIST.to_owned(),
-            reason: format!("what came is no such list: {error}"),
+            reason: format!("the response is not a list of files: {error}"),
         })?;
         if is_commit(&info.sha) {
             Ok(info)
         } else {
-            Err(HubProblem::Implausible {
+            Err(HubProblem::InvalidResponse {
                 file: LIST.to_owned(),
                 what: "the commit",
                 found: info.sha.chars().take(100).flat_map(char::escape_debug).collect(),
@@ -280,15 +282,15 @@ impl HubModel<'_> {
         }
     }
 
-    /// Fetches what is wanted and not in the cache.
+    /// Downloads the files in `wanted` that are not in the cache.
     fn fetch(&self, hub: &Hub, info: Info) -> Result<PathBuf, HubProblem> {
-        let there: HashSet<&str> = info.files.iter().map(|file| file.name.as_str()).collect();
-        let weights = self.weights(&there)?;
+        let present: HashSet<&str> = info.files.iter().map(|file| file.name.as_str()).collect();
+        let weights = self.weights(&present)?;
 
-        // By commit, so that the files belong together whatever is pushed meanwhile.
+        // Files are requested by commit, so that they belong together if the branch moves in the meantime.
         let commit = info.sha.as_str();
         let (folder, snapshot) = (self.folder(), self.snapshot(commit));
-        let to = Destination { folder: &folder, commit };
+        let to = CacheLocation { folder: &folder, commit };
         let get = |file: &str| {
             if snapshot.join(file).is_file() {
                 return Ok(());
@@ -296,8 +298,8 @@ impl HubModel<'_> {
             let path = format!("{}/resolve/{commit}/{file}", self.id);
             download(hub, &path, file, &to).map_err(|error| self.problem(file, error))
         };
-        // What is needed comes last, so that a snapshot that has it has what is optional too.
-        for file in OPTIONAL.into_iter().filter(|file| there.contains(file)) {
+        // Required files come last, so that a snapshot with all of them has the optional files too.
+        for file in OPTIONAL.into_iter().filter(|file| present.contains(file)) {
             get(file)?;
         }
         for file in REQUIRED.into_iter().chain(weights) {
@@ -306,7 +308,7 @@ impl HubModel<'_> {
         if weights == Some(INDEX) {
             for shard in shards(&snapshot.join(INDEX))? {
                 if !is_shard(&shard) {
-                    return Err(HubProblem::Implausible {
+                    return Err(HubProblem::InvalidResponse {
                         file: INDEX.to_owned(),
                         what: "the name of a shard",
                         found: shard.chars().take(100).flat_map(char::escape_debug).collect(),
@@ -314,19 +316,19 @@ impl HubModel<'_> {
                             .to_owned(),
                     });
                 }
-                if !there.contains(shard.as_str()) {
-                    return Err(lacks(&shard, &[], &there));
+                if !present.contains(shard.as_str()) {
+                    return Err(missing_file(&shard, &[], &present));
                 }
                 get(&shard)?;
             }
         }
-        // Only now: until all is there, the revision stays at the older snapshot.
+        // Written last: until the snapshot is complete, the revision refers to the older one.
         if !is_commit(self.revision) {
             let reference = self.reference();
             let parent = reference.parent().unwrap_or(&folder);
             let made = create_directory(parent).map_err(|error| error.to_string());
             let moved = made.and_then(|()| {
-                let write = write_whole(&reference, |file| file.write_all(commit.as_bytes()));
+                let write = write_atomically(&reference, |file| file.write_all(commit.as_bytes()));
                 write.map_err(|error| error.to_string())
             });
             moved
@@ -335,17 +337,17 @@ impl HubModel<'_> {
         Ok(snapshot)
     }
 
-    /// The file that the weights begin with; an error when a file that is needed is not `there`.
-    fn weights(&self, there: &HashSet<&str>) -> Result<Option<&'static str>, HubProblem> {
-        if !there.contains("config.json") {
-            return Err(lacks("config.json", &[], there));
+    /// Returns the first file of the weights; an error if a required file is not in `present`.
+    fn weights(&self, present: &HashSet<&str>) -> Result<Option<&'static str>, HubProblem> {
+        if !present.contains("config.json") {
+            return Err(missing_file("config.json", &[], present));
         }
-        if !there.contains("tokenizer.json") {
-            return Err(lacks("tokenizer.json", &["spiece.model"], there));
+        if !present.contains("tokenizer.json") {
+            return Err(missing_file("tokenizer.json", &["spiece.model"], present));
         }
-        match [SINGLE, INDEX].into_iter().find(|file| there.contains(file)) {
-            _ if self.wanted == Wanted::ConfigAndTokenizer => Ok(None),
-            None => Err(lacks(SINGLE, &OTHER_WEIGHTS, there)),
+        match [SINGLE, INDEX].into_iter().find(|file| present.contains(file)) {
+            _ if self.wanted == BaseFiles::ConfigAndTokenizer => Ok(None),
+            None => Err(missing_file(SINGLE, &OTHER_WEIGHTS, present)),
             weights => Ok(weights),
         }
     }
@@ -357,9 +359,9 @@ impl HubModel<'_> {
             HubError::Status(status @ (401 | 403)) => {
                 return HubProblem::Refused { status, token_sent: self.settings.token.is_some() };
             }
-            HubError::Implausible { what: part, found, expected } => {
+            HubError::InvalidResponse { what: part, found, expected } => {
                 let file = what.to_owned();
-                return HubProblem::Implausible { file, what: part, found, expected };
+                return HubProblem::InvalidResponse { file, what: part, found, expected };
             }
             HubError::Size { found, expected } => {
                 return HubProblem::Size { file: what.to_owned(), found, expected };
@@ -372,9 +374,9 @@ impl HubModel<'_> {
     }
 }
 
-fn lacks(missing: &str, instead: &[&'static str], there: &HashSet<&str>) -> HubProblem {
-    let instead = instead.iter().copied().filter(|file| there.contains(file)).collect();
-    HubProblem::Lacks { missing: missing.to_owned(), instead }
+fn missing_file(missing: &str, instead: &[&'static str], present: &HashSet<&str>) -> HubProblem {
+    let instead = instead.iter().copied().filter(|file| present.contains(file)).collect();
+    HubProblem::MissingFile { missing: missing.to_owned(), instead }
 }
 
 fn is_commit(revision: &str) -> bool {

@@ -1,11 +1,11 @@
-//! Checkpoints: directories in Hugging Face's layout, written whole or not at all, and base models.
+//! Checkpoints, which are directories in Hugging Face's layout and are written atomically, and base models.
 //!
-//! | file | what |
+//! | file | content |
 //! | --- | --- |
-//! | `config.json`, `generation_config.json`, `model.safetensors` | as transformers writes them; docid rows behind the word rows |
-//! | `tokenizer.json` and its companions | the base's tokenizer with one added token `@DOC_ID_<id>@` a document |
-//! | `docids.json` | the documents' ids in the order of their rows |
-//! | `genir.json` | [`Manifest`]: the step, and how texts were encoded |
+//! | `config.json`, `generation_config.json`, `model.safetensors` | as in transformers; docid rows follow text token rows |
+//! | `tokenizer.json` and its companions | the base's tokenizer with an added token `@DOC_ID_<id>@` for each document |
+//! | `docids.json` | the docids in row order |
+//! | `genir.json` | [`Manifest`]: the step, its metrics and the encoding of texts |
 
 mod base;
 mod bundled;
@@ -21,12 +21,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use base::{BaseError, Wanted, locate};
+pub use base::{BaseError, BaseFiles, locate};
 pub use bundled::BundledBase;
 pub use hub::{HubProblem, HubSettings};
 pub use read::{Checkpoint, checkpoint_at};
 pub(crate) use write::is_own_file;
-pub use write::{Contents, link, prune, write};
+pub use write::{CheckpointContents, link, prune, write};
 
 use crate::docid::{DocidError, TokenizerError};
 use crate::files::FileError;
@@ -34,56 +34,56 @@ use crate::t5::ConfigError;
 use crate::t5::weights::WeightsError;
 use crate::task::Encoding;
 
-/// Name of the manifest's file.
+/// The file name of the manifest.
 pub(crate) const MANIFEST: &str = "genir.json";
 
-/// What a checkpoint of ours says about itself beside what transformers reads.
+/// The metadata of a checkpoint written by genir that transformers does not read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of this file's form.
+    /// Version of the file format.
     pub format: u32,
     /// Version of genir that wrote it.
     pub genir: String,
-    /// Updates done.
+    /// Number of updates before the checkpoint.
     pub step: u64,
     /// Metrics measured at this step.
     pub metrics: BTreeMap<String, f64>,
-    /// How texts become tokens.
+    /// The encoding of texts in training.
     pub encoding: Encoding,
 }
 
 impl Manifest {
-    /// The form that this version writes and reads.
+    /// The version of the format that this version of genir writes and reads.
     pub const FORMAT: u32 = 1;
 }
 
-/// Why a checkpoint cannot be read or written.
+/// Errors of reading or writing a checkpoint.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The weights are wrong.
+    /// The weights are invalid.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The tokenizer is wrong.
+    /// The tokenizer is invalid.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The docid list cannot be written.
+    /// The list of docids cannot be written.
     #[error(transparent)]
     Docids(#[from] DocidError),
-    /// A file or directory cannot be used.
+    /// A file or directory cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The manifest is not one of ours.
-    #[error("{file}: {found}; expected what genir writes (format {})", Manifest::FORMAT)]
+    /// The manifest is invalid.
+    #[error("{file}: {found}; expected a manifest written by genir (format {})", Manifest::FORMAT)]
     Manifest {
         /// The file.
         file: PathBuf,
-        /// What was found.
+        /// The problem.
         found: String,
     },
-    /// The checkpoint is a plain T5.
+    /// The checkpoint is a T5 without docids.
     #[error(
         "{directory}: no docids: its tokenizer has no token of the form @DOC_ID_<id>@, so this is a \
          base model; fine-tune it first (genir train)"
@@ -92,8 +92,8 @@ pub enum CheckpointError {
         /// The directory.
         directory: PathBuf,
     },
-    /// There is a checkpoint already.
-    #[error("{directory}: there is a checkpoint already; it is not overwritten")]
+    /// The checkpoint exists already.
+    #[error("{directory}: the checkpoint exists already; it is not overwritten")]
     Exists {
         /// The directory.
         directory: PathBuf,

@@ -1,4 +1,4 @@
-//! Opens a GenIR checkpoint: ours, or one in the paper's released form.
+//! Opens a GenIR checkpoint, written by genir or in the format of the paper's released code.
 
 use std::path::{Path, PathBuf};
 
@@ -11,20 +11,20 @@ use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
 use crate::task::Encoding;
 
-/// A GenIR model with all that is needed to ask it.
+/// A GenIR model with its tokenizer and docids.
 pub struct Checkpoint {
     /// The model.
     pub model: GenirModel,
     /// The tokenizer, without docids.
     pub tokenizer: TextTokenizer,
-    /// Docids by row.
+    /// The docids by row.
     pub docids: DocidVocabulary,
-    /// What genir wrote about it; none for checkpoints of other origin.
+    /// The manifest; `None` if the checkpoint was not written by genir.
     pub manifest: Option<Manifest>,
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `directory` with its weights on `device`.
+    /// Opens the checkpoint in `directory` and loads its weights on `device`.
     pub fn open(
         directory: &Path,
         device: impl Into<ComputeDevice>,
@@ -36,8 +36,8 @@ impl Checkpoint {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
         let manifest = read_manifest(directory)?;
-        let tensors = StoredTensors::open(directory)?.with_moved_words(loaded.moved_words);
-        let t5 = weights::load(&tensors, &config, loaded.tokenizer.words(), device)?;
+        let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
+        let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
         let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
         Ok(Self {
             model: GenirModel { t5, docids },
@@ -47,18 +47,18 @@ impl Checkpoint {
         })
     }
 
-    /// How texts were encoded in training; the paper's way where the checkpoint does not say.
+    /// Returns the encoding of texts in training; the default of the paper if there is no manifest.
     pub fn encoding(&self) -> Encoding {
         self.manifest.as_ref().map_or_else(Encoding::default, |manifest| manifest.encoding.clone())
     }
 }
 
-/// The checkpoint that `path` leads to: `path` itself, or the best checkpoint of the run that it is the directory of, else
-/// its latest. None where there is neither.
+/// Returns the checkpoint at `path`: `path` itself if it has a `config.json`, else the best or the latest checkpoint
+/// of the run directory `path`. `None` if there is none.
 pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
-    let places = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
-    places.into_iter().find(|place| place.join("config.json").exists())
+    let candidates = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
+    candidates.into_iter().find(|directory| directory.join("config.json").exists())
 }
 
 fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {

@@ -1,7 +1,7 @@
-//! Requests to a hub, which is not trusted: what it says is used only where it can be so.
+//! Requests to a hub. The hub is not trusted: each part of its responses is validated before it is used.
 //!
-//! The token goes to the hub's own address and to no other that it redirects to. A user name and a password in
-//! `HF_ENDPOINT` are sent as such, and are part of no address, error or log.
+//! The token is sent to the hub's own address only, never to the target of a redirection. A user name and a password
+//! in `HF_ENDPOINT` are sent as basic authentication, and appear in no address, error or log.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -12,38 +12,38 @@ use ureq::Agent;
 
 use super::HubSettings;
 
-/// The longest ETag; git's and LFS's have 40 and 64 digits.
+/// Maximum length of an ETag; those of git and LFS have 40 and 64 digits.
 const LONGEST_ETAG: usize = 128;
-/// The most bytes of a list of files.
+/// Maximum size of a list of files, in bytes.
 const LARGEST_LIST: u64 = 64 << 20;
-/// Places that a file may be moved through.
+/// Maximum number of redirections.
 const REDIRECTS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(30);
-const ANSWER: Duration = Duration::from_secs(120);
+const RESPONSE: Duration = Duration::from_secs(120);
 
-/// Why the hub did not give what was asked for.
+/// Errors of a request to the hub.
 #[derive(Debug)]
 pub(super) enum HubError {
-    /// An HTTP status that is none of success.
+    /// The HTTP status is not a success.
     Status(u16),
     /// The request failed.
     Request(Box<ureq::Error>),
     /// The network or the disk failed.
     Io(io::Error),
     /// The hub sent an invalid value.
-    Implausible {
-        /// Which part of its answer.
+    InvalidResponse {
+        /// The part of the response.
         what: &'static str,
-        /// What it says.
+        /// The value found.
         found: String,
         /// A description of valid values.
         expected: String,
     },
-    /// Not as many bytes came as were announced.
+    /// The number of bytes received differs from the announced one.
     Size {
-        /// Bytes that came.
+        /// Number of bytes received.
         found: u64,
-        /// Bytes announced.
+        /// Number of bytes announced.
         expected: u64,
     },
 }
@@ -54,25 +54,25 @@ impl From<io::Error> for HubError {
     }
 }
 
-/// What the hub says of one file.
+/// The metadata of a file on the hub.
 pub(super) struct FileInfo {
-    /// A name for its content: letters, digits, `-` and `_`.
+    /// The identifier of the content: letters, digits, `-` and `_`.
     pub etag: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// The body of an answer, from some byte on.
+/// The body of a response.
 pub(super) struct Content {
     pub reader: Box<dyn Read>,
-    /// Whether it begins where it was asked to; otherwise at the file's first byte.
-    pub is_rest: bool,
+    /// Whether the body starts at the requested byte; otherwise it starts at the first byte of the file.
+    pub is_partial: bool,
 }
 
-/// A hub, asked with the user's token.
+/// A client of the hub.
 pub(super) struct Hub {
     agent: Agent,
-    /// Its address, without user name and password.
+    /// The address of the hub, without user name and password.
     endpoint: String,
     authorization: Option<String>,
 }
@@ -82,45 +82,45 @@ type Response = ureq::http::Response<ureq::Body>;
 impl Hub {
     pub fn new(settings: &HubSettings) -> Self {
         let (endpoint, credentials) = split_credentials(&settings.endpoint);
-        // As in Python, where what stands in the address comes first.
+        // As in `huggingface_hub`, credentials in the address have priority.
         let basic = credentials.map(|text| format!("Basic {}", BASE64_STANDARD.encode(text)));
         let bearer = settings.token.as_ref().map(|token| format!("Bearer {token}"));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(ANSWER))
-            .timeout_per_read(Some(ANSWER))
+            .timeout_recv_response(Some(RESPONSE))
+            .timeout_per_read(Some(RESPONSE))
             .user_agent(concat!("genir/", env!("CARGO_PKG_VERSION")));
         Self { agent: config.build().into(), endpoint, authorization: basic.or(bearer) }
     }
 
-    /// The text at `path`, a list.
+    /// Returns the response at `path`, a list.
     pub fn list(&self, path: &str) -> Result<Vec<u8>, HubError> {
         let mut response = self.follow(&format!("{}/{path}", self.endpoint), None, |_| Ok(()))?;
         let body = response.body_mut().with_config().limit(LARGEST_LIST).read_to_vec();
         body.map_err(|error| HubError::Request(Box::new(error)))
     }
 
-    /// What the hub says of the file at `path`, which is of `commit` and has at most `largest` bytes.
+    /// Returns the metadata of the file at `path`. The file must belong to `commit` and have at most `largest` bytes.
     pub fn file(&self, path: &str, commit: &str, largest: u64) -> Result<FileInfo, HubError> {
         let url = format!("{}/{path}", self.endpoint);
         let mut etag = None;
         let response = self.follow(&url, Some(0..1), |response| {
-            // The hub itself says whose file this is, before it leads elsewhere.
+            // The hub itself sends the commit of the file, before it redirects.
             if etag.is_none()
                 && let Some(found) = text_of(response, "X-Repo-Commit")
             {
                 if found != commit {
-                    return Err(implausible("the commit of the file", found, commit));
+                    return Err(invalid("the commit of the file", found, commit));
                 }
                 let found = text_of(response, "X-Linked-Etag").or(text_of(response, "ETag"));
-                etag = Some(plausible_etag(found.unwrap_or_default())?);
+                etag = Some(valid_etag(found.unwrap_or_default())?);
             }
             Ok(())
         })?;
         let Some(etag) = etag else {
-            return Err(implausible("the header X-Repo-Commit", "nothing", commit));
+            return Err(invalid("the header X-Repo-Commit", "nothing", commit));
         };
         let announced = match text_of(&response, "Content-Range") {
             Some(range) => range.rsplit('/').next(),
@@ -131,32 +131,33 @@ impl Hub {
             Some(size) => Ok(FileInfo { etag, size }),
             None => {
                 let expected = format!("a number of bytes up to {largest}");
-                Err(implausible("the size of the file", announced, &expected))
+                Err(invalid("the size of the file", announced, &expected))
             }
         }
     }
 
-    /// The bytes of the file at `path`, `from` on where the server can do that.
+    /// Returns the bytes of the file at `path`, starting at byte `from` if the server supports ranges.
     pub fn content(&self, path: &str, from: u64) -> Result<Content, HubError> {
         let url = format!("{}/{path}", self.endpoint);
         let response = self.follow(&url, Some(from..u64::MAX), |_| Ok(()))?;
-        let is_rest = response.status().as_u16() == 206;
-        if is_rest {
+        let is_partial = response.status().as_u16() == 206;
+        if is_partial {
             let range = text_of(&response, "Content-Range").unwrap_or_default();
             if !range.trim_start().starts_with(&format!("bytes {from}-")) {
                 let expected = format!("bytes {from}-");
-                return Err(implausible("the range that was sent", range, &expected));
+                return Err(invalid("the range that was sent", range, &expected));
             }
         }
-        Ok(Content { reader: Box::new(response.into_body().into_reader()), is_rest })
+        Ok(Content { reader: Box::new(response.into_body().into_reader()), is_partial })
     }
 
-    /// The answer at `url`, after redirections; `look` sees every answer on the way, the last one too.
+    /// Returns the response at `url` after redirections; `inspect` is called with every response, including the last
+    /// one.
     fn follow(
         &self,
         url: &str,
         range: Option<std::ops::Range<u64>>,
-        mut look: impl FnMut(&Response) -> Result<(), HubError>,
+        mut inspect: impl FnMut(&Response) -> Result<(), HubError>,
     ) -> Result<Response, HubError> {
         let range = range.map(|range| match range.end {
             u64::MAX => format!("bytes={}-", range.start),
@@ -175,59 +176,60 @@ impl Hub {
             let response = request.call().map_err(|error| HubError::Request(Box::new(error)))?;
             match response.status().as_u16() {
                 200..=299 => {
-                    look(&response)?;
+                    inspect(&response)?;
                     return Ok(response);
                 }
                 301 | 302 | 303 | 307 | 308 => {
-                    look(&response)?;
-                    url = next(&url, text_of(&response, "Location").unwrap_or_default())?;
+                    inspect(&response)?;
+                    url =
+                        redirect_target(&url, text_of(&response, "Location").unwrap_or_default())?;
                 }
                 status => return Err(HubError::Status(status)),
             }
         }
-        Err(implausible("the place of the file", &url, "an end of redirections"))
+        Err(invalid("the address of the file", &url, "at most 5 redirections"))
     }
 }
 
-/// `https://user:password@hub.example/path` without `user:password`, and that.
+/// Splits `https://user:password@hub.example/path` into the address without credentials, and `user:password`.
 fn split_credentials(endpoint: &str) -> (String, Option<&str>) {
     let (scheme, rest) = match endpoint.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), endpoint),
     };
-    // The last one: a password may have any of `@/:?#` in it where it is not escaped.
+    // The last `@` separates them: an unescaped password may contain any of `@/:?#`.
     match rest.rsplit_once('@') {
         Some((credentials, host)) => (format!("{scheme}{host}"), Some(credentials)),
         None => (endpoint.to_owned(), None),
     }
 }
 
-/// A hub's address as it may be shown.
-pub(super) fn shown(endpoint: &str) -> String {
+/// Returns the address of a hub without user name and password, for messages.
+pub(super) fn without_credentials(endpoint: &str) -> String {
     split_credentials(endpoint).0
 }
 
-/// Scheme and host of an address.
+/// Returns the scheme and the host of an address.
 fn origin(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     url[host..].find(['/', '?', '#']).map_or(url, |end| &url[..host + end])
 }
 
-/// Where a redirection leads.
-fn next(url: &str, location: &str) -> Result<String, HubError> {
+/// Returns the target of a redirection.
+fn redirect_target(url: &str, location: &str) -> Result<String, HubError> {
     let is_web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
     if is_web(location) && !(url.starts_with("https://") && location.starts_with("http://")) {
         Ok(location.to_owned())
     } else if location.starts_with('/') && !location.starts_with("//") {
         Ok(format!("{}{location}", origin(url)))
     } else {
-        let expected = "an address that begins with https:// or /";
-        Err(implausible("the place that it redirects to", location, expected))
+        let expected = "an address that starts with https:// or /";
+        Err(invalid("the target of the redirection", location, expected))
     }
 }
 
-/// An ETag that can be a file's name and nothing else, without its quotes.
-fn plausible_etag(found: &str) -> Result<String, HubError> {
+/// Returns an ETag without its quotes, if it is safe as a file name.
+fn valid_etag(found: &str) -> Result<String, HubError> {
     let etag = found.strip_prefix("W/").unwrap_or(found);
     let etag = etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap_or(etag);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
@@ -235,18 +237,18 @@ fn plausible_etag(found: &str) -> Result<String, HubError> {
         Ok(etag.to_owned())
     } else {
         let expected = format!("1 to {LONGEST_ETAG} letters, digits, - and _ in quotes");
-        Err(implausible("the ETag", found, &expected))
+        Err(invalid("the ETag", found, &expected))
     }
 }
 
-/// A header that is text.
+/// Returns the value of a header, if it is valid text.
 fn text_of<'a>(response: &'a Response, header: &str) -> Option<&'a str> {
     response.headers().get(header)?.to_str().ok()
 }
 
-fn implausible(what: &'static str, found: &str, expected: &str) -> HubError {
+fn invalid(what: &'static str, found: &str, expected: &str) -> HubError {
     let found = found.chars().take(100).flat_map(char::escape_debug).collect();
-    HubError::Implausible { what, found, expected: expected.to_owned() }
+    HubError::InvalidResponse { what, found, expected: expected.to_owned() }
 }
 
 #[cfg(test)]
@@ -254,24 +256,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_can_be_a_name_is_an_etag() {
+    fn an_etag_must_be_a_safe_file_name() {
         for (given, name) in [
             ("\"0123abcd\"", "0123abcd"),
             ("W/\"0123abcd\"", "0123abcd"),
             ("0123-abcd_e", "0123-abcd_e"),
         ] {
-            assert_eq!(plausible_etag(given).ok().as_deref(), Some(name));
+            assert_eq!(valid_etag(given).ok().as_deref(), Some(name));
         }
         let long = "a".repeat(LONGEST_ETAG + 1);
         for given in
             ["", "\"\"", "..", "../x", "/etc/x", "\"a/b\"", "a\\b", "a.lock", "a\0b", "é", &long]
         {
-            assert!(plausible_etag(given).is_err(), "{given}");
+            assert!(valid_etag(given).is_err(), "{given}");
         }
     }
 
     #[test]
-    fn credentials_are_no_part_of_an_address() {
+    fn credentials_are_split_from_an_address() {
         for (given, address, credentials) in [
             ("https://hub.example", "https://hub.example", None),
             ("https://me:secret@hub.example/x", "https://hub.example/x", Some("me:secret")),
@@ -283,12 +285,12 @@ mod tests {
     }
 
     #[test]
-    fn redirections_lead_to_the_web_only_and_never_out_of_tls() {
+    fn redirections_to_other_schemes_or_from_tls_to_plain_http_are_refused() {
         let from = "https://hub.example/a/b?c";
-        let to = |location| next(from, location).ok();
+        let to = |location| redirect_target(from, location).ok();
         assert_eq!(to("/d?e=/f").as_deref(), Some("https://hub.example/d?e=/f"));
         assert_eq!(to("https://cdn.example/d").as_deref(), Some("https://cdn.example/d"));
-        assert_eq!(next("http://a", "http://b/c").ok().as_deref(), Some("http://b/c"));
+        assert_eq!(redirect_target("http://a", "http://b/c").ok().as_deref(), Some("http://b/c"));
         for location in ["", "d", "//cdn.example", "http://cdn.example", "file:///etc/passwd"] {
             assert_eq!(to(location), None, "{location}");
         }

@@ -1,4 +1,4 @@
-//! The one writer of checkpoints.
+//! Writes checkpoints.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use serde_json::json;
 
 use super::{CheckpointError, MANIFEST, Manifest};
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::files::{FileError, create_directory, rename, sync_parent, write_whole};
+use crate::files::{FileError, create_directory, rename, sync_parent, write_atomically};
 use crate::t5::GenirModel;
 use crate::t5::weights::{self, INDEX};
 
-/// How unfinished checkpoints are called: hidden, and never taken for one.
+/// The prefix of unfinished checkpoints, which hides them from all readers.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Names of what is read of a checkpoint, ours or another's. Weights, in shards too, and vocabularies are known by their
-/// endings.
-const OWN: [&str; 9] = [
+/// Names of the files of a checkpoint, written by genir or others. Weights, also in shards, and vocabularies are
+/// recognised by their extensions.
+const FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
     INDEX,
@@ -27,35 +27,40 @@ const OWN: [&str; 9] = [
     "docids.json",
     MANIFEST,
 ];
-const OWN_ENDINGS: [&str; 3] = ["safetensors", "bin", "model"];
+const EXTENSIONS: [&str; 3] = ["safetensors", "bin", "model"];
 
-/// Whether `path` names a file of a checkpoint that is in its directory, there or not: one that is not there would be
-/// read if it were.
+/// Returns whether `path` is a file of a checkpoint in the same directory. The file need not exist: once written, it
+/// would be read as a part of the checkpoint.
 pub(crate) fn is_own_file(path: &Path) -> bool {
-    let (name, ending) =
+    let (name, extension) =
         (path.file_name().unwrap_or_default(), path.extension().unwrap_or_default());
-    let is_own = OWN.iter().any(|own| *own == name) || OWN_ENDINGS.iter().any(|own| *own == ending);
+    let is_own =
+        FILES.iter().any(|own| *own == name) || EXTENSIONS.iter().any(|own| *own == extension);
     is_own && path.with_file_name("config.json").exists()
 }
 
-/// What goes into a checkpoint.
-pub struct Contents<'a> {
-    /// The model; its docid rows in the order of `docids`.
+/// The contents of a checkpoint.
+pub struct CheckpointContents<'a> {
+    /// The model, with docid rows in the order of `docids`.
     pub model: &'a GenirModel,
     /// The tokenizer, without docids.
     pub tokenizer: &'a TextTokenizer,
-    /// Docids by row.
+    /// The docids by row.
     pub docids: &'a DocidVocabulary,
-    /// What to say about it.
+    /// The manifest.
     pub manifest: &'a Manifest,
 }
 
 /// Writes the checkpoint `parent/name`.
 ///
-/// All files are written and flushed to the disk under another name, then the directory is renamed: a
-/// process that is killed leaves the checkpoint whole or not there. What earlier kills left unfinished is
-/// removed first. An existing checkpoint is never overwritten.
-pub fn write(parent: &Path, name: &str, contents: &Contents) -> Result<PathBuf, CheckpointError> {
+/// All files are written and flushed to disk in a hidden directory, which is then renamed: if the process is killed,
+/// the checkpoint is either complete or absent. Unfinished checkpoints of killed processes are removed first. An
+/// existing checkpoint is never overwritten.
+pub fn write(
+    parent: &Path,
+    name: &str,
+    contents: &CheckpointContents,
+) -> Result<PathBuf, CheckpointError> {
     let target = parent.join(name);
     if target.symlink_metadata().is_ok() {
         return Err(CheckpointError::Exists { directory: target });
@@ -66,7 +71,7 @@ pub fn write(parent: &Path, name: &str, contents: &Contents) -> Result<PathBuf, 
     create_directory(&unfinished)?;
     let written = write_files(&unfinished, contents);
     if let Err(error) = written {
-        // A full disk: give the space back. The error that matters is the first one.
+        // Frees the space if the disk is full. The first error is the one to report.
         let _ = fs::remove_dir_all(&unfinished);
         return Err(error);
     }
@@ -75,8 +80,8 @@ pub fn write(parent: &Path, name: &str, contents: &Contents) -> Result<PathBuf, 
     Ok(target)
 }
 
-fn write_files(directory: &Path, contents: &Contents) -> Result<(), CheckpointError> {
-    let Contents { model, tokenizer, docids, manifest } = contents;
+fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), CheckpointError> {
+    let CheckpointContents { model, tokenizer, docids, manifest } = contents;
     let config = model.t5.config();
     let rows = config.vocab_size + model.documents();
     write_json(directory, "config.json", &config.export(rows, model.t5.is_tied()))?;
@@ -99,26 +104,26 @@ fn write_json(
     name: &str,
     value: &impl serde::Serialize,
 ) -> Result<(), CheckpointError> {
-    write_whole(&directory.join(name), |file| {
+    write_atomically(&directory.join(name), |file| {
         serde_json::to_writer_pretty(&mut *file, value)?;
         std::io::Write::write_all(file, b"\n")
     })?;
     Ok(())
 }
 
-/// Makes `parent/link` lead to the checkpoint `parent/name`; at no moment does it lead nowhere.
+/// Makes `parent/link` a symbolic link to the checkpoint `parent/name`, atomically.
 pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError> {
-    let beside = parent.join(format!("{UNFINISHED}{link}"));
-    if beside.symlink_metadata().is_ok() {
-        fs::remove_file(&beside).map_err(FileError::new("remove", &beside))?;
+    let temporary = parent.join(format!("{UNFINISHED}{link}"));
+    if temporary.symlink_metadata().is_ok() {
+        fs::remove_file(&temporary).map_err(FileError::new("remove", &temporary))?;
     }
-    std::os::unix::fs::symlink(name, &beside).map_err(FileError::new("create", &beside))?;
+    std::os::unix::fs::symlink(name, &temporary).map_err(FileError::new("create", &temporary))?;
     let path = parent.join(link);
-    Ok(rename(&beside, &path)?)
+    Ok(rename(&temporary, &path)?)
 }
 
-/// Removes the checkpoint `parent/name`. It is renamed first, so that what is left of an interrupted
-/// removal is not taken for a checkpoint.
+/// Removes the checkpoint `parent/name`. It is renamed first, so that an interrupted removal leaves no partial
+/// checkpoint under that name.
 pub fn prune(parent: &Path, name: &str) -> Result<(), CheckpointError> {
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
     let path = parent.join(name);

@@ -11,9 +11,9 @@ use serde_json::{Map, Value, json};
 use super::target::{Target, With};
 use super::{output, outputs};
 use crate::corpus::Split;
-use crate::files::write_whole;
+use crate::files::write_atomically;
 use crate::probe::describe_candidates;
-use crate::recipe::MOST_PADDING;
+use crate::recipe::MAX_PADDING;
 use crate::report::per_query;
 use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
@@ -53,7 +53,7 @@ pub struct Eval {
     /// Cut and pad queries to this many tokens and let the model attend to the padding, as the paper's eval.py does
     /// with 128 [default: padding is masked].
     #[arg(long, value_name = "TOKENS",
-        value_parser = clap::value_parser!(u32).range(1..=MOST_PADDING as i64))]
+        value_parser = clap::value_parser!(u32).range(1..=MAX_PADDING as i64))]
     unmasked_padding: Option<u32>,
 
     /// Queries at once.
@@ -170,7 +170,7 @@ impl Eval {
             runs.push((name.as_str(), parts));
         }
         if let Some(path) = &self.per_query {
-            write_whole(path, |file| file.write_all(&outputs::for_reader(path, per_query)))?;
+            write_atomically(path, |file| file.write_all(&outputs::for_reader(path, per_query)))?;
         }
         self.print(&measures, &runs)
     }

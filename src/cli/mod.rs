@@ -72,7 +72,7 @@ enum Verb {
 
 /// What a word of the command line picks; the error lists the words there are.
 fn picked<T: Choice>(word: &str) -> Result<T, String> {
-    T::named(word).ok_or_else(|| format!("expected one of {}", T::words()))
+    T::from_name(word).ok_or_else(|| format!("expected one of {}", T::names()))
 }
 
 /// A recipe with overrides.
@@ -97,7 +97,7 @@ impl RecipeArgs {
         let device = self.device.iter().map(|device| format!("run.device={device}"));
         let overrides: Vec<String> = self.overrides.iter().cloned().chain(device).collect();
         let name = self.recipe.to_string_lossy();
-        match ShippedRecipe::named(&name) {
+        match ShippedRecipe::find(&name) {
             Some(shipped) if !self.recipe.is_file() => {
                 console.message(&format!("recipe    {name}, which comes with genir"));
                 Recipe::from_text(&name, shipped.text, &overrides)

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use super::output;
 use crate::checkpoint;
 use crate::corpus::Split;
-use crate::files::{Destination, Stream, WholeFile};
+use crate::files::{AtomicFile, Destination, Stream};
 use crate::probe::Probe;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
@@ -92,7 +92,7 @@ fn harm(path: &Path, file: &Path, inputs: &[(&'static str, PathBuf)]) -> Option<
         return Some(format!("this is a file of {owner}; choose another"));
     }
     // The temporary file is removed again.
-    WholeFile::create(path).err().map(|error| error.to_string())
+    AtomicFile::create(path).err().map(|error| error.to_string())
 }
 
 /// Whether an existing `file` is `input`, or in the corpus that `input` is and of a kind that corpora are read from.

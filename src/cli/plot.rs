@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::{output, outputs};
-use crate::files::{create_directory, write_whole};
+use crate::files::{create_directory, write_atomically};
 use crate::probe::files::{self, Stored};
 use crate::probe::{Probe, Record};
 use crate::report;
@@ -124,7 +124,7 @@ pub(super) fn write(pictures: &[Picture]) -> Result<()> {
     let outputs = pictures.iter().map(|picture| ("picture", Some(picture.path.as_path())));
     outputs::check(&outputs.collect::<Vec<_>>(), &[])?;
     for Picture { path, svg } in pictures {
-        write_whole(path, |file| file.write_all(svg.as_bytes()))?;
+        write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::target::Target;
 use super::{output, outputs};
 use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
-use crate::files::WholeFile;
+use crate::files::AtomicFile;
 use crate::monitor::Console;
 use crate::probe::files::Stored;
 use crate::probe::{
@@ -178,8 +178,8 @@ impl ProbeVerb {
         if let Some(directory) = &self.plots {
             outputs::check_directory("--plots", directory)?;
         }
-        let output = self.output.as_deref().map(WholeFile::create).transpose()?;
-        let per_query = self.per_query.as_deref().map(WholeFile::create).transpose()?;
+        let output = self.output.as_deref().map(AtomicFile::create).transpose()?;
+        let per_query = self.per_query.as_deref().map(AtomicFile::create).transpose()?;
         let mut retriever = self.target.retriever()?;
         retriever.compute_in(PROBE_PRECISION);
         let checkpoint = &retriever.checkpoint;
@@ -310,7 +310,7 @@ impl ProbeVerb {
         self.queries.map(|queries| queries as usize)
     }
 
-    fn write(&self, records: &[Record], to: Option<WholeFile>) -> Result<()> {
+    fn write(&self, records: &[Record], to: Option<AtomicFile>) -> Result<()> {
         let mut text = Vec::new();
         match self.format {
             Format::Table => write_tables(records, &mut text)?,

@@ -76,7 +76,7 @@ fn own_directory(to: &Path) -> String {
 
 fn find(name: &str) -> Result<&'static ShippedRecipe> {
     let names = || SHIPPED.iter().map(|recipe| recipe.name);
-    ShippedRecipe::named(name).ok_or_else(|| {
+    ShippedRecipe::find(name).ok_or_else(|| {
         let hint = nearest(name, names()).map(|n| format!("; did you mean `{n}`?"));
         let all = names().collect::<Vec<_>>().join(", ");
         anyhow!("no recipe is called `{name}`{} (there are {all})", hint.unwrap_or_default())

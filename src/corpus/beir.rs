@@ -1,23 +1,23 @@
-//! BEIR directories:
+//! The layout of BEIR, a directory with:
 //!
 //! - `corpus.jsonl`: `{"_id": "7", "title": "..", "text": ".."}`; title and text become one text,
 //!   joined by `. `, or the one of the two that is not empty;
 //! - `queries.jsonl`: `{"_id": "q1", "text": ".."}`, the queries of all splits;
-//! - `qrels/train.tsv`, `qrels/dev.tsv` (or `val`, `valid`, `validation`), `qrels/test.tsv`, as far as they are there: a
-//!   header of `query-id`, `corpus-id` and `score`, then one judgement a line, separated by tabs.
+//! - `qrels/train.tsv`, `qrels/dev.tsv` (or `val`, `valid`, `validation`), `qrels/test.tsv`, each of them optional: a
+//!   header of `query-id`, `corpus-id` and `score`, then one tab-separated judgement per line.
 //!
-//! A split holds the queries with at least one score above 0, in the order in which its file first names
-//! them. Scores of 0 and below are judgements of not being relevant and are passed over.
+//! A split has the queries with at least one score above 0, in the order of their first judgement in its file.
+//! Judgements with a score of 0 or below are not relevant, and ignored.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Queries, QueryKind, Stop};
+use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind};
 use super::error::{CorpusError, FileLocation};
 use super::files;
-use super::findings::Kind;
+use super::findings::FindingKind;
 use super::read::{self, Id, Text, nullable};
 use super::{Layout, Split};
 
@@ -27,10 +27,10 @@ pub(super) const QRELS: &str = "qrels";
 pub(super) const JUDGEMENTS: &str =
     "qrels/train.tsv, qrels/dev.tsv (or val, valid, validation), qrels/test.tsv";
 
-const RIGHT_DOCUMENT: &str = r#"{"_id": "7", "title": "...", "text": "..."}"#;
-const RIGHT_QUERY: &str = r#"{"_id": "q1", "text": "..."}"#;
-const RIGHT_HEADER: &str = "the header `query-id<TAB>corpus-id<TAB>score`";
-const RIGHT_JUDGEMENT: &str = "query id, document id and a whole number, separated by tabs";
+const EXPECTED_DOCUMENT: &str = r#"{"_id": "7", "title": "...", "text": "..."}"#;
+const EXPECTED_QUERY: &str = r#"{"_id": "q1", "text": "..."}"#;
+const EXPECTED_HEADER: &str = "the header `query-id<TAB>corpus-id<TAB>score`";
+const EXPECTED_JUDGEMENT: &str = "query id, document id and an integer, separated by tabs";
 
 #[derive(Deserialize)]
 struct DocumentLine {
@@ -54,23 +54,23 @@ struct QueryLine {
 struct AllQueries {
     queries: Vec<KnownQuery>,
     by_id: HashMap<String, usize>,
-    /// Whether all of them are there, so that a query which is not is absent from the corpus.
-    is_whole: bool,
+    /// Whether all queries were read, so that a query that is not among them is absent from the corpus.
+    is_complete: bool,
 }
 
 struct KnownQuery {
     id: String,
     text: String,
-    place: FileLocation,
-    /// Whether a split judges it.
+    location: FileLocation,
+    /// Whether a split has a judgement of it.
     is_judged: bool,
 }
 
-pub(super) fn is_here(directory: &Path) -> bool {
+pub(super) fn is_layout_of(directory: &Path) -> bool {
     [CORPUS, QUERIES].into_iter().all(|name| files::find(directory, name).is_some())
 }
 
-/// The files of judgements.
+/// Returns the files of judgements.
 pub(super) fn judgements(directory: &Path) -> Result<Vec<(Split, PathBuf)>, CorpusError> {
     let directory = directory.join(QRELS);
     if !directory.is_dir() {
@@ -79,8 +79,8 @@ pub(super) fn judgements(directory: &Path) -> Result<Vec<(Split, PathBuf)>, Corp
     files::of_splits(&directory, |name| name.strip_suffix(".tsv")?.parse().ok())
 }
 
-pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), Stop> {
-    let judgements = judgements(directory).map_err(|error| builder.stop(error))?;
+pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), Aborted> {
+    let judgements = judgements(directory).map_err(|error| builder.abort(error))?;
     let [documents, queries] = [CORPUS, QUERIES].map(|name| files::find(directory, name));
     let (documents, queries) = match (documents, queries) {
         (Some(documents), Some(queries)) if !judgements.is_empty() => (documents, queries),
@@ -93,100 +93,109 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
             };
             let found = [documents.as_deref(), queries.as_deref()].into_iter().flatten();
             let found = found.chain(judgements.iter().map(|(_, file)| file.as_path()));
-            return Err(builder.stop(files::missing(directory, Layout::Beir, missing, found)));
+            return Err(builder.abort(files::missing(directory, Layout::Beir, missing, found)));
         }
     };
-    read::json_lines(&documents, RIGHT_DOCUMENT, builder, |builder, place, line: DocumentLine| {
-        builder.document(place, line.id.0, Text::titled(line.title, line.text));
-    });
-    builder.documents_end(&documents)?;
+    read::json_lines(
+        &documents,
+        EXPECTED_DOCUMENT,
+        builder,
+        |builder, location, line: DocumentLine| {
+            builder.document(location, line.id.0, Text::titled(line.title, line.text));
+        },
+    );
+    builder.finish_documents(&documents)?;
     let mut all = read_queries(&queries, builder);
     for (split, file) in judgements {
         read_judgements(&file, split, &mut all, builder);
     }
     for query in all.queries.iter().filter(|query| !query.is_judged) {
-        builder.note(Kind::Unjudged, &query.place, format_args!("query `{}`", query.id));
+        builder.note(FindingKind::Unjudged, &query.location, format_args!("query `{}`", query.id));
     }
     Ok(())
 }
 
 fn read_queries(file: &Path, builder: &mut CorpusBuilder) -> AllQueries {
     let (mut queries, mut by_id) = (Vec::<KnownQuery>::new(), HashMap::new());
-    read::json_lines(file, RIGHT_QUERY, builder, |builder, place, line: QueryLine| {
+    read::json_lines(file, EXPECTED_QUERY, builder, |builder, location, line: QueryLine| {
         let id = line.id.0;
-        let text = builder.whole(place, format_args!("query `{id}`"), line.text);
+        let text = builder.checked_text(location, format_args!("query `{id}`"), line.text);
         if let Some(&earlier) = by_id.get(&id) {
             let same: &KnownQuery = &queries[earlier];
             let same = same.text == text;
-            let kind = if same { Kind::RepeatedQuery } else { Kind::DuplicateQuery };
-            return builder.note(kind, place, format_args!("query `{id}`"));
+            let kind = if same { FindingKind::RepeatedQuery } else { FindingKind::DuplicateQuery };
+            return builder.note(kind, location, format_args!("query `{id}`"));
         }
         by_id.insert(id.clone(), queries.len());
-        queries.push(KnownQuery { id, text, place: place.clone(), is_judged: false });
+        queries.push(KnownQuery { id, text, location: location.clone(), is_judged: false });
     });
-    AllQueries { queries, by_id, is_whole: !builder.lacks_something() }
+    AllQueries { queries, by_id, is_complete: !builder.is_incomplete() }
 }
 
 fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mut CorpusBuilder) {
     let mut of_split = Queries::new(QueryKind::Split(split));
     let mut header = None;
-    read::lines(file, builder, |builder, place, line| {
-        let malformed = |builder: &mut CorpusBuilder, why: &str, right: &str| {
+    read::lines(file, builder, |builder, location, line| {
+        let malformed = |builder: &mut CorpusBuilder, why: &str, expected: &str| {
             let line = read::beginning(line);
-            let what = format_args!("found `{line}`{why}; right would be {right}");
-            builder.note(Kind::Malformed, place, what);
+            let what = format_args!("found `{line}`{why}; expected {expected}");
+            builder.note(FindingKind::Malformed, location, what);
         };
         let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
         match header {
             None => {
-                // Without this a first judgement would be taken for the header and lost.
-                let right = fields.len() == 3 && fields[2].parse::<f64>().is_err();
-                header = Some(right);
-                if !right {
-                    malformed(builder, "", RIGHT_HEADER);
+                // Without this check, a judgement in the first line would be treated as the header and lost.
+                let is_header = fields.len() == 3 && fields[2].parse::<f64>().is_err();
+                header = Some(is_header);
+                if !is_header {
+                    malformed(builder, "", EXPECTED_HEADER);
                 }
                 return;
             }
-            // In a file of another form each line would be told to be wrong.
+            // In a file of another format, every line would be reported.
             Some(false) => return,
             Some(true) => {}
         }
         let &[query, document, score] = fields.as_slice() else {
-            return malformed(builder, "", RIGHT_JUDGEMENT);
+            return malformed(builder, "", EXPECTED_JUDGEMENT);
         };
         let Some(grade) = grade(score) else {
-            let why = format!(", whose grade `{score}` is not a whole number");
-            return malformed(builder, &why, RIGHT_JUDGEMENT);
+            let why = format!(", whose grade `{score}` is not an integer");
+            return malformed(builder, &why, EXPECTED_JUDGEMENT);
         };
         let Some(&known) = all.by_id.get(query) else {
-            // That a document is not relevant to an absent query changes nothing.
-            if grade > 0 && all.is_whole {
+            // A judgement of 0 for an absent query has no effect.
+            if grade > 0 && all.is_complete {
                 let what = format_args!("query `{query}`, document `{document}`");
-                builder.note(Kind::AbsentQuery, place, what);
+                builder.note(FindingKind::AbsentQuery, location, what);
             }
             return;
         };
         let at = of_split.get(query).unwrap_or_else(|| {
             let known = &mut all.queries[known];
             let (id, text) = (known.id.clone(), known.text.clone());
-            // One that two splits judge is told once.
+            // A query that two splits judge is reported once.
             if text.trim().is_empty() && !known.is_judged {
-                builder.note(Kind::EmptyQuery, &known.place, format_args!("query `{id}`"));
+                builder.note(
+                    FindingKind::EmptyQuery,
+                    &known.location,
+                    format_args!("query `{id}`"),
+                );
             }
             known.is_judged = true;
-            of_split.add(place, id, text)
+            of_split.add(location, id, text)
         });
-        of_split.judge(builder, place, at, document, grade);
+        of_split.judge(builder, location, at, document, grade);
     });
     of_split.finish(builder, file);
 }
 
-/// A whole number, which may be written as `1.0`.
+/// Parses an integer, which may be written as `1.0`.
 fn grade(score: &str) -> Option<i64> {
-    /// From here on not every whole number is an `f64`.
-    const WHOLE: f64 = 9_007_199_254_740_992.0;
+    /// 2^53: above it, not every integer is an `f64`.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
     score.parse().ok().or_else(|| {
         let number: f64 = score.parse().ok()?;
-        (number.fract() == 0.0 && number.abs() < WHOLE).then_some(number as i64)
+        (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64)
     })
 }

@@ -1,41 +1,42 @@
-//! Puts a corpus together, as it is where problems are skipped, and collects all that is wrong with it on the way.
+//! Builds a corpus from its parts and collects all problems with them. A corpus with skippable problems is still
+//! built.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::{CorpusError, CorpusErrors, FileLocation};
-use super::findings::{Findings, Kind};
+use super::findings::{FindingKind, Findings};
 use super::read::Text;
 use super::{Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, Split};
 
-/// Where a query belongs.
+/// The part of a corpus that a query belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueryKind {
     Split(Split),
     Generated,
 }
 
-/// That reading cannot go on. The reason is among the builder's errors.
-pub(super) struct Stop;
+/// Marks that reading was aborted. The reason is among the errors of the builder.
+pub(super) struct Aborted;
 
-/// A corpus in the making: documents first, then the queries that are judged for them.
+/// A corpus that is being built: first its documents, then the queries with judgements of them.
 #[derive(Default)]
 pub(super) struct CorpusBuilder {
     corpus: Corpus,
     rows: HashMap<String, u32>,
     findings: Findings,
     errors: Vec<CorpusError>,
-    /// Rows and places of texts that are empty.
+    /// Rows and locations of empty texts.
     empty: Vec<(u32, FileLocation)>,
-    /// The files that were opened.
+    /// The files that have been opened.
     read: HashSet<PathBuf>,
-    /// Whether all documents are there, so that a document which is not is absent from the corpus.
+    /// Whether all documents were read, so that a document that is not among them is absent from the corpus.
     has_all_documents: bool,
 }
 
 impl CorpusBuilder {
-    /// A builder that holds a corpus already.
+    /// Creates a builder that starts with a corpus.
     pub(super) fn from_corpus(corpus: Corpus) -> Self {
         let rows = (0..)
             .zip(&corpus.documents)
@@ -44,65 +45,74 @@ impl CorpusBuilder {
         Self { corpus, rows, has_all_documents: true, ..Self::default() }
     }
 
-    /// Counts something that is wrong, or that should be known.
-    pub(super) fn note(&mut self, kind: Kind, place: &FileLocation, what: fmt::Arguments<'_>) {
-        self.findings.add(kind, place, what);
+    /// Counts a problem, or something that the user should know.
+    pub(super) fn note(
+        &mut self,
+        kind: FindingKind,
+        location: &FileLocation,
+        what: fmt::Arguments<'_>,
+    ) {
+        self.findings.add(kind, location, what);
     }
 
-    /// Keeps an error that ends the reading of a file.
+    /// Records an error that ends the reading of a file.
     pub(super) fn error(&mut self, error: CorpusError) {
         self.errors.push(error);
     }
 
-    /// Keeps an error that ends the reading of the corpus.
-    pub(super) fn stop(&mut self, error: CorpusError) -> Stop {
+    /// Records an error that ends the reading of the corpus.
+    pub(super) fn abort(&mut self, error: CorpusError) -> Aborted {
         self.errors.push(error);
-        Stop
+        Aborted
     }
 
-    /// Whether a file that was read so far could not be read to its end, or has lines that cannot be understood.
-    pub(super) fn lacks_something(&self) -> bool {
-        !self.errors.is_empty() || self.findings.count(Kind::Malformed) > 0
+    /// Returns whether a file could not be read to its end so far, or has malformed lines.
+    pub(super) fn is_incomplete(&self) -> bool {
+        !self.errors.is_empty() || self.findings.count(FindingKind::Malformed) > 0
     }
 
-    /// Remembers that a file is read.
-    pub(super) fn reads(&mut self, file: &Path) {
+    /// Records that a file is read.
+    pub(super) fn mark_read(&mut self, file: &Path) {
         self.read.insert(same_file(file));
     }
 
-    /// Whether a file has been read.
+    /// Returns whether a file has been read.
     pub(super) fn has_read(&self, file: &Path) -> bool {
         self.read.contains(&same_file(file))
     }
 
-    /// Adds a document of a layout in which each has one text.
-    pub(super) fn document(&mut self, place: &FileLocation, id: String, text: Text) {
-        let text = self.whole(place, format_args!("document `{id}`"), text);
+    /// Adds a document of a layout with one text per document.
+    pub(super) fn document(&mut self, location: &FileLocation, id: String, text: Text) {
+        let text = self.checked_text(location, format_args!("document `{id}`"), text);
         let Some(&row) = self.rows.get(&id) else {
             let row = self.new_document(id);
-            return self.add_text(place, row, text);
+            return self.add_text(location, row, text);
         };
         let earlier = &self.corpus.documents[row as usize];
         if earlier.text() == text || (earlier.texts.is_empty() && text.trim().is_empty()) {
-            self.note(Kind::RepeatedDocument, place, format_args!("document `{id}`"));
+            self.note(FindingKind::RepeatedDocument, location, format_args!("document `{id}`"));
         } else {
             let first = row + 1;
             let what = format_args!("`{id}` is the id of document number {first} of the corpus");
-            self.note(Kind::DuplicateDocument, place, what);
+            self.note(FindingKind::DuplicateDocument, location, what);
         }
     }
 
-    /// Adds a text to the document `id`, which may have others.
-    pub(super) fn text(&mut self, place: &FileLocation, id: String, text: Text) {
-        let text = self.whole(place, format_args!("document `{id}`"), text);
+    /// Adds a text to the document `id`, which may have other texts.
+    pub(super) fn text(&mut self, location: &FileLocation, id: String, text: Text) {
+        let text = self.checked_text(location, format_args!("document `{id}`"), text);
         let row = match self.rows.get(&id) {
             Some(&row) if self.corpus.documents[row as usize].texts.contains(&text) => {
-                return self.note(Kind::RepeatedDocument, place, format_args!("document `{id}`"));
+                return self.note(
+                    FindingKind::RepeatedDocument,
+                    location,
+                    format_args!("document `{id}`"),
+                );
             }
             Some(&row) => row,
             None => self.new_document(id),
         };
-        self.add_text(place, row, text);
+        self.add_text(location, row, text);
     }
 
     fn new_document(&mut self, id: String) -> u32 {
@@ -112,78 +122,86 @@ impl CorpusBuilder {
         row
     }
 
-    fn add_text(&mut self, place: &FileLocation, row: u32, text: String) {
+    fn add_text(&mut self, location: &FileLocation, row: u32, text: String) {
         if text.trim().is_empty() {
-            self.empty.push((row, place.clone()));
+            self.empty.push((row, location.clone()));
         } else {
             self.corpus.documents[row as usize].texts.push(text);
         }
     }
 
-    /// The text, in which lone surrogates have been replaced.
-    pub(super) fn whole(
+    /// Returns the text, and counts it if lone surrogates in it have been replaced.
+    pub(super) fn checked_text(
         &mut self,
-        place: &FileLocation,
+        location: &FileLocation,
         of: fmt::Arguments<'_>,
         text: Text,
     ) -> String {
         if let Some(code) = text.surrogate {
-            self.note(Kind::LoneSurrogate, place, format_args!("{of}: \\u{code:04x}"));
+            self.note(FindingKind::LoneSurrogate, location, format_args!("{of}: \\u{code:04x}"));
         }
         text.text
     }
 
-    /// Says that all of the file of documents has been read. Without any document there is nothing to go on with.
-    pub(super) fn documents_end(&mut self, file: &Path) -> Result<(), Stop> {
-        self.has_all_documents = !self.lacks_something();
+    /// Ends the file of documents. Reading cannot continue without any document.
+    pub(super) fn finish_documents(&mut self, file: &Path) -> Result<(), Aborted> {
+        self.has_all_documents = !self.is_incomplete();
         match (self.corpus.documents.is_empty(), self.has_all_documents) {
             (false, _) => Ok(()),
-            (true, true) => Err(self.stop(CorpusError::NoDocuments { file: file.to_path_buf() })),
-            // Why there is none has been said.
-            (true, false) => Err(Stop),
+            (true, true) => Err(self.abort(CorpusError::NoDocuments { file: file.to_path_buf() })),
+            // The reason has been reported.
+            (true, false) => Err(Aborted),
         }
     }
 
-    /// Adds a query with its one relevant document, of a layout whose queries have no ids that could be given twice.
+    /// Adds a query with its only relevant document, for layouts whose queries have no ids of their own.
     pub(super) fn pair(
         &mut self,
-        part: QueryKind,
-        place: &FileLocation,
+        kind: QueryKind,
+        location: &FileLocation,
         (id, text): (String, Text),
         document: &str,
     ) {
-        let text = self.whole(place, format_args!("query `{id}`"), text);
+        let text = self.checked_text(location, format_args!("query `{id}`"), text);
         if text.trim().is_empty() {
-            return self.note(Kind::EmptyQuery, place, format_args!("query `{id}`"));
+            return self.note(FindingKind::EmptyQuery, location, format_args!("query `{id}`"));
         }
         match self.rows.get(document) {
             Some(&row) => {
                 let relevant = vec![Judgement { document: row, grade: 1 }];
-                self.queries(part).push(Query { id, text, relevant });
+                self.queries(kind).push(Query { id, text, relevant });
             }
             None => {
-                self.absent_document(place, format_args!("query `{id}`, document `{document}`"));
-                self.note(Kind::LeftWithoutJudgement, place, format_args!("query `{id}`"));
+                self.absent_document(location, format_args!("query `{id}`, document `{document}`"));
+                self.note(
+                    FindingKind::LeftWithoutJudgement,
+                    location,
+                    format_args!("query `{id}`"),
+                );
             }
         }
     }
 
-    /// Counts a judgement of a document that is not there, unless documents are missing for a reason that is told.
-    fn absent_document(&mut self, place: &FileLocation, what: fmt::Arguments<'_>) {
+    /// Counts a judgement of an absent document, unless documents are missing for a reason that is reported.
+    fn absent_document(&mut self, location: &FileLocation, what: fmt::Arguments<'_>) {
         if self.has_all_documents {
-            self.note(Kind::AbsentDocument, place, what);
+            self.note(FindingKind::AbsentDocument, location, what);
         }
     }
 
-    /// Says that all of a file of queries has been read.
-    pub(super) fn queries_end(&mut self, part: QueryKind, file: &Path) {
-        if self.queries(part).is_empty() {
-            self.note(Kind::NoQueries, &FileLocation::file(file), format_args!("no query to use"));
+    /// Ends a file of queries.
+    pub(super) fn finish_queries(&mut self, kind: QueryKind, file: &Path) {
+        if self.queries(kind).is_empty() {
+            self.note(
+                FindingKind::NoQueries,
+                &FileLocation::file(file),
+                format_args!("no usable query"),
+            );
         }
     }
 
-    fn queries(&mut self, part: QueryKind) -> &mut Vec<Query> {
-        match part {
+    fn queries(&mut self, kind: QueryKind) -> &mut Vec<Query> {
+        match kind {
             QueryKind::Split(Split::Train) => &mut self.corpus.train,
             QueryKind::Split(Split::Validation) => &mut self.corpus.validation,
             QueryKind::Split(Split::Test) => &mut self.corpus.test,
@@ -191,14 +209,18 @@ impl CorpusBuilder {
         }
     }
 
-    /// The corpus, or everything that is wrong with it.
+    /// Returns the corpus, or all problems with it.
     pub(super) fn finish(mut self, options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
         let left_out = self.left_out(&options.leave_out);
-        for (row, place) in &self.empty {
-            // Nobody reads the text of a document that is left out.
+        for (row, location) in &self.empty {
+            // The text of a document that is left out is never read.
             if left_out.as_ref().is_ok_and(|rows| !rows.contains(row)) {
                 let id = &self.corpus.documents[*row as usize].id;
-                self.findings.add(Kind::EmptyDocument, place, format_args!("document `{id}`"));
+                self.findings.add(
+                    FindingKind::EmptyDocument,
+                    location,
+                    format_args!("document `{id}`"),
+                );
             }
         }
         let left_out = left_out.unwrap_or_default();
@@ -210,90 +232,91 @@ impl CorpusBuilder {
         }
     }
 
-    /// The rows of the documents to leave out, where it can be known which these are.
-    fn left_out(&mut self, leave_out: &LeaveOut) -> Result<HashSet<u32>, Stop> {
+    /// Returns the rows of the documents to leave out, if all documents were read.
+    fn left_out(&mut self, leave_out: &LeaveOut) -> Result<HashSet<u32>, Aborted> {
         match (leave_out, self.has_all_documents) {
             (LeaveOut::None, _) => Ok(HashSet::new()),
-            (_, true) => leave_out.resolve(&self.corpus).map_err(|error| self.stop(error)),
-            (_, false) => Err(Stop),
+            (_, true) => leave_out.resolve(&self.corpus).map_err(|error| self.abort(error)),
+            (_, false) => Err(Aborted),
         }
     }
 }
 
-/// One name for a file, whatever it was reached by.
+/// Returns the same path for all paths of a file.
 fn same_file(file: &Path) -> PathBuf {
     file.canonicalize().unwrap_or_else(|_| file.to_path_buf())
 }
 
-/// The queries of one part in the making.
+/// The queries of one file while they are read.
 pub(super) struct Queries {
-    part: QueryKind,
-    /// In the order in which they were added.
+    kind: QueryKind,
+    /// The queries in the order of addition.
     drafts: Vec<Draft>,
     by_id: HashMap<String, usize>,
-    /// Of a query and a document: the place among the query's judgements, and the grade as it was given.
+    /// For a pair of query and document: the index among the query's judgements, and the grade in the file.
     judged: HashMap<(usize, u32), (usize, i64)>,
 }
 
 struct Draft {
-    place: FileLocation,
-    /// With grades of 0, which the finished query has not.
+    location: FileLocation,
+    /// The query, including judgements of grade 0, which are removed at the end.
     query: Query,
-    /// Whether a judgement of it is of an absent document.
-    lost: bool,
+    /// Whether it has a judgement of an absent document.
+    has_absent_document: bool,
 }
 
 impl Queries {
-    pub(super) fn new(part: QueryKind) -> Self {
-        Self { part, drafts: Vec::new(), by_id: HashMap::new(), judged: HashMap::new() }
+    pub(super) fn new(kind: QueryKind) -> Self {
+        Self { kind, drafts: Vec::new(), by_id: HashMap::new(), judged: HashMap::new() }
     }
 
-    /// The query with this id, if it was added.
+    /// Returns the index of the query with this id, if it was added.
     pub(super) fn get(&self, id: &str) -> Option<usize> {
         self.by_id.get(id).copied()
     }
 
-    /// Adds a query without judgements. One without text, which the caller tells, is dropped at the end.
-    pub(super) fn add(&mut self, place: &FileLocation, id: String, text: String) -> usize {
+    /// Adds a query without judgements and returns its index. A query without text, which the caller reports, is
+    /// dropped at the end.
+    pub(super) fn add(&mut self, location: &FileLocation, id: String, text: String) -> usize {
         let at = self.drafts.len();
         self.by_id.insert(id.clone(), at);
         let query = Query { id, text, relevant: Vec::new() };
-        self.drafts.push(Draft { place: place.clone(), query, lost: false });
+        self.drafts.push(Draft { location: location.clone(), query, has_absent_document: false });
         at
     }
 
-    /// Adds a query with the ids of its relevant documents, all of grade 1.
+    /// Adds a query with the ids of its relevant documents, all with grade 1.
     pub(super) fn add_judged(
         &mut self,
         builder: &mut CorpusBuilder,
-        place: &FileLocation,
+        location: &FileLocation,
         (id, text): (String, Text),
         relevant: Vec<String>,
     ) {
-        let text = builder.whole(place, format_args!("query `{id}`"), text);
+        let text = builder.checked_text(location, format_args!("query `{id}`"), text);
         if let Some(earlier) = self.get(&id) {
             let known = |document: &String| {
                 let row = builder.rows.get(document);
                 row.is_some_and(|row| self.judged.contains_key(&(earlier, *row)))
             };
             let same = self.drafts[earlier].query.text == text && relevant.iter().all(known);
-            let kind = if same { Kind::RepeatedQuery } else { Kind::DuplicateQuery };
-            return builder.note(kind, place, format_args!("query `{id}`"));
+            let kind = if same { FindingKind::RepeatedQuery } else { FindingKind::DuplicateQuery };
+            return builder.note(kind, location, format_args!("query `{id}`"));
         }
         if text.trim().is_empty() {
-            builder.note(Kind::EmptyQuery, place, format_args!("query `{id}`"));
+            builder.note(FindingKind::EmptyQuery, location, format_args!("query `{id}`"));
         }
-        let at = self.add(place, id, text);
+        let at = self.add(location, id, text);
         for document in relevant {
-            self.judge(builder, place, at, &document, 1);
+            self.judge(builder, location, at, &document, 1);
         }
     }
 
-    /// Adds the grade of a document for query `at`; 0 and below is not relevant.
+    /// Adds the grade of a document for query `at`; grades of 0 and below are not relevant.
     pub(super) fn judge(
         &mut self,
         builder: &mut CorpusBuilder,
-        place: &FileLocation,
+        location: &FileLocation,
         at: usize,
         document: &str,
         grade: i64,
@@ -301,11 +324,11 @@ impl Queries {
         let draft = &mut self.drafts[at];
         let what = format_args!("query `{}`, document `{document}`", draft.query.id);
         let Some(&row) = builder.rows.get(document) else {
-            // That an absent document is not relevant changes nothing.
+            // A judgement of 0 for an absent document has no effect.
             if grade > 0 {
-                builder.absent_document(place, what);
+                builder.absent_document(location, what);
             }
-            draft.lost |= grade > 0;
+            draft.has_absent_document |= grade > 0;
             return;
         };
         let counted = u32::try_from(grade.max(0)).unwrap_or(u32::MAX);
@@ -316,12 +339,12 @@ impl Queries {
                 relevant.push(Judgement { document: row, grade: counted });
             }
             Some((_, earlier)) if *earlier == grade => {
-                builder.note(Kind::RepeatedJudgement, place, what);
+                builder.note(FindingKind::RepeatedJudgement, location, what);
             }
             Some((index, earlier)) => {
                 builder.note(
-                    Kind::OtherGrade,
-                    place,
+                    FindingKind::OtherGrade,
+                    location,
                     format_args!("{what}: grade {earlier}, then {grade}"),
                 );
                 *earlier = grade.max(*earlier);
@@ -330,25 +353,25 @@ impl Queries {
         }
     }
 
-    /// Hands the queries over that have a text and a relevant document. `file` is where they come from.
+    /// Moves the queries that have a text and a relevant document to the builder. `file` is their file.
     pub(super) fn finish(self, builder: &mut CorpusBuilder, file: &Path) {
-        for Draft { place, mut query, lost } in self.drafts {
+        for Draft { location, mut query, has_absent_document } in self.drafts {
             if query.text.trim().is_empty() {
                 continue;
             }
             let judged = !query.relevant.is_empty();
             query.relevant.retain(|judgement| judgement.grade > 0);
             if query.relevant.is_empty() {
-                let kind = match (lost, judged) {
-                    (true, _) => Kind::LeftWithoutJudgement,
-                    (false, true) => Kind::NotRelevant,
-                    (false, false) => Kind::NoJudgement,
+                let kind = match (has_absent_document, judged) {
+                    (true, _) => FindingKind::LeftWithoutJudgement,
+                    (false, true) => FindingKind::NotRelevant,
+                    (false, false) => FindingKind::NoJudgement,
                 };
-                builder.note(kind, &place, format_args!("query `{}`", query.id));
+                builder.note(kind, &location, format_args!("query `{}`", query.id));
                 continue;
             }
-            builder.queries(self.part).push(query);
+            builder.queries(self.kind).push(query);
         }
-        builder.queries_end(self.part, file);
+        builder.finish_queries(self.kind, file);
     }
 }

@@ -1,37 +1,38 @@
-//! DSI-style JSONL, as DSI-transformers and DSI-QG write it: every line is `{"text_id": 7, "text": ".."}`,
-//! and a document and the queries for it share their `text_id`.
+//! The JSONL layout of DSI-transformers and DSI-QG: every line is `{"text_id": 7, "text": ".."}`, and a document and
+//! its queries share a `text_id`.
 //!
-//! A directory holds, each ending in `.jsonl` or `.json`, perhaps with `.gz`:
+//! A directory has these files, each with the extension `.jsonl` or `.json`, optionally followed by `.gz`:
 //!
-//! - the documents, one a line: `documents.jsonl` or `corpus.jsonl`;
-//! - the queries of a split: a file whose name has the split as one of its words (`train.jsonl`,
-//!   `NQ_10k_valid.json`, `xorqa_DSI_dev_data.json`); `val`, `valid`, `validation` and `dev` are one split.
+//! - the documents, one per line: `documents.jsonl` or `corpus.jsonl`;
+//! - the queries of a split: a file whose name contains the split as a word (`train.jsonl`, `NQ_10k_valid.json`,
+//!   `xorqa_DSI_dev_data.json`); `val`, `valid`, `validation` and `dev` are one split.
 //!
-//! Several lines of documents with one `text_id` are several texts of one document: each is an indexing example.
+//! Several document lines with the same `text_id` are several texts of one document, and each gives an indexing
+//! example.
 //!
-//! Without a file of documents the train file holds both, as the released data do, and the mark in front
-//! of a text says what it is: `document: ` or `passage: `, `question: ` or `query: ` (any case). The same
-//! holds for one file given in place of a directory. The mark is taken away wherever it stands: what is
-//! put in front of a text is the recipe's to say. A query gets the id `<split>-<line>`.
+//! Without a file of documents, the train file has both, as in the released data, and the prefix of a text
+//! distinguishes them: `document: ` or `passage: `, `question: ` or `query: ` (in any case). The same applies to a
+//! single file instead of a directory. These prefixes are always stripped; the recipe sets the prefixes for training. A
+//! query gets the id `<split>-<line>`.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, QueryKind, Stop};
+use super::builder::{Aborted, CorpusBuilder, QueryKind};
 use super::error::{CorpusError, FileLocation};
 use super::files;
-use super::findings::Kind;
+use super::findings::FindingKind;
 use super::read::{self, Id, Text, nullable};
 use super::{Layout, Split};
 
 const DOCUMENTS: [&str; 2] = ["documents.jsonl", "corpus.jsonl"];
-const DOCUMENT_MARKS: [&str; 2] = ["document: ", "passage: "];
-const QUERY_MARKS: [&str; 2] = ["question: ", "query: "];
+const DOCUMENT_PREFIXES: [&str; 2] = ["document: ", "passage: "];
+const QUERY_PREFIXES: [&str; 2] = ["question: ", "query: "];
 
-const RIGHT: &str = r#"{"text_id": 7, "text": "..."}"#;
-const RIGHT_MARK: &str = "a text that starts with `document: `, `passage: `, `question: ` or `query: `, \
-     or documents in a file of their own (documents.jsonl or corpus.jsonl)";
+const EXPECTED: &str = r#"{"text_id": 7, "text": "..."}"#;
+const EXPECTED_PREFIX: &str = "a text that starts with `document: `, `passage: `, `question: ` or `query: `, \
+     or a separate file of documents (documents.jsonl or corpus.jsonl)";
 
 #[derive(Deserialize)]
 struct Line {
@@ -47,8 +48,8 @@ pub(super) struct Files {
     pub splits: Vec<(Split, PathBuf)>,
 }
 
-/// What is looked for, in words.
-pub(super) fn looked_for() -> Vec<String> {
+/// Returns the names of the expected files, for messages.
+pub(super) fn expected_files() -> Vec<String> {
     DOCUMENTS
         .iter()
         .map(|&name| name.to_owned())
@@ -56,7 +57,7 @@ pub(super) fn looked_for() -> Vec<String> {
         .collect()
 }
 
-/// Whether there is a file of documents alone.
+/// Returns whether there is a separate file of documents.
 pub(super) fn has_documents(directory: &Path) -> bool {
     DOCUMENTS.iter().any(|name| files::find(directory, name).is_some())
 }
@@ -65,8 +66,8 @@ pub(super) fn read(
     path: &Path,
     generated: Option<&Path>,
     builder: &mut CorpusBuilder,
-) -> Result<(), Stop> {
-    let files = files(path, generated).map_err(|error| builder.stop(error))?;
+) -> Result<(), Aborted> {
+    let files = files(path, generated).map_err(|error| builder.abort(error))?;
     let train = files.splits.iter().find(|(split, _)| *split == Split::Train);
     let Some(documents) = files.documents.as_ref().or(train.map(|(_, file)| file)) else {
         let found = files.splits.iter().map(|(_, file)| file.as_path());
@@ -74,80 +75,83 @@ pub(super) fn read(
             true => CorpusError::NothingFound {
                 path: path.display().to_string(),
                 layout: Layout::Dsi,
-                looked_for: looked_for(),
+                looked_for: expected_files(),
             },
             false => {
                 let missing = "documents.jsonl, corpus.jsonl or *train*.jsonl";
                 files::missing(path, Layout::Dsi, missing, found)
             }
         };
-        return Err(builder.stop(error));
+        return Err(builder.abort(error));
     };
     let mut queries_of_train = Vec::new();
     match files.documents {
-        Some(_) => read::json_lines(documents, RIGHT, builder, |builder, place, line: Line| {
-            builder.text(place, line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS));
-        }),
-        // The document of a query may stand below it.
+        Some(_) => {
+            read::json_lines(documents, EXPECTED, builder, |builder, location, line: Line| {
+                builder.text(location, line.text_id.0, strip_prefix(line.text, &DOCUMENT_PREFIXES));
+            })
+        }
+        // The document of a query may follow it.
         None => queries_of_train = read_mixed(documents, builder),
     }
-    builder.documents_end(documents)?;
+    builder.finish_documents(documents)?;
     for (split, file) in &files.splits {
-        let part = QueryKind::Split(*split);
-        let add = |builder: &mut CorpusBuilder, place: &FileLocation, line: Line| {
-            let id = format!("{split}-{}", place.line.unwrap_or(0));
-            let query = (id, unmarked(line.text, &QUERY_MARKS));
-            builder.pair(part, place, query, &line.text_id.0);
+        let kind = QueryKind::Split(*split);
+        let add = |builder: &mut CorpusBuilder, location: &FileLocation, line: Line| {
+            let id = format!("{split}-{}", location.line.unwrap_or(0));
+            let query = (id, strip_prefix(line.text, &QUERY_PREFIXES));
+            builder.pair(kind, location, query, &line.text_id.0);
         };
         match files.documents.is_none() && *split == Split::Train {
             true => {
                 let lines = std::mem::take(&mut queries_of_train);
-                lines.into_iter().for_each(|(place, line)| add(builder, &place, line));
+                lines.into_iter().for_each(|(location, line)| add(builder, &location, line));
             }
-            false => read::json_lines(file, RIGHT, builder, add),
+            false => read::json_lines(file, EXPECTED, builder, add),
         }
-        builder.queries_end(part, file);
+        builder.finish_queries(kind, file);
     }
     Ok(())
 }
 
-/// Reads the documents of a file that holds queries too, which are given back.
+/// Reads the documents of a file that also has queries, and returns the queries.
 fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(FileLocation, Line)> {
     let mut queries = Vec::new();
-    read::json_lines(file, RIGHT, builder, |builder, place, line: Line| {
-        if has_mark(&line.text.text, &QUERY_MARKS).is_some() {
-            queries.push((place.clone(), line));
-        } else if has_mark(&line.text.text, &DOCUMENT_MARKS).is_some() {
-            builder.text(place, line.text_id.0, unmarked(line.text, &DOCUMENT_MARKS));
+    read::json_lines(file, EXPECTED, builder, |builder, location, line: Line| {
+        if prefix_length(&line.text.text, &QUERY_PREFIXES).is_some() {
+            queries.push((location.clone(), line));
+        } else if prefix_length(&line.text.text, &DOCUMENT_PREFIXES).is_some() {
+            builder.text(location, line.text_id.0, strip_prefix(line.text, &DOCUMENT_PREFIXES));
         } else {
             let text = read::beginning(&line.text.text);
-            let what = format_args!("the text `{text}` has no mark; right would be {RIGHT_MARK}");
-            builder.note(Kind::Malformed, place, what);
+            let what = format_args!("the text `{text}` has no prefix; expected {EXPECTED_PREFIX}");
+            builder.note(FindingKind::Malformed, location, what);
         }
     });
     queries
 }
 
-/// The length of the mark that `text` starts with.
-fn has_mark(text: &str, marks: &[&str]) -> Option<usize> {
-    marks
+/// Returns the length of the prefix of `text` in bytes, if it starts with one of `prefixes`.
+fn prefix_length(text: &str, prefixes: &[&str]) -> Option<usize> {
+    prefixes
         .iter()
-        .map(|mark| mark.len())
-        .zip(marks)
-        .find(|(length, mark)| {
-            text.get(..*length).is_some_and(|start| start.eq_ignore_ascii_case(mark))
+        .map(|prefix| prefix.len())
+        .zip(prefixes)
+        .find(|(length, prefix)| {
+            text.get(..*length).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
         })
         .map(|(length, _)| length)
 }
 
-fn unmarked(mut text: Text, marks: &[&str]) -> Text {
-    if let Some(length) = has_mark(&text.text, marks) {
+fn strip_prefix(mut text: Text, prefixes: &[&str]) -> Text {
+    if let Some(length) = prefix_length(&text.text, prefixes) {
         text.text.drain(..length);
     }
     text
 }
 
-/// Finds the files; a path that is a file is the train file. A file of generated queries is no split's, whatever its name.
+/// Finds the files of the corpus; a path that is a file is the train file. A file of generated queries is never the
+/// file of a split.
 pub(super) fn files(path: &Path, generated: Option<&Path>) -> Result<Files, CorpusError> {
     if !path.is_dir() {
         return Ok(Files { documents: None, splits: vec![(Split::Train, path.to_path_buf())] });

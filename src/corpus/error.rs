@@ -1,4 +1,4 @@
-//! Why a corpus cannot be used, said with its file, place, value and what would be right.
+//! Errors of a corpus, with the location and the value found, and what was expected.
 
 use std::fmt;
 use std::io;
@@ -8,26 +8,26 @@ use std::sync::Arc;
 use super::Layout;
 use super::findings::Finding;
 
-/// Where in a file something was found.
+/// A location in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileLocation {
-    /// The file as it was opened.
+    /// The path of the file.
     pub file: Arc<Path>,
-    /// Position in the file's top-level JSON array, from 0.
+    /// Index in the top-level JSON array, from 0.
     pub element: Option<usize>,
-    /// Line, from 1. In a JSON array: the line where the element begins, or where the parser stopped.
+    /// Line, from 1. In a JSON array, it is the first line of the element, or the line at which the parser stopped.
     pub line: Option<usize>,
-    /// Column, from 1, where the JSON parser stopped.
+    /// Column at which the JSON parser stopped, from 1.
     pub column: Option<usize>,
 }
 
 impl FileLocation {
-    /// A file as a whole.
+    /// Returns the location of a whole file.
     pub(super) fn file(file: &Path) -> Self {
         Self { file: file.into(), element: None, line: None, column: None }
     }
 
-    /// A line of the same file.
+    /// Returns the location of a line in the same file.
     pub(super) fn line(&self, line: usize) -> Self {
         Self { file: Arc::clone(&self.file), element: None, line: Some(line), column: None }
     }
@@ -49,7 +49,7 @@ impl fmt::Display for FileLocation {
     }
 }
 
-/// One reason why a corpus could not be loaded, or documents could not be left out.
+/// An error of loading a corpus or of leaving documents out.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// The file system or the gzip stream failed.
@@ -57,59 +57,59 @@ pub enum CorpusError {
     Read {
         /// The file or directory.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// None of the files of a layout is there.
-    #[error("found no corpus at {path} (layout: {layout}); looked for {}", looked_for.join(", "))]
+    /// No file of the layout exists.
+    #[error("found no corpus at {path} (layout: {layout}); expected {}", looked_for.join(", "))]
     NothingFound {
-        /// The path that was given.
+        /// The path of the corpus.
         path: String,
-        /// The layout that was asked for.
+        /// The requested layout.
         layout: Layout,
-        /// The files that would have been read; each may also end in `.gz`.
+        /// The expected files; each may also end in `.gz`.
         looked_for: Vec<String>,
     },
-    /// Some files of a layout are there, and one that it cannot do without is not.
+    /// Some files of a layout exist, but a required one is missing.
     #[error("{path} has no {missing}, which the layout {layout} needs; it has {}", found.join(", "))]
     MissingFile {
-        /// The path that was given.
+        /// The path of the corpus.
         path: String,
-        /// The layout that was asked for, or that the files which are there belong to.
+        /// The requested layout, or the layout of the existing files.
         layout: Layout,
-        /// The file, or the files of which one is needed; each may also end in `.gz`.
+        /// The missing file, or files of which one is required; each may also end in `.gz`.
         missing: String,
-        /// Files of the layout that are there.
+        /// The existing files of the layout.
         found: Vec<String>,
     },
-    /// More than one reading is possible.
-    #[error("{path} can be read in more than one way: {}; {right}", candidates.join(", "))]
+    /// The corpus is ambiguous.
+    #[error("{path} can be read in more than one way: {}; {solution}", candidates.join(", "))]
     Ambiguous {
-        /// The path that was given.
+        /// The path of the corpus.
         path: String,
-        /// The files or layouts between which nothing decides.
+        /// The possible files or layouts.
         candidates: Vec<String>,
-        /// What decides.
-        right: String,
+        /// How to choose one.
+        solution: String,
     },
-    /// A bundled corpus of another name.
-    #[error("there is no bundled corpus `{name}`; the one that exists is `bundled:atlas`")]
+    /// There is no bundled corpus with this name.
+    #[error("there is no bundled corpus `{name}`; known: `bundled:atlas`")]
     UnknownBundled {
         /// The name after `bundled:`.
         name: String,
     },
-    /// A name that is no split's.
-    #[error("unknown split `{found}`; right would be train, validation (val, valid, dev) or test")]
+    /// The name is not the name of a split.
+    #[error("unknown split `{found}`; expected train, validation (val, valid, dev) or test")]
     UnknownSplit {
         /// The name found.
         found: String,
     },
-    /// Bytes that are not UTF-8.
+    /// The file is not valid UTF-8.
     #[error("{}, line {line}: not UTF-8; convert the file to UTF-8", file.display())]
     NotUtf8 {
         /// The file.
         file: PathBuf,
-        /// Line of the first wrong byte, from 1.
+        /// Line of the first invalid byte, from 1.
         line: usize,
     },
     /// A repository was cloned without the content of its large files.
@@ -121,39 +121,39 @@ pub enum CorpusError {
         /// The file.
         file: PathBuf,
     },
-    /// Data that cannot be used as they are.
+    /// The data have problems.
     #[error("{0}")]
     Found(Finding),
-    /// A corpus of no documents.
+    /// The corpus has no documents.
     #[error("{} has no documents", file.display())]
     NoDocuments {
-        /// The file that should have them.
+        /// The file of documents.
         file: PathBuf,
     },
-    /// Documents to leave out that the corpus does not have.
+    /// The corpus does not have the documents to leave out.
     #[error("{count} of the ids to leave out belong to no document, the first: {}", first.join(", "))]
     UnknownLeftOut {
-        /// How many.
+        /// Number of unknown ids.
         count: usize,
-        /// The first five.
+        /// The first five of them.
         first: Vec<String>,
     },
-    /// Nothing would be left to train on.
-    #[error("cannot leave out {count} of {documents} documents: at least one must stay")]
+    /// No document would be left to train on.
+    #[error("cannot leave out {count} of {documents} documents: at least one must remain")]
     TooManyLeftOut {
-        /// How many were to be left out.
+        /// Number of documents to leave out.
         count: usize,
-        /// How many there are.
+        /// Number of documents in the corpus.
         documents: usize,
     },
 }
 
-/// Everything that is wrong with a corpus.
+/// All errors of a corpus.
 #[derive(Debug)]
 pub struct CorpusErrors(pub Vec<CorpusError>);
 
 impl CorpusErrors {
-    /// Whether [`OnProblem::Skip`](super::OnProblem::Skip) would let a run go on, or at least further.
+    /// Returns whether [`OnProblem::Skip`](super::OnProblem::Skip) would resolve any of the errors.
     pub fn are_skippable(&self) -> bool {
         self.0.iter().any(
             |error| matches!(error, CorpusError::Found(finding) if finding.kind.is_skippable()),

@@ -1,24 +1,24 @@
-//! Which files a corpus consists of: by their names, plain or gzip, and those that nobody reads.
+//! The files of a corpus, by name, plain or gzip, and similar files that are not read.
 
 use std::path::{Path, PathBuf};
 
 use super::builder::CorpusBuilder;
 use super::error::{CorpusError, FileLocation};
-use super::findings::Kind;
+use super::findings::FindingKind;
 use super::{Layout, Split};
 
-/// Endings of files that may hold queries or judgements, without `.gz`.
-const DATA: [&str; 9] =
+/// Extensions of files that may contain queries or judgements, without `.gz`.
+const DATA_EXTENSIONS: [&str; 9] =
     [".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".qrels", ".trec"];
 
-/// `name` in `directory`, or else `name.gz`, when there is such a file.
+/// Returns the path of `name` in `directory`, or else of `name.gz`, if one exists.
 pub(super) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
     [directory.join(name), directory.join(format!("{name}.gz"))]
         .into_iter()
         .find(|path| path.is_file())
 }
 
-/// The names in a directory, sorted; those that are not UTF-8 are nobody's.
+/// Returns the names in a directory, sorted; names that are not UTF-8 are ignored.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>, CorpusError> {
     let failed = |source| CorpusError::Read { file: directory.to_path_buf(), source };
     let mut names = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn names(directory: &Path) -> Result<Vec<String>, CorpusError> {
     Ok(names)
 }
 
-/// The file of each split, which `split_of` reads from a name without `.gz`.
+/// Returns the file of each split; `split_of` parses the split of a name without `.gz`.
 pub(super) fn of_splits(
     directory: &Path,
     split_of: impl Fn(&str) -> Option<Split>,
@@ -39,7 +39,7 @@ pub(super) fn of_splits(
     let names = names(directory)?;
     let mut files = Vec::new();
     for &split in Split::ALL {
-        // `x.jsonl` and `x.jsonl.gz` are one file; `find` takes the plain one.
+        // `x.jsonl` and `x.jsonl.gz` count as one file; `find` returns the plain one.
         let mut found: Vec<PathBuf> = names
             .iter()
             .map(|name| without_gz(name))
@@ -54,7 +54,7 @@ pub(super) fn of_splits(
     Ok(files)
 }
 
-/// The one file of `found` for `what`, if there is any.
+/// Returns the only file in `found`, if there is one. Several are an error; `what` describes their content.
 pub(super) fn only(
     directory: &Path,
     what: &str,
@@ -64,13 +64,13 @@ pub(super) fn only(
         return Err(CorpusError::Ambiguous {
             path: directory.display().to_string(),
             candidates: found.iter().map(|file| file.display().to_string()).collect(),
-            right: format!("each may hold {what}: leave one of them in the directory"),
+            solution: format!("each may contain {what}; leave one of them in the directory"),
         });
     }
     Ok(found.pop())
 }
 
-/// That `missing` is not in a directory which has other files of the layout, or that none is there.
+/// Returns the error that `missing` is not in a directory, which has other files of the layout or none.
 pub(super) fn missing<'a>(
     directory: &Path,
     layout: Layout,
@@ -89,7 +89,7 @@ pub(super) fn missing<'a>(
     }
 }
 
-/// Notes the files beside those that were read that seem to belong to the corpus, for which its reader may take them.
+/// Reports files that have not been read, although their names look like parts of the corpus.
 pub(super) fn note_unread(
     directory: &Path,
     layout: Layout,
@@ -103,13 +103,17 @@ pub(super) fn note_unread(
             continue;
         }
         let plain = without_gz(&name);
-        let place = FileLocation::file(&path);
+        let location = FileLocation::file(&path);
         if plain != name && builder.has_read(&directory.join(plain)) {
-            builder.note(Kind::NotRead, &place, format_args!("`{plain}` is read in its place"));
-        } else if let Some(split) = looks_like(plain) {
             builder.note(
-                Kind::NotRead,
-                &place,
+                FindingKind::NotRead,
+                &location,
+                format_args!("`{plain}` is read instead"),
+            );
+        } else if let Some(split) = split_in_name(plain) {
+            builder.note(
+                FindingKind::NotRead,
+                &location,
                 format_args!(
                     "named like {split} queries, but the layout {layout} reads {expected}"
                 ),
@@ -118,22 +122,22 @@ pub(super) fn note_unread(
     }
 }
 
-/// The split whose queries or judgements a file seems to hold, by its name without `.gz`.
-fn looks_like(name: &str) -> Option<Split> {
-    let stem = DATA.iter().find_map(|ending| name.strip_suffix(ending))?;
-    // What genir itself writes beside a corpus: queries whose document has rank 1.
+/// Returns the split that a file seems to belong to by its name without `.gz`.
+fn split_in_name(name: &str) -> Option<Split> {
+    let stem = DATA_EXTENSIONS.iter().find_map(|extension| name.strip_suffix(extension))?;
+    // genir itself writes these files: queries whose relevant document has rank 1.
     if stem.starts_with("correct_") {
         return None;
     }
     split_among_words(stem)
 }
 
-/// The split that is one of the words of a text, in any case.
+/// Returns the split whose name is one of the words of a text, in any case.
 pub(super) fn split_among_words(text: &str) -> Option<Split> {
     text.split(['_', '-', '.', ' ']).find_map(|word| word.to_ascii_lowercase().parse().ok())
 }
 
-/// A file's name without the ending of a gzip file.
+/// Returns a file name without the extension `.gz`.
 pub(super) fn without_gz(name: &str) -> &str {
     name.strip_suffix(".gz").unwrap_or(name)
 }

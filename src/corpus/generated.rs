@@ -1,6 +1,6 @@
 //! Extra generated queries: one JSONL file of `{"query": "..", "docid": 7}`.
 //!
-//! `{"text": "..", "text_id": 7}`, which is how DSI-QG writes the queries it generates, means the same.
+//! Lines of the form `{"text": "..", "text_id": 7}`, as written by DSI-QG, are accepted too.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::builder::{CorpusBuilder, QueryKind};
 use super::read::{self, Id, Text, nullable};
 
-const RIGHT: &str = r#"{"query": "...", "docid": 7}"#;
+const EXPECTED: &str = r#"{"query": "...", "docid": 7}"#;
 
 #[derive(Deserialize)]
 struct GeneratedLine {
@@ -19,11 +19,11 @@ struct GeneratedLine {
     docid: Id,
 }
 
-/// Reads the file; its queries get the ids `generated-<line>`.
+/// Reads the file. Its queries get the ids `generated-<line>`.
 pub(super) fn read(file: &Path, builder: &mut CorpusBuilder) {
-    read::json_lines(file, RIGHT, builder, |builder, place, line: GeneratedLine| {
-        let id = format!("generated-{}", place.line.unwrap_or(0));
-        builder.pair(QueryKind::Generated, place, (id, line.query), &line.docid.0);
+    read::json_lines(file, EXPECTED, builder, |builder, location, line: GeneratedLine| {
+        let id = format!("generated-{}", location.line.unwrap_or(0));
+        builder.pair(QueryKind::Generated, location, (id, line.query), &line.docid.0);
     });
-    builder.queries_end(QueryKind::Generated, file);
+    builder.finish_queries(QueryKind::Generated, file);
 }

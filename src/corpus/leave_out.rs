@@ -1,4 +1,4 @@
-//! Documents that training never sees: they keep their docid row but give no example of any task.
+//! Documents that are left out of training: they have a docid row, but give no example of any task.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,29 +7,29 @@ use serde::Serialize;
 use super::{Corpus, CorpusError};
 use crate::random;
 
-/// Which documents to leave out of training. Serialised as the keys of `[corpus.leave_out]` in a
-/// recipe, which is absent for [`LeaveOut::None`].
+/// The documents to leave out of training. Serialised as the keys of `[corpus.leave_out]` in a recipe, which is absent
+/// for [`LeaveOut::None`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub enum LeaveOut {
-    /// Train on all documents.
+    /// No documents.
     #[default]
     #[serde(skip)]
     None,
-    /// Leave out the documents with these ids.
+    /// The documents with these ids.
     #[serde(rename = "ids")]
     Ids(Vec<String>),
-    /// Leave out this many, drawn by `seed` alone.
+    /// Random documents, which depend only on `seed`.
     #[serde(untagged)]
     Count {
-        /// How many.
+        /// Number of documents.
         count: usize,
-        /// Seed of the draw; another run with the same corpus and seed leaves out the same ones.
+        /// Random seed; runs with the same corpus and seed leave out the same documents.
         seed: u64,
     },
 }
 
 impl LeaveOut {
-    /// The indices into [`Corpus::documents`] of the documents to leave out.
+    /// Returns the indices into [`Corpus::documents`] of the documents to leave out.
     pub fn resolve(&self, corpus: &Corpus) -> Result<HashSet<u32>, CorpusError> {
         let left_out: HashSet<u32> = match self {
             Self::None => HashSet::new(),
@@ -41,13 +41,13 @@ impl LeaveOut {
                 rows.into_iter().collect()
             }
         };
-        let asked = match self {
+        let requested = match self {
             Self::Count { count, .. } => *count,
             _ => left_out.len(),
         };
-        if asked > 0 && asked >= corpus.documents.len() {
+        if requested > 0 && requested >= corpus.documents.len() {
             return Err(CorpusError::TooManyLeftOut {
-                count: asked,
+                count: requested,
                 documents: corpus.documents.len(),
             });
         }

@@ -1,12 +1,12 @@
 //! Corpora: documents, queries and judgements, read from any accepted layout.
 //!
-//! One file a layout: [`paper`], [`dsi`], [`beir`]; `generated` adds queries made by a model. Every
-//! file may be plain or gzip (told by its content; a name is looked for as it is, then with `.gz`
-//! appended, and the plain file wins when both are there). Ids may be JSON integers or strings; a text that is
-//! `null` is absent.
+//! Each layout has a module: [`paper`], [`dsi`], [`beir`]; `generated` reads additional queries that a model has
+//! generated. Every file may be plain or gzip, which is detected from its content. A file may have `.gz` appended to
+//! its name; if both exist, the plain one is read. Ids may be JSON integers or strings; a text that is `null` is
+//! treated as missing.
 //!
-//! [`load`] reads everything before it says what is wrong. What would silently change the data is refused, unless
-//! [`OnProblem::Skip`] is asked for; then it is counted in [`LoadedCorpus::findings`], beside what is only worth knowing.
+//! [`load`] reads all files before it reports problems. Problems that would silently change the data are refused,
+//! unless [`OnProblem::Skip`] is set; then they are counted in [`LoadedCorpus::findings`], together with remarks.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,24 +25,24 @@ pub mod paper;
 mod read;
 
 pub use error::{CorpusError, CorpusErrors, FileLocation};
-pub use findings::{Finding, Findings, Kind, Offender, OnProblem, SHOWN};
+pub use findings::{Finding, FindingKind, Findings, MAX_LISTED, Occurrence, OnProblem};
 pub use leave_out::LeaveOut;
 
 use crate::choice::choice;
-use builder::{CorpusBuilder, Stop};
+use builder::{Aborted, CorpusBuilder};
 
-/// One document.
+/// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its id: an integer is kept as its decimal digits.
+    /// The id; an integer is converted to its decimal digits.
     pub id: String,
-    /// Its texts, each with the title in front where the layout has one. Each is an indexing example; most documents
-    /// have one, and a document without text that is kept all the same has none.
+    /// The texts, each preceded by the title if the layout has titles. Each gives an indexing example. Most documents
+    /// have one text; a document without text that has been skipped has none.
     pub texts: Vec<String>,
 }
 
 impl Document {
-    /// Its first text, which stands for it where one is shown; empty when it has none.
+    /// Returns the first text, which represents the document in displays; empty if there is none.
     pub fn text(&self) -> &str {
         self.texts.first().map_or("", String::as_str)
     }
@@ -57,26 +57,26 @@ pub struct Judgement {
     pub grade: u32,
 }
 
-/// One query and the documents that are relevant to it: at least one.
+/// A query and its relevant documents, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Its id, unique within its split.
+    /// The id, unique within the split.
     pub id: String,
-    /// Its text.
+    /// The text.
     pub text: String,
-    /// In the order of the file.
+    /// The relevant documents, in the order of the file.
     pub relevant: Vec<Judgement>,
 }
 
 choice! {
-    /// A part of the queries.
+    /// A split of the queries.
     #[derive(Hash)]
     Split {
-        /// Trained on.
+        /// Used for training.
         Train = "train",
-        /// Measured during training.
+        /// Evaluated during training.
         Validation = "validation",
-        /// Measured at the end.
+        /// Evaluated at the end.
         Test = "test",
     }
 }
@@ -97,20 +97,20 @@ impl FromStr for Split {
 /// Documents, queries and judgements.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Corpus {
-    /// In the order of the file; this is the order of the docid rows.
+    /// The documents in the order of the file, which is the order of the docid rows.
     pub documents: Vec<Document>,
-    /// Queries to train on.
+    /// Training queries.
     pub train: Vec<Query>,
-    /// Queries to measure on during training.
+    /// Validation queries.
     pub validation: Vec<Query>,
-    /// Queries to measure on at the end.
+    /// Test queries.
     pub test: Vec<Query>,
     /// Extra generated queries, for training only.
     pub generated: Vec<Query>,
 }
 
 impl Corpus {
-    /// The queries of a split; generated queries are in none.
+    /// Returns the queries of a split; generated queries are in no split.
     pub fn split(&self, split: Split) -> &[Query] {
         match split {
             Split::Train => &self.train,
@@ -121,10 +121,10 @@ impl Corpus {
 }
 
 choice! {
-    /// How the files of a corpus are laid out.
+    /// The layout of the files of a corpus.
     #[derive(Default)]
     Layout {
-        /// Told from the names of the files.
+        /// Detected from the names of the files.
         #[default]
         Auto = "auto",
         /// See [`paper`].
@@ -136,33 +136,33 @@ choice! {
     }
 }
 
-/// Which corpus to load.
+/// Options for loading a corpus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CorpusOptions {
     /// A directory, one DSI-style file, or `bundled:atlas`.
     pub path: String,
-    /// The layout of the files; without meaning for a bundled corpus.
+    /// The layout of the files; ignored for a bundled corpus.
     pub layout: Layout,
     /// A JSONL file of `{"query": .., "docid": ..}`.
     pub generated_queries: Option<PathBuf>,
-    /// What to do with data that cannot be used as they are.
+    /// Treatment of data with problems.
     pub on_problem: OnProblem,
-    /// Documents that give no training example. These may be empty.
+    /// Documents that give no training example. Their texts may be empty.
     pub leave_out: LeaveOut,
 }
 
-/// A corpus, and what should be known of it.
+/// A corpus with its findings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadedCorpus {
     /// The corpus.
     pub corpus: Corpus,
-    /// Indices of the documents that [`CorpusOptions::leave_out`] names.
+    /// Indices of the documents in [`CorpusOptions::leave_out`].
     pub left_out: HashSet<u32>,
-    /// What was skipped, and what else a reader of the data may not expect.
+    /// Skipped data, and other unexpected properties of the data.
     pub findings: Findings,
 }
 
-/// Loads a corpus whole, or says everything that is wrong with it.
+/// Loads a corpus, or returns all problems with it.
 pub fn load(options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
     let mut builder = match options.path.strip_prefix("bundled:") {
         Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas()),
@@ -171,18 +171,18 @@ pub fn load(options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
         }
         None => CorpusBuilder::default(),
     };
-    // What ended the reading is among the builder's errors.
-    let _: Result<(), Stop> = read(options, &mut builder);
+    // The reason of an aborted reading is among the errors of the builder.
+    let _: Result<(), Aborted> = read(options, &mut builder);
     builder.finish(options)
 }
 
-fn read(options: &CorpusOptions, builder: &mut CorpusBuilder) -> Result<(), Stop> {
+fn read(options: &CorpusOptions, builder: &mut CorpusBuilder) -> Result<(), Aborted> {
     let path = Path::new(&options.path);
     let generated = options.generated_queries.as_deref();
     let mut expected = None;
     if !options.path.starts_with("bundled:") {
         let layout =
-            detect(path, options.layout, generated).map_err(|error| builder.stop(error))?;
+            detect(path, options.layout, generated).map_err(|error| builder.abort(error))?;
         match layout {
             Layout::Paper => paper::read(path, builder)?,
             Layout::Beir => beir::read(path, builder)?,
@@ -199,9 +199,9 @@ fn read(options: &CorpusOptions, builder: &mut CorpusBuilder) -> Result<(), Stop
     Ok(())
 }
 
-/// Notes the files that seem to belong to the corpus and were not read.
+/// Reports files that seem to belong to the corpus and were not read.
 fn note_unread(path: &Path, layout: Layout, builder: &mut CorpusBuilder) {
-    let dsi = dsi::looked_for().join(", ");
+    let dsi = dsi::expected_files().join(", ");
     let expected = match layout {
         Layout::Paper => paper::QUERIES,
         Layout::Beir => beir::JUDGEMENTS,
@@ -213,17 +213,17 @@ fn note_unread(path: &Path, layout: Layout, builder: &mut CorpusBuilder) {
     }
 }
 
-/// The layout that `path` has, given the one that was asked for; never `Auto`.
-fn detect(path: &Path, asked: Layout, generated: Option<&Path>) -> Result<Layout, CorpusError> {
+/// Returns the layout of the files at `path`, never `Auto`: the requested one, or the detected one.
+fn detect(path: &Path, requested: Layout, generated: Option<&Path>) -> Result<Layout, CorpusError> {
     std::fs::metadata(path)
         .map_err(|source| CorpusError::Read { file: path.to_path_buf(), source })?;
-    if asked != Layout::Auto {
-        return Ok(asked);
+    if requested != Layout::Auto {
+        return Ok(requested);
     }
     if !path.is_dir() {
         return Ok(Layout::Dsi);
     }
-    match (paper::is_here(path), beir::is_here(path)) {
+    match (paper::is_layout_of(path), beir::is_layout_of(path)) {
         (true, false) => return Ok(Layout::Paper),
         (false, true) => return Ok(Layout::Beir),
         (true, true) => {
@@ -233,12 +233,12 @@ fn detect(path: &Path, asked: Layout, generated: Option<&Path>) -> Result<Layout
                     format!("{} (layout paper)", paper::DOCUMENTS),
                     format!("{} with {} (layout beir)", beir::CORPUS, beir::QUERIES),
                 ],
-                right: "name the layout".to_owned(),
+                solution: "set the layout".to_owned(),
             });
         }
         (false, false) => {}
     }
-    // Files that only one layout has; its reader names those that are missing.
+    // Files that only one layout has; the reader of the layout reports missing files.
     if files::find(path, beir::QUERIES).is_some() || !beir::judgements(path)?.is_empty() {
         return Ok(Layout::Beir);
     }
@@ -255,7 +255,7 @@ fn detect(path: &Path, asked: Layout, generated: Option<&Path>) -> Result<Layout
         looked_for: [
             vec![paper::DOCUMENTS.to_owned()],
             vec![format!("{} with {}", beir::CORPUS, beir::QUERIES)],
-            dsi::looked_for(),
+            dsi::expected_files(),
         ]
         .concat(),
     })

@@ -1,16 +1,16 @@
-//! The layout of the paper's released code: a directory with
+//! The layout of the paper's released code, a directory with:
 //!
 //! - `documents.json`: `[{"id": 7, "text": ".."}, ..]`,
-//! - `train_queries.json`, `val_queries.json` (or `validation_`, `valid_`, `dev_`), `test_queries.json`, as far as they
-//!   are there: `[{"id": "q1", "query": "..", "relevant_docs": [7]}, ..]`.
+//! - `train_queries.json`, `val_queries.json` (or `validation_`, `valid_`, `dev_`), `test_queries.json`, each of them
+//!   optional: `[{"id": "q1", "query": "..", "relevant_docs": [7]}, ..]`.
 //!
-//! The files are read element by element, so no more than one is held beside the corpus itself.
+//! The files are read element by element, so that only one element is in memory in addition to the corpus.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{CorpusBuilder, Queries, QueryKind, Stop};
+use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind};
 use super::error::CorpusError;
 use super::files;
 use super::read::{self, Id, Text, nullable};
@@ -20,8 +20,8 @@ pub(super) const DOCUMENTS: &str = "documents.json";
 pub(super) const QUERIES: &str =
     "train_queries.json, val_queries.json (or validation_, valid_, dev_), test_queries.json";
 
-const RIGHT_DOCUMENT: &str = r#"an array of {"id": 7, "text": "..."}"#;
-const RIGHT_QUERY: &str = r#"an array of {"id": "q1", "query": "...", "relevant_docs": [7]}"#;
+const EXPECTED_DOCUMENT: &str = r#"an array of {"id": 7, "text": "..."}"#;
+const EXPECTED_QUERY: &str = r#"an array of {"id": "q1", "query": "...", "relevant_docs": [7]}"#;
 
 #[derive(Deserialize)]
 struct DocumentElement {
@@ -39,31 +39,41 @@ struct QueryElement {
     relevant_docs: Vec<Id>,
 }
 
-pub(super) fn is_here(directory: &Path) -> bool {
+pub(super) fn is_layout_of(directory: &Path) -> bool {
     files::find(directory, DOCUMENTS).is_some()
 }
 
-/// The files of queries.
+/// Returns the files of queries.
 pub(super) fn queries(directory: &Path) -> Result<Vec<(Split, PathBuf)>, CorpusError> {
     files::of_splits(directory, |name| name.strip_suffix("_queries.json")?.parse().ok())
 }
 
-pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), Stop> {
-    let queries = queries(directory).map_err(|error| builder.stop(error))?;
+pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), Aborted> {
+    let queries = queries(directory).map_err(|error| builder.abort(error))?;
     let Some(documents) = files::find(directory, DOCUMENTS) else {
         let found = queries.iter().map(|(_, file)| file.as_path());
-        return Err(builder.stop(files::missing(directory, Layout::Paper, DOCUMENTS, found)));
+        return Err(builder.abort(files::missing(directory, Layout::Paper, DOCUMENTS, found)));
     };
-    read::array(&documents, RIGHT_DOCUMENT, builder, |builder, place, element: DocumentElement| {
-        builder.document(place, element.id.0, element.text);
-    });
-    builder.documents_end(&documents)?;
+    read::json_array(
+        &documents,
+        EXPECTED_DOCUMENT,
+        builder,
+        |builder, location, element: DocumentElement| {
+            builder.document(location, element.id.0, element.text);
+        },
+    );
+    builder.finish_documents(&documents)?;
     for (split, file) in queries {
         let mut of_split = Queries::new(QueryKind::Split(split));
-        read::array(&file, RIGHT_QUERY, builder, |builder, place, element: QueryElement| {
-            let relevant = element.relevant_docs.into_iter().map(|id| id.0).collect();
-            of_split.add_judged(builder, place, (element.id.0, element.query), relevant);
-        });
+        read::json_array(
+            &file,
+            EXPECTED_QUERY,
+            builder,
+            |builder, location, element: QueryElement| {
+                let relevant = element.relevant_docs.into_iter().map(|id| id.0).collect();
+                of_split.add_judged(builder, location, (element.id.0, element.query), relevant);
+            },
+        );
         of_split.finish(builder, &file);
     }
     Ok(())

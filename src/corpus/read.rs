@@ -1,6 +1,6 @@
-//! Reading files of a corpus: plain or gzip, checked for UTF-8, element by element.
+//! Reads files of a corpus element by element: plain or gzip, with a check for UTF-8.
 //!
-//! What is wrong goes to the builder, and reading goes on where that is possible.
+//! Problems are reported to the builder, and reading continues if possible.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,20 +16,20 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visi
 
 use super::builder::CorpusBuilder;
 use super::error::{CorpusError, FileLocation};
-use super::findings::Kind;
+use super::findings::FindingKind;
 use crate::files::is_lfs_pointer;
 
 const BUFFER: usize = 1 << 16;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
 
-/// Reads a file that is one JSON array, holding one element at a time. The first element that is malformed ends the
-/// reading: a parser cannot tell where the next one begins.
+/// Reads a file that is a JSON array, one element at a time. The first malformed element ends the reading, since the
+/// start of the next one is unknown.
 ///
-/// `right` is an example of a right element, for the message when one is not.
-pub(super) fn array<T: DeserializeOwned>(
+/// `expected` is an example of a valid element, for messages.
+pub(super) fn json_array<T: DeserializeOwned>(
     file: &Path,
-    right: &'static str,
+    expected: &'static str,
     builder: &mut CorpusBuilder,
     each: impl FnMut(&mut CorpusBuilder, &FileLocation, T),
 ) {
@@ -40,8 +40,8 @@ pub(super) fn array<T: DeserializeOwned>(
     let whole = FileLocation::file(file);
     match bytes.bytes.fill_buf() {
         Ok([]) => {
-            let what = format_args!("the file is empty; right would be {right}");
-            return builder.note(Kind::Malformed, &whole, what);
+            let what = format_args!("the file is empty; expected {expected}");
+            return builder.note(FindingKind::Malformed, &whole, what);
         }
         Ok(_) => {}
         Err(error) => return builder.error(read_error(file, error)),
@@ -65,39 +65,40 @@ pub(super) fn array<T: DeserializeOwned>(
     if error.is_io() {
         return builder.error(read_error(file, error.into()));
     }
-    let place = FileLocation {
+    let location = FileLocation {
         element: Some(element.get()),
         line: Some(error.line()),
         column: Some(error.column()),
         ..whole
     };
     let found = message(&error);
-    let what = format_args!("{found}; right would be {right}; what follows was not read");
-    builder.note(Kind::Malformed, &place, what);
+    let what = format_args!("{found}; expected {expected}; the rest of the file was not read");
+    builder.note(FindingKind::Malformed, &location, what);
 }
 
-/// Reads a file of one JSON object a line; blank lines are passed over. `each` gets the line's place.
+/// Reads a file with one JSON object per line; blank lines are skipped. `each` is called with the location of the
+/// line.
 pub(super) fn json_lines<T: DeserializeOwned>(
     file: &Path,
-    right: &'static str,
+    expected: &'static str,
     builder: &mut CorpusBuilder,
     mut each: impl FnMut(&mut CorpusBuilder, &FileLocation, T),
 ) {
-    lines(file, builder, |builder, place, line| match serde_json::from_str(line) {
-        Ok(element) => each(builder, place, element),
+    lines(file, builder, |builder, location, line| match serde_json::from_str(line) {
+        Ok(element) => each(builder, location, element),
         Err(error) => {
             let (found, column) = (message(&error), error.column());
             let line = beginning(line);
             builder.note(
-                Kind::Malformed,
-                place,
-                format_args!("{found} at column {column} of `{line}`; right would be {right}"),
+                FindingKind::Malformed,
+                location,
+                format_args!("{found} at column {column} of `{line}`; expected {expected}"),
             );
         }
     });
 }
 
-/// Reads a text file line by line, without line ends; blank lines are passed over.
+/// Reads a text file line by line, without line endings; blank lines are skipped.
 pub(super) fn lines(
     file: &Path,
     builder: &mut CorpusBuilder,
@@ -125,16 +126,16 @@ pub(super) fn lines(
     }
 }
 
-/// The first characters of a line, for a message.
+/// Returns the first characters of a line, for messages.
 pub(super) fn beginning(line: &str) -> String {
-    const SHOWN: usize = 60;
-    match line.char_indices().nth(SHOWN) {
+    const MAX_LENGTH: usize = 60;
+    match line.char_indices().nth(MAX_LENGTH) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line.to_owned(),
     }
 }
 
-/// An id: an integer or a string that is not empty.
+/// An id: an integer or a non-empty string.
 pub(super) struct Id(pub String);
 
 impl<'de> Deserialize<'de> for Id {
@@ -168,11 +169,11 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-/// A text of a JSON string. Lone surrogates, which no Rust text can hold, are replaced by U+FFFD.
+/// The text of a JSON string. Lone surrogates, which a Rust string cannot represent, are replaced by U+FFFD.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Text {
     pub text: String,
-    /// The first of the lone surrogates that were replaced.
+    /// The first lone surrogate that was replaced.
     pub surrogate: Option<u16>,
 }
 
@@ -184,7 +185,7 @@ impl<'de> Deserialize<'de> for Text {
             type Value = Text;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
+                f.write_str("a string")
             }
 
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
@@ -192,13 +193,13 @@ impl<'de> Deserialize<'de> for Text {
             }
         }
 
-        // As bytes serde_json gives a lone surrogate in the place where it stands; as text it refuses it.
+        // serde_json passes a lone surrogate on in bytes, but refuses it in a string.
         deserializer.deserialize_bytes(TextVisitor)
     }
 }
 
 impl Text {
-    /// Reads UTF-8 in which the three bytes of a surrogate may stand, as serde_json gives it.
+    /// Decodes UTF-8 that may contain surrogates as three bytes, as serde_json passes them on.
     fn from_wtf8(mut bytes: &[u8]) -> Self {
         let mut read = Self::default();
         loop {
@@ -222,7 +223,7 @@ impl Text {
         }
     }
 
-    /// Title and text as one text, joined by `. `, or the one of the two that is not empty.
+    /// Joins title and text by `. `, or returns the one that is not empty.
     pub fn titled(title: Self, text: Self) -> Self {
         Self {
             surrogate: title.surrogate.or(text.surrogate),
@@ -235,7 +236,7 @@ impl Text {
     }
 }
 
-/// Takes `null` for what is absent, where the key itself must be there.
+/// Deserialises `null` as the default value; the key itself is required.
 pub(super) fn nullable<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Deserialize<'de> + Default,
@@ -244,7 +245,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Hands each element of an array on.
+/// Calls `each` with every element of an array.
 struct Elements<'a, T, F> {
     each: F,
     builder: &'a mut CorpusBuilder,
@@ -269,15 +270,16 @@ where
         while let Some((line, element)) =
             elements.next_element_seed(WithLine { line: self.line, of: PhantomData })?
         {
-            let place = FileLocation { element: Some(self.element.get()), ..self.file.line(line) };
-            (self.each)(self.builder, &place, element);
+            let location =
+                FileLocation { element: Some(self.element.get()), ..self.file.line(line) };
+            (self.each)(self.builder, &location, element);
             self.element.set(self.element.get() + 1);
         }
         Ok(())
     }
 }
 
-/// Reads an element, with the line on which it begins: its first character has been read when the seed is used.
+/// Reads an element together with its first line: its first character has been read when the seed is used.
 struct WithLine<'a, T> {
     line: &'a Cell<usize>,
     of: PhantomData<T>,
@@ -292,7 +294,8 @@ impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for WithLine<'_, T> {
     }
 }
 
-/// Counts the lines that were read, from 1: serde_json tells its line only with an error, and takes bytes one by one.
+/// Counts the lines that have been read, from 1: serde_json reports the line only with an error, and reads single
+/// bytes.
 struct CountedLines<'a, R> {
     bytes: BufReader<R>,
     line: &'a Cell<usize>,
@@ -300,7 +303,7 @@ struct CountedLines<'a, R> {
 
 impl<R: Read> Read for CountedLines<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // The way of nearly every byte.
+        // The fast path for nearly every byte.
         if let ([to], Some(&byte)) = (&mut *buffer, self.bytes.buffer().first()) {
             *to = byte;
             self.bytes.consume(1);
@@ -313,12 +316,12 @@ impl<R: Read> Read for CountedLines<'_, R> {
     }
 }
 
-/// serde's message without its position, which is told apart.
+/// Returns serde's message without its position, which is reported separately.
 fn message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     match text.strip_suffix(&position).unwrap_or(&text) {
-        // Texts may have them (`Text`); an id that is repaired might be another's.
+        // Texts may contain them (`Text`), but a repaired id could equal another id.
         "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
             "a lone surrogate (\\ud800 to \\udfff, half of a character) in an id".to_owned()
         }
@@ -327,12 +330,12 @@ fn message(error: &serde_json::Error) -> String {
 }
 
 fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
-    builder.reads(file);
+    builder.mark_read(file);
     let failed = |source| CorpusError::Read { file: file.to_path_buf(), source };
     let opened = File::open(file).map_err(failed)?;
     let kind = opened.metadata().map_err(failed)?.file_type();
     if kind.is_char_device() || kind.is_block_device() {
-        // Some never end.
+        // Some devices never end.
         return Err(failed(io::Error::other("it is a device")));
     }
     let mut plain = BufReader::with_capacity(BUFFER, opened);
@@ -361,13 +364,13 @@ fn read_error(file: &Path, source: io::Error) -> CorpusError {
     }
 }
 
-/// Passes bytes on and fails at the first that are not UTF-8, with their line: neither serde nor
-/// `read_line` tells it.
+/// Passes bytes on and fails at the first that are not UTF-8, with their line, which neither serde nor `read_line`
+/// reports.
 struct Utf8<R> {
     bytes: R,
     /// Line of the next byte, from 1.
     line: usize,
-    /// The first bytes of a character whose end has not been read yet.
+    /// The first bytes of an incomplete character.
     started: Vec<u8>,
 }
 
@@ -385,7 +388,7 @@ impl<R: Read> Read for Utf8<R> {
             return Err(wrong(self.line));
         }
         let mut rest = &buffer[..count];
-        // A character cut by the end of the last buffer: complete it byte by byte.
+        // A character that was split at the end of the last buffer is completed byte by byte.
         while let (false, Some((&byte, tail))) = (self.started.is_empty(), rest.split_first()) {
             self.started.push(byte);
             rest = tail;

@@ -1,7 +1,7 @@
-//! The docid vocabulary: which docid is which row, and how a docid is written as a token.
+//! The docid vocabulary: maps docids to rows of the docid embedding and formats them as tokens.
 //!
-//! Docids are atomic: one row of a parameter of their own for each document, in document order. They never
-//! go through the tokenizer while running; only [`TextTokenizer::export`] writes them there.
+//! Docids are atomic: each document has one row of a separate parameter, in document order. Docids never go through
+//! the tokenizer at run time; only [`TextTokenizer::export`] adds them to it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::choice::choice;
 use crate::corpus::Corpus;
-use crate::files::{FileError, write_whole};
+use crate::files::{FileError, write_atomically};
 
 pub mod tokenizer;
 mod tokenizer_file;
@@ -23,27 +23,27 @@ pub use tokenizer::{
 const TOKEN_START: &str = "@DOC_ID_";
 const TOKEN_END: &str = "@";
 
-/// What can be wrong with a docid vocabulary or its file.
+/// Errors of a docid vocabulary or its file.
 #[derive(Debug, thiserror::Error)]
 pub enum DocidError {
-    /// Two rows of one docid.
+    /// Two rows have the same docid.
     #[error("docid `{docid}` is used for row {first} and row {second}; docids must differ")]
     Duplicate {
         /// The docid.
         docid: String,
-        /// The row that has it first.
+        /// The first row with this docid.
         first: u32,
-        /// Another row that has it.
+        /// The second row with this docid.
         second: u32,
     },
-    /// Two docid tokens of one token id.
+    /// Two docid tokens have the same token id.
     #[error("docids `{one}` and `{other}` both have token id {id}; token ids must differ")]
     SameTokenId {
-        /// A docid token.
+        /// The first docid token.
         one: String,
-        /// Another one.
+        /// The second docid token.
         other: String,
-        /// The id of both.
+        /// Their common token id.
         id: u32,
     },
     /// The file cannot be written.
@@ -54,45 +54,44 @@ pub enum DocidError {
     File {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The file is not a JSON array of strings.
-    #[error("{}: {source}; right would be a JSON array of strings, one docid each", file.display())]
+    #[error("{}: {source}; expected a JSON array of docids as strings", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
-        /// What serde said, with line and column.
+        /// The JSON error, with line and column.
         source: serde_json::Error,
     },
 }
 
 choice! {
-    /// How the docid rows of a new model start.
+    /// Initialisation of docid embeddings.
     RowInit {
-        /// As T5 starts its embedding.
+        /// T5's initialisation of embeddings.
         Random = "random",
-        /// From the mean word embedding of the document's tokens.
+        /// The mean text token embedding of the document's tokens.
         Text = "text",
     }
 }
 
 /// Docids in document order: row `i` of the docid parameter belongs to `documents[i]`.
 ///
-/// Kept in one string with offsets and one sorted list of rows, so that a million of them are a few large
-/// allocations.
+/// All docids share one string with offsets, so that a million of them take a few large allocations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocidVocabulary {
-    /// All docids, one after the other.
+    /// All docids, concatenated.
     text: String,
-    /// Where each ends in `text`.
+    /// The end of each docid in `text`.
     ends: Vec<usize>,
-    /// All rows in the order of their docids, to find a row by bisection.
+    /// Rows sorted by docid, for binary search.
     sorted: Vec<u32>,
 }
 
 impl DocidVocabulary {
-    /// A vocabulary of these docids, in this order.
+    /// Creates a vocabulary of these docids, in this order.
     pub fn new<S: AsRef<str>>(docids: impl IntoIterator<Item = S>) -> Result<Self, DocidError> {
         let mut text = String::new();
         let ends: Vec<usize> = docids
@@ -119,7 +118,7 @@ impl DocidVocabulary {
         Ok(vocabulary)
     }
 
-    /// The ids of a corpus's documents.
+    /// Creates the vocabulary of a corpus's document ids.
     pub fn from_corpus(corpus: &Corpus) -> Result<Self, DocidError> {
         Self::new(corpus.documents.iter().map(|document| &document.id))
     }
@@ -129,23 +128,23 @@ impl DocidVocabulary {
         self.ends.len()
     }
 
-    /// Whether there is no docid.
+    /// Returns whether there is no docid.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The docid of a row.
+    /// Returns the docid of a row.
     ///
     /// # Panics
     ///
-    /// When `row` is not below [`len`](Self::len), as indexing does.
+    /// Panics if `row` is not below [`len`](Self::len), as indexing does.
     pub fn id(&self, row: u32) -> &str {
         let row = row as usize;
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
         &self.text[start..self.ends[row]]
     }
 
-    /// The row of a docid, if it has one.
+    /// Returns the row of a docid, if it is in the vocabulary.
     pub fn row(&self, id: &str) -> Option<u32> {
         self.sorted
             .binary_search_by_key(&id, |&row| self.id(row))
@@ -153,24 +152,24 @@ impl DocidVocabulary {
             .map(|found| self.sorted[found])
     }
 
-    /// The docids in row order.
+    /// Returns the docids in row order.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         (0..self.len() as u32).map(|row| self.id(row))
     }
 
-    /// The docid of a row as a token: `@DOC_ID_<id>@`. Panics as [`id`](Self::id) does.
+    /// Returns the docid of a row as a token, `@DOC_ID_<id>@`. Panics as [`id`](Self::id) does.
     pub fn token(&self, row: u32) -> String {
         token(self.id(row))
     }
 
-    /// The docid that a token of the form `@DOC_ID_<id>@` stands for.
+    /// Returns the docid of a token of the form `@DOC_ID_<id>@`.
     pub fn parse_token(token: &str) -> Option<&str> {
         token.strip_prefix(TOKEN_START)?.strip_suffix(TOKEN_END).filter(|id| !id.is_empty())
     }
 
     /// Writes the docids as a JSON array of strings, in row order.
     pub fn write(&self, file: &Path) -> Result<(), DocidError> {
-        write_whole(file, |file| {
+        write_atomically(file, |file| {
             let mut serializer = serde_json::Serializer::new(file);
             let mut array = serializer.serialize_seq(Some(self.len()))?;
             for id in self.ids() {
@@ -181,7 +180,7 @@ impl DocidVocabulary {
         Ok(())
     }
 
-    /// Reads what [`write`](Self::write) wrote.
+    /// Reads a file that [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self, DocidError> {
         let bytes = std::fs::read(file)
             .map_err(|source| DocidError::File { file: file.to_path_buf(), source })?;

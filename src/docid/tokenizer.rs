@@ -1,4 +1,4 @@
-//! The tokenizer of texts, from and to Hugging Face's files.
+//! The text tokenizer, read from and written to Hugging Face's files.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -10,18 +10,18 @@ use tokenizers::Tokenizer;
 
 use super::tokenizer_file::{AddedToken, TokenizerFile};
 use super::{DocidError, DocidVocabulary, token};
-use crate::files::{FileError, is_lfs_pointer, write_whole};
+use crate::files::{FileError, is_lfs_pointer, write_atomically};
 
 const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
-/// In [`CONFIG`]: a second copy of the added tokens. transformers 5 takes it for the whole list when it is
-/// there, and else reads the list in [`TOKENIZER`].
+/// In [`CONFIG`]: a second copy of the added tokens. If it exists, transformers 5 reads it instead of the list in
+/// [`TOKENIZER`].
 const ADDED_IN_CONFIG: &str = "added_tokens_decoder";
-/// In [`CONFIG`] and [`SPECIAL_TOKENS`]: special tokens without a part of their own.
+/// In [`CONFIG`] and [`SPECIAL_TOKENS`]: special tokens without a dedicated field.
 const SPECIAL_LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
-/// What can be wrong with a tokenizer.
+/// Errors of a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A file cannot be read.
@@ -29,7 +29,7 @@ pub enum TokenizerError {
     File {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -46,23 +46,23 @@ pub enum TokenizerError {
     },
     /// There is no `tokenizer.json`.
     #[error(
-        "{} is not there; with transformers, AutoTokenizer.from_pretrained(..).save_pretrained(..) \
-         writes it",
+        "{} does not exist; AutoTokenizer.from_pretrained(..).save_pretrained(..) of transformers \
+             writes it",
         file.display()
     )]
     Missing {
-        /// The file that was looked for.
+        /// The missing file.
         file: PathBuf,
     },
-    /// A file's content is not a tokenizer's.
+    /// A file does not contain a valid tokenizer.
     #[error("{}: {found}", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
-        /// What was found.
+        /// The problem.
         found: String,
     },
-    /// The token that ends texts, or that pads them, is not in the vocabulary.
+    /// The end-of-sequence or padding token is not in the vocabulary.
     #[error("{}: the tokenizer has no token `{token}`, which is its {field}", file.display())]
     NoToken {
         /// The tokenizer's file.
@@ -72,82 +72,82 @@ pub enum TokenizerError {
         /// The token.
         token: String,
     },
-    /// The docids among the added tokens are wrong.
+    /// The docids among the added tokens are invalid.
     #[error("{}: {source}", file.display())]
     Docids {
         /// The tokenizer's file.
         file: PathBuf,
-        /// What is wrong with them.
+        /// The problem.
         source: DocidError,
     },
-    /// The library could not encode a text.
+    /// The tokenizers library could not encode a text.
     #[error("cannot encode the text `{text}`: {reason}")]
     Encode {
         /// The beginning of the text.
         text: String,
-        /// What the library said.
+        /// The error of the library.
         reason: String,
     },
 }
 
-/// How texts become tokens.
+/// Options for encoding texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// The most tokens of a text, `</s>` included; at least 1.
+    /// Maximum number of tokens of a text, `</s>` included; at least 1.
     pub max_tokens: usize,
-    /// Put in front of every text, as it is.
+    /// Prepended to every text unchanged.
     pub prefix: String,
-    /// Lower-case the text (not the prefix).
+    /// Whether the text (not the prefix) is lowercased.
     pub lowercase: bool,
 }
 
 /// Docids found among the added tokens of a tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedDocids {
-    /// The docids, by rising token id.
+    /// The docids, by ascending token id.
     pub vocabulary: DocidVocabulary,
-    /// The token id of each: its row of the checkpoint's embedding matrix.
+    /// The token id of each docid, which is its row in the checkpoint's embedding matrix.
     pub rows: Vec<u32>,
 }
 
-/// A tokenizer and the docids that were among its added tokens.
+/// A tokenizer, and the docids removed from its added tokens.
 #[derive(Debug)]
 pub struct LoadedTokenizer {
     /// The tokenizer, without docids.
     pub tokenizer: TextTokenizer,
-    /// The docids, if there were any.
+    /// The docids, if the tokenizer has any.
     pub docids: Option<ImportedDocids>,
-    /// Embedding rows, in the weights beside, of the tokenizer's last tokens: those that had ids behind the docids,
-    /// or behind a gap, and follow the others now. The rows of all other tokens are their ids.
-    pub moved_words: Vec<u32>,
+    /// Embedding rows in the checkpoint's weights of the tokenizer's last tokens, whose ids came after the docids or
+    /// after a gap and have been renumbered. The row of every other token is its id.
+    pub moved_rows: Vec<u32>,
 }
 
-/// The tokenizer of texts; it knows no docids.
+/// The text tokenizer, without docids.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
     file: TokenizerFile,
-    /// [`CONFIG`] and [`SPECIAL_TOKENS`] as found, where they were.
+    /// [`CONFIG`] and [`SPECIAL_TOKENS`] as read, if they exist.
     config: Option<Value>,
     special_tokens: Option<String>,
-    words: usize,
+    vocab_size: usize,
     end_id: u32,
     pad_id: u32,
 }
 
 impl TextTokenizer {
-    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json` and `special_tokens_map.json`.
+    /// Reads `tokenizer.json` and, if they exist, `tokenizer_config.json` and `special_tokens_map.json`.
     ///
-    /// Added tokens of the form `@DOC_ID_<id>@` are taken out before the tokenizer is built and returned
-    /// beside it: 100,000 added tokens would take minutes to load otherwise.
+    /// Added tokens of the form `@DOC_ID_<id>@` are removed before the tokenizer is built and returned separately:
+    /// loading 100,000 added tokens would take minutes.
     pub fn load(directory: &Path) -> Result<LoadedTokenizer, TokenizerError> {
-        let read = |name: &str| read_if_there(&directory.join(name));
+        let read = |name: &str| read_if_present(&directory.join(name));
         let tokenizer = read(TOKENIZER)?
             .ok_or_else(|| TokenizerError::Missing { file: directory.join(TOKENIZER) })?;
         Self::from_texts(directory, &tokenizer, read(CONFIG)?.as_deref(), read(SPECIAL_TOKENS)?)
     }
 
-    /// As [`TextTokenizer::load`], from the texts of these files; `directory` stands for where they are in errors.
+    /// Like [`TextTokenizer::load`], from the contents of these files; `directory` is their location in errors.
     pub fn from_texts(
         directory: &Path,
         tokenizer: &str,
@@ -157,20 +157,20 @@ impl TextTokenizer {
         let path = directory.join(TOKENIZER);
         let malformed = |found: String| TokenizerError::Malformed { file: path.clone(), found };
         let mut file = TokenizerFile::parse(tokenizer).map_err(malformed)?;
-        let docids = take_docids(&mut file)
+        let docids = extract_docids(&mut file)
             .map_err(|source| TokenizerError::Docids { file: path.clone(), source })?;
         let mut without_docids = Vec::new();
         file.write(&mut without_docids, std::iter::empty())
             .map_err(|error| malformed(error.to_string()))?;
         let mut tokenizer =
             Tokenizer::from_bytes(&without_docids).map_err(|error| malformed(error.to_string()))?;
-        // Cutting and padding are ours; a tokenizer saved after use may carry its own.
+        // Batches are truncated and padded elsewhere; a tokenizer saved after use may have its own settings.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
         let highest = tokenizer.get_vocab(true).into_values().max();
-        let words = highest.map_or(0, |id| id as usize + 1);
-        let moved_words =
-            renumber(&mut file.added, docids.as_ref(), &tokenizer, words).map_err(malformed)?;
+        let vocab_size = highest.map_or(0, |id| id as usize + 1);
+        let moved_rows = renumber(&mut file.added, docids.as_ref(), &tokenizer, vocab_size)
+            .map_err(malformed)?;
 
         let json = |name: &str, text: &str| {
             serde_json::from_str::<Value>(text).map_err(|error| TokenizerError::Malformed {
@@ -180,12 +180,12 @@ impl TextTokenizer {
         };
         let mut config = config.map(|text| json(CONFIG, text)).transpose()?;
         if let Some(config) = &mut config {
-            drop_special_docids(config);
+            remove_special_docids(config);
         }
         let special_tokens = special_tokens.map(|text| {
             let mut fields = json(SPECIAL_TOKENS, &text)?;
             let text =
-                if drop_special_docids(&mut fields) { format!("{fields:#}\n") } else { text };
+                if remove_special_docids(&mut fields) { format!("{fields:#}\n") } else { text };
             Ok::<_, TokenizerError>(text)
         });
         let special_tokens = special_tokens.transpose()?;
@@ -198,32 +198,34 @@ impl TextTokenizer {
             })
         };
         let (end_id, pad_id) = (id_of("eos_token", "</s>")?, id_of("pad_token", "<pad>")?);
-        let tokenizer = Self { words, tokenizer, file, config, special_tokens, end_id, pad_id };
-        Ok(LoadedTokenizer { tokenizer, docids, moved_words })
+        let tokenizer =
+            Self { vocab_size, tokenizer, file, config, special_tokens, end_id, pad_id };
+        Ok(LoadedTokenizer { tokenizer, docids, moved_rows })
     }
 
-    /// Number of tokens without docids: the highest id + 1. A docid's token id in an export is this + its row.
-    pub fn words(&self) -> usize {
-        self.words
+    /// Returns the number of tokens without docids: the highest id + 1. In an export, the token id of a docid is the sum
+    /// of this number and its row.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
     }
 
-    /// The word that a token id stands for, as the tokenizer writes it; docids are none.
+    /// Returns the text token with this id; `None` for docids.
     pub fn token(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
     }
 
-    /// The id of the padding token.
+    /// Returns the id of the padding token.
     pub fn pad_id(&self) -> u32 {
         self.pad_id
     }
 
-    /// The id of `</s>`.
+    /// Returns the id of the end-of-sequence token `</s>`.
     pub fn end_id(&self) -> u32 {
         self.end_id
     }
 
-    /// Encodes texts, in parallel. Each ends with `</s>`, which stays when a text is cut: what is kept is
-    /// its first `max_tokens - 1` tokens, as transformers truncates.
+    /// Encodes texts in parallel. Each ends with `</s>`. As in transformers, a longer text is truncated to its first
+    /// `max_tokens - 1` tokens and `</s>`.
     pub fn encode_batch(
         &self,
         texts: &[&str],
@@ -239,9 +241,9 @@ impl TextTokenizer {
             "" => text,
             prefix => Cow::Owned(format!("{prefix}{text}")),
         };
-        let kept = options.max_tokens.max(1) - 1;
-        // Documents may be thousands of times longer than what is kept. T5's tokenizers split at white space
-        // before all else, so the tokens of a text's first words are the first tokens of the text.
+        let limit = options.max_tokens.max(1) - 1;
+        // A document may be thousands of times longer than the limit. T5's tokenizers first split at white space, so
+        // the tokens of a text's first words are the first tokens of the text.
         let mut length = options.max_tokens.saturating_mul(8);
         loop {
             let words = first_words(&text, length);
@@ -252,8 +254,8 @@ impl TextTokenizer {
                 }
             })?;
             let ids = encoding.get_ids();
-            if words.len() == text.len() || ids.len() > kept {
-                let mut ids = ids[..ids.len().min(kept)].to_vec();
+            if words.len() == text.len() || ids.len() > limit {
+                let mut ids = ids[..ids.len().min(limit)].to_vec();
                 ids.push(self.end_id);
                 return Ok(ids);
             }
@@ -261,17 +263,17 @@ impl TextTokenizer {
         }
     }
 
-    /// Writes the tokenizer for Hugging Face's `AutoTokenizer`, with docids as added tokens: row `i` gets
-    /// the token id `words() + i`. The other files are written as they were found, but for the list of
-    /// added tokens in `tokenizer_config.json`, which would hide the docids in `tokenizer.json`, and for docids in lists of
-    /// special tokens.
+    /// Writes the tokenizer for Hugging Face's `AutoTokenizer`, with docids as added tokens: row `i` gets the token id
+    /// `vocab_size() + i`. The other files are written as they were read, except that the list of added tokens in
+    /// `tokenizer_config.json`, which would hide the docids in `tokenizer.json`, and docids in lists of special tokens
+    /// are removed.
     pub fn export(
         &self,
         directory: &Path,
         docids: Option<&DocidVocabulary>,
     ) -> Result<(), TokenizerError> {
         let path = directory.join(TOKENIZER);
-        let first = self.words as u32;
+        let first = self.vocab_size as u32;
         let docids =
             docids.into_iter().flat_map(DocidVocabulary::ids).zip(first..).map(|(id, token_id)| {
                 AddedToken {
@@ -284,7 +286,7 @@ impl TextTokenizer {
                     special: false,
                 }
             });
-        write_whole(&path, |file| self.file.write(file, docids))?;
+        write_atomically(&path, |file| self.file.write(file, docids))?;
         let config = self.config.clone().map(|mut config| {
             if let Some(fields) = config.as_object_mut() {
                 fields.remove(ADDED_IN_CONFIG);
@@ -293,16 +295,16 @@ impl TextTokenizer {
         });
         for (name, text) in [(CONFIG, &config), (SPECIAL_TOKENS, &self.special_tokens)] {
             if let Some(text) = text {
-                write_whole(&directory.join(name), |file| file.write_all(text.as_bytes()))?;
+                write_atomically(&directory.join(name), |file| file.write_all(text.as_bytes()))?;
             }
         }
         Ok(())
     }
 }
 
-/// Takes the docids out of the lists of special tokens that `fields` has: a tokenizer of transformers adds what they name,
-/// so that docids of an earlier corpus would get ids behind the rows of the embedding. Returns whether there were any.
-fn drop_special_docids(fields: &mut Value) -> bool {
+/// Removes docids from the lists of special tokens in `fields`, and returns whether there were any. transformers adds
+/// the tokens in these lists to the tokenizer, so docids of an earlier corpus would get ids beyond the embedding.
+fn remove_special_docids(fields: &mut Value) -> bool {
     let is_docid = |token: &Value| {
         let text = token.as_str().or_else(|| token.get("content")?.as_str());
         text.is_some_and(|text| DocidVocabulary::parse_token(text).is_some())
@@ -324,8 +326,8 @@ fn drop_special_docids(fields: &mut Value) -> bool {
     found
 }
 
-/// Takes the docids out of the added tokens.
-fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, DocidError> {
+/// Removes the docids from the added tokens and returns them.
+fn extract_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, DocidError> {
     let is_docid = |token: &AddedToken| DocidVocabulary::parse_token(&token.content).is_some();
     let (mut docids, others): (Vec<AddedToken>, Vec<AddedToken>) =
         std::mem::take(&mut file.added).into_iter().partition(is_docid);
@@ -345,51 +347,55 @@ fn take_docids(file: &mut TokenizerFile) -> Result<Option<ImportedDocids>, Docid
     }))
 }
 
-/// Gives added tokens the ids that `tokenizer`, which has no docids, gives them: it numbers them itself, one after
-/// another. The ids that they had, in the order of their new ones, where these differ.
+/// Gives added tokens the ids that `tokenizer`, which has no docids, assigns consecutively. Returns the former ids of
+/// tokens whose ids have changed, by ascending new id.
 ///
-/// `Err` is the token that cannot get another id, in words.
+/// # Errors
+/// A message that names the token that cannot be renumbered.
 fn renumber(
     added: &mut [AddedToken],
     docids: Option<&ImportedDocids>,
     tokenizer: &Tokenizer,
-    words: usize,
+    vocab_size: usize,
 ) -> Result<Vec<u32>, String> {
     // In ascending order.
     let rows = docids.map_or(&[][..], |docids| &docids.rows);
     let taken = |token: &str, id: u32| {
         format!(
-            "added token `{token}` has id {id}, which is another token's; right would be ids that all differ"
+            "added token `{token}` has id {id}, which another token has too; expected different ids"
         )
     };
-    // New id, stored id and text of each.
+    // New id, stored id and text of each added token.
     let mut places = Vec::new();
     for token in added {
         if rows.binary_search(&token.id).is_ok() {
             return Err(taken(&token.content, token.id));
         }
         let Some(id) = tokenizer.token_to_id(&token.content) else {
-            return Err(format!("added token `{}` is lost", token.content));
+            return Err(format!(
+                "added token `{}` is not in the tokenizer that the library has built",
+                token.content
+            ));
         };
         places.push((id, token.id, token.content.clone()));
         token.id = id;
     }
     places.sort_unstable();
-    // From the first that gets another id on: what follows may have its old one by chance.
+    // All tokens from the first with a changed id on: a later one may have its former id by chance.
     let first = places.iter().find(|(id, stored, _)| id != stored);
-    let first = first.map_or(words, |(id, ..)| *id as usize);
+    let first = first.map_or(vocab_size, |(id, ..)| *id as usize);
     let moved = places.split_off(places.partition_point(|(id, ..)| (*id as usize) < first));
-    // A docid has a row of its own, which it keeps wherever it stands behind the words.
+    // A docid keeps its own row, at any position after the text tokens.
     if let (Some(docids), Some(&row)) = (docids, rows.first())
         && (row as usize) < first
     {
         let holder = match tokenizer.id_to_token(row) {
             Some(word) => format!("which is the id of `{word}`"),
-            None => format!("which is among those of the {first} words"),
+            None => format!("which is below {first}, the number of text tokens"),
         };
         return Err(format!(
-            "docid `{}` has id {row}, {holder}; right would be a row of its own behind the words, from id {first} on \
-             (`tokenizer.add_tokens` of transformers gives it one, `resize_token_embeddings` the row)",
+            "docid `{}` has id {row}, {holder}; expected a separate row after the text tokens, with an id of at least \
+             {first} (in transformers, `tokenizer.add_tokens` and `resize_token_embeddings` add the id and the row)",
             docids.vocabulary.token(0)
         ));
     }
@@ -403,25 +409,25 @@ fn renumber(
             return Err(taken(content, *stored));
         }
     }
-    // What ends texts is put there by number.
+    // The post-processor adds tokens such as `</s>` by id.
     let template = tokenizer.encode_fast("", true).map_err(|error| error.to_string())?;
     let mut ends = template.get_ids().iter().zip(template.get_tokens());
     if let Some((id, token)) = ends.find(|&(&id, token)| tokenizer.token_to_id(token) != Some(id)) {
         return Err(format!(
-            "the post-processor adds `{token}` with id {id}, which is not its id without the docids; right would \
-             be a token before the docids"
+            "the post-processor adds `{token}` with id {id}, which is not its id without the docids; \
+             expected a token with an id below those of the docids"
         ));
     }
     Ok(moved.into_iter().map(|(_, stored, _)| stored).collect())
 }
 
-/// The text of a special token, which a configuration writes as a string or as an object.
+/// Returns the text of a special token, which is a string or an object in the configuration.
 fn special_token<'a>(config: Option<&'a Value>, field: &str) -> Option<&'a str> {
     let token = config?.get(field)?;
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// The first words of a text, about `length` bytes, ending before white space.
+/// Returns the first words of a text, about `length` bytes, ending before white space.
 fn first_words(text: &str, length: usize) -> &str {
     if length >= text.len() {
         return text;
@@ -431,7 +437,7 @@ fn first_words(text: &str, length: usize) -> &str {
         .map_or(text, |end| &text[..end])
 }
 
-fn read_if_there(file: &Path) -> Result<Option<String>, TokenizerError> {
+fn read_if_present(file: &Path) -> Result<Option<String>, TokenizerError> {
     match std::fs::read_to_string(file) {
         Ok(text) if is_lfs_pointer(text.as_bytes()) => {
             Err(TokenizerError::LfsPointer { file: file.to_path_buf() })

@@ -1,9 +1,9 @@
-//! `tokenizer.json` as text around its added tokens.
+//! `tokenizer.json`, split into its added tokens and the text around them.
 //!
-//! Docids are taken out of and put into the array `added_tokens` as text, and all else stays byte for byte
-//! as it was: the tokenizers library adds tokens in time quadratic in their number, and reading the whole
-//! file into a tree and writing it again could change the last digit of a score. The one exception are a byte-pair
-//! encoding's merges: see [`TokenizerFile::parse`].
+//! Docids are removed from and inserted into the array `added_tokens` as text, and the rest of the file is preserved
+//! byte for byte: the tokenizers library adds tokens in quadratic time, and parsing and serialising the whole file
+//! could change the last digit of a score. The merges of a byte-pair encoding are the one exception: see
+//! [`TokenizerFile::parse`].
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 const KEY: &str = "added_tokens";
-/// Where a byte-pair encoding has its merges.
+/// The object and the key of a byte-pair encoding's merges.
 const MODEL: &str = "model";
 const MERGES: &str = "merges";
 
@@ -30,27 +30,28 @@ pub(super) struct AddedToken {
 /// The text of a `tokenizer.json` in three parts.
 #[derive(Debug, Clone)]
 pub(super) struct TokenizerFile {
-    /// Up to and with the `[` of `added_tokens`.
+    /// The text up to the `[` of `added_tokens`, included.
     before: String,
     /// The elements of that array.
     pub(super) added: Vec<AddedToken>,
-    /// From the `]` on.
+    /// The text from the `]` of that array on.
     after: String,
 }
 
 impl TokenizerFile {
-    /// Splits `text`; `Err` is what is wrong with it.
+    /// Splits `text`; the error is a message.
     ///
-    /// Merges that are pairs, `["a", "b"]`, become `"a b"`: the library reads both, but before its version 0.20
-    /// (transformers 4.45) the second form only. Pairs with a space inside stay, as they have no other form.
+    /// Merges that are pairs, `["a", "b"]`, are rewritten as `"a b"`: the library reads both forms, but only the
+    /// second before version 0.20 (transformers 4.45). Merges with a space in a part are left unchanged, as they have
+    /// no other form.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (start, end) = value_of(text, KEY).filter(|&(start, _)| text[start..].starts_with('[')).ok_or_else(|| {
-            format!("has no array `{KEY}` at its top level; right would be the tokenizer.json of a fast tokenizer")
+            format!("has no array `{KEY}` at its top level; expected the tokenizer.json of a fast tokenizer")
         })?;
         let added = serde_json::from_str(&text[start..end])
             .map_err(|error| format!("field `{KEY}`: {error}"))?;
         let (before, after) = (&text[..start + 1], &text[end - 1..]);
-        // The model stands on one side of the added tokens.
+        // The model is before or after the added tokens.
         let [before, after] = match value_of(text, MODEL) {
             Some((model, _)) if model < start => {
                 [with_joined_merges(before, model), after.to_owned()]
@@ -63,7 +64,7 @@ impl TokenizerFile {
         Ok(Self { before, added, after })
     }
 
-    /// Writes the file with `more` added tokens behind its own, one at a time.
+    /// Writes the file, with `more` added tokens after its own, one at a time.
     pub(super) fn write(
         &self,
         writer: &mut impl Write,
@@ -80,7 +81,7 @@ impl TokenizerFile {
     }
 }
 
-/// `text` with the merges of the model whose object begins at `model` as strings.
+/// Returns `text` with the merges rewritten as strings, for the model whose object starts at byte `model`.
 fn with_joined_merges(text: &str, model: usize) -> String {
     let joined = || {
         let (start, end) = value_of(&text[model..], MERGES)?;
@@ -98,9 +99,10 @@ fn with_joined_merges(text: &str, model: usize) -> String {
     joined().unwrap_or_else(|| text.to_owned())
 }
 
-/// Where the value of `key` begins and ends in the object that `text` begins with, when it is an array or an object.
+/// Returns the byte range of the value of `key` in the object at the start of `text`, if the value is an array or an
+/// object.
 ///
-/// Only strings and brackets matter for that; whether the rest is JSON is for the real parsers to say.
+/// Only strings and brackets are parsed here; the JSON parser validates the rest.
 fn value_of(text: &str, key: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let mut depth = 0_usize;
@@ -130,7 +132,7 @@ fn value_of(text: &str, key: &str) -> Option<(usize, usize)> {
                 depth = depth.checked_sub(1)?;
                 match (start, depth) {
                     (Some(start), 1) => return Some((start, at + 1)),
-                    // The object's end.
+                    // The end of the object.
                     (_, 0) => return None,
                     _ => {}
                 }
@@ -142,7 +144,7 @@ fn value_of(text: &str, key: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// The position after the closing quote of the string that opens at `open`.
+/// Returns the position after the closing quote of the string that starts at `open`.
 fn string_end(bytes: &[u8], open: usize) -> Option<usize> {
     let mut at = open + 1;
     loop {
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_array_at_the_top_level_is_taken() {
+    fn only_the_array_at_the_top_level_is_split_off() {
         let text = r#"{"a": "\"added_tokens\": [", "b": {"added_tokens": [1]}, "added_tokens" : [ ], "c": [2]}"#;
         let file = TokenizerFile::parse(text).expect("an array");
         assert!(file.before.ends_with(r#""added_tokens" : ["#));

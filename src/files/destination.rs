@@ -1,4 +1,4 @@
-//! Where the content of an output goes: into a new file that takes another's place, or straight into what is there.
+//! The destination of an output: a new file that replaces the existing one, or a stream that is written to directly.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -6,34 +6,34 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// More links in a row than the system follows.
+/// Maximum number of symbolic links that are followed, as in the system.
 const MOST_LINKS: usize = 40;
 
-/// What a path leads to, as far as writing to it is concerned.
+/// The target of a path for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// A regular file, or nothing yet. Symbolic links are followed: this is the path of the file itself.
+    /// A regular file, which may not exist yet. The path has all symbolic links resolved.
     File(PathBuf),
-    /// What is written to and never replaced.
+    /// A stream, which is written to and never replaced.
     Stream(Stream),
 }
 
-/// What is written to and never replaced.
+/// A stream, which is written to and never replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stream {
-    /// The standard output of this process: `-`, and whatever leads to the same file, such as `/dev/stdout`.
+    /// The standard output of this process: `-`, or a path of the same file, such as `/dev/stdout`.
     Output,
-    /// Its standard error.
+    /// The standard error of this process.
     Error,
-    /// A device, a pipe, or a file that this process has open already.
+    /// A device, a pipe, or a file that this process has already opened.
     At(PathBuf),
 }
 
 impl Destination {
-    /// Follows `path`.
+    /// Returns the destination of `path`.
     ///
     /// # Errors
-    /// It is a directory, is marked read-only, or cannot be looked at.
+    /// The path is a directory, is read-only, or cannot be inspected.
     pub fn of(path: &Path) -> io::Result<Self> {
         if path == Path::new("-") {
             return Ok(Destination::Stream(Stream::Output));
@@ -45,7 +45,7 @@ impl Destination {
         if found.is_dir() {
             return Err(io::Error::new(ErrorKind::IsADirectory, "it is a directory"));
         }
-        // What is printed later must come after it, also where the system's streams are files.
+        // Later prints must come after the content, also if the standard streams are files.
         if is_open_as(&found, io::stdout().as_fd()) {
             return Ok(Destination::Stream(Stream::Output));
         }
@@ -63,7 +63,7 @@ impl Destination {
 }
 
 impl Stream {
-    /// Opens it; what is written comes after what is there.
+    /// Opens the stream for appending.
     pub fn open(&self) -> io::Result<File> {
         match self {
             Stream::Output => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
@@ -73,7 +73,7 @@ impl Stream {
     }
 }
 
-/// Where a file would be made by whoever writes to `path`, which leads to nothing.
+/// Returns the path of the file that a write to `path`, which does not exist or is a dangling link, would create.
 fn end_of_links(path: &Path) -> io::Result<Destination> {
     let mut end = path.to_path_buf();
     for _ in 0..MOST_LINKS {
@@ -92,14 +92,14 @@ fn end_of_links(path: &Path) -> io::Result<Destination> {
     Err(io::Error::other("too many symbolic links in a row"))
 }
 
-/// Whether this is the very file that `stream` is open on.
+/// Returns whether `stream` is open on this file.
 fn is_open_as(found: &Metadata, stream: BorrowedFd) -> bool {
     let open = stream.try_clone_to_owned().and_then(|stream| File::from(stream).metadata());
     open.is_ok_and(|open| (open.dev(), open.ino()) == (found.dev(), found.ino()))
 }
 
-/// Whether a path is `/dev/fd/3`, `/proc/self/fd/3`, or a link to one: whoever has opened that file goes on writing to
-/// it, and would write into nothing if another took its place.
+/// Returns whether a path is `/dev/fd/3`, `/proc/self/fd/3`, or a link to one. The process that has opened the file
+/// continues to write to it, so its writes would be lost if the file were replaced.
 fn leads_through_descriptor(path: &Path) -> bool {
     let mut at = path.to_path_buf();
     for _ in 0..MOST_LINKS {

@@ -17,7 +17,7 @@ pub use shown::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
-use crate::run::{Ended, RunDirectory};
+use crate::run::{RunDirectory, RunOutcome};
 use lines::Events;
 use progress::Progress;
 use scalars::ScalarFile;
@@ -98,8 +98,8 @@ impl Monitor {
     }
 
     /// Records how the run ended, in TensorBoard only.
-    pub fn ended(&mut self, how: Ended) -> Result<(), FileError> {
-        self.events.ended(how == Ended::Failed, unix_time())
+    pub fn ended(&mut self, how: RunOutcome) -> Result<(), FileError> {
+        self.events.ended(how == RunOutcome::Failed, unix_time())
     }
 
     /// Records histograms, in TensorBoard only.

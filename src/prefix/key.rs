@@ -44,7 +44,7 @@ impl Weights {
         hasher.update(&config.layer_norm_epsilon.to_le_bytes());
         text(&mut hasher, &format!("{:?}", config.feed_forward));
         text(&mut hasher, if is_host(device) { "cpu" } else { "gpu" });
-        text(&mut hasher, t5.precision().word());
+        text(&mut hasher, t5.precision().name());
         for parameter in parameters(t5) {
             let name = format!("t5.{}", parameter.name);
             if !frozen.computes_with(&name) {

@@ -14,7 +14,7 @@ use super::stored::{MIB, mebibytes};
 use super::texts::Texts;
 use super::write_lock::{WriteLock, name_of};
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
-use crate::allocator::give_back_freed_memory;
+use crate::allocator::release_freed_memory;
 use crate::files::FileError;
 
 /// A set of texts that a run reads.
@@ -254,7 +254,7 @@ impl StoreBuilder<'_> {
         self.write(&contents, texts, &claim, &path, progress)?;
         claim.commit()?;
         // Returns the memory of the computation to the system before the rows are loaded.
-        give_back_freed_memory();
+        release_freed_memory();
         Ok((self.open(&contents, &path)?, PrefixStorage::Written(path)))
     }
 

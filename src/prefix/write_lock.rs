@@ -6,7 +6,9 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::files::{FileError, create_directory, is_at, open_to_lock, rename, sync_parent};
+use crate::files::{
+    FileError, create_directory, is_same_file, open_lock_file, rename, sync_parent,
+};
 
 /// How the names of files begin and end; between them are the first 32 hex digits of their key.
 const SUFFIX: &str = ".prefix";
@@ -46,7 +48,7 @@ impl WriteLock {
         sweep(directory, &temporary);
         let mut waited = false;
         loop {
-            let file = open_to_lock(&temporary).map_err(FileError::new("write", &temporary))?;
+            let file = open_lock_file(&temporary).map_err(FileError::new("write", &temporary))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -61,7 +63,7 @@ impl WriteLock {
                 }
             }
             // The one that had it may have renamed or removed what is locked now.
-            if is_at(&file, &temporary) {
+            if is_same_file(&file, &temporary) {
                 file.set_len(0).map_err(FileError::new("write", &temporary))?;
                 let path = path.to_owned();
                 return Ok(Self { file, temporary, path, committed: false, waited });

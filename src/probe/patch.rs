@@ -98,7 +98,7 @@ impl Patch {
         config: &T5Config,
     ) -> Result<Self, ProbeError> {
         let read = text.rsplit_once('=');
-        let read = read.and_then(|(part, how)| Some((part, Replacement::named(how.trim())?)));
+        let read = read.and_then(|(part, how)| Some((part, Replacement::from_name(how.trim())?)));
         let Some((part, replacement)) = read else {
             return Err(ProbeError::InvalidPatch { patch: text.to_owned() });
         };

@@ -1,4 +1,4 @@
-//! What is stored of the frozen prefix, and where: `[cache]`.
+//! Storage of the frozen prefix: `[cache]`.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use crate::prefix::{CacheSettings, Element, default_directory};
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheSection {
-    /// Whether the prefix of texts that are read more than once is stored.
+    /// Whether the frozen prefix is stored for texts that are read more than once.
     pub enabled: bool,
-    /// `None`: see [`default_directory`].
+    /// Directory of the stored files; `None`: see [`default_directory`].
     pub directory: Option<PathBuf>,
-    /// The most MiB held in memory, or in the GPU's; files of more are read as they are needed.
+    /// Maximum MiB in host or GPU memory; larger files are read on demand.
     pub memory: u64,
-    /// The most MiB of files that one run uses.
+    /// Maximum MiB of files of one run.
     pub disk: u64,
-    /// What values are stored as.
+    /// Type of the stored values.
     #[serde(rename = "type")]
     pub element: Element,
 }
@@ -28,7 +28,7 @@ const MIB: u64 = 1 << 20;
 impl CacheSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         Self {
-            enabled: section.flag("enabled").or(true),
+            enabled: section.boolean("enabled").or(true),
             directory: section.path("directory").optional().map(PathBuf::from),
             memory: section.integer("memory", 0).or(2048),
             disk: section.integer("disk", 0).or(51_200),
@@ -36,7 +36,7 @@ impl CacheSection {
         }
     }
 
-    /// The same with the directory found, in bytes.
+    /// Returns the settings in bytes, with the default directory filled in.
     pub fn settings(&self) -> CacheSettings {
         let default = || default_directory(|name| std::env::var(name).ok());
         CacheSettings {

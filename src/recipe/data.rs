@@ -1,4 +1,4 @@
-//! What is learnt from: `[corpus]`, `[docids]` and `[task]`.
+//! The training data: `[corpus]`, `[docids]` and `[task]`.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ pub struct CorpusSection {
     pub path: String,
     /// The layout of its files.
     pub layout: Layout,
-    /// More queries for training only: JSON lines of query and docid.
+    /// A file with additional training queries: JSON lines of query and docid.
     pub generated_queries: Option<PathBuf>,
-    /// What to do with data that cannot be used as they are.
+    /// Treatment of data with problems.
     pub on_problem: OnProblem,
     /// Documents that give no training example.
     #[serde(skip_serializing_if = "is_default")]
@@ -40,7 +40,7 @@ impl CorpusSection {
         }
     }
 
-    /// Which corpus to load.
+    /// Returns the options for loading the corpus.
     pub fn options(&self) -> CorpusOptions {
         CorpusOptions {
             path: self.path.clone(),
@@ -57,7 +57,7 @@ fn is_default(leave_out: &LeaveOut) -> bool {
 }
 
 fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
-    let ids = section.texts("ids").optional();
+    let ids = section.strings("ids").optional();
     let count = section.integer("count", 1).optional();
     let seed = section.integer("seed", 0).optional();
     match (ids, count) {
@@ -68,7 +68,7 @@ fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
         }
         (Some(ids), None) => {
             if seed.is_some() {
-                let message = "ids are not drawn: a seed belongs to `count`";
+                let message = "`ids` are not random: `seed` applies to `count` only";
                 section.problem("seed", message.to_owned());
             }
             Some(LeaveOut::Ids(ids))
@@ -87,7 +87,7 @@ fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
 /// `[docids]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DocidSection {
-    /// How new docid rows are initialised.
+    /// Initialisation of docid embeddings.
     pub rows: RowInit,
 }
 
@@ -102,38 +102,38 @@ impl DocidSection {
 pub struct TaskSection {
     /// The tasks that are trained.
     pub tasks: Vec<Task>,
-    /// Indexing examples for each retrieval example; every example once when not given.
+    /// Number of indexing examples for each retrieval example; `None`: every example once.
     pub ratio: Option<f64>,
-    /// For both tasks, where they have no length of their own.
+    /// Default of `document_tokens` and `query_tokens`.
     pub max_tokens: usize,
-    /// Tokens of a document, `</s>` included.
+    /// Maximum number of tokens of a document, `</s>` included.
     pub document_tokens: usize,
-    /// Tokens of a query, `</s>` included.
+    /// Maximum number of tokens of a query, `</s>` included.
     pub query_tokens: usize,
-    /// Text before each document, before it is encoded.
+    /// Prepended to each document.
     pub indexing_prefix: String,
-    /// Text before each query, before it is encoded.
+    /// Prepended to each query.
     pub retrieval_prefix: String,
-    /// Whether texts are lowercased before they are encoded.
+    /// Whether texts are lowercased before encoding.
     pub lowercase: bool,
 }
 
 /// One token of text and `</s>`.
-const LEAST_TOKENS: i64 = 2;
+const MIN_TOKENS: i64 = 2;
 
 impl TaskSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        let max_tokens = section.integer("max_tokens", LEAST_TOKENS).or(32);
-        let mut tokens = |key| section.integer(key, LEAST_TOKENS).or(max_tokens);
+        let max_tokens = section.integer("max_tokens", MIN_TOKENS).or(32);
+        let mut tokens = |key| section.integer(key, MIN_TOKENS).or(max_tokens);
         let task = Self {
             max_tokens,
             document_tokens: tokens("document_tokens"),
             query_tokens: tokens("query_tokens"),
             tasks: section.choices("tasks").or(Task::ALL.to_vec()),
-            ratio: section.number("ratio", POSITIVE, positive).optional(),
-            indexing_prefix: section.text("indexing_prefix").or(String::new()),
-            retrieval_prefix: section.text("retrieval_prefix").or(String::new()),
-            lowercase: section.flag("lowercase").or(false),
+            ratio: section.float("ratio", POSITIVE, positive).optional(),
+            indexing_prefix: section.string("indexing_prefix").or(String::new()),
+            retrieval_prefix: section.string("retrieval_prefix").or(String::new()),
+            lowercase: section.boolean("lowercase").or(false),
         };
         if task.tasks.is_empty() {
             section.problem("tasks", "expected at least one task".to_owned());
@@ -144,12 +144,12 @@ impl TaskSection {
         task
     }
 
-    /// How the corpus becomes examples.
+    /// Returns the options for creating examples.
     pub fn options(&self) -> TaskOptions {
         TaskOptions { tasks: self.tasks.clone(), ratio: self.ratio, encoding: self.encoding() }
     }
 
-    /// How documents and queries become tokens.
+    /// Returns the encoding of documents and queries.
     pub fn encoding(&self) -> Encoding {
         Encoding {
             document_tokens: self.document_tokens,

@@ -1,15 +1,15 @@
-//! What can be wrong with a recipe, all of it at once.
+//! Errors of a recipe, which are reported all at once.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Where a key was given.
+/// The origin of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyOrigin {
-    /// In the file, on this line (from 1).
+    /// A line of the file, from 1.
     Line(usize),
-    /// As `key=value` on the command line.
+    /// An override `key=value` on the command line.
     CommandLine,
 }
 
@@ -22,23 +22,23 @@ impl fmt::Display for KeyOrigin {
     }
 }
 
-/// One thing that is wrong with a recipe.
+/// A problem with a recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `None` for a key that is missing, and for a file that cannot be read.
-    pub place: Option<KeyOrigin>,
-    /// The dotted key; empty when the text is no TOML.
+    /// The origin of the key; `None` for a missing key, and for a file that cannot be read.
+    pub origin: Option<KeyOrigin>,
+    /// The dotted key; empty if the text is not valid TOML.
     pub key: String,
     /// The value found, as TOML.
     pub found: Option<String>,
-    /// What is wrong, and what would be right.
+    /// The problem, and what was expected.
     pub message: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = self.place {
-            write!(formatter, "{place}: ")?;
+        if let Some(origin) = self.origin {
+            write!(formatter, "{origin}: ")?;
         }
         formatter.write_str(&self.key)?;
         if let Some(found) = &self.found {
@@ -49,12 +49,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with one recipe: a heading and one line for each problem.
+/// All problems with a recipe, displayed as a heading and one line for each.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct RecipeErrors {
-    /// The recipe's file, as it was named.
+    /// The name of the recipe's file.
     pub file: String,
-    /// In the order of the file's lines, then of the command line, then what is missing.
+    /// The problems: in the order of lines in the file, then those of the command line, then missing keys.
     pub problems: Vec<Problem>,
 }
 

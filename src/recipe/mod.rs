@@ -1,20 +1,20 @@
-//! Recipes: the TOML file that says everything about a run, read into plain typed data.
+//! Recipes: TOML files with all settings of a run, parsed into typed data.
 //!
-//! A recipe is read with the command line's overrides (`train.steps=100`, `~train.epochs`) laid over
-//! it. All that is wrong is told at once, each with its key. A [`Recipe`] holds every default, so that
-//! the one written to the run directory is resolved: it says the same when the defaults have changed.
+//! Overrides of the command line (`train.steps=100`, `~train.epochs`) are applied to a recipe before it is parsed. All
+//! problems are reported at once, each with its key. A [`Recipe`] includes all defaults, so that the resolved recipe in
+//! the run directory keeps its meaning if defaults change.
 
 mod cache;
 mod data;
 mod error;
 mod model;
+mod monitoring;
 mod probes;
 mod ranges;
 mod reader;
 mod shipped;
 mod source;
 mod training;
-mod watching;
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -25,13 +25,13 @@ pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{KeyOrigin, Problem, RecipeErrors};
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
-pub use probes::{Every, OwnSchedule, ProbesSection};
+pub(crate) use monitoring::MAX_PADDING;
+pub use monitoring::{EvaluateSection, LogSection, SaveSection, StopSection};
+pub use probes::{Every, ProbeOverrides, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
 };
-pub(crate) use watching::MOST_PADDING;
-pub use watching::{EvaluateSection, LogSection, SaveSection, StopSection};
 
 use crate::component::Stages;
 use crate::nearest::nearest;
@@ -40,7 +40,7 @@ use crate::task::Task;
 use reader::Section;
 use source::Source;
 
-/// Everything about a run; each field is a section of the file.
+/// The settings of a run; each field is a section of the file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recipe {
     /// `[run]`
@@ -55,7 +55,7 @@ pub struct Recipe {
     pub task: TaskSection,
     /// `[trainable]`
     pub trainable: TrainableSection,
-    /// `None`: scaled from the paper's to the decoder's depth.
+    /// `[stages]`; `None`: the stages of the paper, scaled to the depth of the decoder.
     pub stages: Option<Stages>,
     /// `[optimizer]`
     pub optimizer: OptimizerSection,
@@ -69,48 +69,48 @@ pub struct Recipe {
     pub evaluate: EvaluateSection,
     /// `[save]`
     pub save: SaveSection,
-    /// `None`: no early stopping.
+    /// `[stop]`; `None`: no early stopping.
     pub stop: Option<StopSection>,
     /// `[log]`
     pub log: LogSection,
-    /// `None`: nothing is probed.
+    /// `[probes]`; `None`: no probes.
     pub probes: Option<ProbesSection>,
 }
 
 impl Recipe {
-    /// Reads the recipe in `file`, with `overrides` (`key=value` sets, `~key` removes) laid over it in
-    /// order. Relative paths in it are relative to the current directory.
+    /// Reads the recipe in `file` and applies `overrides` in order (`key=value` sets, `~key` removes). Relative paths
+    /// in it are relative to the current directory.
     pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
         let name = file.display().to_string();
         match std::fs::read_to_string(file) {
             Ok(text) => Self::from_text(&name, &text, overrides),
             Err(error) => {
-                // `recipes/quickstart.toml` where there is no clone.
+                // For example, `recipes/quickstart.toml` outside of a clone.
                 let stem = file.file_stem().unwrap_or_default().to_string_lossy();
                 let hint = match nearest(&stem, SHIPPED.iter().map(|recipe| recipe.name)) {
                     Some(known) if error.kind() == ErrorKind::NotFound => {
-                        format!("; a recipe that comes with genir is called `{known}`")
+                        format!("; genir includes a recipe named `{known}`")
                     }
                     _ => String::new(),
                 };
                 let message = format!("cannot be read: {error}{hint}");
-                let problem = Problem { place: None, key: String::new(), found: None, message };
+                let problem = Problem { origin: None, key: String::new(), found: None, message };
                 Err(RecipeErrors { file: name, problems: vec![problem] })
             }
         }
     }
 
-    /// Reads a recipe from its text; `name` stands for its file in messages.
+    /// Parses the text of a recipe; `name` is the name of its file in messages.
     pub fn from_text(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
         Source::read(text, overrides).and_then(|source| reader::read(&source, Self::read)).map_err(
             |mut problems| {
-                problems.sort_by_key(|problem| (problem.place.is_none(), problem.place));
+                problems.sort_by_key(|problem| (problem.origin.is_none(), problem.origin));
                 RecipeErrors { file: name.to_owned(), problems }
             },
         )
     }
 
-    /// The recipe as TOML, every default written out; read again it is the same recipe.
+    /// Returns the recipe as TOML with all defaults, which parses to the same recipe.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
@@ -141,12 +141,12 @@ impl Recipe {
         recipe
     }
 
-    /// Notes what does not go together across sections.
+    /// Reports conflicts between sections.
     fn check_together(&self, file: &mut Section<'_, '_>) {
         if let Span::Steps(steps) = self.train.length
             && self.schedule.warmup_steps > steps
         {
-            let message = format!("the warm-up is longer than the training, train.steps = {steps}");
+            let message = format!("the warmup is longer than the training, train.steps = {steps}");
             file.conflict("schedule.warmup_steps", &["train.steps"], message);
         }
         self.check_metric(file, "save.best_metric", &self.save.best_metric);
@@ -170,7 +170,7 @@ impl Recipe {
             }
         }
         if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
-            let message = "generated queries are retrieval examples, but task.tasks is without it";
+            let message = "generated queries are retrieval examples, but task.tasks does not include retrieval";
             file.conflict("corpus.generated_queries", &["task.tasks"], message.to_owned());
         }
         if let (Some(depth), Some(stages)) = (self.model.config.num_decoder_layers, &self.stages)
@@ -187,9 +187,9 @@ impl Recipe {
             return;
         }
         let message = match nearest(metric, metrics.iter().map(String::as_str)) {
-            Some(known) => format!("no evaluation gives this metric; did you mean `{known}`?"),
+            Some(known) => format!("no evaluation computes this metric; did you mean `{known}`?"),
             None => format!(
-                "no evaluation gives this metric; there are {} of {}",
+                "no evaluation computes this metric; known are {} of {}",
                 Metrics::NAMES.join(", "),
                 self.evaluate.rankings().join(", ")
             ),

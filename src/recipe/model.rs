@@ -1,14 +1,14 @@
-//! What is trained: `[run]`, `[model]`, `[trainable]` and `[stages]`.
+//! The run and its model: `[run]`, `[model]`, `[trainable]` and `[stages]`.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::ranges::{SHARE, share};
+use super::ranges::{FRACTION, fraction};
 use super::reader::Section;
 use crate::choice::choice;
 use crate::component::{Selector, Stage, Stages, parse_layers};
-use crate::device::is_name;
+use crate::device::is_valid_name;
 use crate::t5::most_of;
 
 /// `[run]`
@@ -16,9 +16,9 @@ use crate::t5::most_of;
 pub struct RunSection {
     /// The run directory.
     pub directory: PathBuf,
-    /// Everything random in the run follows from it.
+    /// The random seed.
     pub seed: u64,
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
+    /// The device: `auto`, `cpu`, `cuda` or `cuda:N`, the latter two optionally with `+f32`.
     pub device: String,
 }
 
@@ -30,7 +30,7 @@ impl RunSection {
             device: section
                 .parsed(
                     "device",
-                    r#"one of "auto", "cpu", "cuda", "cuda:N" (N counts from 0; "+f32" behind it: no bf16)"#,
+                    r#"one of "auto", "cpu", "cuda", "cuda:N" (N counts from 0; with "+f32": no bf16)"#,
                     device,
                 )
                 .or("auto".to_owned()),
@@ -39,15 +39,15 @@ impl RunSection {
 }
 
 fn device(text: &str) -> Option<String> {
-    is_name(text).then(|| text.to_owned())
+    is_valid_name(text).then(|| text.to_owned())
 }
 
 choice! {
-    /// Where a run's weights start.
+    /// Initialisation of the weights.
     Init {
-        /// From the base's weights.
+        /// The weights of the base model.
         Pretrained = "pretrained",
-        /// From T5's own initialisation; of the base only the configuration and the tokenizer are used.
+        /// T5's random initialisation; only the configuration and the tokenizer of the base model are used.
         Scratch = "scratch",
     }
 }
@@ -57,35 +57,35 @@ choice! {
 pub struct ModelSection {
     /// A directory (of a run too), a Hugging Face hub id, or `bundled:atlas-base`.
     pub base: String,
-    /// Branch, tag or commit on the hub, `main` when not given.
+    /// Branch, tag or commit on the hub; `None`: `main`.
     pub revision: Option<String>,
-    /// Where weights come from.
+    /// Initialisation of the weights.
     pub init: Init,
-    /// In place of the base's `dropout_rate`.
+    /// Overrides the `dropout_rate` of the base model.
     pub dropout: Option<f64>,
-    /// In place of sizes in the base's `config.json`.
+    /// Overrides sizes in the `config.json` of the base model.
     pub config: ConfigSection,
 }
 
-/// `[model.config]`: sizes in place of the base's, for a model from scratch.
+/// `[model.config]`: sizes that override those of the base model, for a model from scratch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ConfigSection {
-    /// Width of the residual stream.
+    /// Width of the residual stream, `d_model`.
     pub d_model: Option<usize>,
-    /// Width of the hidden layer of MLPs.
+    /// Width of the hidden layer of each MLP.
     pub d_ff: Option<usize>,
-    /// Width of a head.
+    /// Width of an attention head.
     pub d_kv: Option<usize>,
-    /// Heads of an attention.
+    /// Number of attention heads.
     pub num_heads: Option<usize>,
-    /// Encoder layers.
+    /// Number of encoder layers.
     pub num_layers: Option<usize>,
-    /// Decoder layers.
+    /// Number of decoder layers.
     pub num_decoder_layers: Option<usize>,
 }
 
 impl ConfigSection {
-    /// The sizes that are given, by their keys in `config.json`.
+    /// Returns the sizes that are set, by their keys in `config.json`.
     pub fn sizes(&self) -> Vec<(&'static str, usize)> {
         let sizes = [
             ("d_model", self.d_model),
@@ -99,7 +99,7 @@ impl ConfigSection {
     }
 }
 
-/// A size of the model, which a T5 can have.
+/// Reads a size of the model, within T5's limits.
 fn size(section: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
     let size: Option<usize> = section.integer(key, 1).optional();
     if let (Some(size), Some((most, expected))) = (size, most_of(key))
@@ -113,10 +113,10 @@ fn size(section: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
 impl ModelSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let model = Self {
-            base: section.text("base").required(),
-            revision: section.text("revision").optional(),
+            base: section.string("base").required(),
+            revision: section.string("revision").optional(),
             init: section.choice("init").or(Init::Pretrained),
-            dropout: section.number("dropout", SHARE, share).optional(),
+            dropout: section.float("dropout", FRACTION, fraction).optional(),
             config: section.section("config", |section| ConfigSection {
                 d_model: size(section, "d_model"),
                 d_ff: size(section, "d_ff"),
@@ -127,9 +127,9 @@ impl ModelSection {
             }),
         };
         if model.init == Init::Pretrained && model.config != ConfigSection::default() {
-            let message = "pretrained weights have the sizes of their base: remove [model.config] \
+            let message = "pretrained weights have the sizes of the base model: remove [model.config] \
                            (`~model.config` on the command line), or set init = \"scratch\" to \
-                           start from new weights of these sizes";
+             train a model of these sizes from scratch";
             section.conflict("config", &["init"], message.to_owned());
         }
         model
@@ -145,7 +145,7 @@ pub struct TrainableSection {
 
 impl TrainableSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        let select = section.texts("select").or(vec!["full".to_owned()]);
+        let select = section.strings("select").or(vec!["full".to_owned()]);
         if select.is_empty() {
             section.problem("select", "expected at least one selector".to_owned());
         }
@@ -162,9 +162,11 @@ impl TrainableSection {
 pub(super) fn read_stages(section: &mut Section<'_, '_>) -> Option<Stages> {
     let mut layers = |stage: Stage| {
         section
-            .parsed(stage.name(), r#"layers, as "7..18" (without layer 18) or "7-17""#, |text| {
-                parse_layers(text).ok()
-            })
+            .parsed(
+                stage.name(),
+                r#"a range of layers, such as "7..18" (without layer 18) or "7-17""#,
+                |text| parse_layers(text).ok(),
+            )
             .required()
     };
     let (first, second, third) =

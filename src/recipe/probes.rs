@@ -1,4 +1,4 @@
-//! Which probes are measured during training, and when: `[probes]`.
+//! Probes during training and their schedule: `[probes]`.
 
 use std::fmt;
 
@@ -15,78 +15,77 @@ use crate::task::Epochs;
 /// `[probes]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProbesSection {
-    /// Those that are measured. All: those that can be.
+    /// The probes that are measured. If all are listed, those that the model supports.
     pub run: Vec<Probe>,
-    /// `None`: never in between.
+    /// Interval; `None`: not between the first and the last step.
     #[serde(flatten, serialize_with = "every")]
     pub every: Option<Every>,
-    /// Whether they are measured before the first step, whatever `max_share` says.
+    /// Whether they are measured before the first step, regardless of `max_share`.
     pub at_start: bool,
-    /// Whether they are measured after the last step, whatever `max_share` says.
+    /// Whether they are measured after the last step, regardless of `max_share`.
     pub at_end: bool,
-    /// Queries that are ranked to find those to measure, drawn by the run's seed.
+    /// Number of random queries that are ranked to find those to measure.
     pub queries: usize,
     /// The split whose queries are probed.
     pub split: Split,
-    /// Which split the circuit is judged on; `None`: the test queries, or `split` where there are none.
+    /// The split on which the circuit is evaluated; `None`: test, or `split` if there are no test queries.
     pub test_split: Option<Split>,
-    /// The queries that means are over.
+    /// The queries over which means are computed.
     pub over: Over,
-    /// The base model: a directory, a model of the hub or `none`; `None`: what the run started from, and where that is
-    /// another run's checkpoint, what that one started from.
+    /// The base model: a directory, a model of the hub or `none`; `None`: the model that the run started from or, if
+    /// that is the checkpoint of another run, the model that the other run started from.
     pub base: Option<String>,
-    /// How contributions to readers are computed.
+    /// The definition of contributions to readers.
     pub variant: Variant,
-    /// What shares of the reads are averaged over first.
+    /// The dimension over which shares of reads are averaged first.
     pub average_first: AverageFirst,
-    /// Whose final RMSNorm the states of another encoder go through.
+    /// The final RMSNorm that is applied to the states of another encoder.
     pub encoder_norm: EncoderNorm,
-    /// What a relevant docid is ranked among.
+    /// The candidate set.
     pub vocabulary: Vocabulary,
-    /// Selectors that stage patching replaces beside the paper's.
+    /// Additional selectors for stage patching.
     pub patches: Vec<String>,
-    /// A circuit beside the paper's, as `SELECTOR=zero|mean|base`; empty: none.
+    /// An additional circuit, as patches `SELECTOR=zero|mean|base`; empty: none.
     pub circuit_patches: Vec<String>,
-    /// Queries whose top words are listed for each head.
+    /// Number of queries whose top tokens are listed for each head.
     pub samples: usize,
-    /// Whether the rank for every single query is stored, too.
+    /// Whether the rank of each query is stored, too.
     pub per_query: bool,
-    /// Queries at once.
+    /// Number of queries in a batch.
     pub batch_size: usize,
-    /// The most time that measurements in between may take, as a share of the time in training steps; which steps are
-    /// probed then depends on the clock. `None`, the default: no limit, written as 0.
+    /// Maximum time for measurements during training, as a fraction of the time in training steps; the probed steps
+    /// then depend on wall time. `None`, the default: no limit, serialised as 0.
     #[serde(serialize_with = "zero_for_none")]
     pub max_share: Option<f64>,
-    /// What single probes have in place of the above, as `[probes.<probe>]`.
+    /// Settings of single probes that override the above, `[probes.<probe>]`.
     #[serde(flatten, serialize_with = "by_probe")]
-    pub own: Vec<OwnSchedule>,
+    pub overrides: Vec<ProbeOverrides>,
 }
 
 /// `[probes.<probe>]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OwnSchedule {
+pub struct ProbeOverrides {
     /// The probe.
     #[serde(skip)]
     pub probe: Probe,
-    /// `None`: as [`ProbesSection::every`] says.
+    /// Overrides [`ProbesSection::every`].
     #[serde(flatten, serialize_with = "every")]
     pub every: Option<Every>,
-    /// `None`: as [`ProbesSection::queries`] says.
+    /// Overrides [`ProbesSection::queries`].
     pub queries: Option<usize>,
 }
 
-/// How often probes are measured between the first step and the last: `every_steps`, `every_epochs` or
-/// `every_evaluations`.
+/// The interval of probes between the first and the last step: `every_steps`, `every_epochs` or `every_evaluations`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Every {
-    /// At multiples of it.
+    /// Steps or epochs.
     Span(Span),
-    /// At every so many of the evaluations.
+    /// A number of evaluations.
     Evaluations(u64),
 }
 
 impl Every {
-    /// In steps, when evaluations are `evaluate` apart; `None` where there are none.
+    /// Returns the interval in steps, where `evaluate` is the interval of evaluations; `None` if there are none.
     pub fn steps(self, evaluate: Option<Span>, of: &Epochs) -> Option<u64> {
         match self {
             Self::Span(span) => Some(span.steps(of)),
@@ -108,41 +107,44 @@ impl Every {
 fn every<S: Serializer>(every: &Option<Every>, serializer: S) -> Result<S::Ok, S::Error> {
     match *every {
         Some(Every::Evaluations(count)) => serializer.collect_map([("every_evaluations", count)]),
-        Some(Every::Span(span)) => super::watching::every(&Some(span), serializer),
-        None => super::watching::every(&None, serializer),
+        Some(Every::Span(span)) => super::monitoring::every(&Some(span), serializer),
+        None => super::monitoring::every(&None, serializer),
     }
 }
 
-fn by_probe<S: Serializer>(own: &[OwnSchedule], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(own.iter().map(|own| (own.probe.word(), own)))
+fn by_probe<S: Serializer>(own: &[ProbeOverrides], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(own.iter().map(|own| (own.probe.name(), own)))
 }
 
 impl ProbesSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         // Off, so that the steps that are probed follow from the recipe alone.
-        let max_share = section.number_or_off("max_share").or(0.0);
+        let max_share = section.float_or_off("max_share").or(0.0);
         let paper = ProbeOptions::new(None);
         let probes = Self {
             run: section.choices("run").or(Probe::ALL.to_vec()),
             every: Every::read(section),
-            at_start: section.flag("at_start").or(false),
-            at_end: section.flag("at_end").or(true),
+            at_start: section.boolean("at_start").or(false),
+            at_end: section.boolean("at_end").or(true),
             queries: section.integer("queries", 1).or(200),
             split: section.choice("split").or(Split::Validation),
             test_split: section.choice("test_split").optional(),
             over: section.choice("over").or(paper.over),
-            base: section.text("base").optional(),
+            base: section.string("base").optional(),
             variant: section.choice("variant").or(paper.variant),
             average_first: section.choice("average_first").or(paper.average_first),
             encoder_norm: section.choice("encoder_norm").or(paper.encoder_norm),
             vocabulary: section.choice("vocabulary").or(paper.candidates),
-            patches: section.texts("patches").or(paper.patches),
-            circuit_patches: section.texts("circuit_patches").or(paper.circuit),
+            patches: section.strings("patches").or(paper.patches),
+            circuit_patches: section.strings("circuit_patches").or(paper.circuit),
             samples: section.integer("samples", 0).or(paper.samples),
-            per_query: section.flag("per_query").or(paper.per_query),
+            per_query: section.boolean("per_query").or(paper.per_query),
             batch_size: section.integer("batch_size", 1).or(paper.batch_size),
             max_share: Some(max_share).filter(|share| *share > 0.0),
-            own: Probe::ALL.iter().filter_map(|&probe| read_own(section, probe)).collect(),
+            overrides: Probe::ALL
+                .iter()
+                .filter_map(|&probe| read_overrides(section, probe))
+                .collect(),
         };
         probes.check_together(section);
         probes
@@ -158,8 +160,8 @@ impl ProbesSection {
                 section.conflict(key, &["run"], message);
             }
         };
-        for own in &self.own {
-            without(own.probe.word(), own.probe);
+        for own in &self.overrides {
+            without(own.probe.name(), own.probe);
         }
         if !self.patches.is_empty() {
             without("patches", Probe::StagePatching);
@@ -171,9 +173,8 @@ impl ProbesSection {
             without("test_split", Probe::Circuit);
         }
         if self.base.as_deref() == Some(NO_BASE) {
-            let message = |what: &str| {
-                format!("`{NO_BASE}` leaves nothing for {what}, which needs a base model")
-            };
+            let message =
+                |what: &str| format!("`{NO_BASE}` conflicts with {what}, which needs a base model");
             if self.run.contains(&Probe::EncoderSwap) {
                 section.conflict("base", &["run"], message("`encoder_swap`"));
             }
@@ -199,18 +200,18 @@ impl ProbesSection {
         }
     }
 
-    /// Whether a probe looks at the base model.
-    pub fn compares(&self) -> bool {
+    /// Returns whether a probe uses the base model.
+    pub fn uses_base(&self) -> bool {
         self.base.as_deref() != Some(NO_BASE) && self.run.iter().any(|probe| probe.uses_base())
     }
 
-    /// Takes out the probes that need stages, for a decoder that has none, and returns them. Those that the recipe asks for
-    /// by name stay: by `run`, unless it lists all probes as it does where it is not given, or by keys of their own.
+    /// Removes the probes that need stages, for a decoder without stages, and returns them. Probes that the recipe
+    /// names remain: in `run`, unless it lists all probes (the default), or by keys of their own section.
     pub fn leave_out_without_stages(&mut self) -> Vec<Probe> {
         let options = self.options(None);
         let is_named = |probe| {
             self.run != Probe::ALL
-                || self.own(probe).is_some()
+                || self.overrides_of(probe).is_some()
                 || (probe == Probe::Circuit && self.test_split.is_some())
         };
         let stays = |probe: &Probe| !probe.needs_stages(&options) || is_named(*probe);
@@ -219,26 +220,26 @@ impl ProbesSection {
         left_out
     }
 
-    /// How often `probe` is measured in between.
+    /// Returns the interval of `probe` between the first and the last step.
     pub fn every(&self, probe: Probe) -> Option<Every> {
-        self.own(probe).and_then(|own| own.every).or(self.every)
+        self.overrides_of(probe).and_then(|own| own.every).or(self.every)
     }
 
-    /// The keys that count evaluations.
+    /// Returns the keys that are set in evaluations.
     pub(super) fn counting_evaluations(&self) -> Vec<String> {
         let counts = |every: Option<Every>| matches!(every, Some(Every::Evaluations(_)));
         let all = counts(self.every).then(|| "probes.every_evaluations".to_owned());
-        let own = self.own.iter().filter(|own| counts(own.every));
+        let own = self.overrides.iter().filter(|own| counts(own.every));
         let own = own.map(|own| format!("probes.{}.every_evaluations", own.probe));
         all.into_iter().chain(own).collect()
     }
 
-    /// Queries that are ranked for `probe`.
+    /// Returns the number of queries that are ranked for `probe`.
     pub fn queries(&self, probe: Probe) -> usize {
-        self.own(probe).and_then(|own| own.queries).unwrap_or(self.queries)
+        self.overrides_of(probe).and_then(|own| own.queries).unwrap_or(self.queries)
     }
 
-    /// How probes are measured on a decoder with these `stages`; none where it has too few layers.
+    /// Returns the options of probes for a decoder with these `stages`; `None` if it has too few layers for stages.
     pub fn options(&self, stages: Option<&Stages>) -> ProbeOptions {
         ProbeOptions {
             stages: stages.cloned(),
@@ -255,12 +256,12 @@ impl ProbesSection {
         }
     }
 
-    fn own(&self, probe: Probe) -> Option<&OwnSchedule> {
-        self.own.iter().find(|own| own.probe == probe)
+    fn overrides_of(&self, probe: Probe) -> Option<&ProbeOverrides> {
+        self.overrides.iter().find(|own| own.probe == probe)
     }
 }
 
-/// Which are measured when, and on how many queries: `logit_lens, circuit every 3 epochs, after the last step, on at
+/// Formats the schedule and the number of queries: `logit_lens, circuit every 3 epochs, after the last step, on at
 /// most 200 validation queries`.
 impl fmt::Display for ProbesSection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,8 +269,8 @@ impl fmt::Display for ProbesSection {
         for &probe in &self.run {
             let (every, queries) = (self.every(probe), self.queries(probe));
             match groups.iter_mut().find(|group| (group.0, group.1) == (every, queries)) {
-                Some((.., names)) => names.push(probe.word()),
-                None => groups.push((every, queries, vec![probe.word()])),
+                Some((.., names)) => names.push(probe.name()),
+                None => groups.push((every, queries, vec![probe.name()])),
             }
         }
         for (place, (every, queries, names)) in groups.iter().enumerate() {
@@ -277,7 +278,7 @@ impl fmt::Display for ProbesSection {
                 if names.len() == Probe::ALL.len() { "all".into() } else { names.join(", ") };
             let times = [
                 self.at_start.then(|| "before the first step".to_owned()),
-                every.map(in_words),
+                every.map(interval_text),
                 self.at_end.then(|| "after the last step".to_owned()),
             ];
             let times = times.into_iter().flatten().collect::<Vec<_>>().join(", ");
@@ -289,7 +290,7 @@ impl fmt::Display for ProbesSection {
     }
 }
 
-fn in_words(every: Every) -> String {
+fn interval_text(every: Every) -> String {
     let span = match every {
         Every::Evaluations(1) => return "at every evaluation".to_owned(),
         Every::Evaluations(count) => return format!("at every {count}th evaluation"),
@@ -303,8 +304,8 @@ fn in_words(every: Every) -> String {
     }
 }
 
-fn read_own(section: &mut Section<'_, '_>, probe: Probe) -> Option<OwnSchedule> {
-    section.optional_section(probe.word(), |section| OwnSchedule {
+fn read_overrides(section: &mut Section<'_, '_>, probe: Probe) -> Option<ProbeOverrides> {
+    section.optional_section(probe.name(), |section| ProbeOverrides {
         probe,
         every: Every::read(section),
         queries: section.integer("queries", 1).optional(),

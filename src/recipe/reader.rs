@@ -1,8 +1,7 @@
-//! Asks a recipe for its keys, notes what is wrong, and at the end refuses the keys nobody asked for.
+//! Reads the keys of a recipe, collects problems, and finally refuses unknown keys.
 //!
-//! A key is written once, where it is asked for, with its type, its range and its default; there is no
-//! other list of keys. The first problem stops nothing: what cannot be read is replaced, and the recipe
-//! is thrown away at the end.
+//! The type, the range and the default of a key are defined where it is read; there is no other list of keys. Reading
+//! continues after a problem with a placeholder value, and the recipe is discarded at the end.
 
 use std::path::Path;
 
@@ -14,71 +13,71 @@ use crate::choice::Choice;
 use crate::files::expand_home;
 use crate::nearest::nearest;
 
-/// Values longer than this are cut in messages.
-const LONGEST_SHOWN: usize = 60;
+/// Longer values are truncated in messages.
+const MAX_SHOWN: usize = 60;
 
-/// One reading of a recipe.
+/// The state of reading a recipe.
 pub(super) struct Reader<'a> {
     source: &'a Source,
     problems: Vec<Problem>,
-    /// The dotted keys that were asked for.
-    asked: Vec<String>,
-    /// The dotted keys that are given but were not asked for.
+    /// The dotted keys that have been read, given or not.
+    known: Vec<String>,
+    /// The dotted keys that are given, but have not been read.
     unknown: Vec<String>,
 }
 
-/// One section (table) of a recipe while it is read.
+/// A section (table) of a recipe while it is read.
 pub(super) struct Section<'r, 'a> {
     reader: &'r mut Reader<'a>,
     path: String,
     table: Option<&'a Table>,
-    asked: Vec<&'static str>,
+    known: Vec<&'static str>,
 }
 
-/// A key that was asked for; say what holds when it is not given.
+/// A key that has been read; its methods choose the value if it is not given.
 #[must_use]
-pub(super) struct Asked<'s, 'r, 'a, T> {
+pub(super) struct Field<'s, 'r, 'a, T> {
     section: &'s mut Section<'r, 'a>,
     key: &'static str,
-    wanted: String,
-    answer: Answer<T>,
+    expected: String,
+    value: FieldValue<T>,
 }
 
-enum Answer<T> {
+enum FieldValue<T> {
     Missing,
-    /// Noted as a problem already.
-    Wrong,
+    /// Already reported as a problem.
+    Invalid,
     Given(T),
 }
 
-impl<T> Asked<'_, '_, '_, T> {
-    /// The value, `default` when it is not given.
+impl<T> Field<'_, '_, '_, T> {
+    /// Returns the value, or `default` if it is not given.
     pub(super) fn or(self, default: T) -> T {
         self.optional().unwrap_or(default)
     }
 
-    /// The value, `None` when it is not given.
+    /// Returns the value, or `None` if it is not given.
     pub(super) fn optional(self) -> Option<T> {
-        match self.answer {
-            Answer::Given(value) => Some(value),
-            Answer::Missing | Answer::Wrong => None,
+        match self.value {
+            FieldValue::Given(value) => Some(value),
+            FieldValue::Missing | FieldValue::Invalid => None,
         }
     }
 
-    /// The value; that it is not given is a problem.
+    /// Returns the value; a missing key is a problem.
     pub(super) fn required(self) -> T
     where
         T: Default,
     {
-        if let Answer::Missing = self.answer {
-            let message = format!("missing: expected {}", self.wanted);
+        if let FieldValue::Missing = self.value {
+            let message = format!("missing: expected {}", self.expected);
             self.section.problem(self.key, message);
         }
         self.optional().unwrap_or_default()
     }
 }
 
-/// Reads all of `source` with `read`: the value, or everything that is wrong.
+/// Reads `source` with `read`, and returns the value or all problems.
 pub(super) fn read<T>(
     source: &Source,
     read: impl FnOnce(&mut Section<'_, '_>) -> T,
@@ -91,7 +90,7 @@ pub(super) fn read<T>(
 
 impl<'a> Reader<'a> {
     fn new(source: &'a Source) -> Self {
-        Self { source, problems: Vec::new(), asked: Vec::new(), unknown: Vec::new() }
+        Self { source, problems: Vec::new(), known: Vec::new(), unknown: Vec::new() }
     }
 
     fn read<T>(
@@ -100,11 +99,11 @@ impl<'a> Reader<'a> {
         table: Option<&'a Table>,
         read: impl FnOnce(&mut Section<'_, 'a>) -> T,
     ) -> T {
-        let mut section = Section { reader: self, path: path.to_owned(), table, asked: Vec::new() };
+        let mut section = Section { reader: self, path: path.to_owned(), table, known: Vec::new() };
         let value = read(&mut section);
-        let asked = section.asked;
+        let known = section.known;
         let keys = table.into_iter().flat_map(Table::keys);
-        let unknown = keys.filter(|key| !asked.contains(&key.as_str()));
+        let unknown = keys.filter(|key| !known.contains(&key.as_str()));
         self.unknown.extend(unknown.map(|key| join(path, key)));
         value
     }
@@ -113,15 +112,15 @@ impl<'a> Reader<'a> {
         let found = self.source.value(&key).filter(|value| !value.is_table());
         let found = found.map(|value| {
             let text = value.to_string();
-            if text.chars().count() <= LONGEST_SHOWN {
+            if text.chars().count() <= MAX_SHOWN {
                 text
             } else {
-                let cut: String = text.chars().take(LONGEST_SHOWN).collect();
+                let cut: String = text.chars().take(MAX_SHOWN).collect();
                 format!("{cut}...")
             }
         });
         self.problems.push(Problem {
-            place: self.source.place(&key).filter(|_| self.source.value(&key).is_some()),
+            origin: self.source.origin(&key).filter(|_| self.source.value(&key).is_some()),
             key,
             found,
             message,
@@ -132,15 +131,15 @@ impl<'a> Reader<'a> {
         for key in std::mem::take(&mut self.unknown) {
             let (path, last) = key.rsplit_once('.').unwrap_or(("", &key));
             let siblings: Vec<&str> = self
-                .asked
+                .known
                 .iter()
-                .filter_map(|asked| {
-                    let (asked_path, last) = asked.rsplit_once('.').unwrap_or(("", asked));
+                .filter_map(|known| {
+                    let (asked_path, last) = known.rsplit_once('.').unwrap_or(("", known));
                     (asked_path == path).then_some(last)
                 })
                 .collect();
-            let ends = |asked: &&String| asked.rsplit('.').next() == Some(last);
-            let elsewhere: Vec<&str> = self.asked.iter().filter(ends).map(String::as_str).collect();
+            let ends = |known: &&String| known.rsplit('.').next() == Some(last);
+            let elsewhere: Vec<&str> = self.known.iter().filter(ends).map(String::as_str).collect();
             let kind = match self.source.value(&key) {
                 Some(Value::Table(_)) => "section",
                 _ => "key",
@@ -158,7 +157,7 @@ impl<'a> Reader<'a> {
 }
 
 impl<'r, 'a> Section<'r, 'a> {
-    /// The section `key` inside this one, read with `read`; one that is not given is read as empty.
+    /// Reads the subsection `key` with `read`; a missing one is read as empty.
     pub(super) fn section<T>(
         &mut self,
         key: &'static str,
@@ -170,7 +169,7 @@ impl<'r, 'a> Section<'r, 'a> {
             Some(Value::Table(table)) => self.reader.read(&path, Some(table), read),
             Some(_) => {
                 self.problem(key, format!("expected a section, [{path}]"));
-                // What is missing in it is no news.
+                // Missing keys in it are not reported separately.
                 let before = self.reader.problems.len();
                 let value = self.reader.read(&path, None, read);
                 self.reader.problems.truncate(before);
@@ -179,7 +178,7 @@ impl<'r, 'a> Section<'r, 'a> {
         }
     }
 
-    /// Like [`Section::section`], but `None` when the section is not given.
+    /// Like [`Section::section`], but returns `None` if the section is not given.
     pub(super) fn optional_section<T>(
         &mut self,
         key: &'static str,
@@ -194,18 +193,18 @@ impl<'r, 'a> Section<'r, 'a> {
         None
     }
 
-    /// Whether `key` is given, rightly or not.
+    /// Returns whether `key` is given, valid or not.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
-    /// Notes what is wrong with `key` (dotted, from this section).
+    /// Reports a problem with `key` (dotted, relative to this section).
     pub(super) fn problem(&mut self, key: &str, message: String) {
         self.reader.problem(join(&self.path, key), message);
     }
 
-    /// Notes that `key` does not go together with `others` (dotted, from this section); silent when
-    /// one of them is wrong in itself.
+    /// Reports that `key` conflicts with `others` (dotted, relative to this section), unless one of them already has a
+    /// problem.
     pub(super) fn conflict(&mut self, key: &str, others: &[&str], message: String) {
         let mut keys = others.iter().chain([&key]).map(|key| join(&self.path, key));
         let problems = &self.reader.problems;
@@ -214,7 +213,7 @@ impl<'r, 'a> Section<'r, 'a> {
         }
     }
 
-    /// Refuses the keys that `read` asks for and this section has not asked for.
+    /// Refuses the given keys that `read` reads and this section has not read.
     pub(super) fn refuse_keys_of<T>(
         &mut self,
         read: impl FnOnce(&mut Section<'_, '_>) -> T,
@@ -223,97 +222,99 @@ impl<'r, 'a> Section<'r, 'a> {
         let nothing = Source::default();
         let mut reader = Reader::new(&nothing);
         let mut scratch =
-            Section { reader: &mut reader, path: String::new(), table: None, asked: Vec::new() };
+            Section { reader: &mut reader, path: String::new(), table: None, known: Vec::new() };
         read(&mut scratch);
-        for key in scratch.asked {
-            if self.has(key) && !self.asked.contains(&key) {
-                self.asked.push(key);
+        for key in scratch.known {
+            if self.has(key) && !self.known.contains(&key) {
+                self.known.push(key);
                 self.problem(key, message.to_owned());
             }
         }
     }
 
-    /// A text. What the command line gave is a text whatever it looks like.
-    pub(super) fn text(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, String> {
+    /// Reads a string. Every value of the command line is also a valid string.
+    pub(super) fn string(&mut self, key: &'static str) -> Field<'_, 'r, 'a, String> {
         let text = self.reader.source.text(&join(&self.path, key));
-        self.ask(key, "a text".to_owned(), |value| match value {
+        self.field(key, "a string".to_owned(), |value| match value {
             Value::String(text) => Some(text.clone()),
             _ => text.map(str::to_owned),
         })
     }
 
-    /// A path that is not empty, with a leading `~` as a shell expands it.
-    pub(super) fn path(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, String> {
-        let mut asked = self.text(key);
-        if let Answer::Given(text) = &asked.answer {
-            asked.answer = match expanded(text, std::env::home_dir().as_deref()) {
-                Ok(path) => Answer::Given(path),
+    /// Reads a non-empty path, with a leading `~` expanded as by a shell.
+    pub(super) fn path(&mut self, key: &'static str) -> Field<'_, 'r, 'a, String> {
+        let mut known = self.string(key);
+        if let FieldValue::Given(text) = &known.value {
+            known.value = match expanded(text, std::env::home_dir().as_deref()) {
+                Ok(path) => FieldValue::Given(path),
                 Err(message) => {
-                    asked.section.problem(key, message.to_owned());
-                    Answer::Wrong
+                    known.section.problem(key, message.to_owned());
+                    FieldValue::Invalid
                 }
             };
         }
-        asked
+        known
     }
 
-    /// A text that `parse` reads; `wanted` says which.
+    /// Reads a string that `parse` accepts; `expected` describes it.
     pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
-        wanted: &str,
+        expected: &str,
         parse: impl Fn(&str) -> Option<T>,
-    ) -> Asked<'_, 'r, 'a, T> {
-        self.ask(key, wanted.to_owned(), |value| match value {
+    ) -> Field<'_, 'r, 'a, T> {
+        self.field(key, expected.to_owned(), |value| match value {
             Value::Integer(number) => parse(&number.to_string()),
             value => parse(value.as_str()?),
         })
     }
 
-    /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, bool> {
-        self.ask(key, "true or false".to_owned(), Value::as_bool)
+    /// Reads `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &'static str) -> Field<'_, 'r, 'a, bool> {
+        self.field(key, "true or false".to_owned(), Value::as_bool)
     }
 
-    /// A whole number of at least `least`.
-    pub(super) fn integer<T>(&mut self, key: &'static str, least: i64) -> Asked<'_, 'r, 'a, T>
+    /// Reads an integer of at least `min`.
+    pub(super) fn integer<T>(&mut self, key: &'static str, min: i64) -> Field<'_, 'r, 'a, T>
     where
         T: TryFrom<i64>,
     {
-        let wanted = format!("a whole number of at least {least}");
-        self.ask(key, wanted, |value| {
-            let number = value.as_integer().filter(|number| *number >= least)?;
+        let expected = format!("an integer of at least {min}");
+        self.field(key, expected, |value| {
+            let number = value.as_integer().filter(|number| *number >= min)?;
             T::try_from(number).ok()
         })
     }
 
-    /// A finite number that `allowed` takes; `wanted` says which.
-    pub(super) fn number(
+    /// Reads a finite number that `allowed` accepts; `expected` describes it.
+    pub(super) fn float(
         &mut self,
         key: &'static str,
-        wanted: &str,
+        expected: &str,
         allowed: impl Fn(f64) -> bool,
-    ) -> Asked<'_, 'r, 'a, f64> {
-        self.ask(key, wanted.to_owned(), |value| finite(value).filter(|number| allowed(*number)))
+    ) -> Field<'_, 'r, 'a, f64> {
+        self.field(key, expected.to_owned(), |value| {
+            finite(value).filter(|number| allowed(*number))
+        })
     }
 
-    /// A number above 0, or 0 or `"none"` for off, both read as 0.
-    pub(super) fn number_or_off(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, f64> {
-        let wanted = "a number above 0, or 0 or \"none\" for off";
-        self.ask(key, wanted.to_owned(), |value| match value {
+    /// Reads a number above 0, or 0 or `"none"` for off; both are read as 0.
+    pub(super) fn float_or_off(&mut self, key: &'static str) -> Field<'_, 'r, 'a, f64> {
+        let expected = "a number above 0, or 0 or \"none\" for off";
+        self.field(key, expected.to_owned(), |value| match value {
             Value::String(text) => (text == "none").then_some(0.0),
             value => finite(value).filter(|number| *number >= 0.0),
         })
     }
 
-    /// Two finite numbers that `allowed` takes.
+    /// Reads two finite numbers that `allowed` accepts.
     pub(super) fn pair(
         &mut self,
         key: &'static str,
-        wanted: &str,
+        expected: &str,
         allowed: impl Fn(f64) -> bool,
-    ) -> Asked<'_, 'r, 'a, [f64; 2]> {
-        self.ask(key, wanted.to_owned(), |value| {
+    ) -> Field<'_, 'r, 'a, [f64; 2]> {
+        self.field(key, expected.to_owned(), |value| {
             let [first, second] = value.as_array()?.as_slice() else {
                 return None;
             };
@@ -322,80 +323,80 @@ impl<'r, 'a> Section<'r, 'a> {
         })
     }
 
-    /// One of the words of `T`.
-    pub(super) fn choice<T: Choice>(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, T> {
-        let wanted = format!("one of {}", T::words());
-        self.ask(key, wanted, |value| T::named(value.as_str()?))
+    /// Reads the name of a value of `T`.
+    pub(super) fn choice<T: Choice>(&mut self, key: &'static str) -> Field<'_, 'r, 'a, T> {
+        let expected = format!("one of {}", T::names());
+        self.field(key, expected, |value| T::from_name(value.as_str()?))
     }
 
-    /// Some of the words of `T`, none twice.
-    pub(super) fn choices<T>(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, Vec<T>>
+    /// Reads a list of names of values of `T`, without duplicates.
+    pub(super) fn choices<T>(&mut self, key: &'static str) -> Field<'_, 'r, 'a, Vec<T>>
     where
         T: Choice + PartialEq,
     {
-        let wanted = format!("a list of {}, none twice", T::words());
-        self.ask(key, wanted, |value| {
+        let expected = format!("a list of {}, without duplicates", T::names());
+        self.field(key, expected, |value| {
             let mut chosen = Vec::new();
-            for word in texts(value)? {
-                let choice = T::named(&word).filter(|choice| !chosen.contains(choice))?;
+            for word in strings(value)? {
+                let choice = T::from_name(&word).filter(|choice| !chosen.contains(choice))?;
                 chosen.push(choice);
             }
             Some(chosen)
         })
     }
 
-    /// A list of texts (whole numbers are read as texts), or one text as a list of one.
-    pub(super) fn texts(&mut self, key: &'static str) -> Asked<'_, 'r, 'a, Vec<String>> {
-        self.ask(key, "a list of texts".to_owned(), texts)
+    /// Reads a list of strings (integers are converted to strings), or one string as a list of one.
+    pub(super) fn strings(&mut self, key: &'static str) -> Field<'_, 'r, 'a, Vec<String>> {
+        self.field(key, "a list of strings".to_owned(), strings)
     }
 
-    fn ask<T>(
+    fn field<T>(
         &mut self,
         key: &'static str,
-        wanted: String,
+        expected: String,
         read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Asked<'_, 'r, 'a, T> {
+    ) -> Field<'_, 'r, 'a, T> {
         let path = self.note(key);
-        let answer = match self.table.and_then(|table| table.get(key)) {
-            None => Answer::Missing,
+        let value = match self.table.and_then(|table| table.get(key)) {
+            None => FieldValue::Missing,
             Some(value) => match read(value) {
-                Some(value) => Answer::Given(value),
+                Some(value) => FieldValue::Given(value),
                 None => {
-                    self.reader.problem(path, format!("expected {wanted}"));
-                    Answer::Wrong
+                    self.reader.problem(path, format!("expected {expected}"));
+                    FieldValue::Invalid
                 }
             },
         };
-        Asked { section: self, key, wanted, answer }
+        Field { section: self, key, expected, value }
     }
 
     fn note(&mut self, key: &'static str) -> String {
         let path = join(&self.path, key);
-        self.asked.push(key);
-        self.reader.asked.push(path.clone());
+        self.known.push(key);
+        self.reader.known.push(path.clone());
         path
     }
 }
 
-/// A path with `~` expanded, or what is wrong with it.
+/// Returns a path with `~` expanded, or the problem with it.
 fn expanded(text: &str, home: Option<&Path>) -> Result<String, &'static str> {
     let home = home.filter(|home| !home.as_os_str().is_empty());
     let path = expand_home(text, home);
     if text.trim().is_empty() {
-        return Err("expected a path, found an empty text");
+        return Err("expected a path, found an empty string");
     }
     if text.starts_with('~') && path == Path::new(text) {
         return Err(match text.strip_prefix('~') {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-                "`~` stands for no directory here: HOME is not set"
+                "`~` cannot be expanded: HOME is not set"
             }
             _ => {
-                "of `~`, only your own home directory is known, as `~/`: write this path out \
-                  (a file whose name begins with `~` is `./~...`)"
+                "only `~/`, your own home directory, is expanded: write this path in full \
+             (for a file whose name starts with `~`, write `./~...`)"
             }
         });
     }
-    path.into_os_string().into_string().map_err(|_| "the home directory is not text in UTF-8")
+    path.into_os_string().into_string().map_err(|_| "the home directory is not valid UTF-8")
 }
 
 fn finite(value: &Value) -> Option<f64> {
@@ -404,7 +405,7 @@ fn finite(value: &Value) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
-fn texts(value: &Value) -> Option<Vec<String>> {
+fn strings(value: &Value) -> Option<Vec<String>> {
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),

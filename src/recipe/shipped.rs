@@ -1,11 +1,11 @@
-//! The recipes of `recipes/`, inside the library: a binary alone can list, show, copy and run them.
+//! The recipes of `recipes/`, compiled into the library: a binary alone can list, show, copy and run them.
 
-/// A recipe that comes with genir.
+/// A recipe that is included in genir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShippedRecipe {
-    /// The file's name without `.toml`.
+    /// The file name without `.toml`.
     pub name: &'static str,
-    /// The file's text.
+    /// The text of the file.
     pub text: &'static str,
 }
 
@@ -18,7 +18,7 @@ macro_rules! shipped {
     };
 }
 
-/// All shipped recipes, the first to try first.
+/// All included recipes, the one for newcomers first.
 pub const SHIPPED: &[ShippedRecipe] = shipped![
     "quickstart",
     "squad-1000-full",
@@ -28,12 +28,12 @@ pub const SHIPPED: &[ShippedRecipe] = shipped![
 ];
 
 impl ShippedRecipe {
-    /// The recipe of that name.
-    pub fn named(name: &str) -> Option<&'static Self> {
+    /// Returns the recipe with this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
         SHIPPED.iter().find(|recipe| recipe.name == name)
     }
 
-    /// The text of a copy in the file `to`, with the run directory `run` of its own.
+    /// Returns the text for a copy in the file `to`, with the run directory `run`.
     pub fn copy(&self, to: &str, run: &str) -> String {
         let name = self.name;
         let directory = |run: &str| format!("directory = {}", toml::Value::from(run));
@@ -44,19 +44,19 @@ impl ShippedRecipe {
         )
     }
 
-    /// What the recipe is: its first comment lines, up to one that ends a sentence, as one line.
+    /// Returns a summary of the recipe: its first comment lines, up to the end of a sentence, as one line.
     pub fn summary(&self) -> String {
         let mut summary = String::new();
         for line in self.text.lines() {
-            let Some(words) = line.strip_prefix('#').map(str::trim).filter(|line| !line.is_empty())
+            let Some(text) = line.strip_prefix('#').map(str::trim).filter(|line| !line.is_empty())
             else {
                 break;
             };
             if !summary.is_empty() {
                 summary.push(' ');
             }
-            summary.push_str(words);
-            if words.ends_with('.') {
+            summary.push_str(text);
+            if text.ends_with('.') {
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! A recipe's text with the command line's overrides laid over it, and where each key was given.
+//! The text of a recipe with the overrides of the command line, and the origin of each key.
 
 use std::collections::HashMap;
 
@@ -8,27 +8,27 @@ use toml::{Table, Value};
 use super::error::{KeyOrigin, Problem};
 use crate::nearest::nearest;
 
-/// The keys and values of a recipe before anything is known about them.
+/// The keys and values of a recipe before they are validated.
 #[derive(Default)]
 pub(super) struct Source {
     pub(super) table: Table,
-    /// By dotted key.
-    places: HashMap<String, KeyOrigin>,
-    /// The text of overrides by dotted key: what looks like a number may be asked for as a text.
+    /// The origins by dotted key.
+    origins: HashMap<String, KeyOrigin>,
+    /// The text of overrides by dotted key: a value that looks like a number may be read as a string.
     texts: HashMap<String, String>,
 }
 
 impl Source {
-    /// Reads TOML `text`, then applies `overrides` in order: `key=value` sets, `~key` removes.
+    /// Parses TOML `text`, then applies `overrides` in order: `key=value` sets, `~key` removes.
     ///
-    /// Errors: what is no TOML, by line; overrides that cannot be applied.
+    /// Errors: invalid TOML, with its line, and overrides that cannot be applied.
     pub(super) fn read(text: &str, overrides: &[String]) -> Result<Self, Vec<Problem>> {
         let (places, mistakes) = DeTable::parse_recoverable(text);
-        // Once for all keys: to count the lines before each key anew takes quadratic time.
+        // Computed once for all keys: counting the lines before each key would take quadratic time.
         let ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
         let line = |offset: usize| 1 + ends.partition_point(|end| *end < offset);
         let problem = |error: &toml::de::Error| Problem {
-            place: error.span().map(|span| KeyOrigin::Line(line(span.start))),
+            origin: error.span().map(|span| KeyOrigin::Line(line(span.start))),
             key: String::new(),
             found: None,
             message: error.message().replace('\n', "; "),
@@ -52,7 +52,7 @@ impl Source {
                 self.note_lines(&path, table, line);
             }
             let place = KeyOrigin::Line(line(key.span().start));
-            self.places.insert(path, place);
+            self.origins.insert(path, place);
         }
     }
 
@@ -85,14 +85,14 @@ impl Source {
             Some(text) => {
                 let value = text.parse().unwrap_or_else(|_| Value::String(text.to_owned()));
                 table.insert((*last).to_owned(), value);
-                self.places.insert(key.clone(), KeyOrigin::CommandLine);
+                self.origins.insert(key.clone(), KeyOrigin::CommandLine);
                 self.texts.insert(key, text.to_owned());
             }
             None if table.remove(*last).is_none() => {
                 let nearest = nearest(last, table.keys().map(String::as_str));
                 let suggestion = nearest.map(|word| format!("; did you mean `{word}`?"));
                 let message = format!(
-                    "the recipe does not give it, so it cannot be removed{}",
+                    "the recipe does not set it, so it cannot be removed{}",
                     suggestion.unwrap_or_default()
                 );
                 return Err(refused(&key, message));
@@ -102,18 +102,18 @@ impl Source {
         Ok(())
     }
 
-    /// Where `key` was given: itself or, for a part of an inline table, what holds it.
-    pub(super) fn place(&self, key: &str) -> Option<KeyOrigin> {
-        let found = self.places.get(key).copied();
-        found.or_else(|| self.place(key.rsplit_once('.')?.0))
+    /// Returns the origin of `key` or, inside an inline table, of the table.
+    pub(super) fn origin(&self, key: &str) -> Option<KeyOrigin> {
+        let found = self.origins.get(key).copied();
+        found.or_else(|| self.origin(key.rsplit_once('.')?.0))
     }
 
-    /// The text of `key` as the command line gave it.
+    /// Returns the text of `key` on the command line.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         self.texts.get(key).map(String::as_str)
     }
 
-    /// The value of the dotted `key`.
+    /// Returns the value of the dotted `key`.
     pub(super) fn value(&self, key: &str) -> Option<&Value> {
         let mut parts = key.split('.');
         let first = self.table.get(parts.next()?)?;
@@ -121,11 +121,11 @@ impl Source {
     }
 }
 
-/// A key inside a section: `train` and `steps` make `train.steps`.
+/// Joins a section and a key: `train` and `steps` give `train.steps`.
 pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 fn refused(key: &str, message: String) -> Problem {
-    Problem { place: Some(KeyOrigin::CommandLine), key: key.to_owned(), found: None, message }
+    Problem { origin: Some(KeyOrigin::CommandLine), key: key.to_owned(), found: None, message }
 }

@@ -1,43 +1,43 @@
-//! How it is learnt: `[optimizer]`, `[schedule]` and `[train]`.
+//! Optimization: `[optimizer]`, `[schedule]` and `[train]`.
 
 use serde::{Serialize, Serializer};
 
-use super::ranges::{NOT_NEGATIVE, POSITIVE, SHARE, not_negative, positive, share};
+use super::ranges::{FRACTION, NOT_NEGATIVE, POSITIVE, fraction, not_negative, positive};
 use super::reader::Section;
 use crate::choice::choice;
 use crate::task::Epochs;
 
 choice! {
-    /// The word of an optimizer.
+    /// The name of an optimizer.
     OptimizerName {
         AdamW = "adamw",
         Adafactor = "adafactor",
     }
 }
 
-/// An optimizer with its own settings.
+/// An optimizer with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "name")]
 pub enum Optimizer {
-    /// As PyTorch's, weight decay decoupled.
+    /// AdamW as in PyTorch, with decoupled weight decay.
     #[serde(rename = "adamw")]
     AdamW {
-        /// Exponential decay rates of the first and second moment.
+        /// Exponential decay rates of the first and second moments.
         betas: [f64; 2],
         /// Added to the denominator.
         eps: f64,
         /// Decoupled weight decay.
         weight_decay: f64,
     },
-    /// As `transformers`', at the given learning rate: `relative_step` is always off, as its
-    /// documentation recommends for T5.
+    /// Adafactor as in `transformers`, with a given learning rate: `relative_step` is always off, as its documentation
+    /// recommends for T5.
     #[serde(rename = "adafactor")]
     Adafactor {
-        /// Added to the squared gradient; least scale of a parameter for `scale_parameter`.
+        /// The constant added to the squared gradient, and the minimum scale of a parameter for `scale_parameter`.
         eps: [f64; 2],
-        /// Largest root mean square of an update.
+        /// Maximum root mean square of an update.
         clip_threshold: f64,
-        /// Exponent of the decay of the second moment over steps.
+        /// Exponent of the decay rate of the second moment over steps.
         decay_rate: f64,
         /// Weight decay.
         weight_decay: f64,
@@ -54,12 +54,12 @@ pub struct OptimizerSection {
     pub optimizer: Optimizer,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Largest norm of all gradients together; `None`: not clipped, written as 0.
+    /// Maximum global norm of the gradients; `None`: no clipping, serialised as 0.
     #[serde(serialize_with = "zero_for_none")]
     pub clip_norm: Option<f64>,
 }
 
-/// TOML has no null: without this, "off" would be read again as the default.
+/// Serialises `None` as 0. TOML has no null, so that "off" would be parsed as the default.
 pub(super) fn zero_for_none<S: Serializer>(
     value: &Option<f64>,
     serializer: S,
@@ -70,13 +70,13 @@ pub(super) fn zero_for_none<S: Serializer>(
 impl OptimizerSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let name = section.choice("name").or(OptimizerName::AdamW);
-        let learning_rate = section.number("learning_rate", POSITIVE, positive).required();
-        // Adafactor clips each update itself; `transformers` advises against a second clipping.
+        let learning_rate = section.float("learning_rate", POSITIVE, positive).required();
+        // Adafactor clips each update itself; `transformers` advises against additional clipping.
         let default_clip_norm = match name {
             OptimizerName::AdamW => 1.0,
             OptimizerName::Adafactor => 0.0,
         };
-        let clip_norm = section.number_or_off("clip_norm").or(default_clip_norm);
+        let clip_norm = section.float_or_off("clip_norm").or(default_clip_norm);
         let optimizer = match name {
             OptimizerName::AdamW => {
                 let optimizer = read_adamw(section);
@@ -95,37 +95,39 @@ impl OptimizerSection {
     }
 }
 
-/// The defaults are PyTorch's.
+/// Reads the settings of AdamW. The defaults are those of PyTorch.
 fn read_adamw(section: &mut Section<'_, '_>) -> Optimizer {
     Optimizer::AdamW {
-        betas: section.pair("betas", "two numbers from 0 to less than 1", share).or([0.9, 0.999]),
-        eps: section.number("eps", POSITIVE, positive).or(1e-8),
-        weight_decay: section.number("weight_decay", NOT_NEGATIVE, not_negative).or(0.01),
+        betas: section
+            .pair("betas", "two numbers from 0 to less than 1", fraction)
+            .or([0.9, 0.999]),
+        eps: section.float("eps", POSITIVE, positive).or(1e-8),
+        weight_decay: section.float("weight_decay", NOT_NEGATIVE, not_negative).or(0.01),
     }
 }
 
-/// The defaults are those of `transformers`, but for `scale_parameter`, which it advises to turn off
-/// where the learning rate is given.
+/// Reads the settings of Adafactor. The defaults are those of `transformers`, except for `scale_parameter`, which it
+/// advises to turn off with a given learning rate.
 fn read_adafactor(section: &mut Section<'_, '_>) -> Optimizer {
     Optimizer::Adafactor {
         eps: section.pair("eps", "two numbers above 0", positive).or([1e-30, 1e-3]),
-        clip_threshold: section.number("clip_threshold", POSITIVE, positive).or(1.0),
-        decay_rate: section.number("decay_rate", "a number below 0", |rate| rate < 0.0).or(-0.8),
-        weight_decay: section.number("weight_decay", NOT_NEGATIVE, not_negative).or(0.0),
-        scale_parameter: section.flag("scale_parameter").or(false),
+        clip_threshold: section.float("clip_threshold", POSITIVE, positive).or(1.0),
+        decay_rate: section.float("decay_rate", "a number below 0", |rate| rate < 0.0).or(-0.8),
+        weight_decay: section.float("weight_decay", NOT_NEGATIVE, not_negative).or(0.0),
+        scale_parameter: section.boolean("scale_parameter").or(false),
     }
 }
 
 choice! {
-    /// How the learning rate goes on after the warm-up.
+    /// The schedule of the learning rate after the warmup.
     ScheduleName {
-        /// The peak learning rate throughout.
+        /// The peak learning rate.
         Constant = "constant",
-        /// In a straight line to 0 at the last step.
+        /// Linear decay to 0 at the last step.
         Linear = "linear",
-        /// By the inverse square root of the step.
+        /// Decay with the inverse square root of the step.
         InverseSqrt = "inverse_sqrt",
-        /// Half a cosine to 0 at the last step.
+        /// Cosine decay to 0 at the last step.
         Cosine = "cosine",
     }
 }
@@ -135,7 +137,7 @@ choice! {
 pub struct ScheduleSection {
     /// The schedule.
     pub name: ScheduleName,
-    /// Steps in which the learning rate rises in a straight line from 0.
+    /// Number of steps of linear warmup from 0.
     pub warmup_steps: u64,
 }
 
@@ -148,19 +150,19 @@ impl ScheduleSection {
     }
 }
 
-/// A stretch of training.
+/// A length of training, in steps or epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub enum Span {
-    /// In steps of the optimizer.
+    /// Optimizer steps.
     #[serde(rename = "steps")]
     Steps(u64),
-    /// In passes over the examples, as the mixture counts them; 0.5 is half a pass.
+    /// Epochs of the mixture; may be fractional.
     #[serde(rename = "epochs")]
     Epochs(f64),
 }
 
 impl Span {
-    /// The span in steps, at least one; a fraction of an epoch is rounded to the nearest step.
+    /// Returns the number of steps, at least one; a fraction of an epoch is rounded to the nearest step.
     pub fn steps(self, of: &Epochs) -> u64 {
         match self {
             Span::Steps(steps) => steps,
@@ -168,14 +170,14 @@ impl Span {
         }
     }
 
-    /// The span that the keys `steps` or `epochs` give; both of them are a problem.
+    /// Reads the key `steps` or `epochs`; giving both is a problem.
     pub(super) fn read(
         section: &mut Section<'_, '_>,
         steps: &'static str,
         epochs: &'static str,
     ) -> Option<Self> {
         let by_steps = section.integer(steps, 1).optional().map(Span::Steps);
-        let by_epochs = section.number(epochs, POSITIVE, positive).optional();
+        let by_epochs = section.float(epochs, POSITIVE, positive).optional();
         if by_steps.is_some() && by_epochs.is_some() {
             let message = format!(
                 "expected either `{steps}` or `{epochs}`, found both; remove one \
@@ -190,15 +192,15 @@ impl Span {
 /// `[train]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainSection {
-    /// How long: `steps` or `epochs`.
+    /// Length of training, `steps` or `epochs`.
     #[serde(flatten)]
     pub length: Span,
-    /// Examples in a batch; fewer in the last batch of an epoch.
+    /// Number of examples in a batch; the last batch of an epoch may have fewer.
     pub batch_size: usize,
-    /// Batches whose gradients make one step; fewer in the last step of an epoch. Every example of a step weighs the
-    /// same, whichever batch it is in.
+    /// Number of batches whose gradients are accumulated for a step; the last step of an epoch may have fewer. All
+    /// examples of a step have the same weight, regardless of their batch.
     pub accumulate: usize,
-    /// Share of the target that is spread evenly over the whole output vocabulary.
+    /// Fraction of the target probability that is distributed uniformly over the output vocabulary.
     pub label_smoothing: f64,
 }
 
@@ -212,7 +214,7 @@ impl TrainSection {
             length: length.unwrap_or(Span::Steps(1)),
             batch_size: section.integer("batch_size", 1).required(),
             accumulate: section.integer("accumulate", 1).or(1),
-            label_smoothing: section.number("label_smoothing", SHARE, share).or(0.0),
+            label_smoothing: section.float("label_smoothing", FRACTION, fraction).or(0.0),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::files::{FileError, WholeFile, write_whole};
+use crate::files::{AtomicFile, FileError, write_atomically};
 
 /// Why a run, qrels or correct-queries file could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,7 @@ pub struct QrelsLine {
 /// [`RunWriter::finish`].
 #[derive(Debug)]
 pub struct RunWriter {
-    file: WholeFile,
+    file: AtomicFile,
     tag: String,
 }
 
@@ -112,7 +112,7 @@ impl RunWriter {
     /// Starts a run; `tag` names the system in every line.
     pub fn create(path: &Path, tag: &str) -> Result<RunWriter, RunFileError> {
         check_id(path, "tag", tag)?;
-        Ok(RunWriter { file: WholeFile::create(path)?, tag: tag.to_string() })
+        Ok(RunWriter { file: AtomicFile::create(path)?, tag: tag.to_string() })
     }
 
     /// Writes the ranking of one query: docids with their scores, best first.
@@ -154,7 +154,7 @@ pub fn write_qrels<'a>(
     path: &Path,
     judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
 ) -> Result<(), RunFileError> {
-    let mut file = WholeFile::create(path)?;
+    let mut file = AtomicFile::create(path)?;
     for (query, document, grade) in judgements {
         check_qrels(path, [(query, document, grade)])?;
         writeln!(file, "{query} 0 {document} {grade}").map_err(FileError::new("write", path))?;
@@ -191,7 +191,7 @@ pub fn read_qrels(path: &Path) -> Result<Vec<QrelsLine>, RunFileError> {
 
 /// Writes the queries whose relevant document is at rank 1, as `(docid token, query id)`.
 pub fn write_correct_queries(path: &Path, correct: &[(String, String)]) -> Result<(), FileError> {
-    write_whole(path, |file| Ok(serde_json::to_writer(file, correct)?))
+    write_atomically(path, |file| Ok(serde_json::to_writer(file, correct)?))
 }
 
 /// Reads such a file; query ids that are JSON integers become their decimal text.

@@ -1,4 +1,4 @@
-//! The directory of a run: what lies where. How one begins is told in [`super::start`].
+//! The run directory and its layout. See [`super::start`] for how a run is started in it.
 
 use std::fs;
 use std::io;
@@ -15,114 +15,114 @@ const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
 const SUMMARY: &str = "summary.json";
-/// The mark of a run: what makes a directory one that may be replaced when that is asked for.
+/// Identifies a directory as a run directory, which may be replaced on request.
 const ENVIRONMENT: &str = "environment.json";
-/// All that a run writes: what `--overwrite` replaces. Whatever else is in its directory is the user's.
+/// All files and directories that a run writes, which `--overwrite` replaces. Everything else in the directory belongs
+/// to the user.
 pub(super) const LAYOUT: [&str; 9] =
     [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, SUMMARY, RECIPE, ENVIRONMENT];
-/// What a run has logged that was to replace the one that is there, and ended without a checkpoint. It stays until the
-/// user removes it.
+/// The logs of a run that should replace the existing one, but ended without a checkpoint. They remain until the user
+/// removes them.
 pub(super) const FAILED: &str = "failed-run";
-/// The link in [`CHECKPOINTS`] to the newest one: there from the first that is complete.
+/// The symbolic link in [`CHECKPOINTS`] to the newest one; it exists once the first checkpoint is complete.
 pub(crate) const LATEST: &str = "latest";
 
-/// What to do where a run already is.
+/// What to do if the directory already has a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// Leave it alone and give an error.
+    /// Return an error.
     Refuse,
-    /// Put a new run in its place.
+    /// Replace it with the new run.
     Replace,
 }
 
-/// Why a run directory could not be made or opened.
+/// Errors of creating or opening a run directory.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The file system refused.
+    /// A file system operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A run is there and may not be overwritten.
+    /// The directory has a run, which may not be overwritten.
     #[error(
         "{} already holds a run ({contents}); choose another run.directory, \
          or give --overwrite to replace that run", path.display()
     )]
     Exists {
-        /// The directory asked for.
+        /// The run directory.
         path: PathBuf,
-        /// What is in it.
+        /// Its contents.
         contents: String,
     },
-    /// Something is there that is no run of ours: it is never deleted.
+    /// The directory is not empty and not a run directory: it is never deleted.
     #[error(
-        "{} is not empty and no run of genir (it holds {contents}, and no {ENVIRONMENT} of a run); \
+        "{} is not empty and not a run directory of genir (it contains {contents}, but no {ENVIRONMENT} of a run); \
          choose another run.directory", path.display()
     )]
     Foreign {
-        /// The directory asked for.
+        /// The run directory.
         path: PathBuf,
-        /// What is in it.
+        /// Its contents.
         contents: String,
     },
-    /// Another process trains in the directory.
+    /// Another process is training in the directory.
     #[error(
-        "{} is in use by {owner}; wait for its end, stop it, or choose another run.directory",
+        "{} is in use by {owner}; wait until it ends, stop it, or choose another run.directory",
         path.display()
     )]
     InUse {
-        /// The directory asked for.
+        /// The run directory.
         path: PathBuf,
-        /// Process, machine and time, in words.
+        /// The process, its host and its start time, as text.
         owner: String,
     },
-    /// What the new run reads would be removed with the old one.
+    /// Replacing the old run would remove inputs of the new run.
     #[error(
-        "{} holds a run that --overwrite would replace, and with it what the new run reads: {}; \
-         copy that elsewhere, or choose another run.directory",
+        "{} holds a run that --overwrite would replace, including inputs of the new run: {}; \
+             copy them elsewhere, or choose another run.directory",
         path.display(), inputs.join(", ")
     )]
     Inputs {
-        /// The directory asked for.
+        /// The run directory.
         path: PathBuf,
-        /// Keys of the recipe with their paths.
+        /// The recipe keys of the inputs, with their paths.
         inputs: Vec<String>,
     },
-    /// An interrupted start cannot be undone, since something new is in the old one's place.
+    /// An interrupted start cannot be undone, as a new file has the name of an old one.
     #[error(
-        "an interrupted start has moved {} to {}, and both are there now: remove or rename the one that is not \
-         wanted", path.display(), aside.display()
+        "an interrupted start moved {} to {}, and both exist now: remove or rename one of them", path.display(), aside.display()
     )]
-    Twice {
-        /// Where it was.
+    BothExist {
+        /// The original path.
         path: PathBuf,
-        /// Where it is.
+        /// The path that it was moved to.
         aside: PathBuf,
     },
-    /// A run was expected and is not there.
-    #[error("{} holds no run: {reason}", path.display())]
+    /// The directory is not a run directory.
+    #[error("{} is not a run directory: {reason}", path.display())]
     NotARun {
-        /// The directory asked for.
+        /// The run directory.
         path: PathBuf,
-        /// What is missing or wrong.
+        /// The missing or invalid file.
         reason: String,
     },
 }
 
-/// The directory of one run. Its layout:
+/// The directory of one run, with this layout:
 ///
 /// ```text
-/// recipe.toml        the resolved recipe: every key, with the value it had
+/// recipe.toml        the resolved recipe: every key with its value
 /// environment.json   versions, machine, git revision, command line, start time
-/// metrics.jsonl      one JSON object a line: step, epoch, wall_time, scalars by tag
-/// tensorboard/       the same scalars as TensorBoard events, and more of the probes: lines of layers and stages,
+/// metrics.jsonl      one JSON object per line: step, epoch, wall_time, scalars by tag
+/// tensorboard/       the same scalars as TensorBoard events, and for probes: curves of layers and stages,
 ///                    histograms, images
-/// checkpoints/       one directory a checkpoint
+/// checkpoints/       one directory per checkpoint
 /// retrieval/         TREC runs and qrels, correct queries
-/// probes/            <probe>.jsonl: one result a line, of the probes that were measured
-/// log.txt            what was logged
-/// summary.json       what came of the run and what it cost; written when it is over
-/// failed-run/        what a run has logged that was to replace this one (`--overwrite`) and ended without a checkpoint
-/// .genir-old/        until a run that replaces another has a checkpoint: that other
-/// .genir.lock        while it trains: which process does
+/// probes/            <probe>.jsonl: one result per line
+/// log.txt            the log
+/// summary.json       the outcome and the cost of the run; written when it ends
+/// failed-run/        the logs of a run that should replace this one (`--overwrite`) and ended without a checkpoint
+/// .genir-old/        the replaced run, until the new run has a checkpoint
+/// .genir.lock        the process that trains, while it does
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDirectory {
@@ -130,12 +130,12 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// The directory at `path`, whatever is there.
+    /// The run directory at `path`, unchecked.
     pub(super) fn at(path: &Path) -> RunDirectory {
         RunDirectory { path: path.to_path_buf() }
     }
 
-    /// Makes the directory of a new run in one go, for callers with nothing between that can fail: see [`NewRun`].
+    /// Creates the directory of a new run in one step. Callers with fallible steps in between use [`NewRun`].
     pub fn create(
         path: &Path,
         overwrite: Overwrite,
@@ -144,15 +144,15 @@ impl RunDirectory {
     ) -> Result<RunDirectory, RunError> {
         let mut new = NewRun::claim(path, overwrite)?;
         new.begin(recipe, environment)?;
-        new.keep()?;
+        new.commit()?;
         Ok(new.directory().clone())
     }
 
-    /// That a run can be started in `path`, which need not be there yet; nothing is written.
+    /// Checks that a run can be started in `path`, which need not exist; nothing is written.
     ///
     /// # Errors
-    /// What would stop [`RunDirectory::create`], as far as it can be known: a run that is there and may not be
-    /// replaced, files that are no run's, a file in the way, a directory that cannot be written to.
+    /// The errors of [`RunDirectory::create`] that can be foreseen: an existing run that may not be replaced, files
+    /// that do not belong to a run, a file with that name, a directory that is not writable.
     pub fn can_start(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
         can_create_in(path).map_err(FileError::new("create", path))?;
         NewRun::check(path, overwrite)
@@ -168,14 +168,14 @@ impl RunDirectory {
         Ok(run)
     }
 
-    /// The environment that the run was started in.
+    /// Reads the environment that the run was started in.
     pub fn environment(&self) -> Result<Environment, RunError> {
         let path = self.environment_path();
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let interrupted = match start::is_interrupted(&self.path) {
                     true => {
-                        "; a start was interrupted there: `genir train` with this run.directory puts it in order"
+                        "; a start was interrupted there: `genir train` with this run.directory repairs it"
                     }
                     false => "",
                 };
@@ -188,52 +188,52 @@ impl RunDirectory {
         })
     }
 
-    /// The directory itself.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The resolved recipe.
+    /// Returns the path of the resolved recipe.
     pub fn recipe(&self) -> PathBuf {
         self.path.join(RECIPE)
     }
 
-    /// Scalars, one JSON object a line.
+    /// Returns the path of the scalars, one JSON object per line.
     pub fn metrics(&self) -> PathBuf {
         self.path.join(METRICS)
     }
 
-    /// The directory of TensorBoard events.
+    /// Returns the directory of TensorBoard events.
     pub fn tensorboard(&self) -> PathBuf {
         self.path.join(TENSORBOARD)
     }
 
-    /// The directory of checkpoints.
+    /// Returns the directory of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
 
-    /// The directory of run files, qrels and correct queries.
+    /// Returns the directory of run files, qrels and correct queries.
     pub fn retrieval(&self) -> PathBuf {
         self.path.join(RETRIEVAL)
     }
 
-    /// The directory of probe results; made with the first of them.
+    /// Returns the directory of probe results, which is created with the first result.
     pub fn probes(&self) -> PathBuf {
         self.path.join(PROBES)
     }
 
-    /// The log.
+    /// Returns the path of the log.
     pub fn log(&self) -> PathBuf {
         self.path.join(LOG)
     }
 
-    /// What came of the run and what it cost; made when it is over.
+    /// Returns the path of the summary, which is written when the run ends.
     pub fn summary(&self) -> PathBuf {
         self.path.join(SUMMARY)
     }
 
-    /// Whether `path` is a file that the run wrote or will write at the top of its directory, or into `tensorboard/`.
+    /// Returns whether `path` is a file that a run writes directly in its directory or in `tensorboard/`.
     pub(crate) fn is_own_file(&self, path: &Path) -> bool {
         let files =
             [self.recipe(), self.environment_path(), self.metrics(), self.log(), self.summary()];
@@ -249,7 +249,7 @@ impl RunDirectory {
     }
 }
 
-/// The names in a directory, sorted; directories end with a slash.
+/// Returns the names in a directory, sorted; those of directories end with a slash.
 pub(super) fn contents(path: &Path) -> Result<Vec<String>, FileError> {
     let read = || {
         let mut names = Vec::new();
@@ -264,7 +264,7 @@ pub(super) fn contents(path: &Path) -> Result<Vec<String>, FileError> {
     read().map_err(FileError::new("list", path))
 }
 
-/// The first few names, and how many more there are.
+/// Joins the first few names and the number of the others.
 pub(super) fn summary(names: &[String]) -> String {
     let shown = names.len().min(7);
     let mut text = names[..shown].join(", ");

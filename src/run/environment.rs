@@ -1,4 +1,4 @@
-//! What a run ran on and with: versions, machine, git revision, command line.
+//! The environment of a run: versions, machine, git revision, command line.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -13,32 +13,32 @@ use serde::{Deserialize, Serialize};
 /// The version of Burn that this crate is built with, as `Cargo.toml` pins it.
 const BURN_VERSION: &str = "0.22.1";
 
-/// Where and with what a run was started; what cannot be found out is none.
+/// The environment in which a run was started; values that are unavailable are `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// The version of genir.
     pub genir: String,
     /// The version of Burn.
     pub burn: String,
-    /// When, in UTC: `2026-01-31T12:00:00Z`.
+    /// The start time in UTC: `2026-01-31T12:00:00Z`.
     pub started: String,
-    /// The command line, one argument an entry.
+    /// The arguments of the command line.
     pub command: Vec<String>,
-    /// The device that computes, as the caller names it.
+    /// The compute device, as named by the caller.
     pub device: String,
-    /// Architecture and system that the binary was built for: `x86_64-linux`.
+    /// The architecture and the operating system of the build: `x86_64-linux`.
     pub target: String,
     /// The name and version of the operating system.
     pub system: Option<String>,
     /// The processor's name.
     pub cpu: Option<String>,
-    /// How many threads this process may run at once.
+    /// The number of threads that the process may run in parallel.
     pub cores: Option<usize>,
     /// The machine's memory in bytes.
     pub memory: Option<u64>,
-    /// The git revision of the directory that the run was started in.
+    /// The git revision of the current directory at the start.
     pub git: Option<GitRevision>,
-    /// What was skipped or noted in the corpus, with how many there are of each kind.
+    /// The number of findings in the corpus, by kind.
     #[serde(default)]
     pub corpus: BTreeMap<String, usize>,
 }
@@ -46,14 +46,14 @@ pub struct Environment {
 /// The state of a git repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GitRevision {
-    /// The commit that is checked out.
+    /// The checked out commit.
     pub commit: String,
-    /// Whether tracked files differ from it.
+    /// Whether tracked files differ from the commit.
     pub dirty: bool,
 }
 
 impl Environment {
-    /// The environment of this process, now; `device` is recorded as given.
+    /// Captures the current environment of this process; `device` is recorded unchanged.
     pub fn capture(device: &str) -> Environment {
         let arguments = env::args_os().map(|argument| argument.to_string_lossy().into_owned());
         Environment {
@@ -73,18 +73,18 @@ impl Environment {
     }
 }
 
-/// The memory in bytes that this process has in the machine's memory now, mapped files among it (Linux; none elsewhere).
+/// Returns the resident memory of this process in bytes, including mapped files (Linux; `None` elsewhere).
 pub(crate) fn resident_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmRSS"))
 }
 
-/// The most memory in bytes that this process has held so far (Linux; none elsewhere).
+/// Returns the peak resident memory of this process in bytes (Linux; `None` elsewhere).
 pub(crate) fn peak_memory() -> Option<u64> {
     bytes(field("/proc/self/status", "VmHWM"))
 }
 
-/// The memory in bytes that this process can have (Linux; none elsewhere): the machine's with its swap space, or less
-/// where a control group, as of a container or a job of a cluster, allows less.
+/// Returns the memory in bytes that is available to this process (Linux; `None` elsewhere): that of the machine with
+/// its swap space, or the lower limit of a control group, such as that of a container or a cluster job.
 pub(crate) fn available_to_process() -> Option<u64> {
     let machine = bytes(field("/proc/meminfo", "MemTotal"))?;
     let swap = bytes(field("/proc/meminfo", "SwapTotal")).unwrap_or(0);
@@ -94,8 +94,8 @@ pub(crate) fn available_to_process() -> Option<u64> {
     )
 }
 
-/// The least `memory.max` of the control group that `groups` (the text of `/proc/self/cgroup`) names, and of those that
-/// it is in. In a container the file system may begin at the group itself.
+/// Returns the lowest `memory.max` of the control group in `groups` (the text of `/proc/self/cgroup`) and its parents.
+/// In a container the group itself may be the root of the file system.
 fn group_limit(root: &Path, groups: &str) -> Option<u64> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let limits = Path::new(group).ancestors().filter_map(|group| {
@@ -105,7 +105,7 @@ fn group_limit(root: &Path, groups: &str) -> Option<u64> {
     limits.min()
 }
 
-/// The value of the first line `name : value` of a file under `/proc`.
+/// Returns the value of the first line `name : value` of a file under `/proc`.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| {
@@ -114,13 +114,13 @@ fn field(path: &str, name: &str) -> Option<String> {
     })
 }
 
-/// `"12 kB"` in bytes.
+/// Parses `12 kB` as a number of bytes.
 fn bytes(text: Option<String>) -> Option<u64> {
     let kibibytes: u64 = text?.strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
-/// The distribution's name with the kernel's version.
+/// Returns the name of the distribution with the version of the kernel.
 fn system() -> Option<String> {
     let release = fs::read_to_string("/etc/os-release").ok()?;
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
@@ -128,22 +128,22 @@ fn system() -> Option<String> {
     Some(format!("{}, Linux {}", name.trim_matches('"'), kernel.trim()))
 }
 
-/// The name of this machine in its network.
+/// Returns the host name.
 pub(super) fn host() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let asked = || {
+    let from_command = || {
         let output = Command::new("hostname").stdin(Stdio::null()).output().ok()?;
         String::from_utf8(output.stdout).ok()
     };
-    let name = name.or_else(asked)?;
+    let name = name.or_else(from_command)?;
     Some(name.trim().to_string()).filter(|name| !name.is_empty())
 }
 
-/// Asks `git`; none where there is no git, no repository or no commit yet.
+/// Runs `git`; `None` if there is no git, no repository or no commit.
 fn git_revision() -> Option<GitRevision> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
-            // Looking must not take the lock that a commit made meanwhile needs.
+            // A query must not take the lock that a concurrent commit needs.
             .arg("--no-optional-locks")
             .args(arguments)
             .stdin(Stdio::null())
@@ -158,7 +158,7 @@ fn git_revision() -> Option<GitRevision> {
     })
 }
 
-/// A time in UTC to the second; times before 1970 are written as 1970.
+/// Formats a time in UTC, to the second; times before 1970 are written as 1970.
 pub(super) fn utc(time: SystemTime) -> String {
     let since_1970 =
         time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_the_groups_that_a_process_is_in_counts() {
+    fn the_memory_limit_is_the_lowest_of_a_group_and_its_parents() {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("slice/job");
         fs::create_dir_all(&inner).unwrap();
@@ -229,7 +229,7 @@ mod tests {
         let peak = peak_memory().unwrap();
         assert!(peak + (4 << 20) >= block.len() as u64, "{peak}");
         drop(block);
-        // The kernel adds up what each processor has counted only roughly.
+        // The kernel sums the counters of the processors only approximately.
         assert!(peak_memory().unwrap() + (4 << 20) >= peak, "a peak does not fall");
     }
 }

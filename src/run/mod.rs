@@ -1,4 +1,4 @@
-//! A run: one training, with its own directory.
+//! A run: one training with its own directory.
 
 mod directory;
 mod environment;
@@ -11,4 +11,4 @@ pub use directory::{Overwrite, RunDirectory, RunError};
 pub use environment::{Environment, GitRevision};
 pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
 pub use start::NewRun;
-pub use summary::{Best, Ended, Evaluation, Parameters, Seconds, Summary};
+pub use summary::{Best, Evaluation, Parameters, RunOutcome, Seconds, Summary};

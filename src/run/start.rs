@@ -1,26 +1,26 @@
-//! How a run begins, so that no run is ever lost: whoever is stopped at any moment, one whole run is there.
+//! Starts runs so that none is ever lost: if a process is stopped at any moment, one complete run remains.
 //!
-//! A run directory is never moved or removed itself, since files of the user's may lie in it. What an earlier run wrote
-//! is moved into a hidden directory inside (so within the file system, by renames), and the name of that directory says
-//! how far the start is:
+//! A run directory itself is never moved or removed, since it may contain files of the user. The files of an earlier
+//! run are moved into a hidden directory inside it (by renames within the file system), whose name is the state of the
+//! start:
 //!
-//! | there is | what lies beside it | a start that finds it |
+//! | directory | other contents of the run directory | recovery by the next start |
 //! | --- | --- | --- |
-//! | `.genir-moving` | what is left of the old run | moves the old run's parts back |
-//! | `.genir-old` | a new run; the old one is whole in here | with a checkpoint of the new run: keeps it; without: moves what the new one has logged to `failed-run/`, and the old one back |
-//! | `.genir-gone` | a new run that is kept | removes the old run's rest |
-//! | none of them | a run, or none | |
+//! | `.genir-moving` | the rest of the old run | moves the files of the old run back |
+//! | `.genir-old` | a new run; this directory has the complete old one | if the new run has a checkpoint, commits it; otherwise moves the logs of the new run to `failed-run/`, and the old run back |
+//! | `.genir-gone` | a committed new run | removes the rest of the old run |
+//! | none | a run or nothing | |
 //!
-//! From one state to the next it is one rename. Moving back begins with `.genir-old` becoming `.genir-moving`, after
-//! all of the new run is out of the way: so what lies beside `.genir-moving` is always the old run's, and is never
-//! removed. A first run in a directory goes the same way, with nothing to be moved.
+//! Each transition is one rename. To move the old run back, `.genir-old` is renamed to `.genir-moving` after all files
+//! of the new run have been moved away: files next to `.genir-moving` therefore always belong to the old run, and are
+//! never removed. The first run in a directory takes the same steps, with no files to move.
 //!
-//! In order: [`NewRun::claim`] takes the lock and undoes or ends what an interrupted start left. Then the caller does all
-//! that can fail (reads weights, makes callbacks). [`NewRun::begin`] moves the old run aside and writes the first files.
-//! [`NewRun::keep`] is the point of no return: the caller calls it at once where no run is replaced, and else when the
-//! new run has a checkpoint ([`NewRun::has_checkpoint`]) or has ended. A `NewRun` that is dropped before, by an error or
-//! a panic, undoes itself as the next start would after a kill. All of this happens under the lock, so what is found is
-//! never another's work.
+//! The steps: [`NewRun::claim`] takes the lock and recovers from an interrupted start. Then the caller does everything
+//! that can fail (reads weights, creates callbacks). [`NewRun::begin`] moves the old run aside and writes the first
+//! files. [`NewRun::commit`] gives the old run up: the caller calls it immediately if no run is replaced, otherwise
+//! once the new run has a checkpoint ([`NewRun::has_checkpoint`]) or has ended. A `NewRun` that is dropped before that,
+//! by an error or a panic, is undone as the next start would do after a kill. All steps hold the lock, so that no other
+//! process works in the directory.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -30,79 +30,79 @@ use super::directory::{FAILED, LATEST, LAYOUT, contents, summary};
 use super::lock::{LOCK, Lock, LockError};
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
-    FileError, TRIAL, create_directory, is_temporary, rename, sync_directory, write_whole,
+    FileError, TRIAL, create_directory, is_temporary, rename, sync_directory, write_atomically,
 };
 
 const MOVING: &str = ".genir-moving";
 const OLD: &str = ".genir-old";
 const GONE: &str = ".genir-gone";
-/// Becomes [`FAILED`] when all is in it.
+/// Renamed to [`FAILED`] when it is complete.
 const FAILING: &str = ".genir-failed";
 const STATES: [&str; 4] = [MOVING, OLD, GONE, FAILING];
 
-/// How often a directory is made that a failed start of another process removes again.
+/// Maximum number of attempts to create a directory that failed starts of other processes remove.
 const ATTEMPTS: usize = 100;
 
-/// A run that is about to begin, or has begun: whoever holds it may write into the directory, and nobody else.
+/// A run that is being started. Its owner has the exclusive right to write to the directory.
 ///
-/// Dropped before [`NewRun::keep`], it leaves the directory as it was found, or none where there was none.
+/// If it is dropped before [`NewRun::commit`], the directory is restored, or removed if it did not exist.
 #[derive(Debug)]
 pub struct NewRun {
     run: RunDirectory,
     lock: Lock,
-    /// Directories that were made for it, the innermost first.
-    made: Vec<PathBuf>,
-    stage: Stage,
-    /// Whether a run was there.
+    /// Directories that were created for it, the innermost first.
+    created: Vec<PathBuf>,
+    progress: Progress,
+    /// Whether an earlier run is replaced.
     replaces: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The lock is held, nothing is changed.
+enum Progress {
+    /// The lock is held, and nothing has changed.
     Claimed,
-    /// The old run is aside, or on its way there and back.
+    /// The old run has been moved aside, or is being moved aside or back.
     Begun,
-    /// The old run is given up.
-    Kept,
+    /// The old run has been given up.
+    Committed,
 }
 
 impl NewRun {
-    /// Takes the directory for a new run, making it where it is not there, and changes nothing that is in it but what an
-    /// interrupted start left, which is put in order.
+    /// Locks the directory for a new run and creates it if it is missing. It changes nothing in the directory, except
+    /// to recover from an interrupted start.
     ///
     /// # Errors
-    /// Another process trains there; a run is there and `overwrite` is `Refuse`; or the directory is not empty and no
-    /// run of genir, in which case nothing in it is ever touched.
+    /// Another process is training there; the directory has a run and `overwrite` is `Refuse`; or the directory is not
+    /// empty and not a run directory, in which case nothing in it is ever changed.
     pub fn claim(path: &Path, overwrite: Overwrite) -> Result<NewRun, RunError> {
-        // Without the lock: what is refused here is not even touched.
+        // Checked before the lock is taken, so that a refused directory is not changed at all.
         Self::check(path, overwrite)?;
-        let made = missing(path);
+        let created = missing(path);
         let lock = lock(path)?;
-        let (run, stage) = (RunDirectory::at(path), Stage::Claimed);
-        let new = NewRun { run, lock, made, stage, replaces: false };
+        let (run, progress) = (RunDirectory::at(path), Progress::Claimed);
+        let new = NewRun { run, lock, created, progress, replaces: false };
         new.recover()?;
-        look_within(path, overwrite)?;
+        check_contents(path, overwrite)?;
         Ok(new)
     }
 
-    /// Whether [`NewRun::claim`] would refuse the directory as it is now. Changes nothing.
+    /// Returns the error of [`NewRun::claim`] for the current directory, if any. Changes nothing.
     pub fn check(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
-        // Asked last: what looks wrong may be another start's work, half done.
-        let found = look_within(path, overwrite);
+        // The lock is checked last: apparent problems may be the unfinished work of another start.
+        let found = check_contents(path, overwrite);
         match Lock::owner(path) {
             Some(owner) => Err(in_use(path, owner)),
             None => found,
         }
     }
 
-    /// Where the run will be. Nothing of it is there before [`NewRun::begin`].
+    /// Returns the run directory. It has no files of the run before [`NewRun::begin`].
     pub fn directory(&self) -> &RunDirectory {
         &self.run
     }
 
-    /// Refuses inputs (each with its key) that lie in what replacing the run at `path` removes, through links or not.
-    /// Where no run is, nothing is removed.
+    /// Refuses inputs (each with its recipe key) that replacing the run at `path` would remove, directly or through
+    /// symbolic links. Without a run at `path`, nothing is removed.
     pub fn refuse_inputs<'a>(
         path: &Path,
         inputs: impl IntoIterator<Item = (&'a str, PathBuf)>,
@@ -116,7 +116,7 @@ impl NewRun {
             [real, typed].iter().flat_map(|path| LAYOUT.map(|name| path.join(name))).collect();
         let is_removed = |path: &Path| removed.iter().any(|removed| path.starts_with(removed));
         let inputs =
-            inputs.into_iter().filter(|(_, input)| ways_to(input).any(|way| is_removed(&way)));
+            inputs.into_iter().filter(|(_, input)| paths_to(input).any(|path| is_removed(&path)));
         let inputs: Vec<String> =
             inputs.map(|(key, input)| format!("{key} ({})", input.display())).collect();
         match inputs.is_empty() {
@@ -127,53 +127,53 @@ impl NewRun {
 
     /// Moves the old run aside and writes `recipe.toml` and `environment.json`.
     pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
-        self.stage = Stage::Begun;
+        self.progress = Progress::Begun;
         create_directory(&self.at(MOVING))?;
         for name in LAYOUT {
-            if is_there(&self.at(name)) {
+            if exists(&self.at(name)) {
                 rename(&self.at(name), &self.at(MOVING).join(name))?;
                 self.replaces = true;
             }
         }
         self.advance(MOVING, OLD)?;
-        write_whole(&self.run.environment_path(), |file| {
+        write_atomically(&self.run.environment_path(), |file| {
             serde_json::to_writer_pretty(&mut *file, environment)?;
             file.write_all(b"\n")
         })?;
-        write_whole(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
+        write_atomically(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
         for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
             create_directory(&directory)?;
         }
         Ok(())
     }
 
-    /// Whether an earlier run is aside, since [`NewRun::begin`].
+    /// Returns whether an earlier run has been moved aside by [`NewRun::begin`].
     pub fn replaces(&self) -> bool {
-        self.replaces && self.stage == Stage::Begun
+        self.replaces && self.progress == Progress::Begun
     }
 
-    /// Whether the new run has a checkpoint that is complete.
+    /// Returns whether the new run has a complete checkpoint.
     pub fn has_checkpoint(&self) -> bool {
-        // The link is made when the first one is complete.
-        self.stage != Stage::Claimed && is_there(&self.run.checkpoints().join(LATEST))
+        // The link is created when the first checkpoint is complete.
+        self.progress != Progress::Claimed && exists(&self.run.checkpoints().join(LATEST))
     }
 
-    /// Gives the old run up: from here on the new one is what the directory holds. Does nothing the second time.
-    pub fn keep(&mut self) -> Result<(), RunError> {
-        if self.stage == Stage::Kept {
+    /// Gives the old run up: the directory now holds the new run. Later calls do nothing.
+    pub fn commit(&mut self) -> Result<(), RunError> {
+        if self.progress == Progress::Committed {
             return Ok(());
         }
         self.advance(OLD, GONE)?;
-        self.stage = Stage::Kept;
+        self.progress = Progress::Committed;
         if let Err(error) = remove(&self.at(GONE)) {
             tracing::warn!(
-                "what is left of the replaced run is removed by the next start: {error}"
+                "the rest of the replaced run will be removed by the next start: {error}"
             );
         }
         Ok(())
     }
 
-    /// Ends or undoes what an interrupted start left; an undone one leaves the old run, or nothing.
+    /// Completes or undoes an interrupted start. Undoing one restores the old run, or an empty directory.
     fn recover(&self) -> Result<(), RunError> {
         let path = self.run.path();
         for name in contents(path)?.iter().map(|name| name.trim_end_matches('/')) {
@@ -181,53 +181,53 @@ impl NewRun {
                 remove(&path.join(name))?;
             }
         }
-        let mut comes_back = false;
-        if is_there(&self.at(OLD)) {
-            if is_there(&self.run.checkpoints().join(LATEST)) {
+        let mut restores = false;
+        if exists(&self.at(OLD)) {
+            if exists(&self.run.checkpoints().join(LATEST)) {
                 self.advance(OLD, GONE)?;
             } else {
-                comes_back = !contents(&self.at(OLD))?.is_empty();
-                self.put_away_failed()?;
+                restores = !contents(&self.at(OLD))?.is_empty();
+                self.set_aside_failed()?;
                 self.advance(OLD, MOVING)?;
             }
         }
         remove(&self.at(GONE))?;
         self.move_back()?;
         let mut logged = String::new();
-        if is_there(&self.at(FAILING)) {
+        if exists(&self.at(FAILING)) {
             let name = self.free_name(FAILED);
             self.advance(FAILING, &name)?;
-            logged = format!("; what it has logged is in {}", self.at(&name).display());
+            logged = format!("; the logs of the failed run are in {}", self.at(&name).display());
         }
-        if comes_back {
+        if restores {
             tracing::warn!(
-                "{}: the run that was to replace the one in here has no checkpoint, so that the earlier one is here \
-                 again{logged}",
+                "{}: the run that should replace the one in this directory has no checkpoint, so the earlier run was \
+             restored{logged}",
                 path.display()
             );
         }
         Ok(())
     }
 
-    /// `name`, or with a number behind it where that is taken.
+    /// Returns `name`, with a number appended if the name is taken.
     fn free_name(&self, name: &str) -> String {
         let numbered = (2..).map(|number| format!("{name}-{number}"));
         let mut names = [name.to_owned()].into_iter().chain(numbered);
-        names.find(|name| !is_there(&self.at(name))).unwrap_or_else(|| name.to_owned())
+        names.find(|name| !exists(&self.at(name))).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Moves what a new run without a checkpoint has logged out of the way of the old one, if it has come to training,
-    /// and removes the rest.
-    fn put_away_failed(&self) -> Result<(), RunError> {
+    /// Moves the logs of a new run without a checkpoint aside if it has started to train, and otherwise removes its
+    /// files.
+    fn set_aside_failed(&self) -> Result<(), RunError> {
         let has_logged = fs::metadata(self.run.metrics()).is_ok_and(|file| file.len() > 0);
         remove(&self.run.checkpoints())?;
         if has_logged {
             create_directory(&self.at(FAILING))?;
         }
-        // The metrics last: by them the next start knows, if this one is killed.
+        // The metrics are moved last: if this process is killed, they tell the next start that the run had trained.
         let metrics = |name: &&str| self.at(name) == self.run.metrics();
         let (last, first): (Vec<&str>, Vec<&str>) = LAYOUT.iter().copied().partition(metrics);
-        for name in first.into_iter().chain(last).filter(|name| is_there(&self.at(name))) {
+        for name in first.into_iter().chain(last).filter(|name| exists(&self.at(name))) {
             match has_logged {
                 true => rename(&self.at(name), &self.at(FAILING).join(name))?,
                 false => remove(&self.at(name))?,
@@ -236,17 +236,17 @@ impl NewRun {
         Ok(())
     }
 
-    /// Moves the old run back, of which all or a part is aside.
+    /// Moves the files of the old run that are aside back.
     fn move_back(&self) -> Result<(), RunError> {
         let path = self.run.path();
-        if !is_there(&self.at(MOVING)) {
+        if !exists(&self.at(MOVING)) {
             return Ok(());
         }
         for entry in fs::read_dir(self.at(MOVING)).map_err(FileError::new("list", path))? {
             let aside = entry.map_err(FileError::new("list", path))?.path();
             let back = path.join(aside.file_name().unwrap_or_default());
-            if is_there(&back) {
-                return Err(RunError::Twice { path: back, aside });
+            if exists(&back) {
+                return Err(RunError::BothExist { path: back, aside });
             }
             rename(&aside, &back)?;
         }
@@ -255,7 +255,7 @@ impl NewRun {
         Ok(())
     }
 
-    /// From one state to the next, with all that was renamed before on the disk.
+    /// Renames a state directory, after all earlier renames have been flushed to disk.
     fn advance(&self, from: &str, to: &str) -> Result<(), FileError> {
         sync_directory(&self.at(from))?;
         sync_directory(self.run.path())?;
@@ -270,33 +270,33 @@ impl NewRun {
 
 impl Drop for NewRun {
     fn drop(&mut self) {
-        if self.stage == Stage::Begun
+        if self.progress == Progress::Begun
             && let Err(error) = self.recover()
         {
             tracing::error!(
-                "{path}: the run that was there is in {path}/{OLD} or {path}/{MOVING} and cannot be put back now, the \
-                 next start tries again: {error}",
+                "{path}: the earlier run is in {path}/{OLD} or {path}/{MOVING} and cannot be restored now; the \
+             next start will try again: {error}",
                 path = self.run.path().display()
             );
         }
         self.lock.remove_file();
-        if self.stage != Stage::Kept {
-            for directory in &self.made {
-                // What another process has put there meanwhile stays, and the directory with it.
+        if self.progress != Progress::Committed {
+            for directory in &self.created {
+                // A directory in which another process has created files in the meantime remains.
                 let _ = fs::remove_dir(directory);
             }
         }
     }
 }
 
-/// Refuses a directory in which no run may begin.
-fn look_within(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+/// Refuses a directory in which no run may be started.
+fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let mut names = match contents(path) {
         Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(()),
         names => names?,
     };
     if is_interrupted(path) {
-        // What only the holder of the lock may put in order.
+        // Only the owner of the lock may recover from it.
         return Ok(());
     }
     names.retain(|name| name != LOCK && !is_leftover(name));
@@ -311,9 +311,9 @@ fn look_within(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     }
 }
 
-/// Whether a start that was interrupted, or is under way, has left a directory in between two runs.
+/// Returns whether a start has been interrupted or is in progress in this directory.
 pub(super) fn is_interrupted(path: &Path) -> bool {
-    STATES.iter().any(|name| is_there(&path.join(name)))
+    STATES.iter().any(|name| exists(&path.join(name)))
 }
 
 fn in_use(path: &Path, owner: String) -> RunError {
@@ -321,14 +321,14 @@ fn in_use(path: &Path, owner: String) -> RunError {
     RunError::InUse { path: path.to_path_buf(), owner }
 }
 
-/// Makes the directory and takes its lock.
+/// Creates the directory and acquires its lock.
 fn lock(path: &Path) -> Result<Lock, RunError> {
     let mut attempt = 0;
     loop {
         create_directory(path)?;
         attempt += 1;
-        return match Lock::take(path) {
-            // Another start has failed and removed what it had made.
+        return match Lock::acquire(path) {
+            // Another start has failed and removed the directory that it had created.
             Err(LockError::File(error))
                 if error.kind() == ErrorKind::NotFound && attempt < ATTEMPTS =>
             {
@@ -341,30 +341,31 @@ fn lock(path: &Path) -> Result<Lock, RunError> {
     }
 }
 
-/// The directories on the way to `path` that are not there, the innermost first.
+/// Returns the missing directories among `path` and its parents, the innermost first.
 fn missing(path: &Path) -> Vec<PathBuf> {
-    let ways = path.ancestors().filter(|path| !path.as_os_str().is_empty());
-    ways.take_while(|path| !is_there(path)).map(Path::to_path_buf).collect()
+    let directories = path.ancestors().filter(|path| !path.as_os_str().is_empty());
+    directories.take_while(|path| !exists(path)).map(Path::to_path_buf).collect()
 }
 
-/// Whether a killed start may have left what has this name: the beginning of a file of a run's own, or a trial.
+/// Returns whether a killed start may have left a file with this name: a temporary file of a run, or a trial
+/// directory.
 fn is_leftover(name: &str) -> bool {
     name.starts_with(TRIAL) || LAYOUT.iter().any(|of| is_temporary(name, of))
 }
 
-/// The paths that lead to `input`, and to what is in it, if it is a directory: as typed, and without links.
-fn ways_to(input: &Path) -> impl Iterator<Item = PathBuf> {
+/// Returns the paths of `input` and, if it is a directory, of its entries: as given, and with links resolved.
+fn paths_to(input: &Path) -> impl Iterator<Item = PathBuf> {
     let inside = fs::read_dir(input).into_iter().flatten().flatten().map(|entry| entry.path());
     let all = [input.to_path_buf()].into_iter().chain(inside);
     all.flat_map(|path| [std::path::absolute(&path), fs::canonicalize(&path)]).flatten()
 }
 
-/// Whether anything is at `path`, a link that leads nowhere too.
-fn is_there(path: &Path) -> bool {
+/// Returns whether `path` exists; a dangling symbolic link exists too.
+fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Removes a file or a directory with all that is in it, if it is there. Of a link only the link.
+/// Removes a file, or a directory with its contents, if it exists. Symbolic links are not followed.
 fn remove(path: &Path) -> Result<(), FileError> {
     let removed = match fs::symlink_metadata(path) {
         Ok(entry) if entry.is_dir() => fs::remove_dir_all(path),

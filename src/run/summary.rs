@@ -1,94 +1,94 @@
-//! What came of a run and what it cost: `summary.json`.
+//! The outcome and the cost of a run: `summary.json`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The content of `summary.json`, written when a run is over, however it ended.
+/// The content of `summary.json`, which is written when a run ends for any reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The version of genir.
     pub genir: String,
-    /// The device that computed.
+    /// The compute device.
     pub device: String,
-    /// How it ended.
-    pub ended: Ended,
-    /// Why it ended before its last step; none where it did not.
+    /// The outcome of the run.
+    pub ended: RunOutcome,
+    /// The reason why the run ended before its last step, if it did.
     pub reason: Option<String>,
-    /// Updates that were made.
+    /// Number of updates that were performed.
     pub steps: u64,
-    /// Updates that the recipe asks for.
+    /// Number of updates in the recipe.
     pub total_steps: u64,
-    /// Epochs that the updates are, with their fraction.
+    /// Number of epochs of these updates, with their fraction.
     pub epochs: f64,
-    /// Examples that the updates were made from, each time counted.
+    /// Number of examples of these updates, counted each time they were seen.
     pub examples: u64,
-    /// Mean loss of the last update's examples.
+    /// Mean loss over the examples of the last update.
     pub loss: Option<f64>,
-    /// The best value of the metric by which the best checkpoint is known.
+    /// The best value of the metric that selects the best checkpoint.
     pub best: Option<Best>,
-    /// The newest evaluation.
+    /// The last evaluation.
     pub last: Option<Evaluation>,
     /// Number of parameters.
     pub parameters: Parameters,
-    /// Bytes of the optimizer's state.
+    /// Size of the optimizer state in bytes.
     pub optimizer_state_bytes: u64,
-    /// The most memory that the process held, in bytes (resident set size; Linux, none elsewhere). The memory of a GPU is
-    /// not in it, and is not measured.
+    /// Peak resident memory of the process in bytes (Linux; `None` elsewhere). GPU memory is not included, and not
+    /// measured.
     pub peak_memory_bytes: Option<u64>,
-    /// Where the time went.
+    /// Wall time by phase.
     pub seconds: Seconds,
 }
 
-/// How a run ended.
+/// The outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Ended {
-    /// After its last update.
+pub enum RunOutcome {
+    /// It performed its last update.
     Finished,
     /// A callback stopped it.
     Stopped,
-    /// By an error.
+    /// An error ended it.
     Failed,
 }
 
-/// The best value of a metric; the first of equals.
+/// The best value of a metric; the first one of equal values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Its name.
+    /// The name of the metric.
     pub metric: String,
-    /// Its value.
+    /// The value.
     pub value: f64,
-    /// Updates before it was measured.
+    /// Number of updates before it was measured.
     pub step: u64,
 }
 
 /// All metrics of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Updates before it.
+    /// Number of updates before the evaluation.
     pub step: u64,
-    /// By name, as in `metrics.jsonl`.
+    /// Metrics by name, as in `metrics.jsonl`.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// Number of parameters, by whether they were trained.
+/// Number of trained and frozen parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameters {
-    /// Those that were trained.
+    /// Number of trained parameters.
     pub trained: usize,
-    /// Those that were not.
+    /// Number of frozen parameters.
     pub frozen: usize,
 }
 
-/// Wall time in seconds, by what it was spent on.
+/// Wall time in seconds, by phase.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
-    /// All of it, from the plan to the end.
+    /// Total time, from the plan to the end.
     pub total: f64,
-    /// Finding or computing what is stored of the frozen prefix.
+    /// Loading or computing the stored frozen prefix.
     pub prefix: f64,
-    /// Updates.
+    /// Training steps.
     pub steps: f64,
     /// Ranking queries.
     pub evaluation: f64,
@@ -96,6 +96,6 @@ pub struct Seconds {
     pub probes: f64,
     /// Writing checkpoints.
     pub saving: f64,
-    /// The rest: reading weights, logging.
+    /// Other work, such as reading weights and logging.
     pub other: f64,
 }

@@ -11,7 +11,7 @@ use super::layers::{Mlp, RmsNorm};
 use super::pass::{LayerContext, Pass};
 use super::tap::Hook;
 use crate::component::Stack;
-use crate::device::length_step;
+use crate::device::pad_to_multiple_of;
 
 /// Added to the scores of positions that must not be attended: with it in f32 their weight is exactly 0.
 const MASKED: f32 = -1e9;
@@ -55,7 +55,7 @@ impl Tokens {
 /// The length that a batch of texts of these lengths is padded to on `device`.
 pub fn padded_length(lengths: &[u32], device: &Device) -> usize {
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-    longest.next_multiple_of(length_step(device))
+    longest.next_multiple_of(pad_to_multiple_of(device))
 }
 
 /// The additive attention mask of `length` positions, `[batch, 1, 1, length]`, which masks the padding after each row's

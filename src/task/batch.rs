@@ -1,15 +1,15 @@
-//! Batches: examples padded to one length.
+//! Batches of examples, padded to a common length.
 
 use super::Examples;
 
-/// Some examples, padded to one length.
+/// A batch of examples, padded to a common length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, `[size, length]` row after row, padded at the end of each row.
+    /// Token ids, `[size, length]` in row-major order, padded at the end of each row.
     pub ids: Vec<i32>,
-    /// Tokens of each example that are not padding.
+    /// Number of tokens of each example without padding.
     pub lengths: Vec<u32>,
-    /// Length of every row.
+    /// Length of each row, in tokens.
     pub length: usize,
     /// Docid row of each example.
     pub targets: Vec<u32>,
@@ -24,16 +24,21 @@ impl Batch {
     }
 }
 
-/// Puts the examples at `indices` into one batch. Its length is the longest example's, rounded up to a
-/// multiple of `round_to`: kernels that are compiled for each shape see few of them then (1: as it is).
+/// Collates the examples at `indices` into one batch. Its length is that of the longest example, rounded up to a
+/// multiple of `pad_to_multiple_of`, which reduces the number of shapes that kernels are compiled for (1: not rounded).
 ///
 /// # Panics
 ///
-/// When an index is not below the number of examples, as indexing does.
-pub fn assemble(examples: &Examples, indices: &[u32], pad_id: u32, round_to: usize) -> Batch {
+/// Panics if an index is not below the number of examples, as indexing does.
+pub fn collate(
+    examples: &Examples,
+    indices: &[u32],
+    pad_id: u32,
+    pad_to_multiple_of: usize,
+) -> Batch {
     let longest =
         indices.iter().map(|&index| examples.tokens(index as usize).len()).max().unwrap_or(0);
-    let length = longest.next_multiple_of(round_to.max(1));
+    let length = longest.next_multiple_of(pad_to_multiple_of.max(1));
     let mut batch = Batch {
         ids: Vec::with_capacity(indices.len() * length),
         lengths: Vec::with_capacity(indices.len()),

@@ -1,4 +1,4 @@
-//! How a run is divided: the one place that converts between examples, batches, updates and epochs.
+//! The division of a run: the only code that converts between examples, batches, updates and epochs.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,25 +7,25 @@ use super::TaskError;
 
 /// An epoch divided into updates of the optimizer, and an update into batches.
 ///
-/// An epoch has every example exactly as often as the [`Mixture`](super::Mixture) says. Each of its updates takes
-/// `batch_size * accumulate` examples, and the last one what is left; each batch of an update takes `batch_size` of
-/// them, and the last one what is left. The next epoch starts with a new update.
+/// An epoch has each example exactly as often as the [`Mixture`](super::Mixture) defines. Each batch has `batch_size`
+/// examples and each update `accumulate` batches; the last update of an epoch, and the last batch of an update, have
+/// the remainder. The next epoch starts with a new update.
 ///
 /// Updates and epochs are counted from 0 over the whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epochs {
-    /// Examples of an epoch, at least one.
+    /// Number of examples of an epoch, at least one.
     examples: u64,
     batch_size: u64,
     accumulate: u64,
 }
 
 impl Epochs {
-    /// Epochs of so many examples ([`Mixture::per_epoch`](super::Mixture::per_epoch)), in updates of `accumulate`
-    /// batches of `batch_size` examples.
+    /// Creates epochs of `examples` examples ([`Mixture::per_epoch`](super::Mixture::per_epoch)), in updates of
+    /// `accumulate` batches of `batch_size` examples.
     ///
     /// # Errors
-    /// A batch without examples, or an update without batches.
+    /// `batch_size` or `accumulate` is 0.
     pub fn new(examples: u64, batch_size: usize, accumulate: usize) -> Result<Self, TaskError> {
         if batch_size == 0 {
             return Err(TaskError::BatchSize);
@@ -40,96 +40,101 @@ impl Epochs {
         })
     }
 
-    /// Examples of an epoch.
+    /// Returns the number of examples of an epoch.
     pub fn examples(&self) -> u64 {
         self.examples
     }
 
-    /// Updates of an epoch.
+    /// Returns the number of updates of an epoch.
     pub fn updates(&self) -> u64 {
         self.examples.div_ceil(self.update_size())
     }
 
-    /// Batches of an epoch.
+    /// Returns the number of batches of an epoch.
     pub fn batches(&self) -> u64 {
         let (whole, rest) =
             (self.examples / self.update_size(), self.examples % self.update_size());
         whole * self.accumulate + rest.div_ceil(self.batch_size)
     }
 
-    /// Examples of the largest update.
-    pub fn largest_update(&self) -> u64 {
+    /// Returns the number of examples of the largest update.
+    pub fn max_update_size(&self) -> u64 {
         self.update_size().min(self.examples)
     }
 
-    /// Examples of the largest batch.
-    pub fn largest_batch(&self) -> u64 {
+    /// Returns the number of examples of the largest batch.
+    pub fn max_batch_size(&self) -> u64 {
         self.batch_size.min(self.examples)
     }
 
-    /// Batches of the largest update.
-    pub fn most_batches(&self) -> u64 {
-        self.largest_update().div_ceil(self.batch_size)
+    /// Returns the number of batches of the largest update.
+    pub fn max_batches(&self) -> u64 {
+        self.max_update_size().div_ceil(self.batch_size)
     }
 
-    /// The epoch of update `update`, and where its examples lie in the order of that epoch.
-    pub fn place(&self, update: u64) -> (u64, Range<usize>) {
+    /// Returns the epoch of an update, and the range of its examples in the order of that epoch.
+    pub fn locate(&self, update: u64) -> (u64, Range<usize>) {
         let start = update % self.updates() * self.update_size();
         let end = start.saturating_add(self.update_size()).min(self.examples);
         (update / self.updates(), start as usize..end as usize)
     }
 
-    /// Examples of update `update`.
+    /// Returns the number of examples of an update.
     pub fn examples_of(&self, update: u64) -> u64 {
-        self.place(update).1.len() as u64
+        self.locate(update).1.len() as u64
     }
 
-    /// Number of batches that come before those of update `update`.
+    /// Returns the number of batches before the first batch of an update.
     pub fn first_batch(&self, update: u64) -> u64 {
         let (epoch, place) = (update / self.updates(), update % self.updates());
         epoch.saturating_mul(self.batches()).saturating_add(place * self.accumulate)
     }
 
-    /// Examples seen after so many updates.
+    /// Returns the number of examples seen after `updates` updates.
     pub fn examples_after(&self, updates: u64) -> u64 {
         let whole = (updates / self.updates()).saturating_mul(self.examples);
         whole.saturating_add(updates % self.updates() * self.update_size())
     }
 
-    /// Epochs seen after so many updates, with their fraction: the share of an epoch's examples.
+    /// Returns the number of epochs after `updates` updates; a started epoch counts by its fraction of examples.
     pub fn epochs_after(&self, updates: u64) -> f64 {
         let begun = updates % self.updates() * self.update_size();
         (updates / self.updates()) as f64 + begun as f64 / self.examples as f64
     }
 
-    /// Updates that make so many epochs: whole epochs exactly, a fraction of one rounded to the nearest update. At
-    /// least one.
+    /// Returns the number of updates in `epochs` epochs, at least one; a fraction of an epoch is rounded to the
+    /// nearest update.
     pub fn updates_in(&self, epochs: f64) -> u64 {
         let of_fraction = (epochs.fract() * self.updates() as f64).round();
         let whole = (epochs.trunc() as u64).saturating_mul(self.updates());
         whole.saturating_add(of_fraction as u64).max(1)
     }
 
-    /// Examples of an update that is not cut short.
+    /// Returns the number of examples of a full update.
     fn update_size(&self) -> u64 {
         self.batch_size.saturating_mul(self.accumulate)
     }
 }
 
-/// `2 steps an epoch, 24 examples each in 8 batches, 6 in the last`.
+/// Formats as `2 steps an epoch, 24 examples each in 8 batches, 6 in the last`.
 impl fmt::Display for Epochs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (updates, last) = (self.updates(), self.examples_of(self.updates() - 1));
         let plural = |count: u64| if count == 1 { "" } else { "s" };
-        write!(f, "{updates} step{} an epoch, {} example", plural(updates), self.largest_update())?;
-        f.write_str(plural(self.largest_update()))?;
+        write!(
+            f,
+            "{updates} step{} an epoch, {} example",
+            plural(updates),
+            self.max_update_size()
+        )?;
+        f.write_str(plural(self.max_update_size()))?;
         if updates > 1 {
             f.write_str(" each")?;
         }
-        if self.most_batches() > 1 {
-            write!(f, " in {} batches", self.most_batches())?;
+        if self.max_batches() > 1 {
+            write!(f, " in {} batches", self.max_batches())?;
         }
-        if last < self.largest_update() {
+        if last < self.max_update_size() {
             write!(f, ", {last} in the last")?;
         }
         Ok(())
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_update_of_an_epoch_takes_what_is_left() {
+    fn the_last_update_of_an_epoch_has_the_remaining_examples() {
         // Examples, batch size, batches an update: batches, updates and sizes of the updates of an epoch.
         let cases: [(Epochs, u64, &[u64]); 7] = [
             (epochs(30, 3, 8), 10, &[24, 6]),
@@ -162,7 +167,7 @@ mod tests {
                 let (mut examples, mut batches) = (0, 0);
                 for (at, &size) in sizes.iter().enumerate() {
                     let update = epoch * epochs.updates() + at as u64;
-                    assert_eq!(epochs.place(update), (epoch, examples..examples + size as usize));
+                    assert_eq!(epochs.locate(update), (epoch, examples..examples + size as usize));
                     assert_eq!(epochs.examples_of(update), size);
                     assert_eq!(epochs.first_batch(update), epoch * epochs.batches() + batches);
                     assert_eq!(
@@ -195,13 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_told_in_words() {
-        for (epochs, words) in [
+    fn an_epoch_is_formatted_as_text() {
+        for (epochs, text) in [
             (epochs(30, 3, 8), "2 steps an epoch, 24 examples each in 8 batches, 6 in the last"),
             (epochs(32, 8, 1), "4 steps an epoch, 8 examples each"),
             (epochs(30, 7, 5), "1 step an epoch, 30 examples in 5 batches"),
         ] {
-            assert_eq!(epochs.to_string(), words);
+            assert_eq!(epochs.to_string(), text);
         }
     }
 }

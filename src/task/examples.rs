@@ -1,4 +1,4 @@
-//! Training examples: the tokens of a text and the docid row that answers it.
+//! Training examples: the tokens of a text, and the docid row that is its target.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,33 +7,33 @@ use super::{Task, TaskError, TaskOptions};
 use crate::corpus::Corpus;
 use crate::docid::{EncodeOptions, TextTokenizer, TokenizerError};
 
-/// Texts that are encoded at once: bounds the memory beside the arena.
+/// Number of texts that are encoded at a time, to bound memory.
 const CHUNK: usize = 8192;
 
-/// All training examples, indexing first, then retrieval.
+/// All training examples: first those of indexing, then those of retrieval.
 ///
-/// The tokens of all texts lie in one arena; a query with several relevant documents is several examples
-/// of one text.
+/// The tokens of all texts are in one array. A query with several relevant documents gives several examples that share
+/// one text.
 #[derive(Debug, Clone, Default)]
 pub struct Examples {
     tokens: Vec<u32>,
-    /// Where each text ends in `tokens`.
+    /// The end of each text in `tokens`.
     ends: Vec<usize>,
-    /// Of each text: the id of its document or query.
+    /// The id of each text's document or query.
     ids: Vec<String>,
-    /// Of each example: its text.
+    /// The text of each example.
     texts: Vec<u32>,
-    /// Of each example: its docid row.
+    /// The docid row of each example.
     targets: Vec<u32>,
     /// Number of indexing examples.
     indexing: usize,
-    /// Examples that the left-out documents would have given, of both tasks.
+    /// Number of examples of both tasks that are left out with their documents.
     left_out: usize,
 }
 
 impl Examples {
-    /// The examples of the tasks in `options`: each text of each document once; each training or generated query once
-    /// for each of its relevant documents. Documents in `left_out` give no example of either task.
+    /// Creates the examples of the tasks in `options`: one for each text of each document, and one for each pair of a
+    /// training or generated query and a relevant document. Documents in `left_out` give no example of either task.
     pub fn build(
         corpus: &Corpus,
         tokenizer: &TextTokenizer,
@@ -99,17 +99,17 @@ impl Examples {
         Ok(())
     }
 
-    /// Number of examples.
+    /// Returns the number of examples.
     pub fn len(&self) -> usize {
         self.texts.len()
     }
 
-    /// Whether there is no example.
+    /// Returns whether there is no example.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
 
-    /// Number of examples of one task.
+    /// Returns the number of examples of one task.
     pub fn count(&self, task: Task) -> usize {
         match task {
             Task::Indexing => self.indexing,
@@ -117,37 +117,37 @@ impl Examples {
         }
     }
 
-    /// Number of examples that the left-out documents would have given.
+    /// Returns the number of examples that are left out with their documents.
     pub fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// The token ids of example `index`, `</s>` at the end. Panics when there is no such example, as do
-    /// the methods below.
+    /// Returns the token ids of an example, which end with `</s>`. Panics if there is no such example, as do the
+    /// methods below.
     pub fn tokens(&self, index: usize) -> &[u32] {
         let text = self.texts[index] as usize;
         let start = if text == 0 { 0 } else { self.ends[text - 1] };
         &self.tokens[start..self.ends[text]]
     }
 
-    /// The token ids of some examples, as [`Examples::tokens`] gives them.
+    /// Returns the token ids of several examples; see [`Examples::tokens`].
     pub fn texts(&self, indices: &[u32]) -> Vec<&[u32]> {
         indices.iter().map(|&index| self.tokens(index as usize)).collect()
     }
 
-    /// The docid row that answers example `index`.
+    /// Returns the target docid row of an example.
     pub fn target(&self, index: usize) -> u32 {
         self.targets[index]
     }
 
-    /// The task of example `index`.
+    /// Returns the task of an example.
     pub fn task(&self, index: usize) -> Task {
         if index < self.indexing { Task::Indexing } else { Task::Retrieval }
     }
 
-    /// Groups of documents, by their rows, that have an indexing example of the same tokens: the model cannot tell
-    /// them apart. Each group is in ascending order, and so are the groups by their first document.
-    pub fn alike(&self) -> Vec<Vec<u32>> {
+    /// Returns groups of documents that have an indexing example of the same tokens, which the model cannot
+    /// distinguish. Each group is a list of docid rows in ascending order; groups are sorted by their first row.
+    pub fn duplicate_documents(&self) -> Vec<Vec<u32>> {
         let hash = |index: usize| {
             let mut hasher = DefaultHasher::new();
             self.tokens(index).hash(&mut hasher);
@@ -155,7 +155,7 @@ impl Examples {
         };
         let mut order: Vec<(u64, u32)> =
             (0..self.indexing).map(|index| (hash(index), index as u32)).collect();
-        // Tokens only where two hashes are the same; then by index, so by row.
+        // Tokens are compared only if the hashes are equal. The last key is the index, so the row.
         order.sort_unstable_by(|&(one, first), &(other, second)| {
             one.cmp(&other)
                 .then_with(|| self.tokens(first as usize).cmp(self.tokens(second as usize)))
@@ -179,7 +179,7 @@ impl Examples {
         groups
     }
 
-    /// Where example `index` comes from: `doc:<id>` or `query:<id>`.
+    /// Returns the source of an example: `doc:<id>` or `query:<id>`.
     pub fn source_id(&self, index: usize) -> String {
         let id = &self.ids[self.texts[index] as usize];
         match self.task(index) {
@@ -189,5 +189,5 @@ impl Examples {
     }
 }
 
-/// Id, text and docid rows of a document or a query.
+/// The id, the text and the docid rows of a document or a query.
 type Source<'a> = (&'a str, &'a str, Vec<u32>);

@@ -1,38 +1,38 @@
-//! How often each task is seen in an epoch.
+//! The mixture of the two tasks in an epoch.
 
 use std::fmt;
 
 use super::{Examples, Task, TaskError, TaskOptions};
 
-/// How one task takes part in an epoch.
+/// The examples of one task in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// Examples that there are.
+pub struct TaskShare {
+    /// Number of distinct examples.
     pub examples: u64,
-    /// Examples an epoch. Every example is seen `per_epoch / examples` times, rounded down or up.
+    /// Number of examples in an epoch. Each distinct example is seen `per_epoch / examples` times, rounded down or up.
     pub per_epoch: u64,
 }
 
-/// How often each task is seen in an epoch.
+/// The number of examples of each task in an epoch.
 ///
-/// The ratio is the number of indexing examples per retrieval example in the stream of examples. With D
-/// texts of documents to index, Q pairs of a training query and a relevant document, and ratio r:
+/// The ratio is the number of indexing examples for each retrieval example. With D document texts to index, Q pairs of
+/// a training query and a relevant document, and ratio r:
 ///
 /// - r Q >= D: an epoch has each pair once and round(r Q) indexing examples;
 /// - r Q < D: an epoch has each text once and round(D / r) retrieval examples;
 /// - no ratio: an epoch has every example once.
 ///
-/// So an epoch never misses an example. Where examples are repeated, each is seen floor or ceil times; which of
-/// them are seen once more is drawn anew for every epoch.
+/// So every example is seen in every epoch. Repeated examples are seen floor or ceil times; the examples that are seen
+/// once more are drawn again for each epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mixture {
     ratio: Option<f64>,
-    indexing: Share,
-    retrieval: Share,
+    indexing: TaskShare,
+    retrieval: TaskShare,
 }
 
 impl Mixture {
-    /// The mixture of these examples under the tasks and ratio of `options`.
+    /// Creates the mixture of `examples` for the tasks and the ratio of `options`.
     pub fn new(examples: &Examples, options: &TaskOptions) -> Result<Self, TaskError> {
         let documents = examples.count(Task::Indexing) as u64;
         let pairs = examples.count(Task::Retrieval) as u64;
@@ -77,20 +77,20 @@ impl Mixture {
         }
         Ok(Self {
             ratio: options.ratio,
-            indexing: Share { examples: documents, per_epoch: indexing },
-            retrieval: Share { examples: pairs, per_epoch: retrieval },
+            indexing: TaskShare { examples: documents, per_epoch: indexing },
+            retrieval: TaskShare { examples: pairs, per_epoch: retrieval },
         })
     }
 
-    /// How a task takes part.
-    pub fn share(&self, task: Task) -> Share {
+    /// Returns the number of examples of a task.
+    pub fn share(&self, task: Task) -> TaskShare {
         match task {
             Task::Indexing => self.indexing,
             Task::Retrieval => self.retrieval,
         }
     }
 
-    /// Examples an epoch, of both tasks.
+    /// Returns the number of examples of both tasks in an epoch.
     pub fn per_epoch(&self) -> u64 {
         self.indexing.per_epoch + self.retrieval.per_epoch
     }

@@ -1,4 +1,4 @@
-//! The two training tasks: examples, their mixture, how an epoch is divided, the sampler and its batches.
+//! The two training tasks: examples, their mixture, epochs, the sampler and batches.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +11,14 @@ mod examples;
 mod mixture;
 mod sampler;
 
-pub use batch::{Batch, assemble};
+pub use batch::{Batch, collate};
 pub use epochs::Epochs;
 pub use examples::Examples;
-pub use mixture::{Mixture, Share};
+pub use mixture::{Mixture, TaskShare};
 pub use sampler::Sampler;
 
 choice! {
-    /// What a text is turned into its docid for.
+    /// A training task; the target of both is a docid.
     #[derive(Hash)]
     Task {
         /// Document text to docid.
@@ -28,41 +28,41 @@ choice! {
     }
 }
 
-/// How a corpus becomes examples.
+/// Options for creating examples from a corpus.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskOptions {
     /// The tasks to train: one or both.
     pub tasks: Vec<Task>,
-    /// Indexing examples per retrieval example, see [`Mixture`]; `None`: every example once an epoch.
+    /// Number of indexing examples for each retrieval example, see [`Mixture`]; `None`: every example once an epoch.
     pub ratio: Option<f64>,
-    /// How the texts become tokens.
+    /// Encoding of the texts.
     pub encoding: Encoding,
 }
 
 impl Default for TaskOptions {
-    /// The paper's: both tasks, ratio 32.
+    /// The settings of the paper: both tasks, ratio 32.
     fn default() -> Self {
         Self { tasks: Task::ALL.to_vec(), ratio: Some(32.0), encoding: Encoding::default() }
     }
 }
 
-/// How documents and queries become tokens, in training and by a checkpoint's manifest.
+/// Encoding of documents and queries, in training and in a checkpoint's manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encoding {
-    /// The most tokens of a document, `</s>` included.
+    /// Maximum number of tokens of a document, `</s>` included.
     pub document_tokens: usize,
-    /// The most tokens of a query, `</s>` included.
+    /// Maximum number of tokens of a query, `</s>` included.
     pub query_tokens: usize,
-    /// Put in front of every document, as it is.
+    /// Prepended to every document unchanged.
     pub indexing_prefix: String,
-    /// Put in front of every query, as it is.
+    /// Prepended to every query unchanged.
     pub retrieval_prefix: String,
-    /// Whether documents and queries are lower-cased.
+    /// Whether documents and queries are lowercased.
     pub lowercase: bool,
 }
 
 impl Encoding {
-    /// How queries are encoded.
+    /// Returns the options for encoding queries.
     pub fn queries(&self) -> EncodeOptions {
         EncodeOptions {
             max_tokens: self.query_tokens,
@@ -71,7 +71,7 @@ impl Encoding {
         }
     }
 
-    /// How documents are encoded.
+    /// Returns the options for encoding documents.
     pub fn documents(&self) -> EncodeOptions {
         EncodeOptions {
             max_tokens: self.document_tokens,
@@ -82,7 +82,7 @@ impl Encoding {
 }
 
 impl Default for Encoding {
-    /// The paper's: 32 tokens, nothing in front.
+    /// The settings of the paper: 32 tokens, no prefix.
     fn default() -> Self {
         Self {
             document_tokens: 32,
@@ -94,55 +94,55 @@ impl Default for Encoding {
     }
 }
 
-/// Why there is nothing to train on as it was asked for.
+/// Errors of the training tasks.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    /// No task at all.
-    #[error("no task is named; right would be indexing, retrieval or both")]
+    /// No task is given.
+    #[error("no task is given; expected indexing, retrieval or both")]
     NoTask,
-    /// Retrieval is to be trained and there is no query to train it with.
+    /// Retrieval is trained, and there is no training query.
     #[error(
         "the mixture needs training queries and there are none ({left_out}); give the corpus training or \
          generated queries, or train indexing alone"
     )]
     NoTrainingQueries {
-        /// What is known of the reason.
+        /// The reason.
         left_out: String,
     },
-    /// Indexing is to be trained and there is no document to train it with.
+    /// Indexing is trained, and there is no document to index.
     #[error(
-        "the mixture needs documents to index and there are none: all of them are left out or have no text"
+        "the mixture needs documents to index and there are none: all are left out or have no text"
     )]
     NoDocuments,
-    /// A ratio that is not a number above 0.
+    /// The ratio is not a number above 0.
     #[error("ratio {ratio} is not a finite number above 0")]
     Ratio {
         /// The ratio found.
         ratio: f64,
     },
-    /// A ratio between two tasks when only one is trained.
-    #[error("ratio {ratio} needs both tasks, and only {task} is trained; leave the ratio out")]
+    /// There is a ratio between two tasks, and only one is trained.
+    #[error("ratio {ratio} needs both tasks, and only {task} is trained; remove the ratio")]
     RatioOfOne {
         /// The ratio found.
         ratio: f64,
         /// The task that is trained.
         task: Task,
     },
-    /// More examples in one epoch than can be numbered.
-    #[error("ratio {ratio} makes {examples} examples an epoch; at most {most} are possible")]
+    /// An epoch has more examples than a 32-bit index can address.
+    #[error("ratio {ratio} gives {examples} examples an epoch; at most {most} are possible")]
     TooMany {
         /// The ratio.
         ratio: f64,
-        /// Examples an epoch.
+        /// Number of examples of an epoch.
         examples: u64,
-        /// The most.
+        /// The maximum.
         most: u64,
     },
-    /// A batch of nothing.
-    #[error("batch size 0; right would be at least 1")]
+    /// The batch size is 0.
+    #[error("batch size 0; expected at least 1")]
     BatchSize,
-    /// An update of no batch.
-    #[error("0 batches are accumulated for an update; right would be at least 1")]
+    /// The number of accumulated batches is 0.
+    #[error("0 batches are accumulated for an update; expected at least 1")]
     Accumulate,
     /// A text could not be encoded.
     #[error(transparent)]

@@ -1,25 +1,24 @@
-//! The order in which examples are seen: a pure function of seed and position.
+//! The order of examples: a pure function of seed and position.
 
 use super::{Epochs, Examples, Mixture, Task};
 use crate::random;
 
-/// Updates among which examples are sorted by length. A longer window saves more padding and makes updates more
-/// alike in length and task.
+/// Number of updates over which examples are sorted by length. A longer window saves more padding, and makes the
+/// examples of an update more similar in length and task.
 const WINDOW: usize = 16;
 
-/// Says which examples make update number `update` of a run, and how they are cut into batches.
+/// Selects the examples of each update of a run and divides them into batches.
 ///
-/// The answer depends on the examples, the mixture, the examples of an update, the seed and the number of the update,
-/// and on nothing that was asked before: a number is all that a resumed run needs. What is kept between calls is the
-/// plan of one epoch.
+/// The result depends only on the examples, the mixture, the size of an update, the seed and the index of the update,
+/// not on earlier calls: a resumed run needs that index only. The order of one epoch is cached between calls.
 ///
-/// The plan of an epoch: every example as often as the mixture says, all of them shuffled; in windows of some
-/// updates, sorted by length and cut into updates, so that an update has texts of about one length; the
-/// updates of a window shuffled. Only the last update of an epoch may be short. How many batches an update is cut
-/// into has no part in this: 4 batches of 32 are the examples of one batch of 128.
+/// The order of an epoch: all examples, as often as the mixture defines, are shuffled; within windows of several
+/// updates they are sorted by length and divided into updates, so that the texts of an update have similar lengths; the
+/// updates of each window are shuffled. Only the last update of an epoch may be short. The number of batches of an
+/// update has no effect: 4 batches of 32 are the same examples as one batch of 128.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    /// Tokens of each example.
+    /// Number of tokens of each example.
     lengths: Vec<u32>,
     indexing: usize,
     mixture: Mixture,
@@ -30,7 +29,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler over these examples, whose mixture makes these epochs.
+    /// Creates a sampler of `examples`; `epochs` is the division of `mixture` into updates.
     pub fn new(examples: &Examples, mixture: &Mixture, epochs: Epochs, seed: u64) -> Self {
         Self {
             lengths: (0..examples.len()).map(|index| examples.tokens(index).len() as u32).collect(),
@@ -43,9 +42,9 @@ impl Sampler {
         }
     }
 
-    /// The examples of update `update`, counted from 0 over all epochs.
+    /// Returns the examples of an update, counted from 0 over all epochs.
     pub fn update(&mut self, update: u64) -> &[u32] {
-        let (epoch, place) = self.epochs.place(update);
+        let (epoch, place) = self.epochs.locate(update);
         if self.epoch != Some(epoch) {
             self.plan = self.plan_of(epoch);
             self.epoch = Some(epoch);
@@ -53,9 +52,9 @@ impl Sampler {
         &self.plan[place]
     }
 
-    /// The batches of update `update`: its examples, cut.
+    /// Returns the batches of an update.
     pub fn batches(&mut self, update: u64) -> impl Iterator<Item = &[u32]> {
-        let size = self.epochs.largest_batch() as usize;
+        let size = self.epochs.max_batch_size() as usize;
         self.update(update).chunks(size)
     }
 
@@ -75,18 +74,18 @@ impl Sampler {
             plan.extend_from_slice(&examples[..extra]);
         }
         random::shuffle(&mut plan, self.seed, epoch, "order of examples");
-        let window = WINDOW * self.epochs.largest_update() as usize;
+        let window = WINDOW * self.epochs.max_update_size() as usize;
         for (number, window) in plan.chunks_mut(window).enumerate() {
-            // The sort is stable: examples of one length stay shuffled.
+            // The sort is stable: examples of equal length remain shuffled.
             window.sort_by_key(|&example| self.lengths[example as usize]);
             self.shuffle_updates(window, epoch, number);
         }
         plan
     }
 
-    /// Shuffles the whole updates of a window; a short one stays at its end.
+    /// Shuffles the full updates of a window; a short one remains at its end.
     fn shuffle_updates(&self, window: &mut [u32], epoch: u64, number: usize) {
-        let size = self.epochs.largest_update() as usize;
+        let size = self.epochs.max_update_size() as usize;
         let mut order: Vec<usize> = (0..window.len() / size).collect();
         random::shuffle(&mut order, self.seed, epoch, &format!("window {number}"));
         let sorted = window.to_vec();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 
 use super::plan_error::{OpenBaseError, PlanError};
-use crate::checkpoint::{BaseError, BundledBase, HubSettings, Wanted, locate};
+use crate::checkpoint::{BaseError, BaseFiles, BundledBase, HubSettings, locate};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, ImportedDocids, LoadedTokenizer, TextTokenizer};
 use crate::recipe::{Init, ModelSection, Recipe};
@@ -23,8 +23,8 @@ pub struct Base {
     pub tied: bool,
     /// Docids that it has already.
     pub imported: Option<ImportedDocids>,
-    /// Embedding rows of its last words: see [`LoadedTokenizer::moved_words`].
-    moved_words: Vec<u32>,
+    /// Embedding rows of its last words: see [`LoadedTokenizer::moved_rows`].
+    moved_rows: Vec<u32>,
     init: Init,
 }
 
@@ -60,7 +60,7 @@ impl Base {
             }
             (None, _) => {
                 let wanted =
-                    if pretrained { Wanted::Everything } else { Wanted::ConfigAndTokenizer };
+                    if pretrained { BaseFiles::All } else { BaseFiles::ConfigAndTokenizer };
                 let directory = locate(base, revision, wanted, &HubSettings::from_env())?;
                 let config = T5Config::read(&directory)?;
                 let loaded = TextTokenizer::load(&directory)?;
@@ -68,15 +68,15 @@ impl Base {
             }
         };
         // As the paper's code resizes the embedding to the tokenizer: rows that no token has are dropped.
-        let config = config.resized(sizes).with_words(loaded.tokenizer.words());
+        let config = config.resized(sizes).with_words(loaded.tokenizer.vocab_size());
         config.check_start(&directory)?;
-        let LoadedTokenizer { tokenizer, docids: imported, moved_words } = loaded;
+        let LoadedTokenizer { tokenizer, docids: imported, moved_rows } = loaded;
         let mut found = Self {
             directory,
             tied: config.tie_word_embeddings,
             config,
             imported,
-            moved_words,
+            moved_rows,
             init,
         };
         if pretrained {
@@ -92,7 +92,7 @@ impl Base {
 
     /// The weights, opened but not read.
     fn tensors(&self) -> Result<StoredTensors, WeightsError> {
-        Ok(StoredTensors::open(&self.directory)?.with_moved_words(self.moved_words.clone()))
+        Ok(StoredTensors::open(&self.directory)?.with_moved_rows(self.moved_rows.clone()))
     }
 
     /// All problems of the weights that the headers of their files show.

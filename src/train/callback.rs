@@ -138,7 +138,7 @@ pub trait Callback {
     ///
     /// # Errors
     /// An error ends the run; the checkpoints written before stay.
-    fn call(&mut self, moment: &mut TrainerState) -> Result<Verdict, TrainError>;
+    fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError>;
 
     /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not
     /// because a callback that came later, or an error, ended the run. The moment is that of the last update that was
@@ -146,7 +146,7 @@ pub trait Callback {
     ///
     /// # Errors
     /// An error becomes that of the run, unless it has one; the others are still called.
-    fn end(&mut self, _moment: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
+    fn end(&mut self, _state: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
         Ok(())
     }
 }

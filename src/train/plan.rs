@@ -178,7 +178,7 @@ impl Plan {
                 corpus: loaded.corpus,
                 left_out: loaded.left_out,
                 findings: loaded.findings,
-                alike: examples.alike(),
+                alike: examples.duplicate_documents(),
                 tokenizer,
                 docids,
                 examples,
@@ -385,7 +385,7 @@ fn find_probe_base(
     section: &ProbesSection,
     base: &Base,
 ) -> Result<Option<ProbeBase>, PlanError> {
-    if !section.compares() {
+    if !section.uses_base() {
         return Ok(None);
     }
     let named = section.base.as_deref();

@@ -16,14 +16,14 @@ use super::plan_error::PlanError;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::{NonFinite, TrainError};
-use crate::allocator::give_back_freed_memory;
+use crate::allocator::release_freed_memory;
 use crate::component::freeze_all_but;
-use crate::device::length_step;
+use crate::device::pad_to_multiple_of;
 use crate::monitor::Monitor;
 use crate::prefix::{FrozenModel, Prefetcher, Prefix, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens};
-use crate::task::{Batch, Sampler, assemble};
+use crate::task::{Batch, Sampler, collate};
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -133,7 +133,7 @@ impl<'a> Trainer<'a> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
         self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_prefetcher());
         let mut model = self.release_frozen(model, callbacks, monitor)?;
-        give_back_freed_memory();
+        release_freed_memory();
         let mut newest = Step { loss: f64::NAN, ..Step::default() };
         let ended = loop {
             match self.run_callbacks(&model, &mut newest, callbacks, monitor) {
@@ -232,7 +232,8 @@ impl<'a> Trainer<'a> {
         let mut loss = 0.0;
         for (part, indices) in batches.iter().enumerate() {
             let pad_id = self.plan.tokenizer.pad_id();
-            let batch = assemble(&self.plan.examples, indices, pad_id, length_step(&self.device));
+            let batch =
+                collate(&self.plan.examples, indices, pad_id, pad_to_multiple_of(&self.device));
             // Every example of an update has the same weight, whichever batch it is in.
             let share = batch.size() as f64 / examples as f64;
             let input = self.input(&model, &batch);

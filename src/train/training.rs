@@ -75,13 +75,13 @@ impl<'a> Training<'a> {
         console.log_to(&self.run.log())?;
         let mut monitor = Monitor::open(&self.run, plan.total_steps(), console)?;
         if !self.new.replaces() {
-            self.new.keep()?;
+            self.new.commit()?;
         }
         callbacks.push(Box::new(KeepNewRun { new: &mut self.new }));
         let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
         monitor.finish()?;
         drop(callbacks);
-        self.new.keep()?;
+        self.new.commit()?;
         Ok(outcome)
     }
 }
@@ -102,7 +102,7 @@ impl Callback for KeepNewRun<'_> {
 
     fn call(&mut self, _moment: &mut TrainerState) -> Result<Verdict, TrainError> {
         if self.new.replaces() && self.new.has_checkpoint() {
-            self.new.keep()?;
+            self.new.commit()?;
         }
         Ok(Verdict::Continue)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::plan::Plan;
-use crate::corpus::SHOWN;
+use crate::corpus::MAX_LISTED;
 use crate::files::free_space;
 use crate::prefix::mebibytes;
 use crate::probe::ProbeError;
@@ -41,9 +41,12 @@ impl Plan {
         let kinds = [("document", self.docids.ids().collect()), ("query", queries)];
         let found = kinds.into_iter().filter_map(|(kind, ids): (_, Vec<&str>)| {
             let wrong: Vec<&str> = ids.into_iter().filter(|id| !fits_trec(id)).collect();
-            let shown: Vec<String> =
-                wrong.iter().take(SHOWN).map(|id| format!("`{}`", id.escape_debug())).collect();
-            let more = if wrong.len() > SHOWN { ", ..." } else { "" };
+            let shown: Vec<String> = wrong
+                .iter()
+                .take(MAX_LISTED)
+                .map(|id| format!("`{}`", id.escape_debug()))
+                .collect();
+            let more = if wrong.len() > MAX_LISTED { ", ..." } else { "" };
             (!wrong.is_empty())
                 .then(|| format!("{} {kind} ids ({}{more})", wrong.len(), shown.join(", ")))
         });
@@ -102,15 +105,16 @@ impl Plan {
             self.recipe.task.document_tokens,
             if groups == 1 { "" } else { "s" },
         );
-        for group in self.alike.iter().take(SHOWN) {
-            let ids = group.iter().take(SHOWN).map(|&row| format!("`{}`", self.docids.id(row)));
+        for group in self.alike.iter().take(MAX_LISTED) {
+            let ids =
+                group.iter().take(MAX_LISTED).map(|&row| format!("`{}`", self.docids.id(row)));
             text += &format!("\n    {}", ids.collect::<Vec<_>>().join(", "));
-            if group.len() > SHOWN {
-                text += &format!(" and {} more", group.len() - SHOWN);
+            if group.len() > MAX_LISTED {
+                text += &format!(" and {} more", group.len() - MAX_LISTED);
             }
         }
-        if groups > SHOWN {
-            text += &format!("\n    and {} more groups", groups - SHOWN);
+        if groups > MAX_LISTED {
+            text += &format!("\n    and {} more groups", groups - MAX_LISTED);
         }
         text
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use genir::checkpoint::{HubSettings, Wanted, locate};
+use genir::checkpoint::{BaseFiles, HubSettings, locate};
 use tempfile::TempDir;
 
 #[path = "local_hub.rs"]
@@ -52,7 +52,7 @@ pub fn settings(home: &TempDir, server: &Server) -> HubSettings {
 }
 
 pub fn fetch(settings: &HubSettings) -> Result<PathBuf, String> {
-    locate(MODEL, None, Wanted::Everything, settings).map_err(|error| error.to_string())
+    locate(MODEL, None, BaseFiles::All, settings).map_err(|error| error.to_string())
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use genir::checkpoint::{Checkpoint, Contents, write};
+use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::TextTokenizer;
 use genir::t5::{GenirModel, T5Config};
 use safetensors::tensor::TensorView;
@@ -39,7 +39,8 @@ pub fn model(tied: bool) -> GenirModel {
 /// Writes `parent/name` from `model`.
 pub fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<PathBuf, String> {
     let (tokenizer, docids, manifest) = (tokenizer(), docids(), manifest());
-    let contents = Contents { model, tokenizer: &tokenizer, docids: &docids, manifest: &manifest };
+    let contents =
+        CheckpointContents { model, tokenizer: &tokenizer, docids: &docids, manifest: &manifest };
     write(parent, name, &contents).map_err(|error| error.to_string())
 }
 

@@ -63,7 +63,7 @@ pub fn train_beside(
     let console = Console::stderr(Verbosity::Quiet);
     console.log_to(&run.log())?;
     let mut monitor = Monitor::open(&run, plan.total_steps(), &console)?;
-    new.keep().unwrap();
+    new.commit().unwrap();
     let (model, outcome) = trainer.run(model, &mut callbacks, &mut monitor)?;
     monitor.finish()?;
     let optimized = trainer.optimized().map(str::to_owned).collect();

@@ -1,4 +1,4 @@
-//! The 88 modern constellations: how one is described and what is asked about it.
+//! The 88 modern constellations: their descriptions, and questions about them.
 
 use super::table::Row;
 use super::text::capitalised;

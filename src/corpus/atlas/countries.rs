@@ -1,5 +1,5 @@
-//! The countries (members and observers of the United Nations): how one is described and what is asked
-//! about it. Regions follow the geographical scheme of the United Nations.
+//! The countries (members and observers of the United Nations): their descriptions, and questions about them. Regions
+//! follow the geographical scheme of the United Nations.
 
 use super::table::Row;
 use super::text::{capitalised, listed};

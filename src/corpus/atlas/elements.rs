@@ -1,4 +1,4 @@
-//! The chemical elements: how one is described and what is asked about it.
+//! The chemical elements: their descriptions, and questions about them.
 
 use super::table::Row;
 use super::text::{capitalised, listed, with_article};

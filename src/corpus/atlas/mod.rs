@@ -1,9 +1,9 @@
-//! The bundled corpus `bundled:atlas`: chemical elements, countries, constellations and states of the
-//! United States, so that the first command works without a network and without data.
+//! The bundled corpus `bundled:atlas`: chemical elements, countries, constellations and states of the United States,
+//! so that a first command needs no network and no data.
 //!
-//! The facts are tables beside this file. A family of documents is one table, the facts that are asked
-//! about, and a template that turns a row into a document; questions come from the wordings of a fact.
-//! Everything is the same on every machine and in every run.
+//! The facts are in tables in this directory. A family of documents consists of a table, the facts for questions, and
+//! a template that formats a row as a document; questions are formatted from the wordings of a fact. The corpus is
+//! identical on every machine and in every run.
 
 mod constellations;
 mod countries;
@@ -16,7 +16,7 @@ mod text;
 use super::{Corpus, Document};
 use table::{Row, Table};
 
-/// The documents of one kind: where their facts are, how they are written and what is asked.
+/// The documents of one kind: their table, their template and the facts for questions.
 struct Family {
     /// First part of each document's id.
     name: &'static str,
@@ -28,7 +28,7 @@ struct Family {
     describe: fn(&Row) -> String,
 }
 
-/// One column of a table, and the ways to ask about it.
+/// A column of a table, with the wordings of questions about it.
 struct Fact {
     column: &'static str,
     /// Wordings that name the subject, as `{subject}`, and ask for the fact.
@@ -41,12 +41,12 @@ struct Fact {
 const FAMILIES: [Family; 4] =
     [elements::FAMILY, countries::FAMILY, constellations::FAMILY, states::FAMILY];
 
-/// The bundled corpus: 451 documents, each with ten training questions and two each for validation and
-/// test.
+/// Returns the bundled corpus: 451 documents, each with ten training questions and two questions each for validation
+/// and test.
 ///
-/// A document's id is its family and subject (`element-iron`). A query's id is the document's, the
-/// fact's column, `asked` (the question names the subject) or `given` (it names the fact) and the
-/// number of the wording: `element-iron/symbol/given/2`.
+/// The id of a document is its family and subject (`element-iron`). The id of a query is the document's id, the column
+/// of the fact, `asked` (the question names the subject) or `given` (it names the fact), and the index of the wording:
+/// `element-iron/symbol/given/2`.
 pub fn atlas() -> Corpus {
     let tables = FAMILIES.map(|family| {
         let table = Table::parse(family.file, family.table)

@@ -1,9 +1,8 @@
-//! Questions about the bundled facts, and the split that each belongs to.
+//! Questions about the bundled facts, and their splits.
 //!
-//! A document and a fact that is asked, or given, is a topic. The wordings of a topic are dealt out in an
-//! order of its own: two to training and, for some topics, one to validation and one to test. So a held-out
-//! question always asks something that training asks in other words, and its words are trained on other
-//! documents.
+//! A topic is a document with a fact that is asked or given. The wordings of a topic are assigned to splits in a
+//! random order: two to training and, for some topics, one to validation and one to test. So a held-out question always
+//! asks a fact that training asks with another wording, and its wording is trained with other documents.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,16 +12,16 @@ use super::{Fact, Family};
 use crate::corpus::{Corpus, Judgement, Query};
 use crate::random;
 
-/// The split of questions is part of the corpus: another seed would be another corpus.
+/// The seed of the splits. It is a part of the corpus: another seed would give another corpus.
 const SEED: u64 = 1;
-/// Topics that a document is asked about.
+/// Number of topics per document.
 const TOPICS: usize = 5;
-/// How many of them give the fact and ask for the subject.
+/// Number of these topics that give the fact and ask for the subject.
 const GIVEN_TOPICS: usize = 2;
-/// Wordings of each topic that go to training.
+/// Number of wordings of each topic for training.
 const TRAIN_WORDINGS: usize = 2;
 
-/// The values that more than one document has, for each column: no question may be asked from them.
+/// The values of each column that several documents share: a question must not give them.
 pub(super) struct SharedValues(HashSet<(&'static str, String)>);
 
 impl SharedValues {
@@ -41,7 +40,7 @@ impl SharedValues {
         Self(shared.map(|(value, _)| value).collect())
     }
 
-    /// Whether another document has any of the fact's values.
+    /// Returns whether another document shares any value of the fact.
     fn contains(&self, fact: &Fact, row: &Row) -> bool {
         row.list(fact.column)
             .iter()
@@ -49,7 +48,7 @@ impl SharedValues {
     }
 }
 
-/// One fact of one document in one direction.
+/// A fact of a document in one direction.
 struct Topic {
     column: &'static str,
     direction: &'static str,
@@ -69,7 +68,7 @@ pub(super) fn ask(
     let document = corpus.documents.len() as u32;
     let (asked, given) = topics(family, row, shared, u64::from(document));
     for (first, topics) in [(0, &asked), (asked.len(), &given)] {
-        // The first topic of a direction goes to validation, the second (or else the first) to test.
+        // The first topic of a direction is for validation, the second (or else the first) for test.
         let test_rank = usize::from(topics.len() > 1);
         for (rank, topic) in topics.iter().enumerate() {
             let mut order: Vec<usize> = (0..topic.wordings.len()).collect();
@@ -99,7 +98,7 @@ impl Topic {
     }
 }
 
-/// The topics that a document is asked about: those that name its subject, and those that name a fact.
+/// Returns the topics of a document: those that name its subject, and those that name a fact.
 fn topics(
     family: &Family,
     row: &Row,

@@ -1,4 +1,4 @@
-//! The fifty states of the United States: how one is described and what is asked about it.
+//! The fifty states of the United States: their descriptions, and questions about them.
 
 use super::table::Row;
 use super::text::capitalised;

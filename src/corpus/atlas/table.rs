@@ -1,10 +1,10 @@
-//! Reading a bundled table: tab-separated text with a header, `id` and `name` first, parsed strictly.
+//! Parses a bundled table strictly: tab-separated text with a header that starts with `id` and `name`.
 
 use std::collections::HashSet;
 
 use thiserror::Error;
 
-/// Why a bundled table cannot be used. Lines count from 1, the header included.
+/// Errors of a bundled table. Lines are counted from 1, including the header.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum TableError {
     #[error("{file}: the header must start with the columns id and name, but reads {found:?}")]
@@ -34,7 +34,7 @@ pub(super) struct Row<'a> {
 }
 
 impl Table {
-    /// Reads a whole table; the first wrong row is an error.
+    /// Parses a table; the first invalid row is an error.
     pub(super) fn parse(file: &'static str, text: &'static str) -> Result<Self, TableError> {
         let mut lines = text.lines();
         let header = lines.next().unwrap_or_default();
@@ -84,15 +84,15 @@ impl Row<'_> {
         self.cells[0]
     }
 
-    /// The subject as it stands inside a sentence: `iron`, `the Netherlands`.
+    /// Returns the subject as written inside a sentence: `iron`, `the Netherlands`.
     pub(super) fn name(&self) -> &'static str {
         self.cells[1]
     }
 
-    /// The cell of a column; none where it is empty.
+    /// Returns the cell of a column; `None` if it is empty.
     ///
     /// # Panics
-    /// If the table has no such column: a template and its table are parts of one program.
+    /// Panics if the table has no such column: a template and its table are parts of one program.
     pub(super) fn get(&self, column: &str) -> Option<&'static str> {
         let index = self
             .columns
@@ -102,7 +102,7 @@ impl Row<'_> {
         Some(self.cells[index]).filter(|cell| !cell.is_empty())
     }
 
-    /// The values of a cell that lists several, separated by semicolons.
+    /// Returns the values of a cell that are separated by semicolons.
     pub(super) fn list(&self, column: &str) -> Vec<&'static str> {
         self.get(column).map(|cell| cell.split("; ").collect()).unwrap_or_default()
     }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_found_by_its_column_and_an_empty_one_is_none() {
+    fn an_empty_cell_is_none() {
         let table =
             Table::parse("t.tsv", "id\tname\tcolour\tuse\nrust\tRust\tred; brown\t\n").unwrap();
         let row = table.rows().next().unwrap();

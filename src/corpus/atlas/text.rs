@@ -1,18 +1,18 @@
-//! Small pieces of English for the templates.
+//! English grammar for the templates.
 
-/// The text with its first letter in upper case.
+/// Returns the text with its first letter in upper case.
 pub(super) fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// The noun with `a` or `an`, by its first letter.
+/// Returns the noun with `a` or `an`, chosen by its first letter.
 pub(super) fn with_article(noun: &str) -> String {
     let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {noun}")
 }
 
-/// `a`, `a and b`, `a, b and c`.
+/// Joins items as in `a`, `a and b`, `a, b and c`.
 pub(super) fn listed(items: &[&str]) -> String {
     match items {
         [] => String::new(),

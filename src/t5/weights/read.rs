@@ -24,7 +24,7 @@ pub struct StoredTensors {
     files: Vec<(PathBuf, File)>,
     tensors: HashMap<String, StoredTensor>,
     /// Embedding rows of the last words.
-    moved_words: Vec<u32>,
+    moved_rows: Vec<u32>,
 }
 
 /// Names under which the word embedding is stored where `shared.weight` is not: files that keep one name of what is
@@ -63,7 +63,7 @@ impl StoredTensors {
             directory: directory.to_owned(),
             files: Vec::new(),
             tensors: HashMap::new(),
-            moved_words: Vec::new(),
+            moved_rows: Vec::new(),
         };
         for name in names {
             opened.add(directory.join(name))?;
@@ -102,8 +102,8 @@ impl StoredTensors {
     }
 
     /// The same with the last words in these rows of the embedding; all others are in the rows of their ids.
-    pub fn with_moved_words(self, moved_words: Vec<u32>) -> Self {
-        Self { moved_words, ..self }
+    pub fn with_moved_rows(self, moved_rows: Vec<u32>) -> Self {
+        Self { moved_rows, ..self }
     }
 
     /// Where the files are.
@@ -141,8 +141,8 @@ impl StoredTensors {
         columns: usize,
         docids: &[u32],
     ) -> Result<(), WeightsError> {
-        let plain = words.saturating_sub(self.moved_words.len());
-        let others = self.moved_words.iter().chain(docids).map(|&row| row as usize + 1).max();
+        let plain = words.saturating_sub(self.moved_rows.len());
+        let others = self.moved_rows.iter().chain(docids).map(|&row| row as usize + 1).max();
         let rows = plain.max(others.unwrap_or(0));
         let (name, tensor) = self.tensor(name, &[rows, columns])?;
         self.check_type(name, tensor)?;
@@ -199,9 +199,9 @@ impl StoredTensors {
         count: usize,
         columns: usize,
     ) -> Result<Vec<f32>, WeightsError> {
-        let plain = count.saturating_sub(self.moved_words.len());
+        let plain = count.saturating_sub(self.moved_rows.len());
         let mut values = self.rows(name, 0..plain, columns)?;
-        values.extend(self.gathered(name, &self.moved_words[..count - plain], columns)?);
+        values.extend(self.gathered(name, &self.moved_rows[..count - plain], columns)?);
         Ok(values)
     }
 

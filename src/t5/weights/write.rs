@@ -11,7 +11,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::fill::{parameters_where, shapes};
 use super::names::stored;
 use super::{Origin, WeightsError, transposed};
-use crate::files::{FileError, WholeFile};
+use crate::files::{AtomicFile, FileError};
 use crate::t5::{FeedForward, GenirModel};
 
 /// Values that are copied at once to be written.
@@ -59,7 +59,7 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
         file: error.path,
         reason: error.source.to_string(),
     };
-    let mut file = WholeFile::create(&path).map_err(failed)?;
+    let mut file = AtomicFile::create(&path).map_err(failed)?;
     let mut put = |bytes: &[u8]| {
         file.write_all(bytes).map_err(|error| failed(FileError::new("write", &path)(error)))
     };

@@ -6,7 +6,7 @@ use burn::module::Module;
 
 use super::improves;
 use crate::allocator;
-use crate::checkpoint::{self, Contents, Manifest};
+use crate::checkpoint::{self, CheckpointContents, Manifest};
 use crate::run::{LATEST, RunDirectory};
 use crate::task::Encoding;
 use crate::train::TrainError;
@@ -88,7 +88,7 @@ impl Callback for Save<'_> {
             encoding: self.encoding.clone(),
         };
         let checkpoints = self.run.checkpoints();
-        let contents = Contents {
+        let contents = CheckpointContents {
             model: &state.model.valid(),
             tokenizer: &self.plan.tokenizer,
             docids: &self.plan.docids,

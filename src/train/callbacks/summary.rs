@@ -4,12 +4,13 @@ use std::io::Write;
 
 use super::improves;
 use crate::device;
-use crate::files::write_whole;
+use crate::files::write_atomically;
 use crate::monitor::Hyperparameter;
 use crate::recipe::Optimizer;
 use crate::retrieval::names;
 use crate::run::{
-    Best, Ended, Evaluation, Parameters, RunDirectory, Seconds, Summary as Contents, peak_memory,
+    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary as Contents,
+    peak_memory,
 };
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -66,9 +67,9 @@ impl<'a> Summary<'a> {
 
     fn contents(&self, state: &TrainerState, ending: Ending) -> Contents {
         let (ended, reason) = match ending {
-            Ending::Finished => (Ended::Finished, None),
-            Ending::Stopped(reason) => (Ended::Stopped, Some(reason.to_owned())),
-            Ending::Failed(error) => (Ended::Failed, Some(error.to_string())),
+            Ending::Finished => (RunOutcome::Finished, None),
+            Ending::Stopped(reason) => (RunOutcome::Stopped, Some(reason.to_owned())),
+            Ending::Failed(error) => (RunOutcome::Failed, Some(error.to_string())),
         };
         let total = &self.plan.table.total;
         Contents {
@@ -173,7 +174,7 @@ impl Callback for Summary<'_> {
         }
         let path = self.run.summary();
         let contents = self.contents(state, ending);
-        write_whole(&path, |file| {
+        write_atomically(&path, |file| {
             serde_json::to_writer_pretty(&mut *file, &contents)?;
             file.write_all(b"\n")
         })?;

@@ -9,7 +9,7 @@ mod step;
 use std::fmt;
 
 use super::plan::Plan;
-use crate::allocator::give_back_freed_memory;
+use crate::allocator::release_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
@@ -106,13 +106,13 @@ impl MemoryEstimate {
             Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
         // Accumulated gradients exist at the same time as those of the latest batch.
-        let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
+        let copies = if plan.epochs.max_batches() > 1 { 2 } else { 1 };
         let Stored { training, evaluated, probed } = stored(plan);
         let asked = evaluated + probed;
         let made = F32 * prefix_temporaries(config, longest);
         let step = StepSizes {
             config,
-            examples: plan.epochs.largest_batch() as usize,
+            examples: plan.epochs.max_batch_size() as usize,
             length: longest,
             dropout: plan.dropout() > 0.0,
             stored: training > 0,
@@ -121,7 +121,7 @@ impl MemoryEstimate {
         let reach = GradientReach::of(&plan.trained, config);
         let (base, base_while_training) = callbacks::base(plan);
         // Returns memory that was only needed for planning.
-        give_back_freed_memory();
+        release_freed_memory();
         let tokens = match plan.frozen_prefix() {
             Some(_) => step.tokens().max(BATCH_POSITIONS),
             None => step.tokens(),

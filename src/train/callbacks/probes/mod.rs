@@ -189,7 +189,7 @@ impl<'a> Probes<'a> {
 
         state.monitor.pause();
         if !parts.is_empty() {
-            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.word()).collect();
+            let names: Vec<&str> = parts.iter().map(|(probe, _)| probe.name()).collect();
             let names = names.join(", ");
             state
                 .monitor

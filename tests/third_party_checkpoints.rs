@@ -1,11 +1,11 @@
-//! Checkpoints and bases that genir did not write open as transformers opens them, or are refused in plain words.
+//! Checkpoints and base models of other programs open as in transformers, or are refused with a clear message.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use genir::checkpoint::{Checkpoint, Contents, write};
+use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::{DocidVocabulary, TextTokenizer};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -24,7 +24,8 @@ use parameter_bits::{assert_same, bits};
 use small_checkpoint::*;
 use tiny_model::{DOCIDS, docids, manifest};
 
-/// Adds tokens as `add_tokens` and `resize_token_embeddings` of transformers do: behind all others, with rows of 1, 2, ...
+/// Adds tokens like `add_tokens` and `resize_token_embeddings` of transformers: after all others, with rows of 1, 2,
+/// ...
 fn add_tokens(checkpoint: &Path, names: &[&str]) {
     let behind = WORDS + DOCIDS.len();
     change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
@@ -46,13 +47,13 @@ fn add_tokens(checkpoint: &Path, names: &[&str]) {
 }
 
 #[test]
-fn tokens_added_behind_the_docids_keep_their_rows() {
+fn tokens_added_after_the_docids_keep_their_rows() {
     for tied in [true, false] {
         let parent = TempDir::new().unwrap();
         let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
         add_tokens(&checkpoint, &["<a>", "<b>"]);
         let opened = open(&checkpoint).unwrap();
-        assert_eq!((opened.docids, opened.tokenizer.words()), (docids(), WORDS + 2));
+        assert_eq!((opened.docids, opened.tokenizer.vocab_size()), (docids(), WORDS + 2));
         let row = |tensor: Tensor<2>, row: usize| -> Vec<f32> {
             tensor.slice([row..row + 1, 0..WIDTH]).into_data().try_to_vec().unwrap()
         };
@@ -70,7 +71,7 @@ fn tokens_added_behind_the_docids_keep_their_rows() {
     }
 }
 
-/// Rows of an embedding by the tokens that have them, of words and of docids.
+/// Rows of the embeddings of text tokens and of docids, by token.
 fn rows_by_token(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u32>> {
     let rows = |values: Tensor<2>| -> Vec<Vec<u32>> {
         let values: Vec<f32> = values.into_data().try_to_vec().unwrap();
@@ -104,7 +105,7 @@ fn move_rows(checkpoint: &Path, place: &dyn Fn(usize) -> usize) {
             let new_place = |row: usize| if is_moved(row) { place(row) } else { row };
             let count = (0..old.len()).map(new_place).max().unwrap() + 1;
             table.shape[0] = count;
-            // What nobody has is found out: it is not finite.
+            // Rows without a token are not finite, so that reading them would be noticed.
             table.bytes = f32::NAN.to_le_bytes().repeat(count * WIDTH);
             for (row, bytes) in old.iter().enumerate() {
                 let at = new_place(row) * size;
@@ -115,7 +116,7 @@ fn move_rows(checkpoint: &Path, place: &dyn Fn(usize) -> usize) {
 }
 
 #[test]
-fn docids_keep_their_rows_wherever_these_are_behind_the_words() {
+fn docids_keep_their_rows_in_any_order_after_the_text_tokens() {
     let all = WORDS + DOCIDS.len() + 2;
     let places: [(&str, &dyn Fn(usize) -> usize); 4] = [
         ("in the opposite order", &|row| WORDS + all - 1 - row),
@@ -132,10 +133,10 @@ fn docids_keep_their_rows_wherever_these_are_behind_the_words() {
             move_rows(&checkpoint, place);
             let opened = open(&checkpoint).unwrap();
             assert_eq!(rows_by_token(&opened), before, "{what}, tied {tied}");
-            assert_eq!(opened.tokenizer.words(), WORDS + 2, "{what}");
+            assert_eq!(opened.tokenizer.vocab_size(), WORDS + 2, "{what}");
 
-            // What is written again has docids one after another behind all words.
-            let contents = Contents {
+            // When written again, the docids follow all text tokens consecutively.
+            let contents = CheckpointContents {
                 model: &opened.model,
                 tokenizer: &opened.tokenizer,
                 docids: &opened.docids,
@@ -151,7 +152,7 @@ fn docids_keep_their_rows_wherever_these_are_behind_the_words() {
 }
 
 #[test]
-fn a_docid_without_a_row_of_its_own_is_refused_with_token_and_id() {
+fn a_docid_that_shares_a_row_is_refused_with_token_and_id() {
     let with_id = |of: &str, id: usize| {
         let (parent, checkpoint) = written();
         change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
@@ -164,7 +165,12 @@ fn a_docid_without_a_row_of_its_own_is_refused_with_token_and_id() {
     let (_parent, of_word) = with_id("@DOC_ID_7@", 5);
     assert_refused(
         &of_word,
-        &["tokenizer.json", "docid `@DOC_ID_7@` has id 5", "the id of `three`", "from id 9 on"],
+        &[
+            "tokenizer.json",
+            "docid `@DOC_ID_7@` has id 5",
+            "the id of `three`",
+            "an id of at least 9",
+        ],
     );
     let (_parent, of_docid) = with_id("@DOC_ID_7@", WORDS + 2);
     assert_refused(
@@ -176,7 +182,7 @@ fn a_docid_without_a_row_of_its_own_is_refused_with_token_and_id() {
 }
 
 #[test]
-fn docids_are_found_whatever_their_order_in_the_tokenizer_file() {
+fn docids_are_found_in_any_order_of_the_tokenizer_file() {
     let (_parent, checkpoint) = written();
     change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
         tokenizer["added_tokens"].as_array_mut().unwrap()[3..].reverse();
@@ -187,7 +193,7 @@ fn docids_are_found_whatever_their_order_in_the_tokenizer_file() {
 }
 
 #[test]
-fn a_word_embedding_that_is_stored_under_the_name_of_a_stack_is_found() {
+fn an_embedding_that_is_stored_under_the_name_of_a_stack_is_found() {
     for (tied, name) in [
         (true, "encoder.embed_tokens.weight"),
         (true, "decoder.embed_tokens.weight"),
@@ -226,7 +232,7 @@ fn spare_rows_of_the_embedding_are_dropped() {
     insert(&checkpoint, WORDS + DOCIDS.len(), 5);
     assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "behind the docids");
 
-    // As T5's own: 32,128 rows for 32,100 tokens.
+    // As in T5's checkpoints: 32,128 rows for 32,100 tokens.
     insert(&checkpoint, WORDS, 3);
     change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
         for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
@@ -242,7 +248,7 @@ fn spare_rows_of_the_embedding_are_dropped() {
 }
 
 #[test]
-fn docids_that_are_special_tokens_are_docids_and_do_not_come_back_with_others() {
+fn docids_among_special_tokens_are_read_and_are_not_exported_with_other_docids() {
     let (parent, checkpoint) = written();
     change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
         for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
@@ -263,7 +269,7 @@ fn docids_that_are_special_tokens_are_docids_and_do_not_come_back_with_others() 
     assert_eq!(opened.docids, docids());
     assert_same(&bits(&opened.model), &bits(&model(true)), "opened");
 
-    // With other docids: transformers adds every token of these lists that it does not know, behind the embedding's rows.
+    // With other docids: transformers adds every unknown token of these lists, beyond the rows of the embedding.
     let exported = parent.path().join("exported");
     fs::create_dir(&exported).unwrap();
     let other = DocidVocabulary::new(["new"]).unwrap();
@@ -278,7 +284,7 @@ fn docids_that_are_special_tokens_are_docids_and_do_not_come_back_with_others() 
 }
 
 #[test]
-fn an_index_that_names_the_wrong_shards_finds_the_tensors_that_are_in_others() {
+fn tensors_are_found_in_other_shards_than_the_index_names() {
     let (_parent, checkpoint) = written();
     let file = checkpoint.join(WEIGHTS);
     let whole = fs::read(&file).unwrap();
@@ -294,7 +300,7 @@ fn an_index_that_names_the_wrong_shards_finds_the_tensors_that_are_in_others() {
         });
         fs::rename(&file, checkpoint.join(name)).unwrap();
     }
-    // As a file of an earlier division: it names both files, and the wrong one for what it names.
+    // Like the index of an earlier sharding: it names both files, but the wrong one for each tensor.
     let map = json!({"weight_map": {"shared.weight": names[0], "encoder.final_layer_norm.weight": names[1]}});
     fs::write(checkpoint.join("model.safetensors.index.json"), map.to_string()).unwrap();
     assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "opened");
@@ -304,9 +310,9 @@ fn an_index_that_names_the_wrong_shards_finds_the_tensors_that_are_in_others() {
 }
 
 #[test]
-fn what_transformers_passes_over_or_takes_for_granted_is_no_obstacle() {
+fn tensors_that_transformers_ignores_and_keys_that_it_defaults_are_accepted() {
     let (_parent, checkpoint) = written();
-    // Buffers of other types, and a start token that is not said: T5's is its padding token.
+    // Buffers of other types, and a missing start token: T5's start token is its padding token.
     change_tensors(&checkpoint, |tensors| {
         for name in ["position_ids", "encoder.embed_positions.inv_freq", "lm_head.bias"] {
             let (dtype, shape, bytes) = (Dtype::I64, vec![2], vec![0; 16]);
@@ -323,20 +329,20 @@ fn what_transformers_passes_over_or_takes_for_granted_is_no_obstacle() {
 }
 
 #[test]
-fn a_slow_tokenizer_alone_is_refused_with_how_to_make_a_fast_one() {
+fn a_slow_tokenizer_is_refused_with_instructions_to_convert_it() {
     let (_parent, checkpoint) = written();
     fs::remove_file(checkpoint.join("tokenizer.json")).unwrap();
     fs::write(checkpoint.join("spiece.model"), b"x").unwrap();
     fs::write(checkpoint.join("added_tokens.json"), r#"{"@DOC_ID_7@": 9}"#).unwrap();
-    assert_refused(&checkpoint, &["tokenizer.json is not there", "save_pretrained"]);
+    assert_refused(&checkpoint, &["tokenizer.json does not exist", "save_pretrained"]);
 }
 
 #[test]
-fn the_tensors_tell_whether_the_head_is_tied_whatever_the_configuration_says() {
+fn the_tensors_and_not_the_configuration_decide_whether_the_head_is_tied() {
     for tied in [true, false] {
         let parent = TempDir::new().unwrap();
         let checkpoint = write_model(parent.path(), "step-1", &model(tied)).unwrap();
-        // As transformers 5: what the flag says of scaling is in a key of its own, which stays.
+        // As in transformers 5, where scaling has a separate key, which is preserved.
         change_json(&checkpoint.join("config.json"), |config| {
             config["tie_word_embeddings"] = (!tied).into();
         });

@@ -1,4 +1,4 @@
-//! What is done beside the training: `[evaluate]`, `[save]`, `[stop]` and `[log]`.
+//! Evaluation, checkpoints, early stopping and logging: `[evaluate]`, `[save]`, `[stop]` and `[log]`.
 
 use serde::{Serialize, Serializer};
 
@@ -12,29 +12,29 @@ use crate::task::Task;
 /// `[evaluate]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvaluateSection {
-    /// How often, as `every_steps` or `every_epochs`; `None`: after the last step only.
+    /// Interval, `every_steps` or `every_epochs`; `None`: after the last step only.
     #[serde(flatten, serialize_with = "every")]
     pub every: Option<Span>,
     /// The splits that are evaluated.
     pub splits: Vec<Split>,
-    /// Queries of each split, drawn by the seed; all when not given.
+    /// Number of random queries of each split; `None`: all.
     pub queries: Option<usize>,
-    /// Queries of a batch.
+    /// Number of queries in a batch.
     pub batch_size: usize,
     /// The candidate set.
     pub vocabulary: Vocabulary,
-    /// Tokens that queries of the splits are cut and padded to without a mask, as the paper's `eval.py` does (128
-    /// there); `None`: not padded but masked, as in training.
+    /// Number of tokens to which queries of the splits are truncated and padded without a mask, as in the paper's
+    /// `eval.py` (128 there); `None`: with a mask, as in training.
     pub unmasked_padding: Option<usize>,
-    /// Indexing examples, and training queries, that are ranked to see what is memorised; 0: none.
+    /// Number of indexing examples, and of training queries, that are ranked to measure memorisation; 0: none.
     pub memorisation: usize,
-    /// Documents for each query in run files.
+    /// Number of documents for each query in run files.
     pub run_depth: usize,
     /// Whether the model is evaluated before the first step.
     pub at_start: bool,
 }
 
-/// Writes a span as [`Span::read`] reads it with the keys `every_steps` and `every_epochs`.
+/// Serialises an interval as the key `every_steps` or `every_epochs`, which [`Span::read`] reads.
 pub(super) fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Every {
@@ -50,8 +50,8 @@ pub(super) fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result
     every.serialize(serializer)
 }
 
-/// The most tokens that queries are padded to. Padding takes memory for each query and each token of it.
-pub const MOST_PADDING: usize = 4096;
+/// Maximum number of tokens to which queries are padded. Memory grows with each padding token.
+pub const MAX_PADDING: usize = 4096;
 
 impl EvaluateSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
@@ -64,10 +64,10 @@ impl EvaluateSection {
             unmasked_padding: section.integer("unmasked_padding", 1).optional(),
             memorisation: section.integer("memorisation", 0).or(0),
             run_depth: section.integer("run_depth", 1).or(100),
-            at_start: section.flag("at_start").or(false),
+            at_start: section.boolean("at_start").or(false),
         };
-        if evaluate.unmasked_padding.is_some_and(|length| length > MOST_PADDING) {
-            let message = format!("expected a whole number from 1 to {MOST_PADDING}");
+        if evaluate.unmasked_padding.is_some_and(|length| length > MAX_PADDING) {
+            let message = format!("expected an integer from 1 to {MAX_PADDING}");
             section.problem("unmasked_padding", message);
         }
         if evaluate.splits.is_empty() && evaluate.memorisation == 0 {
@@ -77,15 +77,15 @@ impl EvaluateSection {
         evaluate
     }
 
-    /// The names of the rankings that evaluations give: those of each split, the first split first,
-    /// then those of what is memorised.
+    /// Returns the names of the rankings that evaluations compute: those of each split in order, then those of
+    /// memorisation.
     pub fn rankings(&self) -> Vec<String> {
         let splits = self.splits.iter().copied().flat_map(names::of_split);
         let memorised = Task::ALL.iter().copied().filter(|_| self.memorisation > 0);
         splits.chain(memorised.map(names::of_memorisation)).collect()
     }
 
-    /// The names of the metrics that evaluations give, such as `validation/hits@1` and
+    /// Returns the names of the metrics that evaluations compute, such as `validation/hits@1` and
     /// `validation/unseen/hits@1`, in the order of [`EvaluateSection::rankings`].
     pub fn metrics(&self) -> Vec<String> {
         let metrics_of = |ranking| Metrics::NAMES.map(|metric| format!("{ranking}/{metric}"));
@@ -96,11 +96,11 @@ impl EvaluateSection {
 /// `[save]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SaveSection {
-    /// `None`: at each evaluation.
+    /// Interval in steps; `None`: at each evaluation.
     pub every_steps: Option<u64>,
-    /// Checkpoints that are kept beside the best, the latest first.
+    /// Number of latest checkpoints that are kept in addition to the best one.
     pub keep_last: usize,
-    /// By which the best checkpoint is known; the first of [`EvaluateSection::metrics`] by default.
+    /// The metric that selects the best checkpoint; by default, the first of [`EvaluateSection::metrics`].
     pub best_metric: String,
 }
 
@@ -110,7 +110,7 @@ impl SaveSection {
         Self {
             every_steps: section.integer("every_steps", 1).optional(),
             keep_last: section.integer("keep_last", 1).or(2),
-            best_metric: section.text("best_metric").or(first_metric.unwrap_or_default()),
+            best_metric: section.string("best_metric").or(first_metric.unwrap_or_default()),
         }
     }
 }
@@ -118,20 +118,20 @@ impl SaveSection {
 /// `[stop]`: early stopping.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StopSection {
-    /// The metric that saving goes by when not given.
+    /// The metric; by default, the one that selects the best checkpoint.
     pub metric: String,
-    /// Evaluations in a row that bring no improvement.
+    /// Number of evaluations without improvement after which training stops.
     pub patience: u64,
-    /// What must be gained to be an improvement.
+    /// Minimum change that counts as an improvement.
     pub min_delta: f64,
 }
 
 impl StopSection {
     pub(super) fn read(section: &mut Section<'_, '_>, best_metric: &str) -> Self {
         Self {
-            metric: section.text("metric").or(best_metric.to_owned()),
+            metric: section.string("metric").or(best_metric.to_owned()),
             patience: section.integer("patience", 1).required(),
-            min_delta: section.number("min_delta", NOT_NEGATIVE, not_negative).or(0.0),
+            min_delta: section.float("min_delta", NOT_NEGATIVE, not_negative).or(0.0),
         }
     }
 }
@@ -139,7 +139,7 @@ impl StopSection {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LogSection {
-    /// Updates between two log lines.
+    /// Interval between log lines, in steps.
     pub every_steps: u64,
 }
 
