@@ -62,7 +62,10 @@ fn a_run_directory_is_a_base_and_what_becomes_of_its_docids_is_said() {
     let shown = run(keys(&[&directory, "model.init=scratch"]));
     assert_says(
         &shown,
-        &["9 rows, all new", "scratch: new weights, those of the base are not used"],
+        &[
+            "9 rows, all new",
+            "scratch: random initialisation; the weights of the base are not used",
+        ],
     );
 
     // The run's best checkpoint, as `search` takes it, though there is a later one, and with the rows of its docids.

@@ -66,7 +66,7 @@ fn show_probes(path: &Path) {
     let mut monitor = Monitor::open(&run, 8, &Console::stderr(Verbosity::Quiet)).unwrap();
     let point = |line, value| Point { chart: "probe/a/b".to_owned(), line, value };
     let points = [
-        point(Line::Whole, 0.5),
+        point(Line::Model, 0.5),
         point(Line::Layer(3), 3.0),
         point(Line::Stage(Stage::Second), 2.0),
         point(Line::Layer(12), 12.0),
@@ -78,7 +78,7 @@ fn show_probes(path: &Path) {
         start: 0.0,
         buckets: [1.0, 2.0, 3.0, 4.0].into_iter().zip(counts).collect(),
     };
-    let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Whole, [0; 4])];
+    let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Model, [0; 4])];
     monitor.histograms(5, &histograms).unwrap();
     let image = |chart: &str, width, height, bytes| Image {
         chart: chart.to_owned(),

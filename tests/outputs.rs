@@ -206,7 +206,7 @@ fn pictures_and_copied_recipes_take_nothings_place() {
     symlink("nowhere.toml", at("dangling.toml")).unwrap();
     fs::write(at("mine.toml"), "mine").unwrap();
     for there in [at("dangling.toml"), at("mine.toml"), "/dev/null".to_owned()] {
-        is_refused(&["recipes", "copy", "quickstart", &there], &[&there, "is there already"]);
+        is_refused(&["recipes", "copy", "quickstart", &there], &[&there, "already exists"]);
     }
     assert!(!Path::new(&at("nowhere.toml")).exists());
     assert_eq!(fs::read_to_string(at("mine.toml")).unwrap(), "mine");

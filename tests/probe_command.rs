@@ -1,4 +1,4 @@
-//! `genir probe` and `genir plot`: what they print and write, and what they refuse, in words.
+//! `genir probe` and `genir plot`: output, files, and errors.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn train(overrides: &[&str]) -> TempDir {
     home
 }
 
-/// A run that has learnt some of its queries, with probes on its way.
+/// A trained run with some correct queries, and with probes during training.
 fn learnt() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let home = RUN.get_or_init(|| {
@@ -75,12 +75,12 @@ fn results(records: &[Record]) -> Vec<String> {
 fn tables_json_and_csv_show_every_probe() {
     let run = run();
     let shown = succeeds(&["probe", &run]);
-    assert_eq!(shown.stderr, "", "nothing is left out: the run knows its base");
+    assert_eq!(shown.stderr, "", "no probe is skipped: the base model of the run is known");
     assert_says(
         &shown.stdout,
         &[
             "step 200, ",
-            " correct of 8 validation queries, ranked among words and docids",
+            " correct of 8 validation queries, ranked among text tokens and docids",
             "stages I 0, II 1, III 2; base model initialisation by seed 3",
             "| layer |",
         ],
@@ -104,7 +104,7 @@ fn tables_json_and_csv_show_every_probe() {
 }
 
 #[test]
-fn a_sample_and_the_way_of_ranking_can_be_chosen() {
+fn sample_and_candidate_set_can_be_selected() {
     let run = run();
     let options = ["--probe", "direct_effect", "--over", "all", "--vocabulary", "docids"];
     let more =
@@ -121,7 +121,7 @@ fn a_sample_and_the_way_of_ranking_can_be_chosen() {
 }
 
 #[test]
-fn patches_and_circuits_of_ones_own_are_measured_beside_the_papers() {
+fn user_defined_patches_and_circuits_are_measured_in_addition_to_the_papers() {
     let run = run();
     let patched = records(&[
         &run,
@@ -182,7 +182,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     };
     assert_eq!(results(&[without_names(&again[0])]), results(&found));
 
-    // A sample lacks none of them.
+    // A sample does not drop any of them.
     let sampled = records(&[&lens[..], &["--correct", &file, "--queries", "1"]].concat());
     assert_eq!(results(&sampled), results(&again));
     fs::write(&file, "[]").unwrap();
@@ -200,10 +200,10 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     assert_eq!((on.measured, on.correct, on.ranked), (2, pairs.len(), 8));
     let shown = succeeds(&[&["probe"], &lens[..], &["--correct", &file]].concat()).stdout;
     let counts = format!(
-        "2 queries of 3 named in a file, 1 of them ranked first here (of all 8 validation queries: {})",
+        "2 queries of 3 listed in a file, 1 of them ranked first (of all 8 validation queries: {})",
         pairs.len()
     );
-    assert_says(&shown, &[&counts, "ranked among words and docids"]);
+    assert_says(&shown, &[&counts, "ranked among text tokens and docids"]);
     let csv = ["--correct", &file, "--format", "csv"];
     assert_says(
         &succeeds(&[&["probe"], &lens[..], &csv].concat()).stdout,
@@ -221,11 +221,11 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
 }
 
 #[test]
-fn what_the_checkpoint_lacks_is_left_out_and_named() {
+fn probes_that_are_unavailable_for_a_checkpoint_are_skipped_and_named() {
     let (_home, checkpoint, corpus) = alone();
     let target = ["probe", &checkpoint, "--corpus", &corpus];
     let done = succeeds(&[&target[..], &["--format", "json"]].concat());
-    assert_says(&done.stderr, &["left out: encoder_swap", "--base", "--encoder-from"]);
+    assert_says(&done.stderr, &["skipped: encoder_swap", "--base", "--encoder-from"]);
     assert!(!done.stdout.contains("\"encoder_swap\""));
     assert!(done.stdout.contains("\"stage_patching\"") && !done.stdout.contains("\"base\": \""));
     is_refused(
@@ -238,7 +238,7 @@ fn what_the_checkpoint_lacks_is_left_out_and_named() {
 }
 
 #[test]
-fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
+fn encoder_swap_reports_the_documents_excluded_from_training() {
     let run = run();
     let home = train(&["train.steps=5", "corpus.leave_out.ids=[\"neon\", \"lima\"]"]);
     let other = text(home.path().join("run"));
@@ -260,7 +260,7 @@ fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
         &["probe", &run, "--encoder-from", &other, "--left-out-ids", "elbe"],
         &["`elbe`", "8 docids"],
     );
-    // An id may begin with a minus.
+    // An id may start with a minus.
     is_refused(
         &["probe", &run, "--encoder-from", &other, "--left-out-ids", "-17,7"],
         &["without the document `-17`"],
@@ -268,24 +268,27 @@ fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
 }
 
 #[test]
-fn what_cannot_be_probed_is_refused_in_words() {
+fn options_that_cannot_be_measured_are_errors() {
     let run = run();
     let probe = |more: &[&str], parts: &[&str]| {
         is_refused(&[&["probe", run.as_str()], more].concat(), parts);
     };
     probe(&["--stages", "0..1,1..2,2..5"], &["stages: ", "layer 4", "last layer is 2"]);
     let stages = genir_with_input(&["probe", &run, "--stages", "0..1,1..2,2..5"], "").stderr;
-    assert_eq!(stages.matches("last layer is 2").count(), 1, "told once: {stages}");
+    assert_eq!(stages.matches("last layer is 2").count(), 1, "reported once: {stages}");
     probe(&["--patch", "decoder.mlp[7]"], &["decoder.mlp[7]", "3 layers"]);
     probe(&["--patch", "decoder.mpl"], &["decoder.mpl", "did you mean `decoder.mlp`?"]);
     probe(
         &["--circuit", "decoder.mlp[I,II]"],
         &["`decoder.mlp[I,II]` is no patch", "SELECTOR=zero"],
     );
-    probe(&["--probe", "logit_lens", "--patch", "decoder.mlp"], &["--patch is for stage_patching"]);
+    probe(
+        &["--probe", "logit_lens", "--patch", "decoder.mlp"],
+        &["--patch applies to stage_patching"],
+    );
     probe(&["--base", "no/such/base"], &["no/such/base"]);
     probe(&["--correct", "no/such/file.json"], &["no/such/file.json"]);
-    // Found before anything is read: what would be refused later is not reached.
+    // Detected before anything is read: errors of later steps are not reached.
     let late = ["--output", "no/such/place/probes.json", "--correct", "no/such/file.json"];
     probe(&late, &["--output no/such/place/probes.json: cannot be written"]);
 
@@ -299,7 +302,7 @@ fn what_cannot_be_probed_is_refused_in_words() {
         &["probe", &text(begun.path().join("run"))],
         &[
             "no correct query: none of 8 validation queries",
-            "at rank 1 among words and docids (best rank ",
+            "at rank 1 among text tokens and docids (best rank ",
             "query `val-",
             "rank docids only",
         ],
@@ -346,7 +349,7 @@ fn a_bad_command_line_ends_with_2() {
 }
 
 #[test]
-fn numbers_are_kept_where_pictures_cannot_be_written() {
+fn results_are_written_even_if_figures_cannot_be() {
     let home = TempDir::new().unwrap();
     let (taken, numbers) = (home.path().join("taken"), home.path().join("numbers.json"));
     fs::write(&taken, "").unwrap();
@@ -356,7 +359,7 @@ fn numbers_are_kept_where_pictures_cannot_be_written() {
         let places = places.each_ref().map(String::as_str);
         is_refused(&[&["probe", run().as_str()], &wanted[..], &places].concat(), &[words]);
     };
-    // Known beforehand: nothing is measured.
+    // Detected beforehand: nothing is measured.
     refused(text(taken.clone()), "expected a directory, found a file");
     assert!(!numbers.exists());
     refused(text(taken.join("below")), "cannot create");
@@ -364,7 +367,7 @@ fn numbers_are_kept_where_pictures_cannot_be_written() {
 }
 
 #[test]
-fn a_last_line_that_was_cut_short_is_passed_over() {
+fn a_truncated_last_line_is_skipped() {
     let home = TempDir::new().unwrap();
     let history = fs::read_to_string(learnt().join("run/probes/logit_lens.jsonl")).unwrap();
     let cut = home.path().join("logit_lens.jsonl");
@@ -375,7 +378,7 @@ fn a_last_line_that_was_cut_short_is_passed_over() {
     let whole = files::read(&learnt().join("run/probes/logit_lens.jsonl")).unwrap();
     assert_eq!(files::read(&cut).unwrap(), whole);
 
-    // Anywhere else it is a mistake, and so is a file with nothing else.
+    // In any other line it is an error, and so is a file without a complete line.
     for broken in [format!("{}\n{history}", &history[..200]), history[..200].to_owned()] {
         fs::write(&cut, broken).unwrap();
         is_refused(&plot, &["logit_lens.jsonl, line 1"]);
@@ -383,7 +386,7 @@ fn a_last_line_that_was_cut_short_is_passed_over() {
 }
 
 #[test]
-fn pictures_are_drawn_from_what_is_stored() {
+fn figures_are_drawn_from_stored_results() {
     let run = run();
     let home = TempDir::new().unwrap();
     let at = |name: &str| text(home.path().join(name));
@@ -404,10 +407,10 @@ fn pictures_are_drawn_from_what_is_stored() {
     assert!(again == fs::read(home.path().join("now/logit_lens.svg")).unwrap());
     assert!(home.path().join("both/logit_lens/logit_lens.svg").exists());
 
-    is_refused(&["plot", &json, &json, "-o", &at("x")], &["two of", "`now`"]);
+    is_refused(&["plot", &json, &json, "-o", &at("x")], &["two inputs", "`now`"]);
     fs::write(&json, "{\"schema\": 9}\n").unwrap();
     is_refused(&["plot", &json, "-o", &at("x")], &["now.json, line 1", "schema 9"]);
     let without = train(&["train.steps=1"]);
     let without = text(without.path().join("run"));
-    is_refused(&["plot", &without, "-o", &at("x")], &["no result of a probe"]);
+    is_refused(&["plot", &without, "-o", &at("x")], &["no probe results found"]);
 }

@@ -29,9 +29,10 @@ fn a_shallow_decoder_is_trained_evaluated_and_searched() {
         let home = TempDir::new().unwrap();
         let recipe = recipe(home.path(), depth);
         let shown = succeeds(&["check", &recipe]).stdout;
-        let none =
-            format!("stages    none: three stages need 3 decoder layers, this one has {depth}");
-        assert_says(&shown, &[&none, "decoder self-attention", "decoder mlp", "nothing is wrong"]);
+        let none = format!(
+            "stages    none: three stages need at least 3 decoder layers; this model has {depth}"
+        );
+        assert_says(&shown, &[&none, "decoder self-attention", "decoder mlp", "no problems found"]);
         for (select, run) in [
             ("trainable.select=full", "full"),
             ("trainable.select=[\"decoder\", \"docids\"]", "decoder"),
@@ -134,7 +135,7 @@ fn probes_in_training_measure_what_needs_no_stages_and_check_names_the_others() 
             "probes: not measured: the probe `circuit` replaces components by stage",
         ];
         let shown = succeeds(&[&["check"], &keys[..]].concat()).stdout;
-        assert_says(&shown, &[&left_out[..], &["nothing is wrong"]].concat());
+        assert_says(&shown, &[&left_out[..], &["no problems found"]].concat());
         let shown = succeeds(&[&["train"], &keys[..]].concat()).stderr;
         assert_says(&shown, &left_out);
         let run = home.path().join("run");
@@ -168,7 +169,7 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
     let pictures = home.path().join("pictures");
     let done = succeeds(&["probe", &run, "--over", "all", "--plots", &text(pictures.clone())]);
     for probe in ["stage_patching", "circuit"] {
-        let told = format!("left out: the probe `{probe}` replaces components by stage");
+        let told = format!("skipped: the probe `{probe}` replaces components by stage");
         assert_eq!(done.stderr.matches(&told).count(), 1, "{}", done.stderr);
     }
     assert_says(&done.stderr, &["a decoder of 2 layer(s) has no stages", "--patch", "--circuit"]);

@@ -9,7 +9,7 @@ use super::queries::{Measured, States};
 use super::record::number;
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
-use crate::retrieval::ranking::Question;
+use crate::retrieval::ranking::EncodedQuery;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 choice! {
@@ -164,7 +164,7 @@ impl Measure for Measuring {
 fn held_out(bench: &Bench, swapped: &Swapped) -> Option<HeldOut> {
     let left_out = &swapped.other.left_out;
     let questions = &bench.queries.questions;
-    let asks = |(query, question): (usize, &Question)| {
+    let asks = |(query, question): (usize, &EncodedQuery)| {
         let mut relevant = question.relevant.iter();
         let target = *relevant.find(|row| left_out.contains(row))?;
         Some(Measured { query, target })

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::GenirModel;
@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 2048;
 #[derive(Clone, Copy)]
 pub(super) struct Lens<'a> {
     pub model: &'a GenirModel,
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
 }
 
 impl Lens<'_> {
@@ -127,7 +127,7 @@ impl TokenLogits<'_> {
     }
 
     /// The rank of docid row `target`: 1 + how many tokens of `vocabulary` are strictly higher.
-    pub fn rank(self, target: u32, vocabulary: Vocabulary) -> u32 {
+    pub fn rank(self, target: u32, vocabulary: CandidateSet) -> u32 {
         let own = self.docids[target as usize];
         // Those that are not at most its own: where a model has broken down and its logits are NaN, nothing is ranked
         // first.
@@ -135,7 +135,7 @@ impl TokenLogits<'_> {
             let others = group.iter().map(|logit| u32::from(*logit <= own)).sum::<u32>();
             group.len() as u32 - others
         };
-        let words = if vocabulary == Vocabulary::All { higher(self.words) } else { 0 };
+        let words = if vocabulary == CandidateSet::All { higher(self.words) } else { 0 };
         1 + higher(self.docids) + words
     }
 }

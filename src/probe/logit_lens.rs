@@ -9,7 +9,7 @@ use super::shift::median;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 
 choice! {
     /// What is read off.
@@ -175,7 +175,7 @@ struct Found {
 
 /// What is found in each layer for one query, from the unscaled logits of the start embedding and of the three outputs
 /// of each layer.
-fn of_query(summands: &[TokenLogits], target: u32, vocabulary: Vocabulary) -> Vec<Found> {
+fn of_query(summands: &[TokenLogits], target: u32, vocabulary: CandidateSet) -> Vec<Found> {
     let Some((start, outputs)) = summands.split_first() else { return Vec::new() };
     let mut residual = LogitSum::of(*start);
     let (layers, _) = outputs.as_chunks::<{ Component::ALL.len() }>();

@@ -9,7 +9,7 @@ use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::prefix::{Element, Frozen, FrozenPrefix, Prefix, Reading, Store};
 use crate::retrieval::evaluation::QuerySet;
-use crate::retrieval::ranking::{Question, by_length};
+use crate::retrieval::ranking::{EncodedQuery, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
 /// States of more bytes than this are not stored but computed again for each use. It holds some 4,000 queries of a
@@ -21,7 +21,7 @@ pub struct ProbeQueries {
     /// What it is called, such as `validation`.
     pub(super) name: String,
     pub(super) ids: Vec<String>,
-    pub(super) questions: Vec<Question>,
+    pub(super) questions: Vec<EncodedQuery>,
     /// Queries that are measured whatever the model ranks.
     pub(super) expected: Option<Expected>,
     /// What the newest measurement found correct.
@@ -50,7 +50,7 @@ pub(super) struct Measured {
 impl ProbeQueries {
     /// The queries of `set` that have a relevant document.
     pub fn new(set: QuerySet) -> Self {
-        let judged = set.ids.into_iter().zip(set.questions);
+        let judged = set.ids.into_iter().zip(set.queries);
         let (ids, questions) = judged.filter(|(_, asked)| !asked.relevant.is_empty()).unzip();
         Self {
             name: set.name,
@@ -111,7 +111,7 @@ impl ProbeQueries {
 
     /// Every query with its first relevant docid.
     pub(super) fn all(&self) -> Vec<Measured> {
-        let first = |(query, question): (usize, &Question)| {
+        let first = |(query, question): (usize, &EncodedQuery)| {
             Some(Measured { query, target: *question.relevant.first()? })
         };
         self.questions.iter().enumerate().filter_map(first).collect()
@@ -183,7 +183,7 @@ enum StateStore {
 
 impl States {
     /// Encodes all `questions`, unless that was done before or there are too many to be stored.
-    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[Question]) {
+    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[EncodedQuery]) {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
         let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
@@ -203,7 +203,7 @@ impl States {
     pub fn of(
         &self,
         encoder: &QueryEncoder,
-        questions: &[Question],
+        questions: &[EncodedQuery],
         batch: &[usize],
     ) -> EncoderStates {
         let texts: Vec<&[u32]> =

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::component::Stages;
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::{GenirModel, NoTap, Pass, T5, T5Config};
@@ -30,7 +30,7 @@ pub struct ProbeOptions {
     /// Stages of the decoder; none where it has too few layers. See [`Probe::needs_stages`].
     pub stages: Option<Stages>,
     /// What a docid is ranked among. The paper: words and docids.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
     /// The queries that means are over.
     pub over: Over,
     /// Of [`Probe::NeuronReads`] and [`Probe::AttentionReads`].

@@ -9,7 +9,7 @@ use super::training::{Span, zero_for_none};
 use crate::component::Stages;
 use crate::corpus::Split;
 use crate::probe::{AverageFirst, EncoderNorm, NO_BASE, Over, Probe, ProbeOptions, Variant};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::task::Epochs;
 
 /// `[probes]`
@@ -42,7 +42,7 @@ pub struct ProbesSection {
     /// Whose final RMSNorm the states of another encoder go through.
     pub encoder_norm: EncoderNorm,
     /// What a relevant docid is ranked among.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
     /// Selectors that stage patching replaces beside the paper's.
     pub patches: Vec<String>,
     /// A circuit beside the paper's, as `SELECTOR=zero|mean|base`; empty: none.
@@ -134,7 +134,7 @@ impl ProbesSection {
             variant: section.choice("variant").or(Variant::Paper),
             average_first: section.choice("average_first").or(AverageFirst::Readers),
             encoder_norm: section.choice("encoder_norm").or(EncoderNorm::Other),
-            vocabulary: section.choice("vocabulary").or(Vocabulary::All),
+            vocabulary: section.choice("vocabulary").or(CandidateSet::All),
             patches: section.texts("patches").or(Vec::new()),
             circuit_patches: section.texts("circuit_patches").or(Vec::new()),
             samples: section.integer("samples", 0).or(3),

@@ -39,7 +39,7 @@ pub struct Probes<'a> {
     budget: Budget,
     /// Probes that were due and had to wait.
     waiting: Vec<Probe>,
-    /// What each probe gave in this run, for pictures of how it moves.
+    /// The results of each probe in this run, for figures over training.
     histories: Vec<(Probe, Vec<Record>)>,
     /// Whether the measurement at the end was made.
     ended: bool,
@@ -280,8 +280,8 @@ impl<'a> Probes<'a> {
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
-            for picture in report::pictures(history, &self.skipped) {
-                match picture.image() {
+            for figure in report::figures(history, &self.skipped) {
+                match figure.image() {
                     Ok(image) => moment.monitor.images(step, &[image])?,
                     // Not a reason to lose a run: the result is stored, and can be drawn later.
                     Err(error) => tracing::warn!("{error}"),
