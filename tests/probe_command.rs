@@ -27,7 +27,7 @@ fn train(overrides: &[&str]) -> TempDir {
 }
 
 /// A trained run with some correct queries, and with probes during training.
-fn learnt() -> &'static Path {
+fn trained() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let home = RUN.get_or_init(|| {
         train(&[
@@ -41,7 +41,7 @@ fn learnt() -> &'static Path {
 }
 
 fn run() -> String {
-    text(learnt().join("run"))
+    text(trained().join("run"))
 }
 
 /// The run's checkpoint and its corpus, outside of any run.
@@ -49,11 +49,11 @@ fn alone() -> (TempDir, String, String) {
     let home = TempDir::new().unwrap();
     let checkpoint = home.path().join("checkpoint");
     fs::create_dir(&checkpoint).unwrap();
-    for entry in fs::read_dir(learnt().join("run/checkpoints/latest")).unwrap() {
+    for entry in fs::read_dir(trained().join("run/checkpoints/latest")).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), checkpoint.join(entry.file_name())).unwrap();
     }
-    (home, text(checkpoint), text(learnt().join("corpus")))
+    (home, text(checkpoint), text(trained().join("corpus")))
 }
 
 fn records(arguments: &[&str]) -> Vec<Record> {
@@ -63,7 +63,7 @@ fn records(arguments: &[&str]) -> Vec<Record> {
     values.iter().map(|value| Record::parse(&value.to_string(), place).unwrap()).collect()
 }
 
-/// Records as text, without what differs from call to call.
+/// Returns records as text, without the fields that differ between calls.
 fn results(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| {
         serde_json::to_string(&Record { seconds: 0.0, ..record.clone() }).unwrap()
@@ -191,7 +191,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
         &["correct_valid.json: no query is named, expected [[docid token, query id], ...]"],
     );
 
-    // A query that is not correct is measured too, one that comes twice once; counted are those that were used.
+    // Incorrect queries are measured too; a query that is listed twice is used once.
     let (wrong, right) = (["@DOC_ID_nile@", "val-0"], [&pairs[0].0, &pairs[0].1]);
     fs::write(&file, json!([wrong, right, wrong]).to_string()).unwrap();
     let named = records(&[&lens[..], &["--correct", &file]].concat());
@@ -232,7 +232,7 @@ fn probes_that_are_unavailable_for_a_checkpoint_are_skipped_and_named() {
         &[&target[..], &["--probe", "encoder_swap"]].concat(),
         &["encoder swap needs another encoder"],
     );
-    let base = text(learnt().join("run/checkpoints/latest"));
+    let base = text(trained().join("run/checkpoints/latest"));
     let with = records(&[&target[1..], &["--base", &base, "--probe", "encoder_swap"]].concat());
     assert_eq!(with[0].measured_on.base.as_ref(), Some(&base));
 }
@@ -292,7 +292,7 @@ fn options_that_cannot_be_measured_are_errors() {
     let late = ["--output", "no/such/place/probes.json", "--correct", "no/such/file.json"];
     probe(&late, &["--output no/such/place/probes.json: cannot be written"]);
 
-    let corpus = text(learnt().join("corpus"));
+    let corpus = text(trained().join("corpus"));
     is_refused(
         &["probe", "checkpoints/atlas-base", "--corpus", &corpus],
         &["no docids", "genir train"],
@@ -369,13 +369,13 @@ fn results_are_written_even_if_figures_cannot_be() {
 #[test]
 fn a_truncated_last_line_is_skipped() {
     let home = TempDir::new().unwrap();
-    let history = fs::read_to_string(learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    let history = fs::read_to_string(trained().join("run/probes/logit_lens.jsonl")).unwrap();
     let cut = home.path().join("logit_lens.jsonl");
     fs::write(&cut, format!("{history}{}", &history[..200])).unwrap();
     let plot = ["plot", &text(cut.clone()), "-o", &text(home.path().join("drawn"))];
     let done = succeeds(&plot);
     assert_says(&done.stderr, &["passed over", "logit_lens.jsonl, line 3"]);
-    let whole = files::read(&learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    let whole = files::read(&trained().join("run/probes/logit_lens.jsonl")).unwrap();
     assert_eq!(files::read(&cut).unwrap(), whole);
 
     // In any other line it is an error, and so is a file without a complete line.
@@ -401,7 +401,7 @@ fn figures_are_drawn_from_stored_results() {
     let options = ["--probe", "logit_lens", "--format", "json", "--output", &json];
     succeeds(&[&["probe", &run, "--plots", &at("now")], &options[..]].concat());
     assert!(home.path().join("now/logit_lens.svg").exists());
-    let history = text(learnt().join("run/probes/logit_lens.jsonl"));
+    let history = text(trained().join("run/probes/logit_lens.jsonl"));
     succeeds(&["plot", &json, &history, "-o", &at("both")]);
     let again = fs::read(home.path().join("both/now/logit_lens.svg")).unwrap();
     assert!(again == fs::read(home.path().join("now/logit_lens.svg")).unwrap());

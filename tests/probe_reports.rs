@@ -95,7 +95,7 @@ fn undefined_numbers_are_dashes_in_tables() {
     }
 }
 
-/// Rows of CSV as RFC 4180 has it.
+/// Parses CSV (RFC 4180) to rows.
 fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
     let mut characters = text.chars().peekable();
@@ -222,7 +222,7 @@ fn points_hold_the_numbers_of_their_layer_or_stage_once() {
 }
 
 #[test]
-fn undefined_numbers_are_no_points() {
+fn undefined_numbers_have_no_points() {
     for record in records(6, 500) {
         let points = points(&undefined(&record));
         assert!(points.iter().all(|point| point.value.is_finite()), "{points:?}");
@@ -239,7 +239,7 @@ fn histograms_count_the_queries() {
     }
 }
 
-/// That it is XML: elements end in the order in which they began, and names and attributes have no stray signs.
+/// Checks that the text is well-formed XML: elements are nested, and names and attributes have no invalid characters.
 fn assert_well_formed(svg: &str, name: &str) {
     let mut open: Vec<&str> = Vec::new();
     for part in svg.split('<').skip(1) {
@@ -271,7 +271,7 @@ fn draw(figures: &[Figure]) {
 }
 
 #[test]
-fn every_probe_is_drawn_at_every_depth_of_one_moment_and_of_many() {
+fn every_probe_is_drawn_at_every_depth_with_and_without_a_history() {
     for depth in DEPTHS {
         let moments: Vec<Vec<Record>> = (0..5).map(|n| records(depth, 100 * n)).collect();
         for probe in 0..Probe::ALL.len() {
@@ -372,7 +372,7 @@ fn skipped_steps_are_noted_on_the_history_figure() {
 }
 
 #[test]
-fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
+fn lines_of_skipped_probes_and_of_older_versions_are_read() {
     let home = tempfile::TempDir::new().unwrap();
     let file = home.path().join("logit_lens.jsonl");
     let record = record_of(Probe::LogitLens, 3);
@@ -400,7 +400,7 @@ fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
         let mut old = serde_json::to_value(&record).unwrap();
         let result = old["result"].as_object_mut().unwrap();
         result.retain(|key, _| key != "average_first" && key != "encoder_norm");
-        // Reading may round the last digit of a number: of both alike.
+        // Parsing may round the last digit of a number, in both alike.
         let new = serde_json::to_string(&record).unwrap();
         let read = |text: &str| Record::parse(text, String::new).unwrap();
         assert_eq!(read(&old.to_string()), read(&new));

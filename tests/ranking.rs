@@ -20,7 +20,7 @@ mod small_tokenizer;
 
 const DOCUMENTS: usize = 50;
 
-/// A model with docid rows that `change` has been at: `[documents, d_model]`, row after row.
+/// Returns a model whose docid rows, `[documents, d_model]` in row-major order, were modified by `change`.
 fn model(documents: usize, change: impl FnOnce(&mut Vec<f32>, usize)) -> GenirModel {
     let device = Device::flex();
     let t5 = small_models::model(false, false, &device);
@@ -34,7 +34,7 @@ fn plain_model() -> GenirModel {
     model(DOCUMENTS, |_, _| {})
 }
 
-/// Questions of 1 to 7 tokens with 0 to 3 relevant documents.
+/// Returns queries of 1 to 7 tokens with 0 to 3 relevant documents.
 fn queries() -> Vec<EncodedQuery> {
     (0..40_u32)
         .map(|at| EncodedQuery {
@@ -56,7 +56,7 @@ fn ranks(ranking: &Ranking) -> Vec<u32> {
     ranking.relevant.iter().map(|found| found.rank).collect()
 }
 
-/// All rankings, in the order of the queries; each must come once.
+/// Returns all rankings in the order of the queries; checks that each occurs once.
 fn rankings(model: &GenirModel, queries: &[EncodedQuery], options: RankOptions) -> Vec<Ranking> {
     let mut found = BTreeMap::new();
     let done = rank(model, &Device::flex(), queries, options, |index, ranking| {
@@ -68,7 +68,7 @@ fn rankings(model: &GenirModel, queries: &[EncodedQuery], options: RankOptions) 
     found.into_values().collect()
 }
 
-/// Logits of docids, and of words, for one query alone: it is not padded.
+/// Returns the logits of docids and of text tokens for a single query, which is not padded.
 fn logits(model: &GenirModel, query: &EncodedQuery) -> (Vec<f32>, Vec<f32>) {
     let ids: Vec<i32> = query.tokens.iter().map(|&token| token as i32).collect();
     let tokens = Tokens::new(&ids, &[ids.len() as u32], &Device::flex());
@@ -130,7 +130,7 @@ fn the_batch_size_changes_no_rank() {
     let queries = queries();
     for candidates in [CandidateSet::Docids, CandidateSet::All] {
         let one_by_one = rankings(&model, &queries, options(candidates, 10, 1));
-        // 0 is taken for 1.
+        // 0 is treated as 1.
         for batch_size in [0, 3, 100] {
             let found = rankings(&model, &queries, options(candidates, 10, batch_size));
             for (index, (found, expected)) in found.iter().zip(&one_by_one).enumerate() {
@@ -203,7 +203,7 @@ fn a_constant_scorer_ranks_documents_by_id_only() {
     for candidates in [CandidateSet::Docids, CandidateSet::All] {
         let found = rankings(&model, &queries, options(candidates, 3, 16));
         for (ranking, query) in found.iter().zip(&queries) {
-            // Words of the same score come before all docids.
+            // Text tokens with the same score come before all docids.
             let words = logits(&model, query).1.into_iter().filter(|&logit| logit >= 0.0);
             let words = if candidates == CandidateSet::All { words.count() as u32 } else { 0 };
             let expected: Vec<u32> = query.relevant.iter().map(|row| words + rank(row)).collect();
@@ -223,7 +223,7 @@ fn a_diverged_model_ranks_no_document_first_and_lists_nan_last() {
             assert!(ranking.relevant.iter().all(last), "{ranking:?}");
         }
     }
-    // One document alone: it is listed last, and takes up a place before all others.
+    // NaN for one document only: it is listed last, and counts as ranked before all others.
     let one = model(DOCUMENTS, |rows, width| rows[5 * width..6 * width].fill(f32::NAN));
     for ranking in rankings(&one, &queries, options(CandidateSet::Docids, DOCUMENTS, 16)) {
         assert_eq!(ranking.best[DOCUMENTS - 1].0, 5);
@@ -306,7 +306,7 @@ fn measure(set: &QuerySet, candidates: CandidateSet) -> EvaluationResult {
         .expect("evaluated")
 }
 
-/// Means over the queries whose index `counts`, from ranks by hand.
+/// Returns the means over the queries for which `counts` is true, computed separately from the ranks.
 fn by_hand(set: &QuerySet, corpus: &Corpus, counts: impl Fn(usize) -> bool) -> Option<Metrics> {
     let found = rankings(&model(8, |_, _| {}), &set.queries, options(CandidateSet::Docids, 0, 1));
     let mut sums = MetricSums::default();
