@@ -165,7 +165,7 @@ fn what_would_destroy_an_input_or_a_file_of_a_run_is_refused_before_anything_is_
     fs::write(&correct, "[]").unwrap();
     is_refused(
         &["probe", &run, "--correct", &correct, "--write-correct", &correct],
-        &["--write-correct", "--correct", "is read from it"],
+        &["--write-correct", "this is, or may be, an input file of --correct"],
     );
     fs::remove_file(&correct).unwrap();
     is_refused(&["probe", &run, "--plots", &at("documents")], &["--plots", "found a file"]);

@@ -177,13 +177,13 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
         &done.stdout,
         &[
             "stages none",
-            "Median rank of the relevant docid",
-            "from the outputs of one type of component alone",
-            "% from each type of source, by layer of the reader",
+            "Logit lens: median rank of the relevant docid",
+            "Direct logit attribution by component type",
+            "share of positive attribution (%) by source and destination layer",
             "of cross-attention, by layer",
         ],
     );
-    for of_stages in ["by stage", "Stage III", "NaN"] {
+    for of_stages in ["by stage", "destination stage", "by patched stage", "Stage III", "NaN"] {
         assert!(!done.stdout.contains(of_stages), "{of_stages}: {}", done.stdout);
     }
     let mut drawn: Vec<String> = fs::read_dir(&pictures)
@@ -221,7 +221,7 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
     is_refused(&["probe", &run, "--stages", "0..1,1..2,2..3"], &["2 layers", "3 are the least"]);
     let given = ["--patch", "decoder.mlp[1]", "--circuit", "decoder.mlp[0]=mean"];
     let done = succeeds(&[&["probe", &run, "--over", "all"], &given[..]].concat());
-    assert!(!done.stderr.contains("left out"), "{}", done.stderr);
-    assert_says(&done.stdout, &["Replacements asked for", "decoder.mlp[0]=mean"]);
-    assert!(!done.stdout.contains("by stage replaced"), "{}", done.stdout);
+    assert!(!done.stderr.contains("skipped"), "{}", done.stderr);
+    assert_says(&done.stdout, &["User-defined patches", "decoder.mlp[0]=mean"]);
+    assert!(!done.stdout.contains("by patched stage"), "{}", done.stdout);
 }
