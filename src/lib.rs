@@ -157,9 +157,10 @@
 //! ```
 
 #![warn(missing_docs)]
-// They panic where their reader has gone: verbs print through `cli::output`, all else through `monitor::Console`.
+// These macros panic if the reader has closed the pipe. Subcommands print through `cli::output`, all other code through
+// `monitor::Console`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
-// `clippy.toml` lists what makes files: that is for `files` alone. Tests make what they like.
+// `clippy.toml` lists the functions that create files: only `files` may call them. Tests are exempt.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 #[doc(hidden)] // for the binary, tests and benches

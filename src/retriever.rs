@@ -1,4 +1,4 @@
-//! A checkpoint and the corpus whose documents it ranks: what evaluations and probes ask.
+//! A checkpoint with the corpus whose documents it ranks, for evaluations and probes.
 
 use std::collections::HashSet;
 
@@ -11,11 +11,11 @@ use crate::docid::{EncodeOptions, TokenizerError};
 use crate::probe::Subject;
 use crate::retrieval::evaluation::QuerySet;
 
-/// A checkpoint, and a corpus whose documents have docids in it.
+/// A checkpoint with a corpus whose documents have docids in it.
 pub struct Retriever {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// The device of its weights.
+    /// The device of the weights.
     pub device: ComputeDevice,
     /// The corpus.
     pub corpus: Corpus,
@@ -24,17 +24,17 @@ pub struct Retriever {
     rows: Vec<u32>,
 }
 
-/// Why a checkpoint cannot be asked the queries of a corpus.
+/// Errors of combining a checkpoint with a corpus.
 #[derive(Debug, Error)]
 pub enum RetrieverError {
-    /// A document has no docid.
+    /// A document of the corpus has no docid in the checkpoint.
     #[error(
-        "this checkpoint is of another corpus: document `{document}` is none of its {docids} docids"
+        "the checkpoint was trained on another corpus: document `{document}` is not among its {docids} docids"
     )]
     OtherCorpus {
         /// The id of the first such document.
         document: String,
-        /// Docids of the checkpoint.
+        /// Number of docids of the checkpoint.
         docids: usize,
     },
     /// A split is empty.
@@ -43,14 +43,14 @@ pub enum RetrieverError {
         /// The split.
         split: Split,
     },
-    /// A query cannot be encoded.
+    /// A query cannot be tokenized.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
 }
 
 impl Retriever {
-    /// Finds the docid of each document; `loaded` may have its documents in another order than the checkpoint its docids,
-    /// and fewer.
+    /// Looks up the docid of each document. The documents of `loaded` may be a subset of the checkpoint's, in any
+    /// order.
     ///
     /// # Errors
     /// A document has no docid.
@@ -71,17 +71,17 @@ impl Retriever {
         Ok(Self { checkpoint, device, corpus, left_out, rows })
     }
 
-    /// Computes products in `precision` from now on, and so do models that are opened on [`Self::device`].
+    /// Sets the precision of matrix products, also for models that are opened on [`Self::device`] later.
     pub fn compute_in(&mut self, precision: Precision) {
         self.device.precision = precision;
         let t5 = &mut self.checkpoint.model.t5;
         *t5 = t5.clone().with_precision(precision);
     }
 
-    /// The encoded queries of `split`, or a sample of `most` of them that `seed` draws.
+    /// Returns the tokenized queries of `split`, or a random sample of `most` of them.
     ///
     /// # Errors
-    /// The split is empty, or a query cannot be encoded.
+    /// The split is empty, or a query cannot be tokenized.
     pub fn queries(
         &self,
         split: Split,
@@ -91,7 +91,8 @@ impl Retriever {
         self.encoded(split, most, seed, &self.checkpoint.encoding().queries())
     }
 
-    /// [`Self::queries`], each truncated and padded to `length` tokens without a mask, as the paper's `eval.py` does.
+    /// Returns [`Self::queries`], each truncated and padded to `length` tokens without a mask, as in the paper's
+    /// `eval.py`.
     ///
     /// # Errors
     /// As for [`Self::queries`].
@@ -137,7 +138,7 @@ impl Retriever {
         let left_out = &self.left_out;
         let mut set =
             QuerySet::of_queries(&name, &self.corpus, queries, left_out, most, seed, encoder)?;
-        set.use_rows(&self.rows);
+        set.map_rows(&self.rows);
         Ok(set)
     }
 }

@@ -63,7 +63,10 @@ fn a_run_directory_is_a_base_model_and_reused_docid_rows_are_reported() {
     let shown = run(keys(&[&directory, "model.init=scratch"]));
     assert_says(
         &shown,
-        &["9 rows, all new", "scratch: new weights, those of the base are not used"],
+        &[
+            "9 rows, all new",
+            "scratch: random initialisation; the weights of the base are not used",
+        ],
     );
 
     // The best checkpoint of the run is used, as by `search`, although there is a later one, with the rows of its

@@ -1,4 +1,4 @@
-//! The command: a run from a shipped recipe to ranked documents, and what it refuses, in words.
+//! The command line: a run from an included recipe to ranked documents, and the errors of bad input.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn a_copied_recipe_is_trained_evaluated_and_searched() {
     let (recipe, run) = (at("mine.toml"), at("run"));
     let copied = succeeds(&["recipes", "copy", "quickstart", &recipe]);
     assert_says(&copied.stdout, &["mine.toml", "genir train"]);
-    is_refused(&["recipes", "copy", "quickstart", &recipe], &["mine.toml is there already"]);
+    is_refused(&["recipes", "copy", "quickstart", &recipe], &["mine.toml already exists"]);
 
     let directory = format!("run.directory={run}");
     let tiny = [
@@ -52,7 +52,7 @@ fn a_copied_recipe_is_trained_evaluated_and_searched() {
         "evaluate.memorisation=20",
     ];
     let trained = succeeds(&[&["train", &recipe, &directory], &tiny[..]].concat());
-    assert_eq!(trained.stdout, "", "results are in files; words go to standard error");
+    assert_eq!(trained.stdout, "", "messages go to standard error");
     assert!(!trained.stderr.contains(['\u{1b}', '\r']), "no terminal: {:?}", trained.stderr);
     assert_says(
         &trained.stderr,
@@ -148,7 +148,7 @@ fn search_reads_queries_from_standard_input_and_prints_json_lines() {
 }
 
 #[test]
-fn an_empty_query_and_a_line_that_is_no_text_are_named() {
+fn an_empty_query_and_a_line_that_is_not_utf_8_are_errors() {
     let (_home, run) = tiny_run();
     for query in ["", "  ", "\t\n"] {
         is_refused(&["search", &run, query], &["the query is empty"]);
@@ -156,7 +156,7 @@ fn an_empty_query_and_a_line_that_is_no_text_are_named() {
     let input = b"what is gold\r\nZ\xfcrich\nneon\n";
     let done = genir_with_bytes(&["search", &run, "--top", "1"], input);
     assert_eq!(done.code, 1);
-    assert_says(&done.stderr, &["standard input, line 2", "Z\u{fffd}rich", "no UTF-8"]);
+    assert_says(&done.stderr, &["standard input, line 2", "Z\u{fffd}rich", "is not valid UTF-8"]);
     assert!(done.stdout.starts_with("query: what is gold\n"), "{}", done.stdout);
     assert!(!done.stdout.contains("neon"), "nothing is answered after it: {}", done.stdout);
 }
@@ -187,7 +187,7 @@ fn search_prints_no_control_character_of_a_corpus() {
 }
 
 #[test]
-fn search_works_without_the_corpus_and_eval_says_what_it_lacks() {
+fn search_works_without_the_corpus_and_eval_names_what_is_missing() {
     let (home, run) = tiny_run();
     fs::rename(home.path().join("corpus"), home.path().join("moved")).unwrap();
     let found = genir_with_input(&["search", &run, "what is gold"], "");
@@ -202,17 +202,20 @@ fn search_works_without_the_corpus_and_eval_says_what_it_lacks() {
         let table = succeeds(&["eval", target, "--corpus", &moved]).stdout;
         assert_says(&table, &["| all ", "| seen ", "| unseen "]);
     }
-    is_refused(&["eval", &run, "--corpus", "bundled:atlas"], &["of another corpus", "8 docids"]);
+    is_refused(
+        &["eval", &run, "--corpus", "bundled:atlas"],
+        &["trained on another corpus", "8 docids"],
+    );
 }
 
 #[test]
-fn what_is_no_checkpoint_is_refused() {
+fn a_path_that_is_not_a_checkpoint_is_refused() {
     let (home, run) = tiny_run();
     let checkpoints = home.path().join("run/checkpoints");
     for link in ["best", "latest"] {
         fs::remove_file(checkpoints.join(link)).unwrap();
     }
-    // What a killed process leaves is not taken for one.
+    // An unfinished checkpoint of a killed process does not count.
     fs::rename(checkpoints.join("step-000001"), checkpoints.join(".unfinished-step-000001"))
         .unwrap();
     is_refused(&["eval", &run], &["neither a checkpoint", "nor a run with one"]);
@@ -221,7 +224,7 @@ fn what_is_no_checkpoint_is_refused() {
 }
 
 #[test]
-fn check_shows_five_mistakes_at_once() {
+fn check_reports_five_mistakes_at_once() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     let mut wrong = fs::read_to_string(&recipe).unwrap();
@@ -248,7 +251,7 @@ fn check_shows_five_mistakes_at_once() {
 }
 
 #[test]
-fn check_shows_what_would_be_trained_and_writes_nothing() {
+fn check_prints_what_would_be_trained_and_writes_nothing() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     let before = everything(home.path());
@@ -262,7 +265,7 @@ fn check_shows_what_would_be_trained_and_writes_nothing() {
             "MiB",
             "probes    none",
             "prefix    encoder and decoder layer 0 are frozen: computed without dropout, once for 22 training texts",
-            "nothing is wrong",
+            "no problems found",
         ],
     );
     let sometimes = "probes={every_epochs=2, at_start=true, logit_lens={every_steps=5, queries=3}}";
@@ -304,7 +307,7 @@ fn an_existing_run_is_refused_and_untouched() {
 }
 
 #[test]
-fn a_corpus_that_is_broken_in_the_middle_is_refused_with_its_line() {
+fn a_broken_line_of_a_corpus_is_refused_with_its_number() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     let corpus = home.path().join("broken.jsonl");
@@ -322,7 +325,7 @@ fn a_corpus_that_is_broken_in_the_middle_is_refused_with_its_line() {
 
 #[test]
 #[cfg(not(feature = "cuda"))]
-fn a_gpu_is_refused_in_words_by_a_build_without_cuda() {
+fn a_gpu_is_an_error_in_a_build_without_cuda() {
     let (home, run) = tiny_run();
     let recipe = text(home.path().join("tiny.toml"));
     for device in ["cuda", "cuda:1"] {
@@ -340,7 +343,7 @@ fn a_gpu_is_refused_in_words_by_a_build_without_cuda() {
 }
 
 #[test]
-fn quiet_says_nothing_and_logs_everything() {
+fn quiet_prints_nothing_and_logs_everything() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     let done = succeeds(&["train", &recipe, "train.steps=2", "--quiet"]);
@@ -352,7 +355,7 @@ fn quiet_says_nothing_and_logs_everything() {
 }
 
 #[test]
-fn a_device_on_the_command_line_takes_the_place_of_the_recipes() {
+fn the_device_option_overrides_the_recipe() {
     let home = TempDir::new().unwrap();
     let recipe = tiny_recipe(&home);
     for verb in ["check", "train"] {
@@ -366,7 +369,7 @@ fn a_device_on_the_command_line_takes_the_place_of_the_recipes() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_a_verb_in_silence() {
+fn a_closed_pipe_ends_a_command_without_a_message() {
     let (home, run) = tiny_run();
     let correct = text(home.path().join("correct.json"));
     for arguments in [
@@ -394,12 +397,12 @@ fn a_reader_that_has_gone_ends_a_verb_in_silence() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{arguments:?}: {said}");
     }
-    // What it was to do beside printing is done.
+    // Output files are still written.
     assert!(Path::new(&correct).exists());
 }
 
 #[test]
-fn a_query_may_begin_with_a_minus_and_options_stay_options() {
+fn a_query_may_start_with_a_minus_and_mistyped_options_are_refused() {
     let (_home, run) = tiny_run();
     for query in ["-17 degrees", "-17", "- gold -", "--what is gold", " -x"] {
         let done = succeeds(&["search", &run, query, "-k", "2", "--json"]);
@@ -407,6 +410,9 @@ fn a_query_may_begin_with_a_minus_and_options_stay_options() {
         let done = succeeds(&["search", &run, "--json", "--top=1", query]);
         assert_eq!(done.stdout.lines().count(), 1, "{query}: {}", done.stdout);
     }
-    is_refused(&["search", &run, "--jsno"], &["`--jsno` is no option of search", "--help"]);
-    is_refused(&["search", &run, "-x"], &["`-x` is no option"]);
+    is_refused(
+        &["search", &run, "--jsno"],
+        &["`--jsno` is not an option of `genir search`", "--help"],
+    );
+    is_refused(&["search", &run, "-x"], &["`-x` is not an option"]);
 }

@@ -148,7 +148,6 @@ fn a_row_is_the_mean_over_all_texts_of_its_document_and_memorisation_ranks_each_
     let how = (&both.tokenizer, &encoding);
     let set = QuerySet::of_documents("all", &both.corpus, &[0, 1], 9, 1, how).unwrap();
     assert_eq!(set.ids, ["0", "0", "1"]);
-    let relevant: Vec<&Vec<u32>> =
-        set.questions.iter().map(|question| &question.relevant).collect();
+    let relevant: Vec<&Vec<u32>> = set.queries.iter().map(|query| &query.relevant).collect();
     assert_eq!(relevant, [&vec![0], &vec![0], &vec![1]]);
 }

@@ -1,4 +1,4 @@
-//! `genir eval`: ties as trec_eval has them, several runs, chosen metrics, metrics of each query, the paper's unmasked
+//! `genir eval`: ties as in trec_eval, several runs, selected metrics, metrics of each query, the paper's unmasked
 //! evaluation.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ mod tiny_corpus;
 
 use command::{assert_says, genir_with_input, is_refused, succeeds, text};
 
-/// A run of one step on the tiny corpus, with keys of the recipe. Returns what training said.
+/// Trains one step on the tiny corpus with recipe overrides. Returns standard error.
 fn train(home: &Path, keys: &[&str]) -> String {
     let file = home.join("tiny.toml");
     fs::write(&file, tiny_corpus::recipe(home)).unwrap();
@@ -45,7 +45,7 @@ fn table(file: &Path) -> Vec<BTreeMap<String, String>> {
 }
 
 #[test]
-fn a_scorer_that_knows_nothing_is_judged_as_ir_measures_judges_its_run_file() {
+fn a_constant_scorer_has_the_metrics_that_ir_measures_computes_from_its_run_file() {
     let home = TempDir::new().unwrap();
     let corpus = home.path().join("corpus");
     fs::create_dir_all(&corpus).unwrap();
@@ -79,12 +79,12 @@ fn a_scorer_that_knows_nothing_is_judged_as_ir_measures_judges_its_run_file() {
         &found.stderr,
         &["10 of 10 relevant documents (100.0%)", "exactly the score of another"],
     );
-    // As ir_measures has it: each document is first for one query of ten, and 1/1 + .. + 1/10 is 2.929.
+    // The values of ir_measures: each document is first for one query of ten, and 1/1 + .. + 1/10 is 2.929.
     let all = &json_of(&found.stdout)["all"];
     assert_eq!(all["hits@1"], 0.1);
     assert!((all["RR"].as_f64().unwrap() - 0.292_896_825_396_825_4).abs() < 1e-12);
     assert!((all["nDCG"].as_f64().unwrap() - 0.454_355_933_808_834_6).abs() < 1e-12, "{all}");
-    // All scores are one, and the file's own ranks are in trec_eval's order.
+    // All scores are equal, and the ranks in the file are in trec_eval's order.
     let lines = read_run(Path::new(&run_file)).unwrap();
     for lines in lines.chunk_by(|a, b| a.query == b.query) {
         assert!(lines.iter().all(|line| line.score == lines[0].score));
@@ -94,7 +94,7 @@ fn a_scorer_that_knows_nothing_is_judged_as_ir_measures_judges_its_run_file() {
 }
 
 #[test]
-fn chosen_metrics_take_the_place_of_the_usual_ones() {
+fn selected_metrics_replace_the_default_ones() {
     let (_home, run) = tiny_run();
     let names = "nDCG@3 RR, Success@1\thits@1 P(rel=2)@5 nDCG@3";
     let chosen = json_of(&succeeds(&["eval", &run, "--metrics", names, "--format", "json"]).stdout);
@@ -108,10 +108,13 @@ fn chosen_metrics_take_the_place_of_the_usual_ones() {
 
     let table = succeeds(&["eval", &run, "--metrics", "nDCG@3 AP nDCG@3"]).stdout;
     assert_eq!(table.matches("| nDCG@3 ").count(), 1, "one column: {table}");
-    assert_says(&table, &["| part ", "| nDCG@3 ", "| AP ", "a grade of 1 or more"]);
+    assert_says(&table, &["| part ", "| nDCG@3 ", "| AP ", "grade 1 or higher"]);
     let refused = genir_with_input(&["eval", &run, "--metrics", "nDCG@3 ndgc@10"], "");
     assert_eq!(refused.code, 2);
-    assert_says(&refused.stderr, &["\"ndgc@10\" is no metric, did you mean nDCG@10?", "Rprec"]);
+    assert_says(
+        &refused.stderr,
+        &["\"ndgc@10\" is not a known metric, did you mean nDCG@10?", "Rprec"],
+    );
 }
 
 #[test]
@@ -138,15 +141,18 @@ fn several_runs_are_rows_of_one_table() {
     assert_says(&table, &["| run ", "| part ", &run, &other]);
 
     let file = text(home.path().join("one.run"));
-    is_refused(&["eval", &run, &other, "--run", &file], &["--run holds one run", "--per-query"]);
-    is_refused(&["eval", &run, &run], &["is named twice"]);
+    is_refused(
+        &["eval", &run, &other, "--run", &file],
+        &["--run: one checkpoint per file", "--per-query"],
+    );
+    is_refused(&["eval", &run, &run], &["is given twice"]);
     let absent = ["eval", &run, "no/such/run", "nor/such"];
     is_refused(&absent, &["no/such/run: neither a checkpoint", "nor/such: neither a checkpoint"]);
     assert!(!Path::new(&file).exists());
 }
 
 #[test]
-fn metrics_of_each_query_have_the_means_that_are_printed() {
+fn the_means_of_the_per_query_metrics_are_the_printed_ones() {
     let (home, run) = tiny_run();
     let file = home.path().join("queries.csv");
     let checkpoint = text(home.path().join("run/checkpoints/step-000001"));
@@ -183,7 +189,7 @@ fn metrics_of_each_query_have_the_means_that_are_printed() {
             }
         }
     }
-    // In the order of the corpus, whatever order they were computed in, each with its document and rank.
+    // In the order of the corpus, independent of the order of computation, each with its document and rank.
     for (row, (document, _)) in rows.iter().zip(tiny_corpus::DOCUMENTS) {
         assert_eq!(row["docid"], document);
         let rank: f64 = row["rank"].parse().unwrap();
@@ -193,7 +199,7 @@ fn metrics_of_each_query_have_the_means_that_are_printed() {
 }
 
 #[test]
-fn a_file_that_is_standard_output_moves_the_metrics_to_standard_error() {
+fn metrics_go_to_standard_error_if_a_file_is_standard_output() {
     let (home, run) = tiny_run();
     let at = |name: &str| home.path().join(name);
     for (option, name) in [
@@ -260,7 +266,7 @@ fn unmasked_evaluation_ranks_as_transformers_does_without_a_mask() {
 }
 
 #[test]
-fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
+fn unmasked_evaluation_is_off_by_default_and_reported_if_it_is_on() {
     let home = TempDir::new().unwrap();
     let said = train(home.path(), &[]);
     assert!(!said.contains("mask"), "{said}");
@@ -268,7 +274,7 @@ fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
     let masked = succeeds(&["eval", &run]).stdout;
     assert!(!masked.contains("mask"), "{masked}");
     let unmasked = succeeds(&["eval", &run, "--unmasked-padding", "40"]).stdout;
-    assert_says(&unmasked, &["padded to 40 tokens without a mask", "eval.py"]);
+    assert_says(&unmasked, &["padded to 40 tokens without an attention mask", "eval.py"]);
 
     // The recipe's key gives what the option gives, also where the encoder is frozen and stored.
     let other = home.path().join("other");
@@ -298,15 +304,15 @@ fn unmasked_evaluation_is_off_by_default_and_said_where_it_is_on() {
         assert_eq!(found, expected);
     };
     assert_same(&other.join("retrieval/validation.run"), &file);
-    // Without either, both mask.
+    // Without the option and the key, both mask the padding.
     let masked = home.path().join("masked.run");
     succeeds(&["eval", &run, "--run", &text(masked.clone())]);
     assert_same(&Path::new(&run).join("retrieval/validation.run"), &masked);
 }
 
 #[test]
-fn unmasked_evaluation_reads_no_more_of_a_query_than_it_pads_to() {
-    // All begin with "tell me about": cut to two tokens they are one query, and so are their scores.
+fn unmasked_evaluation_truncates_queries_to_the_padded_length() {
+    // All queries start with "tell me about": truncated to two tokens they are equal, and so are their scores.
     let home = TempDir::new().unwrap();
     train(home.path(), &["evaluate.unmasked_padding=2"]);
     let run = home.path().join("run");

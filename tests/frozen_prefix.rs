@@ -13,7 +13,7 @@ use genir::prefix::{FrozenModel, Prefix};
 use genir::probe::{ComparisonModel, ComparisonModels, Probe, ProbeQueries, Subject, Suite, files};
 use genir::retrieval::evaluation::QuerySet;
 use genir::retrieval::ranking::{RankOptions, rank};
-use genir::retrieval::{DocidOrder, Vocabulary};
+use genir::retrieval::{CandidateSet, DocidOrder};
 use genir::t5::weights::initialise;
 use genir::t5::{Dropout, GenirModel, Tokens};
 use genir::train::{Optimizer, Plan, StepInput, StepOptions, forward_backward};
@@ -273,15 +273,15 @@ fn what_is_stored_is_not_encoded_again() {
     let prefix = Arc::new(prefix);
 
     let ranked = |model: &GenirModel, prefix: Option<&Prefix>| {
-        let vocabulary = Vocabulary::Docids;
-        let order = &DocidOrder::of(&plan.docids);
-        let options = RankOptions { order, vocabulary, depth: 8, batch_size: 3, pad_id: 0, prefix };
+        let candidates = CandidateSet::Docids;
+        let order = &DocidOrder::new(&plan.docids);
+        let options = RankOptions { order, candidates, depth: 8, batch_size: 3, pad_id: 0, prefix };
         let mut all = Vec::new();
         let each = |index, ranking| {
             all.push((index, ranking));
             Ok::<(), ()>(())
         };
-        rank(model, &plan.device, &set.questions, options, each).unwrap();
+        rank(model, &plan.device, &set.queries, options, each).unwrap();
         all
     };
     assert_eq!(ranked(&other, Some(&prefix)), ranked(&model, Some(&prefix)));

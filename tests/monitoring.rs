@@ -1,4 +1,4 @@
-//! Scalars reach both sinks unchanged, and the console stays readable where there is no terminal.
+//! Scalars are written unchanged to TensorBoard and `metrics.jsonl`, and console output is readable without a terminal.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,13 +60,13 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
     });
 }
 
-/// A moment of probes, by a process that goes on with the run in `path`.
+/// Writes probe results at step 5, from a second process of the run in `path`.
 fn show_probes(path: &Path) {
     let run = RunDirectory::open(path).unwrap();
     let mut monitor = Monitor::open(&run, 8, &Console::stderr(Verbosity::Quiet)).unwrap();
     let point = |line, value| Point { chart: "probe/a/b".to_owned(), line, value };
     let points = [
-        point(Line::Whole, 0.5),
+        point(Line::Model, 0.5),
         point(Line::Layer(3), 3.0),
         point(Line::Stage(Stage::Second), 2.0),
         point(Line::Layer(12), 12.0),
@@ -78,7 +78,7 @@ fn show_probes(path: &Path) {
         start: 0.0,
         buckets: [1.0, 2.0, 3.0, 4.0].into_iter().zip(counts).collect(),
     };
-    let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Whole, [0; 4])];
+    let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Model, [0; 4])];
     monitor.histograms(5, &histograms).unwrap();
     let image = |chart: &str, width, height, bytes| Image {
         chart: chart.to_owned(),
@@ -143,7 +143,7 @@ fn scalars_of_lines(run: &RunDirectory) -> Vec<(u64, f64, String, f64)> {
 }
 
 #[test]
-fn metrics_are_lines_of_json_that_keep_what_is_not_finite() {
+fn metrics_are_json_lines_with_values_that_are_not_finite() {
     let temporary = tempfile::tempdir().unwrap();
     monitor_a_run(temporary.path(), Verbosity::Quiet);
     let lines = lines(&temporary.path().join("metrics.jsonl"));
@@ -186,7 +186,7 @@ fn tensorboard_holds_every_scalar_with_step_and_time() {
 }
 
 #[test]
-fn scalars_are_on_file_before_the_run_ends() {
+fn scalars_are_written_before_the_run_ends() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     let mut monitor = Monitor::open(&run, 10, &Console::stderr(Verbosity::Quiet)).unwrap();
@@ -232,7 +232,7 @@ fn a_run_with_probes_is_one_entry_of_tensorboard() {
 }
 
 #[test]
-fn each_line_of_a_chart_is_a_scalar_in_both_sinks() {
+fn each_line_of_a_chart_is_a_scalar_in_both_files() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
@@ -292,7 +292,7 @@ fn the_layout_shows_the_loss_first_and_the_lines_of_a_chart_together() {
 }
 
 #[test]
-fn hyperparameters_and_the_end_of_a_run_are_those_of_the_hparams_plugin() {
+fn hyperparameters_and_end_status_are_written_for_the_hparams_plugin() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
@@ -330,7 +330,7 @@ fn hyperparameters_and_the_end_of_a_run_are_those_of_the_hparams_plugin() {
 }
 
 #[test]
-fn histograms_keep_buckets_and_counts_and_end_where_something_is_counted() {
+fn histograms_have_buckets_counts_and_the_edges_of_the_non_empty_buckets() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
@@ -348,7 +348,7 @@ fn histograms_keep_buckets_and_counts_and_end_where_something_is_counted() {
 }
 
 #[test]
-fn images_are_png_of_their_size_and_those_of_a_wrong_size_are_passed_over() {
+fn images_are_png_and_those_of_a_wrong_size_are_skipped() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     show_probes(temporary.path());
@@ -360,12 +360,12 @@ fn images_are_png_of_their_size_and_those_of_a_wrong_size_are_passed_over() {
     assert_eq!((image.get_width(), image.get_height()), (5, 2));
     let png = image.get_encoded_image_string();
     assert_eq!(png[..8], *b"\x89PNG\r\n\x1a\n");
-    // The first chunk of a PNG begins with width and height.
+    // The first chunk of a PNG starts with width and height.
     assert_eq!(png[16..24], [0, 0, 0, 5, 0, 0, 0, 2]);
 }
 
 #[test]
-fn sinks_that_cannot_be_written_are_errors_that_name_the_path() {
+fn files_that_cannot_be_written_are_errors_with_the_path() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     let console = Console::stderr(Verbosity::Quiet);
@@ -390,8 +390,8 @@ fn a_full_disk_is_an_error_and_no_panic() {
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
 }
 
-/// Not a test by itself: the run whose standard error other tests read. By hand, in a terminal
-/// and for `tests/python/check_tensorboard.py`:
+/// Not a test: the run whose standard error other tests read. Run by hand in a terminal, and for
+/// `tests/python/check_tensorboard.py`:
 /// `MONITORED_RUN=/tmp/run cargo test --release --test monitoring -- --ignored --nocapture`
 #[test]
 #[ignore = "run by other tests, with its standard error caught"]

@@ -1,4 +1,5 @@
-//! The binary alone, in an empty directory: its recipes run by name, and copies of them get run directories of their own.
+//! The binary alone, in an empty directory: its recipes run by name, and copies of them get run directories of their
+//! own.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// What `genir` prints in `directory`, standard output and error; it must end with `code`.
+/// Runs `genir` in `directory` and returns standard output and error; the exit code must be `code`.
 #[track_caller]
 fn genir(directory: &Path, arguments: &[&str], code: i32) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_genir"))
@@ -16,9 +17,10 @@ fn genir(directory: &Path, arguments: &[&str], code: i32) -> String {
         .env("HOME", directory)
         .output()
         .unwrap();
-    let told = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
-    told
+    let printed =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}");
+    printed
 }
 
 #[track_caller]
@@ -28,7 +30,7 @@ fn assert_says(text: &str, parts: &[&str]) {
     }
 }
 
-/// Makes a run of the quickstart small.
+/// Overrides that make the quickstart run small.
 const SMALL: [&str; 9] = [
     "model.config={ d_model = 16, d_ff = 32, d_kv = 8, num_heads = 2, num_layers = 1 }",
     "run.device=cpu",
@@ -48,36 +50,40 @@ fn the_sequence_of_the_readme_runs_in_an_empty_directory() {
     let run = |arguments: &[&str]| genir(home, &[arguments, &SMALL].concat(), 0);
     assert_says(
         &run(&["check", "quickstart"]),
-        &["recipe    quickstart, which comes with genir", "bundled:atlas-base", "nothing is wrong"],
+        &[
+            "recipe    quickstart, which comes with genir",
+            "bundled:atlas-base",
+            "no problems found",
+        ],
     );
     assert_eq!(fs::read_dir(home).unwrap().count(), 0, "check writes nothing");
     assert_says(&run(&["train", "quickstart"]), &["genir search runs/quickstart"]);
     assert_says(&genir(home, &["search", "runs/quickstart", "what is iron"], 0), &["  1 "]);
     assert_says(&genir(home, &["eval", "runs/quickstart", "--queries", "5"], 0), &["hits@1"]);
 
-    // Its run is there: again is refused, a copy is not.
+    // The run exists: the same recipe is refused, a copy is not.
     let again = genir(home, &["check", "quickstart"], 1);
     assert_says(&again, &["run.directory: runs/quickstart already holds a run", "--overwrite"]);
     let copied = genir(home, &["recipes", "copy", "quickstart", "my.toml"], 0);
-    assert_says(&copied, &["my.toml: its run directory is runs/my", "genir train my.toml"]);
+    assert_says(&copied, &["my.toml: run directory runs/my", "genir train my.toml"]);
     let text = fs::read_to_string(home.join("my.toml")).unwrap();
     assert_says(&text, &["directory = \"runs/my\"  #", "#   genir train my.toml\n"]);
-    assert_says(&run(&["check", "my.toml"]), &["runs/my", "nothing is wrong"]);
+    assert_says(&run(&["check", "my.toml"]), &["runs/my", "no problems found"]);
     assert_says(&run(&["train", "my.toml"]), &["genir search runs/my"]);
     assert!(home.join("runs/my/recipe.toml").exists());
-    // A second copy of that name, elsewhere.
+    // A second copy with that name in another directory.
     fs::create_dir(home.join("other")).unwrap();
     genir(home, &["recipes", "copy", "quickstart", "other/my.toml"], 0);
     assert_says(&run(&["check", "other/my.toml"]), &["runs/my-2"]);
 }
 
 #[test]
-fn a_file_of_a_recipes_name_is_read_in_its_place_and_said_to_be() {
+fn a_file_with_the_name_of_a_recipe_is_read_instead_and_reported() {
     let empty = TempDir::new().unwrap();
     let home = empty.path();
     fs::write(home.join("quickstart"), "run.directory = 3\n").unwrap();
-    let told = genir(home, &["check", "quickstart"], 1);
-    assert_says(&told, &["the file quickstart in this directory", "run.directory = 3"]);
+    let printed = genir(home, &["check", "quickstart"], 1);
+    assert_says(&printed, &["the file quickstart in this directory", "run.directory = 3"]);
     fs::remove_file(home.join("quickstart")).unwrap();
     fs::create_dir(home.join("quickstart")).unwrap();
     assert_says(&genir(home, &["check", "quickstart"], 0), &["which comes with genir"]);
@@ -87,11 +93,8 @@ fn a_file_of_a_recipes_name_is_read_in_its_place_and_said_to_be() {
 fn a_recipe_that_is_not_there_names_the_one_that_comes_with_genir() {
     let empty = TempDir::new().unwrap();
     for missing in ["recipes/quickstart.toml", "quickstrt", "quickstart.toml"] {
-        let told = genir(empty.path(), &["check", missing], 1);
-        assert_says(
-            &told,
-            &[missing, "cannot be read", "genir includes a recipe named `quickstart`"],
-        );
+        let printed = genir(empty.path(), &["check", missing], 1);
+        assert_says(&printed, &[missing, "cannot be read", "genir is called `quickstart`"]);
     }
 }
 

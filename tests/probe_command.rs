@@ -1,4 +1,4 @@
-//! `genir probe` and `genir plot`: what they print and write, and what they refuse, in words.
+//! `genir probe` and `genir plot`: output, files, and errors.
 
 use std::fs;
 use std::path::Path;
@@ -26,8 +26,8 @@ fn train(overrides: &[&str]) -> TempDir {
     home
 }
 
-/// A run that has learnt some of its queries, with probes on its way.
-fn learnt() -> &'static Path {
+/// A trained run with some correct queries, and with probes during training.
+fn trained() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let home = RUN.get_or_init(|| {
         train(&[
@@ -41,7 +41,7 @@ fn learnt() -> &'static Path {
 }
 
 fn run() -> String {
-    text(learnt().join("run"))
+    text(trained().join("run"))
 }
 
 /// The run's checkpoint and its corpus, outside of any run.
@@ -49,11 +49,11 @@ fn alone() -> (TempDir, String, String) {
     let home = TempDir::new().unwrap();
     let checkpoint = home.path().join("checkpoint");
     fs::create_dir(&checkpoint).unwrap();
-    for entry in fs::read_dir(learnt().join("run/checkpoints/latest")).unwrap() {
+    for entry in fs::read_dir(trained().join("run/checkpoints/latest")).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), checkpoint.join(entry.file_name())).unwrap();
     }
-    (home, text(checkpoint), text(learnt().join("corpus")))
+    (home, text(checkpoint), text(trained().join("corpus")))
 }
 
 fn records(arguments: &[&str]) -> Vec<Record> {
@@ -63,7 +63,7 @@ fn records(arguments: &[&str]) -> Vec<Record> {
     values.iter().map(|value| Record::parse(&value.to_string(), place).unwrap()).collect()
 }
 
-/// Records as text, without what differs from call to call.
+/// Returns records as text, without the fields that differ between calls.
 fn results(records: &[Record]) -> Vec<String> {
     let text = |record: &Record| {
         serde_json::to_string(&Record { seconds: 0.0, ..record.clone() }).unwrap()
@@ -75,7 +75,7 @@ fn results(records: &[Record]) -> Vec<String> {
 fn tables_json_and_csv_show_every_probe() {
     let run = run();
     let shown = succeeds(&["probe", &run]);
-    assert_eq!(shown.stderr, "", "nothing is left out: the run knows its base");
+    assert_eq!(shown.stderr, "", "no probe is skipped: the base model of the run is known");
     assert_says(
         &shown.stdout,
         &[
@@ -104,7 +104,7 @@ fn tables_json_and_csv_show_every_probe() {
 }
 
 #[test]
-fn a_sample_and_the_way_of_ranking_can_be_chosen() {
+fn sample_and_candidate_set_can_be_selected() {
     let run = run();
     let options = ["--probe", "direct_effect", "--over", "all", "--vocabulary", "docids"];
     let more =
@@ -121,7 +121,7 @@ fn a_sample_and_the_way_of_ranking_can_be_chosen() {
 }
 
 #[test]
-fn patches_and_circuits_of_ones_own_are_measured_beside_the_papers() {
+fn user_defined_patches_and_circuits_are_measured_in_addition_to_the_papers() {
     let run = run();
     let patched = records(&[
         &run,
@@ -182,7 +182,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     };
     assert_eq!(results(&[without_names(&again[0])]), results(&found));
 
-    // A sample lacks none of them.
+    // A sample does not drop any of them.
     let sampled = records(&[&lens[..], &["--correct", &file, "--queries", "1"]].concat());
     assert_eq!(results(&sampled), results(&again));
     fs::write(&file, "[]").unwrap();
@@ -193,7 +193,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
         ],
     );
 
-    // A query that is not correct is measured too, one that comes twice once; counted are those that were used.
+    // Incorrect queries are measured too; a query that is listed twice is used once.
     let (wrong, right) = (["@DOC_ID_nile@", "val-0"], [&pairs[0].0, &pairs[0].1]);
     fs::write(&file, json!([wrong, right, wrong]).to_string()).unwrap();
     let named = records(&[&lens[..], &["--correct", &file]].concat());
@@ -202,7 +202,7 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
     assert_eq!((on.measured, on.correct, on.ranked), (2, pairs.len(), 8));
     let shown = succeeds(&[&["probe"], &lens[..], &["--correct", &file]].concat()).stdout;
     let counts = format!(
-        "2 queries of 3 named in a file, 1 of them ranked first here (of all 8 validation queries: {})",
+        "2 queries of 3 listed in a file, 1 of them ranked first (of all 8 validation queries: {})",
         pairs.len()
     );
     assert_says(&shown, &[&counts, "ranked among text tokens and docids"]);
@@ -223,24 +223,24 @@ fn correct_queries_are_written_and_read_in_the_papers_form() {
 }
 
 #[test]
-fn what_the_checkpoint_lacks_is_left_out_and_named() {
+fn probes_that_are_unavailable_for_a_checkpoint_are_skipped_and_named() {
     let (_home, checkpoint, corpus) = alone();
     let target = ["probe", &checkpoint, "--corpus", &corpus];
     let done = succeeds(&[&target[..], &["--format", "json"]].concat());
-    assert_says(&done.stderr, &["left out: encoder_swap", "--base", "--encoder-from"]);
+    assert_says(&done.stderr, &["skipped: encoder_swap", "--base", "--encoder-from"]);
     assert!(!done.stdout.contains("\"encoder_swap\""));
     assert!(done.stdout.contains("\"stage_patching\"") && !done.stdout.contains("\"base\": \""));
     is_refused(
         &[&target[..], &["--probe", "encoder_swap"]].concat(),
         &["encoder swap needs another encoder"],
     );
-    let base = text(learnt().join("run/checkpoints/latest"));
+    let base = text(trained().join("run/checkpoints/latest"));
     let with = records(&[&target[1..], &["--base", &base, "--probe", "encoder_swap"]].concat());
     assert_eq!(with[0].measured_on.base.as_ref(), Some(&base));
 }
 
 #[test]
-fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
+fn encoder_swap_reports_the_documents_excluded_from_training() {
     let run = run();
     let home = train(&["train.steps=5", "corpus.leave_out.ids=[\"neon\", \"lima\"]"]);
     let other = text(home.path().join("run"));
@@ -262,7 +262,7 @@ fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
         &["probe", &run, "--encoder-from", &other, "--left-out-ids", "elbe"],
         &["`elbe`", "8 docids"],
     );
-    // An id may begin with a minus.
+    // An id may start with a minus.
     is_refused(
         &["probe", &run, "--encoder-from", &other, "--left-out-ids", "-17,7"],
         &["without the document `-17`"],
@@ -270,28 +270,31 @@ fn another_models_encoder_is_judged_on_the_documents_that_it_never_saw() {
 }
 
 #[test]
-fn what_cannot_be_probed_is_refused_in_words() {
+fn options_that_cannot_be_measured_are_errors() {
     let run = run();
     let probe = |more: &[&str], parts: &[&str]| {
         is_refused(&[&["probe", run.as_str()], more].concat(), parts);
     };
     probe(&["--stages", "0..1,1..2,2..5"], &["stages: ", "layer 4", "last layer is 2"]);
     let stages = genir_with_input(&["probe", &run, "--stages", "0..1,1..2,2..5"], "").stderr;
-    assert_eq!(stages.matches("last layer is 2").count(), 1, "told once: {stages}");
+    assert_eq!(stages.matches("last layer is 2").count(), 1, "reported once: {stages}");
     probe(&["--patch", "decoder.mlp[7]"], &["decoder.mlp[7]", "3 layers"]);
     probe(&["--patch", "decoder.mpl"], &["decoder.mpl", "did you mean `decoder.mlp`?"]);
     probe(
         &["--circuit", "decoder.mlp[I,II]"],
         &["`decoder.mlp[I,II]` is not a patch", "SELECTOR=zero"],
     );
-    probe(&["--probe", "logit_lens", "--patch", "decoder.mlp"], &["--patch is for stage_patching"]);
+    probe(
+        &["--probe", "logit_lens", "--patch", "decoder.mlp"],
+        &["--patch applies to stage_patching"],
+    );
     probe(&["--base", "no/such/base"], &["no/such/base"]);
     probe(&["--correct", "no/such/file.json"], &["no/such/file.json"]);
-    // Found before anything is read: what would be refused later is not reached.
+    // Detected before anything is read: errors of later steps are not reached.
     let late = ["--output", "no/such/place/probes.json", "--correct", "no/such/file.json"];
     probe(&late, &["--output no/such/place/probes.json: cannot be written"]);
 
-    let corpus = text(learnt().join("corpus"));
+    let corpus = text(trained().join("corpus"));
     is_refused(
         &["probe", "checkpoints/atlas-base", "--corpus", &corpus],
         &["no docids", "genir train"],
@@ -348,7 +351,7 @@ fn a_bad_command_line_ends_with_2() {
 }
 
 #[test]
-fn numbers_are_kept_where_pictures_cannot_be_written() {
+fn results_are_written_even_if_figures_cannot_be() {
     let home = TempDir::new().unwrap();
     let (taken, numbers) = (home.path().join("taken"), home.path().join("numbers.json"));
     fs::write(&taken, "").unwrap();
@@ -358,7 +361,7 @@ fn numbers_are_kept_where_pictures_cannot_be_written() {
         let places = places.each_ref().map(String::as_str);
         is_refused(&[&["probe", run().as_str()], &wanted[..], &places].concat(), &[words]);
     };
-    // Known beforehand: nothing is measured.
+    // Detected beforehand: nothing is measured.
     refused(text(taken.clone()), "expected a directory, found a file");
     assert!(!numbers.exists());
     refused(text(taken.join("below")), "cannot create");
@@ -366,18 +369,18 @@ fn numbers_are_kept_where_pictures_cannot_be_written() {
 }
 
 #[test]
-fn a_last_line_that_was_cut_short_is_passed_over() {
+fn a_truncated_last_line_is_skipped() {
     let home = TempDir::new().unwrap();
-    let history = fs::read_to_string(learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    let history = fs::read_to_string(trained().join("run/probes/logit_lens.jsonl")).unwrap();
     let cut = home.path().join("logit_lens.jsonl");
     fs::write(&cut, format!("{history}{}", &history[..200])).unwrap();
     let plot = ["plot", &text(cut.clone()), "-o", &text(home.path().join("drawn"))];
     let done = succeeds(&plot);
     assert_says(&done.stderr, &["passed over", "logit_lens.jsonl, line 3"]);
-    let whole = files::read(&learnt().join("run/probes/logit_lens.jsonl")).unwrap();
+    let whole = files::read(&trained().join("run/probes/logit_lens.jsonl")).unwrap();
     assert_eq!(files::read(&cut).unwrap(), whole);
 
-    // Anywhere else it is a mistake, and so is a file with nothing else.
+    // In any other line it is an error, and so is a file without a complete line.
     for broken in [format!("{}\n{history}", &history[..200]), history[..200].to_owned()] {
         fs::write(&cut, broken).unwrap();
         is_refused(&plot, &["logit_lens.jsonl, line 1"]);
@@ -385,7 +388,7 @@ fn a_last_line_that_was_cut_short_is_passed_over() {
 }
 
 #[test]
-fn pictures_are_drawn_from_what_is_stored() {
+fn figures_are_drawn_from_stored_results() {
     let run = run();
     let home = TempDir::new().unwrap();
     let at = |name: &str| text(home.path().join(name));
@@ -400,16 +403,16 @@ fn pictures_are_drawn_from_what_is_stored() {
     let options = ["--probe", "logit_lens", "--format", "json", "--output", &json];
     succeeds(&[&["probe", &run, "--plots", &at("now")], &options[..]].concat());
     assert!(home.path().join("now/logit_lens.svg").exists());
-    let history = text(learnt().join("run/probes/logit_lens.jsonl"));
+    let history = text(trained().join("run/probes/logit_lens.jsonl"));
     succeeds(&["plot", &json, &history, "-o", &at("both")]);
     let again = fs::read(home.path().join("both/now/logit_lens.svg")).unwrap();
     assert!(again == fs::read(home.path().join("now/logit_lens.svg")).unwrap());
     assert!(home.path().join("both/logit_lens/logit_lens.svg").exists());
 
-    is_refused(&["plot", &json, &json, "-o", &at("x")], &["two of", "`now`"]);
+    is_refused(&["plot", &json, &json, "-o", &at("x")], &["two inputs", "`now`"]);
     fs::write(&json, "{\"schema\": 9}\n").unwrap();
     is_refused(&["plot", &json, "-o", &at("x")], &["now.json, line 1", "schema 9"]);
     let without = train(&["train.steps=1"]);
     let without = text(without.path().join("run"));
-    is_refused(&["plot", &without, "-o", &at("x")], &["no result of a probe"]);
+    is_refused(&["plot", &without, "-o", &at("x")], &["no probe results found"]);
 }

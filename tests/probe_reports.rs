@@ -1,12 +1,12 @@
-//! Tables, CSV, points and pictures show what a probe found, at any depth and where numbers are undefined.
+//! Tables, CSV, TensorBoard points and figures of probe results, at any depth and with undefined numbers.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use genir::monitor::{Console, Line, Monitor, Verbosity};
-use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, describe_candidates, files};
-use genir::report::{Picture, histograms, measured_on, pictures, points, tables, write_csv};
-use genir::retrieval::Vocabulary;
+use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, files, describe_candidates};
+use genir::report::{Figure, figures, histograms, measured_on, points, tables, write_csv};
+use genir::retrieval::CandidateSet;
 use genir::run::{Environment, Overwrite, RunDirectory};
 use serde_json::Value;
 
@@ -20,18 +20,18 @@ fn record_of(probe: Probe, depth: usize) -> Record {
     records(depth, 500).into_iter().find(|record| record.result.probe() == probe).unwrap()
 }
 
-/// The record with no number that can be undefined defined, as it would be read from a file.
+/// Returns the record with all numbers undefined that may be, as it is read from a file.
 fn undefined(record: &Record) -> Record {
-    fn forget(value: &mut Value) {
+    fn undefine(value: &mut Value) {
         match value {
             Value::Number(number) if number.is_f64() => *value = Value::Null,
-            Value::Array(values) => values.iter_mut().for_each(forget),
-            Value::Object(fields) => fields.values_mut().for_each(forget),
+            Value::Array(values) => values.iter_mut().for_each(undefine),
+            Value::Object(fields) => fields.values_mut().for_each(undefine),
             _ => {}
         }
     }
     let mut json = serde_json::to_value(record).unwrap();
-    forget(&mut json["result"]);
+    undefine(&mut json["result"]);
     Record::parse(&json.to_string(), || "here".to_owned()).unwrap()
 }
 
@@ -39,7 +39,7 @@ fn text(record: &Record) -> String {
     tables(record).iter().map(|table| format!("{table}\n\n")).collect()
 }
 
-/// The cells of the first row of all tables that begins with these.
+/// Returns the remaining cells of the first row of all tables that starts with `begin`.
 fn row(record: &Record, begin: &[&str]) -> Vec<String> {
     let text = text(record);
     let rows = text.lines().map(|line| {
@@ -69,9 +69,9 @@ fn circuits_are_shown_absolute_and_relative_in_percent() {
     let ProbeResult::Circuit(result) = &mut record.result else { unreachable!() };
     result.circuits[0].absolute.hits_1 = 0.38;
     result.circuits[0].relative.hits_1 = 0.94;
-    assert_eq!(row(&record, &["paper"])[..2], ["38.00", "94.00"]);
+    assert_eq!(row(&record, &["paper circuit"])[..2], ["38.00", "94.00"]);
     assert_eq!(row(&record, &["unpatched"])[1], "-");
-    assert_eq!(row(&record, &["given"]).len(), 6);
+    assert_eq!(row(&record, &["user-defined"]).len(), 6);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn every_probe_has_tables_with_its_numbers() {
     assert_eq!(value(Probe::DirectEffect, &["mlp"]).len(), 8);
     assert_eq!(value(Probe::EncoderSwap, &["base"])[0], "100");
     assert_eq!(value(Probe::NeuronReads, &["mlp", "III"])[0], "0.00");
-    assert_eq!(value(Probe::AttentionReads, &["start", ""]).len(), 3);
+    assert_eq!(value(Probe::AttentionReads, &["start embedding", ""]).len(), 3);
     assert_eq!(value(Probe::AttentionWrites, &["all", "II", "output"]).len(), 3);
     assert_eq!(value(Probe::AttentionWrites, &["q,1", "2", "7"]), ["`▁king` ` ` `@DOC_ID_3@`"]);
 }
@@ -95,7 +95,7 @@ fn undefined_numbers_are_dashes_in_tables() {
     }
 }
 
-/// Rows of CSV as RFC 4180 has it.
+/// Parses CSV (RFC 4180) to rows.
 fn parse_csv(text: &str) -> Vec<Vec<String>> {
     let (mut rows, mut row, mut field, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
     let mut characters = text.chars().peekable();
@@ -215,14 +215,14 @@ fn points_hold_the_numbers_of_their_layer_or_stage_once() {
     let expected = lens.sites[5 * 4 + 2].ranks.median_rank;
     assert_eq!(value(Probe::LogitLens, chart, Line::Layer(4)), expected);
     let relative = "probe/circuit/paper_relative_hits@1";
-    assert_eq!(value(Probe::Circuit, relative, Line::Whole), 0.9);
+    assert_eq!(value(Probe::Circuit, relative, Line::Model), 0.9);
     let chart =
         "probe/encoder_swap/runs_a-run-with-a-long-name_checkpoints_latest_held_out_swapped_mrr";
-    assert_eq!(value(Probe::EncoderSwap, chart, Line::Whole), 0.82);
+    assert_eq!(value(Probe::EncoderSwap, chart, Line::Model), 0.82);
 }
 
 #[test]
-fn undefined_numbers_are_no_points() {
+fn undefined_numbers_have_no_points() {
     for record in records(6, 500) {
         let points = points(&undefined(&record));
         assert!(points.iter().all(|point| point.value.is_finite()), "{points:?}");
@@ -239,7 +239,7 @@ fn histograms_count_the_queries() {
     }
 }
 
-/// That it is XML: elements end in the order in which they began, and names and attributes have no stray signs.
+/// Checks that the text is well-formed XML: elements are nested, and names and attributes have no invalid characters.
 fn assert_well_formed(svg: &str, name: &str) {
     let mut open: Vec<&str> = Vec::new();
     for part in svg.split('<').skip(1) {
@@ -260,24 +260,24 @@ fn assert_well_formed(svg: &str, name: &str) {
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}");
 }
 
-fn draw(pictures: &[Picture]) {
-    for picture in pictures {
-        assert_well_formed(&picture.svg().unwrap(), picture.name());
-        let image = picture.image().unwrap();
+fn draw(figures: &[Figure]) {
+    for figure in figures {
+        assert_well_formed(&figure.svg().unwrap(), figure.name());
+        let image = figure.image().unwrap();
         assert_eq!(image.pixels.len(), 3 * (image.width * image.height) as usize);
         let colors: HashSet<&[u8]> = image.pixels.chunks(3).collect();
-        assert!(colors.len() > 3, "{} is empty", picture.name());
+        assert!(colors.len() > 3, "{} is empty", figure.name());
     }
 }
 
 #[test]
-fn every_probe_is_drawn_at_every_depth_of_one_moment_and_of_many() {
+fn every_probe_is_drawn_at_every_depth_with_and_without_a_history() {
     for depth in DEPTHS {
         let moments: Vec<Vec<Record>> = (0..5).map(|n| records(depth, 100 * n)).collect();
         for probe in 0..Probe::ALL.len() {
             let history: Vec<Record> = moments.iter().map(|moment| moment[probe].clone()).collect();
-            let one = pictures(&history[..1], &[]);
-            let many = pictures(&history, &[]);
+            let one = figures(&history[..1], &[]);
+            let many = figures(&history, &[]);
             assert_eq!(one[0].name(), Probe::ALL[probe].to_string());
             assert_eq!(many.len(), one.len() + 1);
             assert!(many[one.len()].name().ends_with("_history"));
@@ -287,45 +287,47 @@ fn every_probe_is_drawn_at_every_depth_of_one_moment_and_of_many() {
 }
 
 #[test]
-fn pictures_are_drawn_of_undefined_numbers_and_of_a_history_that_stands_still() {
+fn figures_are_drawn_for_undefined_numbers_and_constant_histories() {
     for record in records(6, 0) {
         let none = undefined(&record);
-        draw(&pictures(std::slice::from_ref(&none), &[]));
-        draw(&pictures(&[none.clone(), record.clone(), none, record.clone()], &[]));
-        draw(&pictures(&[record.clone(), record], &[]));
+        draw(&figures(std::slice::from_ref(&none), &[]));
+        draw(&figures(&[none.clone(), record.clone(), none, record.clone()], &[]));
+        draw(&figures(&[record.clone(), record], &[]));
     }
 }
 
 #[test]
-fn pictures_pass_over_records_of_other_probes() {
+fn figures_ignore_records_of_other_probes() {
     let all = records(3, 100);
     let names = |history: &[Record]| {
-        pictures(history, &[]).iter().map(|picture| picture.name().to_owned()).collect::<Vec<_>>()
+        figures(history, &[]).iter().map(|figure| figure.name().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&all), names(&all[8..]));
-    assert!(pictures(&[], &[]).is_empty());
+    assert!(figures(&[], &[]).is_empty());
 }
 
 #[test]
-fn names_from_outside_do_not_break_pictures() {
+fn special_characters_in_names_do_not_break_figures() {
     let mut record = record_of(Probe::EncoderSwap, 3);
     record.measured_on.queries = "a<b>&\"c\"\u{1}".to_owned();
     let ProbeResult::EncoderSwap(result) = &mut record.result else { unreachable!() };
     result.swaps[0].encoder = "\u{7}<&>".repeat(30);
-    draw(&pictures(&[record.clone(), record], &[]));
+    draw(&figures(&[record.clone(), record], &[]));
 }
 
 #[test]
-fn headings_of_ranks_say_what_is_ranked_among() {
-    for vocabulary in [Vocabulary::All, Vocabulary::Docids] {
+fn titles_of_ranks_name_the_candidate_set() {
+    for vocabulary in [CandidateSet::All, CandidateSet::Docids] {
         let among = format!("among {}", describe_candidates(vocabulary));
         for mut record in records(6, 500) {
             record.measured_on.vocabulary = vocabulary;
             assert!(measured_on(&record).ends_with(&format!(", ranked {among}")));
-            for table in tables(&record).iter().filter(|table| !table.title.starts_with("What")) {
+            for table in &tables(&record) {
                 let of_ranks = ["rank", "Rank", "on 1000 test queries", "Queries for documents"];
                 if of_ranks.iter().any(|part| table.title.contains(part)) {
-                    let in_all = table.title.ends_with("in the whole vocabulary");
+                    let in_all = table
+                        .title
+                        .starts_with("Logit lens: ranks of all docids and all text tokens");
                     assert!(in_all || table.title.contains(&among), "{}", table.title);
                 }
             }
@@ -337,11 +339,11 @@ fn headings_of_ranks_say_what_is_ranked_among() {
 }
 
 #[test]
-fn what_a_model_that_broke_down_has_computed_is_undefined_and_not_zero() {
+fn values_of_a_diverged_model_are_undefined_and_not_zero() {
     let mut record = record_of(Probe::AttentionReads, 6);
     let ProbeResult::AttentionReads(reads) = &mut record.result else { unreachable!() };
     reads.largest_deviation = Some(f64::NAN);
-    // JSON has no NaN: what is read again is what was written.
+    // JSON has no NaN: the same is read as was written.
     let stored = serde_json::to_string(&record).unwrap();
     for record in [record, Record::parse(&stored, String::new).unwrap()] {
         assert!(text(&record).contains("; largest deviation -)"), "{}", text(&record));
@@ -352,7 +354,7 @@ fn what_a_model_that_broke_down_has_computed_is_undefined_and_not_zero() {
 }
 
 #[test]
-fn probes_that_were_skipped_stand_below_their_way() {
+fn skipped_steps_are_noted_on_the_history_figure() {
     let mut records: Vec<Record> =
         (1..4).map(|n| self::records(3, 100 * n).swap_remove(1)).collect();
     let skip = |step| Skipped::new(Probe::LogitLens, step, SkipReason::MaxShare, "slow".to_owned());
@@ -360,8 +362,8 @@ fn probes_that_were_skipped_stand_below_their_way() {
     let others = [Skipped { probe: Probe::Circuit, ..skip(7) }];
     let note = "skipped at steps 50, 60, 70, 80, 90, 100, 110, 120 and 2 more (max_share)";
     let drawn = |records: &[Record], skipped: &[Skipped]| -> Vec<bool> {
-        let pictures = pictures(records, skipped);
-        pictures.iter().map(|picture| picture.svg().unwrap().contains(note)).collect()
+        let figures = figures(records, skipped);
+        figures.iter().map(|figure| figure.svg().unwrap().contains(note)).collect()
     };
     assert_eq!(drawn(&records, &skipped), [false, true]);
     assert_eq!(drawn(&records, &others), [false, false]);
@@ -370,7 +372,7 @@ fn probes_that_were_skipped_stand_below_their_way() {
 }
 
 #[test]
-fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
+fn lines_of_skipped_probes_and_of_older_versions_are_read() {
     let home = tempfile::TempDir::new().unwrap();
     let file = home.path().join("logit_lens.jsonl");
     let record = record_of(Probe::LogitLens, 3);
@@ -393,24 +395,23 @@ fn lines_of_skipped_probes_and_those_of_older_versions_are_read() {
     let refused = Record::parse(&line.to_string(), || "here".to_owned()).unwrap_err().to_string();
     assert!(refused.starts_with("here: a probe that was skipped at step 40"), "{refused}");
 
-    // What versions wrote that knew none of the newer fields.
+    // Files of older versions without the newer fields.
     for record in records(3, 100) {
         let mut old = serde_json::to_value(&record).unwrap();
         let result = old["result"].as_object_mut().unwrap();
         result.retain(|key, _| key != "average_first" && key != "encoder_norm");
-        // Reading may round the last digit of a number: of both alike.
+        // Parsing may round the last digit of a number, in both alike.
         let new = serde_json::to_string(&record).unwrap();
         let read = |text: &str| Record::parse(text, String::new).unwrap();
         assert_eq!(read(&old.to_string()), read(&new));
     }
 }
 
-/// Not a test by itself: writes all pictures to the directory that `PICTURES` names, and a run with them for
-/// TensorBoard, to be looked at.
+/// Not a test: writes all figures to the directory `FIGURES`, and a run with them for TensorBoard, for inspection.
 #[test]
-#[ignore = "writes pictures to be looked at"]
-fn write_pictures() {
-    let directory = PathBuf::from(std::env::var_os("PICTURES").unwrap());
+#[ignore = "writes figures for inspection"]
+fn write_figures() {
+    let directory = PathBuf::from(std::env::var_os("FIGURES").unwrap());
     for depth in DEPTHS {
         let moments: Vec<Vec<Record>> = (0..12).map(|n| records(depth, 100 * n + 50)).collect();
         let environment = Environment::capture("cpu");
@@ -423,13 +424,13 @@ fn write_pictures() {
                 let (newest, step) = (&history[known - 1], 100 * known as u64 - 50);
                 monitor.points(step, 0.0, &points(newest)).unwrap();
                 monitor.histograms(step, &histograms(newest)).unwrap();
-                let pictures = pictures(&history[..known], &[]);
-                let images: Vec<_> = pictures.iter().map(|p| p.image().unwrap()).collect();
+                let figures = figures(&history[..known], &[]);
+                let images: Vec<_> = figures.iter().map(|p| p.image().unwrap()).collect();
                 monitor.images(step, &images).unwrap();
             }
-            for picture in pictures(&history, &[]) {
-                let path = directory.join(format!("{depth}-{}", picture.name()));
-                std::fs::write(path.with_extension("svg"), picture.svg().unwrap()).unwrap();
+            for figure in figures(&history, &[]) {
+                let path = directory.join(format!("{depth}-{}", figure.name()));
+                std::fs::write(path.with_extension("svg"), figure.svg().unwrap()).unwrap();
             }
         }
         monitor.finish().unwrap();

@@ -1,4 +1,4 @@
-//! Ranks counted on the device are those of a full sort; an evaluation's means agree with its run file.
+//! Ranks are those of a full sort; mean metrics of an evaluation agree with its run file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use burn::tensor::{Device, Tensor};
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::{DocidVocabulary, EncodeOptions, TextTokenizer};
-use genir::retrieval::evaluation::{Doubts, Evaluated, QuerySet, evaluate};
-use genir::retrieval::ranking::{Question, Rank, RankOptions, Ranking, rank};
+use genir::retrieval::evaluation::{EvaluationResult, QuerySet, ScoreDiagnostics, evaluate};
+use genir::retrieval::ranking::{EncodedQuery, Rank, RankOptions, Ranking, rank};
 use genir::retrieval::run_files::{RunWriter, read_qrels, read_run, write_qrels};
-use genir::retrieval::{DocidOrder, JudgedRanks, MetricSums, Metrics, Vocabulary};
+use genir::retrieval::{CandidateSet, DocidOrder, JudgedRanks, MetricSums, Metrics};
 use genir::t5::{GenirModel, NoTap, Pass, Tokens, weights};
 
 #[path = "support/small_models.rs"]
@@ -20,7 +20,7 @@ mod small_tokenizer;
 
 const DOCUMENTS: usize = 50;
 
-/// A model with docid rows that `change` has been at: `[documents, d_model]`, row after row.
+/// Returns a model whose docid rows, `[documents, d_model]` in row-major order, were modified by `change`.
 fn model(documents: usize, change: impl FnOnce(&mut Vec<f32>, usize)) -> GenirModel {
     let device = Device::flex();
     let t5 = small_models::model(false, false, &device);
@@ -34,43 +34,43 @@ fn plain_model() -> GenirModel {
     model(DOCUMENTS, |_, _| {})
 }
 
-/// Questions of 1 to 7 tokens with 0 to 3 relevant documents.
-fn questions() -> Vec<Question> {
+/// Returns queries of 1 to 7 tokens with 0 to 3 relevant documents.
+fn queries() -> Vec<EncodedQuery> {
     (0..40_u32)
-        .map(|at| Question {
+        .map(|at| EncodedQuery {
             tokens: (0..at % 7).map(|place| (at * 5 + place * 3) % 20 + 3).chain([1]).collect(),
             relevant: (0..at % 4).map(|more| (at * 11 + more * 17) % DOCUMENTS as u32).collect(),
         })
         .collect()
 }
 
-fn options(vocabulary: Vocabulary, depth: usize, batch_size: usize) -> RankOptions<'static> {
+fn options(candidates: CandidateSet, depth: usize, batch_size: usize) -> RankOptions<'static> {
     static ORDER: LazyLock<DocidOrder> = LazyLock::new(|| {
         let ids = (0..DOCUMENTS).map(|row| format!("d{row}"));
-        DocidOrder::of(&DocidVocabulary::new(ids).expect("docids"))
+        DocidOrder::new(&DocidVocabulary::new(ids).expect("docids"))
     });
-    RankOptions { order: &ORDER, vocabulary, depth, batch_size, pad_id: 0, prefix: None }
+    RankOptions { order: &ORDER, candidates, depth, batch_size, pad_id: 0, prefix: None }
 }
 
 fn ranks(ranking: &Ranking) -> Vec<u32> {
     ranking.relevant.iter().map(|found| found.rank).collect()
 }
 
-/// All rankings, in the order of the questions; each must come once.
-fn rankings(model: &GenirModel, questions: &[Question], options: RankOptions) -> Vec<Ranking> {
+/// Returns all rankings in the order of the queries; checks that each occurs once.
+fn rankings(model: &GenirModel, queries: &[EncodedQuery], options: RankOptions) -> Vec<Ranking> {
     let mut found = BTreeMap::new();
-    let done = rank(model, &Device::flex(), questions, options, |index, ranking| {
-        assert!(found.insert(index, ranking).is_none(), "question {index} came twice");
+    let done = rank(model, &Device::flex(), queries, options, |index, ranking| {
+        assert!(found.insert(index, ranking).is_none(), "query {index} came twice");
         Ok::<(), Infallible>(())
     });
     let Ok(()) = done;
-    assert!(found.keys().copied().eq(0..questions.len()));
+    assert!(found.keys().copied().eq(0..queries.len()));
     found.into_values().collect()
 }
 
-/// Logits of docids, and of words, for one question alone: it is not padded.
-fn logits(model: &GenirModel, question: &Question) -> (Vec<f32>, Vec<f32>) {
-    let ids: Vec<i32> = question.tokens.iter().map(|&token| token as i32).collect();
+/// Returns the logits of docids and of text tokens for a single query, which is not padded.
+fn logits(model: &GenirModel, query: &EncodedQuery) -> (Vec<f32>, Vec<f32>) {
+    let ids: Vec<i32> = query.tokens.iter().map(|&token| token as i32).collect();
     let tokens = Tokens::new(&ids, &[ids.len() as u32], &Device::flex());
     let mut tap = NoTap;
     let mut pass = Pass::evaluate(&mut tap);
@@ -87,18 +87,18 @@ fn assert_close(found: f32, expected: f32, what: &str) {
 #[test]
 fn ranks_are_those_of_a_full_sort() {
     let model = plain_model();
-    let questions = questions();
-    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
-        let found = rankings(&model, &questions, options(vocabulary, 10, 16));
-        for (index, (question, ranking)) in questions.iter().zip(&found).enumerate() {
-            let what = format!("{vocabulary}, question {index}");
-            let (docids, words) = logits(&model, question);
-            let mut sorted: Vec<f32> = match vocabulary {
-                Vocabulary::Docids => docids.clone(),
-                Vocabulary::All => docids.iter().chain(&words).copied().collect(),
+    let queries = queries();
+    for candidates in [CandidateSet::Docids, CandidateSet::All] {
+        let found = rankings(&model, &queries, options(candidates, 10, 16));
+        for (index, (query, ranking)) in queries.iter().zip(&found).enumerate() {
+            let what = format!("{candidates}, query {index}");
+            let (docids, words) = logits(&model, query);
+            let mut sorted: Vec<f32> = match candidates {
+                CandidateSet::Docids => docids.clone(),
+                CandidateSet::All => docids.iter().chain(&words).copied().collect(),
             };
             sorted.sort_by(|a, b| b.total_cmp(a));
-            let expected: Vec<u32> = question
+            let expected: Vec<u32> = query
                 .relevant
                 .iter()
                 .map(|&row| {
@@ -117,24 +117,24 @@ fn ranks_are_those_of_a_full_sort() {
             }
         }
     }
-    let by = |vocabulary| {
-        let found = rankings(&model, &questions, options(vocabulary, 0, 16));
+    let by = |candidates| {
+        let found = rankings(&model, &queries, options(candidates, 0, 16));
         found.iter().map(ranks).collect::<Vec<_>>()
     };
-    assert_ne!(by(Vocabulary::Docids), by(Vocabulary::All), "no word scored above a document");
+    assert_ne!(by(CandidateSet::Docids), by(CandidateSet::All), "no word scored above a document");
 }
 
 #[test]
 fn the_batch_size_changes_no_rank() {
     let model = plain_model();
-    let questions = questions();
-    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
-        let one_by_one = rankings(&model, &questions, options(vocabulary, 10, 1));
-        // 0 is taken for 1.
+    let queries = queries();
+    for candidates in [CandidateSet::Docids, CandidateSet::All] {
+        let one_by_one = rankings(&model, &queries, options(candidates, 10, 1));
+        // 0 is treated as 1.
         for batch_size in [0, 3, 100] {
-            let found = rankings(&model, &questions, options(vocabulary, 10, batch_size));
+            let found = rankings(&model, &queries, options(candidates, 10, batch_size));
             for (index, (found, expected)) in found.iter().zip(&one_by_one).enumerate() {
-                let what = format!("{vocabulary}, batch size {batch_size}, question {index}");
+                let what = format!("{candidates}, batch size {batch_size}, query {index}");
                 assert_eq!(found.relevant, expected.relevant, "{what}");
                 for (found, expected) in found.best.iter().zip(&expected.best) {
                     assert_eq!(found.0, expected.0, "{what}");
@@ -146,11 +146,11 @@ fn the_batch_size_changes_no_rank() {
 }
 
 #[test]
-fn as_many_of_the_best_documents_are_listed_as_there_are() {
+fn at_most_all_documents_are_listed() {
     let model = plain_model();
-    let questions = questions();
+    let queries = queries();
     for (depth, expected) in [(0, 0), (1, 1), (49, 49), (50, 50), (51, 50), (1000, 50)] {
-        for ranking in rankings(&model, &questions, options(Vocabulary::Docids, depth, 16)) {
+        for ranking in rankings(&model, &queries, options(CandidateSet::Docids, depth, 16)) {
             assert_eq!(ranking.best.len(), expected);
             let documents: HashSet<u32> = ranking.best.iter().map(|&(row, _)| row).collect();
             assert_eq!(documents.len(), expected);
@@ -160,18 +160,19 @@ fn as_many_of_the_best_documents_are_listed_as_there_are() {
 }
 
 #[test]
-fn a_question_without_relevant_documents_has_no_ranks() {
+fn a_query_without_relevant_documents_has_no_ranks() {
     let model = plain_model();
-    let question = |relevant: &[u32]| Question { tokens: vec![4, 5, 1], relevant: relevant.into() };
-    let questions = [question(&[]), question(&[7, 3]), question(&[])];
-    let found = rankings(&model, &questions, options(Vocabulary::Docids, 5, 16));
+    let query =
+        |relevant: &[u32]| EncodedQuery { tokens: vec![4, 5, 1], relevant: relevant.into() };
+    let queries = [query(&[]), query(&[7, 3]), query(&[])];
+    let found = rankings(&model, &queries, options(CandidateSet::Docids, 5, 16));
     assert_eq!([0, 2, 0], [0, 1, 2].map(|index: usize| found[index].relevant.len()));
     assert_eq!(found[0].best.len(), 5);
-    assert!(rankings(&model, &[], options(Vocabulary::Docids, 5, 16)).is_empty());
+    assert!(rankings(&model, &[], options(CandidateSet::Docids, 5, 16)).is_empty());
 }
 
 #[test]
-fn tied_documents_rank_by_falling_ids_as_they_are_listed() {
+fn tied_documents_are_ranked_and_listed_by_descending_ids() {
     // Documents 8 to 15 have the row of 8.
     let model = model(DOCUMENTS, |rows, width| {
         let row = rows[8 * width..9 * width].to_vec();
@@ -179,11 +180,11 @@ fn tied_documents_rank_by_falling_ids_as_they_are_listed() {
     });
     // As strings: d9 is the last, d10 the first.
     let tied = [9, 8, 15, 14, 13, 12, 11, 10];
-    let questions: Vec<Question> = questions()
+    let queries: Vec<EncodedQuery> = queries()
         .into_iter()
-        .map(|q| Question { relevant: tied.into_iter().chain([3]).collect(), ..q })
+        .map(|q| EncodedQuery { relevant: tied.into_iter().chain([3]).collect(), ..q })
         .collect();
-    for ranking in rankings(&model, &questions, options(Vocabulary::Docids, DOCUMENTS, 16)) {
+    for ranking in rankings(&model, &queries, options(CandidateSet::Docids, DOCUMENTS, 16)) {
         let (other, ranks) = (ranking.relevant[8], &ranks(&ranking)[..8]);
         assert_eq!(ranks, (ranks[0]..ranks[0] + 8).collect::<Vec<_>>());
         let places = ranking.best[ranks[0] as usize - 1..].iter().take(8).map(|&(row, _)| row);
@@ -193,20 +194,19 @@ fn tied_documents_rank_by_falling_ids_as_they_are_listed() {
 }
 
 #[test]
-fn a_scorer_that_scores_all_alike_ranks_no_document_by_merit() {
+fn a_constant_scorer_ranks_documents_by_id_only() {
     let model = model(DOCUMENTS, |rows, _| rows.fill(0.0));
-    let questions = questions();
+    let queries = queries();
     let mut ids: Vec<String> = (0..DOCUMENTS).map(|row| format!("d{row}")).collect();
     ids.sort_by(|a, b| b.cmp(a));
     let rank = |row: &u32| 1 + ids.iter().position(|id| *id == format!("d{row}")).unwrap() as u32;
-    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
-        let found = rankings(&model, &questions, options(vocabulary, 3, 16));
-        for (ranking, question) in found.iter().zip(&questions) {
-            // Words of the same score come before all docids.
-            let words = logits(&model, question).1.into_iter().filter(|&logit| logit >= 0.0);
-            let words = if vocabulary == Vocabulary::All { words.count() as u32 } else { 0 };
-            let expected: Vec<u32> =
-                question.relevant.iter().map(|row| words + rank(row)).collect();
+    for candidates in [CandidateSet::Docids, CandidateSet::All] {
+        let found = rankings(&model, &queries, options(candidates, 3, 16));
+        for (ranking, query) in found.iter().zip(&queries) {
+            // Text tokens with the same score come before all docids.
+            let words = logits(&model, query).1.into_iter().filter(|&logit| logit >= 0.0);
+            let words = if candidates == CandidateSet::All { words.count() as u32 } else { 0 };
+            let expected: Vec<u32> = query.relevant.iter().map(|row| words + rank(row)).collect();
             assert_eq!(ranks(ranking), expected);
             assert_eq!(ranking.best, [(9, 0.0), (8, 0.0), (7, 0.0)]);
         }
@@ -214,18 +214,18 @@ fn a_scorer_that_scores_all_alike_ranks_no_document_by_merit() {
 }
 
 #[test]
-fn a_model_that_has_broken_down_ranks_nothing_first_and_lists_nan_last() {
+fn a_diverged_model_ranks_no_document_first_and_lists_nan_last() {
     let broken = model(DOCUMENTS, |rows, _| rows.fill(f32::NAN));
-    let questions = questions();
-    for vocabulary in [Vocabulary::Docids, Vocabulary::All] {
-        for ranking in rankings(&broken, &questions, options(vocabulary, 3, 16)) {
+    let queries = queries();
+    for candidates in [CandidateSet::Docids, CandidateSet::All] {
+        for ranking in rankings(&broken, &queries, options(candidates, 3, 16)) {
             let last = |found: &Rank| found.is_nan && found.rank > DOCUMENTS as u32;
             assert!(ranking.relevant.iter().all(last), "{ranking:?}");
         }
     }
-    // One document alone: it is listed last, and takes up a place before all others.
+    // NaN for one document only: it is listed last, and counts as ranked before all others.
     let one = model(DOCUMENTS, |rows, width| rows[5 * width..6 * width].fill(f32::NAN));
-    for ranking in rankings(&one, &questions, options(Vocabulary::Docids, DOCUMENTS, 16)) {
+    for ranking in rankings(&one, &queries, options(CandidateSet::Docids, DOCUMENTS, 16)) {
         assert_eq!(ranking.best[DOCUMENTS - 1].0, 5);
         assert!(ranking.best[..DOCUMENTS - 1].iter().all(|(_, score)| score.is_finite()));
         assert!(ranking.relevant.iter().all(|found| found.rank > 1));
@@ -235,8 +235,8 @@ fn a_model_that_has_broken_down_ranks_nothing_first_and_lists_nan_last() {
 #[test]
 fn the_first_error_ends_the_ranking() {
     let mut calls = 0;
-    let options = options(Vocabulary::Docids, 1, 3);
-    let result = rank(&plain_model(), &Device::flex(), &questions(), options, |_, _| {
+    let options = options(CandidateSet::Docids, 1, 3);
+    let result = rank(&plain_model(), &Device::flex(), &queries(), options, |_, _| {
         calls += 1;
         if calls == 5 { Err("stop") } else { Ok(()) }
     });
@@ -301,14 +301,14 @@ fn validation(corpus: &Corpus, left_out: &[u32]) -> QuerySet {
         .expect("encoded")
 }
 
-fn measure(set: &QuerySet, vocabulary: Vocabulary) -> Evaluated {
-    evaluate(&model(8, |_, _| {}), &Device::flex(), set, options(vocabulary, 8, 5), None)
+fn measure(set: &QuerySet, candidates: CandidateSet) -> EvaluationResult {
+    evaluate(&model(8, |_, _| {}), &Device::flex(), set, options(candidates, 8, 5), None)
         .expect("evaluated")
 }
 
-/// Means over the queries whose index `counts`, from ranks by hand.
+/// Returns the means over the queries for which `counts` is true, computed separately from the ranks.
 fn by_hand(set: &QuerySet, corpus: &Corpus, counts: impl Fn(usize) -> bool) -> Option<Metrics> {
-    let found = rankings(&model(8, |_, _| {}), &set.questions, options(Vocabulary::Docids, 0, 1));
+    let found = rankings(&model(8, |_, _| {}), &set.queries, options(CandidateSet::Docids, 0, 1));
     let mut sums = MetricSums::default();
     for (index, ranking) in found.iter().enumerate().filter(|(index, _)| counts(*index)) {
         let grades = corpus.validation[index].relevant.iter().map(|judged| judged.grade);
@@ -328,14 +328,14 @@ fn assert_same(found: &Option<Metrics>, expected: &Option<Metrics>, what: &str) 
 }
 
 #[test]
-fn queries_split_by_whether_a_document_of_theirs_had_a_training_query() {
+fn queries_are_divided_by_whether_a_relevant_document_had_a_training_query() {
     let corpus = corpus();
     // v3, v5, v6 and v9 ask for documents 4, 6 and 7 alone; with 1 left out, v1 and v7 join them.
     for (left_out, unseen) in
         [(vec![], vec![3, 5, 6, 9]), (vec![1], vec![1, 3, 5, 6, 7, 9]), (vec![7], vec![3, 5, 6, 9])]
     {
         let set = validation(&corpus, &left_out);
-        let evaluated = measure(&set, Vocabulary::Docids);
+        let evaluated = measure(&set, CandidateSet::Docids);
         let what = format!("left out {left_out:?}");
         assert_same(&evaluated.all, &by_hand(&set, &corpus, |_| true), &what);
         let of = |unseen_ones| by_hand(&set, &corpus, |at| unseen.contains(&at) == unseen_ones);
@@ -348,13 +348,13 @@ fn queries_split_by_whether_a_document_of_theirs_had_a_training_query() {
 }
 
 #[test]
-fn a_kind_of_query_that_is_not_there_has_no_means() {
+fn a_subset_without_queries_has_no_means() {
     let corpus = corpus();
-    let all = measure(&validation(&corpus, &[0, 1, 2, 3, 5]), Vocabulary::Docids);
+    let all = measure(&validation(&corpus, &[0, 1, 2, 3, 5]), CandidateSet::Docids);
     assert!(all.seen.is_none());
     assert_eq!(all.unseen, all.all);
     let empty = Corpus { validation: Vec::new(), ..corpus };
-    let none = measure(&validation(&empty, &[]), Vocabulary::Docids);
+    let none = measure(&validation(&empty, &[]), CandidateSet::Docids);
     assert!(none.all.is_none() && none.seen.is_none() && none.unseen.is_none());
     assert!(none.judged.is_empty());
 }
@@ -366,24 +366,24 @@ fn correct_queries_have_a_relevant_document_at_rank_one_and_name_it() {
     let plain = model(8, |_, _| {});
     let mut set = validation(&corpus, &[]);
     // The last relevant document of each even query is made the best one; an odd one has the worst alone.
-    for (index, question) in set.questions.iter_mut().enumerate() {
-        let docids = logits(&plain, question).0;
+    for (index, query) in set.queries.iter_mut().enumerate() {
+        let docids = logits(&plain, query).0;
         let by_logit = |a: &u32, b: &u32| docids[*a as usize].total_cmp(&docids[*b as usize]);
         let (best, worst) = ((0..8).max_by(by_logit).unwrap(), (0..8).min_by(by_logit).unwrap());
-        for row in &mut question.relevant {
+        for row in &mut query.relevant {
             *row = worst;
         }
         if index % 2 == 0 {
-            *question.relevant.last_mut().unwrap() = best;
+            *query.relevant.last_mut().unwrap() = best;
         }
     }
-    let evaluated = measure(&set, Vocabulary::Docids);
+    let evaluated = measure(&set, CandidateSet::Docids);
     let pairs = set.correct_pairs(&evaluated, &docids);
     let correct = [0, 2, 4, 6, 8, 10];
     assert_eq!(pairs.len(), correct.len());
     for ((token, query), index) in pairs.iter().zip(correct) {
         assert_eq!(query, &format!("v{index}"));
-        let best = set.questions[index].relevant.last().unwrap();
+        let best = set.queries[index].relevant.last().unwrap();
         assert_eq!(token, &format!("@DOC_ID_d{best}@"));
     }
     // As many as Hits@1 says.
@@ -391,35 +391,35 @@ fn correct_queries_have_a_relevant_document_at_rank_one_and_name_it() {
 }
 
 #[test]
-fn ties_of_more_than_one_in_a_hundred_relevant_documents_are_said() {
+fn ties_of_more_than_one_percent_of_the_relevant_documents_are_reported() {
     let corpus = corpus();
     let set = validation(&corpus, &[]);
     let evaluated = |model: GenirModel| {
-        evaluate(&model, &Device::flex(), &set, options(Vocabulary::Docids, 0, 5), None)
+        evaluate(&model, &Device::flex(), &set, options(CandidateSet::Docids, 0, 5), None)
             .expect("evaluated")
     };
-    let relevant: usize = set.questions.iter().map(|question| question.relevant.len()).sum();
-    assert_eq!(evaluated(model(8, |_, _| {})).doubts.remarks(), [""; 0]);
-    let said = evaluated(model(8, |rows, _| rows.fill(0.5))).doubts.remarks().join("; ");
+    let relevant: usize = set.queries.iter().map(|query| query.relevant.len()).sum();
+    assert_eq!(evaluated(model(8, |_, _| {})).diagnostics.warnings(), [""; 0]);
+    let said = evaluated(model(8, |rows, _| rows.fill(0.5))).diagnostics.warnings().join("; ");
     assert!(
         said.contains(&format!("{relevant} of {relevant} relevant documents (100.0%)")),
         "{said}"
     );
     assert!(said.contains("trec_eval"), "{said}");
-    let said = evaluated(model(8, |rows, _| rows.fill(f32::NAN))).doubts.remarks().join("; ");
+    let said = evaluated(model(8, |rows, _| rows.fill(f32::NAN))).diagnostics.warnings().join("; ");
     assert!(said.contains("NaN"), "{said}");
-    let one = Doubts { relevant: 100, tied: 1, nan: 0 };
-    assert!(one.remarks().is_empty() && Doubts { tied: 2, ..one }.remarks().len() == 1);
+    let one = ScoreDiagnostics { relevant: 100, tied: 1, nan: 0 };
+    assert!(one.warnings().is_empty() && ScoreDiagnostics { tied: 2, ..one }.warnings().len() == 1);
 }
 
 #[test]
-fn questions_are_padded_without_a_mask_where_that_is_asked_for() {
+fn queries_are_padded_without_a_mask_on_request() {
     let corpus = corpus();
     let model = model(8, |_, _| {});
     let plain = validation(&corpus, &[]);
     let mut padded = validation(&corpus, &[]);
     padded.pad_unmasked(12, 0);
-    for (padded, plain) in padded.questions.iter().zip(&plain.questions) {
+    for (padded, plain) in padded.queries.iter().zip(&plain.queries) {
         let (text, padding) = padded.tokens.split_at(plain.tokens.len());
         assert_eq!((text, padded.tokens.len()), (&plain.tokens[..], 12));
         assert!(padding.iter().all(|&token| token == 0));
@@ -428,14 +428,14 @@ fn questions_are_padded_without_a_mask_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_run_file_judged_again_gives_the_same_metrics() {
+fn the_run_file_gives_the_same_metrics() {
     let corpus = corpus();
     let docids = DocidVocabulary::from_corpus(&corpus).expect("docids");
     let set = validation(&corpus, &[]);
     let directory = tempfile::tempdir().expect("a directory");
     let [run, qrels] = ["run.trec", "qrels.trec"].map(|name| directory.path().join(name));
     let mut writer = RunWriter::create(&run, "genir").expect("created");
-    let ranked = options(Vocabulary::Docids, 8, 5);
+    let ranked = options(CandidateSet::Docids, 8, 5);
     let evaluated =
         evaluate(&model(8, |_, _| {}), &Device::flex(), &set, ranked, Some((&mut writer, &docids)))
             .expect("evaluated");
@@ -461,24 +461,24 @@ fn the_run_file_judged_again_gives_the_same_metrics() {
 }
 
 #[test]
-fn docids_in_an_order_of_their_own_change_nothing() {
+fn the_order_of_docids_does_not_change_metrics() {
     let corpus = corpus();
     let mut set = validation(&corpus, &[]);
-    let expected = measure(&set, Vocabulary::All);
+    let expected = measure(&set, CandidateSet::All);
     // Document i has row 7 - i.
     let turned = model(8, |rows, width| {
         let turned: Vec<f32> = rows.rchunks(width).flatten().copied().collect();
         *rows = turned;
     });
-    set.use_rows(&[7, 6, 5, 4, 3, 2, 1, 0]);
-    let ranked = options(Vocabulary::All, 8, 5);
+    set.map_rows(&[7, 6, 5, 4, 3, 2, 1, 0]);
+    let ranked = options(CandidateSet::All, 8, 5);
     let found = evaluate(&turned, &Device::flex(), &set, ranked, None).expect("evaluated");
     assert_same(&found.all, &expected.all, "turned");
     assert_eq!(found.judged, expected.judged);
 }
 
 #[test]
-fn documents_asked_for_by_their_own_text_are_one_whole() {
+fn documents_used_as_queries_are_not_divided_into_seen_and_unseen() {
     let corpus = corpus();
     let with = (&tokenizer(), &ENCODING);
     let rows = [0, 2, 4, 6];
@@ -487,10 +487,10 @@ fn documents_asked_for_by_their_own_text_are_one_whole() {
     };
     let all = set(10);
     assert_eq!(all.ids, ["d0", "d2", "d4", "d6"]);
-    for (question, row) in all.questions.iter().zip(rows) {
-        assert_eq!(question.relevant, [row]);
+    for (query, row) in all.queries.iter().zip(rows) {
+        assert_eq!(query.relevant, [row]);
     }
-    let evaluated = measure(&all, Vocabulary::Docids);
+    let evaluated = measure(&all, CandidateSet::Docids);
     assert_eq!(evaluated.all.expect("means").queries, 4);
     assert!(evaluated.seen.is_none() && evaluated.unseen.is_none());
     let sample = set(2);

@@ -6,7 +6,7 @@ use genir::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, Split};
 use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Span};
-use genir::retrieval::Vocabulary;
+use genir::retrieval::CandidateSet;
 use genir::task::{Encoding, Epochs, Task, TaskOptions};
 use small_recipe::{problem, read, small};
 
@@ -41,8 +41,8 @@ fn by_default_all_probes_are_measured_at_the_end() {
     assert_eq!(probes.run, Probe::ALL);
     assert_eq!((probes.every, probes.at_start, probes.at_end), (None, false, true));
     assert_eq!((probes.split, probes.test_split), (Split::Validation, None));
-    assert_eq!((probes.over, probes.vocabulary), (Over::Correct, Vocabulary::All));
-    // The probed steps must not depend on wall time.
+    assert_eq!((probes.over, probes.vocabulary), (Over::Correct, CandidateSet::All));
+    // Which steps are probed is not for the clock to say.
     assert_eq!(probes.max_share, None);
     for every in ["every_steps=50", "every_epochs=2", "logit_lens.every_steps=5"] {
         assert_eq!(small(&[&format!("probes.{every}")]).probes.unwrap().max_share, None);

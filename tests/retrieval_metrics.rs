@@ -14,8 +14,8 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics").join(name)
 }
 
-/// The ranks of what is relevant, by query. Of a run, as `trec_eval` reads it: by score in f32, of equal ones the larger
-/// id first; the ranks that the file gives do not count.
+/// Returns the ranks of the relevant documents by query. The run is ordered as in `trec_eval`: by score in f32, and
+/// equal scores by descending id; the ranks in the file are ignored.
 fn judged(run: &Path, qrels: &Path) -> BTreeMap<String, JudgedRanks> {
     let mut lines = read_run(run).unwrap();
     lines.sort_by(|a, b| {
@@ -37,7 +37,7 @@ fn judged(run: &Path, qrels: &Path) -> BTreeMap<String, JudgedRanks> {
     queries
 }
 
-/// What genir says of a run and its qrels.
+/// Returns genir's metrics of a run and its qrels.
 fn judge(run: &Path, qrels: &Path) -> Metrics {
     let mut sums = MetricSums::default();
     judged(run, qrels).values().for_each(|query| sums.add(query));
@@ -48,7 +48,7 @@ fn json(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(fixture(name)).unwrap()).unwrap()
 }
 
-/// Compares measures of each query with those in `expected`, by query and name. Returns how many.
+/// Compares the measures of each query with those in `expected`, by query and name. Returns the number compared.
 fn compare(queries: &BTreeMap<String, JudgedRanks>, expected: &Value) -> usize {
     let mut compared = 0;
     for (query, judged) in queries {
@@ -103,7 +103,7 @@ fn measures_of_tied_scores_equal_those_of_ir_measures() {
 }
 
 #[test]
-fn scores_in_a_run_file_tie_exactly_where_they_did() {
+fn scores_in_a_run_file_have_the_same_ties_as_the_logits() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("run.trec");
     // Neighbours in f32 at many magnitudes, some of them twice, and zeros of both signs.
@@ -130,7 +130,7 @@ fn scores_in_a_run_file_tie_exactly_where_they_did() {
 }
 
 #[test]
-fn a_written_run_and_qrels_give_the_same_metrics_again() {
+fn a_run_and_qrels_that_were_written_and_read_give_the_same_metrics() {
     let directory = tempfile::tempdir().unwrap();
     let run_path = directory.path().join("run.trec");
     let qrels_path = directory.path().join("qrels.trec");
@@ -170,7 +170,7 @@ fn ids_with_white_space_are_refused_by_name_and_leave_no_file() {
 }
 
 #[test]
-fn scores_without_an_order_are_refused() {
+fn nan_and_increasing_scores_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = RunWriter::create(&directory.path().join("run.trec"), "genir").unwrap();
     let error = writer.write("q1", [("a", f32::NAN)]).unwrap_err();

@@ -29,9 +29,10 @@ fn a_shallow_decoder_is_trained_evaluated_and_searched() {
         let home = TempDir::new().unwrap();
         let recipe = recipe(home.path(), depth);
         let shown = succeeds(&["check", &recipe]).stdout;
-        let none =
-            format!("stages    none: three stages need 3 decoder layers, this one has {depth}");
-        assert_says(&shown, &[&none, "decoder self-attention", "decoder mlp", "nothing is wrong"]);
+        let none = format!(
+            "stages    none: three stages need at least 3 decoder layers; this model has {depth}"
+        );
+        assert_says(&shown, &[&none, "decoder self-attention", "decoder mlp", "no problems found"]);
         for (select, run) in [
             ("trainable.select=full", "full"),
             ("trainable.select=[\"decoder\", \"docids\"]", "decoder"),
@@ -134,7 +135,7 @@ fn probes_in_training_measure_what_needs_no_stages_and_check_names_the_others() 
             "probes: not measured: the probe `circuit` replaces components by stage",
         ];
         let shown = succeeds(&[&["check"], &keys[..]].concat()).stdout;
-        assert_says(&shown, &[&left_out[..], &["nothing is wrong"]].concat());
+        assert_says(&shown, &[&left_out[..], &["no problems found"]].concat());
         let shown = succeeds(&[&["train"], &keys[..]].concat()).stderr;
         assert_says(&shown, &left_out);
         let run = home.path().join("run");
@@ -168,7 +169,7 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
     let pictures = home.path().join("pictures");
     let done = succeeds(&["probe", &run, "--over", "all", "--plots", &text(pictures.clone())]);
     for probe in ["stage_patching", "circuit"] {
-        let told = format!("left out: the probe `{probe}` replaces components by stage");
+        let told = format!("skipped: the probe `{probe}` replaces components by stage");
         assert_eq!(done.stderr.matches(&told).count(), 1, "{}", done.stderr);
     }
     assert_says(&done.stderr, &["a decoder of 2 layer(s) has no stages", "--patch", "--circuit"]);
@@ -176,13 +177,13 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
         &done.stdout,
         &[
             "stages none",
-            "Median rank of the relevant docid",
-            "from the outputs of one type of component alone",
-            "% from each type of source, by layer of the reader",
+            "Logit lens: median rank of the relevant docid",
+            "Direct logit attribution by component type",
+            "share of positive attribution (%) by source and destination layer",
             "of cross-attention, by layer",
         ],
     );
-    for of_stages in ["by stage", "Stage III", "NaN"] {
+    for of_stages in ["by stage", "destination stage", "by patched stage", "Stage III", "NaN"] {
         assert!(!done.stdout.contains(of_stages), "{of_stages}: {}", done.stdout);
     }
     let mut drawn: Vec<String> = fs::read_dir(&pictures)
@@ -223,7 +224,7 @@ fn probe_measures_what_needs_no_stages_and_names_the_others_once() {
     );
     let given = ["--patch", "decoder.mlp[1]", "--circuit", "decoder.mlp[0]=mean"];
     let done = succeeds(&[&["probe", &run, "--over", "all"], &given[..]].concat());
-    assert!(!done.stderr.contains("left out"), "{}", done.stderr);
-    assert_says(&done.stdout, &["Replacements asked for", "decoder.mlp[0]=mean"]);
-    assert!(!done.stdout.contains("by stage replaced"), "{}", done.stdout);
+    assert!(!done.stderr.contains("skipped"), "{}", done.stderr);
+    assert_says(&done.stdout, &["User-defined patches", "decoder.mlp[0]=mean"]);
+    assert!(!done.stdout.contains("by patched stage"), "{}", done.stdout);
 }

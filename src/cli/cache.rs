@@ -10,22 +10,22 @@ use indicatif::{HumanBytes, HumanDuration};
 use super::output;
 use crate::prefix::{StoredFile, clear, default_directory, stored_files};
 
-/// Show or remove what runs have stored of frozen encoders.
+/// List or delete the cached outputs of frozen encoders.
 #[derive(Debug, Args)]
 pub struct Cache {
     #[command(subcommand)]
     action: Action,
 
-    /// The directory [default: $GENIR_CACHE, else genir in $XDG_CACHE_HOME, else ~/.cache/genir].
+    /// Cache directory [default: $GENIR_CACHE, else genir in $XDG_CACHE_HOME, else ~/.cache/genir].
     #[arg(long, global = true)]
     directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the directory, its files and their sizes.
+    /// List the files with their sizes and ages.
     List,
-    /// Remove the files; a later run computes again what it needs.
+    /// Delete the files; later runs recompute what they need.
     Clear,
 }
 

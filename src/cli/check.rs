@@ -8,16 +8,17 @@ use crate::monitor::Console;
 use crate::run::Overwrite;
 use crate::train::Plan;
 
-/// Show all that is wrong with a recipe, or what it would train and need.
+/// Validate a recipe and estimate its cost.
 ///
-/// Reads the recipe, the corpus, the base's configuration, its tokenizer and the headers of its weights,
-/// and tries whether the run directory can be made. What passes, `train` starts. Trains nothing and leaves nothing behind.
+/// Reads the recipe, the corpus, and the base model's configuration, tokenizer and weight headers, and tests whether
+/// the run directory can be created. Reports all problems at once, or what would be trained, the number of steps and
+/// the peak memory. Nothing is trained or written.
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]
     recipe: RecipeArgs,
 
-    /// Check as `train --overwrite` would: a run in the run directory is no problem.
+    /// Validate for `train --overwrite`: an existing run in the run directory is not a problem.
     #[arg(long)]
     overwrite: bool,
 }
@@ -31,6 +32,6 @@ impl Check {
             output::line(format_args!("{warning}\n"))?;
         }
         let recipe = self.recipe.recipe.display();
-        Ok(output::line(format_args!("{recipe}: nothing is wrong with it"))?)
+        Ok(output::line(format_args!("{recipe}: no problems found"))?)
     }
 }

@@ -8,67 +8,67 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
-use super::target::{Target, With};
+use super::target::{Target, TargetOptions};
 use super::{output, outputs};
 use crate::corpus::Split;
 use crate::files::write_atomically;
 use crate::probe::describe_candidates;
 use crate::recipe::MAX_PADDING;
 use crate::report::per_query;
-use crate::retrieval::evaluation::{Evaluated, QuerySet, evaluate};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
-use crate::retrieval::ranking::{RankOptions, Vocabulary};
+use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{
     RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
 use crate::retrieval::{DocidOrder, Metrics, NamedMeasure};
 
-/// Rank the queries of a split with checkpoints, and print their metrics.
+/// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Eval {
-    /// Checkpoint or run directories (of a run its best checkpoint, else its latest).
+    /// Checkpoint directories, or run directories (the best checkpoint, else the latest).
     #[arg(required = true, value_name = "CHECKPOINT")]
     checkpoints: Vec<PathBuf>,
 
     #[command(flatten)]
-    with: With,
+    options: TargetOptions,
 
-    /// train, validation or test.
+    /// Queries to rank: train, validation or test.
     #[arg(long, default_value = "validation")]
     split: Split,
 
-    /// A sample of this many queries [default: all].
+    /// Sample size in queries [default: all].
     #[arg(long)]
     queries: Option<usize>,
 
-    /// Draws the sample.
+    /// Random seed of the sample.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// What a docid is ranked among: docids, or all (words and docids, as the paper's code does).
-    #[arg(long, default_value = "docids", value_parser = super::picked::<Vocabulary>)]
-    vocabulary: Vocabulary,
+    /// Candidate set: docids, or all (text tokens and docids, as in the paper's code).
+    #[arg(long, default_value = "docids", value_parser = super::parse_choice::<CandidateSet>)]
+    vocabulary: CandidateSet,
 
-    /// Cut and pad queries to this many tokens and let the model attend to the padding, as the paper's eval.py does
-    /// with 128 [default: padding is masked].
+    /// Truncate and pad queries to this many tokens without an attention mask, as the paper's eval.py does with 128
+    /// [default: padding is masked].
     #[arg(long, value_name = "TOKENS",
         value_parser = clap::value_parser!(u32).range(1..=MAX_PADDING as i64))]
     unmasked_padding: Option<u32>,
 
-    /// Queries at once.
+    /// Number of queries per batch.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
 
-    /// The metrics to print, in quotes: "nDCG@10 RR@10 Success@1 R@100 P@1 AP Rprec", by the names of ir_measures
-    /// (relevant is what has a grade of 1 or more, or as in P(rel=2)@5), or genir's (hits@1, recall@5, mrr@10,
+    /// Metrics to print, as one quoted list: names of ir_measures ("nDCG@10 RR@10 Success@1 R@100 P@1 AP Rprec"; a
+    /// document is relevant from grade 1, or from grade 2 in P(rel=2)@5) or of genir (hits@1, recall@5, mrr@10,
     /// ndcg@10).
     #[arg(long, value_name = "NAMES", value_parser = measures)]
     metrics: Option<Measures>,
 
-    /// Write the metrics of each query as CSV: run, query, part (seen or unseen), docid (the best ranked relevant
-    /// document), rank, and each metric. - is standard output, here and for the other files; on a terminal, control
-    /// characters of ids are escaped.
+    /// Write the metrics of each query as CSV. Columns: run, query, part (seen or unseen), docid (the best-ranked
+    /// relevant document), its rank, and each metric. Here and for the other files, - is standard output; on a
+    /// terminal, control characters in ids are escaped.
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
 
@@ -76,19 +76,19 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
 
-    /// Documents for each query in the run file.
+    /// Number of documents per query in the run file.
     #[arg(long, default_value_t = 100)]
     depth: usize,
 
-    /// Write the judgements as a TREC qrels file.
+    /// Write the relevance judgements as a TREC qrels file.
     #[arg(long, value_name = "FILE")]
     qrels: Option<PathBuf>,
 
-    /// Write the queries that have a relevant document at rank 1, as the paper's correct_valid.json.
+    /// Write the queries with a relevant document at rank 1, in the format of the paper's correct_valid.json.
     #[arg(long, value_name = "FILE")]
     correct: Option<PathBuf>,
 
-    /// How to print the metrics.
+    /// Output format of the metrics.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -100,7 +100,7 @@ Examples:
   genir eval CHECKPOINT --corpus DIRECTORY --vocabulary all --unmasked-padding 128 --correct correct_valid.json
   genir eval runs/quickstart --run - | head
 
-Where a file is standard output, the metrics are printed on standard error.";
+If a file is written to standard output, the metrics are printed on standard error.";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
@@ -108,7 +108,7 @@ enum Format {
     Json,
 }
 
-/// Metrics in the order of the columns.
+/// The metrics of `--metrics`, in the order of the columns.
 #[derive(Debug, Clone)]
 struct Measures(Vec<NamedMeasure>);
 
@@ -122,19 +122,19 @@ fn measures(names: &str) -> Result<Measures, String> {
         }
     }
     if found.is_empty() {
-        Err(format!("no metric is named; there are {KNOWN}"))
+        Err(format!("no metric is given; known metrics: {KNOWN}"))
     } else {
         Ok(Measures(found))
     }
 }
 
-/// What is measured where `--metrics` does not say.
-fn usual_measures() -> Measures {
+/// The metrics without `--metrics`.
+fn default_measures() -> Measures {
     let named = |(name, measure): (&str, _)| NamedMeasure { name: name.to_owned(), measure };
     Measures(Metrics::NAMES.into_iter().zip(Metrics::MEASURES).map(named).collect())
 }
 
-/// A part of a run's queries, with the means over them.
+/// The means over a subset of the queries: all, seen or unseen.
 struct SubsetMeans {
     name: &'static str,
     queries: usize,
@@ -147,21 +147,23 @@ impl Eval {
         let targets: Vec<(String, Target)> = self
             .checkpoints
             .iter()
-            .map(|path| (path.display().to_string(), Target::new(path.clone(), self.with.clone())))
+            .map(|path| {
+                (path.display().to_string(), Target::new(path.clone(), self.options.clone()))
+            })
             .collect();
-        // What is no checkpoint is found before the first is evaluated, which may take long.
-        let wrong: Vec<String> = targets
+        // All paths are checked before the first evaluation, which may take long.
+        let errors: Vec<String> = targets
             .iter()
             .filter_map(|(_, target)| target.directory().err().map(|error| format!("{error:#}")))
             .collect();
-        if !wrong.is_empty() {
-            bail!("{}", wrong.join("\n"));
+        if !errors.is_empty() {
+            bail!("{}", errors.join("\n"));
         }
         let inputs: Vec<_> =
             targets.iter().map(|(_, target)| target.inputs()).collect::<Result<_>>()?;
-        let outputs = self.files().map(|(option, path)| (option, path.as_deref()));
+        let outputs = self.output_files().map(|(option, path)| (option, path.as_deref()));
         outputs::check(&outputs, &inputs.concat())?;
-        let measures = self.metrics.clone().unwrap_or_else(usual_measures).0;
+        let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();
         per_query::write_header(&measures, &mut per_query)?;
         let mut runs = Vec::new();
@@ -170,13 +172,15 @@ impl Eval {
             runs.push((name.as_str(), parts));
         }
         if let Some(path) = &self.per_query {
-            write_atomically(path, |file| file.write_all(&outputs::for_reader(path, per_query)))?;
+            write_atomically(path, |file| {
+                file.write_all(&outputs::escaped_for_terminal(path, per_query))
+            })?;
         }
         self.print(&measures, &runs)
     }
 
-    /// The files that may be retriever for, with their options.
-    fn files(&self) -> [(&'static str, &Option<PathBuf>); 4] {
+    /// Returns the output files with their options.
+    fn output_files(&self) -> [(&'static str, &Option<PathBuf>); 4] {
         [
             ("--run", &self.run),
             ("--qrels", &self.qrels),
@@ -185,14 +189,18 @@ impl Eval {
         ]
     }
 
-    /// That the files that are retriever for can all be written.
+    /// Checks that the options can be combined.
+    ///
+    /// # Errors
+    /// A file holds the results of one checkpoint and several are given, two files are standard output, or a checkpoint
+    /// is given twice.
     fn check(&self) -> Result<()> {
-        let files = self.files();
+        let files = self.output_files();
         let given: Vec<&str> =
             files[..3].iter().filter(|(_, path)| path.is_some()).map(|(name, _)| *name).collect();
         if self.checkpoints.len() > 1 && !given.is_empty() {
             bail!(
-                "{} holds one run, and {} are evaluated: evaluate one at a time (--per-query takes several)",
+                "{}: one checkpoint per file, but {} are given; evaluate them separately (--per-query accepts several)",
                 given.join(" and "),
                 self.checkpoints.len()
             );
@@ -202,20 +210,17 @@ impl Eval {
             .filter(|(_, path)| path.as_deref().is_some_and(outputs::is_standard_output));
         let printed: Vec<&str> = printed.map(|(name, _)| *name).collect();
         if printed.len() > 1 {
-            bail!(
-                "{} cannot all be written to standard output: give a file",
-                printed.join(" and ")
-            );
+            bail!("{} cannot both be standard output: give a file name", printed.join(" and "));
         }
         let twice = (1..self.checkpoints.len())
             .find(|&index| self.checkpoints[..index].contains(&self.checkpoints[index]));
         if let Some(index) = twice {
-            bail!("{} is named twice", self.checkpoints[index].display());
+            bail!("{} is given twice", self.checkpoints[index].display());
         }
         Ok(())
     }
 
-    /// Evaluates one checkpoint, and writes what is retriever for of it.
+    /// Evaluates one checkpoint and writes its output files. Returns the means by subset.
     fn evaluate(
         &self,
         name: &str,
@@ -231,17 +236,17 @@ impl Eval {
             None => retriever.queries(split, most, seed)?,
             Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
         };
-        // Before what takes long.
+        // Ids are checked before the evaluation, which may take long.
         for path in [&self.run, &self.qrels].into_iter().flatten() {
             check_qrels(path, set.judgements(docids))?;
         }
         if let Some(path) = &self.run {
             check_docids(path, docids.ids())?;
         }
-        let order = DocidOrder::of(docids);
+        let order = DocidOrder::new(docids);
         let options = RankOptions {
             order: &order,
-            vocabulary: self.vocabulary,
+            candidates: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
             pad_id: checkpoint.tokenizer.pad_id(),
@@ -253,8 +258,8 @@ impl Eval {
         };
         let writer = run.as_mut().map(|run| (run, docids));
         let found = evaluate(&checkpoint.model, &retriever.device.device, &set, options, writer)?;
-        for remark in found.doubts.remarks() {
-            tracing::warn!("{name}: {remark}");
+        for warning in found.diagnostics.warnings() {
+            tracing::warn!("{name}: {warning}");
         }
         if let Some(run) = run {
             run.finish()?;
@@ -266,7 +271,7 @@ impl Eval {
             write_correct_queries(path, &set.correct_pairs(&found, docids))?;
         }
         per_query::write_queries(name, (&set, &found), docids, measures, per_query)?;
-        Ok(parts(&set, &found, measures))
+        Ok(subset_means(&set, &found, measures))
     }
 
     fn print(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Result<()> {
@@ -282,7 +287,7 @@ impl Eval {
         Ok(output::line(text)?)
     }
 
-    /// One run's parts by their names, or a list of runs with theirs.
+    /// Returns the subsets of one run as an object, or a list of such objects for several runs.
     fn json(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Value {
         let of_part = |part: &SubsetMeans| {
             let values = measures.iter().zip(&part.means);
@@ -326,27 +331,34 @@ impl Eval {
                 table.add_row(row);
             }
         }
-        let mut text =
-            format!("{table}\nseen: a relevant document had a training query; unseen: none had.");
-        text += &format!("\nRanked among {}.", describe_candidates(self.vocabulary));
+        let mut text = format!(
+            "{table}\nseen: queries with a relevant document that had a training query; unseen: the others."
+        );
+        text += &format!("\nCandidate set: {}.", describe_candidates(self.vocabulary));
         if self.metrics.is_some() {
-            text += "\nrelevant: a grade of 1 or more, where no rel= says otherwise; nDCG takes the grade as gain.";
+            text +=
+                "\nRelevant: grade 1 or higher, or as given by rel=; nDCG uses the grade as gain.";
         }
         if let Some(length) = self.unmasked_padding {
             text += &format!(
-                "\nQueries were cut and padded to {length} tokens without a mask, as in the paper's eval.py."
+                "\nQueries were truncated and padded to {length} tokens without an attention mask, as in the \
+                 paper's eval.py."
             );
         }
         text
     }
 }
 
-/// Means over all queries, and over those seen and unseen; a part without queries is left out.
-fn parts(set: &QuerySet, found: &Evaluated, measures: &[NamedMeasure]) -> Vec<SubsetMeans> {
-    let part = |name, counts: &dyn Fn(usize) -> bool| {
+/// Returns the means over all queries, and over those seen and unseen; empty subsets are omitted.
+fn subset_means(
+    set: &QuerySet,
+    found: &EvaluationResult,
+    measures: &[NamedMeasure],
+) -> Vec<SubsetMeans> {
+    let subset = |name, contains: &dyn Fn(usize) -> bool| {
         let mut part = SubsetMeans { name, queries: 0, means: vec![0.0; measures.len()] };
         for (index, judged) in found.judged.iter().enumerate() {
-            if judged.relevant.is_empty() || !counts(index) {
+            if judged.relevant.is_empty() || !contains(index) {
                 continue;
             }
             part.queries += 1;
@@ -357,9 +369,9 @@ fn parts(set: &QuerySet, found: &Evaluated, measures: &[NamedMeasure]) -> Vec<Su
         (part.queries > 0).then_some(part)
     };
     [
-        part("all", &|_| true),
-        part("seen", &|index| set.is_seen(index) == Some(true)),
-        part("unseen", &|index| set.is_seen(index) == Some(false)),
+        subset("all", &|_| true),
+        subset("seen", &|index| set.is_seen(index) == Some(true)),
+        subset("unseen", &|index| set.is_seen(index) == Some(false)),
     ]
     .into_iter()
     .flatten()

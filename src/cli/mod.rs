@@ -1,6 +1,5 @@
-//! The command line: one file a verb, each parses, calls the library and prints.
+//! The command line, one file per subcommand: each parses its arguments, calls the library and prints.
 
-mod beside;
 mod cache;
 mod check;
 mod eval;
@@ -9,6 +8,7 @@ mod outputs;
 mod plot;
 mod probe;
 mod recipes;
+mod reference_models;
 mod search;
 mod target;
 mod train;
@@ -25,14 +25,14 @@ use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
 
-/// Fine-tune generative retrieval models: a T5 that answers a query with a document's id.
+/// Fine-tune generative retrieval models: a T5 that answers a query with document ids.
 #[derive(Debug, Parser)]
 #[command(name = "genir", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 
-    /// Show warnings and errors only.
+    /// Print warnings and errors only.
     #[arg(long, short, global = true)]
     quiet: bool,
 }
@@ -47,31 +47,31 @@ Examples:
   genir check quickstart
   genir recipes copy quickstart my-recipe.toml
 
-Every option of training is a key of the recipe: see `genir recipes show quickstart`.
-RUST_LOG=genir=debug shows more.";
+All training options are keys of the recipe: see `genir recipes show quickstart`.
+RUST_LOG=genir=debug prints more log messages.";
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    /// Fine-tune a model as a recipe says; everything goes into its run directory.
+enum Command {
+    /// Fine-tune a model from a recipe; all outputs go to its run directory.
     Train(train::Train),
-    /// Rank the queries of a split with a checkpoint, and print its metrics.
+    /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
     Eval(eval::Eval),
-    /// Answer typed queries with ranked documents.
+    /// Rank documents for queries from the command line or standard input.
     Search(search::Search),
-    /// See what a checkpoint does inside: the paper's probes, as tables, JSON or CSV.
-    Probe(Box<probe::ProbeVerb>),
-    /// Draw pictures of stored probe results, as SVG.
+    /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
+    Probe(Box<probe::ProbeCommand>),
+    /// Plot stored probe results as SVG figures.
     Plot(plot::Plot),
-    /// Show all that is wrong with a recipe, or what it would train and need.
+    /// Validate a recipe and estimate its cost.
     Check(check::Check),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
-    /// Show or remove what runs have stored of frozen encoders.
+    /// List or delete the cached outputs of frozen encoders.
     Cache(cache::Cache),
 }
 
-/// What a word of the command line picks; the error lists the words there are.
-fn picked<T: Choice>(word: &str) -> Result<T, String> {
+/// Parses the value of an option that is an enum; the error lists the allowed values.
+fn parse_choice<T: Choice>(word: &str) -> Result<T, String> {
     T::from_name(word).ok_or_else(|| format!("expected one of {}", T::names()))
 }
 
@@ -81,18 +81,19 @@ struct RecipeArgs {
     /// The recipe: a TOML file, or the name of a recipe that comes with genir.
     recipe: PathBuf,
 
-    /// Keys to set (`train.steps=500`) or to remove (`~train.epochs`).
+    /// Recipe keys to set (`train.steps=500`) or to remove (`~train.epochs`).
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 
-    /// auto, cpu, cuda or cuda:N (also cuda+f32: products in f32), in place of the recipe's `run.device`.
+    /// Device: auto, cpu, cuda or cuda:N (cuda+f32 computes matrix products in f32); overrides the recipe's
+    /// `run.device`.
     #[arg(long)]
     device: Option<String>,
 }
 
 impl RecipeArgs {
-    /// The recipe with its overrides, of which the device is the last. A file of the name of a recipe that comes with
-    /// genir is read in its place, and `console` is told which of them it was.
+    /// Returns the recipe with its overrides; `--device` is the last of them. A file with the name of an included
+    /// recipe takes precedence over it, and `console` reports which of the two was read.
     fn read(&self, console: &Console) -> Result<Recipe, RecipeErrors> {
         let device = self.device.iter().map(|device| format!("run.device={device}"));
         let overrides: Vec<String> = self.overrides.iter().cloned().chain(device).collect();
@@ -113,8 +114,8 @@ impl RecipeArgs {
     }
 }
 
-/// Parses the command line and runs its verb: exit code 0, or 1 with the error on standard error (2 for
-/// a command line that cannot be parsed).
+/// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
+/// command line that cannot be parsed).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
@@ -124,42 +125,43 @@ pub fn main() -> ExitCode {
         .with_writer(console.clone())
         .with_ansi(false)
         .init();
-    // On a thread of rayon's pool: a matrix product that a worker begins needs no other thread to be woken
-    // before it starts. Worth 6% of a full step on two cores (`benches/README.md`).
-    let done = rayon::scope(|_| match cli.verb {
-        Verb::Train(train) => train.run(&console),
-        Verb::Eval(eval) => eval.run(),
-        Verb::Search(search) => search.run(&console),
-        Verb::Probe(probe) => probe.run(&console),
-        Verb::Plot(plot) => plot.run(),
-        Verb::Check(check) => check.run(&console),
-        Verb::Recipes(recipes) => recipes.run(),
-        Verb::Cache(cache) => cache.run(),
+    // On a thread of rayon's pool: a matrix product that a worker starts does not have to wake another thread first.
+    // This saves 6% of a full step on two cores (`benches/README.md`).
+    let done = rayon::scope(|_| match cli.command {
+        Command::Train(train) => train.run(&console),
+        Command::Eval(eval) => eval.run(),
+        Command::Search(search) => search.run(&console),
+        Command::Probe(probe) => probe.run(&console),
+        Command::Plot(plot) => plot.run(),
+        Command::Check(check) => check.run(&console),
+        Command::Recipes(recipes) => recipes.run(),
+        Command::Cache(cache) => cache.run(),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever has read enough of it wants no more: `genir check RECIPE | head -3`.
-        Err(error) if is_unread(&error) => ExitCode::SUCCESS,
+        // The reader has closed the pipe on purpose: `genir check RECIPE | head -3`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to be told where this cannot be written.
-            let _ = writeln!(io::stderr(), "error: {}", output::plain_lines(&told(&error)));
+            // If standard error cannot be written either, nothing is left to report to.
+            let _ =
+                writeln!(io::stderr(), "error: {}", output::escaped_lines(&with_causes(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Whether the reader of an output has gone, be it of what is printed or of a file that is a pipe.
-fn is_unread(error: &anyhow::Error) -> bool {
+/// Returns whether the reader of an output has closed it: standard output, or a file that is a pipe.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
-    error.downcast_ref().is_some_and(OutputError::is_unread)
+    error.downcast_ref().is_some_and(OutputError::is_broken_pipe)
         || error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
 }
 
-/// An error with its causes, each told once: many messages end with that of their cause.
-fn told(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
-        cause if told.is_empty() => cause,
-        cause if told.contains(&cause) => told,
-        cause => format!("{told}: {cause}"),
+/// Returns an error with its causes, each once: many messages already end with that of their cause.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |message, cause| match cause.to_string() {
+        cause if message.is_empty() => cause,
+        cause if message.contains(&cause) => message,
+        cause => format!("{message}: {cause}"),
     })
 }

@@ -1,65 +1,65 @@
-//! What verbs print, on standard output.
+//! Prints the output of subcommands on standard output.
 //!
-//! `println!` panics where whoever reads has gone (`genir check RECIPE | head -3`). Here that is an error, which ends
-//! the verb: in silence, as [`super::main`] does, for nothing went wrong.
+//! `println!` panics if the reader has closed the pipe (`genir check RECIPE | head -3`). Here that is an error which
+//! ends the subcommand; [`super::main`] then prints no message, because nothing went wrong.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 
-/// What the system says of an output that cannot be written.
+/// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output: {0}")]
 pub(super) struct OutputError(#[from] io::Error);
 
 impl OutputError {
-    /// Whether the reader has gone, rather than that something is wrong.
-    pub fn is_unread(&self) -> bool {
+    /// Returns whether the reader has closed the pipe, as opposed to a real failure.
+    pub fn is_broken_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
-/// Prints text as it is.
+/// Prints text without a line break.
 pub(super) fn print(text: impl Display) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")?;
     Ok(out.flush()?)
 }
 
-/// Prints text and ends the line.
+/// Prints text and a line break.
 pub(super) fn line(text: impl Display) -> Result<(), OutputError> {
     print(format_args!("{text}\n"))
 }
 
-/// Prints a line on standard error, where standard output is taken by a file. Nobody is told where that has no reader.
+/// Prints a line on standard error, for when an output file is written to standard output. Errors are ignored.
 pub(super) fn error_line(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A text that comes from a file, fit for a terminal: on one line, and with `\u{1b}` in the place of a character that
-/// would command the terminal or turn the direction of what follows.
-pub(super) struct Plain<'a>(pub &'a str);
+/// Displays text from a file safely on a terminal: on one line, with control characters and characters that change the
+/// direction of text escaped as `\u{1b}`.
+pub(super) struct Escaped<'a>(pub &'a str);
 
-impl Display for Plain<'_> {
+impl Display for Escaped<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|letter| match letter {
             '\t' | '\n' | '\r' => formatter.write_char(' '),
-            letter if commands(letter) => write!(formatter, "{}", letter.escape_unicode()),
+            letter if is_control(letter) => write!(formatter, "{}", letter.escape_unicode()),
             letter => formatter.write_char(letter),
         })
     }
 }
 
-/// A text of several lines, each of them [`Plain`].
-pub(super) fn plain_lines(text: &str) -> String {
-    text.lines().map(|line| Plain(line).to_string()).collect::<Vec<_>>().join("\n")
+/// Returns text of several lines with each line [`Escaped`].
+pub(super) fn escaped_lines(text: &str) -> String {
+    text.lines().map(|line| Escaped(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// A JSON value on one line, with the same characters escaped: JSON itself escapes only those below U+0020. Outside of
-/// strings it has none of them.
+/// Returns a JSON value on one line with the same characters escaped. JSON itself escapes only those below U+0020;
+/// outside of strings none of them occurs.
 pub(super) fn json(value: &serde_json::Value) -> String {
     let mut line = String::new();
     for letter in value.to_string().chars() {
-        if commands(letter) {
+        if is_control(letter) {
             line += &format!("\\u{:04x}", u32::from(letter)); // all of them are below U+10000
         } else {
             line.push(letter);
@@ -68,9 +68,9 @@ pub(super) fn json(value: &serde_json::Value) -> String {
     line
 }
 
-/// Control characters (C0, DEL, C1), separators of lines and paragraphs, and Unicode's directional formatting characters
-/// (its property `Bidi_Control`).
-fn commands(letter: char) -> bool {
+/// True for control characters (C0, DEL, C1), line and paragraph separators, and Unicode's directional formatting
+/// characters (property `Bidi_Control`).
+fn is_control(letter: char) -> bool {
     let directional = matches!(
         letter,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
@@ -82,19 +82,19 @@ fn commands(letter: char) -> bool {
 mod tests {
     use super::*;
 
-    /// A terminal's escape sequences in C0 and C1, BEL, DEL, and a text that would be read backwards.
+    /// Terminal escape sequences in C0 and C1, BEL, DEL, and characters that reverse the text.
     const HOSTILE: &str = "a\u{1b}[31mb\u{9b}2Jc\u{7}d\u{7f}e\u{202e}f\u{2066}g\u{2028}h";
 
     #[test]
-    fn no_character_of_a_text_commands_the_terminal() {
+    fn control_characters_of_a_text_are_escaped() {
         let expected = "a\\u{1b}[31mb\\u{9b}2Jc\\u{7}d\\u{7f}e\\u{202e}f\\u{2066}g\\u{2028}h";
-        assert_eq!(Plain(HOSTILE).to_string(), expected);
+        assert_eq!(Escaped(HOSTILE).to_string(), expected);
         let text = "one line\r\nand\tanother: Zürich, שלום, 中文, 👍🏽";
-        assert_eq!(Plain(text).to_string(), "one line  and another: Zürich, שלום, 中文, 👍🏽");
+        assert_eq!(Escaped(text).to_string(), "one line  and another: Zürich, שלום, 中文, 👍🏽");
     }
 
     #[test]
-    fn json_escapes_them_and_is_read_as_what_it_was() {
+    fn json_escapes_them_and_parses_to_the_same_value() {
         let value = serde_json::json!({ "text": HOSTILE, "docid": "d\\u001b" });
         let line = json(&value);
         let hostile = ['\u{1b}', '\u{9b}', '\u{7}', '\u{7f}', '\u{202e}', '\u{2066}', '\u{2028}'];

@@ -1,4 +1,5 @@
-//! The files that verbs are asked to write: looked at before anything is computed, so that none destroys another.
+//! Checks the output files of subcommands before anything is computed, so that no output overwrites an input or another
+//! output.
 
 use std::fs;
 use std::io::{self, IsTerminal};
@@ -15,12 +16,12 @@ use crate::probe::Probe;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
 
-/// Endings of the files that corpora are read from.
-const CORPUS_ENDINGS: [&str; 4] = ["json", "jsonl", "tsv", "gz"];
+/// Extensions of the files that corpora are read from.
+const CORPUS_EXTENSIONS: [&str; 4] = ["json", "jsonl", "tsv", "gz"];
 
-/// Refuses outputs (each with its option) that cannot be written, that are written twice, or that would take the place
-/// of an `input` (with what names it) or of a file of a checkpoint or a run. Links count as what they lead to. All that
-/// is wrong is told at once, and nothing is changed.
+/// Refuses outputs (each with its option) that cannot be written, that are given twice, or that would overwrite an
+/// `input` (with the option or key that names it) or a file of a checkpoint or run. Symbolic links are resolved. All
+/// problems are reported at once, and nothing is changed.
 pub(super) fn check(
     outputs: &[(&str, Option<&Path>)],
     inputs: &[(&'static str, PathBuf)],
@@ -39,9 +40,10 @@ pub(super) fn check(
         };
         let twice = known.iter().find(|(_, other)| *other == destination && !is_device(path));
         if let Some((other, _)) = twice {
-            problems.push(format!("{shown}: {other} is the same file; give each its own"));
+            problems
+                .push(format!("{shown}: {other} is the same file; use a different file for each"));
         } else if let Destination::File(file) = &destination {
-            problems.extend(harm(path, file, inputs).map(|harm| format!("{shown}: {harm}")));
+            problems.extend(conflict(path, file, inputs).map(|found| format!("{shown}: {found}")));
         }
         known.push((option, destination));
     }
@@ -51,28 +53,28 @@ pub(super) fn check(
     }
 }
 
-/// Whether what is written to `path` comes out of standard output, by whatever name: `-`, `/dev/stdout`, or the file
-/// that standard output was redirected to.
+/// Returns whether `path` is standard output under any name: `-`, `/dev/stdout`, or the file that standard output was
+/// redirected to.
 pub(super) fn is_standard_output(path: &Path) -> bool {
     let is_output = matches!(Destination::of(path), Ok(Destination::Stream(Stream::Output)));
-    // Nobody reads what is written to /dev/null twice.
+    // /dev/null may be both an output and standard output.
     is_output && (path == Path::new("-") || !is_device(path) || io::stdout().is_terminal())
 }
 
-/// A text for `path`: as it is, or fit for a terminal where it is shown on one.
-pub(super) fn for_reader(path: &Path, text: Vec<u8>) -> Vec<u8> {
+/// Returns the text for `path`: unchanged, or escaped if it is printed on a terminal.
+pub(super) fn escaped_for_terminal(path: &Path, text: Vec<u8>) -> Vec<u8> {
     if !(is_standard_output(path) && io::stdout().is_terminal()) {
         return text;
     }
-    let mut lines = output::plain_lines(&String::from_utf8_lossy(&text));
+    let mut lines = output::escaped_lines(&String::from_utf8_lossy(&text));
     lines.push('\n');
     lines.into_bytes()
 }
 
-/// Refuses a directory for outputs that is something else.
+/// Refuses an output directory that exists and is not a directory.
 pub(super) fn check_directory(option: &str, path: &Path) -> Result<()> {
     if path.as_os_str().is_empty() {
-        bail!("{option}: expected a directory, found an empty text");
+        bail!("{option}: expected a directory, found an empty string");
     }
     match path.exists() && !path.is_dir() {
         true => bail!("{option} {}: expected a directory, found a file", path.display()),
@@ -80,44 +82,48 @@ pub(super) fn check_directory(option: &str, path: &Path) -> Result<()> {
     }
 }
 
-/// What writing `file`, to which `path` leads, would destroy, or why it cannot be.
-fn harm(path: &Path, file: &Path, inputs: &[(&'static str, PathBuf)]) -> Option<String> {
-    if let Some((name, input)) = inputs.iter().find(|(_, input)| is_read(file, input)) {
+/// Describes what writing `file`, to which `path` resolves, would overwrite, or why it cannot be written.
+fn conflict(path: &Path, file: &Path, inputs: &[(&'static str, PathBuf)]) -> Option<String> {
+    if let Some((name, input)) = inputs.iter().find(|(_, input)| is_input(file, input)) {
         let input = input.display();
-        return Some(format!("{name} ({input}) is read from it, or may be; choose another file"));
+        return Some(format!(
+            "this is, or may be, an input file of {name} ({input}); choose another path"
+        ));
     }
-    // As typed too: a file of a cache is a link to one that has another name.
+    // The path as typed is checked too: a file in a cache is a link to one with another name.
     let typed = std::path::absolute(path).unwrap_or_default();
     if let Some(owner) = [file, typed.as_path()].into_iter().find_map(owner) {
-        return Some(format!("this is a file of {owner}; choose another"));
+        return Some(format!("this is a file of {owner}; choose another path"));
     }
-    // The temporary file is removed again.
+    // The temporary file is deleted on drop.
     AtomicFile::create(path).err().map(|error| error.to_string())
 }
 
-/// Whether an existing `file` is `input`, or in the corpus that `input` is and of a kind that corpora are read from.
-fn is_read(file: &Path, input: &Path) -> bool {
+/// Returns whether an existing `file` is `input`, or is in the corpus directory `input` and has the extension of a
+/// corpus file.
+fn is_input(file: &Path, input: &Path) -> bool {
     let Ok(input) = fs::canonicalize(input) else { return false };
-    let ending = file.extension().unwrap_or_default();
+    let extension = file.extension().unwrap_or_default();
     let directories = [input.clone(), input.join("qrels")];
     let is_inside = directories.iter().any(|directory| file.parent() == Some(directory.as_path()));
-    let is_inside = is_inside && CORPUS_ENDINGS.iter().any(|known| *known == ending);
+    let is_inside = is_inside && CORPUS_EXTENSIONS.iter().any(|known| *known == extension);
     file.exists() && (file == input || is_inside)
 }
 
-/// The checkpoint or run that `path` is a file of, in words.
+/// Returns a description of the checkpoint or run that `path` is a file of.
 fn owner(path: &Path) -> Option<String> {
     let directory = path.parent()?;
     if checkpoint::is_own_file(path) {
         return Some(format!("the checkpoint {}", directory.display()));
     }
     let runs = path.ancestors().skip(1).filter_map(|path| RunDirectory::open(path).ok());
-    let mut runs = runs.filter(|run| run.is_own_file(path) || measured(run).any(|own| own == path));
+    let mut runs =
+        runs.filter(|run| run.is_own_file(path) || result_files(run).any(|own| own == path));
     runs.next().map(|run| format!("the run {}", run.path().display()))
 }
 
-/// What the evaluations and probes of a run write.
-fn measured(run: &RunDirectory) -> impl Iterator<Item = PathBuf> {
+/// Returns the files that the evaluations and probes of a run write.
+fn result_files(run: &RunDirectory) -> impl Iterator<Item = PathBuf> {
     let recipe = Recipe::from_file(&run.recipe(), &[]).ok();
     let splits = recipe.map_or(Split::ALL.to_vec(), |recipe| recipe.evaluate.splits);
     let (retrieval, probes) = (run.retrieval(), run.probes());
@@ -129,7 +135,7 @@ fn measured(run: &RunDirectory) -> impl Iterator<Item = PathBuf> {
     splits.into_iter().flat_map(of_split).chain(Probe::ALL.iter().map(of_probe))
 }
 
-/// Whether any number of writers do no harm, as with `/dev/null`.
+/// Returns whether the path is a character device, such as `/dev/null`, which may be written several times.
 fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.file_type().is_char_device())
 }

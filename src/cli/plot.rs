@@ -15,42 +15,42 @@ use crate::probe::{Probe, Record};
 use crate::report;
 use crate::run::RunDirectory;
 
-/// Draw pictures of stored probe results, as SVG.
+/// Plot stored probe results as SVG figures.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Plot {
-    /// Run directories, or files of results: <run>/probes/<probe>.jsonl, or what `genir probe --format json`
-    /// wrote. Of more than one, each gets a directory of its own in --output.
+    /// Run directories, or result files: <run>/probes/<probe>.jsonl, or the output of `genir probe --format json`.
+    /// If there are several, each gets its own subdirectory of --output.
     #[arg(required = true, value_name = "RUN|FILE")]
     from: Vec<PathBuf>,
 
-    /// The directory for the pictures.
+    /// Directory for the figures.
     #[arg(long, short, value_name = "DIRECTORY")]
     output: PathBuf,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  genir plot runs/quickstart --output pictures
-  genir plot runs/quickstart/probes/logit_lens.jsonl --output pictures
-  genir plot runs/full runs/restricted --output pictures";
+  genir plot runs/quickstart --output figures
+  genir plot runs/quickstart/probes/logit_lens.jsonl --output figures
+  genir plot runs/full runs/restricted --output figures";
 
 impl Plot {
     pub fn run(self) -> Result<()> {
-        let mut pictures = Vec::new();
+        let mut figures = Vec::new();
         for (from, directory) in self.from.iter().zip(self.directories()?) {
             outputs::check_directory("--output", &directory)?;
-            pictures.extend(draw(&read(from)?, &directory)?);
+            figures.extend(draw(&read(from)?, &directory)?);
         }
-        write(&pictures)?;
-        // Last: nothing is left undone where nobody reads it.
-        for Picture { path, .. } in pictures {
+        write(&figures)?;
+        // Printed last, so that a closed pipe leaves no figure unwritten.
+        for FigureFile { path, .. } in figures {
             output::line(path.display())?;
         }
         Ok(())
     }
 
-    /// Where the pictures of each of `from` go.
+    /// Returns the output directory for the figures of each of `from`.
     fn directories(&self) -> Result<Vec<PathBuf>> {
         if self.from.len() == 1 {
             return Ok(vec![self.output.clone()]);
@@ -59,7 +59,7 @@ impl Plot {
         let directory = |from: &PathBuf| {
             let name = name_of(from);
             if !names.insert(name.clone()) {
-                bail!("two of what is to be drawn are called `{name}`: draw one at a time");
+                bail!("two inputs are named `{name}`: plot them separately");
             }
             Ok(self.output.join(name))
         };
@@ -67,7 +67,7 @@ impl Plot {
     }
 }
 
-/// The results of a run, or in a file.
+/// Reads the results of a run, or those in a file.
 fn read(from: &Path) -> Result<Stored> {
     let stored = match from.is_dir() {
         true => files::read_histories(&RunDirectory::open(from)?.probes())?,
@@ -77,11 +77,11 @@ fn read(from: &Path) -> Result<Stored> {
         let from = from.display();
         match stored.skipped.last() {
             None => bail!(
-                "{from}: no result of a probe is stored there (a recipe's [probes] and `genir probe --format \
-                 json` store them)"
+                "{from}: no probe results found ([probes] in a recipe and `genir probe --format json` write \
+                 them)"
             ),
             Some(last) => bail!(
-                "{from}: no result of a probe is stored there: all were {}; the last because {}",
+                "{from}: no probe results found: all probes were {}; reason of the last: {}",
                 report::skipped(&stored.skipped).unwrap_or_default(),
                 last.skipped.message
             ),
@@ -90,40 +90,40 @@ fn read(from: &Path) -> Result<Stored> {
     Ok(stored)
 }
 
-/// `runs/full` and `runs/full.json` are both `full`.
+/// Returns the file stem: `runs/full` and `runs/full.json` are both `full`.
 fn name_of(path: &Path) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A picture and the file that it is for.
-pub(super) struct Picture {
+/// A figure with the path of its file.
+pub(super) struct FigureFile {
     path: PathBuf,
     svg: String,
 }
 
-/// Draws what is stored, the records of one probe as a history, for files in `directory`.
-pub(super) fn draw(stored: &Stored, directory: &Path) -> Result<Vec<Picture>> {
+/// Draws the stored results, for files in `directory`; the records of one probe form its history.
+pub(super) fn draw(stored: &Stored, directory: &Path) -> Result<Vec<FigureFile>> {
     let mut drawn = Vec::new();
     for &probe in Probe::ALL {
         let of_probe = stored.records.iter().filter(|record| record.result.probe() == probe);
         let history: Vec<Record> = of_probe.cloned().collect();
-        for picture in report::pictures(&history, &stored.skipped) {
-            let path = directory.join(format!("{}.svg", picture.name()));
-            drawn.push(Picture { path, svg: picture.svg()? });
+        for figure in report::figures(&history, &stored.skipped) {
+            let path = directory.join(format!("{}.svg", figure.name()));
+            drawn.push(FigureFile { path, svg: figure.svg()? });
         }
     }
     Ok(drawn)
 }
 
-/// Writes pictures, none where one of them cannot be, into directories that are made where they are missing.
-pub(super) fn write(pictures: &[Picture]) -> Result<()> {
-    for directory in pictures.iter().filter_map(|picture| picture.path.parent()) {
+/// Writes all figures, or none if a path cannot be written; missing directories are created.
+pub(super) fn write(figures: &[FigureFile]) -> Result<()> {
+    for directory in figures.iter().filter_map(|figure| figure.path.parent()) {
         create_directory(directory)?;
     }
-    let outputs = pictures.iter().map(|picture| ("picture", Some(picture.path.as_path())));
+    let outputs = figures.iter().map(|figure| ("figure", Some(figure.path.as_path())));
     outputs::check(&outputs.collect::<Vec<_>>(), &[])?;
-    for Picture { path, svg } in pictures {
+    for FigureFile { path, svg } in figures {
         write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
-use super::beside::Beside;
+use super::reference_models::ReferenceModels;
 use super::target::Target;
 use super::{output, outputs};
 use crate::component::{Stage, Stages, parse_layers};
@@ -21,76 +21,76 @@ use crate::probe::{
 };
 use crate::recipe::Recipe;
 use crate::report;
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
 use crate::retriever::Retriever;
 
-/// See what a checkpoint does inside: the paper's probes, as tables, JSON or CSV.
+/// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct ProbeVerb {
+pub struct ProbeCommand {
     #[command(flatten)]
     target: Target,
 
-    /// A probe to measure; may be repeated, or a list with commas [default: all that can be].
+    /// Probes to measure: a comma-separated list; may be repeated [default: all that are available].
     #[arg(long = "probe", value_name = "NAME", value_delimiter = ',',
-          value_parser = super::picked::<Probe>)]
+          value_parser = super::parse_choice::<Probe>)]
     probes: Vec<Probe>,
 
-    /// The queries to look at: train, validation or test.
+    /// Queries to measure: train, validation or test.
     #[arg(long, default_value = "validation")]
     split: Split,
 
-    /// The queries that circuits are judged on [default: test, or those of --split without any].
+    /// Queries on which circuits are evaluated [default: test, or --split if there are no test queries].
     #[arg(long, value_name = "SPLIT")]
     test_split: Option<Split>,
 
-    /// A sample of this many queries of each split, those of --correct excepted [default: all].
+    /// Sample size in queries of each split; does not apply to --correct [default: all].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
 
-    /// Draws the sample.
+    /// Random seed of the sample.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// Which of them to average over: correct (relevant docid at rank 1) or all.
-    #[arg(long, default_value = "correct", value_parser = super::picked::<Over>)]
+    /// Queries to average over: correct (those with the relevant docid at rank 1) or all.
+    #[arg(long, default_value = "correct", value_parser = super::parse_choice::<Over>)]
     over: Over,
 
-    /// What a docid is ranked among: all (words and docids, as in the paper) or docids.
-    #[arg(long, default_value = "all", value_parser = super::picked::<Vocabulary>)]
-    vocabulary: Vocabulary,
+    /// Candidate set: all (text tokens and docids, as in the paper) or docids.
+    #[arg(long, default_value = "all", value_parser = super::parse_choice::<CandidateSet>)]
+    vocabulary: CandidateSet,
 
-    /// How neuron_reads and attention_reads compute contributions: paper or exact.
-    #[arg(long, default_value = "paper", value_parser = super::picked::<Variant>)]
+    /// Attribution of neuron_reads and attention_reads: paper (raw weights) or exact (RMSNorm folded in).
+    #[arg(long, default_value = "paper", value_parser = super::parse_choice::<Variant>)]
     variant: Variant,
 
-    /// What neuron_reads and attention_reads average shares over first: readers, or queries as the paper's
-    /// released code does.
-    #[arg(long, default_value = "readers", value_parser = super::picked::<AverageFirst>)]
+    /// Order of averaging in neuron_reads and attention_reads: over readers first, or over queries first as in the
+    /// paper's released code.
+    #[arg(long, default_value = "readers", value_parser = super::parse_choice::<AverageFirst>)]
     average_first: AverageFirst,
 
-    /// Whose final encoder RMSNorm encoder_swap puts behind the other encoder: other, or own (that of the model
-    /// that is probed) as the paper's released code does.
-    #[arg(long, default_value = "other", value_parser = super::picked::<EncoderNorm>)]
+    /// Final RMSNorm that encoder_swap applies to the states of the other encoder: other (that encoder's), or own (the
+    /// probed model's, as in the paper's released code).
+    #[arg(long, default_value = "other", value_parser = super::parse_choice::<EncoderNorm>)]
     encoder_norm: EncoderNorm,
 
-    /// Decoder layers of the stages, ends exclusive: 0..7,7..18,18..24 [default: the run's, or the paper's
-    /// scaled to the depth].
+    /// Decoder layers of the three stages, ends exclusive: 0..7,7..18,18..24 [default: those of the run, else the
+    /// paper's scaled to the depth].
     #[arg(long, value_name = "LAYERS", value_parser = stages)]
     stages: Option<Stages>,
 
     #[command(flatten)]
-    beside: Beside,
+    references: ReferenceModels,
 
-    /// What stage_patching replaces beside the paper's, such as decoder.layers[3] or
-    /// decoder.cross_attention[4].heads[0]; may be repeated.
+    /// Additional patch for stage_patching, such as decoder.layers[3] or decoder.cross_attention[4].heads[0]; may be
+    /// repeated.
     #[arg(long = "patch", value_name = "SELECTOR", allow_hyphen_values = true)]
     patches: Vec<String>,
 
-    /// A circuit to judge beside the paper's: what is replaced, by zero, mean or base. Of two that name the same
-    /// output or head the later one holds.
+    /// Additional circuit to evaluate: patches by zero, mean or base. If two name the same output or head, the later
+    /// one applies.
     #[arg(
         long,
         value_name = "SELECTOR=HOW,...",
@@ -100,72 +100,72 @@ pub struct ProbeVerb {
     )]
     circuit: String,
 
-    /// Queries for which attention_writes lists the top words of each head.
+    /// Number of queries for which attention_writes lists the top tokens of each head.
     #[arg(long, default_value_t = 3)]
     samples: usize,
 
-    /// Queries at once.
+    /// Number of queries per batch.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
 
-    /// Average over the queries in this file, the paper's correct_valid.json, whatever the model ranks.
+    /// Average over the queries in this file (format of the paper's correct_valid.json), whatever their ranks are.
     #[arg(long, value_name = "FILE")]
     correct: Option<PathBuf>,
 
-    /// Write the queries whose document has rank 1, as the paper's correct_valid.json.
+    /// Write the queries with a relevant document at rank 1, in the format of the paper's correct_valid.json.
     #[arg(long, value_name = "FILE")]
     write_correct: Option<PathBuf>,
 
-    /// Write the rank for every single query, as CSV: of every probe that ranks, whatever --format prints.
+    /// Write the rank for every query as CSV, for all probes that compute ranks.
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
 
-    /// How to print the results.
+    /// Output format of the results.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 
-    /// Where to print them [default: standard output].
+    /// Output file of the results [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// A directory for pictures of the results, as SVG.
+    /// Directory for figures of the results, as SVG.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
 Probes:
-  residual_contribution  how much each component adds to the residual stream, and in which direction
-  logit_lens             at which rank the relevant docid stands when the decoder is read off early
-  direct_effect          how far one type of component leads by itself
-  stage_patching         which queries are lost when a component's output is replaced in a stage
-  circuit                how well the circuit that the paper found retrieves by itself
-  encoder_swap           how well the decoder retrieves from another model's encoder
-  neuron_reads           from which earlier components MLP neurons are activated
-  attention_reads        from which earlier components cross-attention heads take their queries
-  attention_writes       whether cross-attention writes words or docids
+  residual_contribution  norm and direction of each component's contribution to the residual stream
+  logit_lens             logit lens: rank of the relevant docid after each layer
+  direct_effect          direct logit attribution by component type
+  stage_patching         zero ablation, mean ablation and base-model patching by component and stage
+  circuit                effectiveness of the paper's circuit, and of a user-defined one
+  encoder_swap           effectiveness of the decoder with another model's encoder
+  neuron_reads           input attribution of MLP neurons by source component
+  attention_reads        attribution of cross-attention scores by source component of the query
+  attention_writes       share of docids among the top tokens of cross-attention outputs
 
 Examples:
   genir probe runs/quickstart
-  genir probe runs/quickstart --probe logit_lens,residual_contribution --plots pictures
+  genir probe runs/quickstart --probe logit_lens,residual_contribution --plots figures
   genir probe runs/quickstart --probe stage_patching --patch 'decoder.cross_attention[1].heads[0]'
   genir probe runs/quickstart --probe circuit --circuit 'decoder.mlp[I,II]=mean,decoder.self_attention=zero'
   genir probe CHECKPOINT --corpus DIRECTORY --base google-t5/t5-large --format json --output probes.json";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
-    /// For people.
+    /// Readable tables.
     Table,
-    /// An array of results, as a run keeps them.
+    /// JSON array of results, each as in <run>/probes/<probe>.jsonl.
     Json,
-    /// One number a line.
+    /// Long format: one number per row.
     Csv,
 }
 
-impl ProbeVerb {
+impl ProbeCommand {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.target.run_recipe()?;
-        // Now, so that a path that cannot be written costs no measurement.
+        // Checked first, so that no measurement is lost to a path that cannot be written.
         let outputs = [
             ("--output", &self.output),
             ("--write-correct", &self.write_correct),
@@ -192,7 +192,7 @@ impl ProbeVerb {
             true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
             false => None,
         };
-        let others = self.beside.open(&probes, recipe.as_ref(), &retriever, console)?;
+        let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
         let subject = retriever.subject(&self.target.directory()?.display().to_string());
         let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
         let mut progress = |done, of| show(bar.as_ref(), done, of);
@@ -201,7 +201,8 @@ impl ProbeVerb {
             bar.finish_and_clear();
         }
         let records = found?;
-        // Numbers first: they are not lost where a picture cannot be written, nor files where nobody reads the numbers.
+        // Results are written before figures, so that they are not lost if a figure cannot be written. An error of
+        // theirs (a closed pipe) is returned last, so that the files are still written.
         let written = self.write(&records, output);
         if let Some(mut file) = per_query {
             let path = file.path().display().to_string();
@@ -218,7 +219,7 @@ impl ProbeVerb {
         written
     }
 
-    /// The probes that were asked for, or else all that can be measured; says which cannot, and why.
+    /// Returns the selected probes, or else all that are available. Messages say which are skipped, and why.
     fn chosen(
         &self,
         recipe: Option<&Recipe>,
@@ -226,19 +227,19 @@ impl ProbeVerb {
         depth: usize,
         console: &Console,
     ) -> Result<Vec<Probe>> {
-        let has_base = self.beside.has_base(recipe);
+        let has_base = self.references.has_base(recipe);
         let mut probes = self.probes.clone();
         if probes.is_empty() {
             probes = Probe::ALL.to_vec();
-            if !has_base && self.beside.encoder_from.is_none() {
+            if !has_base && self.references.encoder_from.is_none() {
                 probes.retain(|&probe| probe != Probe::EncoderSwap);
                 console.message(
-                    "left out: encoder_swap, which needs another encoder (--base or --encoder-from)",
+                    "skipped: encoder_swap needs another encoder (--base or --encoder-from)",
                 );
             }
             for probe in probes.extract_if(.., |probe| probe.needs_stages(options)) {
                 let why = ProbeError::NeedsStages { probe, depth };
-                console.message(&format!("left out: {why}"));
+                console.message(&format!("skipped: {why}"));
             }
         }
         let patches = probes
@@ -246,17 +247,17 @@ impl ProbeVerb {
             .find(|probe| matches!(probe, Probe::StagePatching | Probe::Circuit) && !has_base);
         if let Some(probe) = patches {
             console.message(&format!(
-                "{probe}: without the base model's outputs, which need a base model (--base)"
+                "{probe}: no base-model patching, which needs a base model (--base)"
             ));
         }
         for (option, given, probe) in [
             ("--patch", !self.patches.is_empty(), Probe::StagePatching),
             ("--circuit", !self.circuit.is_empty(), Probe::Circuit),
             ("--test-split", self.test_split.is_some(), Probe::Circuit),
-            ("--encoder-from", self.beside.encoder_from.is_some(), Probe::EncoderSwap),
+            ("--encoder-from", self.references.encoder_from.is_some(), Probe::EncoderSwap),
         ] {
             if given && !probes.contains(&probe) {
-                bail!("{option} is for {probe}, which is not among the probes that are measured");
+                bail!("{option} applies to {probe}, which is not among the selected probes");
             }
         }
         Ok(probes)
@@ -277,16 +278,16 @@ impl ProbeVerb {
             average_first: self.average_first,
             encoder_norm: self.encoder_norm,
             patches: self.patches.clone(),
-            circuit: outside_brackets(&self.circuit),
+            circuit: split_outside_brackets(&self.circuit),
             samples: self.samples,
             per_query: self.per_query.is_some(),
             batch_size: self.batch_size as usize,
         })
     }
 
-    /// The queries to look at; those of `--correct` are measured in any case.
+    /// Returns the queries to measure; those of `--correct` are always included.
     fn query_set(&self, retriever: &Retriever) -> Result<ProbeQueries> {
-        // A sample might lack what the file names.
+        // A sample might not contain the queries in the file.
         let most = self.sample().filter(|_| self.correct.is_none());
         let mut queries = ProbeQueries::new(retriever.queries(self.split, most, self.seed)?);
         if let Some(file) = &self.correct {
@@ -327,7 +328,7 @@ impl ProbeVerb {
                 file.write_all(&text).with_context(|| file.path().display().to_string())?;
                 file.commit()?;
             }
-            // Standard output is left to the file, as in `eval`.
+            // Standard output is used by a file, as in `eval`.
             None if files.iter().any(|path| outputs::is_standard_output(path)) => {
                 output::error_line(String::from_utf8_lossy(&text));
             }
@@ -337,12 +338,12 @@ impl ProbeVerb {
     }
 }
 
-/// What was measured on, then every table under its title.
+/// Writes the checkpoint and queries that were measured, then every table with its title.
 fn write_tables(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     if let Some(record) = records.first() {
         let on = &record.measured_on;
         writeln!(out, "{}: {}", on.checkpoint, report::measured_on(record))?;
-        // Not every probe looks at it.
+        // Not every probe uses the base model.
         let base = records.iter().find_map(|record| record.measured_on.base.as_ref());
         let base = base.map(|base| format!("; base model {base}")).unwrap_or_default();
         let stages = on.stages.as_ref().map_or("none".to_owned(), Stages::to_string);
@@ -361,7 +362,7 @@ fn show(bar: Option<&ProgressBar>, done: usize, of: usize) {
     }
 }
 
-/// Stages from `0..2,2..4,4..6`, each perhaps with its name: `I=0..2,II=2..4,III=4..6`.
+/// Parses stages from `0..2,2..4,4..6`, with optional names: `I=0..2,II=2..4,III=4..6`.
 fn stages(text: &str) -> Result<Stages, String> {
     let wrong = || {
         format!(
@@ -384,8 +385,8 @@ fn stages(text: &str) -> Result<Stages, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Parts of a list with commas; commas inside brackets part nothing.
-fn outside_brackets(list: &str) -> Vec<String> {
+/// Splits a list at the commas outside of brackets.
+fn split_outside_brackets(list: &str) -> Vec<String> {
     let mut inside = false;
     let parts = list.split(|char| {
         match char {

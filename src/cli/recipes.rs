@@ -20,18 +20,18 @@ pub struct Recipes {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Name every recipe, with what it is for.
+    /// List all recipes with a one-line description.
     List,
     /// Print a recipe.
     Show {
-        /// Its name, as `list` shows it.
+        /// Name of the recipe, as printed by `list`.
         name: String,
     },
-    /// Copy a recipe, to change it; the copy gets a run directory of its own.
+    /// Copy a recipe to a file for editing; the copy has its own run directory.
     Copy {
-        /// Its name, as `list` shows it.
+        /// Name of the recipe, as printed by `list`.
         name: String,
-        /// The new file; an existing one is not overwritten.
+        /// Path of the copy; an existing file is not overwritten.
         to: PathBuf,
     },
 }
@@ -51,12 +51,12 @@ impl Recipes {
                 let (shown, run) = (to.display().to_string(), own_directory(&to));
                 match write_new(&to, recipe.copy(&shown, &run).as_bytes()) {
                     Err(error) if error.source.kind() == ErrorKind::AlreadyExists => {
-                        bail!("{} is there already; it is not overwritten", to.display())
+                        bail!("{} already exists; it is not overwritten", to.display())
                     }
                     written => written?,
                 }
                 output::line(format_args!(
-                    "{shown}: its run directory is {run}; edit it, then: genir train {shown}"
+                    "{shown}: run directory {run}; edit the recipe, then run: genir train {shown}"
                 ))?;
             }
         }
@@ -64,8 +64,8 @@ impl Recipes {
     }
 }
 
-/// A run directory for the recipe in the file `to` that is not there yet: `runs/my` for `my.toml`, else `runs/my-2` and
-/// so on.
+/// Returns a run directory that does not exist yet for the recipe in the file `to`: `runs/my` for `my.toml`, else
+/// `runs/my-2` and so on.
 fn own_directory(to: &Path) -> String {
     let stem = to.file_stem().unwrap_or_default().to_string_lossy();
     let numbered = (2..).map(|number| format!("runs/{stem}-{number}"));
@@ -79,6 +79,6 @@ fn find(name: &str) -> Result<&'static ShippedRecipe> {
     ShippedRecipe::find(name).ok_or_else(|| {
         let hint = nearest(name, names()).map(|n| format!("; did you mean `{n}`?"));
         let all = names().collect::<Vec<_>>().join(", ");
-        anyhow!("no recipe is called `{name}`{} (there are {all})", hint.unwrap_or_default())
+        anyhow!("no recipe is named `{name}`{} (available: {all})", hint.unwrap_or_default())
     })
 }

@@ -6,35 +6,35 @@ use std::io::BufRead;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::output::{self, Plain};
+use super::output::{self, Escaped};
 use super::target::Target;
 use crate::monitor::Console;
 use crate::retrieval::{Hit, Searcher};
 
-/// Answer typed queries with ranked documents.
+/// Rank documents for queries from the command line or standard input.
 #[derive(Debug, Args)]
 pub struct Search {
     #[command(flatten)]
     target: Target,
 
-    /// The query [default: one a line from standard input, each answer under its query].
+    /// The query [default: queries from standard input, one per line; each is printed above its results].
     #[arg(allow_hyphen_values = true)]
     query: Option<String>,
 
-    /// How many documents to show.
+    /// Number of documents to print.
     #[arg(long, short = 'k', default_value_t = 5)]
     top: usize,
 
-    /// Print one JSON object a document.
+    /// Print one JSON object per document.
     #[arg(long)]
     json: bool,
 }
 
-/// Characters of a document's text that are shown.
+/// Number of characters of a document's text that are printed.
 const EXCERPT: usize = 100;
 
-/// Whether a text is one word like `--jsno` or `-x`: rather a mistyped option than a query. `-17 degrees` and `-17` are
-/// queries.
+/// Returns whether the text is one word like `--jsno` or `-x`, which is more likely a mistyped option than a query.
+/// `-17 degrees` and `-17` are queries.
 fn is_like_an_option(text: &str) -> bool {
     let name = text.trim_start_matches('-');
     let begins = text.len() > name.len() && !text.contains(char::is_whitespace);
@@ -44,19 +44,18 @@ fn is_like_an_option(text: &str) -> bool {
 impl Search {
     pub fn run(self, console: &Console) -> Result<()> {
         if self.query.as_ref().is_some_and(|query| query.trim().is_empty()) {
-            bail!(
-                "the query is empty: give some words, or no query at all to read one a line from standard input"
-            );
+            bail!("the query is empty; omit it to read queries from standard input, one per line");
         }
         if let Some(word) = self.query.as_deref().filter(|query| is_like_an_option(query)) {
             bail!(
-                "`{word}` is no option of search (see --help); to search for it, put a space before it: ' {word}'"
+                "`{word}` is not an option of `genir search` (see --help); to use it as a query, put a \
+                 space before it: ' {word}'"
             );
         }
         let (checkpoint, _) = self.target.open()?;
-        // Texts are a help to the reader: docids are the answer, with or without them.
+        // The results are docids; texts are printed only if the corpus can be read.
         let texts: HashMap<String, String> = match self.target.corpus() {
-            // The first of a document's texts stands for it.
+            // Of a document with several texts the first is printed.
             Ok(loaded) => loaded
                 .corpus
                 .documents
@@ -64,8 +63,8 @@ impl Search {
                 .filter_map(|document| Some((document.id, document.texts.into_iter().next()?)))
                 .collect(),
             Err(error) => {
-                let error = super::told(&error);
-                console.message(&format!("documents are shown without their text: {error}"));
+                let error = super::with_causes(&error);
+                console.message(&format!("documents are printed without their text: {error}"));
                 HashMap::new()
             }
         };
@@ -83,19 +82,19 @@ impl Search {
             let Ok(line) = str::from_utf8(&line) else {
                 let text = String::from_utf8_lossy(&line);
                 bail!(
-                    "standard input, line {number}: {:?} is no UTF-8; write the queries in UTF-8 \
-                     (iconv converts them)",
+                    "standard input, line {number}: {:?} is not valid UTF-8; convert the queries to UTF-8, \
+                     for example with iconv",
                     text.trim()
                 );
             };
             let query = line.trim();
             if query.is_empty() {
-                console.message(&format!("standard input, line {number} is empty: no answer"));
+                console.message(&format!("standard input, line {number} is empty: skipped"));
                 continue;
             }
             if !self.json {
                 let before = if answered > 0 { "\n" } else { "" };
-                output::line(format_args!("{before}query: {}", Plain(query)))?;
+                output::line(format_args!("{before}query: {}", Escaped(query)))?;
             }
             answer(query)?;
             answered += 1;
@@ -113,11 +112,11 @@ impl Search {
                 });
                 output::line(output::json(&found))?;
             } else {
-                output::line(format_args!("{rank:>3}  {score:>8.3}  {}", Plain(docid)))?;
+                output::line(format_args!("{rank:>3}  {score:>8.3}  {}", Escaped(docid)))?;
                 if let Some(text) = text {
                     let excerpt: String = text.chars().take(EXCERPT).collect();
                     let more = if excerpt.len() < text.len() { " ..." } else { "" };
-                    output::line(format_args!("     {}{more}", Plain(&excerpt)))?;
+                    output::line(format_args!("     {}{more}", Escaped(&excerpt)))?;
                 }
             }
         }

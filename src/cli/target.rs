@@ -1,4 +1,4 @@
-//! What `eval`, `search` and `probe` are pointed at: a checkpoint, and the corpus it was trained on.
+//! The checkpoint that `eval`, `search` and `probe` read, with the corpus that it was trained on.
 
 use std::path::{Path, PathBuf};
 
@@ -15,59 +15,61 @@ use crate::run::{RunDirectory, RunError};
 /// A checkpoint and its corpus.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// A checkpoint directory, or a run directory (its best checkpoint, else its latest).
+    /// Checkpoint directory, or run directory (its best checkpoint, else its latest).
     checkpoint: PathBuf,
 
     #[command(flatten)]
-    with: With,
+    options: TargetOptions,
 }
 
-/// What a checkpoint is asked with.
+/// Options that select corpus and device.
 #[derive(Debug, Clone, Args)]
-pub struct With {
-    /// The corpus: a directory, a file or bundled:atlas [default: the one in the run's recipe].
+pub struct TargetOptions {
+    /// Corpus: a directory, a file or bundled:atlas [default: the corpus in the run's recipe].
     #[arg(long)]
     corpus: Option<String>,
 
-    /// The corpus's layout: auto, paper, dsi or beir.
-    #[arg(long, default_value = "auto", value_parser = super::picked::<Layout>)]
+    /// Layout of the corpus: auto, paper, dsi or beir.
+    #[arg(long, default_value = "auto", value_parser = super::parse_choice::<Layout>)]
     layout: Layout,
 
-    /// What to do with data that cannot be used as they are: refuse or skip [default: as the run did, else
-    /// refuse].
-    #[arg(long, value_name = "HOW", value_parser = super::picked::<OnProblem>)]
+    /// How to handle unusable records of the corpus: refuse or skip [default: as in the run's recipe, else refuse].
+    #[arg(long, value_name = "HOW", value_parser = super::parse_choice::<OnProblem>)]
     on_problem: Option<OnProblem>,
 
-    /// auto, cpu, cuda or cuda:N (also cuda+f32: products in f32).
+    /// Device: auto, cpu, cuda or cuda:N (cuda+f32 computes matrix products in f32).
     #[arg(long, default_value = "auto")]
     device: String,
 }
 
 impl Target {
-    /// A checkpoint or run, with the corpus of its run.
+    /// A checkpoint or run, with the corpus of its run and the default device.
     pub fn at(checkpoint: PathBuf) -> Self {
-        let with = With {
+        let options = TargetOptions {
             corpus: None,
             layout: Layout::Auto,
             on_problem: None,
             device: "auto".to_owned(),
         };
-        Self { checkpoint, with }
+        Self { checkpoint, options }
     }
 
-    /// A checkpoint or run, with what is given beside it.
-    pub fn new(checkpoint: PathBuf, with: With) -> Self {
-        Self { checkpoint, with }
+    /// A checkpoint or run with these options.
+    pub fn new(checkpoint: PathBuf, options: TargetOptions) -> Self {
+        Self { checkpoint, options }
     }
 
-    /// Opens the checkpoint, with its device.
+    /// Opens the checkpoint on the selected device.
     pub fn open(&self) -> Result<(Checkpoint, ComputeDevice)> {
-        let device = device(&self.with.device)?;
+        let device = device(&self.options.device)?;
         let directory = self.directory()?;
         Ok((Checkpoint::open(&directory, &device)?, device))
     }
 
-    /// The checkpoint's own directory.
+    /// Returns the directory of the checkpoint.
+    ///
+    /// # Errors
+    /// The path is neither a checkpoint nor a run with one.
     pub fn directory(&self) -> Result<PathBuf> {
         match checkpoint_at(&self.checkpoint) {
             Some(found) => Ok(found),
@@ -79,13 +81,13 @@ impl Target {
         }
     }
 
-    /// The corpus that was named, or else the one in the recipe of the run that the checkpoint is in, with
-    /// the documents that the run left out of training.
+    /// Loads the corpus given by `--corpus`, or else the one in the recipe of the checkpoint's run, with the documents
+    /// that were excluded from its training.
     pub fn corpus(&self) -> Result<LoadedCorpus> {
-        let mut options = match &self.with.corpus {
+        let mut options = match &self.options.corpus {
             Some(path) => CorpusOptions {
                 path: path.clone(),
-                layout: self.with.layout,
+                layout: self.options.layout,
                 on_problem: self
                     .run_recipe()?
                     .map_or(OnProblem::Refuse, |recipe| recipe.corpus.on_problem),
@@ -93,18 +95,18 @@ impl Target {
             },
             None => self.recipe()?.corpus.options(),
         };
-        options.on_problem = self.with.on_problem.unwrap_or(options.on_problem);
+        options.on_problem = self.options.on_problem.unwrap_or(options.on_problem);
         corpus::load(&options).map_err(|errors| match errors.are_skippable() {
             true => anyhow!(
-                "{errors}\nhere `--on-problem skip` stands for corpus.on_problem = \"skip\""
+                "{errors}\non this command line, corpus.on_problem = \"skip\" is `--on-problem skip`"
             ),
             false => errors.into(),
         })
     }
 
-    /// The files and directories that it is read from, each with what names it.
+    /// Returns the input files and directories, each with the option or key that names it.
     pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
-        Ok(match &self.with.corpus {
+        Ok(match &self.options.corpus {
             Some(path) => vec![("--corpus", PathBuf::from(path))],
             None => match self.run_recipe()? {
                 None => Vec::new(),
@@ -119,11 +121,11 @@ impl Target {
     fn recipe(&self) -> Result<Recipe> {
         self.run_recipe()?.with_context(|| {
             let checkpoint = self.checkpoint.display();
-            format!("{checkpoint} is not inside a run directory: name its --corpus")
+            format!("{checkpoint} is not inside a run directory: give its corpus with --corpus")
         })
     }
 
-    /// The recipe of the run that the checkpoint is in, if it is in one.
+    /// Returns the recipe of the run that the checkpoint is in, if it is in one.
     pub fn run_recipe(&self) -> Result<Option<Recipe>> {
         let directory = self.directory()?;
         // <run>/checkpoints/<checkpoint>
@@ -138,7 +140,7 @@ impl Target {
     /// Opens the checkpoint and its corpus.
     pub fn retriever(&self) -> Result<Retriever> {
         let loaded = self.corpus()?;
-        // What was only noted has been reported before training; what is skipped changes the numbers that follow.
+        // Skipped records change the metrics. Other findings were reported before training.
         for finding in loaded.findings.iter().filter(|finding| finding.kind.is_skippable()) {
             tracing::warn!("corpus: {finding}");
         }

@@ -17,17 +17,18 @@ use crate::recipe::Init;
 use crate::run::Overwrite;
 use crate::train::{MemoryEstimate, Plan, Training};
 
-/// Fine-tune a model as a recipe says.
+/// Fine-tune a model from a recipe.
 ///
-/// The run directory then holds the resolved recipe, the environment, metrics.jsonl, TensorBoard events,
-/// run files, and checkpoints that transformers loads.
+/// The run directory holds the resolved recipe, the environment, metrics.jsonl, TensorBoard events, TREC run files, and
+/// checkpoints that load in transformers.
 #[derive(Debug, Args)]
 pub struct Train {
     #[command(flatten)]
     recipe: RecipeArgs,
 
-    /// Replace the run that is in the run directory. It stays aside in .genir-old until the new one has its first
-    /// checkpoint; without one it comes back, and what the new run has logged is moved to failed-run/.
+    /// Replace the existing run in the run directory. The old run is moved to .genir-old until the new one has written
+    /// its first checkpoint. If the new run ends without a checkpoint, the old run is restored, and the log of the new
+    /// one is moved to failed-run/.
     #[arg(long)]
     overwrite: bool,
 }
@@ -35,7 +36,7 @@ pub struct Train {
 impl Train {
     pub fn run(self, console: &Console) -> Result<()> {
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
-        console.log_later();
+        console.buffer_log();
         let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
         let training = Training::claim(&plan, overwrite)?;
         let run = training.directory().clone();
@@ -43,17 +44,21 @@ impl Train {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         let outcome = training.run(console)?;
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));
         }
-        console.message(&closing(run.path(), run.probes().exists(), begun.elapsed().as_secs_f64()));
+        console.message(&closing_message(
+            run.path(),
+            run.probes().exists(),
+            start.elapsed().as_secs_f64(),
+        ));
         Ok(())
     }
 }
 
-/// What is trained on what, before the first step.
+/// Summarises what will be trained, on which data and with what memory: printed before the first step.
 pub(super) fn summary(plan: &Plan) -> String {
     let corpus = &plan.corpus;
     let probes = plan.recipe.probes.as_ref();
@@ -95,7 +100,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     )
 }
 
-/// How many documents there are, and how many texts where that is another number.
+/// Number of documents, and of texts if that differs.
 fn documents(corpus: &Corpus) -> String {
     let documents = corpus.documents.len();
     match corpus.documents.iter().map(|document| document.texts.len()).sum::<usize>() {
@@ -104,7 +109,7 @@ fn documents(corpus: &Corpus) -> String {
     }
 }
 
-/// What is frozen and stored, and whether it can be.
+/// Describes the frozen prefix and where its outputs are cached, with a warning if the cache cannot be written.
 fn prefix(plan: &Plan, released: u64) -> String {
     let settings = plan.recipe.cache.settings();
     let frozen = plan.frozen_prefix();
@@ -117,31 +122,30 @@ fn prefix(plan: &Plan, released: u64) -> String {
     );
     match can_create_in(&settings.directory) {
         Err(error) if frozen.is_some() && settings.enabled => format!(
-            "{stored}; warning: no file can be written in {} ({error}), so it is held in memory, or computed in every \
-             step",
+            "{stored}; warning: cannot create a file in {} ({error}): cached in memory, or recomputed in every step",
             settings.directory.display()
         ),
         _ => stored,
     }
 }
 
-/// Where the weights start.
+/// Describes how the weights are initialised.
 fn init(plan: &Plan) -> String {
     match plan.recipe.model.init {
         Init::Pretrained => "pretrained".to_owned(),
         Init::Scratch if plan.base_has_weights() => {
-            "scratch: new weights, those of the base are not used".to_owned()
+            "scratch: random initialisation; the weights of the base are not used".to_owned()
         }
         Init::Scratch => "scratch".to_owned(),
     }
 }
 
-/// Where the docid rows start.
+/// Describes how the docid rows are initialised.
 fn docids(plan: &Plan) -> String {
     let (sources, rows) = (plan.docid_sources(), plan.recipe.docids.rows);
     match sources.new {
         0 => sources.to_string(),
-        _ => format!("{sources} (new ones: docids.rows = \"{rows}\")"),
+        _ => format!("{sources} (initialisation of new rows: docids.rows = \"{rows}\")"),
     }
 }
 
@@ -149,25 +153,25 @@ fn stages(plan: &Plan) -> String {
     match &plan.stages {
         Some(stages) => stages.to_string(),
         None => format!(
-            "none: three stages need {} decoder layers, this one has {}",
+            "none: three stages need at least {} decoder layers; this model has {}",
             Stages::LEAST_DEPTH,
             plan.config().num_decoder_layers
         ),
     }
 }
 
-fn closing(run: &Path, probed: bool, seconds: f64) -> String {
+fn closing_message(run: &Path, probed: bool, seconds: f64) -> String {
     let run = run.display();
-    let pictures = format!("probes       genir plot {run} --output pictures\n");
+    let plot = format!("probes       genir plot {run} --output figures\n");
     format!(
         "done in {:.0} min {:02.0} s\n\
-         checkpoint   {run}/checkpoints/best (transformers loads it)\n\
+         checkpoint   {run}/checkpoints/best (loads in transformers)\n\
          search       genir search {run} \"your query\"\n\
          evaluate     genir eval {run} --split test\n\
          {}\
          TensorBoard  tensorboard --logdir {run}/tensorboard",
         (seconds / 60.0).floor(),
         (seconds % 60.0).floor(),
-        if probed { pictures.as_str() } else { "" },
+        if probed { plot.as_str() } else { "" },
     )
 }

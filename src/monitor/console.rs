@@ -1,4 +1,4 @@
-//! Standard error, shared by the progress bar, messages and log lines so that none tears another.
+//! Standard error, shared by the progress bar, messages and log lines without interleaving.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::files::{FileError, append_to};
 
-/// How much is shown on standard error. The log of a run is not affected.
+/// Amount of output on standard error. The log of a run is not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verbosity {
     /// Progress, messages and log lines.
@@ -23,8 +23,7 @@ pub enum Verbosity {
 
 /// The console: standard error and, once [`Console::log_to`] is called, the log of a run.
 ///
-/// Make one a process, and hand clones of it to [`Monitor::open`](super::Monitor::open) and to
-/// the log:
+/// Create one per process, and pass clones to [`Monitor::open`](super::Monitor::open) and to the tracing subscriber:
 ///
 /// ```no_run
 /// # use genir::monitor::{Console, Verbosity};
@@ -35,7 +34,7 @@ pub enum Verbosity {
 ///     .init();
 /// ```
 ///
-/// Where standard error is not a terminal no escape codes are written: progress is plain lines.
+/// If standard error is not a terminal, no escape codes are written, and progress is printed as plain lines.
 #[derive(Debug, Clone)]
 pub struct Console {
     shared: Arc<Shared>,
@@ -52,13 +51,13 @@ struct Shared {
 #[derive(Debug)]
 enum Log {
     None,
-    /// There will be one: what goes to its beginning.
-    Later(Vec<u8>),
+    /// Lines that are written once the file is known.
+    Buffered(Vec<u8>),
     File(File),
 }
 
 impl Console {
-    /// The console on this process's standard error.
+    /// Creates a console on this process's standard error.
     pub fn stderr(verbosity: Verbosity) -> Console {
         Console {
             shared: Arc::new(Shared {
@@ -69,16 +68,19 @@ impl Console {
         }
     }
 
-    /// Keeps messages and log lines for the file that [`Console::log_to`] will name.
-    pub fn log_later(&self) {
-        *self.log() = Log::Later(Vec::new());
+    /// Buffers messages and log lines until [`Console::log_to`] sets the file.
+    pub fn buffer_log(&self) {
+        *self.log() = Log::Buffered(Vec::new());
     }
 
-    /// Writes messages and log lines to the end of this file too: from now on, or since [`Console::log_later`].
+    /// Appends messages and log lines to this file as well, including those buffered since [`Console::buffer_log`].
+    ///
+    /// # Errors
+    /// The file cannot be opened or written.
     pub fn log_to(&self, path: &Path) -> Result<(), FileError> {
         let mut file = append_to(path)?;
         let mut log = self.log();
-        if let Log::Later(text) = &*log {
+        if let Log::Buffered(text) = &*log {
             file.write_all(text).map_err(FileError::new("write", path))?;
         }
         *log = Log::File(file);
@@ -89,30 +91,30 @@ impl Console {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows a line of text, above the bar if there is one, and puts it in the log.
+    /// Prints a line, above the progress bar if there is one, and writes it to the log.
     pub fn message(&self, text: &str) {
         let quiet = self.shared.verbosity == Verbosity::Quiet;
-        // A log that cannot be written must not end the run either.
+        // A log that cannot be written must not end the run.
         let _ = self.write(!quiet, format!("{text}\n").as_bytes());
     }
 
-    /// Shows a line of progress, which is of no use in the log.
+    /// Prints a line of progress, which is not written to the log.
     pub(super) fn progress(&self, text: &str) {
         if self.shared.verbosity == Verbosity::Normal {
             self.show(format!("{text}\n").as_bytes());
         }
     }
 
-    /// Where progress can be shown as a bar, gives one that shares the screen.
+    /// Returns a progress bar that shares the terminal; `None` if there is no terminal or the console is quiet.
     pub(crate) fn bar(&self, total: u64) -> Option<ProgressBar> {
         let wanted = self.shared.verbosity == Verbosity::Normal && !self.shared.bars.is_hidden();
-        // `wide_msg` is cut at the width of the terminal: the bar never wraps.
+        // `wide_msg` is truncated at the width of the terminal: the bar never wraps.
         let style = ProgressStyle::with_template("{bar:12} {pos}/{len} {wide_msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         wanted.then(|| self.shared.bars.add(ProgressBar::new(total).with_style(style)))
     }
 
-    /// A console that has gone away must not end the run: its errors are passed over.
+    /// Writes to standard error. Errors are ignored: a closed terminal must not end the run.
     fn show(&self, bytes: &[u8]) {
         let _ = self.shared.bars.suspend(|| io::stderr().write_all(bytes));
     }
@@ -123,7 +125,7 @@ impl Console {
         }
         match &mut *self.log() {
             Log::None => Ok(()),
-            Log::Later(text) => text.write_all(bytes),
+            Log::Buffered(text) => text.write_all(bytes),
             Log::File(file) => file.write_all(bytes),
         }
     }

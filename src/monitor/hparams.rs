@@ -1,4 +1,4 @@
-//! What TensorBoard's HParams plugin shows: a run's hyperparameters, how it ended, and which metrics stand beside them.
+//! Summaries for TensorBoard's HParams plugin: hyperparameters of a run, its metrics, and its end status.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType as TensorType;
 
-use super::events::plugin_summary;
+use super::event_file::plugin_summary;
 
 /// The value of a hyperparameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +22,7 @@ pub enum Hyperparameter {
     Text(String),
 }
 
-/// The columns of the table: the names of hyperparameters and the tags of metrics. TensorBoard takes those of one run
+/// Returns the columns of the table: names of hyperparameters and tags of metrics. TensorBoard uses those of one run
 /// for all runs of a directory; without them it would show every tag.
 pub(super) fn experiment(
     values: &[(&str, Hyperparameter)],
@@ -52,7 +52,7 @@ pub(super) fn experiment(
     summary("_hparams_/experiment", &data)
 }
 
-/// That a run with these hyperparameters begins.
+/// Returns the start of a run with these hyperparameters.
 pub(super) fn session_start(
     values: &[(&str, Hyperparameter)],
     wall_time: f64,
@@ -73,7 +73,7 @@ pub(super) fn session_start(
     summary("_hparams_/session_start_info", &data)
 }
 
-/// That the run is over.
+/// Returns the end of a run.
 pub(super) fn session_end(failed: bool, wall_time: f64) -> ProtobufResult<Summary> {
     let mut end = SessionEndInfo::new();
     end.set_status(if failed { Status::STATUS_FAILURE } else { Status::STATUS_SUCCESS });
@@ -83,12 +83,12 @@ pub(super) fn session_end(failed: bool, wall_time: f64) -> ProtobufResult<Summar
     summary("_hparams_/session_end_info", &data)
 }
 
-/// All is in the metadata; the tensor has no values.
+/// Returns a summary with all data in the metadata; the tensor is empty.
 fn summary(tag: &str, data: &HParamsPluginData) -> ProtobufResult<Summary> {
     let mut shape = TensorShapeProto::new();
     shape.set_dim(RepeatedField::from_vec(vec![TensorShapeProto_Dim::new()]));
-    let mut nothing = TensorProto::new();
-    nothing.set_dtype(TensorType::DT_FLOAT);
-    nothing.set_tensor_shape(shape);
-    Ok(plugin_summary(tag, "hparams", data.write_to_bytes()?, nothing))
+    let mut empty = TensorProto::new();
+    empty.set_dtype(TensorType::DT_FLOAT);
+    empty.set_tensor_shape(shape);
+    Ok(plugin_summary(tag, "hparams", data.write_to_bytes()?, empty))
 }

@@ -1,55 +1,55 @@
-//! What a run shows while it runs: scalars to TensorBoard and `metrics.jsonl`, histograms and images to
-//! TensorBoard, progress and log lines to standard error.
+//! Monitoring of a run: scalars in TensorBoard and `metrics.jsonl`, histograms and images in TensorBoard, progress and
+//! log lines on standard error.
 
+mod charts;
 mod console;
-mod events;
+mod event_file;
 mod hparams;
-mod lines;
+mod metrics_file;
 mod progress;
-mod scalars;
-mod shown;
+mod tensorboard;
 
 use std::time::SystemTime;
 
+pub use charts::{Histogram, Image, Line, Point};
 pub use console::{Console, LogLine, Verbosity};
 pub use hparams::Hyperparameter;
-pub use shown::{Histogram, Image, Line, Point};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
 use crate::run::{RunDirectory, RunOutcome};
-use lines::Events;
+use metrics_file::MetricsFile;
 use progress::Progress;
-use scalars::ScalarFile;
+use tensorboard::TensorBoard;
 
-/// The sinks of one run's scalars, and its progress on the console.
+/// Writes the scalars of a run to `metrics.jsonl` and TensorBoard, and its progress to the console.
 ///
-/// Every scalar goes to both sinks with the same step and wall time, and is handed to the system
-/// before the call returns: a run that is killed keeps what it reported. Values that are not
-/// finite are kept too: as NaN and infinities in TensorBoard, as strings in `metrics.jsonl`.
+/// Every scalar is written to both with the same step and wall time, before the call returns, so that a killed process
+/// loses none. Values that are not finite are written too: as NaN and infinities in TensorBoard, as strings in
+/// `metrics.jsonl`.
 pub struct Monitor {
-    metrics: ScalarFile,
-    events: Events,
+    metrics: MetricsFile,
+    events: TensorBoard,
     progress: Progress,
 }
 
 impl Monitor {
-    /// Opens the sinks in the run's directory; what earlier processes wrote there is kept, and
-    /// the new scalars follow it. `total_steps` is where the progress bar ends.
+    /// Opens the files in the run directory. Scalars are appended to those of earlier processes. `total_steps` is the
+    /// length of the progress bar.
     pub fn open(
         run: &RunDirectory,
         total_steps: u64,
         console: &Console,
     ) -> Result<Monitor, FileError> {
         Ok(Monitor {
-            metrics: ScalarFile::open(&run.metrics())?,
-            events: Events::open(&run.tensorboard(), unix_time())?,
+            metrics: MetricsFile::open(&run.metrics())?,
+            events: TensorBoard::open(&run.tensorboard(), unix_time())?,
             progress: Progress::new(console.clone(), total_steps),
         })
     }
 
-    /// Records scalars by tag (`loss/train`) after `step` updates; `epoch` is how many epochs
-    /// of examples have been seen, in part too.
+    /// Records scalars by tag (`loss/train`) after `step` updates; `epoch` is the number of epochs so far, with its
+    /// fraction.
     pub fn scalars(
         &mut self,
         step: u64,
@@ -61,7 +61,7 @@ impl Monitor {
         self.events.scalars(step, wall_time, values)
     }
 
-    /// Records the metrics of a set of queries as `<split>/<metric>`, and shows them.
+    /// Records the metrics of a query set as `<split>/<metric>`, and prints them.
     pub fn evaluation(
         &mut self,
         step: u64,
@@ -77,7 +77,7 @@ impl Monitor {
         self.scalars(step, epoch, &values)
     }
 
-    /// Records points of charts: each line of a chart is a scalar of its own, and TensorBoard shows them together.
+    /// Records points of charts: each line of a chart is a scalar, and TensorBoard draws them together.
     pub fn points(&mut self, step: u64, epoch: f64, points: &[Point]) -> Result<(), FileError> {
         let tagged: Vec<(String, f64)> =
             points.iter().map(|point| (point.line.tag(&point.chart), point.value)).collect();
@@ -87,8 +87,7 @@ impl Monitor {
         self.scalars(step, epoch, &values)
     }
 
-    /// Records the run's hyperparameters by name, and the tags of the metrics that are shown beside them, in TensorBoard
-    /// only.
+    /// Records the run's hyperparameters by name, and the tags of the metrics in their table, in TensorBoard only.
     pub fn hyperparameters(
         &mut self,
         values: &[(&str, Hyperparameter)],
@@ -109,41 +108,41 @@ impl Monitor {
         histograms.iter().try_for_each(&mut write)
     }
 
-    /// Records images, in TensorBoard only. An image whose pixels are not as many as its width and height say is
-    /// passed over.
+    /// Records images, in TensorBoard only. An image whose number of pixels does not match its width and height is
+    /// skipped.
     pub fn images(&mut self, step: u64, images: &[Image]) -> Result<(), FileError> {
         let wall_time = unix_time();
         images.iter().try_for_each(|image| self.events.image(step, wall_time, image))
     }
 
-    /// Moves the progress after `step` updates: `loss` of the last one, `examples_done` since
-    /// training began. Cheap enough to be called at every step.
+    /// Updates the progress after `step` updates, with the `loss` of the last one and the number of examples since the
+    /// start of training. Cheap enough to call at every step.
     pub fn step(&mut self, step: u64, loss: f64, examples_done: u64) {
         self.progress.step(step, loss, examples_done);
     }
 
-    /// Shows how far something is that comes before the first step: `done` of `total`.
+    /// Reports progress of the preparation before the first step: `done` of `total`.
     pub fn preparing(&mut self, what: &str, done: u64, total: u64) {
         self.progress.preparing(what, done, total);
     }
 
-    /// The newest measurement of training speed, over some seconds of steps without evaluations;
-    /// none in the first seconds.
+    /// Returns the training rate, measured over the last seconds of steps without evaluations; `None` in the first
+    /// seconds.
     pub fn examples_per_second(&self) -> Option<f64> {
         self.progress.examples_per_second()
     }
 
-    /// Leaves the time since the last step out of the training speed: something was measured.
+    /// Excludes the time since the last step from the training rate; called after evaluations and probes.
     pub fn pause(&mut self) {
         self.progress.pause();
     }
 
-    /// Shows a line of text above the progress bar, and puts it in the log.
+    /// Prints a line above the progress bar, and writes it to the log.
     pub fn message(&self, text: &str) {
         self.progress.message(text);
     }
 
-    /// Ends the progress and sees the scalars onto the disk.
+    /// Ends the progress and flushes the scalars to disk.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.progress.finish();
         self.metrics.sync()?;
@@ -151,7 +150,7 @@ impl Monitor {
     }
 }
 
-/// Seconds since 1970, as TensorBoard counts wall time.
+/// Returns the wall time of TensorBoard: seconds since 1970.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }

@@ -1,4 +1,4 @@
-//! How far a run is: a bar on a terminal, a plain line now and then elsewhere.
+//! Progress of a run: a bar on a terminal, otherwise a plain line every ten seconds.
 
 use std::time::{Duration, Instant};
 
@@ -8,28 +8,28 @@ use super::console::Console;
 use crate::retrieval::Metrics;
 use crate::run::resident_memory;
 
-/// Time between two updates of the bar: fast enough for the eye, and no cost at any step rate.
+/// Time between two updates of the bar: smooth, and without cost at any step rate.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
-/// Time between two plain lines: a night's log stays readable.
+/// Time between two plain lines: logs of long runs stay short.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// The shortest time over which training speed is measured.
 const RATE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The progress of a run, as it is shown on its console.
+/// Prints the progress of a run on its console.
 pub(super) struct Progress {
     console: Console,
     bar: Option<ProgressBar>,
     total: u64,
-    /// When and at which step the first step was reported.
+    /// Time and number of the first reported step.
     start: Option<(Instant, u64)>,
     shown: Option<Instant>,
-    newest: Newest,
+    latest: Latest,
     rate: Rate,
 }
 
-/// The newest values.
+/// The latest reported values.
 #[derive(Default)]
-struct Newest {
+struct Latest {
     step: u64,
     loss: Option<f64>,
     metric: Option<String>,
@@ -44,7 +44,7 @@ impl Progress {
             total,
             start: None,
             shown: None,
-            newest: Newest::default(),
+            latest: Latest::default(),
             rate: Rate::default(),
         }
     }
@@ -52,13 +52,13 @@ impl Progress {
     pub fn step(&mut self, step: u64, loss: f64, examples_done: u64) {
         let time = Instant::now();
         let &mut (start, first_step) = self.start.get_or_insert((time, step));
-        self.newest.step = step;
-        self.newest.loss = Some(loss);
+        self.latest.step = step;
+        self.latest.loss = Some(loss);
         let done = step.saturating_sub(first_step);
         if done > 0 {
-            let a_step = time.duration_since(start).as_secs_f64() / done as f64;
-            let left = a_step * self.total.saturating_sub(step) as f64;
-            self.newest.left = Duration::try_from_secs_f64(left).ok();
+            let seconds_per_step = time.duration_since(start).as_secs_f64() / done as f64;
+            let left = seconds_per_step * self.total.saturating_sub(step) as f64;
+            self.latest.left = Duration::try_from_secs_f64(left).ok();
         }
         self.rate.update(time, examples_done);
 
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// Work before the first step, on the same bar.
+    /// Reports progress of the preparation before the first step, on the same bar.
     pub fn preparing(&mut self, what: &str, done: u64, total: u64) {
         let is_done = done >= total;
         match &self.bar {
@@ -98,10 +98,10 @@ impl Progress {
             line += &format!("  {name} {value:.3}");
         }
         self.console.message(&format!("{line}  ({} queries)", metrics.queries));
-        self.newest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
+        self.latest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
     }
 
-    /// What was done since the last step, such as an evaluation, is no training time.
+    /// Excludes the time since the last step, such as an evaluation, from the training rate.
     pub fn pause(&mut self) {
         self.rate.pause();
     }
@@ -114,9 +114,9 @@ impl Progress {
         self.console.message(text);
     }
 
-    /// Shows the last values once more and leaves them on the screen.
+    /// Prints the last values and leaves them on the screen.
     pub fn finish(&mut self) {
-        self.newest.left = None;
+        self.latest.left = None;
         self.show();
         if let Some(bar) = &self.bar {
             bar.abandon();
@@ -126,37 +126,37 @@ impl Progress {
     fn show(&self) {
         match &self.bar {
             Some(bar) => {
-                bar.set_position(self.newest.step);
+                bar.set_position(self.latest.step);
                 bar.set_message(self.status());
             }
             None => {
-                let step = self.newest.step;
+                let step = self.latest.step;
                 let text = format!("step {step}/{}  {}", self.total, self.status());
                 self.console.progress(&text);
             }
         }
     }
 
-    /// Time left, loss, newest metric, speed and memory: those that are known. A narrow terminal
-    /// cuts the end off, so what matters most comes first.
+    /// Returns time left, loss, latest metric, training rate and resident memory, as far as known. A narrow terminal
+    /// truncates the line, so the most important values come first.
     fn status(&self) -> String {
         let rate = self.rate.value.map(|rate| {
             let digits = usize::from(rate < 10.0);
             format!("{rate:.digits$} examples/s")
         });
-        let left = self.newest.left.map(FormattedDuration);
+        let left = self.latest.left.map(FormattedDuration);
         let parts = [
             left.map(|left| format!("{left} left")),
-            self.newest.loss.map(|loss| format!("loss {loss:.4}")),
-            self.newest.metric.clone(),
+            self.latest.loss.map(|loss| format!("loss {loss:.4}")),
+            self.latest.metric.clone(),
             rate,
-            resident_memory().map(|bytes| HumanBytes(bytes).to_string()),
+            resident_memory().map(|bytes| format!("RSS {}", HumanBytes(bytes))),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
     }
 }
 
-/// Examples a second, measured over stretches of at least [`RATE_INTERVAL`].
+/// Examples per second, measured over intervals of at least [`RATE_INTERVAL`].
 #[derive(Default)]
 struct Rate {
     from: Option<(Instant, u64)>,
@@ -173,7 +173,7 @@ impl Rate {
         }
     }
 
-    /// What comes before the next update does not count.
+    /// Excludes the time until the next update.
     fn pause(&mut self) {
         self.from = None;
     }
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_leaves_out_pauses() {
+    fn the_rate_excludes_pauses() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut rate = Rate::default();

@@ -9,7 +9,7 @@ use super::number;
 use super::queries::{QueryTarget, States};
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
-use crate::retrieval::ranking::Question;
+use crate::retrieval::ranking::EncodedQuery;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
 choice! {
@@ -169,7 +169,7 @@ impl ProbeAccumulator for Accumulator {
 fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
     let left_out = &swapped.other.left_out;
     let questions = &context.queries.questions;
-    let held_out_target = |(query, question): (usize, &Question)| {
+    let held_out_target = |(query, question): (usize, &EncodedQuery)| {
         let mut relevant = question.relevant.iter();
         let target = *relevant.find(|row| left_out.contains(row))?;
         Some(QueryTarget { query, target })

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{Probe, describe_candidates};
 use crate::component::{SelectorError, Stages, StagesError};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 
 /// Errors of running probes.
 #[derive(Debug, Error)]
@@ -57,7 +57,7 @@ pub enum ProbeError {
         "no correct query: none of {ranked} {set} queries has its relevant docid at rank 1 among {} (best rank \
          {best_rank}, query `{query}`); measure over all queries, {}or train longer",
         describe_candidates(*vocabulary),
-        if *vocabulary == Vocabulary::All { "rank docids only, " } else { "" }
+        if *vocabulary == CandidateSet::All { "rank docids only, " } else { "" }
     )]
     NoCorrect {
         /// The set's name.
@@ -69,7 +69,7 @@ pub enum ProbeError {
         /// The query that has it.
         query: String,
         /// What it is ranked among.
-        vocabulary: Vocabulary,
+        vocabulary: CandidateSet,
     },
     /// There are no queries at all.
     #[error("the set `{set}` has no query with a relevant document")]

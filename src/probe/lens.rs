@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::ranking::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::GenirModel;
@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 2048;
 #[derive(Clone, Copy)]
 pub(super) struct Lens<'a> {
     pub model: &'a GenirModel,
-    pub candidates: Vocabulary,
+    pub candidates: CandidateSet,
 }
 
 impl Lens<'_> {
@@ -127,14 +127,14 @@ impl TokenLogits<'_> {
     }
 
     /// The rank of docid row `target`: 1 + the number of candidates with a strictly higher logit.
-    pub fn rank(self, target: u32, candidates: Vocabulary) -> u32 {
+    pub fn rank(self, target: u32, candidates: CandidateSet) -> u32 {
         let own = self.docids[target as usize];
         // Counted as those that are not lower or equal, so that nothing is ranked first if the logits are NaN.
         let higher = |group: &[f32]| {
             let others = group.iter().map(|logit| u32::from(*logit <= own)).sum::<u32>();
             group.len() as u32 - others
         };
-        let text = if candidates == Vocabulary::All { higher(self.text) } else { 0 };
+        let text = if candidates == CandidateSet::All { higher(self.text) } else { 0 };
         1 + higher(self.docids) + text
     }
 }

@@ -10,7 +10,7 @@ use super::shift::median;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 
 choice! {
     /// The activation that is projected to the vocabulary.
@@ -176,7 +176,7 @@ struct LayerRanks {
 
 /// Ranks in each layer for one query, from the unscaled logits of the start token's embedding and of the three outputs
 /// of each layer.
-fn of_query(summands: &[TokenLogits], target: u32, candidates: Vocabulary) -> Vec<LayerRanks> {
+fn of_query(summands: &[TokenLogits], target: u32, candidates: CandidateSet) -> Vec<LayerRanks> {
     let Some((start, outputs)) = summands.split_first() else { return Vec::new() };
     let mut residual = LogitSum::of(*start);
     let (layers, _) = outputs.as_chunks::<{ Component::ALL.len() }>();

@@ -2,7 +2,7 @@
 
 use super::queries::STORED_BYTES;
 use super::{Probe, lens};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::ranking::ranked_bytes;
 use crate::t5::T5Config;
 
@@ -24,7 +24,7 @@ pub struct ProbeSizes<'a> {
     /// Tokens of a query, at most.
     pub length: usize,
     /// What docids are ranked among.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
 }
 
 impl ProbeSizes<'_> {

@@ -2,7 +2,7 @@
 
 use super::{AverageFirst, EncoderNorm, Over, Variant};
 use crate::component::Stages;
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 
 /// Options of [`Suite`](super::Suite). [`ProbeOptions::new`] has the paper's:
 ///
@@ -20,7 +20,7 @@ pub struct ProbeOptions {
     /// Stages of the decoder; none if it has too few layers. See [`Probe::needs_stages`](super::Probe::needs_stages).
     pub stages: Option<Stages>,
     /// The candidate set that a relevant docid is ranked in.
-    pub candidates: Vocabulary,
+    pub candidates: CandidateSet,
     /// The queries that means are taken over.
     pub over: Over,
     /// The definition of a source's contribution in [`Probe::NeuronReads`](super::Probe::NeuronReads) and
@@ -50,7 +50,7 @@ impl ProbeOptions {
     pub fn new(stages: Option<Stages>) -> Self {
         Self {
             stages,
-            candidates: Vocabulary::All,
+            candidates: CandidateSet::All,
             over: Over::Correct,
             variant: Variant::Paper,
             average_first: AverageFirst::Readers,

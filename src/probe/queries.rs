@@ -9,7 +9,7 @@ use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::prefix::{Element, FrozenModel, FrozenPrefix, Prefix, Store, TextSet};
 use crate::retrieval::evaluation::QuerySet;
-use crate::retrieval::ranking::{Question, by_length};
+use crate::retrieval::ranking::{EncodedQuery, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 
 /// States of more bytes than this are not stored but recomputed for each use. It holds some 4,000 queries of a
@@ -21,7 +21,7 @@ pub struct ProbeQueries {
     /// The set's name, such as `validation`.
     pub(super) name: String,
     pub(super) ids: Vec<String>,
-    pub(super) questions: Vec<Question>,
+    pub(super) questions: Vec<EncodedQuery>,
     /// Queries that are measured whatever the model ranks.
     pub(super) selected: Option<SelectedQueries>,
     /// The correct queries of the latest measurement.
@@ -50,7 +50,7 @@ pub(super) struct QueryTarget {
 impl ProbeQueries {
     /// The queries of `set` that have a relevant document.
     pub fn new(set: QuerySet) -> Self {
-        let judged = set.ids.into_iter().zip(set.questions);
+        let judged = set.ids.into_iter().zip(set.queries);
         let (ids, questions) = judged.filter(|(_, asked)| !asked.relevant.is_empty()).unzip();
         Self {
             name: set.name,
@@ -115,7 +115,7 @@ impl ProbeQueries {
 
     /// Every query with its first relevant docid.
     pub(super) fn all(&self) -> Vec<QueryTarget> {
-        let first = |(query, question): (usize, &Question)| {
+        let first = |(query, question): (usize, &EncodedQuery)| {
             Some(QueryTarget { query, target: *question.relevant.first()? })
         };
         self.questions.iter().enumerate().filter_map(first).collect()
@@ -189,7 +189,7 @@ enum StateStore {
 
 impl States {
     /// Encodes all `questions`, unless that was done before or there are too many to be stored.
-    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[Question]) {
+    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[EncodedQuery]) {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
         let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
@@ -209,7 +209,7 @@ impl States {
     pub fn of(
         &self,
         encoder: &QueryEncoder,
-        questions: &[Question],
+        questions: &[EncodedQuery],
         batch: &[usize],
     ) -> EncoderStates {
         let texts: Vec<&[u32]> =

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::choice::choice;
 use crate::component::Stages;
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 
 /// Version of the form of [`Record`].
 pub const SCHEMA: u32 = 1;
@@ -53,7 +53,7 @@ pub struct MeasuredOn {
     pub named: Option<NamedQueries>,
     /// The candidate set of ranks: text tokens and docids, or docids only. Every rank in the result is of this kind,
     /// but for those of whole groups of tokens, which are in the whole vocabulary.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
     /// Decoder layers of each stage; none where the decoder has too few layers for stages.
     pub stages: Option<Stages>,
     /// The base model, where the probe used one.
@@ -87,10 +87,10 @@ pub struct QueryRanks {
 }
 
 /// The name of a candidate set in messages.
-pub fn describe_candidates(vocabulary: Vocabulary) -> &'static str {
+pub fn describe_candidates(vocabulary: CandidateSet) -> &'static str {
     match vocabulary {
-        Vocabulary::All => "text tokens and docids",
-        Vocabulary::Docids => "docids",
+        CandidateSet::All => "text tokens and docids",
+        CandidateSet::Docids => "docids",
     }
 }
 

@@ -6,7 +6,7 @@ use super::ranges::{NOT_NEGATIVE, not_negative};
 use super::reader::Section;
 use super::training::Span;
 use crate::corpus::Split;
-use crate::retrieval::{Metrics, Vocabulary, names};
+use crate::retrieval::{CandidateSet, Metrics, names};
 use crate::task::Task;
 
 /// `[evaluate]`
@@ -22,7 +22,7 @@ pub struct EvaluateSection {
     /// Number of queries in a batch.
     pub batch_size: usize,
     /// The candidate set.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
     /// Number of tokens to which queries of the splits are truncated and padded without a mask, as in the paper's
     /// `eval.py` (128 there); `None`: with a mask, as in training.
     pub unmasked_padding: Option<usize>,
@@ -60,7 +60,7 @@ impl EvaluateSection {
             splits: section.choices("splits").or(vec![Split::Validation]),
             queries: section.integer("queries", 1).optional(),
             batch_size: section.integer("batch_size", 1).or(64),
-            vocabulary: section.choice("vocabulary").or(Vocabulary::Docids),
+            vocabulary: section.choice("vocabulary").or(CandidateSet::Docids),
             unmasked_padding: section.integer("unmasked_padding", 1).optional(),
             memorisation: section.integer("memorisation", 0).or(0),
             run_depth: section.integer("run_depth", 1).or(100),

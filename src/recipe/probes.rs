@@ -9,7 +9,7 @@ use super::training::{Span, zero_for_none};
 use crate::component::Stages;
 use crate::corpus::Split;
 use crate::probe::{AverageFirst, EncoderNorm, NO_BASE, Over, Probe, ProbeOptions, Variant};
-use crate::retrieval::Vocabulary;
+use crate::retrieval::CandidateSet;
 use crate::task::Epochs;
 
 /// `[probes]`
@@ -42,7 +42,7 @@ pub struct ProbesSection {
     /// The final RMSNorm that is applied to the states of another encoder.
     pub encoder_norm: EncoderNorm,
     /// The candidate set.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: CandidateSet,
     /// Additional selectors for stage patching.
     pub patches: Vec<String>,
     /// An additional circuit, as patches `SELECTOR=zero|mean|base`; empty: none.

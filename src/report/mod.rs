@@ -1,28 +1,28 @@
-//! What a probe's [`Record`] looks like to people and to other tools: tables, CSV, TensorBoard's scalars and
-//! histograms, pictures. Everything is made from the stored result, so that it can be made again later. And what an
-//! evaluation found of each query, as CSV.
+//! Tables, CSV, TensorBoard scalars and histograms, and figures of probe results. All are derived from the stored
+//! [`Record`], so that they can be generated again at any time. Also the CSV of an evaluation's queries.
 
+mod figures;
 pub mod per_query;
-mod pictures;
 mod points;
 mod tables;
 mod tidy;
 
-pub use pictures::{Picture, PictureError, pictures};
+pub use figures::{Figure, FigureError, figures};
 pub use points::{histograms, points};
-pub use tables::{Titled, tables};
+pub use tables::{TitledTable, tables};
 pub use tidy::{write_csv, write_query_ranks};
 
 use crate::probe::{NamedQueries, Over, Record, SkipReason, Skipped, describe_candidates};
 
-/// What was measured on, in one line: `step 200, 81 correct of 100 validation queries, ranked among words and docids`.
+/// Describes the measured queries in one line: `step 200, 81 correct of 100 validation queries, ranked among text
+/// tokens and docids`.
 pub fn measured_on(record: &Record) -> String {
     let on = &record.measured_on;
     let step = on.step.map(|step| format!("step {step}, ")).unwrap_or_default();
     let (ranked, queries, correct) = (on.ranked, &on.queries, on.correct);
     let measured = match (&on.named, on.over) {
         (Some(NamedQueries { pairs, used, ranked_first }), _) => format!(
-            "{used} queries of {pairs} named in a file, {ranked_first} of them ranked first here (of all \
+            "{used} queries of {pairs} listed in a file, {ranked_first} of them ranked first (of all \
              {ranked} {queries} queries: {correct})"
         ),
         (None, Over::Correct) => format!("{} correct of {ranked} {queries} queries", on.measured),
@@ -31,8 +31,8 @@ pub fn measured_on(record: &Record) -> String {
     format!("{step}{measured}, ranked among {}", describe_candidates(on.vocabulary))
 }
 
-/// When and why probes were due and not measured, in one line: `skipped at steps 4, 6 (max_share)`; none where there
-/// is nothing to say.
+/// Describes when and why probes were due but not measured, in one line: `skipped at steps 4, 6 (max_share)`; `None` if
+/// `skipped` is empty.
 pub fn skipped(skipped: &[Skipped]) -> Option<String> {
     let of_reason = |reason: &SkipReason| {
         let of = skipped.iter().filter(|line| line.skipped.reason == *reason);
@@ -51,5 +51,5 @@ pub fn skipped(skipped: &[Skipped]) -> Option<String> {
     (!reasons.is_empty()).then(|| format!("skipped at {}", reasons.join(", ")))
 }
 
-/// Steps that are listed one by one.
+/// Number of steps that are listed individually.
 const SHOWN_STEPS: usize = 8;

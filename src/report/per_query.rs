@@ -1,14 +1,14 @@
-//! A file with the metrics of each query, which `pandas.read_csv` and R read as it is.
+//! Writes the metrics of each query as CSV for `pandas.read_csv` and R.
 
 use std::io::{self, Write};
 
 use super::tidy::quoted;
 use crate::docid::DocidVocabulary;
 use crate::retrieval::NamedMeasure;
-use crate::retrieval::evaluation::{Evaluated, QuerySet};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet};
 
-/// Writes the line that names the columns: `run`, `query`, `part` (`seen` or `unseen`), `docid` (the relevant document
-/// that is ranked best), `rank` (its rank), and the measures.
+/// Writes the header: `run`, `query`, `part` (`seen` or `unseen`), `docid` (the best-ranked relevant document), `rank`
+/// (its rank), and the measures.
 pub fn write_header(measures: &[NamedMeasure], out: &mut dyn Write) -> io::Result<()> {
     let names = measures.iter().map(|measure| measure.name.as_str());
     let columns: Vec<&str> =
@@ -16,17 +16,17 @@ pub fn write_header(measures: &[NamedMeasure], out: &mut dyn Write) -> io::Resul
     writeln!(out, "{}", columns.join(","))
 }
 
-/// Writes a line for each query of a set, in its order, which is the same for every run: what was `evaluated` is the
-/// run called `run`, with these docids. A query that cannot be judged (nothing is relevant to it) has no line.
+/// Writes a row for each query of the set, in its order, which is the same for every run. `run` is the value of the
+/// first column. Queries without relevant documents have no row.
 pub fn write_queries(
     run: &str,
-    (set, evaluated): (&QuerySet, &Evaluated),
+    (set, evaluated): (&QuerySet, &EvaluationResult),
     docids: &DocidVocabulary,
     measures: &[NamedMeasure],
     out: &mut dyn Write,
 ) -> io::Result<()> {
     for (index, judged) in evaluated.judged.iter().enumerate() {
-        let rows = &set.questions[index].relevant;
+        let rows = &set.queries[index].relevant;
         let ranks = judged.relevant.iter().map(|(rank, _)| *rank);
         let Some((rank, row)) = ranks.zip(rows).min_by_key(|(rank, _)| *rank) else { continue };
         let part = match set.is_seen(index) {
@@ -37,7 +37,7 @@ pub fn write_queries(
         let about =
             [quoted(run), quoted(&set.ids[index]), part.to_owned(), quoted(docids.id(*row))];
         let values = judged.values(measures.iter().map(|measure| measure.measure));
-        // The shortest decimals that are read as these numbers again.
+        // The shortest decimals that parse to the same numbers.
         let values = values.iter().map(f64::to_string);
         let fields: Vec<String> =
             about.into_iter().chain([rank.to_string()]).chain(values).collect();

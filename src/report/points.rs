@@ -1,20 +1,20 @@
-//! What TensorBoard draws of a probe's result: scalars and histograms.
+//! TensorBoard scalars and histograms of a probe's result.
 //!
-//! One chart a quantity (`probe/logit_lens/residual_post_median_rank`); layers and stages are the lines of a chart.
-//! All are in one section, `probe`, and under *Custom Scalars* in one a probe. All numbers are in JSON; here are those
-//! whose way is worth watching.
+//! Each quantity is one chart (`probe/logit_lens/residual_post_median_rank`); layers and stages are the lines of a
+//! chart. All charts are in the section `probe`; under *Custom Scalars* each probe has a section. Only quantities that
+//! are useful as curves over training are included; JSON has all numbers.
 
 use super::tidy::{Entry, entries};
 use crate::component::Component;
 use crate::monitor::{Histogram, Line, Point};
 use crate::probe::{LensSite, Probe, ProbeResult, RankShift, Record};
 
-/// The scalars of one result. Undefined numbers are left out: nothing was measured.
+/// Returns the scalars of one result. Undefined numbers are omitted.
 pub fn points(record: &Record) -> Vec<Point> {
     let probe = record.result.probe();
     let measured = Point {
         chart: chart(probe, ["measured_queries"]),
-        line: Line::Whole,
+        line: Line::Model,
         value: record.measured_on.measured as f64,
     };
     let mut points = vec![measured];
@@ -25,7 +25,7 @@ pub fn points(record: &Record) -> Vec<Point> {
     points
 }
 
-/// The point that shows a number, if it is worth a line.
+/// Returns the point of a number, or `None` if the number has no curve.
 fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     let Entry { of, setting, metric, .. } = entry;
     let metric = metric.as_str();
@@ -40,7 +40,7 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
                 || metric.starts_with("held_out_swapped")
         }
         Probe::NeuronReads | Probe::AttentionReads => {
-            // Of each layer only how much reads there; what it reads is shown by stage.
+            // By layer only the number of readers; attribution shares are shown by stage.
             entry.layer.is_none() || metric == "readers"
         }
         Probe::AttentionWrites => !of.starts_with("head ") && metric != "chance",
@@ -48,7 +48,7 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     let line = match (entry.layer, entry.stage) {
         (Some(layer), _) => Line::Layer(layer),
         (None, Some(stage)) => Line::Stage(stage),
-        (None, None) => Line::Whole,
+        (None, None) => Line::Model,
     };
     let from_stage = entry.source_stage.map(|stage| stage.to_string()).unwrap_or_default();
     let parts = if entry.source.is_empty() {
@@ -60,7 +60,7 @@ fn point(probe: Probe, entry: &Entry) -> Option<Point> {
     shown.then(|| Point { chart: chart(probe, parts), line, value: entry.value })
 }
 
-/// A late output against all of Stage I's MLP outputs: their mean cosine.
+/// Returns for each Stage III output its mean cosine with the MLP outputs of Stage I.
 fn priming(record: &Record) -> Vec<Point> {
     let ProbeResult::ResidualContribution(result) = &record.result else { return Vec::new() };
     let mut points = Vec::new();
@@ -81,7 +81,7 @@ fn priming(record: &Record) -> Vec<Point> {
     points
 }
 
-/// The histograms of one result: binary logarithms of ranks, where a whole distribution moves.
+/// Returns the histograms of one result: distributions of log2(rank).
 pub fn histograms(record: &Record) -> Vec<Histogram> {
     let probe = record.result.probe();
     let histogram = |line, parts: &[&str], ranks: &RankShift| {
@@ -100,7 +100,7 @@ pub fn histograms(record: &Record) -> Vec<Histogram> {
         ProbeResult::DirectEffect(result) => result
             .effects
             .iter()
-            .map(|effect| histogram(Line::Whole, &[effect.component.name()], &effect.ranks))
+            .map(|effect| histogram(Line::Model, &[effect.component.name()], &effect.ranks))
             .collect(),
         ProbeResult::StagePatching(result) => {
             let of_paper = result.cells.iter().filter_map(|cell| {
@@ -115,7 +115,7 @@ pub fn histograms(record: &Record) -> Vec<Histogram> {
     }
 }
 
-/// `probe/<probe>/<parts>`, of characters that TensorBoard leaves as they are.
+/// Returns the tag `probe/<probe>/<parts>`, with characters replaced that TensorBoard does not allow in tags.
 pub(super) fn chart<'a>(probe: Probe, parts: impl IntoIterator<Item = &'a str>) -> String {
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let plain = |character: char| match character {

@@ -1,4 +1,4 @@
-//! Readable tables of a probe's result, in the layout of the paper where it has one.
+//! Tables of a probe's result, in the paper's layout if it has one.
 
 use std::fmt;
 
@@ -12,23 +12,23 @@ use crate::probe::{
     TokenGroup, Variant, describe_candidates,
 };
 
-/// A table and what it shows.
+/// A table with its title.
 #[derive(Debug, Clone)]
-pub struct Titled {
-    /// What the numbers are, with their unit.
+pub struct TitledTable {
+    /// The quantity, with its unit.
     pub title: String,
     /// The table.
     pub table: Table,
 }
 
-impl fmt::Display for Titled {
+impl fmt::Display for TitledTable {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}\n\n{}", self.title, self.table)
     }
 }
 
-/// The tables of one result; `-` stands for what is undefined.
-pub fn tables(record: &Record) -> Vec<Titled> {
+/// Returns the tables of one result; undefined numbers are `-`.
+pub fn tables(record: &Record) -> Vec<TitledTable> {
     let among = describe_candidates(record.measured_on.vocabulary);
     match &record.result {
         ProbeResult::ResidualContribution(result) => residual_contribution(result),
@@ -43,14 +43,14 @@ pub fn tables(record: &Record) -> Vec<Titled> {
     }
 }
 
-fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
+fn residual_contribution(result: &ResidualContribution) -> Vec<TitledTable> {
     type Value = fn(&Contribution) -> f64;
     let views: [(&str, Value); 3] = [
-        ("Norm of each component's output over the norm of the layer's change", |c| c.ratio),
+        ("Ratio of each output's norm to the norm of the layer's residual update", |c| c.ratio),
         ("Cosine of each output with the residual stream after the layer", |c| c.cosine_post),
         ("Cosine of each output with the residual stream before the layer", |c| c.cosine_pre),
     ];
-    let mut tables: Vec<Titled> = views
+    let mut tables: Vec<TitledTable> = views
         .into_iter()
         .map(|(title, value)| {
             let header = ["layer", "stage"].into_iter().chain(Component::ALL.map(Component::name));
@@ -73,22 +73,22 @@ fn residual_contribution(result: &ResidualContribution) -> Vec<Titled> {
             let key = vec![entry.layer.to_string(), entry.component.name().to_owned()];
             rows.add(key, number(entry.cosine, 3));
         }
-        let title = "Cosine of Stage III outputs with the MLP outputs of Stage I";
+        let title = "Cosine of Stage III outputs with Stage I MLP outputs";
         tables.push(titled(title, header, rows.into_vec()));
     }
     tables
 }
 
-fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
+fn logit_lens(result: &LogitLens, among: &str) -> Vec<TitledTable> {
     type Value = fn(&RankShift) -> f64;
     let views: [(&str, Value); 2] =
-        [("Median rank", |ranks| ranks.median_rank), ("Mean rank", |ranks| ranks.mean_rank)];
-    let mut tables: Vec<Titled> = views
+        [("median rank", |ranks| ranks.median_rank), ("mean rank", |ranks| ranks.mean_rank)];
+    let mut tables: Vec<TitledTable> = views
         .into_iter()
         .map(|(figure, value)| {
-            let title = format!("{figure} of the relevant docid among {among}, read off early");
-            let header =
-                words(["layer", "stage"]).chain(LensSite::ALL.iter().map(|site| site.to_string()));
+            let title = format!("Logit lens: {figure} of the relevant docid among {among}");
+            let header = strings(["layer", "stage"])
+                .chain(LensSite::ALL.iter().map(|site| site.to_string()));
             let mut rows = KeyedRows::default();
             for site in &result.sites {
                 let key = vec![site.layer.to_string(), stage_name(site.stage)];
@@ -98,8 +98,10 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
         })
         .collect();
     let figures = ["mean", "median", "best", "worst"];
-    let header = words(["layer", "stage"]).chain(
-        TokenGroup::ALL.iter().flat_map(|group| figures.map(|figure| format!("{group} {figure}"))),
+    let header = strings(["layer", "stage"]).chain(
+        TokenGroup::ALL
+            .iter()
+            .flat_map(|group| figures.map(|figure| format!("{} {figure}", group_label(*group)))),
     );
     let mut rows = KeyedRows::default();
     for PopulationRanks { layer, stage, mean, median, best, worst, .. } in &result.populations {
@@ -107,59 +109,59 @@ fn logit_lens(result: &LogitLens, among: &str) -> Vec<Titled> {
             rows.add(vec![layer.to_string(), stage_name(*stage)], number(*value, 1));
         }
     }
-    let title = "Ranks of all docids and all words after each layer, in the whole vocabulary";
+    let title = "Logit lens: ranks of all docids and all text tokens after each layer, among text tokens and docids";
     tables.push(titled(title, header, rows.into_vec()));
     tables
 }
 
-fn direct_effect(result: &DirectEffect, among: &str) -> Vec<Titled> {
+fn direct_effect(result: &DirectEffect, among: &str) -> Vec<TitledTable> {
     let rows = result.effects.iter().map(|effect| {
         let mut row = vec![effect.component.name().to_owned()];
         row.extend(rank_cells(&effect.ranks));
         row
     });
     let title = format!(
-        "Rank of the relevant docid among {among} from the outputs of one type of component alone"
+        "Direct logit attribution by component type: rank of the relevant docid among {among}"
     );
-    vec![titled(&title, words(["component"]).chain(rank_header()), rows.collect())]
+    vec![titled(&title, strings(["component"]).chain(rank_header()), rows.collect())]
 }
 
-fn stage_patching(result: &StagePatching, among: &str) -> Vec<Titled> {
+fn stage_patching(result: &StagePatching, among: &str) -> Vec<TitledTable> {
     let head = ["component", "replacement"];
     let stages = Stage::ALL.map(|stage| stage.to_string());
     let mut tables = Vec::new();
     let beyond_1 = paper_cells(result, |ranks| [ranks.beyond_1]);
     if !beyond_1.is_empty() {
         let title = format!(
-            "% of queries whose relevant docid leaves rank 1 among {among}, by stage replaced"
+            "% of queries whose relevant docid is no longer at rank 1 among {among}, by patched stage"
         );
-        tables.push(titled(&title, words(head).chain(stages.clone()), beyond_1));
+        tables.push(titled(&title, strings(head).chain(stages.clone()), beyond_1));
         let beyond =
             paper_cells(result, |ranks| [ranks.beyond_5, ranks.beyond_10, ranks.beyond_100]);
         let thresholds = stages
             .iter()
             .flat_map(|stage| ["5", "10", "100"].map(|rank| format!("{stage} > {rank}")));
         let title = format!(
-            "% of queries whose relevant docid falls beyond rank 5, 10 and 100 among {among}"
+            "% of queries whose relevant docid is beyond rank 5, 10 and 100 among {among}, by patched stage"
         );
-        tables.push(titled(&title, words(head).chain(thresholds), beyond));
+        tables.push(titled(&title, strings(head).chain(thresholds), beyond));
     }
-    let asked = |cell: &&PatchedCell| cell.component.is_none() || cell.stage.is_none();
-    let asked = result.cells.iter().filter(asked).map(|cell| {
+    let user_defined = |cell: &&PatchedCell| cell.component.is_none() || cell.stage.is_none();
+    let user_defined = result.cells.iter().filter(user_defined).map(|cell| {
         let mut row = vec![cell.selector.clone(), cell.replacement.to_string()];
         row.extend(rank_cells(&cell.ranks));
         row
     });
-    let asked: Vec<Vec<String>> = asked.collect();
-    if !asked.is_empty() {
-        let header = words(["selector", "replacement"]).chain(rank_header());
-        let title = format!("Replacements asked for: rank of the relevant docid among {among}");
-        tables.push(titled(&title, header, asked));
+    let user_defined: Vec<Vec<String>> = user_defined.collect();
+    if !user_defined.is_empty() {
+        let header = strings(["selector", "replacement"]).chain(rank_header());
+        let title = format!("User-defined patches: rank of the relevant docid among {among}");
+        tables.push(titled(&title, header, user_defined));
     }
     tables
 }
 
-/// The rows of the paper's table: `values` of each stage beside each other.
+/// Returns the rows of the paper's table: `values` of each stage in columns.
 fn paper_cells<const N: usize>(
     result: &StagePatching,
     values: fn(&RankShift) -> [f64; N],
@@ -184,7 +186,7 @@ fn paper_cells<const N: usize>(
     rows
 }
 
-fn circuit(result: &Circuit, among: &str) -> Vec<Titled> {
+fn circuit(result: &Circuit, among: &str) -> Vec<TitledTable> {
     let values = |scores: &Scores| [scores.hits_1, scores.recall_5, scores.hits_10];
     let row = |name: &str, absolute: &Scores, relative: Option<&Scores>| {
         let mut row = vec![name.to_owned()];
@@ -196,34 +198,36 @@ fn circuit(result: &Circuit, among: &str) -> Vec<Titled> {
     };
     let mut rows = vec![row("unpatched", &result.unpatched, None)];
     let circuits = result.circuits.iter();
-    rows.extend(circuits.map(|c| row(&c.name, &c.absolute, Some(&c.relative))));
-    let header = words(["circuit"]).chain(
+    rows.extend(circuits.map(|c| row(circuit_label(&c.name), &c.absolute, Some(&c.relative))));
+    let header = strings(["circuit"]).chain(
         ["Hits@1", "R@5", "Hits@10"]
             .into_iter()
             .flat_map(|name| [format!("{name} abs"), format!("{name} rel")]),
     );
     let title = format!(
-        "% on {} {} queries, ranked among {among}, and % of the unpatched model's",
+        "Effectiveness (%) of circuits on {} {} queries, ranked among {among}; rel: relative to the unpatched \
+         model (%)",
         result.test_queries, result.test_set
     );
     let patches = result.circuits.iter().flat_map(|circuit| {
-        circuit.patches.iter().map(|patch| vec![circuit.name.clone(), patch.clone()])
+        let name = circuit_label(&circuit.name);
+        circuit.patches.iter().map(move |patch| vec![name.to_owned(), patch.clone()])
     });
     vec![
         titled(&title, header, rows),
-        titled("What each circuit replaces", words(["circuit", "patch"]), patches.collect()),
+        titled("Patches of each circuit", strings(["circuit", "patch"]), patches.collect()),
     ]
 }
 
-fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<Titled> {
+fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<TitledTable> {
     let rows = result.swaps.iter().map(|swap| {
         let mut row = vec![swap.encoder.clone()];
         row.extend(rank_cells(&swap.ranks));
         row
     });
     let norm = norm_of(result.encoder_norm);
-    let title = format!("Rank of the relevant docid among {among} with another encoder, {norm}");
-    let header = words(["encoder", "queries"]).chain(rank_header());
+    let title = format!("Encoder swap: rank of the relevant docid among {among}, {norm}");
+    let header = strings(["encoder", "queries"]).chain(rank_header());
     let rows = rows.zip(&result.swaps).map(|(mut row, swap)| {
         row.insert(1, swap.ranks.queries.to_string());
         row
@@ -249,30 +253,30 @@ fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<Titled> {
         .collect();
     if !held_out.is_empty() {
         let header =
-            ["left out by", "encoder", "documents", "queries", "MRR", "Hits@1 %", "at rank 1"];
+            ["excluded by", "encoder", "documents", "queries", "MRR", "Hits@1 %", "at rank 1"];
         let title = format!(
-            "Queries for documents that the other encoder's model was trained without, ranked among \
+            "Queries for documents excluded from the training of the other encoder's model, ranked among \
              {among}, {norm}"
         );
-        tables.push(titled(&title, words(header), held_out));
+        tables.push(titled(&title, strings(header), held_out));
     }
     tables
 }
 
-/// The stage of a layer; `-` where the decoder has no stages.
+/// Returns the stage of a layer; `-` if the decoder has no stages.
 fn stage_name(stage: Option<Stage>) -> String {
     stage.map_or("-".to_owned(), |stage| stage.to_string())
 }
 
-/// Whose final RMSNorm it is, in words.
+/// Describes which final RMSNorm is applied.
 fn norm_of(norm: EncoderNorm) -> &'static str {
     match norm {
-        EncoderNorm::Other => "behind that encoder's own final RMSNorm",
-        EncoderNorm::Own => "behind the final RMSNorm of the model that is probed",
+        EncoderNorm::Other => "with that encoder's own final RMSNorm",
+        EncoderNorm::Own => "with the final RMSNorm of the probed model",
     }
 }
 
-fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled> {
+fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<TitledTable> {
     let mut sources: Vec<StageSource> = Vec::new();
     for share in result.stages.iter().flat_map(|stage| &stage.shares) {
         if !sources.contains(&share.source) {
@@ -281,7 +285,7 @@ fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled>
     }
     let rows = sources.iter().map(|source| {
         let stage = source.stage.map(|stage| stage.to_string()).unwrap_or_default();
-        let mut row = vec![source.source.to_string(), stage];
+        let mut row = vec![source_label(source.source).to_owned(), stage];
         row.extend(Stage::ALL.map(|stage| {
             let reader = result.stages.iter().find(|reads| reads.stage == stage);
             let share = reader.and_then(|r| r.shares.iter().find(|s| s.source == *source));
@@ -290,7 +294,7 @@ fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled>
         row
     });
     let (variant, first) = (result.variant, result.average_first);
-    // Only the exact variant adds up to what the model computed; `-` is a model that has broken down.
+    // Only the exact variant adds up to the model's activations; `-` means that they are not finite.
     let deviation = match result.variant {
         Variant::Paper => String::new(),
         Variant::Exact => {
@@ -300,8 +304,11 @@ fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled>
         }
     };
     let how = format!("{variant} variant, averaged over {first} first{deviation}");
-    let title = format!("What {readers} read ({how}): % from each source, by stage of the reader");
-    let header = words(["source", "of stage"]).chain(Stage::ALL.map(|stage| stage.to_string()));
+    let title = format!(
+        "Input attribution of {readers} ({how}): share of positive attribution (%) by source and destination stage"
+    );
+    let header =
+        strings(["source", "source stage"]).chain(Stage::ALL.map(|stage| stage.to_string()));
     let by_stage = titled(&title, header, rows.collect());
 
     let rows = result.layers.iter().map(|reads| {
@@ -313,17 +320,18 @@ fn reads(result: &InputAttribution, readers: &str, counted: &str) -> Vec<Titled>
         }));
         row
     });
-    let header = words(["layer", "stage", counted])
-        .chain(Source::ALL.iter().map(|source| source.to_string()));
-    let title =
-        format!("What {readers} read ({how}): % from each type of source, by layer of the reader");
+    let header = strings(["layer", "stage", counted])
+        .chain(Source::ALL.iter().map(|source| source_label(*source).to_owned()));
+    let title = format!(
+        "Input attribution of {readers} ({how}): share of positive attribution (%) by source and destination layer"
+    );
     let by_layer = titled(&title, header, rows.collect());
     // A decoder of one or two layers has no stages.
     if result.stages.is_empty() { vec![by_layer] } else { vec![by_stage, by_layer] }
 }
 
-fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
-    let header = words(["layer", "stage", "of", "top 10", "top 100", "top 1000"]);
+fn attention_writes(result: &AttentionWrites) -> Vec<TitledTable> {
+    let header = strings(["layer", "stage", "of", "top 10", "top 100", "top 1000"]);
     let rows = |all: &[DocidShare], of: fn(&str) -> bool| {
         all.iter()
             .filter(|share| of(&share.of))
@@ -352,20 +360,20 @@ fn attention_writes(result: &AttentionWrites) -> Vec<Titled> {
             let [layer, head] = place;
             vec![sample.query.clone(), layer, head, tokens.join(" ")]
         });
-        let header = words(["query", "layer", "head", "top tokens"]);
-        tables.push(titled("What heads write for sample queries", header, rows.collect()));
+        let header = strings(["query", "layer", "head", "top tokens"]);
+        tables.push(titled("Top tokens of heads for sample queries", header, rows.collect()));
     }
     tables
 }
 
-/// Rows that grow by a value at a time, under the key that they begin with.
+/// Rows that are built value by value; each starts with its key.
 #[derive(Default)]
 struct KeyedRows {
     rows: Vec<(Vec<String>, Vec<String>)>,
 }
 
 impl KeyedRows {
-    /// Adds a value to the row of `key`; values of one row come one after another.
+    /// Appends a value to the row of `key`; the values of one row must be added consecutively.
     fn add(&mut self, key: Vec<String>, value: String) {
         match self.rows.last_mut() {
             Some((last, values)) if *last == key => values.push(value),
@@ -379,12 +387,12 @@ impl KeyedRows {
     }
 }
 
-fn words<const N: usize>(words: [&str; N]) -> impl Iterator<Item = String> + Clone + use<N> {
-    words.map(str::to_owned).into_iter()
+fn strings<const N: usize>(strings: [&str; N]) -> impl Iterator<Item = String> + Clone + use<N> {
+    strings.map(str::to_owned).into_iter()
 }
 
 fn rank_header() -> impl Iterator<Item = String> {
-    words(["> 1 %", "> 5 %", "> 10 %", "> 100 %", "mean", "median", "best", "worst"])
+    strings(["> 1 %", "> 5 %", "> 10 %", "> 100 %", "mean", "median", "best", "worst"])
 }
 
 fn rank_cells(ranks: &RankShift) -> Vec<String> {
@@ -395,11 +403,37 @@ fn rank_cells(ranks: &RankShift) -> Vec<String> {
     cells
 }
 
+/// The label of a source component in tables and figures.
+pub(super) fn source_label(source: Source) -> &'static str {
+    match source {
+        Source::Start => "start embedding",
+        _ => source.name(),
+    }
+}
+
+/// The label of a group of tokens in tables and figures.
+pub(super) fn group_label(group: TokenGroup) -> &'static str {
+    match group {
+        TokenGroup::Docids => "docids",
+        TokenGroup::Words => "text tokens",
+    }
+}
+
+/// The label of a circuit in tables and figures.
+pub(super) fn circuit_label(name: &str) -> &str {
+    match name {
+        "paper" => "paper circuit",
+        "paper with base" => "paper, base model",
+        "given" => "user-defined",
+        other => other,
+    }
+}
+
 fn percent(value: f64) -> String {
     number(value, 2)
 }
 
-/// `-` for what is undefined; no sign before a zero.
+/// Formats a number: `-` if it is undefined, and no sign before a zero.
 pub(super) fn number(value: f64, digits: usize) -> String {
     if !value.is_finite() {
         return "-".to_owned();
@@ -411,12 +445,12 @@ pub(super) fn number(value: f64, digits: usize) -> String {
     }
 }
 
-/// Cells that are numbers (or undefined) are aligned at the right.
+/// Builds a table; numeric (or undefined) cells are right-aligned.
 fn titled<T: Into<String>>(
     title: &str,
     header: impl IntoIterator<Item = T>,
     rows: Vec<Vec<String>>,
-) -> Titled {
+) -> TitledTable {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(header.into_iter().map(Into::<String>::into));
@@ -427,5 +461,5 @@ fn titled<T: Into<String>>(
             if numeric { cell.set_alignment(CellAlignment::Right) } else { cell }
         }));
     }
-    Titled { title: title.to_owned(), table }
+    TitledTable { title: title.to_owned(), table }
 }

@@ -1,5 +1,5 @@
-//! Results as one long table: a row a number, the same columns for every probe. pandas and R read it as it is, and
-//! group and pivot by the columns.
+//! Results as CSV in long (tidy) format: one number per row, with the same columns for every probe, to group and pivot
+//! in pandas and R.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use crate::probe::{
     Scores, SiteRank, StageSource, Swap, Variant,
 };
 
-/// The columns of [`write_csv`]; those that say nothing of a number are empty.
+/// The columns of [`write_csv`]; columns that do not apply to a number are empty.
 const COLUMNS: [&str; 15] = [
     "checkpoint",
     "step",
@@ -29,26 +29,26 @@ const COLUMNS: [&str; 15] = [
     "value",
 ];
 
-/// One number of a result, and what it is about.
+/// One number of a result with its keys.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entry {
     pub layer: Option<usize>,
     pub stage: Option<Stage>,
     /// Component, site, group of tokens, head or selector.
     pub of: String,
-    /// What was done or how it was computed: the replacement, the circuit, the encoder, the variant.
+    /// The intervention or variant: replacement, circuit, encoder, attribution variant.
     pub setting: String,
-    /// What is read from, or pointed against.
+    /// The source component of an attribution, or the other output of a cosine.
     pub source: String,
     pub source_layer: Option<usize>,
     pub source_stage: Option<Stage>,
     pub metric: String,
-    /// NaN where it is undefined.
+    /// NaN if undefined.
     pub value: f64,
 }
 
-/// Writes the numbers of all records as CSV (RFC 4180, but lines end with `\n` alone): one header, a row a number.
-/// Undefined numbers are empty fields. The words of `attention_writes` are no numbers; JSON and tables have them.
+/// Writes the numbers of all records as CSV (RFC 4180, but lines end with `\n`): a header, then one number per row.
+/// Undefined numbers are empty fields. The top tokens of `attention_writes` are in JSON and tables only.
 pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", COLUMNS.join(","))?;
     for record in records {
@@ -88,8 +88,8 @@ const QUERY_COLUMNS: [&str; 13] = [
     "rank",
 ];
 
-/// Writes the ranks of every query that the records hold, where those were asked for, as CSV of the same form as
-/// [`write_csv`]'s: a row a rank. What probes of the measured queries start from is `setting` `unpatched`.
+/// Writes the ranks of every query that the records contain (option `per_query`) as CSV in the form of [`write_csv`]:
+/// one rank per row. Ranks without intervention have the `setting` `unpatched`.
 pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", QUERY_COLUMNS.join(","))?;
     for record in records {
@@ -110,7 +110,7 @@ pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<
     Ok(())
 }
 
-/// The first fields of every row: what a record was measured on, and by which probe.
+/// Returns the first fields of every row: what a record was measured on, and its probe.
 fn about(record: &Record) -> [String; 6] {
     let on = &record.measured_on;
     [
@@ -128,13 +128,13 @@ fn write_row(about: &[String], fields: &[String], out: &mut dyn Write) -> io::Re
     writeln!(out, "{}", row.join(","))
 }
 
-/// Every rank of a record with what it is about: an entry without a number, and the query.
+/// Returns every rank of a record with its keys (an entry without a number) and its query.
 fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
     let measured = &record.measured_on.measured_queries;
-    let whole = Entry { setting: "unpatched".to_owned(), ..Entry::default() };
+    let unpatched = Entry { setting: "unpatched".to_owned(), ..Entry::default() };
     let mut rows: Vec<(Entry, &QueryRanks, u32)> = Vec::new();
     for found in measured {
-        rows.extend(found.ranks.iter().map(|rank| (whole.clone(), found, *rank)));
+        rows.extend(found.ranks.iter().map(|rank| (unpatched.clone(), found, *rank)));
     }
     let of_measured = |place: Entry, shift: &RankShift| {
         let ranks = measured.iter().zip(shift.ranks.clone());
@@ -185,7 +185,7 @@ fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
     rows
 }
 
-/// The queries that means are over; `named` where a file named them.
+/// Returns the queries that means are over; `named` if they were listed in a file.
 fn over(record: &Record) -> String {
     match record.measured_on.named {
         Some(_) => "named".to_owned(),
@@ -197,7 +197,7 @@ fn optional<T: ToString>(value: Option<T>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// A field of a CSV file (RFC 4180).
+/// Quotes a field of a CSV file if needed (RFC 4180).
 pub(super) fn quoted(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
@@ -206,7 +206,7 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// All numbers of a result, in its order.
+/// Returns all numbers of a result, in its order.
 pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
     match result {
         ProbeResult::ResidualContribution(result) => {
@@ -248,7 +248,7 @@ pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
 }
 
 impl Entry {
-    /// The same place with this number.
+    /// Returns the entry with the same keys and this number.
     fn number(&self, metric: &str, value: f64) -> Entry {
         Entry { metric: metric.to_owned(), value, ..self.clone() }
     }
@@ -359,7 +359,7 @@ fn reads(reads: &InputAttribution) -> Vec<Entry> {
     }
     if reads.variant == Variant::Exact {
         let key = Entry { setting, ..Entry::default() };
-        // JSON does not tell an undefined one from none.
+        // In JSON an undefined value and an absent one are both null.
         let deviation = reads.largest_deviation.unwrap_or(f64::NAN);
         entries.push(key.number("largest_deviation", deviation));
     }
@@ -376,7 +376,7 @@ fn docid_share(found: &DocidShare) -> Vec<Entry> {
 }
 
 fn ranks(key: &Entry, ranks: &RankShift) -> Vec<Entry> {
-    // 0 stands for no query there.
+    // 0 means that there was no query.
     let rank = |rank: u32| if rank == 0 { f64::NAN } else { f64::from(rank) };
     let mut entries = key.numbers([
         ("queries", ranks.queries as f64),

@@ -1,4 +1,4 @@
-//! Evaluates a model on a set of queries: ranks, means over them, run files.
+//! Evaluates a model on a set of queries: ranks, mean metrics, run files.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use super::measure::JudgedRanks;
 use super::metrics::{MetricSums, Metrics};
 use super::names;
-use super::ranking::{Question, RankOptions, Ranking, rank};
+use super::ranking::{EncodedQuery, RankOptions, Ranking, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
@@ -15,89 +15,92 @@ use crate::prefix::TextSet;
 use crate::random;
 use crate::t5::GenirModel;
 
-/// Queries (or documents, asked as queries) with what is right for them, encoded once.
+/// Tokenized queries (or documents used as queries) with their relevance judgements.
 pub struct QuerySet {
-    /// What it is called in metrics: `validation`, `memorisation/indexing`.
+    /// Name in metrics: `validation`, `memorisation/indexing`.
     pub name: String,
-    /// Tokens and relevant rows.
-    pub questions: Vec<Question>,
-    /// Each question's id.
+    /// Token ids and docid rows of the relevant documents.
+    pub queries: Vec<EncodedQuery>,
+    /// The id of each query.
     pub ids: Vec<String>,
-    /// Grades of the relevant documents of each question.
+    /// Relevance grades of the relevant documents of each query.
     grades: Vec<Vec<u32>>,
-    /// Whether a relevant document of the question had a training query; none where that is no question.
+    /// Whether a relevant document of each query had a training query; `None` for a set that is not divided by this.
     seen: Option<Vec<bool>>,
 }
 
-/// Queries of a set that have metrics of their own.
+/// A subset of the queries for which metrics are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuerySubset {
-    /// All of them.
+    /// All queries.
     All,
-    /// Those with a relevant document that had a training query.
+    /// Queries with a relevant document that had a training query.
     Seen,
-    /// The others.
+    /// The other queries.
     Unseen,
 }
 
-/// What an evaluation found. None where there was no query.
-pub struct Evaluated {
+/// The result of [`evaluate`]. Metrics of a subset without queries are `None`.
+pub struct EvaluationResult {
     /// All queries.
     pub all: Option<Metrics>,
-    /// Queries with a document that had a training query.
+    /// Queries with a relevant document that had a training query.
     pub seen: Option<Metrics>,
-    /// The others: their documents were learnt through indexing only, or not at all.
+    /// The other queries: their documents were learnt through indexing only, or not at all.
     pub unseen: Option<Metrics>,
-    /// Where the relevant documents of each question are, in the order in which it names them.
+    /// The ranks and grades of the relevant documents of each query, in the order of [`EncodedQuery::relevant`].
     pub judged: Vec<JudgedRanks>,
-    /// What these ranks are to be taken with care for.
-    pub doubts: Doubts,
+    /// Ties and NaN among the scores of relevant documents.
+    pub diagnostics: ScoreDiagnostics,
 }
 
-/// What makes ranks worth less than they seem.
+/// Counts of ties and NaN among the scores of relevant documents, which make ranks unreliable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Doubts {
-    /// Relevant documents of all questions.
+pub struct ScoreDiagnostics {
+    /// Number of relevant documents of all queries.
     pub relevant: u64,
-    /// Of these, those that have exactly the score of another document or word.
+    /// Those with exactly the score of another candidate.
     pub tied: u64,
-    /// Of these, those whose score is NaN.
+    /// Those whose score is NaN.
     pub nan: u64,
 }
 
-/// More relevant documents than this share of them must tie before it is said.
-const TIES_WORTH_SAYING: f64 = 0.01;
+/// A warning is given if more than this share of the relevant documents tie.
+const TIE_WARNING_SHARE: f64 = 0.01;
 
-impl Doubts {
+impl ScoreDiagnostics {
     fn add(&mut self, ranking: &Ranking) {
         self.relevant += ranking.relevant.len() as u64;
         self.tied += ranking.relevant.iter().filter(|rank| rank.is_tied).count() as u64;
         self.nan += ranking.relevant.iter().filter(|rank| rank.is_nan).count() as u64;
     }
 
-    /// What must be said aloud, a sentence each.
-    pub fn remarks(&self) -> Vec<String> {
-        let (of, mut remarks) = (self.relevant, Vec::new());
-        if self.tied as f64 > TIES_WORTH_SAYING * of as f64 {
+    /// Returns warnings for the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let (of, mut warnings) = (self.relevant, Vec::new());
+        if self.tied as f64 > TIE_WARNING_SHARE * of as f64 {
             let (tied, percent) = (self.tied, 100.0 * self.tied as f64 / of as f64);
-            remarks.push(format!(
-                "{tied} of {of} relevant documents ({percent:.1}%) have exactly the score of another one: \
-                 their order is that of their docids, as in trec_eval, and says nothing of the model"
+            warnings.push(format!(
+                "{tied} of {of} relevant documents ({percent:.1}%) have exactly the score of another candidate: \
+                 ties are broken by docid, as in trec_eval, so these ranks do not reflect the model"
             ));
         }
         if self.nan > 0 {
-            remarks.push(format!(
-                "the scores of {} of {of} relevant documents are NaN and rank last: the model has broken down",
+            warnings.push(format!(
+                "the scores of {} of {of} relevant documents are NaN and are ranked last: the model has diverged",
                 self.nan
             ));
         }
-        remarks
+        warnings
     }
 }
 
 impl QuerySet {
-    /// `queries`, or a sample of `most` of them that `seed` draws. Training had no example of the documents in
-    /// `left_out`.
+    /// Tokenizes `queries`, or a random sample of `most` of them. `left_out` are the documents without training
+    /// examples.
+    ///
+    /// # Errors
+    /// A query cannot be tokenized.
     pub fn of_queries(
         name: &str,
         corpus: &Corpus,
@@ -116,10 +119,10 @@ impl QuerySet {
             |query: &Query| query.relevant.iter().map(|judged| judged.document).collect();
         Ok(Self {
             name: name.to_owned(),
-            questions: tokens
+            queries: tokens
                 .into_iter()
                 .zip(&queries)
-                .map(|(tokens, query)| Question { tokens, relevant: relevant(query) })
+                .map(|(tokens, query)| EncodedQuery { tokens, relevant: relevant(query) })
                 .collect(),
             ids: queries.iter().map(|query| query.id.clone()).collect(),
             grades: queries
@@ -135,7 +138,10 @@ impl QuerySet {
         })
     }
 
-    /// The documents in `rows` asked for by their own texts, each a question, or a sample of `most` of these.
+    /// Uses the texts of the documents in `rows` as queries for these documents: all, or a random sample of `most`.
+    ///
+    /// # Errors
+    /// A text cannot be tokenized.
     pub fn of_documents(
         name: &str,
         corpus: &Corpus,
@@ -155,10 +161,10 @@ impl QuerySet {
         let tokens = tokenizer.encode_batch(&texts, encoding)?;
         Ok(Self {
             name: name.to_owned(),
-            questions: tokens
+            queries: tokens
                 .into_iter()
                 .zip(&rows)
-                .map(|(tokens, &row)| Question { tokens, relevant: vec![row] })
+                .map(|(tokens, &row)| EncodedQuery { tokens, relevant: vec![row] })
                 .collect(),
             ids: rows.iter().map(|&row| document(row).id.clone()).collect(),
             grades: vec![vec![1]; rows.len()],
@@ -166,90 +172,89 @@ impl QuerySet {
         })
     }
 
-    /// The rankings that an evaluation of the set has metrics of, each by its name: a part without a query has none.
+    /// Returns the names of the rankings that an evaluation of the set reports, with their subsets; empty subsets are
+    /// omitted.
     pub fn rankings(&self) -> Vec<(String, QuerySubset)> {
         // A query without a relevant document cannot be judged.
-        let is_judged = |index: &usize| !self.questions[*index].relevant.is_empty();
-        let judged = || (0..self.questions.len()).filter(is_judged);
+        let is_judged = |index: &usize| !self.queries[*index].relevant.is_empty();
+        let judged = || (0..self.queries.len()).filter(is_judged);
         let is_seen = |index: usize| self.seen.as_ref().map(|seen| seen[index]);
-        let parts = [
+        let subsets = [
             (QuerySubset::Seen, judged().any(|index| is_seen(index) == Some(true))),
             (QuerySubset::Unseen, judged().any(|index| is_seen(index) == Some(false))),
             (QuerySubset::All, judged().next().is_some()),
         ];
-        let there = parts.into_iter().filter(|(_, is_there)| *is_there);
-        there.map(|(part, _)| (names::of_part(&self.name, part), part)).collect()
+        let there = subsets.into_iter().filter(|(_, is_there)| *is_there);
+        there.map(|(subset, _)| (names::of_subset(&self.name, subset), subset)).collect()
     }
 
-    /// The same questions as one whole, not told apart by whether their documents had training queries.
-    pub fn undivided(self) -> Self {
+    /// Returns the same queries without the division into seen and unseen.
+    pub fn without_seen_split(self) -> Self {
         Self { seen: None, ..self }
     }
 
-    /// Pads every question to `length` tokens with `pad_id`, as tokens like any other: nothing masks them. This is how
-    /// the paper's released `eval.py` asks (`padding="max_length"`, and no attention mask). Longer ones stay.
+    /// Pads every query to `length` tokens with `pad_id`, without a mask, as in the paper's released `eval.py`
+    /// (`padding="max_length"` and no attention mask). Longer queries are not changed.
     pub fn pad_unmasked(&mut self, length: usize, pad_id: u32) {
-        for question in &mut self.questions {
-            let length = length.max(question.tokens.len());
-            question.tokens.resize(length, pad_id);
+        for query in &mut self.queries {
+            let length = length.max(query.tokens.len());
+            query.tokens.resize(length, pad_id);
         }
     }
 
-    /// Whether a relevant document of the question had a training query; none where that is no question.
-    pub fn is_seen(&self, question: usize) -> Option<bool> {
-        self.seen.as_ref().map(|seen| seen[question])
+    /// Returns whether a relevant document of the query had a training query; `None` if the set is not divided by this.
+    pub fn is_seen(&self, query: usize) -> Option<bool> {
+        self.seen.as_ref().map(|seen| seen[query])
     }
 
-    /// Takes documents for the rows that `rows` says, where a checkpoint has its docids in an order of its own.
-    pub fn use_rows(&mut self, rows: &[u32]) {
-        for row in self.questions.iter_mut().flat_map(|question| &mut question.relevant) {
+    /// Replaces document `i` of the corpus by docid row `rows[i]`, for a checkpoint whose docids are in another order.
+    pub fn map_rows(&mut self, rows: &[u32]) {
+        for row in self.queries.iter_mut().flat_map(|query| &mut query.relevant) {
             *row = rows[*row as usize];
         }
     }
 
-    /// The questions' texts, to be read `times` times.
+    /// Returns the token ids of all queries, each read `times` times, for the cache of the frozen prefix.
     pub fn text_set(&self, times: u64) -> TextSet<'_> {
         TextSet {
             name: self.name.clone(),
-            texts: self.questions.iter().map(|question| question.tokens.as_slice()).collect(),
-            reads: times * self.questions.len() as u64,
+            texts: self.queries.iter().map(|query| query.tokens.as_slice()).collect(),
+            reads: times * self.queries.len() as u64,
         }
     }
 
-    /// Judgements as qrels lines: query id, docid, grade.
+    /// Returns the judgements as qrels lines: query id, docid, grade.
     pub fn judgements<'a>(
         &'a self,
         docids: &'a DocidVocabulary,
     ) -> impl Iterator<Item = (&'a str, &'a str, u32)> {
-        self.ids.iter().zip(&self.questions).zip(&self.grades).flat_map(
-            |((id, question), grades)| {
-                question
-                    .relevant
-                    .iter()
-                    .zip(grades)
-                    .map(|(&row, &grade)| (id.as_str(), docids.id(row), grade))
-            },
-        )
+        self.ids.iter().zip(&self.queries).zip(&self.grades).flat_map(|((id, query), grades)| {
+            query
+                .relevant
+                .iter()
+                .zip(grades)
+                .map(|(&row, &grade)| (id.as_str(), docids.id(row), grade))
+        })
     }
 
-    /// The questions that have a relevant document at rank 1, as the paper lists them: that document's docid token,
-    /// and the query's id.
+    /// Returns the queries with a relevant document at rank 1, in the form of the paper: docid token of that document,
+    /// and query id.
     pub fn correct_pairs(
         &self,
-        evaluated: &Evaluated,
+        evaluated: &EvaluationResult,
         docids: &DocidVocabulary,
     ) -> Vec<(String, String)> {
-        let pair = |(judged, (question, id)): (&JudgedRanks, (&Question, &String))| {
+        let pair = |(judged, (query, id)): (&JudgedRanks, (&EncodedQuery, &String))| {
             let first = judged.relevant.iter().position(|(rank, _)| *rank == 1)?;
-            Some((docids.token(*question.relevant.get(first)?), id.clone()))
+            Some((docids.token(*query.relevant.get(first)?), id.clone()))
         };
-        let questions = self.questions.iter().zip(&self.ids);
-        evaluated.judged.iter().zip(questions).filter_map(pair).collect()
+        let queries = self.queries.iter().zip(&self.ids);
+        evaluated.judged.iter().zip(queries).filter_map(pair).collect()
     }
 }
 
-impl Evaluated {
-    /// The metrics of one part of the queries.
+impl EvaluationResult {
+    /// Returns the metrics of a subset of the queries.
     pub fn part(&self, part: QuerySubset) -> Option<&Metrics> {
         match part {
             QuerySubset::All => self.all.as_ref(),
@@ -259,18 +264,22 @@ impl Evaluated {
     }
 }
 
-/// Ranks all questions of `set` with a model off the autodiff graph, and writes them to `run` if there is one.
+/// Ranks documents for all queries of `set` with a model that is not on the autodiff graph, and writes the rankings to
+/// `run`, if given.
+///
+/// # Errors
+/// The run file cannot be written.
 pub fn evaluate(
     model: &GenirModel,
     device: &Device,
     set: &QuerySet,
     options: RankOptions,
     mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
-) -> Result<Evaluated, RunFileError> {
-    let mut judged = vec![JudgedRanks::default(); set.questions.len()];
-    let mut doubts = Doubts::default();
-    rank(model, device, &set.questions, options, |index, ranking| {
-        doubts.add(&ranking);
+) -> Result<EvaluationResult, RunFileError> {
+    let mut judged = vec![JudgedRanks::default(); set.queries.len()];
+    let mut diagnostics = ScoreDiagnostics::default();
+    rank(model, device, &set.queries, options, |index, ranking| {
+        diagnostics.add(&ranking);
         let ranks = ranking.relevant.iter().map(|found| found.rank);
         judged[index].relevant = ranks.zip(set.grades[index].iter().copied()).collect();
         if let Some((run, docids)) = &mut run {
@@ -279,10 +288,10 @@ pub fn evaluate(
         }
         Ok::<(), RunFileError>(())
     })?;
-    let means = |counts: &dyn Fn(usize) -> bool| {
+    let means = |contains: &dyn Fn(usize) -> bool| {
         let mut sums = MetricSums::default();
-        let counted = judged.iter().enumerate().filter(|(index, _)| counts(*index));
-        counted.for_each(|(_, judged)| sums.add(judged));
+        let subset = judged.iter().enumerate().filter(|(index, _)| contains(*index));
+        subset.for_each(|(_, judged)| sums.add(judged));
         sums.means()
     };
     let (all, seen, unseen) = (
@@ -290,10 +299,10 @@ pub fn evaluate(
         means(&|index| set.is_seen(index) == Some(true)),
         means(&|index| set.is_seen(index) == Some(false)),
     );
-    Ok(Evaluated { all, seen, unseen, judged, doubts })
+    Ok(EvaluationResult { all, seen, unseen, judged, diagnostics })
 }
 
-/// Whether each document is relevant to a query that is trained on.
+/// Returns for each document whether it is relevant to a training query.
 fn documents_with_training_queries(corpus: &Corpus, left_out: &HashSet<u32>) -> Vec<bool> {
     let mut trained = vec![false; corpus.documents.len()];
     for query in corpus.train.iter().chain(&corpus.generated) {
@@ -304,7 +313,8 @@ fn documents_with_training_queries(corpus: &Corpus, left_out: &HashSet<u32>) -> 
     trained
 }
 
-/// Indices of a sample without repetition, in ascending order; all of them when `most` is none or not less.
+/// Returns the indices of a random sample without replacement, in ascending order; all of them if `most` is `None` or
+/// not less than `count`.
 fn sample(count: usize, most: Option<usize>, seed: u64, name: &str) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..count).collect();
     if let Some(most) = most

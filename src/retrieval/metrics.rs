@@ -1,12 +1,12 @@
-//! The metrics of reports: their sums, gathered one query at a time, and their means over queries.
+//! The metrics of reports: sums, accumulated query by query, and means over queries.
 //!
-//! The queries of a split are held against the values of `ir_measures` in `tests/retrieval_metrics.rs`.
+//! `tests/retrieval_metrics.rs` compares them with `ir_measures`.
 
 use serde::{Deserialize, Serialize};
 
 use super::measure::{JudgedRanks, Measure};
 
-/// The sums behind [`Metrics`]: a few numbers, whatever the count of queries.
+/// Running sums for [`Metrics`].
 #[derive(Debug, Clone, Default)]
 pub struct MetricSums {
     queries: u64,
@@ -15,7 +15,7 @@ pub struct MetricSums {
 }
 
 impl MetricSums {
-    /// Adds one query. A query without relevant documents cannot be judged and is not counted.
+    /// Adds one query. Queries without relevant documents are ignored.
     pub fn add(&mut self, query: &JudgedRanks) {
         if query.relevant.is_empty() {
             return;
@@ -26,7 +26,7 @@ impl MetricSums {
         }
     }
 
-    /// The means over the queries seen; none where there was no query.
+    /// Returns the means over the added queries; `None` if there are none.
     pub fn means(&self) -> Option<Metrics> {
         let [hits_1, hits_5, hits_10, hits_100, recall_5, reciprocal_rank_10, ndcg_10] =
             self.sums.map(|sum| sum / self.queries as f64);
@@ -44,40 +44,40 @@ impl MetricSums {
     }
 }
 
-/// Means over the queries of a split: each but `queries` lies between 0 and 1.
+/// Mean metrics over the queries of a split: all fields but `queries` are between 0 and 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// How many queries the means are over.
+    /// Number of queries.
     pub queries: u64,
-    /// The share of queries with a relevant document at rank 1.
+    /// Share of queries with a relevant document at rank 1.
     #[serde(rename = "hits@1")]
     pub hits_1: f64,
-    /// The share of queries with a relevant document among the first 5.
+    /// Share of queries with a relevant document among the first 5.
     #[serde(rename = "hits@5")]
     pub hits_5: f64,
-    /// The share of queries with a relevant document among the first 10.
+    /// Share of queries with a relevant document among the first 10.
     #[serde(rename = "hits@10")]
     pub hits_10: f64,
-    /// The share of queries with a relevant document among the first 100.
+    /// Share of queries with a relevant document among the first 100.
     #[serde(rename = "hits@100")]
     pub hits_100: f64,
-    /// The share of a query's relevant documents among the first 5.
+    /// Mean share of a query's relevant documents that are among the first 5.
     #[serde(rename = "recall@5")]
     pub recall_5: f64,
-    /// 1 / rank of the first relevant document, 0 when that is beyond rank 10.
+    /// Mean of 1 / rank of the first relevant document, 0 beyond rank 10.
     #[serde(rename = "mrr@10")]
     pub reciprocal_rank_10: f64,
-    /// Discounted cumulative gain of the first 10, in proportion to the best that is possible.
+    /// Mean discounted cumulative gain of the first 10, divided by the ideal one.
     #[serde(rename = "ndcg@10")]
     pub ndcg_10: f64,
 }
 
 impl Metrics {
-    /// What a ranking is judged by, in the order of reports; larger is better in all of them.
+    /// Names of the metrics in the order of reports; larger is better for all of them.
     pub const NAMES: [&'static str; 7] =
         ["hits@1", "hits@5", "hits@10", "hits@100", "recall@5", "mrr@10", "ndcg@10"];
 
-    /// What these names mean.
+    /// The measures of these names.
     pub const MEASURES: [Measure; 7] = [
         Measure::success(1),
         Measure::success(5),
@@ -88,7 +88,7 @@ impl Metrics {
         Measure::ndcg(10),
     ];
 
-    /// Names and values: [`Metrics::NAMES`], then `queries`.
+    /// Returns names and values: [`Metrics::NAMES`], then `queries`.
     pub fn values(&self) -> impl Iterator<Item = (&'static str, f64)> + use<> {
         let values = [
             self.hits_1,
@@ -102,7 +102,7 @@ impl Metrics {
         Self::NAMES.into_iter().zip(values).chain([("queries", self.queries as f64)])
     }
 
-    /// The value of that name, as [`Metrics::values`] spells it.
+    /// Returns the value by its name in [`Metrics::values`].
     pub fn get(&self, name: &str) -> Option<f64> {
         self.values().find(|(known, _)| *known == name).map(|(_, value)| value)
     }

@@ -1,6 +1,5 @@
-//! Ranking documents for queries, and what the ranks amount to: metrics, TREC run files, correct queries.
+//! Ranks documents for queries: metrics, TREC run files, lists of correct queries.
 
-mod best;
 pub mod evaluation;
 pub mod measure;
 pub mod metrics;
@@ -9,9 +8,10 @@ pub mod ranking;
 pub mod run_files;
 mod search;
 pub mod ties;
+mod top_k;
 
 pub use measure::{JudgedRanks, Measure, NamedMeasure};
 pub use metrics::{MetricSums, Metrics};
-pub use ranking::Vocabulary;
+pub use ranking::CandidateSet;
 pub use search::{Hit, Searcher};
 pub use ties::DocidOrder;

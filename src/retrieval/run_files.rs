@@ -1,9 +1,8 @@
-//! Files of ranked and judged documents: TREC runs, TREC qrels, and `correct_valid.json` of the
-//! paper's released code. Each is written whole or not at all.
+//! Reads and writes TREC run files, TREC qrels, and `correct_valid.json` of the paper's released code. Writes are
+//! atomic: a file is complete or absent.
 //!
-//! A TREC run has lines `query Q0 document rank score tag`, qrels have lines
-//! `query 0 document grade`. Fields are parted by white space, so an id that holds white space
-//! (or is empty) cannot stand in them and is refused.
+//! A TREC run has lines `query Q0 document rank score tag`, qrels have lines `query 0 document grade`. Fields are
+//! separated by white space, so an id that is empty or contains white space cannot be represented and is refused.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -14,16 +13,16 @@ use serde::Deserialize;
 
 use crate::files::{AtomicFile, FileError, write_atomically};
 
-/// Why a run, qrels or correct-queries file could not be written or read.
+/// Errors of writing or reading a run, qrels or correct-queries file.
 #[derive(Debug, thiserror::Error)]
 pub enum RunFileError {
     /// The file itself could not be opened, read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// An id that the format cannot hold.
+    /// An id that the format cannot represent.
     #[error(
-        "{}: the {field} {id:?} is empty or holds white space or a control character, which TREC files cannot represent; \
-         rename it in the corpus or leave out run files", path.display()
+        "{}: the {field} {id:?} is empty or contains white space or a control character, which TREC files cannot \
+         represent; rename it in the corpus, or do not write run and qrels files", path.display()
     )]
     Id {
         /// The file being written.
@@ -33,10 +32,10 @@ pub enum RunFileError {
         /// The id.
         id: String,
     },
-    /// A score that gives no order: not finite, or higher than the one before it.
+    /// A score that is not finite, or higher than that of the previous rank.
     #[error(
         "{}: query {query:?}: docid {document:?} has score {score} at rank {rank}; \
-         scores must be finite and must not rise from rank to rank", path.display()
+         scores must be finite and must not increase with the rank", path.display()
     )]
     Score {
         /// The file being written.
@@ -45,23 +44,23 @@ pub enum RunFileError {
         query: String,
         /// The document's docid.
         document: String,
-        /// Its place in the ranking, from 1.
+        /// Its rank, from 1.
         rank: u32,
         /// Its score.
         score: f32,
     },
-    /// A line that is not of the format.
+    /// A line that does not have the format.
     #[error("{}:{line}: {field} is {found:?}, expected {expected}", path.display())]
     Line {
         /// The file being read.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// Which field of the line.
+        /// The field of the line.
         field: &'static str,
-        /// What stands there.
+        /// The text found.
         found: String,
-        /// What should.
+        /// The expected form.
         expected: &'static str,
     },
     /// A correct-queries file that is not a JSON array of pairs.
@@ -69,7 +68,7 @@ pub enum RunFileError {
     Json {
         /// The file being read.
         path: PathBuf,
-        /// What the parser says, with line and column.
+        /// The error of the parser, with line and column.
         source: serde_json::Error,
     },
 }
@@ -81,11 +80,11 @@ pub struct RunLine {
     pub query: String,
     /// The document's docid.
     pub document: String,
-    /// The rank as written; most tools count from 1 and go by the score alone.
+    /// The rank as written; most tools count from 1, and evaluation tools use the score only.
     pub rank: u32,
     /// The score, finite.
     pub score: f64,
-    /// The name of the system that ranked.
+    /// The name of the system.
     pub tag: String,
 }
 
@@ -100,8 +99,7 @@ pub struct QrelsLine {
     pub grade: i32,
 }
 
-/// A TREC run being written, query by query. Nothing is at its path before
-/// [`RunWriter::finish`].
+/// Writes a TREC run file query by query. The file appears at its path with [`RunWriter::finish`].
 #[derive(Debug)]
 pub struct RunWriter {
     file: AtomicFile,
@@ -143,7 +141,7 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Puts the run at its path.
+    /// Moves the complete file to its path.
     pub fn finish(self) -> Result<(), RunFileError> {
         Ok(self.file.commit()?)
     }
@@ -194,7 +192,7 @@ pub fn write_correct_queries(path: &Path, correct: &[(String, String)]) -> Resul
     write_atomically(path, |file| Ok(serde_json::to_writer(file, correct)?))
 }
 
-/// Reads such a file; query ids that are JSON integers become their decimal text.
+/// Reads a correct-queries file as `(docid token, query id)`; integer query ids are converted to text.
 pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFileError> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a query id must be a string or an integer")]
@@ -214,7 +212,7 @@ pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFil
         .collect())
 }
 
-/// That TREC files can hold all of `ids`; `path` stands for the file in the error.
+/// Checks that TREC files can represent all of `ids`; `path` is named in the error.
 pub fn check_docids<'a>(
     path: &Path,
     ids: impl IntoIterator<Item = &'a str>,
@@ -222,7 +220,7 @@ pub fn check_docids<'a>(
     ids.into_iter().try_for_each(|id| check_id(path, "docid", id))
 }
 
-/// That qrels at `path` can hold all of `judgements`, as [`write_qrels`] takes them.
+/// Checks that a qrels file at `path` can represent all of `judgements`, `(query id, docid, grade)`.
 pub fn check_qrels<'a>(
     path: &Path,
     judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
@@ -233,9 +231,9 @@ pub fn check_qrels<'a>(
     })
 }
 
-/// Whether TREC files can hold an id: it would not break a line into other fields.
+/// Returns whether TREC files can represent an id as one field of a line.
 pub(crate) fn fits_trec(id: &str) -> bool {
-    // Control characters too: Python's `str.split` parts fields at some of them.
+    // Control characters too: Python's `str.split` splits at some of them.
     !id.is_empty() && !id.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
@@ -246,7 +244,7 @@ fn check_id(path: &Path, field: &'static str, id: &str) -> Result<(), RunFileErr
     }
 }
 
-/// Where a line stands, for the errors of its fields.
+/// File and line number, for errors.
 struct LineLocation<'a> {
     path: &'a Path,
     line: usize,
@@ -275,7 +273,7 @@ impl LineLocation<'_> {
     }
 }
 
-/// Parses each line of exactly `FIELDS` fields; blank lines are passed over.
+/// Parses each line of exactly `FIELDS` fields; blank lines are skipped.
 fn read_lines<T, const FIELDS: usize>(
     path: &Path,
     expected: &'static str,
@@ -290,18 +288,18 @@ fn read_lines<T, const FIELDS: usize>(
         if read.map_err(FileError::new("read", path))? == 0 {
             break;
         }
-        let place = LineLocation { path, line };
+        let location = LineLocation { path, line };
         let text = str::from_utf8(&bytes).map_err(|_| {
             let found = String::from_utf8_lossy(&bytes);
-            place.error("the line", found.trim_end(), "text in UTF-8")
+            location.error("the line", found.trim_end(), "text in UTF-8")
         })?;
         let fields: Vec<&str> = text.split_whitespace().collect();
         if fields.is_empty() {
             continue;
         }
         let fields = <[&str; FIELDS]>::try_from(fields)
-            .map_err(|_| place.error("the line", text.trim_end(), expected))?;
-        lines.push(parse(&place, fields)?);
+            .map_err(|_| location.error("the line", text.trim_end(), expected))?;
+        lines.push(parse(&location, fields)?);
     }
     Ok(lines)
 }

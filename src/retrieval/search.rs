@@ -1,9 +1,9 @@
-//! Ranks documents for typed queries.
+//! Ranks documents for query texts.
 
 use std::convert::Infallible;
 
 use super::DocidOrder;
-use super::ranking::{Question, RankOptions, rank};
+use super::ranking::{EncodedQuery, RankOptions, rank};
 use crate::checkpoint::Checkpoint;
 use crate::docid::TokenizerError;
 
@@ -13,7 +13,7 @@ pub struct Searcher<'a> {
     order: DocidOrder,
 }
 
-/// One document that was found.
+/// One ranked document.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hit<'a> {
     /// Its docid.
@@ -23,12 +23,12 @@ pub struct Hit<'a> {
 }
 
 impl<'a> Searcher<'a> {
-    /// Prepares the order of docids, in which equal scores are ranked.
+    /// Sorts the docids once, to rank documents with equal logits.
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, order: DocidOrder::of(&checkpoint.docids) }
+        Self { checkpoint, order: DocidOrder::new(&checkpoint.docids) }
     }
 
-    /// The `depth` best documents for `query`, best first.
+    /// Returns the top `depth` documents for `query`, best first.
     ///
     /// # Errors
     /// The query cannot be encoded.
@@ -36,12 +36,14 @@ impl<'a> Searcher<'a> {
         let Checkpoint { model, tokenizer, docids, .. } = self.checkpoint;
         let encoding = self.checkpoint.encoding().queries();
         let tokens = tokenizer.encode_batch(&[query], &encoding)?;
-        let questions: Vec<Question> =
-            tokens.into_iter().map(|tokens| Question { tokens, relevant: Vec::new() }).collect();
+        let queries: Vec<EncodedQuery> = tokens
+            .into_iter()
+            .map(|tokens| EncodedQuery { tokens, relevant: Vec::new() })
+            .collect();
         let options = RankOptions { depth, ..RankOptions::new(&self.order, tokenizer.pad_id()) };
         let mut hits = Vec::new();
         let device = model.docids.weight.device();
-        let Ok(()) = rank(model, &device, &questions, options, |_, ranking| {
+        let Ok(()) = rank(model, &device, &queries, options, |_, ranking| {
             let best = ranking.best.into_iter();
             hits.extend(best.map(|(row, score)| Hit { docid: docids.id(row), score }));
             Ok::<(), Infallible>(())

@@ -93,7 +93,7 @@ impl QuerySource<'_> {
                         corpus.train.iter().filter(trained).cloned().collect();
                     let most = Some(most);
                     QuerySet::of_queries(&name, corpus, &queries, left_out, most, seed, how)?
-                        .undivided()
+                        .without_seen_split()
                 }
             });
         }

@@ -2,7 +2,7 @@
 
 use genir::component::{Component, Stage, Stages};
 use genir::probe::*;
-use genir::retrieval::Vocabulary;
+use genir::retrieval::CandidateSet;
 
 /// One record a probe, in the order of [`Probe::ALL`], for a decoder of `depth` layers, measured after `step`
 /// updates. Numbers differ by place and move with the step.
@@ -74,7 +74,7 @@ impl Made {
                 over: Over::Correct,
                 measured: 100,
                 named: None,
-                vocabulary: Vocabulary::Docids,
+                vocabulary: CandidateSet::Docids,
                 stages: Some(self.stages.clone()),
                 base: Some("t5-small".to_owned()),
                 measured_queries: Vec::new(),

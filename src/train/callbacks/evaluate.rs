@@ -8,7 +8,7 @@ use burn::module::Module;
 use crate::allocator;
 use crate::prefix::{Prefix, TextSet};
 use crate::retrieval::DocidOrder;
-use crate::retrieval::evaluation::{Evaluated, QuerySet, QuerySubset, evaluate};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, QuerySubset, evaluate};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
@@ -59,7 +59,7 @@ impl<'a> Evaluate<'a> {
             plan,
             run,
             cadence: plan.evaluations(),
-            order: DocidOrder::of(&plan.docids),
+            order: DocidOrder::new(&plan.docids),
             sets,
             logged: HashSet::new(),
             evaluated: None,
@@ -72,11 +72,11 @@ impl<'a> Evaluate<'a> {
         to_files: bool,
         model: &GenirModel,
         prefix: Option<&Prefix>,
-    ) -> Result<Evaluated, TrainError> {
+    ) -> Result<EvaluationResult, TrainError> {
         let section = &self.plan.recipe.evaluate;
         let options = RankOptions {
             order: &self.order,
-            vocabulary: section.vocabulary,
+            candidates: section.vocabulary,
             depth: if to_files { section.run_depth } else { 0 },
             batch_size: section.batch_size,
             pad_id: self.plan.tokenizer.pad_id(),
@@ -129,7 +129,7 @@ impl Callback for Evaluate<'_> {
         for (set, to_files) in &self.sets {
             let prefix = state.prefix.map(Arc::as_ref);
             let found = self.evaluate(set, *to_files, &model, prefix)?;
-            let doubts = found.doubts.remarks().into_iter();
+            let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             let rankings = set.rankings();
             for (name, part) in &rankings {

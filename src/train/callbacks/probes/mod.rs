@@ -287,8 +287,8 @@ impl<'a> Probes<'a> {
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
-            for picture in report::pictures(history, &self.skipped) {
-                match picture.image() {
+            for figure in report::figures(history, &self.skipped) {
+                match figure.image() {
                     Ok(image) => state.monitor.images(step, &[image])?,
                     // Not a reason to lose a run: the result is stored, and can be drawn later.
                     Err(error) => tracing::warn!("{error}"),

@@ -1,18 +1,19 @@
-//! Pictures of what is read (P6, P7) and written (P8).
+//! Figures of input attribution (P6, P7) and of cross-attention outputs (P8).
 
 use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{Bars, Digits, Figure, PERCENT, Panel, extent, heat_map, map_height};
 use super::layers::layer_labels;
+use super::spec::{Bars, Digits, FigureSpec, PERCENT, Panel, extent, heat_map, map_height};
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     AttentionWrites, DocidShare, InputAttribution, LayerAttribution, Source, SourceShare,
     StageAttribution, StageSource,
 };
+use crate::report::tables::source_label;
 
-/// Who reads: the name of the picture, and of the readers.
+/// The destination units of an input attribution: the name of the figure, and of the units.
 pub(super) struct Readers {
     name: &'static str,
     who: &'static str,
@@ -23,27 +24,27 @@ pub(super) const NEURONS: Readers = Readers { name: "neuron_reads", who: "MLP ne
 /// P7.
 pub(super) const HEADS: Readers = Readers { name: "attention_reads", who: "cross-attention heads" };
 
-/// All sources by stage: the start embedding, then each type in each stage.
+/// Returns all sources by stage: the start embedding, then each component type in each stage.
 pub(super) fn stage_sources() -> Vec<StageSource> {
     let start = StageSource { source: Source::Start, stage: None };
     let of = |stage| Component::ALL.map(|c| StageSource { source: c.into(), stage: Some(stage) });
     [start].into_iter().chain(Stage::ALL.into_iter().flat_map(of)).collect()
 }
 
-/// All sources where the decoder has no stages: by type alone.
+/// Returns all sources of a decoder without stages: by component type only.
 fn typed_sources() -> Vec<StageSource> {
     Source::ALL.iter().map(|&source| StageSource { source, stage: None }).collect()
 }
 
-/// `mlp I`, and `start`.
+/// Returns the label of a source: `mlp I`, `start embedding`.
 pub(super) fn source_name(source: &StageSource) -> String {
     match source.stage {
-        Some(stage) => format!("{} {stage}", source.source),
-        None => source.source.to_string(),
+        Some(stage) => format!("{} {stage}", source_label(source.source)),
+        None => source_label(source.source).to_owned(),
     }
 }
 
-/// A type's colour, the lighter the earlier the stage.
+/// Returns the colour of a component type, lighter for earlier stages.
 fn source_color(source: &StageSource) -> RGBColor {
     let strength = match source.stage {
         Some(Stage::First) => 0.45,
@@ -53,18 +54,19 @@ fn source_color(source: &StageSource) -> RGBColor {
     color::lighter(color::source(source.source), strength)
 }
 
-/// The share of a source in what a stage reads, in %; NaN where it is none of its sources.
+/// Returns the share of a source in the attribution of a stage, in %; NaN if it is not one of its sources.
 pub(super) fn stage_share(reads: &StageAttribution, source: StageSource) -> f64 {
     let found = reads.shares.iter().find(|share| share.source == source);
     found.map_or(f64::NAN, |found| 100.0 * found.share)
 }
 
-/// P6 and P7: by stage, where the decoder has stages, and by layer of the reader, and every source of every layer.
+/// P6 and P7: shares by destination stage (if the decoder has stages) and by destination layer, and heat maps of source
+/// layers by destination layers.
 pub(super) fn reads(
     result: &InputAttribution,
     stages: Option<&Stages>,
     readers: &Readers,
-) -> Vec<Figure> {
+) -> Vec<FigureSpec> {
     let sources = if stages.is_some() { stage_sources() } else { typed_sources() };
     let names: Vec<(String, RGBColor)> =
         sources.iter().map(|source| (source_name(source), source_color(source))).collect();
@@ -84,24 +86,22 @@ pub(super) fn reads(
     };
     let stage_names: Vec<String> = result.stages.iter().map(|s| s.stage.to_string()).collect();
     let layer_names: Vec<String> = result.layers.iter().map(|l| l.layer.to_string()).collect();
-    let digits = Digits::Point(1);
+    let digits = Digits::Decimals(1);
     let by_stage = Bars {
-        places: &stage_names,
+        categories: &stage_names,
         names: names.clone(),
         values: result.stages.iter().map(of_stage).collect(),
         digits,
     };
     let values = result.layers.iter().map(of_layer).collect();
-    let by_layer = Bars { places: &layer_names, names, values, digits };
-    let percent = || Axis::linear("% of what is read", 0.0, 100.0);
-    let by_stage = stages.map(|_| {
-        by_stage.stacked("Sources by stage of the reader", "stage of the reader", percent())
-    });
-    let by_layer =
-        by_layer.stacked("Sources by layer of the reader", "layer of the reader", percent());
-    let bars = Figure {
+    let by_layer = Bars { categories: &layer_names, names, values, digits };
+    let percent = || Axis::linear("positive attribution (%)", 0.0, 100.0);
+    let by_stage =
+        stages.map(|_| by_stage.stacked("By destination stage", "destination stage", percent()));
+    let by_layer = by_layer.stacked("By destination layer", "destination layer", percent());
+    let bars = FigureSpec {
         name: readers.name.to_owned(),
-        title: format!("What {} read", readers.who),
+        title: format!("Input attribution of {} by source component", readers.who),
         note: format!("Variant: {}; averaged over {} first", result.variant, result.average_first),
         columns: 1,
         panel: (860, 340),
@@ -110,8 +110,8 @@ pub(super) fn reads(
     vec![bars, layer_maps(result, &layer_names, readers)]
 }
 
-/// Reading layers against the layers that they read from, a panel for each type of source.
-fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -> Figure {
+/// Heat maps of destination layers by source layers, one panel per source component type.
+fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -> FigureSpec {
     let share = |reads: &LayerAttribution, source: Source, layer: usize| {
         let of = |share: &&SourceShare| share.source == source && share.layer == Some(layer);
         reads.shares.iter().find(of).map_or(f64::NAN, |share| 100.0 * share.share)
@@ -127,17 +127,17 @@ fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -
         };
         let values: Vec<Vec<f64>> = result.layers.iter().map(row).collect();
         let axes = (
-            Axis::places("layer that is read", layers),
-            Axis::places("layer of the reader", layers),
+            Axis::categorical("source layer", layers),
+            Axis::categorical("destination layer", layers),
         );
         let title = format!("{} (%)", component.name());
-        heat_map(&title, axes, &values, scale, Digits::Point(0))
+        heat_map(&title, axes, &values, scale, Digits::Decimals(0))
     });
-    Figure {
+    FigureSpec {
         name: format!("{}_layers", readers.name),
-        title: format!("Which layers {} read from", readers.who),
+        title: format!("Input attribution of {} by source layer", readers.who),
         note: format!(
-            "Variant: {}; averaged over {} first. Grey: later than the reader",
+            "Variant: {}; averaged over {} first. Grey: the source is later than the destination",
             result.variant, result.average_first
         ),
         columns: 3,
@@ -146,18 +146,18 @@ fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -
     }
 }
 
-/// Tokens at the top, and the % of docids among them.
+/// Number of top tokens, and the % of docids among them.
 type Top = (&'static str, fn(&DocidShare) -> f64);
 
-/// The three depths that P8 looks at.
+/// The three numbers of top tokens of P8.
 pub(super) const TOPS: [Top; 3] = [
     ("top 10", |share| share.top_10),
     ("top 100", |share| share.top_100),
     ("top 1,000", |share| share.top_1000),
 ];
 
-/// P8: % of docids by layer, for the whole output and each head.
-pub(super) fn attention_writes(result: &AttentionWrites) -> Vec<Figure> {
+/// P8: % of docids among the top tokens by layer, for the whole output and each head.
+pub(super) fn attention_writes(result: &AttentionWrites) -> Vec<FigureSpec> {
     let mut columns: Vec<&str> = Vec::new();
     for share in &result.layers {
         if !columns.contains(&share.of.as_str()) {
@@ -174,14 +174,15 @@ pub(super) fn attention_writes(result: &AttentionWrites) -> Vec<Figure> {
         };
         let row = |layer| columns.iter().map(|of| cell(layer, of)).collect::<Vec<f64>>();
         let values: Vec<Vec<f64>> = (0..layers.len()).map(row).collect();
-        let axes = (Axis::places("head", &labels), Axis::places("decoder layer", &layers));
-        heat_map(&format!("{name} (%)"), axes, &values, PERCENT, Digits::Point(0))
+        let axes =
+            (Axis::categorical("head", &labels), Axis::categorical("decoder layer", &layers));
+        heat_map(&format!("{name} (%)"), axes, &values, PERCENT, Digits::Decimals(0))
     };
-    let chance = Digits::Point(1).write(result.chance);
-    vec![Figure {
+    let chance = Digits::Decimals(1).write(result.chance);
+    vec![FigureSpec {
         name: "attention_writes".to_owned(),
-        title: "Docids among the top tokens of cross-attention's outputs".to_owned(),
-        note: format!("\"all\" is the whole output. Chance: {chance}%"),
+        title: "Docids among the top tokens of cross-attention outputs (logit lens)".to_owned(),
+        note: format!("\"all\": the sum over heads. Chance: {chance}%"),
         columns: 3,
         panel: (440, map_height(layers.len())),
         panels: TOPS.map(panel).to_vec(),

@@ -1,8 +1,8 @@
-//! The event file of a run: its scalars, and what TensorBoard shows beside them.
+//! The TensorBoard events of a run: scalars, histograms, images, hyperparameters, and a layout of multi-line charts.
 //!
-//! TensorBoard's own way to draw several lines in one chart is a run for each line: a probed run would be seven runs or
-//! more, in seven colours that repeat. Here a line is a tag (`probe/logit_lens/mlp_median_rank/layer_03`), and a layout
-//! for the *Custom Scalars* tab puts the lines of a chart together.
+//! TensorBoard draws several lines in one chart only for several runs; with that, a run with probes would appear as
+//! seven or more runs. Here each line is a tag (`probe/logit_lens/mlp_median_rank/layer_03`), and a layout for the
+//! *Custom Scalars* tab combines the lines of a chart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,37 +14,37 @@ use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::types::DataType;
 use tensorboard_rs::summary::image as png_summary;
 
-use super::events::{EventFile, plugin_summary};
+use super::event_file::{EventFile, plugin_summary};
 use super::hparams::{Hyperparameter, experiment, session_end, session_start};
 use super::{Histogram, Image, Line, Point};
 use crate::files::FileError;
 
-/// The charts of every run in the order in which they matter: title, and the pattern of their tags.
+/// The charts of every run, the most important first: title and tag pattern.
 const OVERVIEW: [(&str, &str); 5] = [
     ("loss", "loss/[^/]+$"),
     ("hits@1", "(train|validation|test)/hits@1$"),
     ("mrr@10", "(train|validation|test)/mrr@10$"),
     ("hits@1 on seen and unseen documents", "(train|validation|test)/(seen|unseen)/hits@1$"),
-    ("hits@1 on what was trained on", "memorisation/[^/]+/hits@1$"),
+    ("hits@1 on training examples (memorisation)", "memorisation/[^/]+/hits@1$"),
 ];
 
-/// One file of events with its layout.
-pub(super) struct Events {
+/// An event file with the layout of its charts.
+pub(super) struct TensorBoard {
     file: EventFile,
-    /// Charts of several lines, as far as they have had a point.
+    /// Multi-line charts that have at least one point.
     charts: BTreeSet<String>,
 }
 
-impl Events {
-    /// Starts a new file in `directory` beside those of earlier processes.
+impl TensorBoard {
+    /// Creates a new file in `directory`, in addition to those of earlier processes.
     pub fn open(directory: &Path, wall_time: f64) -> Result<Self, FileError> {
         let file = EventFile::create(directory, wall_time)?;
         let mut events = Self { file, charts: BTreeSet::new() };
-        events.lay_out(0, wall_time)?;
+        events.write_layout(0, wall_time)?;
         Ok(events)
     }
 
-    /// Adds scalars by tag.
+    /// Appends scalars by tag.
     pub fn scalars(
         &mut self,
         step: u64,
@@ -54,15 +54,15 @@ impl Events {
         self.file.write(step, wall_time, values)
     }
 
-    /// Sees to it that the lines of each of these points' charts are shown in one chart.
+    /// Adds the charts of these points to the layout, so that the lines of a chart are drawn together.
     pub fn chart(&mut self, step: u64, wall_time: f64, points: &[Point]) -> Result<(), FileError> {
         let known = self.charts.len();
-        let of_lines = points.iter().filter(|point| point.line != Line::Whole);
+        let of_lines = points.iter().filter(|point| point.line != Line::Model);
         self.charts.extend(of_lines.map(|point| point.chart.clone()));
-        if self.charts.len() > known { self.lay_out(step, wall_time) } else { Ok(()) }
+        if self.charts.len() > known { self.write_layout(step, wall_time) } else { Ok(()) }
     }
 
-    /// Adds a histogram, if it counts anything.
+    /// Appends a histogram, if its counts are not all zero.
     pub fn histogram(
         &mut self,
         step: u64,
@@ -75,7 +75,7 @@ impl Events {
         }
     }
 
-    /// Adds an image.
+    /// Appends an image.
     pub fn image(&mut self, step: u64, wall_time: f64, image: &Image) -> Result<(), FileError> {
         match image_summary(image) {
             Some(summary) => self.file.write_summaries(step, wall_time, [summary]),
@@ -83,7 +83,7 @@ impl Events {
         }
     }
 
-    /// Says which hyperparameters the run has, and which metrics are shown beside them.
+    /// Appends the hyperparameters of the run, and the tags of the metrics in their table.
     pub fn hyperparameters(
         &mut self,
         wall_time: f64,
@@ -94,7 +94,7 @@ impl Events {
         self.write(0, wall_time, summaries)
     }
 
-    /// Says that the run is over.
+    /// Appends the end of the run.
     pub fn ended(&mut self, failed: bool, wall_time: f64) -> Result<(), FileError> {
         self.write(0, wall_time, [session_end(failed, wall_time)])
     }
@@ -104,8 +104,8 @@ impl Events {
         self.file.sync()
     }
 
-    /// TensorBoard takes the newest layout.
-    fn lay_out(&mut self, step: u64, wall_time: f64) -> Result<(), FileError> {
+    /// Appends the layout. TensorBoard uses the newest one.
+    fn write_layout(&mut self, step: u64, wall_time: f64) -> Result<(), FileError> {
         let layout = layout(&self.charts).write_to_bytes().map(|layout| {
             let mut content = TensorProto::new();
             content.set_dtype(DataType::DT_STRING);
@@ -127,7 +127,7 @@ impl Events {
     }
 }
 
-/// The overview, and a category for each section of `charts`: for a probe.
+/// Returns the layout: the overview, then a category for each section of `charts` (for each probe).
 fn layout(charts: &BTreeSet<String>) -> Layout {
     let mut layout = Layout::new();
     let of_overview = OVERVIEW.map(|(title, pattern)| chart(title, pattern.to_owned()));
@@ -154,7 +154,7 @@ fn category(title: &str, charts: Vec<Chart>) -> Category {
     category
 }
 
-/// A chart of all tags that `pattern`, a regular expression of Python, matches from their beginning.
+/// Returns a chart of all tags that `pattern`, a Python regular expression, matches from their start.
 fn chart(title: &str, pattern: String) -> Chart {
     let mut lines = MultilineChartContent::new();
     lines.set_tag(RepeatedField::from_vec(vec![pattern]));
@@ -164,7 +164,7 @@ fn chart(title: &str, pattern: String) -> Chart {
     chart
 }
 
-/// A tag as a regular expression that matches only it.
+/// Returns a regular expression that matches only this tag.
 fn escaped(tag: &str) -> String {
     let escape = |character: char| match character {
         _ if character.is_alphanumeric() || matches!(character, '/' | '_' | '@') => {
@@ -175,20 +175,20 @@ fn escaped(tag: &str) -> String {
     tag.chars().map(escape).collect()
 }
 
-/// None where nothing is counted. TensorBoard takes the least value for the left edge of the first bucket that counts
-/// something, and the greatest for the right edge of the last one.
+/// Returns the summary of a histogram; `None` if all counts are zero. TensorBoard takes the minimum as the left edge of
+/// the first non-empty bucket, and the maximum as the right edge of the last one.
 fn histogram_summary(histogram: &Histogram) -> Option<Summary> {
     let starts = [histogram.start].into_iter().chain(histogram.buckets.iter().map(|b| b.0));
     let buckets = starts.zip(&histogram.buckets).map(|(start, &(end, count))| (start, end, count));
-    let counted: Vec<(f64, f64, u64)> = buckets.filter(|bucket| bucket.2 > 0).collect();
-    // Of a value only the bucket is known: its middle stands for it.
+    let non_empty: Vec<(f64, f64, u64)> = buckets.filter(|bucket| bucket.2 > 0).collect();
+    // Only the bucket of a value is known: its centre is used for the sums.
     let sum = |of: fn(f64) -> f64| {
-        let buckets = counted.iter();
+        let buckets = non_empty.iter();
         buckets.map(|(start, end, count)| of((start + end) / 2.0) * *count as f64).sum::<f64>()
     };
     let mut proto = HistogramProto::new();
-    proto.set_min(counted.first()?.0);
-    proto.set_max(counted.last()?.1);
+    proto.set_min(non_empty.first()?.0);
+    proto.set_max(non_empty.last()?.1);
     proto.set_num(sum(|_| 1.0));
     proto.set_sum(sum(|middle| middle));
     proto.set_sum_squares(sum(|middle| middle * middle));
@@ -202,7 +202,7 @@ fn histogram_summary(histogram: &Histogram) -> Option<Summary> {
     Some(summary)
 }
 
-/// The image as PNG; none where its sizes are not those of its pixels, at which the encoder would panic.
+/// Encodes the image as PNG; `None` if width and height do not match the pixels, in which case the encoder would panic.
 fn image_summary(image: &Image) -> Option<Summary> {
     let (width, height) = (image.width as usize, image.height as usize);
     let size = width.checked_mul(height)?.checked_mul(3)?;
@@ -210,7 +210,7 @@ fn image_summary(image: &Image) -> Option<Summary> {
         return None;
     }
     let mut summary = png_summary(&image.chart, &image.pixels, &[3, width, height]);
-    // It takes width and height in this order, but tells them in the other.
+    // The crate expects width and height in this order but reports them swapped.
     let shown = summary.mut_value().first_mut()?.mut_image();
     shown.set_width(i32::try_from(image.width).ok()?);
     shown.set_height(i32::try_from(image.height).ok()?);

@@ -1,27 +1,29 @@
-//! Pictures over layers: residual contribution (P1) and logit lens (P2).
+//! Figures over layers: residual contribution (P1) and logit lens (P2).
 
 use super::axis::Axis;
 use super::color;
-use super::figure::{
-    Band, COSINE, Digits, Figure, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
+use super::spec::{
+    Band, COSINE, Digits, FigureSpec, Panel, Series, extent, heat_map, lines, map_height,
+    rank_lines,
 };
 use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     Contribution, LensSite, LogitLens, PopulationRanks, ResidualContribution, TokenGroup,
 };
+use crate::report::tables::group_label;
 
-/// The names of all layers up to the last of `layers`.
+/// Returns the labels of all layers up to the last of `layers`.
 pub(super) fn layer_labels(layers: impl Iterator<Item = usize>) -> Vec<String> {
     let depth = layers.max().map_or(0, |last| last + 1);
     (0..depth).map(|layer| layer.to_string()).collect()
 }
 
-/// Decoder layers along x, up to the last of `layers`.
+/// Returns the x axis of decoder layers, up to the last of `layers`.
 fn layer_axis(layers: impl Iterator<Item = usize>) -> Axis {
-    Axis::places("decoder layer", &layer_labels(layers))
+    Axis::categorical("decoder layer", &layer_labels(layers))
 }
 
-/// The stages above an axis of layers; none where the decoder has none.
+/// Returns the stages as bands of an axis of layers; none if the decoder has no stages.
 pub(super) fn stage_bands(stages: Option<&Stages>) -> Vec<Band> {
     let Some(stages) = stages else { return Vec::new() };
     let band = |stage: Stage| {
@@ -36,19 +38,21 @@ pub(super) fn stage_bands(stages: Option<&Stages>) -> Vec<Band> {
     Stage::ALL.map(band).to_vec()
 }
 
-/// The middle of a layer's place.
+/// Returns the x coordinate of the centre of a layer.
 fn middle(layer: usize) -> f64 {
     layer as f64 + 0.5
 }
 
-/// P1: ratio and both cosines over layers; late outputs against Stage I's MLP outputs.
+/// P1: ratio and both cosines by layer; cosines of Stage III outputs with Stage I MLP outputs.
 pub(super) fn residual_contribution(
     result: &ResidualContribution,
     stages: Option<&Stages>,
-) -> Vec<Figure> {
+) -> Vec<FigureSpec> {
     type Value = fn(&Contribution) -> f64;
     let views: [(&str, &str, Value); 3] = [
-        ("Norm of the output over the norm of the layer's change", "ratio", |c| c.ratio),
+        ("Ratio of the output's norm to the norm of the layer's residual update", "ratio", |c| {
+            c.ratio
+        }),
         ("Cosine with the residual stream after the layer", "cosine", |c| c.cosine_post),
         ("Cosine with the residual stream before the layer", "cosine", |c| c.cosine_pre),
     ];
@@ -70,12 +74,12 @@ pub(super) fn residual_contribution(
         };
         let mut panel = lines(title, layer_axis(layers), y, series.to_vec());
         panel.bands = stage_bands(stages);
-        panel.levels = if name == "cosine" { vec![0.0] } else { Vec::new() };
+        panel.reference_lines = if name == "cosine" { vec![0.0] } else { Vec::new() };
         panel
     });
-    let contribution = Figure {
+    let contribution = FigureSpec {
         name: "residual_contribution".to_owned(),
-        title: "What each component adds to the residual stream".to_owned(),
+        title: "Contribution of each component to the residual stream".to_owned(),
         note: String::new(),
         columns: 1,
         panel: (860, 290),
@@ -84,7 +88,7 @@ pub(super) fn residual_contribution(
     vec![contribution, priming(result)]
 }
 
-fn priming(result: &ResidualContribution) -> Figure {
+fn priming(result: &ResidualContribution) -> FigureSpec {
     let mut sources: Vec<usize> = result.priming.iter().map(|cosine| cosine.mlp_layer).collect();
     sources.sort_unstable();
     sources.dedup();
@@ -101,15 +105,15 @@ fn priming(result: &ResidualContribution) -> Figure {
         let values = readers.iter().map(|r| sources.iter().map(|s| cell(r, s)).collect());
         let values: Vec<Vec<f64>> = values.collect();
         let axes = (
-            Axis::places("MLP of Stage I, layer", &labels(&sources)),
-            Axis::places("layer of Stage III", &labels(&readers)),
+            Axis::categorical("Stage I MLP layer", &labels(&sources)),
+            Axis::categorical("Stage III layer", &labels(&readers)),
         );
-        heat_map(component.name(), axes, &values, COSINE, Digits::Point(2))
+        heat_map(component.name(), axes, &values, COSINE, Digits::Decimals(2))
     });
     let any = !result.priming.is_empty();
-    Figure {
+    FigureSpec {
         name: "residual_contribution_priming".to_owned(),
-        title: "Cosine of Stage III outputs with the MLP outputs of Stage I".to_owned(),
+        title: "Cosine of Stage III outputs with Stage I MLP outputs".to_owned(),
         note: String::new(),
         columns: 3,
         panel: (400, map_height(readers.len())),
@@ -117,8 +121,8 @@ fn priming(result: &ResidualContribution) -> Figure {
     }
 }
 
-/// P2: ranks at the five sites; ranks of all docids and words.
-pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Figure> {
+/// P2: ranks at the five sites; ranks of all docids and text tokens.
+pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<FigureSpec> {
     let sites = LensSite::ALL.iter().enumerate().map(|(index, site)| {
         let of = result.sites.iter().filter(|found| found.site == *site);
         Series {
@@ -138,21 +142,22 @@ pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Fig
         figures.map(|(name, value, strength)| {
             let of = result.populations.iter().filter(|found| found.group == *group);
             Series {
-                name: format!("{group}, {name}"),
+                name: format!("{}, {name}", group_label(*group)),
                 color: color::lighter(color::series(index), strength),
                 points: of.map(|found| (middle(found.layer), value(found))).collect(),
             }
         })
     });
-    let title = "Ranks of all docids and all words after the layer, in the whole vocabulary";
+    let title =
+        "Ranks of all docids and all text tokens after the layer, among text tokens and docids";
     let all = rank_lines(title, x, "rank (log)", populations.collect());
     let banded = |mut panel: Panel| {
         panel.bands = stage_bands(stages);
         panel
     };
-    vec![Figure {
+    vec![FigureSpec {
         name: "logit_lens".to_owned(),
-        title: "The decoder read off early".to_owned(),
+        title: "Logit lens".to_owned(),
         note: String::new(),
         columns: 1,
         panel: (860, 330),

@@ -1,19 +1,19 @@
-//! Colours that people who do not see all colours can tell apart.
+//! Colour-blind safe colours and colour maps.
 
 use plotters::style::RGBColor;
 
 use crate::component::Component;
 use crate::probe::Source;
 
-/// Of what is undefined.
+/// The colour of undefined values.
 pub const UNDEFINED: RGBColor = RGBColor(0xd9, 0xd9, 0xd9);
 pub const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
-/// Of the model as it is, beside circuits.
+/// The colour of the unpatched model.
 pub const UNPATCHED: RGBColor = RGBColor(0x7a, 0x7a, 0x7a);
 pub const FAINT: RGBColor = RGBColor(0xe6, 0xe6, 0xe6);
 pub const SHADE: RGBColor = RGBColor(0xf2, 0xf2, 0xf2);
 
-/// Okabe and Ito's colours (jfly.uni-koeln.de/color), less their yellow, which is too light for a line.
+/// The palette of Okabe and Ito (jfly.uni-koeln.de/color) without yellow, which is too light for a line.
 const SERIES: [RGBColor; 7] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
@@ -24,17 +24,17 @@ const SERIES: [RGBColor; 7] = [
     RGBColor(0x00, 0x00, 0x00),
 ];
 
-/// The colour of series `index`; they come round after seven.
+/// Returns the colour of series `index`; they repeat after seven.
 pub fn series(index: usize) -> RGBColor {
     SERIES[index % SERIES.len()]
 }
 
-/// The colour of a component, the same in all pictures.
+/// Returns the colour of a component, the same in all figures.
 pub fn component(component: Component) -> RGBColor {
     source(component.into())
 }
 
-/// The colour of a source, the same in all pictures.
+/// Returns the colour of a source, the same in all figures.
 pub fn source(source: Source) -> RGBColor {
     match source {
         Source::Start => RGBColor(0x55, 0x55, 0x55),
@@ -44,19 +44,19 @@ pub fn source(source: Source) -> RGBColor {
     }
 }
 
-/// `color` mixed with white: 1 leaves it as it is.
+/// Mixes `color` with white; a strength of 1 is the colour itself.
 pub fn lighter(color: RGBColor, strength: f64) -> RGBColor {
-    between(RGBColor(255, 255, 255), color, strength)
+    interpolate(RGBColor(255, 255, 255), color, strength)
 }
 
-/// Black or white, whichever can be read on `color`.
-pub fn on(color: RGBColor) -> RGBColor {
+/// Returns a readable text colour on `color`: dark or white.
+pub fn text_on(color: RGBColor) -> RGBColor {
     let [red, green, blue] = [color.0, color.1, color.2].map(f64::from);
     let bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140.0;
     if bright { INK } else { RGBColor(255, 255, 255) }
 }
 
-/// From numbers to colours.
+/// A colour map with its value range.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
     pub low: f64,
@@ -66,15 +66,15 @@ pub struct Scale {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScaleKind {
-    /// From dark (little) to bright (much).
+    /// viridis: dark for low values, bright for high ones.
     Magnitude,
-    /// From bright (the first ranks) to dark, by the logarithm.
+    /// viridis reversed, logarithmic: bright for the first ranks.
     Rank,
-    /// Blue below and red above the middle.
+    /// Diverging: blue below and red above the middle.
     Diverging,
 }
 
-/// matplotlib's viridis, each eighth of it.
+/// matplotlib's viridis at nine equidistant positions.
 const VIRIDIS: [RGBColor; 9] = [
     RGBColor(0x44, 0x01, 0x54),
     RGBColor(0x47, 0x2d, 0x7b),
@@ -87,7 +87,7 @@ const VIRIDIS: [RGBColor; 9] = [
     RGBColor(0xfd, 0xe7, 0x25),
 ];
 
-/// ColorBrewer's RdBu of seven, from blue.
+/// ColorBrewer's RdBu with seven classes, from blue.
 const BLUE_TO_RED: [RGBColor; 7] = [
     RGBColor(0x21, 0x66, 0xac),
     RGBColor(0x67, 0xa9, 0xcf),
@@ -99,37 +99,37 @@ const BLUE_TO_RED: [RGBColor; 7] = [
 ];
 
 impl Scale {
-    /// Where a number lies between the ends, 0 to 1; NaN for what is undefined.
+    /// Returns the position of a value on the scale, 0 to 1; NaN if it is undefined.
     pub fn position(&self, value: f64) -> f64 {
-        let along = |value: f64| match self.kind {
+        let transform = |value: f64| match self.kind {
             ScaleKind::Rank => value.log10(),
             ScaleKind::Magnitude | ScaleKind::Diverging => value,
         };
-        let (low, high) = (along(self.low), along(self.high));
-        if high > low { ((along(value) - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 }
+        let (low, high) = (transform(self.low), transform(self.high));
+        if high > low { ((transform(value) - low) / (high - low)).clamp(0.0, 1.0) } else { 0.5 }
     }
 
     pub fn color(&self, value: f64) -> RGBColor {
         if value.is_finite() { self.color_at(self.position(value)) } else { UNDEFINED }
     }
 
-    /// The colour at a position between the ends.
+    /// Returns the colour at a position on the scale, 0 to 1.
     pub fn color_at(&self, position: f64) -> RGBColor {
         match self.kind {
-            ScaleKind::Magnitude => along(&VIRIDIS, position),
-            ScaleKind::Rank => along(&VIRIDIS, 1.0 - position),
-            ScaleKind::Diverging => along(&BLUE_TO_RED, position),
+            ScaleKind::Magnitude => sample(&VIRIDIS, position),
+            ScaleKind::Rank => sample(&VIRIDIS, 1.0 - position),
+            ScaleKind::Diverging => sample(&BLUE_TO_RED, position),
         }
     }
 }
 
-fn along(colors: &[RGBColor], position: f64) -> RGBColor {
+fn sample(colors: &[RGBColor], position: f64) -> RGBColor {
     let place = position.clamp(0.0, 1.0) * (colors.len() - 1) as f64;
     let first = (place as usize).min(colors.len() - 2);
-    between(colors[first], colors[first + 1], place - first as f64)
+    interpolate(colors[first], colors[first + 1], place - first as f64)
 }
 
-fn between(from: RGBColor, to: RGBColor, share: f64) -> RGBColor {
+fn interpolate(from: RGBColor, to: RGBColor, share: f64) -> RGBColor {
     let mix = |from: u8, to: u8| {
         (f64::from(from) + (f64::from(to) - f64::from(from)) * share).round() as u8
     };

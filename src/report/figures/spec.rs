@@ -1,43 +1,43 @@
-//! What is on a picture, before it is drawn: panels of blocks and lines.
+//! The content of a figure before it is drawn: panels of blocks and lines.
 
 use plotters::style::RGBColor;
 
-use super::axis::{Axis, rank_place, thousands};
+use super::axis::{Axis, log_rank, thousands};
 use super::color::{self, Scale, ScaleKind};
 use crate::report::tables::number;
 
-/// A picture: panels in a grid.
+/// A figure: panels in a grid.
 #[derive(Debug, Clone)]
-pub struct Figure {
-    /// What it is called as a file, without its ending.
+pub struct FigureSpec {
+    /// File name without extension.
     pub name: String,
     pub title: String,
-    /// Under the title: what was measured on, how to read it.
+    /// Subtitle: the measured queries, and hints for reading.
     pub note: String,
-    /// Panels beside each other.
+    /// Number of panels per row.
     pub columns: usize,
     /// Width and height of a panel in pixels.
     pub panel: (u32, u32),
     pub panels: Vec<Panel>,
 }
 
-/// One chart of a picture. Blocks are drawn first, then lines.
+/// One chart of a figure. Blocks are drawn first, then lines.
 #[derive(Debug, Clone)]
 pub struct Panel {
     pub title: String,
     pub x: Axis,
     pub y: Axis,
-    /// Parts of the x axis with a name: stages.
+    /// Labelled ranges of the x axis: stages.
     pub bands: Vec<Band>,
     pub blocks: Vec<Block>,
     pub labels: Labels,
     pub lines: Vec<Series>,
-    /// Where the y axis is crossed by a line over the whole width.
-    pub levels: Vec<f64>,
+    /// y values of horizontal reference lines.
+    pub reference_lines: Vec<f64>,
     pub legend: Legend,
 }
 
-/// From and to on the x axis, and what that is.
+/// A labelled range of the x axis.
 #[derive(Debug, Clone)]
 pub struct Band {
     pub from: f64,
@@ -55,18 +55,18 @@ pub struct Block {
     pub label: String,
 }
 
-/// Where the labels of blocks are written.
+/// Placement of the labels of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {
-    /// Above each block where it fits.
+    /// Above each block in which it fits.
     Above,
-    /// In each block where it fits.
+    /// Inside each block in which it fits.
     InEach,
-    /// In all blocks, if all fit.
+    /// Inside all blocks, if all labels fit.
     InAll,
 }
 
-/// A line with a mark at each point; what is not finite is a gap.
+/// A line with a marker at each point; values that are not finite are gaps.
 #[derive(Debug, Clone)]
 pub struct Series {
     pub name: String,
@@ -74,33 +74,33 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// What stands at the right of a panel.
+/// The legend, at the right of a panel.
 #[derive(Debug, Clone)]
 pub enum Legend {
     Names(Vec<(String, RGBColor)>),
     Scale(Scale),
 }
 
-/// How numbers are written in cells and above bars.
+/// Number format in cells and above bars.
 #[derive(Debug, Clone, Copy)]
 pub enum Digits {
-    /// So many after the point.
-    Point(usize),
-    /// Whole, with commas.
-    Whole,
+    /// Number of decimals.
+    Decimals(usize),
+    /// Integers with commas.
+    Integer,
 }
 
 impl Digits {
     pub fn write(self, value: f64) -> String {
         match self {
-            Digits::Point(digits) => number(value, digits),
-            Digits::Whole if value.is_finite() => thousands(value),
-            Digits::Whole => number(value, 0),
+            Digits::Decimals(digits) => number(value, digits),
+            Digits::Integer if value.is_finite() => thousands(value),
+            Digits::Integer => number(value, 0),
         }
     }
 }
 
-/// Lines over the same x axis.
+/// Builds a line chart.
 pub fn lines(title: &str, x: Axis, y: Axis, lines: Vec<Series>) -> Panel {
     let names = lines.iter().map(|line| (line.name.clone(), line.color)).collect();
     Panel {
@@ -111,16 +111,16 @@ pub fn lines(title: &str, x: Axis, y: Axis, lines: Vec<Series>) -> Panel {
         blocks: Vec::new(),
         labels: Labels::InEach,
         lines,
-        levels: Vec::new(),
+        reference_lines: Vec::new(),
         legend: Legend::Names(names),
     }
 }
 
-/// The values of a bar chart: for each place on the x axis one value a name.
+/// The values of a bar chart: one value per category and series.
 pub struct Bars<'a> {
-    pub places: &'a [String],
+    pub categories: &'a [String],
     pub names: Vec<(String, RGBColor)>,
-    /// By place, then by name.
+    /// By category, then by series.
     pub values: Vec<Vec<f64>>,
     pub digits: Digits,
 }
@@ -135,18 +135,18 @@ impl Bars<'_> {
     ) -> Panel {
         Panel {
             title: title.to_owned(),
-            x: Axis::places(x, self.places),
+            x: Axis::categorical(x, self.categories),
             y,
             bands: Vec::new(),
             blocks,
             labels,
             lines: Vec::new(),
-            levels: Vec::new(),
+            reference_lines: Vec::new(),
             legend: Legend::Names(self.names.clone()),
         }
     }
 
-    /// Bars of one place beside each other, each with its number above it.
+    /// Builds grouped bars, each with its number above it.
     pub fn grouped(&self, title: &str, x: &str, y: Axis) -> Panel {
         let width = 0.8 / self.names.len().max(1) as f64;
         let mut blocks = Vec::new();
@@ -165,7 +165,7 @@ impl Bars<'_> {
         self.panel(title, (x, y), blocks, Labels::Above)
     }
 
-    /// Bars of one place on top of each other. A place of which nothing is defined is grey.
+    /// Builds stacked bars. A category without defined values is grey.
     pub fn stacked(&self, title: &str, x: &str, y: Axis) -> Panel {
         let mut blocks = Vec::new();
         for (place, values) in self.values.iter().enumerate() {
@@ -188,7 +188,7 @@ impl Bars<'_> {
     }
 }
 
-/// Cells of colours; `values` by row of `y`, then by column of `x`.
+/// Builds a heat map; `values` by row of `y`, then by column of `x`.
 pub fn heat_map(
     title: &str,
     (x, y): (Axis, Axis),
@@ -216,12 +216,12 @@ pub fn heat_map(
         blocks,
         labels: Labels::InAll,
         lines: Vec::new(),
-        levels: Vec::new(),
+        reference_lines: Vec::new(),
         legend: Legend::Scale(scale),
     }
 }
 
-/// The lowest and the highest finite number; 0 and 1 where there is none.
+/// Returns the lowest and the highest finite number; 0 and 1 if there is none.
 pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let finite = values.into_iter().filter(|value| value.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -230,25 +230,25 @@ pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     if low <= high { (low, high) } else { (0.0, 1.0) }
 }
 
-/// % from 0 to 100: the same colours in every picture, so that moments can be compared.
+/// % from 0 to 100: the same colours in every figure, so that steps can be compared.
 pub const PERCENT: Scale = Scale { low: 0.0, high: 100.0, kind: ScaleKind::Magnitude };
 
-/// Cosines.
+/// Cosines from -1 to 1.
 pub const COSINE: Scale = Scale { low: -1.0, high: 1.0, kind: ScaleKind::Diverging };
 
-/// A rank axis for all points of the lines, which are ranks and become places on it.
+/// Builds a line chart with a logarithmic rank axis; the y values of `all` are ranks.
 pub fn rank_lines(title: &str, x: Axis, y_name: &str, mut all: Vec<Series>) -> Panel {
     let points = all.iter().flat_map(|line| &line.points);
     let (_, highest) = extent(points.map(|point| point.1));
     for line in &mut all {
         for point in &mut line.points {
-            point.1 = rank_place(point.1);
+            point.1 = log_rank(point.1);
         }
     }
     lines(title, x, Axis::ranks(y_name, highest), all)
 }
 
-/// The height of a panel that is a heat map: cells that bear a number, but few ones are not huge.
+/// Returns the height of a heat map in pixels: rows are high enough for a number, and not more than 60 pixels.
 pub fn map_height(rows: usize) -> u32 {
     100 + rows.clamp(1, 100) as u32 * (240 / rows.clamp(1, 100) as u32).clamp(18, 60)
 }

@@ -1,4 +1,4 @@
-//! The models that probes compare a checkpoint with: what it was before training, and another's encoder.
+//! The models that probes compare a checkpoint with: its base model before training, and another model's encoder.
 
 use std::path::PathBuf;
 
@@ -14,19 +14,19 @@ use crate::recipe::Recipe;
 use crate::retriever::Retriever;
 use crate::train::{Base, ProbeBase};
 
-/// The models beside the one that is looked at.
+/// Options for the models that the probed model is compared with.
 #[derive(Debug, Args)]
-pub struct Beside {
-    /// The base model: a directory, a hub id or `none` [default: what the run's recipe says in probes.base, or what
-    /// the run started from; where that is another run's checkpoint, what that one started from].
+pub struct ReferenceModels {
+    /// Base model: a directory, a Hugging Face Hub id or `none` [default: probes.base in the run's recipe, else the
+    /// model that the run, or the first run of a chain, started from].
     #[arg(long, value_name = "MODEL")]
     base: Option<String>,
 
-    /// A checkpoint or run whose encoder takes the place of the model's own, for encoder_swap.
+    /// Checkpoint or run whose encoder replaces the model's own in encoder_swap.
     #[arg(long, value_name = "CHECKPOINT")]
     pub encoder_from: Option<PathBuf>,
 
-    /// Documents that this other model was trained without [default: those of its run].
+    /// Documents that were excluded from the training of that model [default: corpus.leave_out of its run].
     #[arg(
         long,
         value_name = "ID",
@@ -37,8 +37,8 @@ pub struct Beside {
     left_out_ids: Vec<String>,
 }
 
-impl Beside {
-    /// Whether there is a base model, in a run with this recipe or in none.
+impl ReferenceModels {
+    /// Returns whether a base model is available; `recipe` is that of the checkpoint's run, if it is in one.
     pub fn has_base(&self, recipe: Option<&Recipe>) -> bool {
         match self.named(recipe) {
             Some(name) => name != NO_BASE,
@@ -46,13 +46,14 @@ impl Beside {
         }
     }
 
-    /// The base model that is named: here, or by the run's recipe.
+    /// Returns the base model named by `--base` or by the run's recipe.
     fn named<'a>(&'a self, recipe: Option<&'a Recipe>) -> Option<&'a str> {
         let of_run = || recipe?.probes.as_ref()?.base.as_deref();
         self.base.as_deref().or_else(of_run)
     }
 
-    /// Loads the models that `probes` look at; says where the base model was found, if not where the run's recipe says.
+    /// Loads the models that `probes` need. If the base model is not the one that the run's recipe names, a message
+    /// says which one is used.
     pub fn open(
         &self,
         probes: &[Probe],
@@ -79,7 +80,7 @@ impl Beside {
         let named = self.named(recipe);
         let base = match (named, recipe) {
             (named, Some(recipe)) => ProbeBase::find(recipe, named).context(
-                "the base model of the run (--base names another, --base none does without)",
+                "the base model of the run (use --base to name another one, or --base none for none)",
             )?,
             (Some(name), None) => Some(ProbeBase::named(name)?),
             (None, None) => None,
@@ -106,8 +107,8 @@ impl Beside {
         let row = |id: &String| {
             docids.row(id).with_context(|| {
                 format!(
-                    "{directory} was trained without the document `{id}`, which is none of the {} \
-                     docids of the checkpoint that is probed",
+                    "{directory} was trained without the document `{id}`, which is not among the {} \
+                     docids of the probed checkpoint",
                     docids.len()
                 )
             })

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: scalars as one JSON object a line.
+//! `metrics.jsonl`: scalars as JSON lines.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,22 +8,22 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::files::{FileError, append_to};
 
-/// A file of lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "loss/train": 2.5}`.
+/// A file with lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "loss/train": 2.5}`.
 ///
-/// JSON has no numbers that are not finite: they are the strings `"NaN"`, `"inf"` and `"-inf"`,
-/// which Python's `float` and Rust's `parse` read back.
-pub(super) struct ScalarFile {
+/// JSON has no numbers that are not finite: they are written as the strings `"NaN"`, `"inf"` and `"-inf"`, which
+/// Python's `float` and Rust's `parse` accept.
+pub(super) struct MetricsFile {
     file: File,
     path: PathBuf,
 }
 
-impl ScalarFile {
-    /// Opens the file to write after what is there.
-    pub fn open(path: &Path) -> Result<ScalarFile, FileError> {
-        Ok(ScalarFile { file: append_to(path)?, path: path.to_path_buf() })
+impl MetricsFile {
+    /// Opens the file for appending.
+    pub fn open(path: &Path) -> Result<MetricsFile, FileError> {
+        Ok(MetricsFile { file: append_to(path)?, path: path.to_path_buf() })
     }
 
-    /// Adds one line. It is handed to the system in one piece.
+    /// Appends one line with a single write.
     pub fn write(
         &mut self,
         step: u64,

@@ -1,52 +1,63 @@
-//! Pictures of how a result moves in training: layers, stages or settings over the steps measured.
+//! Figures of results over training: layers, stages or interventions by step.
 
 use plotters::style::RGBColor;
 
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
-use super::figure::{
-    Digits, Figure, PERCENT, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
-};
 use super::layers::layer_labels;
-use super::patching::shortened;
+use super::patching::{replacement_label, shortened};
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
+use super::spec::{
+    Digits, FigureSpec, PERCENT, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
+};
 use crate::component::{Component, Stage};
 use crate::probe::{
     AttentionWrites, Circuit, DirectEffect, EncoderSwap, InputAttribution, LensSite, LogitLens,
     ProbeResult, RankShift, Record, Replacement, ResidualContribution, StagePatching,
 };
+use crate::report::tables::circuit_label;
 
 /// Height of a panel of lines.
 const LINES: u32 = 320;
 
-/// The way that the records of one probe, oldest first, have gone; none where there is nothing to show.
-pub(super) fn history(records: &[&Record]) -> Option<Figure> {
+/// Returns the figure of the records of one probe over training, oldest first; `None` without records.
+pub(super) fn history_figure(records: &[&Record]) -> Option<FigureSpec> {
     let newest = records.last()?;
-    let over = Over { records };
+    let history = History { records };
     let probe = newest.result.probe();
     let (subject, height, panels) = match &newest.result {
-        ProbeResult::ResidualContribution(_) => {
-            ("Ratio of each component", over.layers_height(), residual_contribution(&over))
-        }
-        ProbeResult::LogitLens(_) => {
-            ("Rank of the relevant docid after each layer", over.layers_height(), logit_lens(&over))
-        }
+        ProbeResult::ResidualContribution(_) => (
+            "Output norm ratio by component",
+            history.layers_height(),
+            residual_contribution(&history),
+        ),
+        ProbeResult::LogitLens(_) => (
+            "Rank of the relevant docid after each layer",
+            history.layers_height(),
+            logit_lens(&history),
+        ),
         ProbeResult::DirectEffect(_) => {
-            ("What one type of component does alone", LINES, direct_effect(&over))
+            ("Direct logit attribution by component type", LINES, direct_effect(&history))
         }
-        ProbeResult::StagePatching(_) => {
-            ("Queries lost by replacement", map_height(9), stage_patching(&over))
-        }
-        ProbeResult::Circuit(_) => ("What circuits retrieve", LINES, circuit(&over)),
-        ProbeResult::EncoderSwap(_) => ("Another model's encoder", LINES, encoder_swap(&over)),
-        ProbeResult::NeuronReads(_) | ProbeResult::AttentionReads(_) => {
-            ("Sources of what is read", map_height(stage_sources().len()), reads(&over))
-        }
-        ProbeResult::AttentionWrites(_) => {
-            ("Docids that cross-attention writes", over.layers_height(), attention_writes(&over))
-        }
+        ProbeResult::StagePatching(_) => (
+            "Queries no longer ranked first under ablation and patching",
+            map_height(9),
+            stage_patching(&history),
+        ),
+        ProbeResult::Circuit(_) => ("Effectiveness of circuits", LINES, circuit(&history)),
+        ProbeResult::EncoderSwap(_) => ("Encoder swap", LINES, encoder_swap(&history)),
+        ProbeResult::NeuronReads(_) | ProbeResult::AttentionReads(_) => (
+            "Input attribution by source component",
+            map_height(stage_sources().len()),
+            reads(&history),
+        ),
+        ProbeResult::AttentionWrites(_) => (
+            "Docids among the top tokens of cross-attention",
+            history.layers_height(),
+            attention_writes(&history),
+        ),
     };
-    Some(Figure {
+    Some(FigureSpec {
         name: format!("{probe}_history"),
         title: format!("{subject}, over training"),
         note: String::new(),
@@ -56,25 +67,25 @@ pub(super) fn history(records: &[&Record]) -> Option<Figure> {
     })
 }
 
-/// Records over which quantities are drawn.
-struct Over<'a> {
+/// The records of one probe, oldest first.
+struct History<'a> {
     records: &'a [&'a Record],
 }
 
-impl Over<'_> {
-    /// The records' steps; of one that does not know its step, its number.
+impl History<'_> {
+    /// Returns the steps of the records; if a record has no step, its index from 1.
     fn steps(&self) -> Vec<f64> {
         let records = self.records.iter().zip(1..);
         records.map(|(record, n)| record.measured_on.step.unwrap_or(n) as f64).collect()
     }
 
-    /// The steps as places beside each other.
-    fn places(&self) -> Axis {
+    /// Returns the steps as a categorical axis.
+    fn categories(&self) -> Axis {
         let labels: Vec<String> = self.steps().iter().map(|step| format!("{step:.0}")).collect();
-        Axis::places("step", &labels)
+        Axis::categorical("step", &labels)
     }
 
-    /// The steps on a line.
+    /// Returns the steps as a linear axis.
     fn axis(&self) -> Axis {
         let (low, high) = extent(self.steps());
         let room = (0.02 * (high - low)).max(0.5);
@@ -84,13 +95,13 @@ impl Over<'_> {
         axis
     }
 
-    /// A quantity as cells: rows by columns of steps.
+    /// Returns a quantity as cells: rows by steps.
     fn rows(&self, rows: usize, value: impl Fn(&ProbeResult, usize) -> f64) -> Vec<Vec<f64>> {
         let row = |row| self.records.iter().map(|record| value(&record.result, row)).collect();
         (0..rows).map(row).collect()
     }
 
-    /// A quantity as a line.
+    /// Returns a quantity as a line over steps.
     fn line(&self, name: &str, color: RGBColor, value: impl Fn(&ProbeResult) -> f64) -> Series {
         let points = self.steps().into_iter().zip(self.records);
         Series {
@@ -108,7 +119,7 @@ impl Over<'_> {
         map_height(self.layers().ticks.len())
     }
 
-    /// Rows for the decoder's layers.
+    /// Returns the axis of decoder layers.
     fn layers(&self) -> Axis {
         let labels = match self.newest() {
             Some(ProbeResult::ResidualContribution(result)) => {
@@ -122,11 +133,11 @@ impl Over<'_> {
             }
             _ => Vec::new(),
         };
-        Axis::places("decoder layer", &labels)
+        Axis::categorical("decoder layer", &labels)
     }
 }
 
-fn residual_contribution(over: &Over) -> Vec<Panel> {
+fn residual_contribution(history: &History) -> Vec<Panel> {
     let ratio = |result: &ProbeResult, component, layer| match result {
         ProbeResult::ResidualContribution(ResidualContribution { contributions, .. }) => {
             let found = contributions.iter().find(|c| (c.component, c.layer) == (component, layer));
@@ -134,20 +145,23 @@ fn residual_contribution(over: &Over) -> Vec<Panel> {
         }
         _ => f64::NAN,
     };
-    let layers = over.layers();
+    let layers = history.layers();
     let values = Component::ALL
-        .map(|component| over.rows(layers.ticks.len(), |r, layer| ratio(r, component, layer)));
+        .map(|component| history.rows(layers.ticks.len(), |r, layer| ratio(r, component, layer)));
     let (_, high) = extent(values.iter().flatten().flatten().copied());
     let scale = Scale { low: 0.0, high, kind: ScaleKind::Magnitude };
     let panel = |(component, values): (Component, &Vec<Vec<f64>>)| {
-        let axes = (over.places(), layers.clone());
-        let title = format!("{}: norm over the norm of the layer's change", component.name());
-        heat_map(&title, axes, values, scale, Digits::Point(2))
+        let axes = (history.categories(), layers.clone());
+        let title = format!(
+            "{}: ratio of the output's norm to the norm of the layer's residual update",
+            component.name()
+        );
+        heat_map(&title, axes, values, scale, Digits::Decimals(2))
     };
     Component::ALL.into_iter().zip(&values).map(panel).collect()
 }
 
-fn logit_lens(over: &Over) -> Vec<Panel> {
+fn logit_lens(history: &History) -> Vec<Panel> {
     let rank = |result: &ProbeResult, layer| match result {
         ProbeResult::LogitLens(LogitLens { sites, .. }) => {
             let of = (layer, LensSite::ResidualPost);
@@ -156,16 +170,16 @@ fn logit_lens(over: &Over) -> Vec<Panel> {
         }
         _ => f64::NAN,
     };
-    let layers = over.layers();
-    let values = over.rows(layers.ticks.len(), rank);
+    let layers = history.layers();
+    let values = history.rows(layers.ticks.len(), rank);
     let (_, high) = extent(values.iter().flatten().copied());
     let scale = Scale { low: 1.0, high: high.max(10.0), kind: ScaleKind::Rank };
-    let axes = (over.places(), layers);
-    vec![heat_map("Median rank (colours by its logarithm)", axes, &values, scale, Digits::Whole)]
+    let axes = (history.categories(), layers);
+    vec![heat_map("Median rank (logarithmic colours)", axes, &values, scale, Digits::Integer)]
 }
 
-fn direct_effect(over: &Over) -> Vec<Panel> {
-    let Some(ProbeResult::DirectEffect(newest)) = over.newest() else { return Vec::new() };
+fn direct_effect(history: &History) -> Vec<Panel> {
+    let Some(ProbeResult::DirectEffect(newest)) = history.newest() else { return Vec::new() };
     let of = |result: &ProbeResult, component| match result {
         ProbeResult::DirectEffect(DirectEffect { effects }) => {
             effects.iter().find(|e| e.component == component).map(|e| e.ranks.clone())
@@ -175,7 +189,7 @@ fn direct_effect(over: &Over) -> Vec<Panel> {
     let line = |value: fn(&RankShift) -> f64| {
         let lines = newest.effects.iter().map(|effect| {
             let color = color::component(effect.component);
-            over.line(&format!("{} alone", effect.component.name()), color, |result| {
+            history.line(&format!("{} only", effect.component.name()), color, |result| {
                 of(result, effect.component).map_or(f64::NAN, |ranks| value(&ranks))
             })
         });
@@ -184,12 +198,17 @@ fn direct_effect(over: &Over) -> Vec<Panel> {
     let percent = Axis::linear("% of queries", 0.0, 100.0);
     let median = line(|ranks| ranks.median_rank);
     vec![
-        lines("Relevant docid beyond rank 1", over.axis(), percent, line(|ranks| ranks.beyond_1)),
-        rank_lines("Median rank of the relevant docid", over.axis(), "rank (log)", median),
+        lines(
+            "Relevant docid not ranked first",
+            history.axis(),
+            percent,
+            line(|ranks| ranks.beyond_1),
+        ),
+        rank_lines("Median rank of the relevant docid", history.axis(), "rank (log)", median),
     ]
 }
 
-fn stage_patching(over: &Over) -> Vec<Panel> {
+fn stage_patching(history: &History) -> Vec<Panel> {
     let of = |result: &ProbeResult, component, stage, replacement| match result {
         ProbeResult::StagePatching(StagePatching { cells }) => {
             let of = (Some(component), Some(stage), replacement);
@@ -205,20 +224,20 @@ fn stage_patching(over: &Over) -> Vec<Panel> {
     let labels: Vec<String> =
         rows.iter().map(|(component, stage)| format!("{} {stage}", component.name())).collect();
     let panels = Replacement::ALL.iter().filter_map(|replacement| {
-        let values =
-            over.rows(rows.len(), |result, row| of(result, rows[row].0, rows[row].1, *replacement));
+        let values = history
+            .rows(rows.len(), |result, row| of(result, rows[row].0, rows[row].1, *replacement));
         let any = values.iter().flatten().any(|value| value.is_finite());
         any.then(|| {
-            let axes = (over.places(), Axis::places_from_top("", &labels));
-            let title = format!("replaced by: {replacement} (% beyond rank 1)");
-            heat_map(&title, axes, &values, PERCENT, Digits::Point(0))
+            let axes = (history.categories(), Axis::categorical_from_top("", &labels));
+            let title = format!("{} (% no longer ranked first)", replacement_label(*replacement));
+            heat_map(&title, axes, &values, PERCENT, Digits::Decimals(0))
         })
     });
     panels.collect()
 }
 
-fn circuit(over: &Over) -> Vec<Panel> {
-    let Some(ProbeResult::Circuit(newest)) = over.newest() else { return Vec::new() };
+fn circuit(history: &History) -> Vec<Panel> {
+    let Some(ProbeResult::Circuit(newest)) = history.newest() else { return Vec::new() };
     let of = |result: &ProbeResult, name: Option<&str>| match (result, name) {
         (ProbeResult::Circuit(Circuit { unpatched, .. }), None) => 100.0 * unpatched.hits_1,
         (ProbeResult::Circuit(Circuit { circuits, .. }), Some(name)) => {
@@ -229,15 +248,15 @@ fn circuit(over: &Over) -> Vec<Panel> {
     };
     let circuits = newest.circuits.iter().enumerate().map(|(index, circuit)| {
         let value = |result: &ProbeResult| of(result, Some(&circuit.name));
-        over.line(&shortened(&circuit.name), color::series(index), value)
+        history.line(&shortened(circuit_label(&circuit.name)), color::series(index), value)
     });
-    let whole = over.line("unpatched", color::UNPATCHED, |result| of(result, None));
-    let all = [whole].into_iter().chain(circuits).collect();
-    vec![lines("Hits@1", over.axis(), Axis::linear("%", 0.0, 100.0), all)]
+    let unpatched = history.line("unpatched", color::UNPATCHED, |result| of(result, None));
+    let all = [unpatched].into_iter().chain(circuits).collect();
+    vec![lines("Hits@1", history.axis(), Axis::linear("%", 0.0, 100.0), all)]
 }
 
-fn encoder_swap(over: &Over) -> Vec<Panel> {
-    let Some(ProbeResult::EncoderSwap(newest)) = over.newest() else { return Vec::new() };
+fn encoder_swap(history: &History) -> Vec<Panel> {
+    let Some(ProbeResult::EncoderSwap(newest)) = history.newest() else { return Vec::new() };
     let of = |result: &ProbeResult, encoder: &str| match result {
         ProbeResult::EncoderSwap(EncoderSwap { swaps, .. }) => {
             let found = swaps.iter().find(|swap| swap.encoder == encoder);
@@ -246,17 +265,17 @@ fn encoder_swap(over: &Over) -> Vec<Panel> {
         _ => f64::NAN,
     };
     let all = newest.swaps.iter().enumerate().map(|(index, swap)| {
-        over.line(&shortened(&swap.encoder), color::series(index), |result| {
+        history.line(&shortened(&swap.encoder), color::series(index), |result| {
             of(result, &swap.encoder)
         })
     });
     let percent = Axis::linear("% of queries", 0.0, 100.0);
-    vec![lines("Relevant docid beyond rank 1", over.axis(), percent, all.collect())]
+    vec![lines("Relevant docid not ranked first", history.axis(), percent, all.collect())]
 }
 
-fn reads(over: &Over) -> Vec<Panel> {
-    // Without stages there are too many sources for one picture over steps.
-    if over.records.iter().all(|record| record.measured_on.stages.is_none()) {
+fn reads(history: &History) -> Vec<Panel> {
+    // Without stages there are too many sources for one figure over steps.
+    if history.records.iter().all(|record| record.measured_on.stages.is_none()) {
         return Vec::new();
     }
     let sources = stage_sources();
@@ -270,19 +289,19 @@ fn reads(over: &Over) -> Vec<Panel> {
         _ => f64::NAN,
     };
     let values =
-        Stage::ALL.map(|stage| over.rows(sources.len(), |result, row| of(result, stage, row)));
+        Stage::ALL.map(|stage| history.rows(sources.len(), |result, row| of(result, stage, row)));
     let (_, most) = extent(values.iter().flatten().flatten().copied());
     let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
     let panel = |(stage, values): (Stage, &Vec<Vec<f64>>)| {
-        let axes = (over.places(), Axis::places_from_top("", &labels));
-        let title = format!("readers of stage {stage} (% from each source)");
-        heat_map(&title, axes, values, scale, Digits::Point(0))
+        let axes = (history.categories(), Axis::categorical_from_top("", &labels));
+        let title = format!("destination stage {stage}: share of positive attribution (%)");
+        heat_map(&title, axes, values, scale, Digits::Decimals(0))
     };
     Stage::ALL.into_iter().zip(&values).map(panel).collect()
 }
 
-fn attention_writes(over: &Over) -> Vec<Panel> {
-    let layers = over.layers();
+fn attention_writes(history: &History) -> Vec<Panel> {
+    let layers = history.layers();
     let panels = TOPS.map(|(name, value)| {
         let of = |result: &ProbeResult, layer| match result {
             ProbeResult::AttentionWrites(AttentionWrites { layers, .. }) => {
@@ -291,10 +310,10 @@ fn attention_writes(over: &Over) -> Vec<Panel> {
             }
             _ => f64::NAN,
         };
-        let values = over.rows(layers.ticks.len(), of);
-        let axes = (over.places(), layers.clone());
-        let title = format!("% of docids among the {name} of the whole output");
-        heat_map(&title, axes, &values, PERCENT, Digits::Point(0))
+        let values = history.rows(layers.ticks.len(), of);
+        let axes = (history.categories(), layers.clone());
+        let title = format!("% of docids among the {name} tokens of the whole output");
+        heat_map(&title, axes, &values, PERCENT, Digits::Decimals(0))
     });
     panels.to_vec()
 }

@@ -1,4 +1,4 @@
-//! Draws figures with plotters: the same code for SVG and for pixels.
+//! Draws figures with plotters, as SVG or pixels.
 
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
@@ -8,12 +8,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::{Axis, rank_ticks, thousands};
 use super::color::{self, INK, Scale, ScaleKind};
-use super::figure::{Band, Block, Figure, Labels, Legend, Panel, Series};
+use super::spec::{Band, Block, FigureSpec, Labels, Legend, Panel, Series};
 
-/// The first is the font that is registered; a viewer of an SVG takes the first that it has.
+/// The first font is registered with plotters; an SVG viewer uses the first one that is installed.
 pub const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
 
-// Even: plotters cuts half pixels off, up above the middle of the text and down below it.
+// Font sizes in pixels. They are even because plotters truncates half pixels when it centres text.
 const TITLE: f64 = 20.0;
 const PANEL_TITLE: f64 = 16.0;
 const SMALL: f64 = 14.0;
@@ -22,7 +22,7 @@ const SMALL: f64 = 14.0;
 const HEADER: u32 = 62;
 /// Pixels right of the panels and below them.
 const MARGIN: u32 = 12;
-/// Pixels in a panel above its plot, for its title and the names of bands.
+/// Pixels in a panel above its plot, for its title and the labels of bands.
 const PANEL_HEADER: u32 = 46;
 /// Pixels below a plot, for ticks and name of the x axis.
 const X_LABELS: u32 = 46;
@@ -34,38 +34,38 @@ type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorTy
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Axis, Axis>>;
 
 /// Width and height of the whole figure in pixels.
-pub fn size(figure: &Figure) -> (u32, u32) {
+pub fn size(figure: &FigureSpec) -> (u32, u32) {
     let columns = figure.columns.max(1);
     let rows = figure.panels.len().div_ceil(columns);
     (columns as u32 * figure.panel.0 + MARGIN, HEADER + rows as u32 * figure.panel.1 + MARGIN)
 }
 
 /// Draws the figure; `root` must be of its [`size`].
-pub fn draw<DB: DrawingBackend>(figure: &Figure, root: &Area<DB>) -> Drawn<DB> {
+pub fn draw<DB: DrawingBackend>(figure: &FigureSpec, root: &Area<DB>) -> Drawn<DB> {
     root.fill(&WHITE)?;
     let (left, top, bottom) = (HPos::Left, VPos::Top, VPos::Bottom);
     text(root, &figure.title, (18, 12), style(TITLE, INK, left, top))?;
     text(root, &figure.note, (18, HEADER as i32 - 8), style(SMALL, INK, left, bottom))?;
     let (width, height) = figure.panel;
-    let sides = Sides::of(figure, root);
+    let margins = Margins::of(figure, root);
     for (index, panel) in figure.panels.iter().enumerate() {
         let (row, column) = (index / figure.columns.max(1), index % figure.columns.max(1));
         let corner = (column as u32 * width, HEADER + row as u32 * height);
         let area = root.clone().shrink(corner, (width, height));
-        draw_panel(panel, sides, root, &area)?;
+        draw_panel(panel, margins, root, &area)?;
     }
     root.present()
 }
 
-/// Pixels beside the plots: the same for all panels, so that plots above each other have the same x axis.
+/// Pixels left and right of the plots: the same for all panels, so that stacked panels have aligned x axes.
 #[derive(Clone, Copy)]
-struct Sides {
+struct Margins {
     y_labels: u32,
     legend: u32,
 }
 
-impl Sides {
-    fn of<DB: DrawingBackend>(figure: &Figure, area: &Area<DB>) -> Sides {
+impl Margins {
+    fn of<DB: DrawingBackend>(figure: &FigureSpec, area: &Area<DB>) -> Margins {
         let widest = |labels: &mut dyn Iterator<Item = String>| {
             labels.map(|label| text_width(area, &label, SMALL)).fold(0.0, f64::max) as u32
         };
@@ -78,10 +78,10 @@ impl Sides {
                     widest(&mut scale_ticks(scale).into_iter().map(|(_, label)| label))
                 }
             };
-            Sides { y_labels: ticks + name, legend: legend + 44 }
+            Margins { y_labels: ticks + name, legend: legend + 44 }
         };
-        figure.panels.iter().map(of_panel).fold(Sides { y_labels: 0, legend: 0 }, |all, panel| {
-            Sides {
+        figure.panels.iter().map(of_panel).fold(Margins { y_labels: 0, legend: 0 }, |all, panel| {
+            Margins {
                 y_labels: all.y_labels.max(panel.y_labels),
                 legend: all.legend.max(panel.legend),
             }
@@ -91,15 +91,15 @@ impl Sides {
 
 fn draw_panel<DB: DrawingBackend>(
     panel: &Panel,
-    sides: Sides,
+    margins: Margins,
     root: &Area<DB>,
     area: &Area<DB>,
 ) -> Drawn<DB> {
     let small = |text: &str| text_width(area, text, SMALL);
     let (width, height) = area.dim_in_pixel();
-    let plot_width = width.saturating_sub(sides.legend).max(80);
+    let plot_width = width.saturating_sub(margins.legend).max(80);
     let plot_height = height.saturating_sub(PANEL_HEADER).max(80);
-    let y_labels = sides.y_labels.min(plot_width / 2);
+    let y_labels = margins.y_labels.min(plot_width / 2);
 
     let x_pixels = f64::from(plot_width.saturating_sub(y_labels + LEFT + 10));
     let x = panel.x.clone().thinned(x_pixels, |text| small(text) + 8.0);
@@ -127,7 +127,7 @@ fn draw_panel<DB: DrawingBackend>(
         .label_style((FONT, SMALL))
         .axis_desc_style((FONT, SMALL))
         .draw()?;
-    for level in &panel.levels {
+    for level in &panel.reference_lines {
         let ends = vec![(panel.x.start, *level), (panel.x.end, *level)];
         let line = color::lighter(INK, 0.6).stroke_width(1);
         chart.plotting_area().draw(&PathElement::new(ends, line))?;
@@ -156,7 +156,7 @@ fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB
     for block in &panel.blocks {
         let corners = [(block.x.0, block.y.0), (block.x.1, block.y.1)];
         area.draw(&Rectangle::new(corners, block.color.filled()))?;
-        // Small ones would be all border.
+        // A small block would consist of its border only.
         let (width, height) = size(block);
         if width > 8 && height > 8 {
             area.draw(&Rectangle::new(corners, WHITE.stroke_width(1)))?;
@@ -181,7 +181,7 @@ fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB
         let middle = (block.x.0 + block.x.1) / 2.0;
         let (y, color, down) = match panel.labels {
             Labels::Above => (block.y.1, INK, VPos::Bottom),
-            _ => ((block.y.0 + block.y.1) / 2.0, color::on(block.color), VPos::Center),
+            _ => ((block.y.0 + block.y.1) / 2.0, color::text_on(block.color), VPos::Center),
         };
         if fits && !none {
             let style = style(SMALL, color, HPos::Center, down);
@@ -199,7 +199,7 @@ fn draw_line<DB: DrawingBackend>(line: &Series, chart: &Chart<DB>) -> Drawn<DB> 
             area.draw(&PathElement::new(piece.to_vec(), line.color.stroke_width(3)))?;
         }
     }
-    // Marks only where they do not run into each other.
+    // Markers are drawn only if they do not overlap, or for isolated points.
     let (width, _) = area.dim_in_pixel();
     let marked = line.points.len() * 8 <= width as usize;
     for (index, point) in line.points.iter().enumerate().filter(|(_, point)| defined(point)) {
@@ -256,7 +256,7 @@ fn draw_legend<DB: DrawingBackend>(
     Ok(())
 }
 
-/// Numbers on a scale of colours, and how they are written.
+/// Returns the ticks of a colour bar: values and labels.
 fn scale_ticks(scale: &Scale) -> Vec<(f64, String)> {
     if scale.kind == ScaleKind::Rank {
         return rank_ticks(scale.high).into_iter().map(|rank| (rank, thousands(rank))).collect();
@@ -271,7 +271,7 @@ fn style(size: f64, color: RGBColor, across: HPos, down: VPos) -> TextStyle<'sta
     TextStyle { color, ..TextStyle::from((FONT, size)).pos(Pos::new(across, down)) }
 }
 
-/// Text at a pixel. Control characters are not allowed in SVG.
+/// Draws text at a pixel. Control characters, which SVG does not allow, are replaced by spaces.
 fn text<DB: DrawingBackend>(
     area: &Area<DB>,
     text: &str,
@@ -288,7 +288,7 @@ fn text<DB: DrawingBackend>(
     area.draw(&Text::new(printable, place, style))
 }
 
-/// Pixels that the text takes; where the font cannot tell, a guess.
+/// Returns the width of a text in pixels, estimated if the font has no metrics.
 fn text_width<DB: DrawingBackend>(area: &Area<DB>, text: &str, size: f64) -> f64 {
     let style = style(size, INK, HPos::Left, VPos::Top);
     let guess = text.chars().count() as f64 * size * 0.6;

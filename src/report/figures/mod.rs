@@ -1,14 +1,14 @@
-//! Pictures of results: of one moment, and of how they move in training. SVG for files and pages, pixels for
-//! TensorBoard, from one drawing code.
+//! Figures of probe results: of one step, and over training. The same code draws SVG for files and pixels for
+//! TensorBoard.
 
 mod axis;
 mod color;
 mod draw;
-mod figure;
 mod history;
 mod layers;
 mod patching;
 mod reads;
+mod spec;
 
 use std::sync::OnceLock;
 
@@ -20,31 +20,32 @@ use super::measured_on;
 use super::points::chart;
 use crate::monitor::Image;
 use crate::probe::{Probe, ProbeResult, Record, Skipped};
-use figure::Figure;
+use spec::FigureSpec;
 
-/// A picture that can be drawn.
+/// A figure of a probe, ready to be drawn.
 #[derive(Debug, Clone)]
-pub struct Picture {
+pub struct Figure {
     probe: Probe,
-    figure: Figure,
+    spec: FigureSpec,
 }
 
-/// Why a picture could not be drawn.
+/// A figure cannot be drawn.
 #[derive(Debug, Error)]
-#[error("cannot draw the picture `{picture}`: {reason}")]
-pub struct PictureError {
-    /// Its name.
-    pub picture: String,
-    /// What the plotting library says.
+#[error("cannot draw the figure `{figure}`: {reason}")]
+pub struct FigureError {
+    /// The name of the figure.
+    pub figure: String,
+    /// The error of the plotting library.
     pub reason: String,
 }
 
-/// The pictures of a probe: of the newest record, and, from the second record on, of the way there.
+/// Returns the figures of a probe: of the newest record and, if there are several records, of the history over
+/// training.
 ///
-/// `history` holds records of one probe, the newest last; what is of another probe than the newest is passed over.
-/// Undefined numbers are grey cells, gaps in lines and bars of a dash. When the probe was `skipped` stands below the way,
-/// or below all where there is none.
-pub fn pictures(history: &[Record], skipped: &[Skipped]) -> Vec<Picture> {
+/// `history` holds records of one probe, the newest last; records of other probes than the newest are ignored.
+/// Undefined numbers are drawn as grey cells, gaps in lines and bars labelled `-`. The steps at which the probe was
+/// `skipped` are noted on the history, or on all figures if there is no history.
+pub fn figures(history: &[Record], skipped: &[Skipped]) -> Vec<Figure> {
     let Some(newest) = history.last() else { return Vec::new() };
     let stages = newest.measured_on.stages.as_ref();
     let figures = match &newest.result {
@@ -60,69 +61,71 @@ pub fn pictures(history: &[Record], skipped: &[Skipped]) -> Vec<Picture> {
     };
     let probe = newest.result.probe();
     let same: Vec<&Record> = history.iter().filter(|r| r.result.probe() == probe).collect();
-    let way = if same.len() > 1 { history::history(&same) } else { None };
-    let note = |figure: &mut Figure| {
+    let over_training = if same.len() > 1 { history::history_figure(&same) } else { None };
+    let note = |figure: &mut FigureSpec| {
         let measured = measured_on(newest);
         figure.note =
             if figure.note.is_empty() { measured } else { format!("{measured}. {}", figure.note) };
     };
-    let of_way = way.as_ref().map(|figure| figure.name.clone());
-    let mut figures: Vec<Figure> = figures.into_iter().chain(way).collect();
+    let history_name = over_training.as_ref().map(|figure| figure.name.clone());
+    let mut figures: Vec<FigureSpec> = figures.into_iter().chain(over_training).collect();
     figures.retain(|figure| !figure.panels.is_empty());
     figures.iter_mut().for_each(note);
     let skipped = skipped.iter().filter(|line| line.probe == probe).cloned();
     if let Some(skipped) = super::skipped(&skipped.collect::<Vec<_>>()) {
-        let about = |figure: &&mut Figure| of_way.as_ref().is_none_or(|way| *way == figure.name);
+        let about = |figure: &&mut FigureSpec| {
+            history_name.as_ref().is_none_or(|name| *name == figure.name)
+        };
         for figure in figures.iter_mut().filter(about) {
             figure.note = format!("{}. The probe was {skipped}", figure.note);
         }
     }
-    figures.into_iter().map(|figure| Picture { probe, figure }).collect()
+    figures.into_iter().map(|spec| Figure { probe, spec }).collect()
 }
 
-impl Picture {
-    /// What it is called as a file, without its ending: `logit_lens`, `logit_lens_history`.
+impl Figure {
+    /// Returns the file name without extension: `logit_lens`, `logit_lens_history`.
     pub fn name(&self) -> &str {
-        &self.figure.name
+        &self.spec.name
     }
 
-    /// What it shows.
+    /// Returns the title.
     pub fn title(&self) -> &str {
-        &self.figure.title
+        &self.spec.title
     }
 
-    /// As the text of an SVG file.
-    pub fn svg(&self) -> Result<String, PictureError> {
+    /// Draws the figure as SVG.
+    pub fn svg(&self) -> Result<String, FigureError> {
         self.register_font()?;
         let mut svg = String::new();
         {
-            let size = draw::size(&self.figure);
+            let size = draw::size(&self.spec);
             let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-            draw::draw(&self.figure, &root).map_err(|error| self.error(error))?;
+            draw::draw(&self.spec, &root).map_err(|error| self.error(error))?;
         }
         Ok(svg)
     }
 
-    /// As pixels, for TensorBoard: in the section of its probe.
-    pub fn image(&self) -> Result<Image, PictureError> {
+    /// Draws the figure as an RGB image for TensorBoard, in the section of its probe.
+    pub fn image(&self) -> Result<Image, FigureError> {
         self.register_font()?;
-        let (width, height) = draw::size(&self.figure);
+        let (width, height) = draw::size(&self.spec);
         let mut pixels = vec![0; 3 * width as usize * height as usize];
         {
             let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
             let root = backend.into_drawing_area();
-            draw::draw(&self.figure, &root).map_err(|error| self.error(error))?;
+            draw::draw(&self.spec, &root).map_err(|error| self.error(error))?;
         }
-        let chart = chart(self.probe, [self.figure.name.as_str()]);
+        let chart = chart(self.probe, [self.spec.name.as_str()]);
         Ok(Image { chart, width, height, pixels })
     }
 
-    fn error(&self, reason: impl ToString) -> PictureError {
-        PictureError { picture: self.figure.name.clone(), reason: reason.to_string() }
+    fn error(&self, reason: impl ToString) -> FigureError {
+        FigureError { figure: self.spec.name.clone(), reason: reason.to_string() }
     }
 
-    /// Gives the plotting library its font, once a process.
-    fn register_font(&self) -> Result<(), PictureError> {
+    /// Registers the font of the plotting library, once per process.
+    fn register_font(&self) -> Result<(), FigureError> {
         static REGISTERED: OnceLock<bool> = OnceLock::new();
         let register =
             || register_font(draw::FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok();

@@ -1,9 +1,8 @@
-//! TensorBoard events.
+//! TensorBoard event files.
 //!
-//! The records and summaries are those of `tensorboard-rs`; the file is ours. That crate's own
-//! `SummaryWriter` writes on a thread that panics when the disk is full or the directory cannot
-//! be written, and panics again when it is dropped; here both are errors. Nor does it take the
-//! wall time, which must be that of `metrics.jsonl`.
+//! Records and summaries come from `tensorboard-rs`, but not the writer: its `SummaryWriter` runs a thread that panics
+//! if the disk is full or the directory cannot be written, and panics again on drop. Here both are errors. It also does
+//! not accept a wall time, which must equal that of `metrics.jsonl`.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind};
@@ -21,17 +20,16 @@ use tensorboard_rs::summary::scalar;
 
 use crate::files::{FileError, create_new};
 
-/// One file of events; TensorBoard reads all files of a directory in the order of their names,
-/// which begin with the time.
+/// An event file. TensorBoard reads all files of a directory in the order of their names, which start with the time.
 pub(super) struct EventFile {
     writer: RecordWriter<BufWriter<File>>,
-    /// The same open file, to flush it to disk: the record writer keeps its own to itself.
+    /// The same open file, to flush it to disk: the record writer does not expose its own.
     file: File,
     path: PathBuf,
 }
 
 impl EventFile {
-    /// Starts a new file in `directory`, beside those that are there.
+    /// Creates a new file in `directory`, in addition to existing ones.
     pub fn create(directory: &Path, wall_time: f64) -> Result<EventFile, FileError> {
         let (file, path) = new_file(directory, wall_time)?;
         let same = file.try_clone().map_err(FileError::new("write", &path))?;
@@ -43,7 +41,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Adds one event a scalar. TensorBoard's scalars are of 32 bits.
+    /// Appends one event per scalar. Scalars of TensorBoard have 32 bits.
     pub fn write(
         &mut self,
         step: u64,
@@ -54,7 +52,7 @@ impl EventFile {
         self.write_summaries(step, wall_time, summaries)
     }
 
-    /// Adds one event a summary.
+    /// Appends one event per summary.
     pub fn write_summaries(
         &mut self,
         step: u64,
@@ -71,7 +69,7 @@ impl EventFile {
         }))
     }
 
-    /// The error of an event that cannot be encoded.
+    /// Returns the error for an event that cannot be encoded.
     pub fn failed(&self, error: ProtobufError) -> FileError {
         FileError::new("write", &self.path)(io::Error::other(error))
     }
@@ -94,7 +92,7 @@ impl EventFile {
     }
 }
 
-/// A summary for a plugin: its own `content` in the metadata, its values in a tensor.
+/// Returns a summary of a plugin, with `content` in the metadata and the values in a tensor.
 pub(super) fn plugin_summary(
     tag: &str,
     plugin: &str,
@@ -115,7 +113,7 @@ pub(super) fn plugin_summary(
     summary
 }
 
-/// A file of a name that no other process, and no earlier call, has taken.
+/// Creates a file with a name that no other process and no earlier call has used.
 fn new_file(directory: &Path, wall_time: f64) -> Result<(File, PathBuf), FileError> {
     let mut count = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The documents that score highest, sorted.
+//! Top-k selection of documents by logit.
 
 use std::cmp::Ordering;
 
@@ -7,8 +7,9 @@ use rayon::prelude::*;
 
 use super::ties::DocidOrder;
 
-/// The `depth` highest of each row, best first: equal logits in `order`, NaN last.
-pub(super) fn best_documents(
+/// Returns document and logit of the `depth` highest logits of each row of `logits`, `[rows, documents]`, best first:
+/// equal logits in `order`, NaN last.
+pub(super) fn top_documents(
     logits: Tensor<2>,
     order: &DocidOrder,
     depth: usize,
@@ -21,16 +22,16 @@ pub(super) fn best_documents(
     }
     let data = logits.into_data();
     let values: &[f32] = data.as_slice().unwrap_or_else(|_| unreachable!("logits are f32"));
-    let places = order.places();
+    let positions = order.positions();
     values
         .par_chunks(documents)
         .map(|row| {
             let better = |&a: &u32, &b: &u32| {
                 let (a, b) = (a as usize, b as usize);
-                descending(row[a], row[b]).then_with(|| places[a].cmp(&places[b]))
+                descending(row[a], row[b]).then_with(|| positions[a].cmp(&positions[b]))
             };
             let mut order: Vec<u32> = (0..documents as u32).collect();
-            // Linear in the documents; only what is asked for is sorted.
+            // Selection is linear in the number of documents; only the first `depth` are sorted.
             if depth < documents {
                 order.select_nth_unstable_by(depth - 1, better);
                 order.truncate(depth);
@@ -41,8 +42,8 @@ pub(super) fn best_documents(
         .collect()
 }
 
-/// The order of two scores, the higher first and NaN last. Zeros of both signs are equal, as they are to whoever reads
-/// a run file.
+/// Orders two logits, the higher first and NaN last. Zeros of both signs are equal, as they are for readers of a run
+/// file.
 fn descending(a: f32, b: f32) -> Ordering {
     b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }

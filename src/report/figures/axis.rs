@@ -1,35 +1,35 @@
-//! Axes: a range of numbers with the ticks that are written on it.
+//! Axes: a range of numbers with labelled ticks.
 
 use std::ops::Range;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-/// An axis. It may run backwards (rows from the top).
+/// An axis. `start` may be greater than `end` (rows from the top).
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// What is along it, with its unit.
+    /// The label, with its unit.
     pub name: String,
     pub start: f64,
     pub end: f64,
-    /// Places and what is written there, in order.
+    /// Positions and labels of the ticks, in order.
     pub ticks: Vec<(f64, String)>,
 }
 
 impl Axis {
-    /// Labels one beside another; number i is from i to i + 1.
-    pub fn places(name: &str, labels: &[String]) -> Self {
+    /// A categorical axis; category i is the interval from i to i + 1.
+    pub fn categorical(name: &str, labels: &[String]) -> Self {
         let ticks = labels.iter().enumerate();
         let ticks = ticks.map(|(index, label)| (index as f64 + 0.5, label.clone())).collect();
         Self { name: name.to_owned(), start: 0.0, end: labels.len().max(1) as f64, ticks }
     }
 
-    /// The same, but the first at the top.
-    pub fn places_from_top(name: &str, labels: &[String]) -> Self {
-        let Axis { name, start, end, ticks } = Self::places(name, labels);
+    /// A categorical axis with the first category at the top.
+    pub fn categorical_from_top(name: &str, labels: &[String]) -> Self {
+        let Axis { name, start, end, ticks } = Self::categorical(name, labels);
         Self { name, start: end, end: start, ticks }
     }
 
-    /// Numbers, from `low` to `high` or a little more, with round ticks.
+    /// A linear axis from `low` to `high`, extended to round ticks.
     pub fn linear(name: &str, low: f64, high: f64) -> Self {
         let (low, high) = if high > low { (low, high) } else { (low - 0.5, high + 0.5) };
         let step = round_step((high - low) / 5.0);
@@ -44,16 +44,16 @@ impl Axis {
         Self { name: name.to_owned(), start: first * step, end: last * step, ticks }
     }
 
-    /// Ranks up to `highest`, by their decimal logarithms: what is drawn must be [`rank_place`]s.
+    /// A logarithmic axis of ranks up to `highest`; the points must be transformed with [`log_rank`].
     pub fn ranks(name: &str, highest: f64) -> Self {
         let highest = highest.max(10.0);
-        // A little room below rank 1, where the best lines lie.
+        // Some room below rank 1, where the lines of the best ranks are.
         let (start, end) = (-0.05, highest.log10() + 0.05);
         let ticks = rank_ticks(highest).into_iter().map(|rank| (rank.log10(), thousands(rank)));
         Self { name: name.to_owned(), start, end, ticks: ticks.collect() }
     }
 
-    /// The same axis with so many of its ticks as fit on `pixels`, each `size` long.
+    /// Returns the axis with every n-th tick, such that labels of length `size` fit on `pixels`.
     pub fn thinned(mut self, pixels: f64, size: impl Fn(&str) -> f64) -> Self {
         let longest = self.ticks.iter().map(|(_, label)| size(label)).fold(1.0, f64::max);
         let apart = match (self.ticks.first(), self.ticks.last()) {
@@ -71,18 +71,18 @@ impl Axis {
     }
 }
 
-/// Where a rank lies on [`Axis::ranks`].
-pub fn rank_place(rank: f64) -> f64 {
+/// Returns the position of a rank on [`Axis::ranks`]: log10, or NaN if there is none.
+pub fn log_rank(rank: f64) -> f64 {
     if rank > 0.0 { rank.log10() } else { f64::NAN }
 }
 
-/// Powers of ten up to `highest`.
+/// Returns the powers of ten up to `highest`.
 pub fn rank_ticks(highest: f64) -> Vec<f64> {
     let powers = (0..16).map(|power| 10f64.powi(power));
     powers.take_while(|rank| *rank <= highest * 1.001).collect()
 }
 
-/// A whole number with commas: `10,000`.
+/// Formats an integer with commas: `10,000`.
 pub fn thousands(value: f64) -> String {
     let digits = format!("{:.0}", value);
     let mut text = String::new();
@@ -96,7 +96,7 @@ pub fn thousands(value: f64) -> String {
     text
 }
 
-/// 1, 2 or 5 times a power of ten, at least `least`.
+/// Returns the smallest 1, 2 or 5 times a power of ten that is at least `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
@@ -113,7 +113,7 @@ impl Ranged for Axis {
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
-        // There are no lesser points between those that bear a label.
+        // There are no minor ticks.
         let bold = !hint.weight().allow_light_points();
         self.ticks.iter().filter(|_| bold).map(|(place, _)| *place).collect()
     }
