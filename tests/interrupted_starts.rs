@@ -21,6 +21,9 @@ mod tiny_corpus;
 use everything::everything;
 use killed::Killer;
 
+/// Where the log of a replacement without a checkpoint is moved to.
+const FAILED: &str = "failed-run";
+
 /// A directory that waits for no disk, where there is one: thousands of files are flushed.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -60,6 +63,10 @@ fn child() {
     let mut new = NewRun::claim(Path::new(&path), Overwrite::Replace).unwrap();
     new.begin("new", &Environment::capture("cpu")).unwrap();
     fs::write(new.directory().log(), "new log").unwrap();
+    if new.replaces() {
+        // As in training, where a first run is kept before it logs.
+        fs::write(new.directory().metrics(), "{}\n").unwrap();
+    }
     new.keep().unwrap();
 }
 
@@ -107,7 +114,8 @@ fn kill_everywhere(prepare: impl Fn(&Path), check: impl Fn(&Path, Option<String>
 #[test]
 fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one() {
     let template = TempDir::new().unwrap();
-    let (old_at, seen) = (template.path().join("run"), AtomicUsize::new(0));
+    let old_at = template.path().join("run");
+    let (seen, failures) = (AtomicUsize::new(0), AtomicUsize::new(0));
     old_run(&old_at);
     let old = relative(&old_at);
     kill_everywhere(
@@ -115,7 +123,21 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one
         |path, found, when| {
             match found.as_deref() {
                 Some("old") => {
-                    assert!(relative(path) == old, "{when}");
+                    let (failed, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                        relative(path).into_iter().partition(|(path, _)| path.starts_with(FAILED));
+                    assert!(now == old, "{when}");
+                    if !failed.is_empty() {
+                        failures.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(
+                            failed[&Path::new(FAILED).join("log.txt")],
+                            b"new log",
+                            "{when}"
+                        );
+                        assert!(
+                            failed.contains_key(&Path::new(FAILED).join("recipe.toml")),
+                            "{when}"
+                        );
+                    }
                 }
                 Some("new") => {
                     seen.fetch_add(1, Ordering::Relaxed);
@@ -125,6 +147,7 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one
                         "checkpoints",
                         "environment.json",
                         "log.txt",
+                        "metrics.jsonl",
                         "notes.md",
                         "recipe.toml",
                         "retrieval",
@@ -139,6 +162,7 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one
         },
     );
     assert!(seen.into_inner() > 1, "some starts reach their end");
+    assert!(failures.into_inner() > 1, "some starts have logged metrics before they are killed");
 }
 
 #[test]
@@ -222,7 +246,7 @@ fn the_command_killed_anywhere_in_its_start_goes_on_when_it_is_given_again() {
                     let arguments = arguments.each_ref().map(String::as_str);
                     assert!(killer.kill(&mut genir(&arguments), &run, at), "at {at}");
                     let has_begun = found(&run).unwrap().contains("steps = 2");
-                    let is_failed = |path: &Path| path.starts_with("failed-run");
+                    let is_failed = |path: &Path| path.starts_with(FAILED);
                     if has_begun {
                         let weights = run.join("checkpoints/latest/model.safetensors");
                         assert!(weights.exists(), "killed at {at}");
