@@ -121,27 +121,22 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_old_run_whole_or_the_new_one
     kill_everywhere(
         |path| copy(&old_at, path),
         |path, found, when| {
+            // What a replacement has logged that was killed before: all of it.
+            let (failed, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                relative(path).into_iter().partition(|(path, _)| path.starts_with(FAILED));
+            if !failed.is_empty() {
+                failures.fetch_add(1, Ordering::Relaxed);
+                let logged = |name: &str| failed.get(&Path::new(FAILED).join(name));
+                assert_eq!(logged("log.txt").unwrap(), b"new log", "{when}");
+                assert_eq!(logged("metrics.jsonl").unwrap(), b"{}\n", "{when}");
+                assert_eq!(logged("recipe.toml").unwrap(), b"new", "{when}");
+            }
             match found.as_deref() {
                 Some("old") => {
-                    let (failed, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                        relative(path).into_iter().partition(|(path, _)| path.starts_with(FAILED));
                     assert!(now == old, "{when}");
-                    if !failed.is_empty() {
-                        failures.fetch_add(1, Ordering::Relaxed);
-                        assert_eq!(
-                            failed[&Path::new(FAILED).join("log.txt")],
-                            b"new log",
-                            "{when}"
-                        );
-                        assert!(
-                            failed.contains_key(&Path::new(FAILED).join("recipe.toml")),
-                            "{when}"
-                        );
-                    }
                 }
                 Some("new") => {
                     seen.fetch_add(1, Ordering::Relaxed);
-                    let now = relative(path);
                     let names: Vec<&str> = now.keys().filter_map(|name| name.to_str()).collect();
                     let new = [
                         "checkpoints",
