@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use serde_json::{Value, json};
@@ -218,6 +219,29 @@ fn metrics_go_to_standard_error_if_a_file_is_standard_output() {
         &["eval", &run, "--run", "-", "--qrels", "-"],
         &["--run and --qrels", "standard output"],
     );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn metrics_of_each_query_command_no_terminal_and_are_unchanged_in_a_file() {
+    let home = TempDir::new().unwrap();
+    tiny_corpus::write(&home.path().join("corpus"));
+    let queries = home.path().join("corpus/val_queries.json");
+    let renamed = fs::read_to_string(&queries).unwrap().replace("val-1", "val\\u001b[2J1");
+    fs::write(&queries, renamed).unwrap();
+    train(home.path(), &[]);
+    let run = text(home.path().join("run"));
+    let eval = ["eval", &run, "--per-query", "-"];
+    let piped = succeeds(&eval).stdout;
+    assert_says(&piped, &["val\u{1b}[2J1"]);
+
+    // `script` of util-linux runs a command on a terminal.
+    let command = [&[env!("CARGO_BIN_EXE_genir")], &eval[..]].concat().join(" ");
+    let script = Command::new("script").args(["-qec", &command, "/dev/null"]).output();
+    let Ok(shown) = script else { return eprintln!("skipped: there is no `script`") };
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert_says(&shown, &[r"val\u{1b}[2J1", "| all "]);
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
 }
 
 #[test]

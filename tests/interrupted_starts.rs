@@ -21,6 +21,9 @@ mod tiny_corpus;
 use everything::everything;
 use killed::Killer;
 
+/// Directory to which the log of a replacement without a checkpoint is moved.
+const FAILED: &str = "failed-run";
+
 /// A directory in memory if there is one, since thousands of files are flushed.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
@@ -60,6 +63,10 @@ fn child() {
     let mut new = NewRun::claim(Path::new(&path), Overwrite::Replace).unwrap();
     new.begin("new", &Environment::capture("cpu")).unwrap();
     fs::write(new.directory().log(), "new log").unwrap();
+    if new.replaces() {
+        // As in training, where a first run is kept before it logs.
+        fs::write(new.directory().metrics(), "{}\n").unwrap();
+    }
     new.commit().unwrap();
 }
 
@@ -107,24 +114,35 @@ fn kill_everywhere(prepare: impl Fn(&Path), check: impl Fn(&Path, Option<String>
 #[test]
 fn a_replacement_that_is_killed_anywhere_leaves_the_complete_old_run_or_the_new_one() {
     let template = TempDir::new().unwrap();
-    let (old_at, seen) = (template.path().join("run"), AtomicUsize::new(0));
+    let old_at = template.path().join("run");
+    let (seen, failures) = (AtomicUsize::new(0), AtomicUsize::new(0));
     old_run(&old_at);
     let old = relative(&old_at);
     kill_everywhere(
         |path| copy(&old_at, path),
         |path, found, when| {
+            // What a replacement has logged that was killed before: all of it.
+            let (failed, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                relative(path).into_iter().partition(|(path, _)| path.starts_with(FAILED));
+            if !failed.is_empty() {
+                failures.fetch_add(1, Ordering::Relaxed);
+                let logged = |name: &str| failed.get(&Path::new(FAILED).join(name));
+                assert_eq!(logged("log.txt").unwrap(), b"new log", "{when}");
+                assert_eq!(logged("metrics.jsonl").unwrap(), b"{}\n", "{when}");
+                assert_eq!(logged("recipe.toml").unwrap(), b"new", "{when}");
+            }
             match found.as_deref() {
                 Some("old") => {
-                    assert!(relative(path) == old, "{when}");
+                    assert!(now == old, "{when}");
                 }
                 Some("new") => {
                     seen.fetch_add(1, Ordering::Relaxed);
-                    let now = relative(path);
                     let names: Vec<&str> = now.keys().filter_map(|name| name.to_str()).collect();
                     let new = [
                         "checkpoints",
                         "environment.json",
                         "log.txt",
+                        "metrics.jsonl",
                         "notes.md",
                         "recipe.toml",
                         "retrieval",
@@ -139,6 +157,7 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_complete_old_run_or_the_new_
         },
     );
     assert!(seen.into_inner() > 1, "some starts reach their end");
+    assert!(failures.into_inner() > 1, "some starts have logged metrics before they are killed");
 }
 
 #[test]
@@ -222,7 +241,7 @@ fn a_command_killed_anywhere_in_its_start_continues_when_it_is_repeated() {
                     let arguments = arguments.each_ref().map(String::as_str);
                     assert!(killer.kill(&mut genir(&arguments), &run, at), "at {at}");
                     let has_begun = found(&run).unwrap().contains("steps = 2");
-                    let is_failed = |path: &Path| path.starts_with("failed-run");
+                    let is_failed = |path: &Path| path.starts_with(FAILED);
                     if has_begun {
                         let weights = run.join("checkpoints/latest/model.safetensors");
                         assert!(weights.exists(), "killed at {at}");

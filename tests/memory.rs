@@ -57,6 +57,8 @@ const RESTRICTED: &[&str] = &["trainable.select=[\"restricted\", \"docids\"]"];
 const STORED: &[&str] = &["train.steps=60", "evaluate.every_steps=30", "probes.every_steps=30"];
 const NOT_STORED: &[&str] = &["cache.enabled=false"];
 const NOT_PROBED: &[&str] = &["~probes"];
+/// So many queries at once that probes are a large part of the peak.
+const MUCH_PROBED: &[&str] = &["probes.queries=128"];
 /// Probes measure over the correct queries only.
 const OF_CORRECT: &[&str] = &["probes.over=correct", "probes.batch_size=64"];
 /// Evaluations read queries again, training reads no text twice.
@@ -191,7 +193,7 @@ fn the_predicted_peak_of_a_full_run_is_near_the_measured_one() {
 #[test]
 fn the_predicted_peak_of_a_restricted_run_is_near_the_measured_one() {
     compare(&[
-        (MIDDLE, &[RESTRICTED, NOT_STORED]),
+        (MIDDLE, &[RESTRICTED, NOT_STORED, MUCH_PROBED]),
         (WIDE, &[RESTRICTED, NOT_STORED, &["evaluate.vocabulary=all"], NOT_PROBED]),
     ]);
 }
@@ -199,7 +201,7 @@ fn the_predicted_peak_of_a_restricted_run_is_near_the_measured_one() {
 #[test]
 fn the_predicted_peak_of_a_run_from_a_stored_prefix_is_near_the_measured_one() {
     compare(&[
-        (NARROW, &[RESTRICTED, STORED]),
+        (NARROW, &[RESTRICTED, STORED, MUCH_PROBED]),
         // The encoder is released.
         (WIDE, &[RESTRICTED, STORED, NOT_PROBED]),
     ]);

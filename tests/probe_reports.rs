@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use genir::monitor::{Console, Line, Monitor, Verbosity};
-use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, files, describe_candidates};
+use genir::probe::{Probe, ProbeResult, Record, SkipReason, Skipped, describe_candidates, files};
 use genir::report::{Figure, figures, histograms, measured_on, points, tables, write_csv};
 use genir::retrieval::CandidateSet;
 use genir::run::{Environment, Overwrite, RunDirectory};

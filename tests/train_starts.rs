@@ -248,4 +248,21 @@ fn a_replacement_without_a_checkpoint_restores_the_old_run_and_keeps_the_logs_of
         run.join("checkpoints/step-000001").exists() && run.join("failed-run/log.txt").exists()
     );
     assert!(!run.join(".genir-old").exists() && run.join("notes.md").exists());
+
+    // It does so at once, not at its end.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.args(["train", &recipe, "--overwrite", "train.steps=1000000", "save.every_steps=5"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+    let (mut running, begun) = (Killed(command.spawn().unwrap()), Instant::now());
+    let replaced = || {
+        let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap_or_default();
+        recipe.contains("steps = 1000000")
+            && run.join("checkpoints/latest").exists()
+            && !run.join(".genir-old").exists()
+    };
+    while !replaced() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the old run is still there");
+        assert!(running.0.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -65,10 +65,10 @@ impl Lens<'_> {
         let stacked = Tensor::stack::<3>(vectors, 1) * weight; // [rows, vectors, d_model]
         let [rows, _, d_model] = stacked.dims();
         let widths = [self.model.t5.config().vocab_size, self.model.documents()];
-        let parts = rows.div_ceil(at_once(count, widths.iter().sum()));
+        let size = rows_of_part(rows, count, widths.iter().sum());
         let mut results = Vec::with_capacity(rows);
-        for first in (0..rows).step_by(rows.div_ceil(parts)) {
-            let last = rows.min(first + rows.div_ceil(parts));
+        for first in (0..rows).step_by(size) {
+            let last = rows.min(first + size);
             let part = stacked.clone().slice(first..last); // [last - first, vectors, d_model]
             let logits = self.model.logits(part.reshape([(last - first) * count, d_model]));
             let (text, docids) = (on_host(logits.text), on_host(logits.docids));
@@ -98,6 +98,13 @@ fn on_host(matrix: Tensor<2>) -> Vec<f32> {
 /// Rows of logits that are in memory at once for `vectors` tensors of `rows` rows each, with `tokens` logits per row.
 pub(super) fn rows_at_once(rows: usize, vectors: usize, tokens: usize) -> usize {
     rows * at_once(rows, tokens).min(vectors)
+}
+
+/// Number of rows whose logits of all `vectors` are in memory at once: `rows` divided into parts of nearly equal size; at
+/// least 1.
+pub(super) fn rows_of_part(rows: usize, vectors: usize, tokens: usize) -> usize {
+    let parts = rows.div_ceil(at_once(vectors, tokens));
+    rows.div_ceil(parts.max(1)).max(1)
 }
 
 /// Number of tensors of `rows` rows that are multiplied by the output matrix at once, with `tokens` logits per row.

@@ -75,7 +75,7 @@ impl ProbeSizes<'_> {
     /// Logits of text tokens and docids under that many vectors a query.
     fn logits(&self, vectors: usize) -> usize {
         let tokens = self.config.vocab_size + self.documents;
-        let rows = lens::rows_at_once(vectors, self.rows(), tokens);
+        let rows = vectors * lens::rows_of_part(self.rows(), vectors, tokens);
         let stacked = 3 * vectors * self.rows() * self.config.d_model;
         // On each thread the logits of a sum, and both kinds of tokens in order.
         let of_threads = 2 * rayon::current_num_threads() * tokens;

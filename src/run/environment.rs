@@ -210,6 +210,8 @@ mod tests {
         assert_eq!(group_limit(root.path(), "3:cpu:/x\n0::/slice/job\n"), Some(5000));
         fs::write(inner.join("memory.max"), "4000\n").unwrap();
         assert_eq!(group_limit(root.path(), "0::/slice/job\n"), Some(4000));
+        fs::write(inner.join("memory.max"), "6000\n").unwrap();
+        assert_eq!(group_limit(root.path(), "0::/slice/job\n"), Some(5000));
         assert_eq!(group_limit(root.path(), "3:memory:/slice\n"), None);
     }
 
