@@ -10,11 +10,11 @@ use anyhow::Context;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use genir::monitor::{Console, Verbosity};
-use genir::recipe::{Recipe, SHIPPED};
+use genir::recipe::{Recipe, ShippedRecipe};
 use genir::run::Overwrite;
 use genir::train::{Cadence, Callback, Plan, TrainError, TrainerState, Training, Verdict};
 
-// Training allocates and frees large tensors all the time; the command genir uses the same allocator.
+// As the command genir does: training allocates and frees large tensors all the time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -45,12 +45,17 @@ impl Callback for DocidDistance {
 }
 
 fn main() -> anyhow::Result<()> {
+    genir::retain_freed_memory();
     let directory: PathBuf =
         std::env::args_os().nth(1).context("usage: train_with_callback RUN_DIRECTORY")?.into();
     let overrides = [format!("run.directory={}", directory.display()), "train.epochs=4".to_owned()];
-    let recipe = Recipe::from_text("quickstart", SHIPPED[0].text, &overrides)?;
+    let quickstart = ShippedRecipe::find("quickstart").context("it is inside the library")?;
+    let recipe = Recipe::from_text("quickstart", quickstart.text, &overrides)?;
     let plan = Plan::to_start(recipe, Overwrite::Refuse)?;
     let console = Console::stderr(Verbosity::Normal);
+    for warning in plan.warnings() {
+        console.message(&warning);
+    }
     let training = Training::claim(&plan, Overwrite::Refuse)?.callback(DocidDistance::default());
     let outcome = training.run(&console)?;
     console.message(&format!("{} updates; the run is in {}", outcome.steps, directory.display()));

@@ -9,10 +9,22 @@
 //! | --- | --- |
 //! | train | [`train::Training`], [`recipe::Recipe`], [`train::Plan`] |
 //! | run code in training | [`train::Callback`], [`train::TrainerState`] |
-//! | search and evaluate | [`checkpoint::Checkpoint`], [`Searcher`], [`Retriever`], [`retrieval`] |
+//! | search | [`checkpoint::Checkpoint`], [`Searcher`] |
+//! | evaluate | [`Retriever`], [`retrieval`] |
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
 //! | read a corpus | [`corpus::load`] |
+//!
+//! genir is not on crates.io. Its types contain Burn's, so depend on the same version of Burn:
+//!
+//! ```toml
+//! [dependencies]
+//! genir = { path = "../genir" }  # features = ["cuda"] for a GPU
+//! burn = { version = "=0.22.1", default-features = false }
+//! ```
+//!
+//! A program that trains should use mimalloc as its global allocator and call [`retain_freed_memory`] first, as
+//! `examples/train_with_callback.rs` does.
 //!
 //! # Train
 //!
@@ -21,15 +33,19 @@
 //!
 //! ```no_run
 //! use genir::monitor::{Console, Verbosity};
-//! use genir::recipe::{Recipe, SHIPPED};
+//! use genir::recipe::{Recipe, ShippedRecipe};
 //! use genir::run::Overwrite;
 //! use genir::train::{Plan, Training};
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> anyhow::Result<()> {
 //! let overrides = ["train.epochs=3".to_owned(), "run.directory=runs/three-epochs".to_owned()];
-//! let recipe = Recipe::from_text("quickstart", SHIPPED[0].text, &overrides)?;
+//! let quickstart = ShippedRecipe::find("quickstart").expect("it is inside the library");
+//! let recipe = Recipe::from_text("quickstart", quickstart.text, &overrides)?;
 //! let plan = Plan::to_start(recipe, Overwrite::Refuse)?;
 //! let console = Console::stderr(Verbosity::Normal);
+//! for warning in plan.warnings() {
+//!     console.message(&warning);
+//! }
 //! let outcome = Training::claim(&plan, Overwrite::Refuse)?.run(&console)?;
 //! println!("{} updates", outcome.steps);
 //! # Ok(())
@@ -78,7 +94,7 @@
 //! use genir::retrieval::DocidOrder;
 //! use genir::{Retriever, Searcher};
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> anyhow::Result<()> {
 //! let device = genir::device::device("auto")?;
 //! let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
 //! for hit in Searcher::new(&checkpoint).search("Which element is Fe?", 5)? {
@@ -105,16 +121,16 @@
 //!
 //! ```
 //! use burn::tensor::Tensor;
-//! use genir::t5::{Hook, Site, Tap};
+//! use genir::t5::{Hook, Site, Stack, Tap};
 //!
-//! /// Zero ablation of the MLP of one decoder or encoder layer.
+//! /// Zero ablation of the MLP of one decoder layer.
 //! struct WithoutMlp {
 //!     layer: usize,
 //! }
 //!
 //! impl Tap for WithoutMlp {
 //!     fn wants(&self, site: Site) -> bool {
-//!         site.hook == Hook::MlpOut && site.layer == self.layer
+//!         site.stack == Stack::Decoder && site.hook == Hook::MlpOut && site.layer == self.layer
 //!     }
 //!
 //!     /// `[batch, position, d_model]`
@@ -134,14 +150,15 @@
 //! # use genir::checkpoint::Checkpoint;
 //! # use genir::corpus::{self, CorpusOptions, Split};
 //! use genir::component::Stages;
-//! use genir::probe::{Others, Probe, ProbeOptions, ProbeQueries, Suite};
+//! use genir::probe::{Others, PROBE_PRECISION, Probe, ProbeOptions, ProbeQueries, Suite};
 //! use genir::report;
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> anyhow::Result<()> {
 //! # let device = genir::device::device("auto")?;
 //! # let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
 //! # let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
-//! # let retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
+//! # let mut retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
+//! retriever.compute_in(PROBE_PRECISION); // probes compare small differences
 //! let config = retriever.checkpoint.model.t5.config();
 //! let options = ProbeOptions::new(Some(Stages::scaled(config.num_decoder_layers)?));
 //! let suite = Suite::new(&[Probe::LogitLens, Probe::StagePatching], options, config)?;
@@ -192,5 +209,6 @@ pub mod t5;
 pub mod task;
 pub mod train;
 
+pub use allocator::retain_freed_memory;
 pub use retrieval::Searcher;
 pub use retriever::{Retriever, RetrieverError};

@@ -11,7 +11,9 @@ use crate::docid::{EncodeOptions, TokenizerError};
 use crate::probe::Subject;
 use crate::retrieval::evaluation::QuerySet;
 
-/// A checkpoint with a corpus whose documents have docids in it.
+/// A checkpoint with the corpus that it ranks: encodes the queries of a split for evaluations and probes.
+///
+/// To search typed queries, see [`crate::Searcher`].
 pub struct Retriever {
     /// The checkpoint.
     pub checkpoint: Checkpoint,

@@ -19,7 +19,7 @@ use crate::run::RunDirectory;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Plot {
-    /// Run directories, or result files: <run>/probes/<probe>.jsonl, or the output of `genir probe --format json`.
+    /// Run directories, or result files: RUN/probes/PROBE.jsonl, or the output of `genir probe --format json`.
     /// If there are several, each gets its own subdirectory of --output.
     #[arg(required = true, value_name = "RUN|FILE")]
     from: Vec<PathBuf>,

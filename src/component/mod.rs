@@ -1,4 +1,22 @@
 //! Components, stages and selectors: from a recipe's text to the exact list of trained parameters.
+//!
+//! # Selectors
+//!
+//! A recipe names parts of the model in `trainable.select`, and probes in patches and circuits:
+//!
+//! ```text
+//! full | restricted | encoder | decoder | encoder.* | decoder.*
+//! docids | words | head
+//! encoder.final_norm | decoder.final_norm | encoder.relative_bias | decoder.relative_bias
+//! decoder.self_attention | decoder.cross_attention | decoder.mlp | decoder.layers
+//! encoder.self_attention | encoder.mlp | encoder.layers
+//! ```
+//!
+//! The last two lines may name their layers: `decoder.cross_attention[II,III]`, `decoder.mlp[18..24]`
+//! (end exclusive), `encoder.layers[0-3,5]`. `layers` means all components of these layers. A leading
+//! `-` or `!` excludes parameters again: `["full", "-words"]`.
+//! Patches of probes also name heads, `decoder.cross_attention[4].heads[0,2]`, and circuits a replacement,
+//! `decoder.mlp[I]=mean`.
 
 mod by_component;
 mod place;

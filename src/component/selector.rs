@@ -1,16 +1,6 @@
 //! Selectors: a recipe's words for parts of the model, and the parameters that they name together.
 //!
-//! ```text
-//! full | restricted | encoder | decoder | encoder.* | decoder.*
-//! docids | words | head
-//! encoder.final_norm | decoder.final_norm | encoder.relative_bias | decoder.relative_bias
-//! decoder.self_attention | decoder.cross_attention | decoder.mlp | decoder.layers
-//! encoder.self_attention | encoder.mlp | encoder.layers
-//! ```
-//!
-//! The last two lines may name their layers: `decoder.cross_attention[II,III]`, `decoder.mlp[18..24]`
-//! (end exclusive), `encoder.layers[0-3,5]`. `layers` means all components of these layers. A leading
-//! `-` or `!` excludes parameters again: `["full", "-words"]`.
+//! The grammar is on the page of the module [`super`].
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind};
-use super::error::{CorpusError, FileLocation};
+use super::error::CorpusError;
 use super::files;
 use super::findings::FindingKind;
-use super::read::{self, Id, Text, nullable};
+use super::location::FileLocation;
+use super::read::{self, Id, nullable};
+use super::text::Text;
 use super::{Layout, Split};
 
 pub(super) const CORPUS: &str = "corpus.jsonl";

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::error::{CorpusError, CorpusErrors, FileLocation};
+use super::error::{CorpusError, CorpusErrors};
 use super::findings::{FindingKind, Findings};
-use super::read::Text;
+use super::location::FileLocation;
+use super::text::Text;
 use super::{Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, Split};
 
 /// The part of a corpus that a query belongs to.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::builder::CorpusBuilder;
-use super::error::{CorpusError, FileLocation};
+use super::error::CorpusError;
 use super::findings::FindingKind;
+use super::location::FileLocation;
 use super::{Layout, Split};
 
 /// Extensions of files that may contain queries or judgements, without `.gz`.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::error::FileLocation;
+use super::location::FileLocation;
 use crate::choice::choice;
 
 /// Maximum number of occurrences of each kind that are listed.

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::builder::{CorpusBuilder, QueryKind};
-use super::read::{self, Id, Text, nullable};
+use super::read::{self, Id, nullable};
+use super::text::Text;
 
 const EXPECTED: &str = r#"{"query": "...", "docid": 7}"#;
 

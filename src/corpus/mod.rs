@@ -21,12 +21,15 @@ mod files;
 mod findings;
 mod generated;
 mod leave_out;
+mod location;
 pub mod paper;
 mod read;
+mod text;
 
-pub use error::{CorpusError, CorpusErrors, FileLocation};
+pub use error::{CorpusError, CorpusErrors};
 pub use findings::{Finding, FindingKind, Findings, MAX_LISTED, Occurrence, OnProblem};
 pub use leave_out::LeaveOut;
+pub use location::FileLocation;
 
 use crate::choice::choice;
 use builder::{Aborted, CorpusBuilder};

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind};
 use super::error::CorpusError;
 use super::files;
-use super::read::{self, Id, Text, nullable};
+use super::read::{self, Id, nullable};
+use super::text::Text;
 use super::{Layout, Split};
 
 pub(super) const DOCUMENTS: &str = "documents.json";

@@ -38,7 +38,19 @@ pub struct AbsorbedAttention {
 }
 
 /// Weighted values of every head, `[batch, heads * d_kv]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn absorbed_attention(inputs: AbsorbedAttention, heads: usize) -> Tensor<2> {
+    let ([batch, inner], [rows, d_model]) = (inputs.query.dims(), inputs.states.dims());
+    assert!(inner.is_multiple_of(heads) && rows.is_multiple_of(batch), "sizes of cross-attention");
+    let shapes = [inputs.key.dims(), inputs.value.dims()];
+    assert_eq!(shapes, [[d_model, inner]; 2], "shapes of W_K and W_V");
+    let source = rows / batch;
+    let mask = inputs.mask.as_ref().map_or([batch, 1, 1, source], Tensor::dims);
+    assert_eq!(mask, [batch, 1, 1, source], "shape of a mask");
+    let dropout = inputs.dropout.as_ref().map_or([batch, heads, 1, source], Tensor::dims);
+    assert_eq!(dropout, [batch, heads, 1, source], "shape of a dropout mask");
     if is_host(&inputs.states.device()) { inputs.on_host(heads) } else { inputs.by_burn(heads) }
 }
 

@@ -12,7 +12,11 @@ use crate::device::is_host;
 use crate::kernel::{dot, wide, zeros};
 
 /// `x / rms(x) * weight`, row by row: `[rows, width] -> [rows, width]`; weight `[width]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    assert_eq!(weight.dims(), [x.dims()[1]], "shape of the weight of an RMSNorm");
     if is_host(&x.device()) {
         return apply::<RmsNorm, 2, 2>([x.into(), weight.into()], |inputs, _| {
             let [x, weight] = inputs.map(HostTensor::contiguous);

@@ -37,7 +37,20 @@ pub struct SelfAttention {
 }
 
 /// Weighted values of every head, `[batch * length, heads * d_kv]`.
+///
+/// # Panics
+/// If the shapes do not fit.
 pub fn self_attention(inputs: SelfAttention) -> Tensor<2> {
+    let ([rows, d_model], [_, heads, length, _]) = (inputs.x.dims(), inputs.bias.dims());
+    let [_, inner] = inputs.matrices[0].dims();
+    assert!(inner.is_multiple_of(heads) && rows.is_multiple_of(length), "sizes of self-attention");
+    let shapes = inputs.matrices.each_ref().map(Tensor::dims);
+    assert_eq!(shapes, [[d_model, inner]; 3], "shapes of W_Q, W_K and W_V");
+    let batch = rows / length;
+    let mask = inputs.mask.as_ref().map_or([batch, 1, 1, length], Tensor::dims);
+    assert_eq!(mask, [batch, 1, 1, length], "shape of a mask");
+    let dropout = inputs.dropout.as_ref().map_or([batch, heads, length, length], Tensor::dims);
+    assert_eq!(dropout, [batch, heads, length, length], "shape of a dropout mask");
     if is_host(&inputs.x.device()) { inputs.on_host() } else { inputs.by_burn() }
 }
 

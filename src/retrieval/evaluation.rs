@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use super::measure::JudgedRanks;
 use super::metrics::{MetricSums, Metrics};
 use super::names;
+use super::names::QuerySubset;
 use super::ranking::{EncodedQuery, RankOptions, Ranking, rank};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
@@ -27,17 +28,6 @@ pub struct QuerySet {
     grades: Vec<Vec<u32>>,
     /// Whether a relevant document of each query had a training query; `None` for a set that is not divided by this.
     seen: Option<Vec<bool>>,
-}
-
-/// A subset of the queries for which metrics are reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QuerySubset {
-    /// All queries.
-    All,
-    /// Queries with a relevant document that had a training query.
-    Seen,
-    /// The other queries.
-    Unseen,
 }
 
 /// The result of [`evaluate`]. Metrics of a subset without queries are `None`.

@@ -10,8 +10,9 @@ mod search;
 pub mod ties;
 mod top_k;
 
+pub use evaluation::{EvaluationResult, QuerySet, evaluate};
 pub use measure::{JudgedRanks, Measure, NamedMeasure};
 pub use metrics::{MetricSums, Metrics};
-pub use ranking::CandidateSet;
+pub use ranking::{CandidateSet, RankOptions, Ranking, rank};
 pub use search::{Hit, Searcher};
 pub use ties::DocidOrder;

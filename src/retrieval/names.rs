@@ -1,9 +1,19 @@
 //! Names of rankings in reports, shared by the evaluation that reports their metrics and the recipe keys that select
 //! one (`save.best_metric`, `stop.metric`).
 
-use super::evaluation::QuerySubset;
 use crate::corpus::Split;
 use crate::task::Task;
+
+/// A subset of the queries for which metrics are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuerySubset {
+    /// All queries.
+    All,
+    /// Queries with a relevant document that had a training query.
+    Seen,
+    /// The other queries.
+    Unseen,
+}
 
 /// Returns the names for a split: all queries, those with a relevant document that had a training query (seen), and the
 /// others (unseen). A ranking without queries is not reported.

@@ -1,5 +1,6 @@
 //! Ranks documents for queries: one forward pass, with ranks counted on the device; logits are not stored.
 
+use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -76,7 +77,7 @@ impl<'a> RankOptions<'a> {
     }
 }
 
-/// Ranks documents for all `queries` with a model that is not on the autodiff graph, and calls `each` with the index of
+/// Ranks documents for all `queries`, off the autodiff graph, and calls `each` with the index of
 /// the query and its ranking. Queries are sorted by length to reduce padding.
 ///
 /// Memory is bounded by one batch of logits.
@@ -90,6 +91,8 @@ pub fn rank<E>(
     options: RankOptions,
     mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
 ) -> Result<(), E> {
+    // Shares all tensors, and does nothing to a model that is off the graph already.
+    let model = &model.valid();
     let all = (0..queries.len()).collect();
     let length = |&index: &usize| queries[index].tokens.len();
     for batch in by_length(all, options.batch_size, length) {

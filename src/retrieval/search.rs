@@ -18,7 +18,7 @@ pub struct Searcher<'a> {
 pub struct Hit<'a> {
     /// Its docid.
     pub docid: &'a str,
-    /// Its logit.
+    /// Its logit; comparable within one query only.
     pub score: f32,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Searcher<'a> {
         Self { checkpoint, order: DocidOrder::new(&checkpoint.docids) }
     }
 
-    /// Returns the top `depth` documents for `query`, best first.
+    /// Returns at most `depth` documents for `query`, best first.
     ///
     /// # Errors
     /// The query cannot be encoded.

@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Environment, NewRun, start};
-use crate::files::{FileError, can_create_in};
+use super::Environment;
+use crate::files::FileError;
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -26,6 +26,14 @@ pub(super) const LAYOUT: [&str; 9] =
 pub(super) const FAILED: &str = "failed-run";
 /// The symbolic link in [`CHECKPOINTS`] to the newest one; it exists once the first checkpoint is complete.
 pub(crate) const LATEST: &str = "latest";
+
+pub(super) const MOVING: &str = ".genir-moving";
+pub(super) const OLD: &str = ".genir-old";
+pub(super) const GONE: &str = ".genir-gone";
+/// Renamed to [`FAILED`] when it is complete.
+pub(super) const FAILING: &str = ".genir-failed";
+/// The states of a start: see [`super::start`].
+const STATES: [&str; 4] = [MOVING, OLD, GONE, FAILING];
 
 /// What to do if the directory already has a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,29 +143,6 @@ impl RunDirectory {
         RunDirectory { path: path.to_path_buf() }
     }
 
-    /// Creates the directory of a new run in one step. Callers with fallible steps in between use [`NewRun`].
-    pub fn create(
-        path: &Path,
-        overwrite: Overwrite,
-        recipe: &str,
-        environment: &Environment,
-    ) -> Result<RunDirectory, RunError> {
-        let mut new = NewRun::claim(path, overwrite)?;
-        new.begin(recipe, environment)?;
-        new.commit()?;
-        Ok(new.directory().clone())
-    }
-
-    /// Checks that a run can be started in `path`, which need not exist; nothing is written.
-    ///
-    /// # Errors
-    /// The errors of [`RunDirectory::create`] that can be foreseen: an existing run that may not be replaced, files
-    /// that do not belong to a run, a file with that name, a directory that is not writable.
-    pub fn can_start(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
-        can_create_in(path).map_err(FileError::new("create", path))?;
-        NewRun::check(path, overwrite)
-    }
-
     /// Opens the directory of an existing run.
     pub fn open(path: &Path) -> Result<RunDirectory, RunError> {
         let run = RunDirectory { path: path.to_path_buf() };
@@ -173,7 +158,7 @@ impl RunDirectory {
         let path = self.environment_path();
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let interrupted = match start::is_interrupted(&self.path) {
+                let interrupted = match is_interrupted(&self.path) {
                     true => {
                         "; a start was interrupted there: `genir train` with this run.directory repairs it"
                     }
@@ -272,4 +257,14 @@ pub(super) fn summary(names: &[String]) -> String {
         text += &format!(" and {} more", names.len() - shown);
     }
     text
+}
+
+/// Returns whether `path` exists; a dangling symbolic link exists too.
+pub(super) fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Returns whether a start has been interrupted or is in progress in this directory.
+pub(super) fn is_interrupted(path: &Path) -> bool {
+    STATES.iter().any(|name| exists(&path.join(name)))
 }

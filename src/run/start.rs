@@ -26,19 +26,15 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::directory::{FAILED, LATEST, LAYOUT, contents, summary};
+use super::directory::{
+    FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists, is_interrupted, summary,
+};
 use super::lock::{LOCK, Lock, LockError};
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
-    FileError, TRIAL, create_directory, is_temporary, rename, sync_directory, write_atomically,
+    FileError, TRIAL, can_create_in, create_directory, is_temporary, rename, sync_directory,
+    write_atomically,
 };
-
-const MOVING: &str = ".genir-moving";
-const OLD: &str = ".genir-old";
-const GONE: &str = ".genir-gone";
-/// Renamed to [`FAILED`] when it is complete.
-const FAILING: &str = ".genir-failed";
-const STATES: [&str; 4] = [MOVING, OLD, GONE, FAILING];
 
 /// Maximum number of attempts to create a directory that failed starts of other processes remove.
 const ATTEMPTS: usize = 100;
@@ -311,9 +307,29 @@ fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     }
 }
 
-/// Returns whether a start has been interrupted or is in progress in this directory.
-pub(super) fn is_interrupted(path: &Path) -> bool {
-    STATES.iter().any(|name| exists(&path.join(name)))
+impl RunDirectory {
+    /// Creates the directory of a new run in one step. Callers with fallible steps in between use [`NewRun`].
+    pub fn create(
+        path: &Path,
+        overwrite: Overwrite,
+        recipe: &str,
+        environment: &Environment,
+    ) -> Result<RunDirectory, RunError> {
+        let mut new = NewRun::claim(path, overwrite)?;
+        new.begin(recipe, environment)?;
+        new.commit()?;
+        Ok(new.directory().clone())
+    }
+
+    /// Checks that a run can be started in `path`, which need not exist; nothing is written.
+    ///
+    /// # Errors
+    /// The errors of [`RunDirectory::create`] that can be foreseen: an existing run that may not be replaced, files
+    /// that do not belong to a run, a file with that name, a directory that is not writable.
+    pub fn can_start(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
+        can_create_in(path).map_err(FileError::new("create", path))?;
+        NewRun::check(path, overwrite)
+    }
 }
 
 fn in_use(path: &Path, owner: String) -> RunError {
@@ -358,11 +374,6 @@ fn paths_to(input: &Path) -> impl Iterator<Item = PathBuf> {
     let inside = fs::read_dir(input).into_iter().flatten().flatten().map(|entry| entry.path());
     let all = [input.to_path_buf()].into_iter().chain(inside);
     all.flat_map(|path| [std::path::absolute(&path), fs::canonicalize(&path)]).flatten()
-}
-
-/// Returns whether `path` exists; a dangling symbolic link exists too.
-fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
 }
 
 /// Removes a file, or a directory with its contents, if it exists. Symbolic links are not followed.

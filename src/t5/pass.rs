@@ -64,7 +64,10 @@ impl<'a> Pass<'a> {
     ) -> Tensor<2> {
         let [n, d_model] = x.dims();
         match self.tap.replace_output(at.site(hook), [at.batch, n / at.batch, d_model]) {
-            Some(instead) => instead.reshape([n, d_model]),
+            Some(instead) => {
+                check_shape(instead.dims(), [at.batch, n / at.batch, d_model], at.site(hook));
+                instead.reshape([n, d_model])
+            }
             None => component(x, self),
         }
     }
@@ -76,15 +79,28 @@ impl<'a> Pass<'a> {
             return rows;
         }
         let [n, width] = rows.dims();
-        let value = rows.reshape([at.batch, n / at.batch, width]);
-        self.tap.stream(site, value).reshape([n, width])
+        let shape = [at.batch, n / at.batch, width];
+        let value = self.tap.stream(site, rows.reshape(shape));
+        check_shape(value.dims(), shape, site);
+        value.reshape([n, width])
     }
 
     /// Passes a rank-4 activation to the tap, if it wants it.
     pub(super) fn heads(&mut self, at: LayerContext, hook: Hook, value: Tensor<4>) -> Tensor<4> {
         let site = at.site(hook);
-        if self.tap.wants(site) { self.tap.heads(site, value) } else { value }
+        if !self.tap.wants(site) {
+            return value;
+        }
+        let shape = value.dims();
+        let value = self.tap.heads(site, value);
+        check_shape(value.dims(), shape, site);
+        value
     }
+}
+
+/// Panics if a tap has returned another shape than it was given: reshaped, it would give wrong numbers without an error.
+fn check_shape<const D: usize>(found: [usize; D], expected: [usize; D], site: Site) {
+    assert_eq!(found, expected, "shape of the tensor that a tap returned at {site}");
 }
 
 /// Where in the model a pass is, and how many examples it carries.

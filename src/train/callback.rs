@@ -13,7 +13,7 @@ use super::costs::{Costs, Phase};
 /// When a callback runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cadence {
-    /// After every so many updates; none for never in between.
+    /// Interval in updates; `None` or 0 for never in between.
     pub every: Option<u64>,
     /// Before the first update.
     pub at_start: bool,
@@ -32,7 +32,7 @@ impl Cadence {
 
     /// How many times it is due in a run of `steps` updates.
     pub fn times(&self, steps: u64) -> u64 {
-        let between = self.every.map_or(0, |every| steps / every);
+        let between = self.every.map_or(0, |every| steps.checked_div(every).unwrap_or(0));
         let end = self.at_end && self.every.is_none_or(|every| !steps.is_multiple_of(every));
         u64::from(self.at_start) + between + u64::from(end)
     }
@@ -57,37 +57,45 @@ pub struct TrainerState<'a> {
     pub loss: f64,
     /// Examples of the newest update; 0 before the first.
     pub examples: u64,
-    /// Learning rate of the newest update.
+    /// Learning rate of the newest update; 0 before the first.
     pub learning_rate: f64,
-    /// Norm of its gradients before clipping.
+    /// L2 norm of all its gradients together, before clipping; 0 before the first update.
     pub gradient_norm: f64,
     /// Seconds spent in updates so far; callbacks are not counted.
     pub training_seconds: f64,
     /// What the run has cost so far, the callbacks before this one included.
     pub costs: Costs,
-    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: those that
-    /// measure add here, those that decide (best checkpoint, early stopping) come after and read.
+    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here, and
+    /// the best checkpoint and early stopping read. A callback of yours may add metrics under other names; `save.best_metric`
+    /// and `stop.metric` name metrics of the evaluation only.
     pub metrics: BTreeMap<String, f64>,
     /// Writes scalars and messages.
     pub monitor: &'a mut Monitor,
 }
 
 impl TrainerState<'_> {
-    /// The newest value of `metric`, which the recipe names under `key`; none where nothing was measured at
-    /// this step.
+    /// The value of `metric`, which the recipe names under `key`, if its queries were evaluated at this step.
     ///
     /// # Errors
-    /// Something was measured, but not this.
+    /// The queries were evaluated, but without this metric.
     pub fn metric(&self, key: &'static str, metric: &str) -> Result<Option<f64>, TrainError> {
         match self.metrics.get(metric) {
             Some(&value) => Ok(Some(value)),
-            None if self.metrics.is_empty() => Ok(None),
+            None if !self.is_evaluated(metric) => Ok(None),
             None => Err(TrainError::NoMetric {
                 key,
                 metric: metric.to_owned(),
                 measured: self.metrics.keys().cloned().collect(),
             }),
         }
+    }
+}
+
+impl TrainerState<'_> {
+    /// True if there are metrics of the query set that `metric` begins with, such as `validation`.
+    fn is_evaluated(&self, metric: &str) -> bool {
+        let set = |name: &str| name.split('/').next().map(str::to_owned);
+        self.metrics.keys().any(|measured| set(measured) == set(metric))
     }
 }
 

@@ -48,8 +48,8 @@ impl<'a> Training<'a> {
         &self.run
     }
 
-    /// Adds a callback. It runs after the evaluation, and before early stopping and checkpoints, which can use its
-    /// metrics.
+    /// Adds a callback. Callbacks run in the order in which they are added, after the evaluation and before early
+    /// stopping, checkpoints and probes.
     pub fn callback(mut self, callback: impl Callback + 'a) -> Self {
         self.callbacks.push(Box::new(callback));
         self

@@ -8,7 +8,8 @@ use burn::module::Module;
 use crate::allocator;
 use crate::prefix::{Prefix, TextSet};
 use crate::retrieval::DocidOrder;
-use crate::retrieval::evaluation::{EvaluationResult, QuerySet, QuerySubset, evaluate};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
+use crate::retrieval::names::QuerySubset;
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
