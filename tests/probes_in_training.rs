@@ -344,7 +344,7 @@ fn a_run_from_a_checkpoint_has_the_base_that_the_chain_of_runs_began_with() {
         assert_eq!(name, format!("initialisation by seed 3 of {}", run.display()));
         assert!(cells.iter().any(|ranks| *ranks != swapped), "{cells:#?}");
         let told = said(home, "the base model of the probes is ");
-        assert!(told.len() == 1 && told[0].contains(" began with"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains(" started from it"), "{told:?}");
     }
     // What the recipes lead to and what they say by name are the same model.
     let scratch = ["train.steps=1", "optimizer.learning_rate=1e-30", "train.label_smoothing=0"];
