@@ -215,7 +215,7 @@ fn an_ambiguous_directory_is_refused() {
     assert_eq!(load(files.path(), Layout::Beir).expect("beir").documents.len(), 3);
     refused(
         &[("a_train.json", b""), ("b_train.jsonl.gz", b"")],
-        &["a_train.json", "b_train.jsonl.gz", "the train queries: leave one of them"],
+        &["a_train.json", "b_train.jsonl.gz", "the train queries; leave one of them"],
     );
     refused(
         &[
@@ -223,7 +223,7 @@ fn an_ambiguous_directory_is_refused() {
             ("val_queries.json", b"[]"),
             ("dev_queries.json.gz", b""),
         ],
-        &["val_queries.json", "dev_queries.json.gz", "the validation queries: leave one"],
+        &["val_queries.json", "dev_queries.json.gz", "the validation queries; leave one"],
     );
     let mut judged = beir(&["q1 7 1", "q2 7 1"]);
     judged.push(("qrels/dev.tsv", Vec::new()));
