@@ -107,9 +107,9 @@ impl MemoryEstimate {
         };
         // Accumulated gradients stand beside those of the newest batch.
         let copies = if plan.epochs.most_batches() > 1 { 2 } else { 1 };
-        let Stored { training, evaluated, probed } = stored(plan);
+        let Stored { training, evaluated, probed, texts } = stored(plan);
         let asked = evaluated + probed;
-        let made = F32 * prefix_made(config, longest);
+        let made = F32 * prefix_made(config, longest, texts);
         let step = StepSizes {
             config,
             examples: plan.epochs.largest_batch() as usize,
@@ -208,11 +208,13 @@ struct Stored {
     evaluated: usize,
     /// Of queries that are probed more than once, and not evaluated.
     probed: usize,
+    /// Texts of the largest set that is stored.
+    texts: usize,
 }
 
 fn stored(plan: &Plan) -> Stored {
     let Some(prefix) = plan.frozen_prefix() else {
-        return Stored { training: 0, evaluated: 0, probed: 0 };
+        return Stored { training: 0, evaluated: 0, probed: 0, texts: 0 };
     };
     let (recipe, settings) = (&plan.recipe, plan.recipe.cache.settings());
     let held =
@@ -228,7 +230,14 @@ fn stored(plan: &Plan) -> Stored {
         let queries = |&split| plan.corpus.split(split).len().min(most);
         evaluated = recipe.evaluate.splits.iter().map(queries).sum::<usize>();
     }
-    Stored { training, evaluated: each * evaluated, probed: each * callbacks::stored_queries(plan) }
+    let probed = callbacks::stored_queries(plan);
+    let trained = if training > 0 { texts } else { 0 };
+    Stored {
+        training,
+        evaluated: each * evaluated,
+        probed: each * probed,
+        texts: trained.max(evaluated).max(probed),
+    }
 }
 
 /// Parameters that nothing computes with once the prefix of the training texts is stored; 0 where a probe may, or where
