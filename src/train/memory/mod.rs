@@ -107,9 +107,9 @@ impl MemoryEstimate {
         };
         // Accumulated gradients exist at the same time as those of the latest batch.
         let copies = if plan.epochs.max_batches() > 1 { 2 } else { 1 };
-        let Stored { training, evaluated, probed } = stored(plan);
+        let Stored { training, evaluated, probed, texts } = stored(plan);
         let asked = evaluated + probed;
-        let made = F32 * prefix_temporaries(config, longest);
+        let made = F32 * prefix_temporaries(config, longest, texts);
         let step = StepSizes {
             config,
             examples: plan.epochs.max_batch_size() as usize,
@@ -208,11 +208,13 @@ struct Stored {
     evaluated: usize,
     /// Of queries that are probed more than once, and not evaluated.
     probed: usize,
+    /// Texts of the largest set that is stored.
+    texts: usize,
 }
 
 fn stored(plan: &Plan) -> Stored {
     let Some(prefix) = plan.frozen_prefix() else {
-        return Stored { training: 0, evaluated: 0, probed: 0 };
+        return Stored { training: 0, evaluated: 0, probed: 0, texts: 0 };
     };
     let (recipe, settings) = (&plan.recipe, plan.recipe.cache.settings());
     let held = |set: &TextSet| bytes_held(prefix, &settings, set, plan.config().d_model) as usize;
@@ -227,7 +229,14 @@ fn stored(plan: &Plan) -> Stored {
         let queries = |&split| plan.corpus.split(split).len().min(most);
         evaluated = recipe.evaluate.splits.iter().map(queries).sum::<usize>();
     }
-    Stored { training, evaluated: each * evaluated, probed: each * callbacks::stored_queries(plan) }
+    let probed = callbacks::stored_queries(plan);
+    let trained = if training > 0 { texts } else { 0 };
+    Stored {
+        training,
+        evaluated: each * evaluated,
+        probed: each * probed,
+        texts: trained.max(evaluated).max(probed),
+    }
 }
 
 /// Number of parameters that are released once the prefixes of all texts are stored; 0 if probes may need them, or if

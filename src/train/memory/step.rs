@@ -156,10 +156,12 @@ pub(super) fn layer_temporaries(config: &T5Config, examples: usize, length: usiz
     2 * tokens * config.d_model + attention.max(tokens * config.d_ff)
 }
 
-/// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding.
-pub(super) fn prefix_temporaries(config: &T5Config, longest: usize) -> usize {
-    let examples = BATCH_POSITIONS / longest.max(1);
+/// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding. Where there
+/// are fewer texts than a batch holds, it is all of them.
+pub(super) fn prefix_temporaries(config: &T5Config, longest: usize, texts: usize) -> usize {
+    let positions = BATCH_POSITIONS.min(texts * longest);
+    let examples = positions / longest.max(1);
     // Hidden activations before and after their function stand at once.
-    let layer = layer_temporaries(config, examples.max(1), longest) + BATCH_POSITIONS * config.d_ff;
-    layer.max(3 * BATCH_POSITIONS * config.d_model)
+    let layer = layer_temporaries(config, examples.max(1), longest) + positions * config.d_ff;
+    layer.max(3 * positions * config.d_model)
 }
