@@ -104,7 +104,7 @@
 //! let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
 //! let retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
 //! let queries = retriever.queries(Split::Test, None, 0)?;
-//! let order = DocidOrder::of(&retriever.checkpoint.docids);
+//! let order = DocidOrder::new(&retriever.checkpoint.docids);
 //! let options = RankOptions::new(&order, retriever.checkpoint.tokenizer.pad_id());
 //! let (model, device) = (&retriever.checkpoint.model, &retriever.device.device);
 //! let evaluated = evaluate(model, device, &queries, options, None)?;
@@ -150,7 +150,7 @@
 //! # use genir::checkpoint::Checkpoint;
 //! # use genir::corpus::{self, CorpusOptions, Split};
 //! use genir::component::Stages;
-//! use genir::probe::{Others, PROBE_PRECISION, Probe, ProbeOptions, ProbeQueries, Suite};
+//! use genir::probe::{ComparisonModels, PROBE_PRECISION, Probe, ProbeOptions, ProbeQueries, Suite};
 //! use genir::report;
 //!
 //! # fn main() -> anyhow::Result<()> {
@@ -165,7 +165,7 @@
 //! let mut queries = ProbeQueries::new(retriever.queries(Split::Validation, Some(200), 0)?);
 //! let subject = retriever.subject("runs/quickstart");
 //! let records =
-//!     suite.measure(&subject, &mut queries, None, &Others::default(), &mut |_, _| ())?;
+//!     suite.measure(&subject, &mut queries, None, &ComparisonModels::default(), &mut |_, _| ())?;
 //! for titled in records.iter().flat_map(report::tables) {
 //!     println!("{}\n{}", titled.title, titled.table);
 //! }

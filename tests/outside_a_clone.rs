@@ -94,7 +94,10 @@ fn a_recipe_that_is_not_there_names_the_one_that_comes_with_genir() {
     let empty = TempDir::new().unwrap();
     for missing in ["recipes/quickstart.toml", "quickstrt", "quickstart.toml"] {
         let printed = genir(empty.path(), &["check", missing], 1);
-        assert_says(&printed, &[missing, "cannot be read", "genir is called `quickstart`"]);
+        assert_says(
+            &printed,
+            &[missing, "cannot be read", "genir includes a recipe named `quickstart`"],
+        );
     }
 }
 
