@@ -156,7 +156,7 @@ Examples:
 enum Format {
     /// Readable tables.
     Table,
-    /// JSON array of results, each as in <run>/probes/<probe>.jsonl.
+    /// JSON array of results, each as in RUN/probes/PROBE.jsonl.
     Json,
     /// Long format: one number per row.
     Csv,

@@ -37,7 +37,7 @@ pub struct Plan {
     pub left_out: HashSet<u32>,
     /// What was skipped in the corpus, and what else should be known of it.
     pub findings: Findings,
-    /// Rows of documents that cannot be told apart: see [`Examples::alike`].
+    /// Rows of documents that cannot be told apart: see [`Examples::duplicate_documents`].
     pub alike: Vec<Vec<u32>>,
     /// The base's tokenizer.
     pub tokenizer: TextTokenizer,
