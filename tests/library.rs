@@ -31,7 +31,7 @@ fn plan(home: &Path, overrides: &[&str]) -> Plan {
 fn last(home: &Path, tag: &str) -> f64 {
     let text = fs::read_to_string(home.join("run/metrics.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter_map(|line| line[tag].as_f64()).last().unwrap()
+    lines.filter_map(|line| line[tag].as_f64()).next_back().unwrap()
 }
 
 /// Records a metric at every step, and ranks the first query of the plan with the model as training has it.

@@ -150,8 +150,8 @@ fn the_mixture_is_exact() {
     let mixture = Mixture::new(&examples, &options(&BOTH, Some(0.55))).expect("a mixture");
     assert_eq!(
         mixture.to_string(),
-        "an epoch is 47 examples: 17 indexing (each of 10 seen 1 or 2 times), \
-         30 retrieval (each of 30 seen 1 times); ratio 0.55"
+        "an epoch is 47 examples: 17 indexing (each of 10: 1x or 2x), \
+         30 retrieval (each of 30: 1x); ratio 0.55"
     );
 }
 

@@ -116,14 +116,14 @@ impl Epochs {
     }
 }
 
-/// Formats as `2 steps an epoch, 24 examples each in 8 batches, 6 in the last`.
+/// Formats as `2 steps per epoch, 24 examples each in 8 batches, 6 in the last`.
 impl fmt::Display for Epochs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (updates, last) = (self.updates(), self.examples_of(self.updates() - 1));
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         write!(
             f,
-            "{updates} step{} an epoch, {} example",
+            "{updates} step{} per epoch, {} example",
             plural(updates),
             self.max_update_size()
         )?;
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn an_epoch_is_formatted_as_text() {
         for (epochs, text) in [
-            (epochs(30, 3, 8), "2 steps an epoch, 24 examples each in 8 batches, 6 in the last"),
-            (epochs(32, 8, 1), "4 steps an epoch, 8 examples each"),
+            (epochs(30, 3, 8), "2 steps per epoch, 24 examples each in 8 batches, 6 in the last"),
+            (epochs(32, 8, 1), "4 steps per epoch, 8 examples each"),
             (epochs(30, 7, 5), "1 step an epoch, 30 examples in 5 batches"),
         ] {
             assert_eq!(epochs.to_string(), text);

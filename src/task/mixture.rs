@@ -110,10 +110,10 @@ impl fmt::Display for Mixture {
             first = false;
             let floor = share.per_epoch / share.examples;
             let extra = share.per_epoch % share.examples;
-            write!(f, "{} {task} (each of {} seen {floor}", share.per_epoch, share.examples)?;
+            write!(f, "{} {task} (each of {}: {floor}x", share.per_epoch, share.examples)?;
             match extra {
-                0 => write!(f, " times)")?,
-                _ => write!(f, " or {} times)", floor + 1)?,
+                0 => f.write_str(")")?,
+                _ => write!(f, " or {}x)", floor + 1)?,
             }
         }
         match self.ratio {
