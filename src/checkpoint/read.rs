@@ -24,7 +24,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `directory` and loads its weights on `device`.
+    /// Opens the checkpoint in `directory` and loads its weights on `device`. For a run directory, see [`checkpoint_at`].
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or the tokenizer has no docids, as that of a base model.
     pub fn open(
         directory: &Path,
         device: impl Into<ComputeDevice>,

@@ -40,7 +40,8 @@ pub struct ComparisonModel {
     pub left_out: HashSet<u32>,
 }
 
-/// The models that the probed model is compared with.
+/// The models that the probed model is compared with: `default()` for none. The base model of a run is opened by
+/// [`crate::train::ProbeBase`]; both compute in [`super::PROBE_PRECISION`].
 #[derive(Default)]
 pub struct ComparisonModels {
     /// The model before it was trained for retrieval.

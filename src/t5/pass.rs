@@ -18,12 +18,13 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass without dropout, as for evaluation, probes and caches.
+    /// A pass without dropout, as for evaluation, probes and caches. One pass may go through [`crate::t5::T5::encode`] and
+    /// then `decode_start`.
     pub fn evaluate(tap: &'a mut dyn Tap) -> Self {
         Self { tap, dropout: None, draws: 0, precision: Precision::default() }
     }
 
-    /// A training pass with dropout.
+    /// A training pass with dropout. Each batch needs a pass and a key of its own: all masks follow from the key.
     pub fn train(tap: &'a mut dyn Tap, dropout: Dropout) -> Self {
         let dropout = (dropout.probability > 0.0).then_some(dropout);
         Self { tap, dropout, draws: 0, precision: Precision::default() }

@@ -11,47 +11,48 @@ use crate::component::Stack;
 
 /// The activation that is read or replaced at a site.
 ///
-/// *Stream* hooks pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head*
+/// Each variant has its name in TransformerLens: head hooks with `attn.` or `cross_attn.` before it. *Stream* hooks pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head*
 /// hooks pass rank 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
-    /// Stream: a layer's input.
+    /// `hook_resid_pre`, stream: a layer's input.
     ResidualPre,
-    /// Stream: after self-attention.
+    /// `hook_resid_mid`, stream: after self-attention.
     ResidualMid,
     /// Stream: after cross-attention (decoder only).
     ResidualMidCross,
-    /// Stream: a layer's output.
+    /// `hook_resid_post`, stream: a layer's output.
     ResidualPost,
-    /// Stream: self-attention's output, as it is added to the residual stream.
+    /// `hook_attn_out`, stream: self-attention's output, as it is added to the residual stream.
     AttentionOut,
-    /// Stream: cross-attention's output, as it is added to the residual stream.
+    /// `hook_cross_attn_out`, stream: cross-attention's output, as it is added to the residual stream.
     CrossAttentionOut,
-    /// Stream: the MLP's output, as it is added to the residual stream.
+    /// `hook_mlp_out`, stream: the MLP's output, as it is added to the residual stream.
     MlpOut,
-    /// Stream of width d_ff: before the activation (the gate's, in gated models).
+    /// `mlp.hook_pre`, stream of width d_ff: before the activation (the gate's, in gated models).
     MlpPre,
-    /// Stream of width d_ff: the linear half of a gated MLP.
+    /// `mlp.hook_pre_linear`, stream of width d_ff: the linear half of a gated MLP.
     MlpPreLinear,
-    /// Stream of width d_ff: what the MLP's output matrix reads.
+    /// `mlp.hook_post`, stream of width d_ff: what the MLP's output matrix reads.
     MlpPost,
-    /// Stream: what self-attention reads, after its RMSNorm.
+    /// `ln1.hook_normalized`, stream: what self-attention reads, after its RMSNorm.
     AttentionIn,
-    /// Stream: what cross-attention's queries read, after its RMSNorm.
+    /// `ln2.hook_normalized` of the decoder, stream: what cross-attention's queries read, after its RMSNorm.
     CrossAttentionIn,
-    /// Stream: what the MLP reads, after its RMSNorm.
+    /// `ln3.hook_normalized` of the decoder and `ln2.hook_normalized` of the encoder, stream: what the MLP reads, after its
+    /// RMSNorm.
     MlpIn,
-    /// Heads, `[batch, target, head, d_kv]`: queries.
+    /// `hook_q`, heads, `[batch, target, head, d_kv]`: queries.
     Query(Attention),
-    /// Heads, `[batch, source, head, d_kv]`: keys.
+    /// `hook_k`, heads, `[batch, source, head, d_kv]`: keys.
     Key(Attention),
-    /// Heads, `[batch, source, head, d_kv]`: values.
+    /// `hook_v`, heads, `[batch, source, head, d_kv]`: values.
     Value(Attention),
-    /// Heads, `[batch, head, target, source]`: scores with bias and mask, before the softmax.
+    /// `hook_attn_scores`, heads, `[batch, head, target, source]`: scores with bias and mask, before the softmax.
     Scores(Attention),
-    /// Heads, `[batch, head, target, source]`: attention weights, after dropout.
+    /// `hook_pattern`, heads, `[batch, head, target, source]`: attention weights, after dropout.
     Pattern(Attention),
-    /// Heads, `[batch, target, head, d_kv]`: weighted values, before the output matrix.
+    /// `hook_z`, heads, `[batch, target, head, d_kv]`: weighted values, before the output matrix.
     WeightedValues(Attention),
     /// Stream: token embeddings (no layer).
     Embed,
@@ -126,13 +127,16 @@ impl fmt::Display for Site {
 ///
 /// Reading is keeping a clone (tensors are reference-counted); patching is returning another tensor of
 /// the same shape.
+///
+/// # Panics
+/// A forward pass panics if a tap returns a tensor of another shape than the one that it was given.
 pub trait Tap {
-    /// Whether this tap is to be called at `site`.
+    /// True if this tap is to be called at `site`.
     fn wants(&self, site: Site) -> bool;
 
-    /// Called at [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`] before the component runs,
-    /// with the shape `[batch, position, d_model]`. If it returns a tensor, that is the component's output; the
-    /// component is not computed, and the tap is not called at its other sites.
+    /// Called at every [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`], whatever [`Self::wants`]
+    /// returns, before the component runs, with the shape `[batch, position, d_model]`. If it returns a tensor, that is the component's output; the
+    /// component is not computed, and the tap is not called at its other sites: the cheapest way to ablate.
     fn replace_output(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
         let _ = (site, shape);
         None

@@ -49,7 +49,7 @@ pub struct TrainerState<'a> {
     /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run.
     /// One after this one may stop it still: then only [`Callback::end`] comes.
     pub is_last: bool,
-    /// The model. Evaluate on `model.valid()`.
+    /// The model, with autodiff. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
     /// What comes before every trained parameter, stored; none where the encoder is trained.
     pub prefix: Option<&'a Arc<Prefix>>,
@@ -149,8 +149,8 @@ pub trait Callback {
     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError>;
 
     /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not
-    /// because a callback that came later, or an error, ended the run. The moment is that of the last update that was
-    /// made, with the metrics that were measured then.
+    /// because a callback that came later, or an error, ended the run. The state is that of the last update that was
+    /// applied, with the metrics that were measured then.
     ///
     /// # Errors
     /// An error becomes that of the run, unless it has one; the others are still called.
