@@ -90,7 +90,7 @@ impl Store {
         }
     }
 
-    /// Computes the prefixes of `texts` and keeps them in memory. `progress` is told how many texts are done.
+    /// Computes the prefixes of `texts` and keeps them in memory. `progress` is called with the number of finished texts.
     ///
     /// # Errors
     /// A value that `element` cannot hold.

@@ -242,7 +242,7 @@ impl T5Config {
 
     /// `config.json` for an export with `rows` embedding rows.
     ///
-    /// Whether the head is tied is told by the weights. `tie_word_embeddings` is what transformers takes
+    /// The weights decide whether the head is tied. `tie_word_embeddings` is what transformers takes
     /// the scaling of the decoder's output from, in its versions 4 and 5 (mT5 is never scaled).
     pub fn export(&self, rows: usize, tied: bool) -> Value {
         let mut map = self.original.clone();

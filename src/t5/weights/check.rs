@@ -1,4 +1,4 @@
-//! Whether a checkpoint's tensors are those of a model, told from the headers of its files: no value is read.
+//! Checks a checkpoint's tensors against those of a model by the headers of its files: no value is read.
 
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
