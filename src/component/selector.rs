@@ -70,7 +70,7 @@ pub enum SelectorError {
     NoLayers {
         /// The selector.
         selector: String,
-        /// What has no layers.
+        /// The part that has no layers.
         word: String,
     },
     /// A bracket is missing.
@@ -79,7 +79,7 @@ pub enum SelectorError {
         /// The selector.
         selector: String,
     },
-    /// What is in brackets is not layers.
+    /// The text in brackets does not name layers.
     #[error("selector `{selector}`: {source}, or in the decoder a stage: I, II or III")]
     Layers {
         /// The selector.

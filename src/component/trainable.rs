@@ -22,7 +22,7 @@ impl MapParameter for Freezer<'_> {
     }
 }
 
-/// What is trained and what is frozen, by part of the model, in numbers of parameters.
+/// Numbers of trained and frozen parameters, by part of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainableTable {
     rows: Vec<(String, Count)>,

@@ -106,7 +106,7 @@ struct Factors<'a> {
     add: bool,
 }
 
-/// What a tile prefetches while it is computed: lines that begin at `from`, `step` values apart.
+/// The cache lines that a tile prefetches while it is computed: they begin at `from`, `step` values apart.
 #[derive(Clone, Copy)]
 struct Prefetch {
     from: *const f32,

@@ -15,7 +15,7 @@ use super::host::{Contiguous, HostTensor};
 
 /// The backward pass of an operation with `N` inputs, as `torch.autograd.Function` has it.
 pub(super) trait Operation<const N: usize>: 'static {
-    /// What the forward pass saves for the backward pass.
+    /// The values that the forward pass saves for the backward pass.
     type Saved: Debug + Clone + Send + 'static;
 
     /// Gradients of the inputs, in their order, from that of the output. `needed` says which inputs require one; the

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::choice::choice;
 
 choice! {
-    /// What a stored value is.
+    /// The type of a stored value.
     Element {
         /// As it was computed.
         F32 = "f32",

@@ -20,7 +20,7 @@ pub enum CacheError {
         file: PathBuf,
         /// Its first bytes, as text.
         found: String,
-        /// What they are in every such file.
+        /// The bytes in every such file.
         expected: String,
     },
     /// It was cut, or something was added.
@@ -40,9 +40,9 @@ pub enum CacheError {
         file: PathBuf,
         /// The field.
         field: &'static str,
-        /// What it holds.
+        /// The value found.
         found: String,
-        /// What it should hold.
+        /// The value expected.
         expected: String,
     },
     /// Its contents are not those that were written.

@@ -16,7 +16,7 @@ pub struct CacheSettings {
     pub memory: u64,
     /// The most bytes that one run has in files.
     pub disk: u64,
-    /// What values are stored as.
+    /// The type in which values are stored.
     pub element: Element,
 }
 

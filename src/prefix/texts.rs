@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// What a text is known by: half of the BLAKE3 of its tokens.
+/// The key of a text: half of the BLAKE3 of its tokens.
 pub(super) type TextKey = [u8; 16];
 
 /// The key of a text.

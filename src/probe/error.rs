@@ -41,7 +41,7 @@ pub enum ProbeError {
     NotPatchable {
         /// The selector.
         selector: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// A patch of a circuit that is not of the form `SELECTOR=HOW`.
@@ -49,7 +49,7 @@ pub enum ProbeError {
         "`{patch}` is not a patch: expected SELECTOR=zero, SELECTOR=mean or SELECTOR=base, such as `decoder.mlp[I]=mean`"
     )]
     InvalidPatch {
-        /// What was found.
+        /// The value found.
         patch: String,
     },
     /// There is nothing to average over.
@@ -68,7 +68,7 @@ pub enum ProbeError {
         best_rank: u32,
         /// The query that has it.
         query: String,
-        /// What it is ranked among.
+        /// The candidate set.
         vocabulary: CandidateSet,
     },
     /// There are no queries at all.
@@ -80,7 +80,7 @@ pub enum ProbeError {
     /// A patch with the base model's outputs, and no base model.
     #[error("`{patch}` needs a base model, and none is given")]
     NoBase {
-        /// What needs it.
+        /// The probe or option that needs it.
         patch: String,
     },
     /// There is no other encoder.
@@ -125,7 +125,7 @@ pub enum ProbeError {
     UnknownDocid {
         /// The pair's place in the list, from 0.
         place: usize,
-        /// What was found.
+        /// The value found.
         token: String,
     },
 }

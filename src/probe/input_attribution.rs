@@ -21,7 +21,7 @@ choice! {
 }
 
 choice! {
-    /// What the shares are averaged over first. Where every reader reads for every query, as heads do, both give the
+    /// The order of averaging of shares. Where every reader reads for every query, as heads do, both give the
     /// same.
     AverageFirst {
         /// Over the readers of a query, then over queries: every query counts the same.
@@ -163,7 +163,7 @@ struct LayerSums {
 pub(super) struct Contributions {
     /// `[batch, sources, readers]`
     pub parts: Tensor<3>,
-    /// What the model computed of all sources together, `[batch, readers]`.
+    /// The values that the model computed from all sources together, `[batch, readers]`.
     pub whole: Tensor<2>,
     /// 1 where a reader counts, 0 where not: `[batch, readers]`.
     pub active: Tensor<2>,

@@ -23,7 +23,7 @@ pub struct ProbeSizes<'a> {
     pub batch_size: usize,
     /// Tokens of a query, at most.
     pub length: usize,
-    /// What docids are ranked among.
+    /// The candidate set.
     pub vocabulary: CandidateSet,
 }
 

@@ -22,7 +22,7 @@ pub struct Record {
     pub schema: u32,
     /// Version of genir that measured.
     pub genir: String,
-    /// What was measured on.
+    /// The model and the queries.
     pub measured_on: MeasuredOn,
     /// Seconds of this probe, without the time that all probes of the measurement share.
     pub seconds: f64,
@@ -31,7 +31,7 @@ pub struct Record {
     pub result: ProbeResult,
 }
 
-/// What a probe was measured on.
+/// The model and the queries that a probe was measured on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeasuredOn {
     /// Checkpoint or run directory.
@@ -119,7 +119,7 @@ pub struct SkippedAt {
 }
 
 choice! {
-    /// Why a probe that was due is not measured.
+    /// The reason for which a scheduled probe is not measured.
     SkipReason {
         /// It would have taken more than `probes.max_share` of the training time.
         MaxShare = "max_share",
@@ -129,19 +129,19 @@ choice! {
 }
 
 impl Skipped {
-    /// That `probe` is skipped after `step` updates.
+    /// A record of `probe` skipped after `step` updates.
     pub fn new(probe: Probe, step: u64, reason: SkipReason, message: String) -> Self {
         let genir = env!("CARGO_PKG_VERSION").to_owned();
         Self { schema: SCHEMA, genir, probe, skipped: SkippedAt { step, reason, message } }
     }
 }
 
-/// What one line of stored results holds.
+/// One line of stored results.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Line {
     /// A result.
     Measured(Box<Record>),
-    /// That there is none.
+    /// The result was skipped.
     Skipped(Skipped),
 }
 
@@ -194,7 +194,7 @@ pub enum RecordError {
     Wrong {
         /// File and line.
         place: String,
-        /// What was found.
+        /// The value found.
         found: String,
     },
 }

@@ -35,7 +35,7 @@ pub(super) const FAILING: &str = ".genir-failed";
 /// The states of a start: see [`super::start`].
 const STATES: [&str; 4] = [MOVING, OLD, GONE, FAILING];
 
-/// What to do if the directory already has a run.
+/// The action if the directory already has a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
     /// Return an error.

@@ -193,7 +193,7 @@ impl AttentionBlock {
     }
 }
 
-/// What is added to the scores of self-attention.
+/// The terms that are added to the scores of self-attention.
 #[derive(Debug, Clone)]
 pub(super) struct Bias {
     /// By position, `[1, heads, length, length]`

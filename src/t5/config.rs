@@ -60,7 +60,7 @@ pub enum ConfigError {
         key: &'static str,
         /// The value found, or `nothing`.
         found: String,
-        /// What would be right.
+        /// The values allowed.
         expected: &'static str,
     },
 }

@@ -118,7 +118,7 @@ impl Mlp {
         }
     }
 
-    /// What is added to the residual stream: `[rows, d_model] -> [rows, d_model]`
+    /// The output that is added to the residual stream: `[rows, d_model] -> [rows, d_model]`
     pub(super) fn forward(&self, x: Tensor<2>, at: LayerContext, pass: &mut Pass) -> Tensor<2> {
         let precision = pass.precision;
         let x = pass.stream(at, Hook::MlpIn, self.norm.forward(x));

@@ -38,7 +38,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// What [`Self::dropout`] multiplies values of these dimensions by; none without dropout.
+    /// The mask that [`Self::dropout`] multiplies values of these dimensions by; `None` without dropout.
     pub(super) fn dropout_mask<const D: usize>(
         &mut self,
         dims: [usize; D],

@@ -68,7 +68,7 @@ struct Update<'a> {
     rule: &'a AdamW,
     /// Learning rate over the first moment's bias correction.
     rate: f64,
-    /// What weight decay leaves of the parameter.
+    /// The factor of the parameter by weight decay.
     keep: f64,
     /// Root of the second moment's bias correction.
     correction: f64,

@@ -51,7 +51,7 @@ pub struct TrainerState<'a> {
     pub is_last: bool,
     /// The model, with autodiff. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
-    /// What comes before every trained parameter, stored; none where the encoder is trained.
+    /// The stored frozen prefix; `None` if the encoder is trained.
     pub prefix: Option<&'a Arc<Prefix>>,
     /// Mean loss of the newest update's examples; NaN before the first.
     pub loss: f64,
@@ -63,7 +63,7 @@ pub struct TrainerState<'a> {
     pub gradient_norm: f64,
     /// Seconds spent in updates so far; callbacks are not counted.
     pub training_seconds: f64,
-    /// What the run has cost so far, the callbacks before this one included.
+    /// The cost of the run so far, including the callbacks before this one.
     pub costs: Costs,
     /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here, and
     /// the best checkpoint and early stopping read. A callback of yours may add metrics under other names; `save.best_metric`

@@ -74,7 +74,7 @@ pub(super) fn splits_to_probe(
     if missing.is_empty() { Ok((section.split, test)) } else { Err(missing) }
 }
 
-/// What is wrong with each patch that `[probes]` asks for, and a problem for each probe that needs stages where there
+/// The problems of the patches in `[probes]`, and a problem for each probe that needs stages where there
 /// are none.
 pub(super) fn unfit_probes(
     section: &ProbesSection,

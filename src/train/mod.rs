@@ -73,7 +73,7 @@ pub enum TrainError {
          applied, and earlier checkpoints are untouched. Its examples: {}", examples.join(", ")
     )]
     NotFinite {
-        /// What was not finite.
+        /// The value that is not finite.
         what: NonFinite,
         /// Its value.
         value: f64,
@@ -94,13 +94,13 @@ pub enum TrainError {
         key: &'static str,
         /// The metric.
         metric: String,
-        /// What there is.
+        /// The metrics that there are.
         measured: Vec<String>,
     },
     /// The model cannot be made.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// What is to be measured is not there.
+    /// A query set or metric is missing.
     #[error(transparent)]
     Plans(#[from] PlanErrors),
     /// The examples cannot be sampled.

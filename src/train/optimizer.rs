@@ -225,7 +225,7 @@ where
     (tensor, state.map(stored))
 }
 
-/// What an update rule keeps, in f32.
+/// The state of an update rule, in f32.
 trait Moments {
     /// Number of values.
     fn values(&self) -> u64;

@@ -35,7 +35,7 @@ pub struct Plan {
     pub corpus: Corpus,
     /// Rows of the documents that give no example.
     pub left_out: HashSet<u32>,
-    /// What was skipped in the corpus, and what else should be known of it.
+    /// Skipped parts of the corpus, and remarks on it.
     pub findings: Findings,
     /// Rows of documents that cannot be told apart: see [`Examples::duplicate_documents`].
     pub alike: Vec<Vec<u32>>,
@@ -49,7 +49,7 @@ pub struct Plan {
     pub mixture: Mixture,
     /// How epochs are divided into updates and batches.
     pub epochs: Epochs,
-    /// What is ranked at each evaluation, encoded once: samples of what was trained on, then the splits, each set with
+    /// The query sets of each evaluation, encoded once: samples of what was trained on, then the splits, each set with
     /// its split.
     pub query_sets: Vec<(QuerySet, Option<Split>)>,
     /// Stages of the decoder; none where it has too few layers.
@@ -304,7 +304,7 @@ impl Plan {
         self.base.tied
     }
 
-    /// What comes before every trained parameter; none where the encoder or the word embedding is trained.
+    /// The frozen prefix; `None` if the encoder or the word embedding is trained.
     pub fn frozen_prefix(&self) -> Option<FrozenPrefix> {
         let trained = self.trained.iter().map(String::as_str);
         FrozenPrefix::of(trained, self.config().num_decoder_layers)

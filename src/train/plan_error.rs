@@ -70,7 +70,7 @@ pub enum PlanError {
     Probes {
         /// The key that asks for it.
         key: &'static str,
-        /// Why not.
+        /// The reason.
         problem: ProbeError,
     },
     /// The base model of the probes cannot be used.
@@ -123,7 +123,7 @@ pub enum PlanError {
         key: &'static str,
         /// The metric.
         metric: String,
-        /// What there are metrics of.
+        /// The metrics that there are.
         rankings: Vec<String>,
     },
     /// A split to probe is empty.
@@ -150,7 +150,7 @@ impl fmt::Display for PlanErrors {
 
 impl std::error::Error for PlanErrors {}
 
-/// What could be evaluated in place of a split without queries.
+/// The splits that could be evaluated instead of one without queries.
 fn in_place(others: &[Split]) -> String {
     match others {
         [] => "it has none of any split, so evaluate what is memorised: evaluate.splits=[] \

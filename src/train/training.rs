@@ -58,7 +58,7 @@ impl<'a> Training<'a> {
     /// Trains to the last step, or until a callback stops the run. Progress and messages go to `console`.
     ///
     /// # Errors
-    /// What can fail before training leaves the run directory as it was. An error in training leaves the checkpoints
+    /// An error before training leaves the run directory as it was. An error in training leaves the checkpoints
     /// that were written; without one, an earlier run that was to be replaced is restored.
     pub fn run(mut self, console: &Console) -> Result<Outcome, TrainError> {
         let plan = self.plan;

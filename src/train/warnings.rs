@@ -9,11 +9,11 @@ use crate::prefix::mebibytes;
 use crate::probe::ProbeError;
 use crate::retrieval::run_files::fits_trec;
 
-/// What documents with the same tokens are counted under in `environment.json`.
+/// The name of documents with the same tokens in `environment.json`.
 const ALIKE: &str = "documents_with_the_same_tokens";
 
 impl Plan {
-    /// What should be known before the run: what was skipped in the corpus or is not as a reader may expect, documents
+    /// The warnings of a run: what was skipped in the corpus or is not as a reader may expect, documents
     /// that are alike, ids that TREC files cannot hold, probes that are not measured, memory or disk that may be too
     /// small. One text each, of several lines.
     pub fn warnings(&self) -> Vec<String> {

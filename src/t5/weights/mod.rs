@@ -114,7 +114,7 @@ pub enum WeightsError {
         tensor: String,
         /// Its dimensions.
         found: Vec<usize>,
-        /// What the configuration asks for; for an embedding, at least so many rows.
+        /// The shape in the configuration; for an embedding, at least so many rows.
         expected: Vec<usize>,
     },
     /// A tensor's type is not a float that T5 weights come in.

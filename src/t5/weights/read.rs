@@ -31,7 +31,7 @@ pub struct StoredTensors {
 /// tied need not keep that one (safetensors' `save_model` keeps the first in the alphabet).
 const EMBEDDINGS: [&str; 3] =
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-/// What the first layer of the decoder has in some old checkpoints and no T5 uses; transformers ignores it too.
+/// A tensor of the decoder's first layer in some old checkpoints that no T5 uses; transformers ignores it too.
 const UNUSED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl StoredTensors {
         self.decode(name, tensor, tensor.bytes.clone())
     }
 
-    /// That the tensor `name` is there, is of floats and has `shape`, as the file's header says.
+    /// Checks that the tensor `name` exists, has floats and `shape`, as the file's header says.
     pub(super) fn check(&self, name: &str, shape: &[usize]) -> Result<(), WeightsError> {
         let (name, tensor) = self.tensor(name, shape)?;
         self.check_type(name, tensor)?;

@@ -70,7 +70,7 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
     file.commit().map_err(failed)
 }
 
-/// What stands before the tensors: the length of the JSON that says what and where they are, then this JSON.
+/// The bytes before the tensors: the length of the JSON that says what and where they are, then this JSON.
 fn header(path: &Path, entries: &[(String, Entry)]) -> Result<Vec<u8>, WeightsError> {
     let mut end = 0;
     let tensors = entries.iter().map(|(name, entry)| {

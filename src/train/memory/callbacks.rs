@@ -82,7 +82,7 @@ pub struct ProbesNeed {
     pub most: usize,
 }
 
-/// What probes need at once. How many queries will be correct is not known at the start.
+/// The memory that probes need at once. How many queries will be correct is not known at the start.
 pub(super) fn probes(
     plan: &Plan,
     section: &ProbesSection,

@@ -156,7 +156,7 @@ pub(super) fn layer_temporaries(config: &T5Config, examples: usize, length: usiz
     2 * tokens * config.d_model + attention.max(tokens * config.d_ff)
 }
 
-/// What the prefix of a batch of texts needs to be computed: a layer, then its rows gathered without padding. Where there
+/// The temporary values of computing the prefix of a batch of texts: a layer, then its rows gathered without padding. Where there
 /// are fewer texts than a batch holds, it is all of them.
 pub(super) fn prefix_temporaries(config: &T5Config, longest: usize, texts: usize) -> usize {
     let positions = BATCH_POSITIONS.min(texts * longest);

@@ -10,9 +10,9 @@ pub(super) struct Budget {
     spent: f64,
     /// Time of all measurements, those at the start and the end too.
     pub total: f64,
-    /// What each probe took the last time it was measured, beside what all share.
+    /// The time of each probe at its last measurement, without the shared part.
     costs: Vec<(Probe, f64)>,
-    /// What all probes of a measurement shared the last time.
+    /// The time of the last measurement that all probes shared.
     shared: f64,
 }
 
