@@ -204,7 +204,7 @@ mod tests {
         for (epochs, text) in [
             (epochs(30, 3, 8), "2 steps per epoch, 24 examples each in 8 batches, 6 in the last"),
             (epochs(32, 8, 1), "4 steps per epoch, 8 examples each"),
-            (epochs(30, 7, 5), "1 step an epoch, 30 examples in 5 batches"),
+            (epochs(30, 7, 5), "1 step per epoch, 30 examples in 5 batches"),
         ] {
             assert_eq!(epochs.to_string(), text);
         }
