@@ -32,7 +32,7 @@ pub struct HubSettings {
     pub endpoint: String,
     /// The bearer token for the hub.
     pub token: Option<String>,
-    /// Whether only the cache is used.
+    /// True if only the cache is used.
     pub offline: bool,
 }
 

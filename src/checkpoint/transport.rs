@@ -65,7 +65,7 @@ pub(super) struct FileInfo {
 /// The body of a response.
 pub(super) struct Content {
     pub reader: Box<dyn Read>,
-    /// Whether the body starts at the requested byte; otherwise it starts at the first byte of the file.
+    /// True if the body starts at the requested byte; otherwise it starts at the first byte of the file.
     pub is_partial: bool,
 }
 

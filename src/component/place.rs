@@ -164,7 +164,7 @@ impl ParameterPlace {
         }
     }
 
-    /// Whether it is of the encoder, or of the decoder's layers before `layer`.
+    /// True if the parameter belongs to the encoder, or to the decoder's layers before `layer`.
     pub fn comes_before(&self, layer: usize) -> bool {
         match *self {
             Self::Layer { stack: Stack::Decoder, layer: own, .. } => own < layer,

@@ -56,7 +56,7 @@ struct QueryLine {
 struct AllQueries {
     queries: Vec<KnownQuery>,
     by_id: HashMap<String, usize>,
-    /// Whether all queries were read, so that a query that is not among them is absent from the corpus.
+    /// True if all queries were read: a query that is not among them is then absent from the corpus.
     is_complete: bool,
 }
 
@@ -64,7 +64,7 @@ struct KnownQuery {
     id: String,
     text: String,
     location: FileLocation,
-    /// Whether a split has a judgement of it.
+    /// True if a split has a judgement of the query.
     is_judged: bool,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct CorpusBuilder {
     empty: Vec<(u32, FileLocation)>,
     /// The files that have been opened.
     read: HashSet<PathBuf>,
-    /// Whether all documents were read, so that a document that is not among them is absent from the corpus.
+    /// True if all documents were read: a document that is not among them is then absent from the corpus.
     has_all_documents: bool,
 }
 
@@ -262,7 +262,7 @@ struct Draft {
     location: FileLocation,
     /// The query, including judgements of grade 0, which are removed at the end.
     query: Query,
-    /// Whether it has a judgement of an absent document.
+    /// True if the query has a judgement of an absent document.
     has_absent_document: bool,
 }
 

@@ -97,7 +97,7 @@ pub struct EncodeOptions {
     pub max_tokens: usize,
     /// Prepended to every text unchanged.
     pub prefix: String,
-    /// Whether the text (not the prefix) is lowercased.
+    /// True if the text (not the prefix) is lowercased.
     pub lowercase: bool,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Input {
     value: HostTensor,
     /// None for a tensor off the graph: a constant.
     node: Option<NodeGuard>,
-    /// Whether a gradient is required.
+    /// True if a gradient is required.
     tracked: bool,
 }
 

@@ -43,7 +43,7 @@ impl Prefix {
     /// Finds or computes the prefixes of the `training` texts and of the `others`, which evaluations and probes read:
     /// of each set whose texts are read more than once, within the budgets of `settings`, in this order.
     ///
-    /// What is stored depends on the recipe only, not on existing files, and for the training texts not on the other
+    /// The set of stored texts depends on the recipe only, not on existing files, and for the training texts not on the other
     /// sets: a seed gives the same weights with and without probes. A set that cannot be stored is logged as a warning
     /// and computed for each batch.
     pub fn prepare(

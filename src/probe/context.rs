@@ -1,4 +1,4 @@
-//! What a measurement has on its context: the model, its queries in batches, other models, means.
+//! The context of a measurement: the model, its queries in batches, other models, means.
 
 use std::collections::HashSet;
 

@@ -28,7 +28,6 @@ use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 /// ```
 pub struct Training<'a> {
     plan: &'a Plan,
-    run: RunDirectory,
     new: NewRun,
     callbacks: Vec<Box<dyn Callback + 'a>>,
 }
@@ -40,12 +39,12 @@ impl<'a> Training<'a> {
     /// Another process trains there, or there is something that must not be replaced.
     pub fn claim(plan: &'a Plan, overwrite: Overwrite) -> Result<Self, RunError> {
         let new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
-        Ok(Self { plan, run: new.directory().clone(), new, callbacks: Vec::new() })
+        Ok(Self { plan, new, callbacks: Vec::new() })
     }
 
     /// The run directory.
     pub fn directory(&self) -> &RunDirectory {
-        &self.run
+        self.new.directory()
     }
 
     /// Adds a callback. Callbacks run in the order in which they are added, after the evaluation and before early
@@ -61,7 +60,7 @@ impl<'a> Training<'a> {
     /// An error before training leaves the run directory as it was. An error in training leaves the checkpoints
     /// that were written; without one, an earlier run that was to be replaced is restored.
     pub fn run(mut self, console: &Console) -> Result<Outcome, TrainError> {
-        let plan = self.plan;
+        let (plan, run) = (self.plan, self.new.directory().clone());
         // All that can fail comes before the run that is to be replaced is touched.
         let environment = Environment {
             corpus: plan.warning_counts(),
@@ -70,10 +69,10 @@ impl<'a> Training<'a> {
         let recipe = plan.recipe.to_toml()?;
         let mut trainer = Trainer::new(plan)?;
         let model = trainer.initial_model()?;
-        let mut callbacks = callbacks::standard(plan, &self.run, self.callbacks)?;
+        let mut callbacks = callbacks::standard(plan, &run, self.callbacks)?;
         self.new.begin(&recipe, &environment)?;
-        console.log_to(&self.run.log())?;
-        let mut monitor = Monitor::open(&self.run, plan.total_steps(), console)?;
+        console.log_to(&run.log())?;
+        let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
         if !self.new.replaces() {
             self.new.commit()?;
         }

@@ -10,7 +10,6 @@ mod write;
 
 use std::path::PathBuf;
 
-use burn::module::Module;
 use burn::tensor::Device;
 use rayon::prelude::*;
 use thiserror::Error;
@@ -243,34 +242,13 @@ impl GenirModel {
         tied: bool,
         documents: usize,
     ) -> Vec<(String, usize)> {
-        let shapes = shapes_of(config, |config, device| {
-            let docids = Embedding::new(documents, config.d_model, device);
-            GenirModel { t5: T5::zeros(config, tied, device), docids }
-        });
-        shapes.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
+        // New parameters are views of one zero: nothing of the model's size is allocated.
+        let device = Device::flex();
+        let docids = Embedding::new(documents, config.d_model, &device);
+        let model = GenirModel { t5: T5::zeros(config, tied, &device), docids };
+        let shapes = fill::shapes(&model).into_iter();
+        shapes.map(|(name, shape)| (name, shape.iter().product())).collect()
     }
-}
-
-/// Dotted names and shapes of the parameters of what `make` makes for this configuration.
-///
-/// No tensor of the model's width is made, since that of a norm has its memory at once: two models of widths 1 and 2
-/// differ in the dimensions that are the width.
-fn shapes_of<M: Module>(
-    config: &T5Config,
-    make: impl Fn(&T5Config, &Device) -> M,
-) -> Vec<(String, Vec<usize>)> {
-    let of_width = |d_model| {
-        let mut narrow = config.clone();
-        narrow.d_model = d_model;
-        fill::shapes(&make(&narrow, &Device::flex()))
-    };
-    let (shapes, others) = (of_width(1), of_width(2));
-    let wide = shapes.into_iter().zip(others).map(|((name, shape), (_, other))| {
-        let dimensions = shape.into_iter().zip(other);
-        let dimension = |(one, two)| if one == two { one } else { config.d_model };
-        (name, dimensions.map(dimension).collect())
-    });
-    wide.collect()
 }
 
 /// Whether a checkpoint's head is its word embedding.
