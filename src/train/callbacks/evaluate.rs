@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use burn::module::Module;
-
 use crate::allocator;
 use crate::prefix::{Prefix, TextSet};
 use crate::retrieval::DocidOrder;
@@ -126,10 +124,9 @@ impl Callback for Evaluate<'_> {
         }
         self.evaluated = Some(state.step);
         let _memory = allocator::MemoryScope::begin();
-        let model = state.model.valid();
         for (set, to_files) in &self.sets {
             let prefix = state.prefix.map(Arc::as_ref);
-            let found = self.evaluate(set, *to_files, &model, prefix)?;
+            let found = self.evaluate(set, *to_files, state.model, prefix)?;
             let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             let rankings = set.rankings();
