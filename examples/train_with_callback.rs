@@ -35,7 +35,7 @@ impl Callback for DocidDistance {
         let initial = self.initial.get_or_insert_with(|| rows.clone()).clone();
         let distances = (rows - initial).square().sum_dim(1).sqrt(); // [documents, 1]
         let distance = f64::from(distances.mean().into_scalar::<f32>());
-        state.monitor.scalars(state.step, state.epoch, &[("docids/distance", distance)])?;
+        state.monitor.scalars(state.step, state.epoch, &[("docids/distance", distance)]);
         Ok(Verdict::Continue)
     }
 

@@ -185,6 +185,21 @@ pub fn append_to(path: &Path) -> Result<File, FileError> {
     file.map_err(FileError::new("write", path))
 }
 
+/// Shortens a file to `size` bytes, and flushes it to disk.
+pub(crate) fn truncate(path: &Path, size: u64) -> Result<(), FileError> {
+    let cut = || {
+        let file = File::options().write(true).open(path)?;
+        file.set_len(size)?;
+        file.sync_all()
+    };
+    cut().map_err(FileError::new("shorten", path))
+}
+
+/// Removes a file; symbolic links are not followed.
+pub(crate) fn remove_file(path: &Path) -> Result<(), FileError> {
+    fs::remove_file(path).map_err(FileError::new("remove", path))
+}
+
 /// Creates a file that must not exist, to be written incrementally.
 pub(crate) fn create_new(path: &Path) -> Result<File, FileError> {
     File::create_new(path).map_err(FileError::new("create", path))

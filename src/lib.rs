@@ -192,6 +192,7 @@ pub mod device;
 pub mod docid;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod files;
+mod exact;
 mod kernel;
 pub mod monitor;
 #[doc(hidden)] // for the binary, tests and benches

@@ -422,11 +422,11 @@ fn write_figures() {
             let history: Vec<Record> = moments.iter().map(|moment| moment[probe].clone()).collect();
             for known in 1..=history.len() {
                 let (newest, step) = (&history[known - 1], 100 * known as u64 - 50);
-                monitor.points(step, 0.0, &points(newest)).unwrap();
-                monitor.histograms(step, &histograms(newest)).unwrap();
+                monitor.points(step, 0.0, &points(newest));
+                monitor.histograms(step, &histograms(newest));
                 let figures = figures(&history[..known], &[]);
                 let images: Vec<_> = figures.iter().map(|p| p.image().unwrap()).collect();
-                monitor.images(step, &images).unwrap();
+                monitor.images(step, &images);
             }
             for figure in figures(&history, &[]) {
                 let path = directory.join(format!("{depth}-{}", figure.name()));

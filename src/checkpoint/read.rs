@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckpointError, MANIFEST, Manifest};
+use super::{CheckpointError, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::files::FileError;
 use crate::run::{CHECKPOINTS, LATEST};
 use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
@@ -33,12 +32,16 @@ impl Checkpoint {
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
         let device = &device.into();
+        // First: a damaged file has other errors, which would only confuse.
+        let manifest = Manifest::read(directory)?;
+        if let Some(manifest) = &manifest {
+            manifest.verify(directory)?;
+        }
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
         let Some(imported) = loaded.docids else {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
-        let manifest = read_manifest(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
         let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
@@ -62,19 +65,4 @@ pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
     let candidates = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
     candidates.into_iter().find(|directory| directory.join("config.json").exists())
-}
-
-fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {
-    let file = directory.join(MANIFEST);
-    if !file.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&file).map_err(FileError::new("read", &file))?;
-    let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    match manifest.format {
-        Manifest::FORMAT => Ok(Some(manifest)),
-        other => Err(wrong(format!("format {other}"))),
-    }
 }

@@ -98,6 +98,11 @@ impl Console {
         let _ = self.write(!quiet, format!("{text}\n").as_bytes());
     }
 
+    /// Writes a line to the log only.
+    pub(crate) fn log_line(&self, text: &str) {
+        let _ = self.write(false, format!("{text}\n").as_bytes());
+    }
+
     /// Prints a line of progress, which is not written to the log.
     pub(super) fn progress(&self, text: &str) {
         if self.shared.verbosity == Verbosity::Normal {

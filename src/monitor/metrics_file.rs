@@ -1,51 +1,20 @@
 //! `metrics.jsonl`: scalars as JSON lines.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use crate::files::{FileError, append_to};
-
-/// A file with lines `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "loss/train": 2.5}`.
+/// A line `{"step": 10, "epoch": 0.5, "wall_time": 1767225599.25, "loss/train": 2.5}` with its line break.
 ///
 /// JSON has no numbers that are not finite: they are written as the strings `"NaN"`, `"inf"` and `"-inf"`, which
 /// Python's `float` and Rust's `parse` accept.
-pub(super) struct MetricsFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl MetricsFile {
-    /// Opens the file for appending.
-    pub fn open(path: &Path) -> Result<MetricsFile, FileError> {
-        Ok(MetricsFile { file: append_to(path)?, path: path.to_path_buf() })
-    }
-
-    /// Appends one line with a single write.
-    pub fn write(
-        &mut self,
-        step: u64,
-        epoch: f64,
-        wall_time: f64,
-        values: &[(&str, f64)],
-    ) -> Result<(), FileError> {
-        let line = Line { step, epoch, wall_time, values };
-        serde_json::to_vec(&line)
-            .map_err(Into::into)
-            .and_then(|mut bytes| {
-                bytes.push(b'\n');
-                self.file.write_all(&bytes)
-            })
-            .map_err(FileError::new("write", &self.path))
-    }
-
-    /// Flushes the file to disk.
-    pub fn sync(&self) -> Result<(), FileError> {
-        let synced = self.file.sync_all();
-        synced.map_err(FileError::new("write", &self.path))
-    }
+pub(super) fn line(
+    step: u64,
+    epoch: f64,
+    wall_time: f64,
+    values: &[(&str, f64)],
+) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&Line { step, epoch, wall_time, values })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 struct Line<'a> {

@@ -1,14 +1,13 @@
 //! Results of probes on disk: JSON lines under a run, or an array as `genir probe --format json` prints it.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{Line, Probe, Record, RecordError, Skipped};
-use crate::files::{FileError, append_to, create_directory};
+use crate::files::FileError;
 
 /// Errors of reading stored results.
 #[derive(Debug, Error)]
@@ -44,27 +43,32 @@ impl Stored {
     }
 }
 
-/// Adds `record` to the history of its probe in `directory`, which is made where it is missing. The line is handed
-/// to the system in one piece.
-pub fn append(directory: &Path, record: &Record) -> Result<(), FileError> {
-    append_line(directory, record.result.probe(), record)
+/// The file in `directory` with the history of the record's probe, and the record as a line of it.
+pub(crate) fn line(directory: &Path, record: &Record) -> Result<(PathBuf, Vec<u8>), FileError> {
+    line_of(directory, record.result.probe(), record)
 }
 
-/// Adds to the history of a probe in `directory` that it was due and not measured, as [`append`] does.
-pub fn append_skipped(directory: &Path, skipped: &Skipped) -> Result<(), FileError> {
-    append_line(directory, skipped.probe, skipped)
+/// As [`line`], for a probe that was due and not measured.
+pub(crate) fn skipped_line(
+    directory: &Path,
+    skipped: &Skipped,
+) -> Result<(PathBuf, Vec<u8>), FileError> {
+    line_of(directory, skipped.probe, skipped)
 }
 
-fn append_line(directory: &Path, probe: Probe, line: &impl Serialize) -> Result<(), FileError> {
-    create_directory(directory)?;
+fn line_of(
+    directory: &Path,
+    probe: Probe,
+    content: &impl Serialize,
+) -> Result<(PathBuf, Vec<u8>), FileError> {
     let path = history(directory, probe);
-    let mut file = append_to(&path)?;
-    let mut write = || {
-        let mut line = serde_json::to_vec(line)?;
-        line.push(b'\n');
-        file.write_all(&line)
-    };
-    write().map_err(FileError::new("write", &path))
+    match serde_json::to_vec(content) {
+        Ok(mut line) => {
+            line.push(b'\n');
+            Ok((path, line))
+        }
+        Err(error) => Err(FileError::new("write", &path)(error.into())),
+    }
 }
 
 /// All that is stored in `directory`, by probe, each history as it was measured.

@@ -46,6 +46,7 @@ pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup}
 pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
+pub(crate) use files::Stored;
 pub use record::{
     Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
     SkipReason, Skipped, SkippedAt, describe_candidates,

@@ -30,6 +30,7 @@ use super::directory::{
     FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists, is_interrupted, summary,
 };
 use super::lock::{LOCK, Lock, LockError};
+use super::environment::Resumption;
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
     FileError, TRIAL, can_create_in, create_directory, is_temporary, rename, sync_directory,
@@ -92,6 +93,57 @@ impl NewRun {
         }
     }
 
+    /// Locks the directory of an existing run to continue it. Recovers from an interrupted start first, which may
+    /// restore an earlier run.
+    ///
+    /// # Errors
+    /// Another process is training there, or there is no run.
+    pub fn resume(path: &Path) -> Result<NewRun, RunError> {
+        Self::check_resume(path)?;
+        let lock = lock(path)?;
+        // Nothing is undone when the value is dropped: the run stays.
+        let progress = Progress::Committed;
+        let run = RunDirectory::at(path);
+        let new = NewRun { run, lock, created: Vec::new(), progress, replaces: false };
+        new.recover()?;
+        RunDirectory::open(path)?;
+        Ok(new)
+    }
+
+    /// Returns the error of [`NewRun::resume`] for the current directory, if any. Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`NewRun::resume`].
+    pub fn check_resume(path: &Path) -> Result<(), RunError> {
+        can_create_in(path).map_err(FileError::new("create", path))?;
+        match Lock::owner(path) {
+            Some(owner) => Err(in_use(path, owner)),
+            None => RunDirectory::open(path).map(|_| ()),
+        }
+    }
+
+    /// Records in `environment.json` that the run continues in `environment` from `step`, stores `recipe` as that of
+    /// the run, and removes the summary of the process before.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn continue_from(
+        &self,
+        step: u64,
+        recipe: &str,
+        environment: Environment,
+    ) -> Result<(), RunError> {
+        let mut first = self.run.environment()?;
+        first.resumed.push(Resumption { step, environment: Box::new(environment) });
+        write_json(&self.run.environment_path(), &first)?;
+        write_atomically(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
+        remove(&self.run.summary())?;
+        for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
+            create_directory(&directory)?;
+        }
+        Ok(())
+    }
+
     /// Returns the run directory. It has no files of the run before [`NewRun::begin`].
     pub fn directory(&self) -> &RunDirectory {
         &self.run
@@ -132,10 +184,7 @@ impl NewRun {
             }
         }
         self.advance(MOVING, OLD)?;
-        write_atomically(&self.run.environment_path(), |file| {
-            serde_json::to_writer_pretty(&mut *file, environment)?;
-            file.write_all(b"\n")
-        })?;
+        write_json(&self.run.environment_path(), environment)?;
         write_atomically(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
         for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
             create_directory(&directory)?;
@@ -330,6 +379,13 @@ impl RunDirectory {
         can_create_in(path).map_err(FileError::new("create", path))?;
         NewRun::check(path, overwrite)
     }
+}
+
+fn write_json(path: &Path, environment: &Environment) -> Result<(), FileError> {
+    write_atomically(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, environment)?;
+        file.write_all(b"\n")
+    })
 }
 
 fn in_use(path: &Path, owner: String) -> RunError {

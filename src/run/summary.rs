@@ -48,6 +48,8 @@ pub enum RunOutcome {
     Finished,
     /// A callback stopped it.
     Stopped,
+    /// A signal ended it; the same command continues it.
+    Interrupted,
     /// An error ended it.
     Failed,
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::monitor::Monitor;
 use crate::prefix::{Prefix, TextSet};
 use crate::t5::GenirModel;
@@ -52,7 +54,7 @@ pub struct TrainerState<'a> {
     /// The model, with autodiff. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
     /// The stored frozen prefix; `None` if the encoder is trained.
-    pub prefix: Option<&'a Arc<Prefix>>,
+    pub prefix: Option<Arc<Prefix>>,
     /// Mean loss of the newest update's examples; NaN before the first.
     pub loss: f64,
     /// Examples of the newest update; 0 before the first.
@@ -115,11 +117,20 @@ pub enum Ending<'a> {
     Finished,
     /// A callback stopped it, for this reason.
     Stopped(&'a str),
+    /// The process was asked to stop, by this signal: a checkpoint was written from which the run will continue.
+    Interrupted(i32),
     /// By an error: of a callback, or a loss or gradient that is not finite.
     Failed(&'a TrainError),
 }
 
-/// A callback of training: evaluation, checkpoints, logging, probes.
+impl Ending<'_> {
+    /// True if the run is over, and not by an error: what is due at its end is done now.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Ending::Finished | Ending::Stopped(_))
+    }
+}
+
+/// A callback of training: evaluation, logging, probes.
 pub trait Callback {
     /// The steps at which it runs.
     fn cadence(&self) -> Cadence;
@@ -140,6 +151,25 @@ pub trait Callback {
     /// The phase that its time is added to, if any.
     fn phase(&self) -> Option<Phase> {
         None
+    }
+
+    /// What it has gathered since the start of the run and needs to continue: checkpoints contain it. `None` if it
+    /// needs nothing. Numbers that must be restored exactly are stored as text, since JSON may be read as a neighbouring number.
+    fn state(&self) -> Option<Value> {
+        None
+    }
+
+    /// Restores what [`Callback::state`] returned when the checkpoint was written from which the run continues.
+    ///
+    /// # Errors
+    /// The state is not one of this callback.
+    fn restore(&mut self, _state: Value) -> serde_json::Result<()> {
+        Ok(())
+    }
+
+    /// The name of its state in checkpoints. Two callbacks of one type in a run need different names.
+    fn name(&self) -> String {
+        std::any::type_name::<Self>().to_owned()
     }
 
     /// Called when it is due.

@@ -19,7 +19,7 @@ use crate::prefix::{FrozenPrefix, TextSet};
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
-use crate::t5::weights::{self, Origin, WeightsError};
+use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
 
@@ -245,6 +245,49 @@ impl Plan {
             }
         }
         Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
+    }
+
+    /// The model in a checkpoint of this plan's run, on `device` (with or without autodiff).
+    ///
+    /// # Errors
+    /// The weights cannot be read, or are not those of a model of this plan.
+    pub(super) fn model_of(
+        &self,
+        checkpoint: &Path,
+        device: &Device,
+    ) -> Result<GenirModel, WeightsError> {
+        let (words, documents) = (self.config().vocab_size as u32, self.docids.len() as u32);
+        let rows: Vec<u32> = (words..words + documents).collect();
+        let tensors = StoredTensors::open(checkpoint)?;
+        let docids = weights::load_docids(&tensors, self.config(), &rows, device)?;
+        let compute = &ComputeDevice { device: device.clone(), precision: self.precision };
+        let t5 = Origin::files(self.config().clone(), tensors).t5(self.is_tied(), compute)?;
+        Ok(GenirModel { t5, docids })
+    }
+
+    /// A hash of the training examples in order, of the docids and of the queries that are evaluated.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut text = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        self.docids.ids().for_each(&mut text);
+        for split in &self.recipe.evaluate.splits {
+            for query in self.corpus.split(*split) {
+                text(&query.id);
+                text(&query.text);
+            }
+        }
+        for example in 0..self.examples.len() {
+            let tokens = self.examples.tokens(example);
+            hasher.update(&(tokens.len() as u64).to_le_bytes());
+            tokens.iter().for_each(|token| {
+                hasher.update(&token.to_le_bytes());
+            });
+            hasher.update(&self.examples.target(example).to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// Whether the base has weights, used or not.

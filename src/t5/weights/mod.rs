@@ -6,6 +6,7 @@ mod initial;
 mod names;
 mod origin;
 mod read;
+mod tensor_file;
 mod write;
 
 use std::path::PathBuf;
@@ -15,11 +16,12 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use check::problems;
-pub use fill::{Parameter, parameters};
+pub use fill::{Parameter, first_not_finite, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
+pub(crate) use tensor_file::{TensorEntry, write_tensors};
 pub use write::write;
 
 use super::layers::Embedding;

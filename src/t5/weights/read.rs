@@ -59,14 +59,27 @@ impl StoredTensors {
         } else {
             return Err(WeightsError::NoWeights { directory: directory.to_owned() });
         };
+        let files = names.into_iter().map(|name| directory.join(name));
+        Self::of_files(directory, files)
+    }
+
+    /// Opens one file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self, WeightsError> {
+        Self::of_files(path.parent().unwrap_or(path), [path.to_owned()])
+    }
+
+    fn of_files(
+        directory: &Path,
+        files: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<Self, WeightsError> {
         let mut opened = Self {
             directory: directory.to_owned(),
             files: Vec::new(),
             tensors: HashMap::new(),
             moved_rows: Vec::new(),
         };
-        for name in names {
-            opened.add(directory.join(name))?;
+        for file in files {
+            opened.add(file)?;
         }
         Ok(opened)
     }

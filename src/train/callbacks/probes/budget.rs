@@ -1,11 +1,15 @@
 //! The time budget of probes.
 
+use serde::{Deserialize, Serialize};
+
 use crate::probe::Probe;
 
 /// Seconds that measurements took, and whether the next may be made.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Budget {
     /// The most of the time in updates that measurements in between may take.
-    max_share: Option<f64>,
+    #[serde(skip)]
+    pub max_share: Option<f64>,
     /// Time of the measurements in between.
     spent: f64,
     /// Time of all measurements, those at the start and the end too.
