@@ -100,8 +100,8 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     let checkpoint = write(home.path(), "step-000012", &contents).unwrap();
     check_checkpoint(python, script, &checkpoint, &model, &tokenizer);
 
-    // With other tokens among the docids, in another order: opened and written again, it has its rows where transformers
-    // looks for them.
+    // With other tokens among the docids, in another order: opened and written again, it has its rows where
+    // transformers looks for them.
     let mixed = home.path().join("mixed");
     mix_rows(&checkpoint, &mixed, tokenizer.vocab_size());
     let opened = Checkpoint::open(&mixed, &Device::flex()).unwrap();
@@ -115,8 +115,8 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     check_checkpoint(python, script, &again, &opened.model, &opened.tokenizer);
 }
 
-/// Copies `checkpoint` to `mixed` with a token `<other_0>` before the docid in row 3 of them and `<other_1>` before the one
-/// in row 7, with docids in the opposite order, and with rows to match.
+/// Copies `checkpoint` to `mixed` with a token `<other_0>` before the docid in row 3 of them and `<other_1>` before the
+/// one in row 7, with docids in the opposite order, and with rows to match.
 fn mix_rows(checkpoint: &Path, mixed: &Path, words: usize) {
     fs::create_dir(mixed).unwrap();
     for entry in fs::read_dir(checkpoint).unwrap() {

@@ -48,7 +48,7 @@ pub struct Environment {
 pub struct GitRevision {
     /// The checked out commit.
     pub commit: String,
-    /// Whether tracked files differ from the commit.
+    /// True if tracked files differ from the commit.
     pub dirty: bool,
 }
 

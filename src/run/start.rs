@@ -49,7 +49,7 @@ pub struct NewRun {
     /// Directories that were created for it, the innermost first.
     created: Vec<PathBuf>,
     progress: Progress,
-    /// Whether an earlier run is replaced.
+    /// True if an earlier run is replaced.
     replaces: bool,
 }
 

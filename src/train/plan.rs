@@ -47,7 +47,7 @@ pub struct Plan {
     pub examples: Examples,
     /// The examples of an epoch.
     pub mixture: Mixture,
-    /// How epochs are divided into updates and batches.
+    /// The division of epochs into updates and batches.
     pub epochs: Epochs,
     /// The query sets of each evaluation, encoded once: samples of what was trained on, then the splits, each set with
     /// its split.
@@ -247,7 +247,7 @@ impl Plan {
         Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
     }
 
-    /// Whether the base has weights, used or not.
+    /// Returns whether the base has weights, used or not.
     pub fn base_has_weights(&self) -> bool {
         self.base.has_weights()
     }
@@ -299,7 +299,7 @@ impl Plan {
         &self.base.directory
     }
 
-    /// Whether the word embedding is the output matrix too.
+    /// Returns whether the word embedding is the output matrix too.
     pub fn is_tied(&self) -> bool {
         self.base.tied
     }

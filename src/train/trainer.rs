@@ -41,7 +41,7 @@ pub struct Trainer<'a> {
     costs: Costs,
 }
 
-/// How a run ended. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
+/// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Updates done.

@@ -67,7 +67,7 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its values, as a matrix (a vector is one row), off the autodiff graph.
     pub values: Tensor<2>,
-    /// Whether it is trained.
+    /// True if it is trained.
     pub trained: bool,
 }
 
