@@ -1,4 +1,5 @@
-//! Trains the quickstart from Rust, with a callback that records how far the docid rows have moved since the first step:
+//! Trains the quickstart from Rust, with a callback that records how far the docid rows have moved since the first
+//! step:
 //!
 //!     cargo run --release --example train_with_callback -- runs/from-rust
 //!

@@ -29,7 +29,9 @@ impl<'de> Deserialize<'de> for Exact {
         let text = String::deserialize(deserializer)?;
         let expected = "a number as text, such as \"0.25\" or \"NaN\"";
         let number = text.parse();
-        number.map(Exact).map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &expected))
+        number
+            .map(Exact)
+            .map_err(|_| de::Error::invalid_value(de::Unexpected::Str(&text), &expected))
     }
 }
 
@@ -49,7 +51,8 @@ mod tests {
 
     #[test]
     fn every_number_is_read_as_it_was_written() {
-        let mut numbers = vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, f64::MIN_POSITIVE];
+        let mut numbers =
+            vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, f64::MIN_POSITIVE];
         // The 64 neighbours of numbers that decimal text divides badly.
         for start in [0.1, 1.0 / 3.0, 5e-324, 1.797e308, 123_456_789.123_456_79] {
             numbers.extend((0..64).map(|at| f64::from_bits(f64::to_bits(start) + at)));

@@ -1,9 +1,10 @@
-//! Fine-tuning and interpretability of generative information retrieval (GenIR) models: a T5 that answers a query with the
-//! identifiers of documents.
+//! Fine-tuning and interpretability of generative information retrieval (GenIR) models: a T5 that answers a query with
+//! the identifiers of documents.
 //!
-//! Each document has one row in the output vocabulary, its *docid*. Training has two tasks: *indexing* (document text to
-//! docid) and *retrieval* (query to docid). All parameters are trained, or a few components of the model, whose frozen
-//! remainder is computed once and cached. Probes measure what the components do. The command `genir` calls this library.
+//! Each document has one row in the output vocabulary, its *docid*. Training has two tasks: *indexing* (document text
+//! to docid) and *retrieval* (query to docid). All parameters are trained, or a few components of the model, whose
+//! frozen remainder is computed once and cached. Probes measure what the components do. The command `genir` calls this
+//! library.
 //!
 //! | task | start here |
 //! | --- | --- |
@@ -28,8 +29,8 @@
 //!
 //! # Train
 //!
-//! A [`Recipe`](recipe::Recipe) holds every option. A [`Plan`](train::Plan) reads the corpus and the headers of the base
-//! model, and reports all problems at once. A [`Training`](train::Training) holds the run directory and trains.
+//! A [`Recipe`](recipe::Recipe) holds every option. A [`Plan`](train::Plan) reads the corpus and the headers of the
+//! base model, and reports all problems at once. A [`Training`](train::Training) holds the run directory and trains.
 //!
 //! ```no_run
 //! use genir::monitor::{Console, Verbosity};
@@ -190,9 +191,9 @@ pub mod component;
 pub mod corpus;
 pub mod device;
 pub mod docid;
+mod exact;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod files;
-mod exact;
 mod kernel;
 pub mod monitor;
 #[doc(hidden)] // for the binary, tests and benches

@@ -1,14 +1,14 @@
 //! `genir.json`, the manifest of a checkpoint: written last, with the size and the checksum of every other file.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::CheckpointError;
-use crate::files::FileError;
+use crate::files::{FileError, open_regular, read_regular_to_string};
 use crate::task::Encoding;
 
 /// The file name of the manifest.
@@ -48,7 +48,7 @@ impl FileRecord {
     /// It cannot be read.
     pub fn of(path: &Path) -> Result<Self, FileError> {
         let hashed = || {
-            let (mut file, mut hasher) = (File::open(path)?, blake3::Hasher::new());
+            let (mut file, mut hasher) = (open_regular(path)?, blake3::Hasher::new());
             let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
             loop {
                 match file.read(&mut buffer)? {
@@ -78,7 +78,7 @@ impl Manifest {
         if !file.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&file).map_err(FileError::new("read", &file))?;
+        let text = read_regular_to_string(&file).map_err(FileError::new("read", &file))?;
         let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
         let manifest: Self =
             serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

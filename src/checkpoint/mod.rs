@@ -27,8 +27,8 @@ pub use hub::{HubProblem, HubSettings};
 pub(crate) use manifest::MANIFEST;
 pub use manifest::{FileRecord, Manifest};
 pub use read::{Checkpoint, checkpoint_at};
-pub(crate) use write::{TRAINER_STATE, is_own_file};
 pub use write::{CheckpointContents, link, prune, write};
+pub(crate) use write::{TRAINER_STATE, is_own_file};
 
 use crate::docid::{DocidError, TokenizerError};
 use crate::files::FileError;
@@ -73,7 +73,9 @@ pub enum CheckpointError {
         changed: Vec<String>,
     },
     /// A trained parameter is not finite.
-    #[error("{directory}: the weights are not finite: `{tensor}` has {count} values that are NaN or infinite; no checkpoint was written")]
+    #[error(
+        "{directory}: the weights are not finite: `{tensor}` has {count} values that are NaN or infinite; no checkpoint was written"
+    )]
     NotFinite {
         /// The directory that would have been written.
         directory: PathBuf,

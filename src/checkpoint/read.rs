@@ -23,7 +23,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `directory` and loads its weights on `device`. For a run directory, see [`checkpoint_at`].
+    /// Opens the checkpoint in `directory` and loads its weights on `device`. For a run directory, see
+    /// [`checkpoint_at`].
     ///
     /// # Errors
     /// A file is missing or damaged, or the tokenizer has no docids, as that of a base model.

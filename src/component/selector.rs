@@ -251,8 +251,8 @@ impl LayerSet {
 }
 
 impl Selector {
-    /// Whether the selector names the parameter at `place`, be it to train it or to take it away. Without `stages`,
-    /// what [needs](Selector::needs_stages) them names nothing.
+    /// Returns whether the selector names the parameter at `place`, to train or to exclude it. Without `stages`, a
+    /// selector that [needs](Selector::needs_stages) them names nothing.
     pub fn matches(&self, place: ParameterPlace, stages: Option<&Stages>) -> bool {
         match (&self.target, place) {
             (_, ParameterPlace::Layer { stack, layer, component, .. }) => {
@@ -295,7 +295,7 @@ impl Selector {
         }
     }
 
-    /// Whether it can be resolved only where the decoder has three stages.
+    /// Returns whether it can be resolved only if the decoder has three stages.
     pub fn needs_stages(&self) -> bool {
         match &self.target {
             Target::Restricted => true,

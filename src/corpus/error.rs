@@ -47,7 +47,7 @@ pub enum CorpusError {
         path: String,
         /// The possible files or layouts.
         candidates: Vec<String>,
-        /// How to choose one.
+        /// The advice for choosing one, as the end of the message.
         solution: String,
     },
     /// There is no bundled corpus with this name.

@@ -203,8 +203,8 @@ impl TextTokenizer {
         Ok(LoadedTokenizer { tokenizer, docids, moved_rows })
     }
 
-    /// Returns the number of tokens without docids: the highest id + 1. In an export, the token id of a docid is the sum
-    /// of this number and its row.
+    /// Returns the number of tokens without docids: the highest id + 1. In an export, the token id of a docid is the
+    /// sum of this number and its row.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }

@@ -53,13 +53,7 @@ impl EventFile {
     }
 
     /// Appends one event per scalar. Scalars of TensorBoard have 32 bits.
-    pub fn write(
-        &self,
-        journal: &mut Journal,
-        step: u64,
-        wall_time: f64,
-        values: &[(&str, f64)],
-    ) {
+    pub fn write(&self, journal: &mut Journal, step: u64, wall_time: f64, values: &[(&str, f64)]) {
         let summaries = values.iter().map(|&(tag, value)| scalar(tag, value as f32));
         self.write_summaries(journal, step, wall_time, summaries);
     }

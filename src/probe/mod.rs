@@ -38,6 +38,7 @@ pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
 pub use direct_effect::{ComponentEffect, DirectEffect};
 pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
+pub(crate) use files::Stored;
 pub use input_attribution::{
     AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
     StageShare, StageSource, Variant,
@@ -46,7 +47,6 @@ pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup}
 pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
-pub(crate) use files::Stored;
 pub use record::{
     Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
     SkipReason, Skipped, SkippedAt, describe_candidates,

@@ -46,7 +46,7 @@ pub struct MeasuredOn {
     pub correct: usize,
     /// Queries that means are over: the correct ones or all.
     pub over: Over,
-    /// How many those are.
+    /// Number of the queries that means are over.
     pub measured: usize,
     /// Where a file named the queries that means are over, whatever `over` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -41,7 +41,7 @@ pub enum Optimizer {
         decay_rate: f64,
         /// Weight decay.
         weight_decay: f64,
-        /// Whether the learning rate is multiplied by the parameter's root mean square.
+        /// True if the learning rate is multiplied by the parameter's root mean square.
         scale_parameter: bool,
     },
 }

@@ -26,7 +26,8 @@ pub struct QuerySet {
     pub ids: Vec<String>,
     /// Relevance grades of the relevant documents of each query.
     grades: Vec<Vec<u32>>,
-    /// Whether a relevant document of each query had a training query; `None` for a set that is not divided by this.
+    /// For each query, true if one of its relevant documents had a training query; `None` for a set that is not divided
+    /// by this.
     seen: Option<Vec<bool>>,
 }
 

@@ -46,9 +46,9 @@ pub struct Ranking {
 pub struct Rank {
     /// The rank, from 1.
     pub rank: u32,
-    /// Whether another candidate has exactly the same logit.
+    /// True if another candidate has exactly the same logit.
     pub is_tied: bool,
-    /// Whether its logit is NaN: it is then ranked last.
+    /// True if its logit is NaN: it is then ranked last.
     pub is_nan: bool,
 }
 

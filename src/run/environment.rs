@@ -61,7 +61,7 @@ pub struct Resumption {
 pub struct GitRevision {
     /// The checked out commit.
     pub commit: String,
-    /// Whether tracked files differ from the commit.
+    /// True if tracked files differ from the commit.
     pub dirty: bool,
 }
 

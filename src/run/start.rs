@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 use super::directory::{
     FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists, is_interrupted, summary,
 };
-use super::lock::{LOCK, Lock, LockError};
 use super::environment::Resumption;
+use super::lock::{LOCK, Lock, LockError};
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
     FileError, TRIAL, can_create_in, create_directory, is_temporary, rename, sync_directory,
@@ -50,7 +50,7 @@ pub struct NewRun {
     /// Directories that were created for it, the innermost first.
     created: Vec<PathBuf>,
     progress: Progress,
-    /// Whether an earlier run is replaced.
+    /// True if an earlier run is replaced.
     replaces: bool,
 }
 

@@ -103,10 +103,10 @@ pub struct T5Config {
     pub initializer_factor: f64,
     /// The MLP's form.
     pub feed_forward: FeedForward,
-    /// Whether the output matrix is the word embedding. What a checkpoint really holds decides when it
-    /// is loaded; transformers 5 writes `true` for every T5.
+    /// True if the output matrix is the word embedding. When a checkpoint is loaded, its tensors decide instead:
+    /// transformers 5 writes `true` for every T5.
     pub tie_word_embeddings: bool,
-    /// Whether the decoder's output is multiplied by `d_model^-0.5` before the output matrix.
+    /// True if the decoder's output is multiplied by `d_model^-0.5` before the output matrix.
     pub scale_decoder_outputs: bool,
     /// Padding token; also the decoder's start token in every released T5.
     pub pad_token_id: u32,

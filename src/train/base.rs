@@ -19,7 +19,7 @@ pub struct Base {
     pub directory: PathBuf,
     /// Its configuration, with the sizes that were asked for and the words of its tokenizer.
     pub config: T5Config,
-    /// Whether the word embedding is the output matrix too.
+    /// True if the word embedding is the output matrix too.
     pub tied: bool,
     /// Docids that it has already.
     pub imported: Option<ImportedDocids>,

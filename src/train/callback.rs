@@ -24,7 +24,7 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// Whether it is time after `step` updates (0 before the first).
+    /// Returns whether the callback is due after `step` updates (0 before the first).
     pub fn is_due(&self, step: u64, is_last: bool) -> bool {
         if step == 0 {
             return self.at_start;
@@ -32,7 +32,7 @@ impl Cadence {
         (is_last && self.at_end) || self.every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// How many times it is due in a run of `steps` updates.
+    /// Returns the number of times that the callback is due in a run of `steps` updates.
     pub fn times(&self, steps: u64) -> u64 {
         let between = self.every.map_or(0, |every| steps.checked_div(every).unwrap_or(0));
         let end = self.at_end && self.every.is_none_or(|every| !steps.is_multiple_of(every));
@@ -48,8 +48,8 @@ pub struct TrainerState<'a> {
     pub total_steps: u64,
     /// Passes over the examples, with their fraction.
     pub epoch: f64,
-    /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run.
-    /// One after this one may stop it still: then only [`Callback::end`] comes.
+    /// True if it is known that no update follows: at the last step, or if an earlier callback has stopped the run. If
+    /// a later callback stops the run, only [`Callback::end`] is called.
     pub is_last: bool,
     /// The model, with autodiff. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
@@ -67,9 +67,9 @@ pub struct TrainerState<'a> {
     pub training_seconds: f64,
     /// The cost of the run so far, including the callbacks before this one.
     pub costs: Costs,
-    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here, and
-    /// the best checkpoint and early stopping read. A callback of yours may add metrics under other names; `save.best_metric`
-    /// and `stop.metric` name metrics of the evaluation only.
+    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here,
+    /// and the best checkpoint and early stopping read. A callback of yours may add metrics under other names;
+    /// `save.best_metric` and `stop.metric` name metrics of the evaluation only.
     pub metrics: BTreeMap<String, f64>,
     /// Writes scalars and messages.
     pub monitor: &'a mut Monitor,
@@ -110,7 +110,7 @@ pub enum Verdict {
     Stop(String),
 }
 
-/// How a run ended.
+/// The way in which a run ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Ending<'a> {
     /// After its last update.

@@ -13,12 +13,12 @@ use burn::module::Module;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::TrainError;
 use super::callback::TrainerState;
 use super::callbacks::improves;
 use super::optimizer::Optimizer;
 use super::plan::Plan;
 use super::training_state::{OPTIMIZER, TrainingState};
-use super::TrainError;
 use crate::allocator::MemoryScope;
 use crate::checkpoint::{self, CheckpointContents, Manifest};
 use crate::exact::Exact;
@@ -219,7 +219,9 @@ mod tests {
     fn the_last_checkpoints_and_the_best_one_are_retained() {
         let mut listed = Listed::default();
         let mut removed = Vec::new();
-        for (step, best) in [(1, None), (2, Some(0.5)), (3, None), (4, None), (5, Some(0.6)), (6, None)] {
+        for (step, best) in
+            [(1, None), (2, Some(0.5)), (3, None), (4, None), (5, Some(0.6)), (6, None)]
+        {
             listed.add(name_at(step), best);
             removed.extend(listed.retain(2).iter().filter_map(|name| step_of(name)));
         }

@@ -30,12 +30,11 @@ impl Optimizer {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write(&self, path: &Path) -> Result<(), WeightsError> {
-        let entries = self.states.iter().flat_map(|(name, State { state, .. })| {
-            match state.rank() {
+        let entries =
+            self.states.iter().flat_map(|(name, State { state, .. })| match state.rank() {
                 1 => entries(name, self.rule.moments::<1>(state).1),
                 _ => entries(name, self.rule.moments::<2>(state).1),
-            }
-        });
+            });
         write_tensors(path, entries.collect())
     }
 
@@ -136,7 +135,8 @@ impl UpdateRule {
             UpdateRule::AdamW(_) => {
                 let moment_1 = stored.moment("exp_avg", shape)?;
                 let moment_2 = stored.moment("exp_avg_sq", shape)?;
-                let momentum = AdaptiveMomentumState { time, moment_1, moment_2, max_moment_2: None };
+                let momentum =
+                    AdaptiveMomentumState { time, moment_1, moment_2, max_moment_2: None };
                 State::new(AdamWState::<D>::new(momentum))
             }
             UpdateRule::Adafactor(_) if D == 1 => State::new(AdafactorState::<D> {

@@ -47,7 +47,7 @@ pub struct Plan {
     pub examples: Examples,
     /// The examples of an epoch.
     pub mixture: Mixture,
-    /// How epochs are divided into updates and batches.
+    /// The division of epochs into updates and batches.
     pub epochs: Epochs,
     /// The query sets of each evaluation, encoded once: samples of what was trained on, then the splits, each set with
     /// its split.
@@ -290,7 +290,7 @@ impl Plan {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Whether the base has weights, used or not.
+    /// True if the base has weights, used or not.
     pub fn base_has_weights(&self) -> bool {
         self.base.has_weights()
     }
@@ -342,7 +342,7 @@ impl Plan {
         &self.base.directory
     }
 
-    /// Whether the word embedding is the output matrix too.
+    /// Returns whether the word embedding is the output matrix too.
     pub fn is_tied(&self) -> bool {
         self.base.tied
     }

@@ -17,7 +17,7 @@ use crate::t5::weights::WeightsError;
 pub struct ProbeBase {
     /// The model's name in results.
     pub name: String,
-    /// How it was found, where that is not what `model.base` says: a sentence for the log.
+    /// A sentence for the log that says how the model was found, if it is not the model of `model.base`.
     pub note: Option<String>,
     /// The model.
     pub base: Base,
@@ -97,7 +97,7 @@ impl ProbeBase {
         Ok(found)
     }
 
-    /// Whether it has been trained to retrieve: it has docids, or is a checkpoint of genir's.
+    /// Returns whether it has been trained to retrieve: it has docids, or is a checkpoint of genir's.
     fn is_retriever(&self) -> bool {
         self.base.imported.is_some() || self.base.directory.join(MANIFEST).exists()
     }

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::plan_error::PlanErrors;
 use super::training_state::{StateError, TrainingState};
 use crate::checkpoint::{CheckpointError, Manifest};
-use crate::files::FileError;
+use crate::files::{FileError, read_regular_to_string};
 use crate::recipe::Recipe;
 use crate::run::{Overwrite, RunDirectory, RunOutcome, Summary};
 
@@ -151,9 +151,7 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
             }
             // It was interrupted before its first checkpoint: there is nothing to continue, and nothing to lose.
             _ => match other_recipe(&fs_recipe(&run)?, recipe)? {
-                Changes { refused, .. } if refused.is_empty() => {
-                    Ok(Start::New(Overwrite::Replace))
-                }
+                Changes { refused, .. } if refused.is_empty() => Ok(Start::New(Overwrite::Replace)),
                 Changes { refused: keys, .. } => {
                     Err(ResumeError::OtherRecipe { directory: path.clone(), keys })
                 }
@@ -172,9 +170,12 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
     if changes.allowed.iter().any(|key| key.starts_with("stop")) {
         point.state.stopped = None;
     }
-    point.notes = found.problems.into_iter().map(|problem| format!("passed over: {problem}")).collect();
+    point.notes =
+        found.problems.into_iter().map(|problem| format!("passed over: {problem}")).collect();
     if !changes.allowed.is_empty() {
-        point.notes.push(format!("changed since the run was started: {}", changes.allowed.join(", ")));
+        point
+            .notes
+            .push(format!("changed since the run was started: {}", changes.allowed.join(", ")));
     }
     Ok(Start::Continue(Box::new(point)))
 }
@@ -250,9 +251,9 @@ fn point_at(path: &Path) -> Result<ResumePoint, String> {
         Ok(None) => Err(format!(
             "{name} has no training state: it was written by a genir before 0.2, or its state was removed"
         )),
-        Err(error @ (StateError::File(_) | StateError::Wrong { .. } | StateError::Format { .. })) => {
-            Err(error.to_string())
-        }
+        Err(
+            error @ (StateError::File(_) | StateError::Wrong { .. } | StateError::Format { .. }),
+        ) => Err(error.to_string()),
     }
 }
 
@@ -264,7 +265,7 @@ fn outcome(run: &RunDirectory) -> Option<RunOutcome> {
 
 fn fs_recipe(run: &RunDirectory) -> Result<String, FileError> {
     let path = run.recipe();
-    fs::read_to_string(&path).map_err(FileError::new("read", &path))
+    read_regular_to_string(&path).map_err(FileError::new("read", &path))
 }
 
 /// Keys that differ between two recipes.

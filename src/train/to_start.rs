@@ -42,7 +42,7 @@ impl Plan {
         }
     }
 
-    /// Whether the run needs more memory than its process can have, and by how much.
+    /// Returns the problem that the run needs more memory than its process can have, if it does.
     pub(super) fn memory_problem(&self) -> Option<(Fit, PlanError)> {
         const MIB: u64 = 1 << 20;
         let (available, memory) = (available_to_process()?, MemoryEstimate::of(self));

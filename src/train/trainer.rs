@@ -55,7 +55,7 @@ pub struct Trainer<'a> {
     identity: (String, String),
 }
 
-/// How a run ended. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
+/// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Updates done.
@@ -252,7 +252,8 @@ impl<'a> Trainer<'a> {
         for stored in prefix.stored() {
             monitor.message(&format!("frozen prefix of {stored}"));
         }
-        if !prefix.stored().is_empty() {
+        // A run that continues has these scalars already.
+        if !prefix.stored().is_empty() && self.newest.number == 0 {
             monitor.scalars(0, 0.0, &prefix.summary());
         }
         Ok(Some(Arc::new(prefix)))

@@ -158,20 +158,24 @@ impl<'a> Training<'a> {
 /// The keys of `config.json` in a checkpoint that differ from those that a checkpoint of `plan` would have.
 fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
     let file = checkpoint.join("config.json");
-    let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(&file)?).map_err(io::Error::from);
+    let read =
+        || serde_json::from_str::<Value>(&std::fs::read_to_string(&file)?).map_err(io::Error::from);
     let stored = match read() {
         Ok(stored) => stored,
         Err(error) => return Some(format!("{}: {error}", file.display())),
     };
     let rows = plan.config().vocab_size + plan.docids.len();
     let expected = plan.config().export(rows, plan.is_tied());
-    let keys = |value: &Value| value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect();
+    let keys = |value: &Value| {
+        value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+    };
     let mut all: BTreeSet<String> = keys(&stored);
     all.extend::<BTreeSet<String>>(keys(&expected));
     let differing = all.into_iter().filter(|key| stored.get(key) != expected.get(key));
     let described: Vec<String> = differing
         .map(|key| {
-            let show = |value: &Value| value.get(&key).map_or("not set".to_owned(), Value::to_string);
+            let show =
+                |value: &Value| value.get(&key).map_or("not set".to_owned(), Value::to_string);
             format!("{key}: {} in the run, {} now", show(&stored), show(&expected))
         })
         .collect();

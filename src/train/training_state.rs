@@ -7,7 +7,6 @@
 //! moments and compare the bytes (`tests/resume.rs`).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,7 @@ use serde_json::Value;
 
 use crate::checkpoint::TRAINER_STATE;
 use crate::exact::Exact;
-use crate::files::{FileError, write_atomically};
+use crate::files::{FileError, read_regular_to_string, write_atomically};
 use crate::monitor::GrowingFiles;
 
 /// The optimizer's state in a checkpoint.
@@ -182,7 +181,7 @@ impl TrainingState {
         if !file.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&file).map_err(FileError::new("read", &file))?;
+        let text = read_regular_to_string(&file).map_err(FileError::new("read", &file))?;
         let wrong = |error: serde_json::Error| StateError::Wrong {
             file: file.clone(),
             found: error.to_string(),
@@ -216,9 +215,8 @@ impl TrainingState {
 
     /// The growing files of the run.
     pub(super) fn growing_files(&self) -> GrowingFiles {
-        let decode = |(path, text): (&PathBuf, &String)| {
-            Some((path.clone(), STANDARD.decode(text).ok()?))
-        };
+        let decode =
+            |(path, text): (&PathBuf, &String)| Some((path.clone(), STANDARD.decode(text).ok()?));
         GrowingFiles {
             sizes: self.files.clone(),
             retained: self.retained.iter().filter_map(decode).collect(),

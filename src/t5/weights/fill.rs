@@ -69,7 +69,7 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its values, as a matrix (a vector is one row), off the autodiff graph.
     pub values: Tensor<2>,
-    /// Whether it is trained.
+    /// True if it is trained.
     pub trained: bool,
 }
 
@@ -154,9 +154,9 @@ pub fn first_not_finite(model: &GenirModel) -> Option<(String, usize)> {
     parameters_where(model, is_held).into_iter().find_map(|parameter| {
         let values = parameter.values.into_data();
         let values: &[f32] = values.as_slice().unwrap_or_default();
-        let count = values.par_chunks(1 << 16).map(|values| {
-            values.iter().filter(|value| !value.is_finite()).count()
-        });
+        let count = values
+            .par_chunks(1 << 16)
+            .map(|values| values.iter().filter(|value| !value.is_finite()).count());
         Some((parameter.name, count.sum())).filter(|(_, count)| *count > 0)
     })
 }

@@ -103,7 +103,7 @@ pub enum WeightsError {
     More {
         /// The checkpoint directory.
         directory: PathBuf,
-        /// How many more.
+        /// Number of further tensors.
         count: usize,
     },
     /// A tensor does not fit the configuration.
@@ -152,7 +152,7 @@ pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>
 
 /// Reads the T5 of a checkpoint directory, with the first `words` rows of its embedding.
 ///
-/// Whether the head is untied is told by the file: a `lm_head.weight` that differs from `shared.weight`.
+/// The file determines whether the head is untied: it is if `lm_head.weight` differs from `shared.weight`.
 pub fn load(
     tensors: &StoredTensors,
     config: &T5Config,
@@ -253,7 +253,7 @@ impl GenirModel {
     }
 }
 
-/// Whether a checkpoint's head is its word embedding.
+/// Returns whether a checkpoint's head is its word embedding.
 pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
     if !tensors.has_head() {
         return Ok(true);

@@ -124,7 +124,7 @@ impl StoredTensors {
         &self.directory
     }
 
-    /// Whether the output matrix has a tensor of its own name.
+    /// Returns whether the output matrix has a tensor of its own name.
     pub fn has_head(&self) -> bool {
         self.tensors.contains_key("lm_head.weight")
     }
@@ -252,7 +252,7 @@ impl StoredTensors {
         }
     }
 
-    /// Whether two tensors hold the same bytes.
+    /// Returns whether two tensors hold the same bytes.
     pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
         let ((_, one), (_, other)) = (self.tensor(one, &[])?, self.tensor(other, &[])?);
         Ok(one.dtype == other.dtype

@@ -88,8 +88,8 @@ impl<'a> Callbacks<'a> {
     }
 }
 
-/// Whether a metric rose by more than `least` above the `best` so far. NaN is no improvement: as the best it would
-/// stay the best, for nothing is greater.
+/// Returns whether a metric rose by more than `least` above the `best` so far. NaN is never an improvement: nothing is
+/// greater than it, so it would remain the best.
 pub(super) fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
     !value.is_nan() && best.is_none_or(|best| value > best + least)
 }

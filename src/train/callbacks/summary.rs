@@ -217,8 +217,7 @@ impl Callback for Summary<'_> {
         }
         let State { best, last, written } = serde_json::from_value(state)?;
         self.best = best.map(|(metric, Exact(value), step)| Best { metric, value, step });
-        self.last =
-            last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
+        self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
         self.written = written;
         Ok(())
     }

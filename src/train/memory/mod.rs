@@ -58,7 +58,7 @@ pub struct MemoryEstimate {
     pub probes: ProbesNeed,
 }
 
-/// Whether a run has the memory that it needs.
+/// A comparison of the memory that a run needs with the memory that its process can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Fits,
@@ -162,7 +162,7 @@ impl MemoryEstimate {
         self.peak(self.probes.most).1
     }
 
-    /// How the peak compares with the `available` bytes of memory that the process can have, for runs on the host.
+    /// Compares the peak with the `available` bytes of memory that the process can have, for runs on the host.
     ///
     /// Files that are mapped are not counted, since the system reads them again where memory is short.
     pub(super) fn fits(&self, available: u64) -> Fit {

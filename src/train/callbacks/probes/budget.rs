@@ -34,8 +34,8 @@ impl Budget {
         Self { max_share, spent: 0.0, total: 0.0, costs: Vec::new(), shared: 0.0 }
     }
 
-    /// Whether measuring `probes` after `training` seconds of updates has to wait, and for what. What was never
-    /// measured is taken to cost nothing: there is no other way to know.
+    /// Returns what measuring `probes` after `training` seconds of updates has to wait for; `None` if it is allowed.
+    /// A probe that was never measured counts as free, since its cost is unknown.
     pub fn wait(&self, probes: &[Probe], training: f64) -> Option<Wait> {
         let max_share = self.max_share?;
         let known = self.costs.iter().filter(|(probe, _)| probes.contains(probe));

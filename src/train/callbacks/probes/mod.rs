@@ -43,7 +43,7 @@ pub struct Probes<'a> {
     waiting: Vec<Probe>,
     /// All results of each probe in this run, for pictures of their history.
     histories: Vec<(Probe, Vec<Record>)>,
-    /// Whether the measurement at the end was made.
+    /// True if the measurement at the end was made.
     ended: bool,
     /// When probes were due and not measured.
     skipped: Vec<Skipped>,
