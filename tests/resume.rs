@@ -38,7 +38,13 @@ fn kill_and_compare(overrides: &[&str], kills: usize, seed: u64) -> usize {
     let (mut moments, mut killed) = (Moments(seed), 0);
     for _ in 0..kills {
         let mut child = disturbed.command().stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(moments.next(whole));
+        // After the next checkpoint, so that each process gets on; how long after is left to chance.
+        let latest = || fs::read_link(disturbed.run().join("checkpoints/latest")).ok();
+        let before = latest();
+        while latest() == before && child.try_wait().unwrap().is_none() {
+            thread::sleep(Duration::from_micros(200));
+        }
+        thread::sleep(moments.next(whole / 12));
         child.kill().unwrap();
         if child.wait().unwrap().success() {
             break;
@@ -143,7 +149,7 @@ fn usr1_saves_and_the_run_goes_on() {
     let names = checkpoints(&home.run());
     let extra = names.iter().filter(|name| {
         let step: u64 = name["step-".len()..].parse().unwrap();
-        step % 90 != 0 && step != 400
+        !step.is_multiple_of(90) && step != 400
     });
     assert_eq!(extra.count(), 1, "{names:?}");
 }

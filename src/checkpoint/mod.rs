@@ -27,7 +27,7 @@ pub use hub::{HubProblem, HubSettings};
 pub(crate) use manifest::MANIFEST;
 pub use manifest::{FileRecord, Manifest};
 pub use read::{Checkpoint, checkpoint_at};
-pub use write::{CheckpointContents, link, prune, write};
+pub use write::{CheckpointContents, WriteFiles, link, prune, write};
 pub(crate) use write::{TRAINER_STATE, is_own_file};
 
 use crate::docid::{DocidError, TokenizerError};

@@ -45,6 +45,9 @@ pub(crate) fn is_own_file(path: &Path) -> bool {
     is_own && path.with_file_name("config.json").exists()
 }
 
+/// Writes files into a directory.
+pub type WriteFiles<'a> = &'a dyn Fn(&Path) -> Result<(), CheckpointError>;
+
 /// The contents of a checkpoint.
 pub struct CheckpointContents<'a> {
     /// The model, with docid rows in the order of `docids`.
@@ -56,7 +59,7 @@ pub struct CheckpointContents<'a> {
     /// The manifest; its `files` are set when they are written.
     pub manifest: &'a Manifest,
     /// Writes further files into the directory; `None`: a model without a training state.
-    pub training: Option<&'a dyn Fn(&Path) -> Result<(), CheckpointError>>,
+    pub training: Option<WriteFiles<'a>>,
 }
 
 /// Writes the checkpoint `parent/name`.

@@ -43,12 +43,18 @@ impl Stored {
 }
 
 /// The file in `directory` with the history of the record's probe, and the record as a line of it.
-pub(crate) fn line(directory: &Path, record: &Record) -> Result<(PathBuf, Vec<u8>), FileError> {
+///
+/// # Errors
+/// The record cannot be written as JSON.
+pub fn line(directory: &Path, record: &Record) -> Result<(PathBuf, Vec<u8>), FileError> {
     line_of(directory, record.result.probe(), record)
 }
 
-/// As [`line`], for a probe that was due and not measured.
-pub(crate) fn skipped_line(
+/// As [`line()`], for a probe that was due and not measured.
+///
+/// # Errors
+/// Those of [`line()`].
+pub fn skipped_line(
     directory: &Path,
     skipped: &Skipped,
 ) -> Result<(PathBuf, Vec<u8>), FileError> {

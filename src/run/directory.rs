@@ -42,6 +42,8 @@ pub enum Overwrite {
     Refuse,
     /// Replace it with the new run.
     Replace,
+    /// Replace it if it has no checkpoint, and else return an error.
+    WithoutCheckpoint,
 }
 
 /// Errors of creating or opening a run directory.

@@ -27,7 +27,8 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::directory::{
-    FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists, is_interrupted, summary,
+    CHECKPOINTS, FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists,
+    is_interrupted, summary,
 };
 use super::environment::Resumption;
 use super::lock::{LOCK, Lock, LockError};
@@ -176,11 +177,12 @@ impl NewRun {
     /// Moves the old run aside and writes `recipe.toml` and `environment.json`.
     pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
         self.progress = Progress::Begun;
+        // A run without a checkpoint is not restored, whatever becomes of the new one.
+        self.replaces = has_checkpoint(self.run.path());
         create_directory(&self.at(MOVING))?;
         for name in LAYOUT {
             if exists(&self.at(name)) {
                 rename(&self.at(name), &self.at(MOVING).join(name))?;
-                self.replaces = true;
             }
         }
         self.advance(MOVING, OLD)?;
@@ -334,6 +336,12 @@ impl Drop for NewRun {
     }
 }
 
+/// Returns whether the run in `path` has a complete checkpoint: an unfinished one has a hidden name.
+fn has_checkpoint(path: &Path) -> bool {
+    let entries = fs::read_dir(path.join(CHECKPOINTS)).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
+}
+
 /// Refuses a directory in which no run may be started.
 fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let mut names = match contents(path) {
@@ -351,8 +359,11 @@ fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let (path, contents) = (path.to_path_buf(), summary(&names));
     match (RunDirectory::at(&path).environment(), overwrite) {
         (Err(_), _) => Err(RunError::Foreign { path, contents }),
-        (Ok(_), Overwrite::Refuse) => Err(RunError::Exists { path, contents }),
         (Ok(_), Overwrite::Replace) => Ok(()),
+        (Ok(_), Overwrite::WithoutCheckpoint) if !has_checkpoint(&path) => Ok(()),
+        (Ok(_), Overwrite::Refuse | Overwrite::WithoutCheckpoint) => {
+            Err(RunError::Exists { path, contents })
+        }
     }
 }
 

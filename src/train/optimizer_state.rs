@@ -58,9 +58,9 @@ impl Optimizer {
             };
             let shape = shapes.get(name).ok_or_else(missing)?;
             let stored = Stored { tensors: &tensors, name, device };
-            let state = match shape.as_slice() {
-                &[length] => self.rule.restored::<1>(&stored, steps, [length])?,
-                &[rows, columns] => self.rule.restored::<2>(&stored, steps, [rows, columns])?,
+            let state = match *shape.as_slice() {
+                [length] => self.rule.restored::<1>(&stored, steps, [length])?,
+                [rows, columns] => self.rule.restored::<2>(&stored, steps, [rows, columns])?,
                 _ => return Err(missing()),
             };
             self.states.insert(name.clone(), state);
