@@ -208,6 +208,7 @@ mod retriever;
 pub mod run;
 pub mod t5;
 pub mod task;
+mod terminal;
 pub mod train;
 
 pub use allocator::retain_freed_memory;

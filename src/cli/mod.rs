@@ -24,6 +24,7 @@ use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
+use crate::terminal::escaped_lines;
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with document ids.
 #[derive(Debug, Parser)]
@@ -143,8 +144,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error cannot be written either, nothing is left to report to.
-            let _ =
-                writeln!(io::stderr(), "error: {}", output::escaped_lines(&with_causes(&error)));
+            let _ = writeln!(io::stderr(), "error: {}", escaped_lines(&with_causes(&error)));
             ExitCode::FAILURE
         }
     }
