@@ -12,7 +12,7 @@ pub use log::Log;
 pub use probes::Probes;
 pub use save::Save;
 pub use stop::EarlyStop;
-pub use summary::Summary;
+pub use summary::WriteSummary;
 
 use super::TrainError;
 use super::callback::Callback;
@@ -23,6 +23,9 @@ use crate::run::RunDirectory;
 /// and a run that is stopped early still saves its last checkpoint. `more` come after the evaluation. Probes come last:
 /// they know then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of
 /// them cost.
+///
+/// # Errors
+/// Those of [`Evaluate::new`] and [`Probes::new`].
 pub fn standard<'a>(
     plan: &'a Plan,
     run: &'a RunDirectory,
@@ -38,7 +41,7 @@ pub fn standard<'a>(
     if let Some(section) = &plan.recipe.probes {
         callbacks.push(Box::new(Probes::new(plan, section, run)?));
     }
-    callbacks.push(Box::new(Summary::new(plan, run)));
+    callbacks.push(Box::new(WriteSummary::new(plan, run)));
     Ok(callbacks)
 }
 
