@@ -7,6 +7,7 @@ mod event_file;
 mod hparams;
 mod metrics_file;
 mod progress;
+mod scalars;
 mod tensorboard;
 
 use std::time::SystemTime;
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 pub use charts::{Histogram, Image, Line, Point};
 pub use console::{Console, LogLine, Verbosity};
 pub use hparams::Hyperparameter;
+pub use scalars::{Scalars, read_scalars};
 
 use crate::files::FileError;
 use crate::retrieval::Metrics;
@@ -36,6 +38,10 @@ pub struct Monitor {
 impl Monitor {
     /// Opens the files in the run directory. Scalars are appended to those of earlier processes. `total_steps` is the
     /// length of the progress bar.
+    ///
+    /// # Errors
+    /// `metrics.jsonl` or the event file cannot be opened or created, for example because the directory of the run does
+    /// not exist or is read-only.
     pub fn open(
         run: &RunDirectory,
         total_steps: u64,
@@ -50,6 +56,9 @@ impl Monitor {
 
     /// Records scalars by tag (`loss/train`) after `step` updates; `epoch` is the number of epochs so far, with its
     /// fraction.
+    ///
+    /// # Errors
+    /// `metrics.jsonl` or the event file cannot be written, for example because the disk is full.
     pub fn scalars(
         &mut self,
         step: u64,
@@ -62,6 +71,9 @@ impl Monitor {
     }
 
     /// Records the metrics of a query set as `<split>/<metric>`, and prints them.
+    ///
+    /// # Errors
+    /// As for [`Monitor::scalars`].
     pub fn evaluation(
         &mut self,
         step: u64,
@@ -78,6 +90,9 @@ impl Monitor {
     }
 
     /// Records points of charts: each line of a chart is a scalar, and TensorBoard draws them together.
+    ///
+    /// # Errors
+    /// As for [`Monitor::scalars`].
     pub fn points(&mut self, step: u64, epoch: f64, points: &[Point]) -> Result<(), FileError> {
         let tagged: Vec<(String, f64)> =
             points.iter().map(|point| (point.line.tag(&point.chart), point.value)).collect();
@@ -88,6 +103,9 @@ impl Monitor {
     }
 
     /// Records the run's hyperparameters by name, and the tags of the metrics in their table, in TensorBoard only.
+    ///
+    /// # Errors
+    /// The event file cannot be written, for example because the disk is full.
     pub fn hyperparameters(
         &mut self,
         values: &[(&str, Hyperparameter)],
@@ -97,11 +115,17 @@ impl Monitor {
     }
 
     /// Records how the run ended, in TensorBoard only.
+    ///
+    /// # Errors
+    /// The event file cannot be written, for example because the disk is full.
     pub fn ended(&mut self, how: RunOutcome) -> Result<(), FileError> {
         self.events.ended(how == RunOutcome::Failed, unix_time())
     }
 
     /// Records histograms, in TensorBoard only.
+    ///
+    /// # Errors
+    /// The event file cannot be written, for example because the disk is full.
     pub fn histograms(&mut self, step: u64, histograms: &[Histogram]) -> Result<(), FileError> {
         let wall_time = unix_time();
         let mut write = |histogram| self.events.histogram(step, wall_time, histogram);
@@ -110,6 +134,9 @@ impl Monitor {
 
     /// Records images, in TensorBoard only. An image whose number of pixels does not match its width and height is
     /// skipped.
+    ///
+    /// # Errors
+    /// The event file cannot be written, for example because the disk is full.
     pub fn images(&mut self, step: u64, images: &[Image]) -> Result<(), FileError> {
         let wall_time = unix_time();
         images.iter().try_for_each(|image| self.events.image(step, wall_time, image))
@@ -143,6 +170,9 @@ impl Monitor {
     }
 
     /// Ends the progress and flushes the scalars to disk.
+    ///
+    /// # Errors
+    /// The operating system cannot flush `metrics.jsonl` or the event file to disk.
     pub fn finish(mut self) -> Result<(), FileError> {
         self.progress.finish();
         self.metrics.sync()?;

@@ -22,6 +22,10 @@ const BLOCK: usize = 1 << 20;
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
 /// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; released weights are read
 /// from their origin, also one tensor at a time.
+///
+/// # Errors
+/// [`WeightsError::Write`] if the file cannot be written, for example because the disk is full; the error of reading if
+/// released weights cannot be read from their origin.
 pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
     let gated = model.t5.config().feed_forward == FeedForward::GatedGelu;
     let docids = model.docids.weight.val().inner();
