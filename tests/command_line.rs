@@ -201,7 +201,8 @@ fn no_control_character_of_a_recipe_or_an_argument_is_printed() {
     is_printed(&succeeds(&["check", &recipe, &key]).stdout);
     is_printed(&succeeds(&["train", &recipe, &key, "train.steps=1"]).stderr);
     is_printed(&fs::read_to_string(Path::new(&run).join("log.txt")).unwrap());
-    is_printed(&succeeds(&["eval", &run, &run]).stdout);
+    let best = format!("{run}/checkpoints/best");
+    is_printed(&succeeds(&["eval", &run, &best]).stdout);
     is_printed(&succeeds(&["probe", &run, "--probe", "direct_effect", "--over", "all"]).stdout);
     is_printed(&genir_with_input(&["train", &recipe, &key], "").stderr);
     let copy = text(home.path().join("copy\u{1b}[2J.toml"));
