@@ -5,8 +5,8 @@
 //! them follow the umask, as shared directories require. A lint forbids the corresponding functions of the standard
 //! library elsewhere (`clippy.toml`).
 //!
-//! Files whose paths come from a user or another program are opened with [`open_regular`], [`read_regular`] or
-//! [`read_regular_to_string`].
+//! Files whose paths come from a user or another program are opened with `open_regular`, `read_regular` or
+//! `read_regular_to_string`.
 #![allow(clippy::disallowed_methods)]
 
 mod destination;

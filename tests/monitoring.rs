@@ -381,12 +381,16 @@ fn files_that_cannot_be_written_are_errors_with_the_path() {
 /// The full disk of Linux: every write to it fails.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_an_error_and_no_panic() {
+fn a_full_disk_is_a_problem_and_no_panic() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     std::os::unix::fs::symlink("/dev/full", run.metrics()).unwrap();
     let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
-    let error = monitor.scalars(1, 0.0, &[("loss/train", 1.0)]).unwrap_err();
+    monitor.scalars(1, 0.0, &[("loss/train", 1.0)]);
+    let error = monitor.problem().unwrap();
+    assert!(error.to_string().contains("metrics.jsonl"), "{error}");
+    monitor.scalars(2, 0.0, &[("loss/train", 0.5)]);
+    let error = monitor.finish().unwrap_err();
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
 }
 

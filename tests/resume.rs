@@ -129,8 +129,7 @@ fn a_signal_saves_and_exits_and_the_run_continues_to_the_same_bytes() {
         let text = String::from_utf8(disturbed.train().stderr).unwrap();
         assert!(text.contains("the run continues from"), "{text}");
         // A checkpoint more was written, so that other ones were removed.
-        let same = |results: Results| results.without_checkpoints();
-        same(disturbed.results()).assert_same(&same(undisturbed.results()), signal);
+        disturbed.results().assert_same_history(&undisturbed.results(), signal);
         let last = |home: &Home| {
             let last = home.run().join("checkpoints/step-000400");
             fs::read(last.join("model.safetensors")).unwrap()

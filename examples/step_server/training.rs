@@ -120,7 +120,7 @@ impl Training {
             targets: Tensor::from_data(TensorData::new(targets, [batch]), &device),
             model: Some(model),
             optimizer: Optimizer::new(&recipe::OptimizerSection {
-                optimizer: recipe::Optimizer::AdamW {
+                optimizer: recipe::OptimizerSettings::AdamW {
                     betas: [0.9, 0.999],
                     eps: 1e-8,
                     weight_decay: 0.01,

@@ -69,7 +69,10 @@ pub struct CheckpointContents<'a> {
 /// existing checkpoint is never overwritten.
 ///
 /// # Errors
-/// A file cannot be written, the checkpoint exists, or a weight is not finite.
+/// [`CheckpointError::Exists`] if the checkpoint exists; [`CheckpointError::NotFinite`] if a weight is not finite;
+/// [`CheckpointError::Weights`], [`CheckpointError::Tokenizer`], [`CheckpointError::Docids`] or
+/// [`CheckpointError::File`] if a file cannot be written, for example because the disk is full, or if released weights
+/// cannot be read from their origin. Nothing is left under the name then.
 pub fn write(
     parent: &Path,
     name: &str,
@@ -152,6 +155,10 @@ fn write_json(
 }
 
 /// Makes `parent/link` a symbolic link to the checkpoint `parent/name`, atomically.
+///
+/// # Errors
+/// [`CheckpointError::File`] if the link cannot be created or renamed, for example if `parent` does not exist or is
+/// read-only, or if a directory has the name of the link.
 pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError> {
     let temporary = parent.join(format!("{UNFINISHED}{link}"));
     if temporary.symlink_metadata().is_ok() {
@@ -165,6 +172,9 @@ pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError
 
 /// Removes the checkpoint `parent/name`. It is renamed first, so that an interrupted removal leaves no partial
 /// checkpoint under that name.
+///
+/// # Errors
+/// [`CheckpointError::File`] if there is no such checkpoint, or if it cannot be renamed or removed.
 pub fn prune(parent: &Path, name: &str) -> Result<(), CheckpointError> {
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
     let path = parent.join(name);

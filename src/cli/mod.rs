@@ -25,6 +25,7 @@ use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
+use crate::terminal::escaped_lines;
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with document ids.
 #[derive(Debug, Parser)]
@@ -144,7 +145,7 @@ pub fn main() -> ExitCode {
         // The reader has closed the pipe on purpose: `genir check RECIPE | head -3`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let message = format!("error: {}", output::escaped_lines(&with_causes(&error)));
+            let message = format!("error: {}", escaped_lines(&with_causes(&error)));
             console.log_line(&message);
             // If standard error cannot be written either, nothing is left to report to.
             let _ = writeln!(io::stderr(), "{message}");

@@ -56,12 +56,6 @@ pub enum CorpusError {
         /// The name after `bundled:`.
         name: String,
     },
-    /// The name is not the name of a split.
-    #[error("unknown split `{found}`; expected train, validation (val, valid, dev) or test")]
-    UnknownSplit {
-        /// The name found.
-        found: String,
-    },
     /// The file is not valid UTF-8.
     #[error("{}, line {line}: not UTF-8; convert the file to UTF-8", file.display())]
     NotUtf8 {

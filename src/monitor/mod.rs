@@ -8,6 +8,7 @@ mod hparams;
 mod journal;
 mod metrics_file;
 mod progress;
+mod scalars;
 mod tensorboard;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 pub use charts::{Histogram, Image, Line, Point};
 pub use console::{Console, LogLine, Verbosity};
 pub use hparams::Hyperparameter;
+pub use scalars::{Scalars, read_scalars};
 
 use crate::files::{FileError, remove_file, truncate};
 use crate::retrieval::Metrics;

@@ -48,7 +48,7 @@ pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
 pub use record::{
-    Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
+    HistoryLine, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
     SkipReason, Skipped, SkippedAt, describe_candidates,
 };
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};

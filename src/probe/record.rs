@@ -138,7 +138,7 @@ impl Skipped {
 
 /// One line of stored results.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Line {
+pub enum HistoryLine {
     /// A result.
     Measured(Box<Record>),
     /// The result was skipped.
@@ -201,10 +201,14 @@ pub enum RecordError {
 
 impl Record {
     /// Reads a result from one line of JSON; `place` stands for it in the error.
+    ///
+    /// # Errors
+    /// [`RecordError::Wrong`] if the line is not JSON, has another schema, lacks a field, or says that a probe was
+    /// skipped.
     pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
-        match Line::parse(line, &place)? {
-            Line::Measured(record) => Ok(*record),
-            Line::Skipped(Skipped { skipped, .. }) => Err(RecordError::Wrong {
+        match HistoryLine::parse(line, &place)? {
+            HistoryLine::Measured(record) => Ok(*record),
+            HistoryLine::Skipped(Skipped { skipped, .. }) => Err(RecordError::Wrong {
                 place: place(),
                 found: format!("a probe that was skipped at step {}", skipped.step),
             }),
@@ -212,8 +216,11 @@ impl Record {
     }
 }
 
-impl Line {
+impl HistoryLine {
     /// Reads one line of JSON; `place` stands for it in the error.
+    ///
+    /// # Errors
+    /// [`RecordError::Wrong`] if the line is not JSON, has another schema or lacks a field.
     pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Form {

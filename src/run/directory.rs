@@ -146,6 +146,10 @@ impl RunDirectory {
     }
 
     /// Opens the directory of an existing run.
+    ///
+    /// # Errors
+    /// [`RunError::NotARun`] if `environment.json` or `recipe.toml` is missing, or the former was not written by genir;
+    /// [`RunError::File`] if the former cannot be read.
     pub fn open(path: &Path) -> Result<RunDirectory, RunError> {
         let run = RunDirectory { path: path.to_path_buf() };
         run.environment()?;
@@ -156,6 +160,10 @@ impl RunDirectory {
     }
 
     /// Reads the environment that the run was started in.
+    ///
+    /// # Errors
+    /// [`RunError::NotARun`] if `environment.json` is missing or was not written by genir, [`RunError::File`] if it
+    /// cannot be read.
     pub fn environment(&self) -> Result<Environment, RunError> {
         let path = self.environment_path();
         let text = match fs::read_to_string(&path) {

@@ -85,6 +85,11 @@ impl NewRun {
     }
 
     /// Returns the error of [`NewRun::claim`] for the current directory, if any. Changes nothing.
+    ///
+    /// # Errors
+    /// [`RunError::InUse`] if another process trains there; [`RunError::Exists`] for a run that `overwrite` does not
+    /// allow to replace; [`RunError::Foreign`] for a directory of anything else; [`RunError::File`] if it cannot be
+    /// read.
     pub fn check(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
         // The lock is checked last: apparent problems may be the unfinished work of another start.
         let found = check_contents(path, overwrite);
@@ -152,6 +157,9 @@ impl NewRun {
 
     /// Refuses inputs (each with its recipe key) that replacing the run at `path` would remove, directly or through
     /// symbolic links. Without a run at `path`, nothing is removed.
+    ///
+    /// # Errors
+    /// [`RunError::Inputs`] with all such inputs and their keys; [`RunError::File`] if `path` cannot be resolved.
     pub fn refuse_inputs<'a>(
         path: &Path,
         inputs: impl IntoIterator<Item = (&'a str, PathBuf)>,
@@ -175,6 +183,9 @@ impl NewRun {
     }
 
     /// Moves the old run aside and writes `recipe.toml` and `environment.json`.
+    ///
+    /// # Errors
+    /// [`RunError::File`] if a file of the old run cannot be moved, or one of the new run cannot be created or written.
     pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
         self.progress = Progress::Begun;
         // A run without a checkpoint is not restored, whatever becomes of the new one.
@@ -206,6 +217,10 @@ impl NewRun {
     }
 
     /// Gives the old run up: the directory now holds the new run. Later calls do nothing.
+    ///
+    /// # Errors
+    /// [`RunError::File`] if the directory of the old run cannot be renamed. Files of it that cannot be removed are a
+    /// warning.
     pub fn commit(&mut self) -> Result<(), RunError> {
         if self.progress == Progress::Committed {
             return Ok(());
@@ -369,6 +384,9 @@ fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
 
 impl RunDirectory {
     /// Creates the directory of a new run in one step. Callers with fallible steps in between use [`NewRun`].
+    ///
+    /// # Errors
+    /// Those of [`NewRun::claim`], [`NewRun::begin`] and [`NewRun::commit`].
     pub fn create(
         path: &Path,
         overwrite: Overwrite,

@@ -118,6 +118,10 @@ pub struct T5Config {
 
 impl T5Config {
     /// Reads `config.json` in `directory`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] if the file is missing or cannot be read; [`ConfigError::LfsPointer`]; otherwise as for
+    /// [`T5Config::from_json`].
     pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let file = directory.join("config.json");
         let text = std::fs::read_to_string(&file)
@@ -129,6 +133,10 @@ impl T5Config {
     }
 
     /// Reads the text of a `config.json`; `file` stands for it in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Json`] for text that is not a JSON object; otherwise an error that names the key, the value found
+    /// and what was expected: a model that is not a T5, a missing or impossible size, an unknown activation.
     pub fn from_json(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let original: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
             ConfigError::Json { file: file.to_owned(), reason: error.to_string() }
@@ -223,7 +231,7 @@ impl T5Config {
     }
 
     /// Checks that the decoder's start token exists; `directory` is where the configuration comes from.
-    pub fn check_start(&self, directory: &Path) -> Result<(), ConfigError> {
+    pub(crate) fn check_start(&self, directory: &Path) -> Result<(), ConfigError> {
         if (self.decoder_start_token_id as usize) < self.vocab_size {
             return Ok(());
         }

@@ -30,12 +30,12 @@ pub struct Base {
 
 impl Base {
     /// Finds the base of a recipe, fetched where needed, and reads its configuration and tokenizer.
-    pub fn of(model: &ModelSection) -> Result<(TextTokenizer, Self), OpenBaseError> {
+    pub(crate) fn of(model: &ModelSection) -> Result<(TextTokenizer, Self), OpenBaseError> {
         Self::find(&model.base, model.revision.as_deref(), model.init, &model.config.sizes())
     }
 
     /// Finds a model with its weights: a directory (of a run too), or a model of the hub.
-    pub fn pretrained(base: &str) -> Result<Self, OpenBaseError> {
+    pub(crate) fn pretrained(base: &str) -> Result<Self, OpenBaseError> {
         Ok(Self::find(base, None, Init::Pretrained, &[])?.1)
     }
 
@@ -111,12 +111,16 @@ impl Base {
     }
 
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
-    pub fn t5(&self, seed: u64, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
+    pub(crate) fn t5(
+        &self,
+        seed: u64,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<T5, WeightsError> {
         self.origin(seed)?.t5(self.tied, device)
     }
 
     /// The origin of its weights.
-    pub fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
+    pub(crate) fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
         let config = self.config.clone();
         Ok(match self.init {
             Init::Scratch => Origin::seed(config, seed),
@@ -125,7 +129,7 @@ impl Base {
     }
 
     /// The docids that the base knows with their rows of `[docids, d_model]`, where a run starts from its weights.
-    pub fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
+    pub(crate) fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
         let Some(imported) = self.imported.as_ref().filter(|_| self.init == Init::Pretrained)
         else {
             return Ok(None);

@@ -65,16 +65,18 @@ impl Optimizer {
     /// The optimizer that a recipe asks for, without states.
     pub fn new(section: &recipe::OptimizerSection) -> Self {
         let rule = match section.optimizer {
-            recipe::Optimizer::AdamW { betas: [beta_1, beta_2], eps: epsilon, weight_decay } => {
-                UpdateRule::AdamW(AdamW {
-                    beta_1,
-                    beta_2,
-                    epsilon,
-                    weight_decay,
-                    gradient_scale: 1.0,
-                })
-            }
-            recipe::Optimizer::Adafactor {
+            recipe::OptimizerSettings::AdamW {
+                betas: [beta_1, beta_2],
+                eps: epsilon,
+                weight_decay,
+            } => UpdateRule::AdamW(AdamW {
+                beta_1,
+                beta_2,
+                epsilon,
+                weight_decay,
+                gradient_scale: 1.0,
+            }),
+            recipe::OptimizerSettings::Adafactor {
                 eps: [epsilon_1, epsilon_2],
                 clip_threshold,
                 decay_rate,

@@ -67,6 +67,10 @@ pub struct Plan {
 impl Plan {
     /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
     /// examples. Weights are read by [`Plan::model`].
+    ///
+    /// # Errors
+    /// All problems at once, each with its recipe key: of the device, the base model, the corpus, the docids, the
+    /// stages, the trainable set, the tasks, and of what is evaluated, saved and probed.
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
         Self::assemble(recipe, Vec::new())
     }
@@ -232,6 +236,10 @@ impl Plan {
     ///
     /// A document that is a docid of the base already keeps its row; the others get rows as
     /// `docids.rows` says.
+    ///
+    /// # Errors
+    /// As for [`Plan::base`]; [`PlanError::Tokenizer`] if the text of a document cannot be encoded for its row;
+    /// [`PlanError::Weights`] if the rows of known docids cannot be read.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
@@ -311,6 +319,10 @@ impl Plan {
     }
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
+    ///
+    /// # Errors
+    /// [`PlanError::Weights`] if a weight of the base model is missing, has another shape or type, or cannot be read. A
+    /// model from scratch has no files and no errors.
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
         let device = &ComputeDevice { device: device.clone(), precision: self.precision };
         Ok(self.base.t5(self.recipe.run.seed, device)?)
@@ -322,12 +334,18 @@ impl Plan {
     }
 
     /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
+    ///
+    /// # Errors
+    /// As for [`Plan::base`].
     pub fn base_sharing_frozen(&self, model: &T5) -> Result<T5, PlanError> {
         let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
         Ok(self.origin()?.t5_sharing_frozen(model, trained)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.
+    ///
+    /// # Errors
+    /// The files of the base model's weights cannot be opened any more. A model from scratch has none.
     pub fn origin(&self) -> Result<Origin, WeightsError> {
         self.base.origin(self.recipe.run.seed)
     }

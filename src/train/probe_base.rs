@@ -46,7 +46,7 @@ impl ProbeBase {
     }
 
     /// A directory, or a model of the hub.
-    pub fn named(name: &str) -> Result<Self, OpenBaseError> {
+    pub(crate) fn named(name: &str) -> Result<Self, OpenBaseError> {
         let base = Base::pretrained(name)?;
         Ok(Self { name: name.to_owned(), note: None, base, seed: 0, is_start: false })
     }
@@ -133,7 +133,10 @@ impl ProbeBase {
     }
 
     /// The model with its weights.
-    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<ComparisonModel, WeightsError> {
+    pub(crate) fn open(
+        &self,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<ComparisonModel, WeightsError> {
         Ok(ComparisonModel {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,

@@ -90,6 +90,9 @@ struct Step {
 
 impl<'a> Trainer<'a> {
     /// A run that follows `plan`, before its first step.
+    ///
+    /// # Errors
+    /// None, since a plan is complete.
     pub fn new(plan: &'a Plan) -> Result<Self, TrainError> {
         let recipe = &plan.recipe;
         let total_steps = plan.total_steps();
@@ -150,6 +153,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// The model before the first step, with all parameters frozen that are not trained.
+    ///
+    /// # Errors
+    /// As for [`Plan::model`].
     pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
         Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
     }
@@ -177,6 +183,9 @@ impl<'a> Trainer<'a> {
 
     /// As [`Trainer::run`], but the model is dropped: returning it requires its released weights to be restored, which
     /// may need more memory than training.
+    ///
+    /// # Errors
+    /// As for [`Trainer::run`].
     pub fn run_for_callbacks(
         &mut self,
         model: GenirModel,

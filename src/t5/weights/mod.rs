@@ -153,6 +153,10 @@ pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>
 /// Reads the T5 of a checkpoint directory, with the first `words` rows of its embedding.
 ///
 /// The file determines whether the head is untied: it is if `lm_head.weight` differs from `shared.weight`.
+///
+/// # Errors
+/// [`WeightsError`] for a tensor that is missing, has another shape than `config` says or another type than F32, F16 or
+/// BF16, or cannot be read.
 pub fn load(
     tensors: &StoredTensors,
     config: &T5Config,
@@ -189,7 +193,7 @@ fn parameter_of(
 }
 
 /// Reads the docid rows of a checkpoint: `rows` of the output matrix, in this order.
-pub fn load_docids(
+pub(crate) fn load_docids(
     tensors: &StoredTensors,
     config: &T5Config,
     rows: &[u32],
@@ -254,7 +258,7 @@ impl GenirModel {
 }
 
 /// Returns whether a checkpoint's head is its word embedding.
-pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
+pub(crate) fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
     if !tensors.has_head() {
         return Ok(true);
     }

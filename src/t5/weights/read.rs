@@ -44,6 +44,11 @@ struct StoredTensor {
 
 impl StoredTensors {
     /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`WeightsError::NoWeights`] if the directory has neither file; [`WeightsError::NoShards`] with all shards that
+    /// are missing; [`WeightsError::LfsPointer`]; [`WeightsError::Damaged`] for an invalid header;
+    /// [`WeightsError::Read`] for a file that cannot be read.
     pub fn open(directory: &Path) -> Result<Self, WeightsError> {
         let single = directory.join(SINGLE);
         let index = directory.join(INDEX);
@@ -130,7 +135,7 @@ impl StoredTensors {
     }
 
     /// The whole tensor `name` as f32, which must have `shape`.
-    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         self.check(name, shape)?;
         let (name, tensor) = self.tensor(name, shape)?;
         self.decode(name, tensor, tensor.bytes.clone())
@@ -206,7 +211,7 @@ impl StoredTensors {
     }
 
     /// The rows of the first `count` words of the embedding `name`, which must have `columns` columns.
-    pub fn words(
+    pub(crate) fn words(
         &self,
         name: &str,
         count: usize,
@@ -219,7 +224,7 @@ impl StoredTensors {
     }
 
     /// The given rows of the matrix `name`, in their order; those that follow one another are read at once.
-    pub fn gathered(
+    pub(crate) fn gathered(
         &self,
         name: &str,
         rows: &[u32],
@@ -234,7 +239,7 @@ impl StoredTensors {
     }
 
     /// Rows `rows` of the matrix `name`, which must have `columns` columns and that many rows.
-    pub fn rows(
+    pub(crate) fn rows(
         &self,
         name: &str,
         rows: Range<usize>,
@@ -253,7 +258,7 @@ impl StoredTensors {
     }
 
     /// Returns whether two tensors hold the same bytes.
-    pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
+    pub(crate) fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
         let ((_, one), (_, other)) = (self.tensor(one, &[])?, self.tensor(other, &[])?);
         Ok(one.dtype == other.dtype
             && self.map(one, one.bytes.clone())?[..] == self.map(other, other.bytes.clone())?[..])

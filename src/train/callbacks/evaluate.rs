@@ -37,6 +37,10 @@ pub struct Evaluate<'a> {
 
 impl<'a> Evaluate<'a> {
     /// Nothing is written yet: the run has not begun.
+    ///
+    /// # Errors
+    /// The paths of TREC files cannot be checked. Ids that such files cannot represent are no error: the files are then
+    /// not written.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
         let mut sets = Vec::new();
         for (set, split) in &plan.query_sets {

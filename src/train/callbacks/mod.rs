@@ -10,7 +10,7 @@ pub use evaluate::Evaluate;
 pub use log::Log;
 pub use probes::Probes;
 pub use stop::EarlyStop;
-pub use summary::Summary;
+pub use summary::WriteSummary;
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,7 @@ impl<'a> Callbacks<'a> {
         if let Some(section) = &plan.recipe.probes {
             after.push(Box::new(Probes::new(plan, section, run)?));
         }
-        after.push(Box::new(Summary::new(plan, run)));
+        after.push(Box::new(WriteSummary::new(plan, run)));
         Ok(Self { before, checkpoints: Checkpoints::new(plan, run), after })
     }
 

@@ -11,11 +11,10 @@ use crate::device;
 use crate::exact::{Exact, from_exact, to_exact};
 use crate::files::write_atomically;
 use crate::monitor::Hyperparameter;
-use crate::recipe::Optimizer;
+use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary as Contents,
-    peak_memory,
+    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary, peak_memory,
 };
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -24,7 +23,7 @@ use crate::train::plan::Plan;
 
 /// Writes time and memory as scalars at the cadence of the log, the run's hyperparameters and how it ended to
 /// TensorBoard, and `summary.json`.
-pub struct Summary<'a> {
+pub struct WriteSummary<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     best: Option<Best>,
@@ -33,7 +32,7 @@ pub struct Summary<'a> {
     written: Option<u64>,
 }
 
-impl<'a> Summary<'a> {
+impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
         Self { plan, run, best: None, last: None, written: None }
@@ -70,7 +69,7 @@ impl<'a> Summary<'a> {
         state.monitor.scalars(state.step, state.epoch, &values);
     }
 
-    fn contents(&self, state: &TrainerState, ending: Ending) -> Contents {
+    fn contents(&self, state: &TrainerState, ending: Ending) -> Summary {
         let (ended, reason) = match ending {
             Ending::Finished => (RunOutcome::Finished, None),
             Ending::Stopped(reason) => (RunOutcome::Stopped, Some(reason.to_owned())),
@@ -80,7 +79,7 @@ impl<'a> Summary<'a> {
             Ending::Failed(error) => (RunOutcome::Failed, Some(error.to_string())),
         };
         let total = &self.plan.table.total;
-        Contents {
+        Summary {
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             device: device::describe(&self.plan.device, self.plan.precision),
             ended,
@@ -108,8 +107,8 @@ impl<'a> Summary<'a> {
         let text = |value: &dyn ToString| Hyperparameter::Text(value.to_string());
         let number = Hyperparameter::Number;
         let (optimizer, weight_decay) = match recipe.optimizer.optimizer {
-            Optimizer::AdamW { weight_decay, .. } => ("adamw", weight_decay),
-            Optimizer::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
+            OptimizerSettings::AdamW { weight_decay, .. } => ("adamw", weight_decay),
+            OptimizerSettings::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
         };
         let ratio = recipe.task.ratio;
         let ratio = ratio.map_or("none".to_owned(), |ratio| ratio.to_string());
@@ -156,7 +155,7 @@ impl<'a> Summary<'a> {
     }
 }
 
-impl Callback for Summary<'_> {
+impl Callback for WriteSummary<'_> {
     fn cadence(&self) -> Cadence {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
@@ -233,7 +232,7 @@ fn seconds(costs: &Costs) -> Seconds {
 }
 
 /// `12.3 s: steps 8.0, evaluation 2.1, saving 0.4, other 1.8; peak memory 507 MiB`; phases without time are left out.
-fn in_words(contents: &Contents) -> String {
+fn in_words(contents: &Summary) -> String {
     let Seconds { total, prefix, steps, evaluation, probes, saving, other } = contents.seconds;
     let parts = [
         ("prefix", prefix),

@@ -67,6 +67,10 @@ struct Measured {
 
 impl<'a> Probes<'a> {
     /// Encodes the queries.
+    ///
+    /// # Errors
+    /// The split to probe has no queries, a query cannot be encoded, or the decoder has no stages and a probe needs
+    /// them.
     pub fn new(
         plan: &'a Plan,
         section: &'a ProbesSection,
