@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use burn::module::Param;
 use genir::checkpoint::{Manifest, link, prune};
 use genir::task::Encoding;
 use half::{bf16, f16};
@@ -204,6 +205,11 @@ fn an_index_may_only_name_files_in_its_directory() {
     fs::write(checkpoint.join(INDEX), "{").unwrap();
     assert_refused(&checkpoint, &[INDEX, "damaged"]);
     index("shard");
+    assert_refused(
+        &checkpoint,
+        &["model.safetensors cannot be read", "remove `files` from its genir.json"],
+    );
+    forget_checksums(&checkpoint);
     assert_same(&bits(&open(&checkpoint).unwrap().model), &bits(&model(true)), "opened");
 }
 
@@ -225,6 +231,44 @@ fn other_damaged_files_are_refused_by_name() {
     assert_refused(&checkpoint, &["genir.json: format 7", "format 1"]);
     change_json(&checkpoint.join("config.json"), |config| config["d_model"] = "six".into());
     assert_refused(&checkpoint, &["config.json", "`d_model`", "\"six\"", "a whole number"]);
+}
+
+/// Makes a changed checkpoint acceptable, as the error of one says.
+fn forget_checksums(checkpoint: &Path) {
+    change_json(&checkpoint.join("genir.json"), |manifest| {
+        manifest.as_object_mut().unwrap().remove("files");
+    });
+}
+
+#[test]
+fn a_changed_bit_of_any_file_is_found_by_its_checksum() {
+    let (_parent, checkpoint) = written();
+    for (name, content) in files(&checkpoint) {
+        if name == "genir.json" {
+            continue;
+        }
+        // The last letter or digit: JSON stays valid, and weights finite.
+        let mut changed = content.clone();
+        let at = changed.iter().rposition(u8::is_ascii_alphanumeric).unwrap();
+        changed[at] ^= 1;
+        fs::write(checkpoint.join(&name), changed).unwrap();
+        let error = open(&checkpoint).err().unwrap();
+        assert!(error.contains(&name), "{name}: {error}");
+        fs::write(checkpoint.join(&name), content).unwrap();
+    }
+    assert!(open(&checkpoint).is_ok());
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_written() {
+    let parent = TempDir::new().unwrap();
+    let mut model = model(true);
+    let rows = model.docids.weight.val();
+    let broken = rows.clone().slice([1..2, 2..3]) / 0.0;
+    model.docids.weight = Param::from_tensor(rows.slice_assign([1..2, 2..3], broken));
+    let error = write_model(parent.path(), "step-1", &model).unwrap_err();
+    assert!(error.contains("`docids.weight` has 1 values that are NaN or infinite"), "{error}");
+    assert!(names(parent.path()).is_empty());
 }
 
 #[test]
@@ -257,6 +301,7 @@ fn half_precision_weights_are_read_as_their_values() {
                 tensor.dtype = dtype;
             }
         });
+        forget_checksums(&checkpoint);
         let mut expected = bits(&model(true));
         for value in expected.values_mut().flat_map(|(_, values)| values) {
             *value = round(f32::from_bits(*value)).1.to_bits();

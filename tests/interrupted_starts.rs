@@ -123,7 +123,10 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_complete_old_run_or_the_new_
         |path, found, when| {
             // What a replacement has logged that was killed before: all of it.
             let (failed, now): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                relative(path).into_iter().partition(|(path, _)| path.starts_with(FAILED));
+                relative(path).into_iter().partition(|(path, _)| {
+                    // One for each of two replacements that were killed.
+                    path.starts_with(FAILED) || path.starts_with(format!("{FAILED}-2"))
+                });
             if !failed.is_empty() {
                 failures.fetch_add(1, Ordering::Relaxed);
                 let logged = |name: &str| failed.get(&Path::new(FAILED).join(name));
@@ -137,12 +140,13 @@ fn a_replacement_that_is_killed_anywhere_leaves_the_complete_old_run_or_the_new_
                 }
                 Some("new") => {
                     seen.fetch_add(1, Ordering::Relaxed);
-                    let names: Vec<&str> = now.keys().filter_map(|name| name.to_str()).collect();
+                    let names = now.keys().filter_map(|name| name.to_str());
+                    // It logs only where it replaces a run with a checkpoint.
+                    let names: Vec<&str> = names.filter(|name| *name != "metrics.jsonl").collect();
                     let new = [
                         "checkpoints",
                         "environment.json",
                         "log.txt",
-                        "metrics.jsonl",
                         "notes.md",
                         "recipe.toml",
                         "retrieval",

@@ -64,7 +64,9 @@ fn a_second_process_is_refused_and_a_killed_one_blocks_nothing() {
     // The lock is released when its owner ends for any reason.
     first.0.kill().unwrap();
     first.0.wait().unwrap();
-    is_refused(&["train", &recipe], &["already holds a run", "--overwrite"]);
+    let never = ["train", &recipe, "--resume", "never"];
+    is_refused(&never, &["already holds a run", "--overwrite"]);
+    is_refused(&["train", &recipe, "train.steps=4"], &["steps already", "the recipe has 4"]);
     succeeds(&["train", &recipe, "run.seed=2", "train.steps=2", "--overwrite"]);
     assert_says(&fs::read_to_string(run.join("recipe.toml")).unwrap(), &["seed = 2"]);
     assert!(!run.join(".genir.lock").exists());

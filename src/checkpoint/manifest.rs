@@ -27,7 +27,7 @@ pub struct Manifest {
     pub metrics: BTreeMap<String, f64>,
     /// The encoding of texts in training.
     pub encoding: Encoding,
-    /// The other files of the checkpoint, by name; empty in checkpoints of genir before 0.2.
+    /// The other files of the checkpoint, by name; empty in checkpoints of earlier versions of genir.
     #[serde(default)]
     pub files: BTreeMap<String, FileRecord>,
 }

@@ -33,19 +33,19 @@ impl Checkpoint {
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
         let device = &device.into();
-        // First: a damaged file has other errors, which would only confuse.
-        let manifest = Manifest::read(directory)?;
-        if let Some(manifest) = &manifest {
-            manifest.verify(directory)?;
-        }
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
         let Some(imported) = loaded.docids else {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
+        let manifest = Manifest::read(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
         let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
+        // Last: the errors above name the tensor or the line. This finds what they cannot see, such as a changed bit.
+        if let Some(manifest) = &manifest {
+            manifest.verify(directory)?;
+        }
         Ok(Self {
             model: GenirModel { t5, docids },
             tokenizer: loaded.tokenizer,
@@ -64,6 +64,15 @@ impl Checkpoint {
 /// of the run directory `path`. `None` if there is none.
 pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
-    let candidates = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
-    candidates.into_iter().find(|directory| directory.join("config.json").exists())
+    let best = checkpoints.join("best");
+    let candidates = [path.to_owned(), best.clone(), checkpoints.join(LATEST)];
+    let found = candidates.into_iter().find(|directory| directory.join("config.json").exists())?;
+    if best.is_symlink() && !best.exists() && found.starts_with(&checkpoints) {
+        tracing::warn!(
+            "{}: the best checkpoint was removed; using {}",
+            best.display(),
+            found.display()
+        );
+    }
+    Some(found)
 }

@@ -122,10 +122,16 @@ impl NewRun {
     /// Those of [`NewRun::resume`].
     pub fn check_resume(path: &Path) -> Result<(), RunError> {
         can_create_in(path).map_err(FileError::new("create", path))?;
-        match Lock::owner(path) {
-            Some(owner) => Err(in_use(path, owner)),
-            None => RunDirectory::open(path).map(|_| ()),
-        }
+        Self::check_free(path)?;
+        RunDirectory::open(path).map(|_| ())
+    }
+
+    /// Returns an error if another process is training in the directory. Changes nothing.
+    ///
+    /// # Errors
+    /// [`RunError::InUse`], with the owner.
+    pub(crate) fn check_free(path: &Path) -> Result<(), RunError> {
+        Lock::owner(path).map_or(Ok(()), |owner| Err(in_use(path, owner)))
     }
 
     /// Records in `environment.json` that the run continues in `environment` from `step`, stores `recipe` as that of

@@ -79,7 +79,7 @@ impl<'a> Checkpoints<'a> {
     /// The evaluation did not give the metric that selects the best one.
     pub(super) fn is_due(&self, state: &TrainerState) -> Result<bool, TrainError> {
         if state.step == 0 {
-            return Ok(false);
+            return Ok(state.is_last);
         }
         let section = &self.plan.recipe.save;
         let measured = state.metric("save.best_metric", &section.best_metric)?;

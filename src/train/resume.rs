@@ -13,7 +13,7 @@ use super::training_state::{StateError, TrainingState};
 use crate::checkpoint::{CheckpointError, Manifest};
 use crate::files::{FileError, read_regular_to_string};
 use crate::recipe::Recipe;
-use crate::run::{Overwrite, RunDirectory, RunOutcome, Summary};
+use crate::run::{NewRun, Overwrite, RunDirectory, RunError, RunOutcome, Summary};
 
 /// What to do with a run that is already in the run directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,6 +83,19 @@ pub enum ResumeError {
         /// The run directory.
         directory: PathBuf,
     },
+    /// The run is longer than the recipe now says.
+    #[error(
+        "{} has {steps} steps already, and the recipe has {total}: give train.steps = {steps} or more to continue that run, \
+         choose another run.directory, or give --overwrite to replace it", directory.display()
+    )]
+    TooShort {
+        /// The run directory.
+        directory: PathBuf,
+        /// Number of updates at the checkpoint.
+        steps: u64,
+        /// Number of updates in the recipe.
+        total: u64,
+    },
     /// The base model has another configuration.
     #[error(
         "{}: model.base has another configuration than the run: {found}", directory.display()
@@ -112,6 +125,9 @@ pub enum ResumeError {
         /// The problem.
         reason: String,
     },
+    /// Another process trains in the run directory.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The run directory cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
@@ -137,6 +153,8 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
         (_, Resume::Never, _) | (_, _, Err(_)) => return Ok(Start::New(Overwrite::Refuse)),
         (_, _, Ok(run)) => run,
     };
+    // Its files change while another process trains.
+    NewRun::check_free(path)?;
     let found = match resume {
         Resume::From(named) => Found { point: Some(named_point(&run, named)?), ..Found::default() },
         _ => newest_point(&run)?,
@@ -151,7 +169,9 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
             }
             // It was interrupted before its first checkpoint: there is nothing to continue, and nothing to lose.
             _ => match other_recipe(&fs_recipe(&run)?, recipe)? {
-                Changes { refused, .. } if refused.is_empty() => Ok(Start::New(Overwrite::Replace)),
+                Changes { refused, .. } if refused.is_empty() => {
+                    Ok(Start::New(Overwrite::WithoutCheckpoint))
+                }
                 Changes { refused: keys, .. } => {
                     Err(ResumeError::OtherRecipe { directory: path.clone(), keys })
                 }
@@ -249,7 +269,7 @@ fn point_at(path: &Path) -> Result<ResumePoint, String> {
             Ok(ResumePoint { directory: path.to_path_buf(), state, notes: Vec::new() })
         }
         Ok(None) => Err(format!(
-            "{name} has no training state: it was written by a genir before 0.2, or its state was removed"
+            "{name} has no training state: it was written by an earlier version of genir, or its state was removed"
         )),
         Err(
             error @ (StateError::File(_) | StateError::Wrong { .. } | StateError::Format { .. }),

@@ -410,12 +410,18 @@ impl<'a> Trainer<'a> {
             && (is_under_way || self.newest.number == 0)
         {
             // At once: an evaluation that is due may take longer than a cluster waits.
-            self.save_unless_saved(model, callbacks, monitor)?;
+            if is_under_way {
+                self.save_unless_saved(model, callbacks, monitor)?;
+            }
             return Ok(Some(Stop::Signal(signal)));
         }
         if self.called == Called::None {
             self.call(model, &mut callbacks.before, monitor)?;
             self.called = Called::Before;
+            if let Some(reason) = &self.stopped {
+                // Its last evaluation comes before its last checkpoint: at the end.
+                return Ok(Some(Stop::Early(reason.clone())));
+            }
             self.save_if_due(model, callbacks, monitor)?;
         }
         if let Some(problem) = monitor.problem() {
@@ -490,14 +496,14 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Writes a checkpoint of the latest update, if there is an update and no checkpoint of it.
+    /// Writes a checkpoint of the latest update, if there is none yet.
     fn save_unless_saved(
         &mut self,
         model: &GenirModel,
         callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<(), TrainError> {
-        if self.newest.number == 0 || callbacks.checkpoints.has(self.newest.number) {
+        if callbacks.checkpoints.has(self.newest.number) {
             return Ok(());
         }
         let begun = Instant::now();

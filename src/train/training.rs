@@ -69,6 +69,10 @@ impl<'a> Training<'a> {
         if point.state.examples != plan.fingerprint() {
             return Err(ResumeError::OtherExamples { directory: directory.clone() }.into());
         }
+        let (steps, total) = (point.state.step, plan.total_steps());
+        if steps > total {
+            return Err(ResumeError::TooShort { directory: directory.clone(), steps, total }.into());
+        }
         if let Some(found) = other_config(plan, &point.directory) {
             return Err(ResumeError::OtherModel { directory: directory.clone(), found }.into());
         }

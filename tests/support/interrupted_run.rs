@@ -78,6 +78,10 @@ impl Results {
         for entry in fs::read_dir(&checkpoints).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            // What was being written or removed.
+            if name.starts_with('.') {
+                continue;
+            }
             if path.is_symlink() {
                 links.insert(name, fs::read_link(&path).unwrap());
                 continue;

@@ -179,19 +179,18 @@ impl Callback for WriteSummary<'_> {
         if !matches!(ending, Ending::Failed(_)) {
             self.note_metrics(state);
         }
-        let path = self.run.summary();
         let contents = self.contents(state, ending);
-        write_atomically(&path, |file| {
+        // A run that continues has no costs at this step, and has not ended for TensorBoard.
+        if !matches!(ending, Ending::Interrupted(_)) {
+            self.write_costs(state);
+            state.monitor.message(&in_words(&contents));
+            state.monitor.ended(contents.ended);
+        }
+        // Last: a run with a summary is complete.
+        write_atomically(&self.run.summary(), |file| {
             serde_json::to_writer_pretty(&mut *file, &contents)?;
             file.write_all(b"\n")
         })?;
-        if let Ending::Interrupted(_) = ending {
-            // A run that continues has no costs at this step, and has not ended for TensorBoard.
-            return Ok(());
-        }
-        self.write_costs(state);
-        state.monitor.message(&in_words(&contents));
-        state.monitor.ended(contents.ended);
         Ok(())
     }
 
