@@ -4,10 +4,8 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -18,7 +16,7 @@ use super::builder::CorpusBuilder;
 use super::error::CorpusError;
 use super::findings::FindingKind;
 use super::location::FileLocation;
-use crate::files::is_lfs_pointer;
+use crate::files::{is_lfs_pointer, open_regular};
 
 const BUFFER: usize = 1 << 16;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
@@ -266,12 +264,7 @@ fn message(error: &serde_json::Error) -> String {
 fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
     builder.mark_read(file);
     let failed = |source| CorpusError::Read { file: file.to_path_buf(), source };
-    let opened = File::open(file).map_err(failed)?;
-    let kind = opened.metadata().map_err(failed)?.file_type();
-    if kind.is_char_device() || kind.is_block_device() {
-        // Some devices never end.
-        return Err(failed(io::Error::other("it is a device")));
-    }
+    let opened = open_regular(file).map_err(failed)?;
     let mut plain = BufReader::with_capacity(BUFFER, opened);
     let beginning = plain.fill_buf().map_err(failed)?;
     if is_lfs_pointer(beginning) {

@@ -11,7 +11,7 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::choice::choice;
 use crate::corpus::Corpus;
-use crate::files::{FileError, write_atomically};
+use crate::files::{FileError, read_regular, write_atomically};
 
 pub mod tokenizer;
 mod tokenizer_file;
@@ -182,7 +182,7 @@ impl DocidVocabulary {
 
     /// Reads a file that [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self, DocidError> {
-        let bytes = std::fs::read(file)
+        let bytes = read_regular(file)
             .map_err(|source| DocidError::File { file: file.to_path_buf(), source })?;
         let docids: Vec<String> = serde_json::from_slice(&bytes)
             .map_err(|source| DocidError::Malformed { file: file.to_path_buf(), source })?;
