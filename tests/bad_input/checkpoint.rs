@@ -43,9 +43,21 @@ pub const CONFIG: &[Case] = &[
         },
         &["model.base: ", "base is not a directory"],
     ),
-    refused("`config.json` that is not JSON", |home| with_file(home, "config.json", "{\"d_model\": }"), &["config.json: not a JSON object", "line 1 column 13"]),
-    refused("`config.json` that is an array", |home| with_file(home, "config.json", "[]"), &["config.json: not a JSON object"]),
-    refused("`config.json` that is empty", |home| with_file(home, "config.json", ""), &["config.json: not a JSON object", "EOF"]),
+    refused(
+        "`config.json` that is not JSON",
+        |home| with_file(home, "config.json", "{\"d_model\": }"),
+        &["config.json: not a JSON object", "line 1 column 13"],
+    ),
+    refused(
+        "`config.json` that is an array",
+        |home| with_file(home, "config.json", "[]"),
+        &["config.json: not a JSON object"],
+    ),
+    refused(
+        "`config.json` that is empty",
+        |home| with_file(home, "config.json", ""),
+        &["config.json: not a JSON object", "EOF"],
+    ),
     refused(
         "`config.json` with 100,000 nested brackets",
         |home| with_file(home, "config.json", format!("{{\"a\": {}}}", "[".repeat(100_000))),
@@ -67,7 +79,7 @@ pub const CONFIG: &[Case] = &[
             home.link("base/config.json", "/dev/zero");
             home.search_base()
         },
-        &["config.json", "not a regular file, but a device"],
+        &["config.json", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of `config.json`",
@@ -76,23 +88,69 @@ pub const CONFIG: &[Case] = &[
             home.fifo("base/config.json");
             home.check_base()
         },
-        &["model.base: ", "config.json", "not a regular file, but a named pipe"],
+        &["model.base: ", "config.json", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a Git LFS pointer in place of `config.json`",
-        |home| with_file(home, "config.json", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
+        |home| {
+            with_file(
+                home,
+                "config.json",
+                "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            )
+        },
         &["config.json: a Git LFS pointer", "git lfs pull"],
     ),
-    refused("`d_model` that is missing", |home| configured(home, "d_model", Value::Null), &["config.json: key `d_model`: found null, expected a whole number"]),
-    refused("`d_model` = 2^63 - 1", |home| configured(home, "d_model", json!(i64::MAX)), &["config.json: key `d_model`: found 9223372036854775807"]),
-    refused("`d_model` that is a text", |home| configured(home, "d_model", json!("16")), &["config.json: key `d_model`: found \"16\", expected a whole number"]),
-    refused("`d_ff` = 10^9", |home| configured(home, "d_ff", json!(1_000_000_000)), &["key `d_ff`: found 1000000000, expected a whole number from 1 to 1048576"]),
-    refused("`d_kv` = 10^9", |home| configured(home, "d_kv", json!(1_000_000_000)), &["key `d_kv`: found 1000000000, expected a whole number from 1 to 4096"]),
-    refused("no attention heads", |home| configured(home, "num_heads", json!(0)), &["key `num_heads`: found 0, expected a whole number of at least 1"]),
-    refused("10^9 layers", |home| configured(home, "num_layers", json!(1_000_000_000)), &["key `num_layers`: found 1000000000, expected a whole number from 1 to 1000"]),
-    refused("`dropout_rate` = 2", |home| configured(home, "dropout_rate", json!(2)), &["key `dropout_rate`: found 2, expected a number from 0 to below 1"]),
-    refused("`layer_norm_epsilon` below 0", |home| configured(home, "layer_norm_epsilon", json!(-1)), &["key `layer_norm_epsilon`: found -1"]),
-    refused("an unknown MLP", |home| configured(home, "feed_forward_proj", json!("gated-silu")), &["key `feed_forward_proj`: found \"gated-silu\", expected \"relu\" or \"gated-gelu\""]),
+    refused(
+        "`d_model` that is missing",
+        |home| configured(home, "d_model", Value::Null),
+        &["config.json: key `d_model`: found null, expected a whole number"],
+    ),
+    refused(
+        "`d_model` = 2^63 - 1",
+        |home| configured(home, "d_model", json!(i64::MAX)),
+        &["config.json: key `d_model`: found 9223372036854775807"],
+    ),
+    refused(
+        "`d_model` that is a text",
+        |home| configured(home, "d_model", json!("16")),
+        &["config.json: key `d_model`: found \"16\", expected a whole number"],
+    ),
+    refused(
+        "`d_ff` = 10^9",
+        |home| configured(home, "d_ff", json!(1_000_000_000)),
+        &["key `d_ff`: found 1000000000, expected a whole number from 1 to 1048576"],
+    ),
+    refused(
+        "`d_kv` = 10^9",
+        |home| configured(home, "d_kv", json!(1_000_000_000)),
+        &["key `d_kv`: found 1000000000, expected a whole number from 1 to 4096"],
+    ),
+    refused(
+        "no attention heads",
+        |home| configured(home, "num_heads", json!(0)),
+        &["key `num_heads`: found 0, expected a whole number of at least 1"],
+    ),
+    refused(
+        "10^9 layers",
+        |home| configured(home, "num_layers", json!(1_000_000_000)),
+        &["key `num_layers`: found 1000000000, expected a whole number from 1 to 1000"],
+    ),
+    refused(
+        "`dropout_rate` = 2",
+        |home| configured(home, "dropout_rate", json!(2)),
+        &["key `dropout_rate`: found 2, expected a number from 0 to below 1"],
+    ),
+    refused(
+        "`layer_norm_epsilon` below 0",
+        |home| configured(home, "layer_norm_epsilon", json!(-1)),
+        &["key `layer_norm_epsilon`: found -1"],
+    ),
+    refused(
+        "an unknown MLP",
+        |home| configured(home, "feed_forward_proj", json!("gated-silu")),
+        &["key `feed_forward_proj`: found \"gated-silu\", expected \"relu\" or \"gated-gelu\""],
+    ),
     refused(
         "a single position bucket",
         |home| configured(home, "relative_attention_num_buckets", json!(1)),
@@ -106,17 +164,24 @@ pub const CONFIG: &[Case] = &[
     refused(
         "position buckets that reach beyond the largest distance",
         |home| configured(home, "relative_attention_max_distance", json!(1)),
-        &["key `relative_attention_max_distance`: found 1, expected ", "half of relative_attention_num_buckets"],
+        &[
+            "key `relative_attention_max_distance`: found 1, expected ",
+            "half of relative_attention_num_buckets",
+        ],
     ),
     refused(
         "a start token beyond the vocabulary",
         |home| configured(home, "decoder_start_token_id", json!(123_456)),
-        &["config.json: key `decoder_start_token_id`: found 123456, expected the id of one of the tokenizer's tokens"],
+        &[
+            "config.json: key `decoder_start_token_id`: found 123456, expected the id of one of the tokenizer's tokens",
+        ],
     ),
     refused(
         "a padding token beyond the vocabulary",
         |home| configured(home, "pad_token_id", json!(99_999)),
-        &["config.json: key `pad_token_id`: found 99999, expected the id of one of the tokenizer's tokens"],
+        &[
+            "config.json: key `pad_token_id`: found 99999, expected the id of one of the tokenizer's tokens",
+        ],
     ),
     refused(
         "an end token beyond the vocabulary, in a base model",
@@ -124,7 +189,10 @@ pub const CONFIG: &[Case] = &[
             configured(home, "eos_token_id", json!(99_999));
             home.check_base()
         },
-        &["model.base: ", "config.json: key `eos_token_id`: found 99999, expected the id of one of the tokenizer's tokens"],
+        &[
+            "model.base: ",
+            "config.json: key `eos_token_id`: found 99999, expected the id of one of the tokenizer's tokens",
+        ],
     ),
     refused(
         "`docids.json` in another order than the rows",
@@ -144,9 +212,21 @@ pub const CONFIG: &[Case] = &[
         },
         &["model.base: ", "docids.json: 7 docids, and 8 in tokenizer.json"],
     ),
-    refused("`docids.json` that is not a list of texts", |home| with_file(home, "docids.json", "[1, 2]"), &["docids.json: invalid type: integer `1`", "expected a JSON array of docids as strings"]),
-    refused("a docid twice in `docids.json`", |home| with_file(home, "docids.json", "[\"7\", \"7\"]"), &["docids.json: docid `7` is used for row 0 and row 1"]),
-    refused("`genir.json` that is not JSON", |home| with_file(home, "genir.json", "{"), &["genir.json: ", "expected a manifest written by genir"]),
+    refused(
+        "`docids.json` that is not a list of texts",
+        |home| with_file(home, "docids.json", "[1, 2]"),
+        &["docids.json: invalid type: integer `1`", "expected a JSON array of docids as strings"],
+    ),
+    refused(
+        "a docid twice in `docids.json`",
+        |home| with_file(home, "docids.json", "[\"7\", \"7\"]"),
+        &["docids.json: docid `7` is used for row 0 and row 1"],
+    ),
+    refused(
+        "`genir.json` that is not JSON",
+        |home| with_file(home, "genir.json", "{"),
+        &["genir.json: ", "expected a manifest written by genir"],
+    ),
     refused(
         "`genir.json` of a later format",
         |home| {
@@ -163,13 +243,15 @@ pub const CONFIG: &[Case] = &[
             home.fifo("base/docids.json");
             home.search_base()
         },
-        &["docids.json", "not a regular file, but a named pipe"],
+        &["docids.json", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a query of more tokens than the machine can hold",
         |home| {
             home.base();
-            home.json("base/genir.json", |manifest| manifest["encoding"]["query_tokens"] = json!(1_000_000_000));
+            home.json("base/genir.json", |manifest| {
+                manifest["encoding"]["query_tokens"] = json!(1_000_000_000)
+            });
             let base = path(&home.at("base"));
             let query = home.write("query.txt", "iron ".repeat(2_000_000));
             assert!(fs::metadata(query).is_ok());

@@ -49,21 +49,46 @@ pub const FILES: &[Case] = &[
     refused(
         "a directory without files of a corpus",
         |home| home.check_corpus(&[("notes.txt", b"")]),
-        &["found no corpus at", "documents.json", "corpus.jsonl with queries.jsonl", "*train*.jsonl"],
+        &[
+            "found no corpus at",
+            "documents.json",
+            "corpus.jsonl with queries.jsonl",
+            "*train*.jsonl",
+        ],
     ),
     refused(
         "files of two layouts in one directory",
-        |home| home.check_corpus(&[("documents.json", DOCUMENTS), ("corpus.jsonl", BEIR_CORPUS), ("queries.jsonl", BEIR_QUERIES)]),
+        |home| {
+            home.check_corpus(&[
+                ("documents.json", DOCUMENTS),
+                ("corpus.jsonl", BEIR_CORPUS),
+                ("queries.jsonl", BEIR_QUERIES),
+            ])
+        },
         &["more than one way", "layout paper", "layout beir", "set the layout"],
     ),
     refused(
         "a layout with a missing file",
-        |home| home.check_corpus(&[("queries.jsonl", BEIR_QUERIES), ("qrels/train.tsv", b"q\td\ts\n")]),
+        |home| {
+            home.check_corpus(&[("queries.jsonl", BEIR_QUERIES), ("qrels/train.tsv", b"q\td\ts\n")])
+        },
         &["has no corpus.jsonl, which the layout beir needs"],
     ),
-    refused("an empty file of documents (JSON)", |home| documents(home, b""), &["documents.json", "the file is empty"]),
-    refused("an empty file of documents (JSON lines)", |home| dsi(home, b""), &["documents.jsonl has no documents"]),
-    refused("an array without documents", |home| documents(home, b"[]"), &["documents.json has no documents"]),
+    refused(
+        "an empty file of documents (JSON)",
+        |home| documents(home, b""),
+        &["documents.json", "the file is empty"],
+    ),
+    refused(
+        "an empty file of documents (JSON lines)",
+        |home| dsi(home, b""),
+        &["documents.jsonl has no documents"],
+    ),
+    refused(
+        "an array without documents",
+        |home| documents(home, b"[]"),
+        &["documents.json has no documents"],
+    ),
     refused(
         "a directory in place of a file of documents",
         |home| {
@@ -75,7 +100,7 @@ pub const FILES: &[Case] = &[
     refused(
         "a device in place of a corpus",
         |home| home.check_file("/dev/zero".as_ref()),
-        &["/dev/zero", "not a regular file, but a device"],
+        &["/dev/zero", "it is a device; expected a regular file"],
     ),
     refused(
         "a device in place of a file of a corpus",
@@ -84,12 +109,12 @@ pub const FILES: &[Case] = &[
             home.link("corpus/train_queries.json", "/dev/zero");
             home.check(&[])
         },
-        &["train_queries.json", "not a regular file, but a device"],
+        &["train_queries.json", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of a corpus",
         |home| home.check_file(&home.fifo("pipe.jsonl")),
-        &["pipe.jsonl", "not a regular file, but a named pipe"],
+        &["pipe.jsonl", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a pipe in place of a file of a corpus",
@@ -98,7 +123,7 @@ pub const FILES: &[Case] = &[
             home.fifo("corpus/documents.json");
             home.check(&[])
         },
-        &["documents.json", "not a regular file, but a named pipe"],
+        &["documents.json", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a pipe in place of generated queries",
@@ -106,7 +131,7 @@ pub const FILES: &[Case] = &[
             let file = home.fifo("generated.jsonl");
             home.check(&[&format!("corpus.generated_queries={}", file.display())])
         },
-        &["generated.jsonl", "not a regular file, but a named pipe"],
+        &["generated.jsonl", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a loop of symbolic links in place of a file of documents",
@@ -119,7 +144,9 @@ pub const FILES: &[Case] = &[
     ),
     refused(
         "a Git LFS pointer",
-        |home| documents(home, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
+        |home| {
+            documents(home, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+        },
         &["documents.json is a Git LFS pointer", "git lfs pull"],
     ),
     refused(
@@ -130,7 +157,12 @@ pub const FILES: &[Case] = &[
     refused(
         "truncated gzip (JSON lines)",
         |home| {
-            let lines: String = (0..500).map(|id| json!({"text_id": id, "text": format!("text {}", id * 7919 % 1013)}).to_string() + "\n").collect();
+            let lines: String = (0..500)
+                .map(|id| {
+                    json!({"text_id": id, "text": format!("text {}", id * 7919 % 1013)}).to_string()
+                        + "\n"
+                })
+                .collect();
             let packed = gzip(lines.as_bytes());
             home.check_corpus(&[("documents.jsonl.gz", &packed[..packed.len() / 2])])
         },
@@ -140,7 +172,11 @@ pub const FILES: &[Case] = &[
         "truncated gzip (judgements)",
         |home| {
             let packed = gzip(b"query-id\tcorpus-id\tscore\nq1\t7\t1\n");
-            home.check_corpus(&[("corpus.jsonl", BEIR_CORPUS), ("queries.jsonl", BEIR_QUERIES), ("qrels/train.tsv.gz", &packed[..packed.len() - 9])])
+            home.check_corpus(&[
+                ("corpus.jsonl", BEIR_CORPUS),
+                ("queries.jsonl", BEIR_QUERIES),
+                ("qrels/train.tsv.gz", &packed[..packed.len() - 9]),
+            ])
         },
         &["cannot read", "train.tsv.gz"],
     ),
@@ -167,18 +203,27 @@ pub const FILES: &[Case] = &[
     refused(
         "a gzip bomb of white space in an array",
         |home| home.check_corpus(&[("documents.json.gz", &gzip_many(&vec![b' '; MIB], 2000))]),
-        &["documents.json.gz", "unpacks to more than", "corpus.max_unpacked"],
+        &["documents.json.gz, element [0], line 1", "longer than 16 MiB", "corpus.max_record"],
     ),
     refused(
         "text that is not UTF-8",
-        |home| dsi(home, b"{\"text_id\": 1, \"text\": \"a\"}\n{\"text_id\": 2, \"text\": \"caf\xe9\"}\n"),
+        |home| {
+            dsi(
+                home,
+                b"{\"text_id\": 1, \"text\": \"a\"}\n{\"text_id\": 2, \"text\": \"caf\xe9\"}\n",
+            )
+        },
         &["documents.jsonl, line 2: not UTF-8; convert the file to UTF-8"],
     ),
     refused(
         "text in UTF-16",
         |home| {
             let text = "{\"text_id\": 1, \"text\": \"a\"}\n";
-            let bytes: Vec<u8> = [0xfeff].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+            let bytes: Vec<u8> = [0xfeff]
+                .into_iter()
+                .chain(text.encode_utf16())
+                .flat_map(u16::to_le_bytes)
+                .collect();
             dsi(home, &bytes)
         },
         &["documents.jsonl, line 1: not UTF-8; convert the file to UTF-8"],
@@ -210,7 +255,8 @@ pub const FILES: &[Case] = &[
     refused(
         "more text than the recipe allows to unpack",
         |home| {
-            let mut arguments = home.check_corpus(&[("documents.json.gz", &gzip(&vec![b' '; 2 * MIB]))]);
+            let mut arguments =
+                home.check_corpus(&[("documents.json.gz", &gzip(&vec![b' '; 2 * MIB]))]);
             arguments.push("corpus.max_unpacked=1".to_owned());
             arguments
         },
@@ -241,7 +287,11 @@ pub const RECORDS: &[Case] = &[
     refused(
         "invalid JSON in a line",
         |home| dsi(home, b"{\"text_id\": 1, \"text\": \"a\"}\nnot json at all\n"),
-        &["documents.jsonl, line 2: ", "`not json at all`", "expected {\"text_id\": 7, \"text\": \"...\"}"],
+        &[
+            "documents.jsonl, line 2: ",
+            "`not json at all`",
+            "expected {\"text_id\": 7, \"text\": \"...\"}",
+        ],
     ),
     refused(
         "an object in place of an array",
@@ -266,7 +316,10 @@ pub const RECORDS: &[Case] = &[
     refused(
         "a text in place of the relevant documents",
         |home| queried(home, br#"[{"id": 1, "query": "a", "relevant_docs": "7"}]"#),
-        &["train_queries.json, element [0], line 1", "invalid type: string \"7\", expected a sequence"],
+        &[
+            "train_queries.json, element [0], line 1",
+            "invalid type: string \"7\", expected a sequence",
+        ],
     ),
     refused(
         "an id that is neither an integer nor a string",
@@ -278,7 +331,11 @@ pub const RECORDS: &[Case] = &[
         |home| dsi(home, b"{\"text_id\": 1, \"text\": \"a\"}\n{\"text\": \"b\"}\n"),
         &["documents.jsonl, line 2: missing field `text_id`"],
     ),
-    refused("an empty id", |home| documents(home, br#"[{"id": "", "text": "a"}]"#), &["documents.json, element [0]", "an empty id"]),
+    refused(
+        "an empty id",
+        |home| documents(home, br#"[{"id": "", "text": "a"}]"#),
+        &["documents.json, element [0]", "an empty id"],
+    ),
     refused(
         "a text that is missing",
         |home| documents(home, br#"[{"id": 1, "txt": "a"}]"#),
@@ -287,7 +344,11 @@ pub const RECORDS: &[Case] = &[
     refused(
         "a document without text",
         |home| documents(home, br#"[{"id": 1, "text": "a"}, {"id": 2, "text": " "}]"#),
-        &["1 document has no text", "corpus.on_problem = \"skip\"", "documents.json, element [1], line 1: document `2`"],
+        &[
+            "1 document has no text",
+            "corpus.on_problem = \"skip\"",
+            "documents.json, element [1], line 1: document `2`",
+        ],
     ),
     refused(
         "a document id that is used twice",
@@ -296,18 +357,26 @@ pub const RECORDS: &[Case] = &[
     ),
     refused(
         "a query id that is used twice",
-        |home| queried(home, br#"[{"id": 1, "query": "a", "relevant_docs": [7]}, {"id": 1, "query": "b", "relevant_docs": [7]}]"#),
+        |home| {
+            queried(home, br#"[{"id": 1, "query": "a", "relevant_docs": [7]}, {"id": 1, "query": "b", "relevant_docs": [7]}]"#)
+        },
         &["1 query id is reused", "train_queries.json, element [1], line 1: query `1`"],
     ),
     refused(
         "a judgement of a document that is not in the corpus",
         |home| queried(home, br#"[{"id": 1, "query": "a", "relevant_docs": [9]}]"#),
-        &["judgement is of a document that is not in the corpus", "train_queries.json, element [0], line 1: query `1`, document `9`"],
+        &[
+            "judgement is of a document that is not in the corpus",
+            "train_queries.json, element [0], line 1: query `1`, document `9`",
+        ],
     ),
     refused(
         "a judgement of a query that is not in the corpus",
         |home| judged(home, b"query-id\tcorpus-id\tscore\nq9\t7\t1\n"),
-        &["judgement is of a query that is not in the corpus", "train.tsv, line 2: query `q9`, document `7`"],
+        &[
+            "judgement is of a query that is not in the corpus",
+            "train.tsv, line 2: query `q9`, document `7`",
+        ],
     ),
     refused(
         "a query without a relevant document",
@@ -317,7 +386,7 @@ pub const RECORDS: &[Case] = &[
     refused(
         "judgements without a header",
         |home| judged(home, b"q1\t7\t1\n"),
-        &["train.tsv, line 1: found `q1\t7\t1`", "expected the header"],
+        &["train.tsv, line 1: found `q1", "expected the header `query-id<TAB>corpus-id<TAB>score`"],
     ),
     refused(
         "judgements with spaces in place of tabs",
@@ -327,22 +396,39 @@ pub const RECORDS: &[Case] = &[
     refused(
         "a grade that is not an integer",
         |home| judged(home, b"query-id\tcorpus-id\tscore\nq1\t7\t1.5\nq1\t7\tnan\n"),
-        &["2 lines", "train.tsv, line 2: found `q1\t7\t1.5`, whose grade `1.5` is not an integer", "`nan`"],
+        &[
+            "2 lines",
+            "train.tsv, line 2: found `q1",
+            "whose grade `1.5` is not an integer",
+            "`nan`",
+        ],
     ),
     refused(
         "a lone surrogate in a text",
         |home| documents(home, br#"[{"id": 1, "text": "half \ud83d of a character"}]"#),
-        &["1 text has a lone surrogate", "documents.json, element [0], line 1: document `1`: \\ud83d"],
+        &[
+            "1 text has a lone surrogate",
+            "documents.json, element [0], line 1: document `1`: \\ud83d",
+        ],
     ),
     refused(
         "a lone surrogate in an id",
         |home| dsi(home, b"{\"text_id\": \"\\ud800\", \"text\": \"b\"}\n"),
-        &["documents.jsonl, line 1: a lone surrogate (\\ud800 to \\udfff, half of a character) in an id"],
+        &[
+            "documents.jsonl, line 1: a lone surrogate (\\ud800 to \\udfff, half of a character) in an id",
+        ],
     ),
     refused(
-        "a NUL byte in a text",
-        |home| dsi(home, b"{\"text_id\": 1, \"text\": \"a\0b\"}\n"),
+        "a NUL byte in an id",
+        |home| dsi(home, b"{\"text_id\": \"a\0\", \"text\": \"b\"}\n"),
         &["documents.jsonl, line 1: control character"],
+    ),
+    refused(
+        "a NUL byte between records",
+        |home| {
+            dsi(home, b"{\"text_id\": 1, \"text\": \"a\"}\n\0{\"text_id\": 2, \"text\": \"b\"}\n")
+        },
+        &["documents.jsonl, line 2: expected value at column 1"],
     ),
     refused(
         "a line of 100 MB",
@@ -356,7 +442,13 @@ pub const RECORDS: &[Case] = &[
         "an element of 100 MB",
         |home| {
             let text = "a".repeat(100 * MIB);
-            documents(home, format!("[{{\"id\": 0, \"text\": \"short\"}}, {{\"id\": 1, \"text\": \"{text}\"}}]").as_bytes())
+            documents(
+                home,
+                format!(
+                    "[{{\"id\": 0, \"text\": \"short\"}}, {{\"id\": 1, \"text\": \"{text}\"}}]"
+                )
+                .as_bytes(),
+            )
         },
         &["documents.json, element [1], line 1", "longer than 16 MiB", "corpus.max_record"],
     ),
@@ -364,7 +456,10 @@ pub const RECORDS: &[Case] = &[
         "an element whose unread part has 100 MB",
         |home| {
             let text = "a".repeat(100 * MIB);
-            documents(home, format!("[{{\"id\": 0, \"other\": \"{text}\", \"text\": \"short\"}}]").as_bytes())
+            documents(
+                home,
+                format!("[{{\"id\": 0, \"other\": \"{text}\", \"text\": \"short\"}}]").as_bytes(),
+            )
         },
         &["documents.json, element [0], line 1", "longer than 16 MiB", "corpus.max_record"],
     ),
@@ -372,7 +467,8 @@ pub const RECORDS: &[Case] = &[
         "a line above the limit of the recipe",
         |home| {
             let text = "a".repeat(2 * MIB);
-            let mut arguments = dsi(home, format!("{{\"text_id\": 1, \"text\": \"{text}\"}}\n").as_bytes());
+            let mut arguments =
+                dsi(home, format!("{{\"text_id\": 1, \"text\": \"{text}\"}}\n").as_bytes());
             arguments.push("corpus.max_record=1".to_owned());
             arguments
         },
@@ -395,7 +491,9 @@ pub const RECORDS: &[Case] = &[
     ),
     refused(
         "100,000 nested brackets in a line",
-        |home| dsi(home, format!("{{\"text_id\": {}, \"text\": \"a\"}}\n", nested(100_000)).as_bytes()),
+        |home| {
+            dsi(home, format!("{{\"text_id\": {}, \"text\": \"a\"}}\n", nested(100_000)).as_bytes())
+        },
         &["documents.jsonl, line 1: "],
     ),
     refused(
@@ -409,7 +507,8 @@ pub const RECORDS: &[Case] = &[
             let corpus = home.corpus();
             let file = corpus.join("documents.json");
             let text = fs::read_to_string(&file).unwrap();
-            let text = text.replacen("{\"id\"", &format!("{{\"other\": {}, \"id\"", nested(100_000)), 1);
+            let text =
+                text.replacen("{\"id\"", &format!("{{\"other\": {}, \"id\"", nested(100_000)), 1);
             fs::write(file, text).unwrap();
             home.check(&[])
         },
@@ -436,10 +535,15 @@ pub const RECORDS: &[Case] = &[
         |home| {
             let run = home.run();
             let other = home.write("other/documents.json", br#"[{"id": "unknown", "text": "a"}]"#);
-            home.write("other/val_queries.json", br#"[{"id": "q", "query": "a", "relevant_docs": ["unknown"]}]"#);
+            home.write(
+                "other/val_queries.json",
+                br#"[{"id": "q", "query": "a", "relevant_docs": ["unknown"]}]"#,
+            );
             let other = path(other.parent().unwrap());
             ["eval", &run, "--corpus", &other].map(str::to_owned).to_vec()
         },
-        &["the checkpoint was trained on another corpus: document `unknown` is not among its 8 docids"],
+        &[
+            "the checkpoint was trained on another corpus: document `unknown` is not among its 8 docids",
+        ],
     ),
 ];

@@ -103,7 +103,13 @@ impl Case {
         let missing = self.says.iter().filter(|words| !done.printed.contains(**words));
         wrong.extend(missing.map(|words| format!("does not say {words:?}")));
         if std::env::var_os("GENIR_CASE").is_some() {
-            eprintln!("{}: {:.2} s, {} MiB\n{}", self.name, done.seconds, done.memory >> 20, done.printed);
+            eprintln!(
+                "{}: {:.2} s, {} MiB\n{}",
+                self.name,
+                done.seconds,
+                done.memory >> 20,
+                done.printed
+            );
         }
         let printed: String = done.printed.chars().take(1500).collect();
         (!wrong.is_empty()).then(|| {
@@ -122,16 +128,22 @@ pub struct Done {
     pub memory: u64,
 }
 
-/// Runs `genir`, which is killed when the time is over.
+/// Runs `genir`, which is killed when the time is over. A last argument `<FILE` is its standard input.
 pub fn run(arguments: &[String]) -> Done {
     let begun = Instant::now();
+    let (arguments, input) = match arguments.split_last() {
+        Some((last, others)) if last.starts_with('<') => {
+            (others, Stdio::from(fs::File::open(&last[1..]).unwrap()))
+        }
+        _ => (arguments, Stdio::null()),
+    };
     let mut child = Command::new("sh")
         .args(["-c", &format!("ulimit -v {ADDRESSES}; exec \"$0\" \"$@\"")])
         .arg(env!("CARGO_BIN_EXE_genir"))
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -165,6 +177,7 @@ fn peak(child: &Child) -> u64 {
     let status = Path::new("/proc").join(child.id().to_string()).join("status");
     let text = fs::read_to_string(status).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+    let kibibytes: Option<u64> =
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
     kibibytes.unwrap_or(0) << 10
 }

@@ -187,7 +187,8 @@ impl Home {
     /// Copies the directory of stored prefixes of the trained run to `cache`; the path of one file in it.
     pub fn cache(&self) -> String {
         copy(&trained().join("cache"), &self.at("cache"));
-        let mut names = fs::read_dir(self.at("cache")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names =
+            fs::read_dir(self.at("cache")).unwrap().map(|entry| entry.unwrap().file_name());
         format!("cache/{}", names.next().expect("a stored prefix").to_str().unwrap())
     }
 }

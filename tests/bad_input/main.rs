@@ -4,6 +4,8 @@
 //! fails if the command is killed by a signal, panics, takes longer than [`harness::LIMIT`] or more memory than
 //! [`harness::MEMORY`]. The table in `docs/reliability.md` has the same cases with the same words.
 
+#[path = "../support/probe_records.rs"]
+mod probe_records;
 #[path = "../support/tiny_corpus.rs"]
 mod tiny_corpus;
 
@@ -12,6 +14,7 @@ mod checkpoint;
 mod corpus;
 mod harness;
 mod home;
+mod mutated;
 mod recipe;
 mod results;
 mod run_directory;

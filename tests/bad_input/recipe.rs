@@ -86,7 +86,10 @@ pub const CASES: &[Case] = &[
     refused(
         "sizes for a model whose weights are read",
         |home| home.check(&["model.init=pretrained"]),
-        &["model.config: pretrained weights have the sizes of the base model", "init = \"scratch\""],
+        &[
+            "model.config: pretrained weights have the sizes of the base model",
+            "init = \"scratch\"",
+        ],
     ),
     refused(
         "a metric that no evaluation gives",
@@ -101,9 +104,13 @@ pub const CASES: &[Case] = &[
     refused(
         "sizes that no T5 has",
         |home| {
-            let keys = ["d_model", "d_ff", "d_kv", "num_heads"].map(|key| format!("model.config.{key}=9223372036854775807"));
+            let keys = ["d_model", "d_ff", "d_kv", "num_heads"]
+                .map(|key| format!("model.config.{key}=9223372036854775807"));
             let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            keys.extend(["model.config.num_layers=1000000000", "model.config.num_decoder_layers=0"]);
+            keys.extend([
+                "model.config.num_layers=1000000000",
+                "model.config.num_decoder_layers=0",
+            ]);
             home.check(&keys)
         },
         &[
@@ -134,6 +141,17 @@ pub const CASES: &[Case] = &[
         &["memory: the run needs about ", "MiB at its peak and can have ", "task.max_tokens"],
     ),
     refused(
+        "validation queries of 200,000 tokens",
+        |home| {
+            let corpus = home.corpus();
+            let query =
+                json!([{"id": "q", "query": "word ".repeat(200_000), "relevant_docs": [7]}]);
+            fs::write(corpus.join("val_queries.json"), query.to_string()).unwrap();
+            home.check(&["task.query_tokens=200000"])
+        },
+        &["memory: the run needs about ", "MiB at its peak and can have ", "task.max_tokens"],
+    ),
+    refused(
         "an override without `=`",
         |home| home.check(&["train.steps"]),
         &["command line: train.steps: an override is key=value, or ~key to remove the key"],
@@ -159,7 +177,7 @@ pub const CASES: &[Case] = &[
             home.directory("tiny.toml");
             home.check(&[])
         },
-        &["tiny.toml", "not a regular file, but a directory"],
+        &["tiny.toml", "it is a directory; expected a regular file"],
     ),
     refused(
         "a recipe that is not UTF-8",
@@ -185,7 +203,7 @@ pub const CASES: &[Case] = &[
             home.link("tiny.toml", "/dev/zero");
             home.check(&[])
         },
-        &["tiny.toml", "not a regular file, but a device"],
+        &["tiny.toml", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of a recipe",
@@ -193,7 +211,7 @@ pub const CASES: &[Case] = &[
             home.fifo("tiny.toml");
             home.check(&[])
         },
-        &["tiny.toml", "not a regular file, but a named pipe"],
+        &["tiny.toml", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a recipe that is a loop of symbolic links",
@@ -221,6 +239,12 @@ pub const CASES: &[Case] = &[
                 &format!("run.directory={}", file.display()),
             ])
         },
-        &["3 problems", "corpus: cannot read", "model.base: ", "run.directory: ", "not a directory"],
+        &[
+            "3 problems",
+            "corpus: cannot read",
+            "model.base: ",
+            "run.directory: ",
+            "not a directory",
+        ],
     ),
 ];

@@ -54,12 +54,25 @@ pub const CASES: &[Case] = &[
         |home| plotted(home, |bytes| bytes.truncate(bytes.len() - 30)),
         &["passed over, not written to its end: ", "logit_lens.jsonl, line 2: "],
     ),
-    refused("no results", |home| plotted(home, Vec::clear), &["logit_lens.jsonl: no probe results found"]),
-    refused("results of zeros", |home| plotted(home, |bytes| bytes.fill(0)), &["logit_lens.jsonl, line 1: ", "expected a probe's result"]),
+    refused(
+        "no results",
+        |home| plotted(home, Vec::clear),
+        &["logit_lens.jsonl: no probe results found"],
+    ),
+    refused(
+        "results of zeros",
+        |home| plotted(home, |bytes| bytes.fill(0)),
+        &["logit_lens.jsonl, line 1: ", "expected a probe's result"],
+    ),
     refused(
         "results that are not UTF-8",
-        |home| plotted(home, |bytes| { let end = bytes.len() - 5; bytes[end] = 0xff; }),
-        &["logit_lens.jsonl, line 2: not UTF-8"],
+        |home| {
+            plotted(home, |bytes| {
+                let end = bytes.len() - 5;
+                bytes[end] = 0xff;
+            })
+        },
+        &["logit_lens.jsonl", "line 2 is not valid UTF-8"],
     ),
     refused(
         "results of 1 TiB",
@@ -75,7 +88,7 @@ pub const CASES: &[Case] = &[
             home.link("results.jsonl", "/dev/zero");
             plot(home, "results.jsonl")
         },
-        &["results.jsonl", "not a regular file, but a device"],
+        &["results.jsonl", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of results, in a run",
@@ -84,7 +97,7 @@ pub const CASES: &[Case] = &[
             home.fifo(LENS);
             plot(home, "run")
         },
-        &["logit_lens.jsonl", "not a regular file, but a named pipe"],
+        &["logit_lens.jsonl", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "a result of a later schema",
@@ -103,7 +116,9 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "a result of a layer that no decoder has",
-        |home| with_record(home, |record| record["result"]["sites"][0]["layer"] = json!(1u64 << 60)),
+        |home| {
+            with_record(home, |record| record["result"]["sites"][0]["layer"] = json!(1u64 << 60))
+        },
         &["logit_lens.jsonl, line 1: ", "layer 1152921504606846976"],
     ),
     refused(
@@ -118,9 +133,28 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "100,000 nested brackets in a result",
-        |home| plotted(home, |bytes| *bytes = [&b"{\"schema\": 1, \"x\": "[..], "[".repeat(100_000).as_bytes(), b"\n{}\n"].concat()),
+        |home| {
+            plotted(home, |bytes| {
+                *bytes =
+                    [&b"{\"schema\": 1, \"x\": "[..], "[".repeat(100_000).as_bytes(), b"\n{}\n"]
+                        .concat()
+            })
+        },
         &["logit_lens.jsonl, line 1: "],
     ),
     refused("a file of queries that is not JSON", |home| probed(home, "[["), &["correct.json"]),
-    refused("a file of queries with a docid that the checkpoint does not have", |home| probed(home, r#"[["@DOC_ID_unknown@", "what is gold"]]"#), &["correct.json", "@DOC_ID_unknown@"]),
+    refused(
+        "a file of queries with a docid that the checkpoint does not have",
+        |home| probed(home, r#"[["@DOC_ID_unknown@", "val-0"]]"#),
+        &["correct.json", "@DOC_ID_unknown@"],
+    ),
+    refused(
+        "a device in place of queries on standard input",
+        |home| {
+            home.base();
+            let base = path(&home.at("base"));
+            ["search", &base, "</dev/zero"].map(str::to_owned).to_vec()
+        },
+        &["standard input, line 1: longer than 1 MiB; expected one query per line"],
+    ),
 ];

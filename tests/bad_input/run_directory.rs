@@ -22,13 +22,22 @@ fn plotted(home: &Home, change: impl FnOnce(&Home)) -> Vec<String> {
 pub const CASES: &[Case] = &[
     refused(
         "`environment.json` of an older schema",
-        |home| plotted(home, |home| home.json("run/environment.json", |all| drop(all.as_object_mut().unwrap().remove("genir")))),
-        &["run is not a run directory", "environment.json was not written by genir (missing field `genir`"],
+        |home| {
+            plotted(home, |home| {
+                home.json("run/environment.json", |all| {
+                    drop(all.as_object_mut().unwrap().remove("genir"))
+                })
+            })
+        },
+        &[
+            "run is not a run directory",
+            "environment.json was not written by genir (missing field `genir`",
+        ],
     ),
     refused(
         "`environment.json` that is not JSON",
         |home| evaluated(home, |home| drop(home.write("run/environment.json", "half a fi"))),
-        &["run is not a run directory", "environment.json was not written by genir"],
+        &["run is not inside a run directory", "environment.json was not written by genir"],
     ),
     refused(
         "a run without `environment.json`",
@@ -45,7 +54,10 @@ pub const CASES: &[Case] = &[
         |home| {
             evaluated(home, |home| {
                 let text = fs::read_to_string(home.at("run/recipe.toml")).unwrap();
-                home.write("run/recipe.toml", text.replace("[corpus]", "[corpus]\nof_the_future = 1"));
+                home.write(
+                    "run/recipe.toml",
+                    text.replace("[corpus]", "[corpus]\nof_the_future = 1"),
+                );
             })
         },
         &["run/recipe.toml: 1 problem", "corpus.of_the_future = 1: unknown key"],

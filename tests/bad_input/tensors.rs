@@ -35,7 +35,8 @@ impl Stored {
     fn add(&mut self, name: &str, dtype: &str, shape: &[usize], values: &[u8]) {
         let start = self.values.len();
         self.values.extend(values);
-        let info = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, self.values.len()]});
+        let info =
+            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, self.values.len()]});
         self.header.insert(name.to_owned(), info);
     }
 
@@ -85,7 +86,8 @@ fn sharded(home: &Home, both: Option<&str>) {
     let mut names: Vec<String> = first.header.keys().cloned().collect();
     names.retain(|name| name != "__metadata__" && name != "encoder.final_layer_norm.weight");
     for name in names {
-        let shape: Vec<usize> = serde_json::from_value(first.header[&name]["shape"].clone()).unwrap();
+        let shape: Vec<usize> =
+            serde_json::from_value(first.header[&name]["shape"].clone()).unwrap();
         let values = first.of(&name).to_vec();
         rest.add(&name, "F32", &shape, &values);
     }
@@ -131,9 +133,21 @@ pub const CASES: &[Case] = &[
         },
         &["base: no weights: expected model.safetensors"],
     ),
-    refused("an empty file of weights", |home| damaged(home, |bytes| bytes.clear()), &["model.safetensors: damaged"]),
-    refused("a truncated file of weights", |home| damaged(home, |bytes| bytes.truncate(bytes.len() - 5)), &["model.safetensors: damaged"]),
-    refused("weights that are no safetensors", |home| damaged(home, |bytes| bytes[..8].fill(b'x')), &["model.safetensors: damaged"]),
+    refused(
+        "an empty file of weights",
+        |home| damaged(home, |bytes| bytes.clear()),
+        &["model.safetensors: damaged"],
+    ),
+    refused(
+        "a truncated file of weights",
+        |home| damaged(home, |bytes| bytes.truncate(bytes.len() - 5)),
+        &["model.safetensors: damaged"],
+    ),
+    refused(
+        "weights that are no safetensors",
+        |home| damaged(home, |bytes| bytes[..8].fill(b'x')),
+        &["model.safetensors: damaged"],
+    ),
     refused(
         "a header that is longer than the file",
         |home| damaged(home, |bytes| bytes[..8].copy_from_slice(&(1u64 << 24).to_le_bytes())),
@@ -144,12 +158,17 @@ pub const CASES: &[Case] = &[
         |home| damaged(home, |bytes| bytes[..8].fill(0xff)),
         &["model.safetensors: damaged", "header"],
     ),
-    refused("a header that is not JSON", |home| damaged(home, |bytes| bytes[8] = b'['), &["model.safetensors: damaged", "header"]),
+    refused(
+        "a header that is not JSON",
+        |home| damaged(home, |bytes| bytes[8] = b'['),
+        &["model.safetensors: damaged", "header"],
+    ),
     refused(
         "tensors that overlap",
         |home| {
             changed(home, |stored| {
-                let offsets = stored.header["encoder.final_layer_norm.weight"]["data_offsets"].clone();
+                let offsets =
+                    stored.header["encoder.final_layer_norm.weight"]["data_offsets"].clone();
                 stored.header[NORM]["data_offsets"] = offsets;
             })
         },
@@ -157,17 +176,27 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "tensors beyond the end of the file",
-        |home| changed(home, |stored| stored.header[NORM]["data_offsets"] = json!([1u64 << 40, (1u64 << 40) + 64])),
+        |home| {
+            changed(home, |stored| {
+                stored.header[NORM]["data_offsets"] = json!([1u64 << 40, (1u64 << 40) + 64])
+            })
+        },
         &["model.safetensors: damaged"],
     ),
     refused(
         "offsets that overflow",
-        |home| changed(home, |stored| stored.header[NORM]["data_offsets"] = json!([u64::MAX - 7, u64::MAX])),
+        |home| {
+            changed(home, |stored| {
+                stored.header[NORM]["data_offsets"] = json!([u64::MAX - 7, u64::MAX])
+            })
+        },
         &["model.safetensors: damaged"],
     ),
     refused(
         "sizes that multiply beyond 64 bits",
-        |home| changed(home, |stored| stored.header[NORM]["shape"] = json!([1u64 << 40, 1u64 << 40])),
+        |home| {
+            changed(home, |stored| stored.header[NORM]["shape"] = json!([1u64 << 40, 1u64 << 40]))
+        },
         &["model.safetensors: damaged"],
     ),
     refused(
@@ -177,7 +206,7 @@ pub const CASES: &[Case] = &[
             home.link(FILE, "/dev/zero");
             home.search_base()
         },
-        &["model.safetensors", "not a regular file, but a device"],
+        &["model.safetensors", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of a shard",
@@ -186,7 +215,7 @@ pub const CASES: &[Case] = &[
             home.fifo("base/two.safetensors");
             home.search_base()
         },
-        &["two.safetensors", "not a regular file, but a named pipe"],
+        &["two.safetensors", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "weights that are a loop of symbolic links",
@@ -197,12 +226,22 @@ pub const CASES: &[Case] = &[
         },
         &["model.base: ", "model.safetensors", "Too many levels of symbolic links"],
     ),
-    refused("an index that is not JSON", |home| indexed(home, "{"), &["model.safetensors.index.json: damaged: EOF"]),
-    refused("an index without `weight_map`", |home| indexed(home, "{}"), &["model.safetensors.index.json: damaged: missing field `weight_map`"]),
+    refused(
+        "an index that is not JSON",
+        |home| indexed(home, "{"),
+        &["model.safetensors.index.json: damaged: EOF"],
+    ),
+    refused(
+        "an index without `weight_map`",
+        |home| indexed(home, "{}"),
+        &["model.safetensors.index.json: damaged: missing field `weight_map`"],
+    ),
     refused(
         "an index that names a missing shard",
         |home| indexed(home, r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#),
-        &["model.safetensors.index.json: names files that are not beside it: one.safetensors, two.safetensors"],
+        &[
+            "model.safetensors.index.json: names files that are not beside it: one.safetensors, two.safetensors",
+        ],
     ),
     refused(
         "an index that leaves its directory",
@@ -226,7 +265,11 @@ pub const CASES: &[Case] = &[
             sharded(home, Some(NORM));
             home.search_base()
         },
-        &["the tensor `decoder.final_layer_norm.weight` is in two files", "one.safetensors", "two.safetensors"],
+        &[
+            "the tensor `decoder.final_layer_norm.weight` is in two files",
+            "one.safetensors",
+            "two.safetensors",
+        ],
     ),
     refused(
         "a tensor that is missing",
@@ -250,7 +293,11 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "a tensor that the model has no place for",
-        |home| changed(home, |stored| stored.add("decoder.block.1.layer.3.Adapter.weight", "F32", &[2], &[0; 8])),
+        |home| {
+            changed(home, |stored| {
+                stored.add("decoder.block.1.layer.3.Adapter.weight", "F32", &[2], &[0; 8])
+            })
+        },
         &["the tensor `decoder.block.1.layer.3.Adapter.weight` ([2]) is not expected"],
     ),
     refused(
@@ -260,7 +307,11 @@ pub const CASES: &[Case] = &[
             home.json("base/config.json", |config| config["num_layers"] = json!(1));
             home.search_base()
         },
-        &["the tensor `encoder.block.1.layer.", "is not expected: config.json describes a model without it", "more tensors"],
+        &[
+            "the tensor `encoder.block.1.layer.",
+            "is not expected: config.json describes a model without it",
+            "more tensors",
+        ],
     ),
     refused(
         "nine layers in `config.json` beside three in the weights, in a base model",
@@ -269,7 +320,22 @@ pub const CASES: &[Case] = &[
             home.json("base/config.json", |config| config["num_decoder_layers"] = json!(9));
             home.check_base()
         },
-        &["model.base: ", "the tensor `decoder.block.3.layer.", "is missing, expected ", "more tensors"],
+        &[
+            "model.base: ",
+            "the tensor `decoder.block.3.layer.",
+            "is missing, expected ",
+            "more tensors",
+        ],
+    ),
+    refused(
+        "one layer in `config.json` beside two in the weights, in `probes.base`",
+        |home| {
+            home.base();
+            home.json("base/config.json", |config| config["num_layers"] = json!(1));
+            let base = format!("probes.base={}", home.at("base").display());
+            home.check(&[&base, "probes.run=stage_patching"])
+        },
+        &["probes.base: ", "the tensor `encoder.block.1.layer.", "is not expected"],
     ),
     refused(
         "`d_ff` of another model",
@@ -296,22 +362,19 @@ pub const CASES: &[Case] = &[
                     continue;
                 }
                 let sizes = info["shape"].as_array_mut().unwrap();
-                for size in sizes.iter_mut() {
-                    let bytes = match size.as_u64().unwrap() {
-                        // `num_heads * d_kv` is 16 as well: the last dimension of all but the outputs.
-                        32 => 1 << 20,
-                        other => other,
-                    };
-                    *size = bytes.into();
-                }
-                let attention = name.contains("Attention");
-                let output = name.ends_with(".o.weight");
                 let last = sizes.len() - 1;
-                if attention && !name.contains("bias") {
-                    sizes[if output { 0 } else { last }] = json!(1 << 17);
+                if name.ends_with(".o.weight") {
+                    sizes[0] = json!(1 << 17);
+                } else if name.contains("Attention") && !name.contains("bias") {
+                    // `num_heads * d_kv` is 16 as well: it stays.
+                    sizes[last] = json!(1 << 17);
                 } else if !name.contains("bias") {
-                    for size in sizes.iter_mut().filter(|size| **size == json!(16)) {
-                        *size = json!(1 << 17);
+                    for size in sizes.iter_mut() {
+                        *size = match size.as_u64().unwrap() {
+                            16 => json!(1 << 17),
+                            32 => json!(1 << 20),
+                            other => json!(other),
+                        };
                     }
                 }
                 let count: u64 = sizes.iter().map(|size| size.as_u64().unwrap()).product();
@@ -353,7 +416,9 @@ pub const CASES: &[Case] = &[
             home.run();
             not_finite(home, f32::NAN);
             let (base, corpus) = (path(&home.at("base")), path(&home.at("corpus")));
-            ["probe", &base, "--probe", "logit_lens", "--corpus", &corpus].map(str::to_owned).to_vec()
+            ["probe", &base, "--probe", "logit_lens", "--corpus", &corpus]
+                .map(str::to_owned)
+                .to_vec()
         },
         NOT_FINITE,
     ),

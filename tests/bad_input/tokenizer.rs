@@ -61,9 +61,21 @@ fn of_model(model: Value) -> Value {
 const MAP: &str = "precompiled_charsmap";
 
 pub const CASES: &[Case] = &[
-    refused("a tokenizer that is not JSON", |home| with_text(home, "{\"added_tokens\": [], "), &["tokenizer.json: "]),
-    refused("an empty tokenizer", |home| with_text(home, ""), &["tokenizer.json: has no array `added_tokens`"]),
-    refused("JSON that is no tokenizer", |home| with_text(home, "{}"), &["tokenizer.json: has no array `added_tokens` at its top level"]),
+    refused(
+        "a tokenizer that is not JSON",
+        |home| with_text(home, "{\"added_tokens\": [], "),
+        &["tokenizer.json: "],
+    ),
+    refused(
+        "an empty tokenizer",
+        |home| with_text(home, ""),
+        &["tokenizer.json: has no array `added_tokens`"],
+    ),
+    refused(
+        "JSON that is no tokenizer",
+        |home| with_text(home, "{}"),
+        &["tokenizer.json: has no array `added_tokens` at its top level"],
+    ),
     refused(
         "a checkpoint without `tokenizer.json`",
         |home| {
@@ -75,10 +87,16 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "a Git LFS pointer in place of the tokenizer",
-        |home| with_text(home, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
+        |home| {
+            with_text(home, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+        },
         &["tokenizer.json: a Git LFS pointer", "git lfs pull"],
     ),
-    refused("a tokenizer that is not UTF-8", |home| with_text(home, b"{\"added_tokens\": [\"\xff\"]}"), &["tokenizer.json", "UTF-8"]),
+    refused(
+        "a tokenizer that is not UTF-8",
+        |home| with_text(home, b"{\"added_tokens\": [\"\xff\"]}"),
+        &["tokenizer.json", "UTF-8"],
+    ),
     refused(
         "a tokenizer of 1 TiB",
         |home| {
@@ -95,7 +113,7 @@ pub const CASES: &[Case] = &[
             home.link(FILE, "/dev/zero");
             home.check_base()
         },
-        &["tokenizer.json", "not a regular file, but a device"],
+        &["tokenizer.json", "it is a device; expected a regular file"],
     ),
     refused(
         "a pipe in place of `tokenizer_config.json`",
@@ -104,7 +122,7 @@ pub const CASES: &[Case] = &[
             home.fifo("base/tokenizer_config.json");
             home.search_base()
         },
-        &["tokenizer_config.json", "not a regular file, but a named pipe"],
+        &["tokenizer_config.json", "it is a named pipe; expected a regular file"],
     ),
     refused(
         "`tokenizer_config.json` that is not JSON",
@@ -124,7 +142,11 @@ pub const CASES: &[Case] = &[
         },
         &["special_tokens_map.json: trailing comma"],
     ),
-    refused("100,000 nested brackets in a tokenizer", |home| with_text(home, format!("{{\"added_tokens\": [], \"a\": {}", "[".repeat(100_000))), &["tokenizer.json: "]),
+    refused(
+        "100,000 nested brackets in a tokenizer",
+        |home| with_text(home, format!("{{\"added_tokens\": [], \"a\": {}", "[".repeat(100_000))),
+        &["tokenizer.json: "],
+    ),
     refused(
         "a model of an unknown kind",
         |home| changed(home, |tokenizer| tokenizer["model"] = json!({"type": "Oracle"})),
@@ -134,13 +156,27 @@ pub const CASES: &[Case] = &[
         "a vocabulary that is larger than the embedding",
         |home| {
             changed(home, |tokenizer| {
-                let words: serde_json::Map<String, Value> =
-                    ["<pad>", "</s>", "<unk>"].iter().map(|&word| word.to_owned()).chain((3..9000).map(|id| format!("w{id}"))).enumerate().map(|(id, word)| (word, json!(id))).collect();
+                let words: serde_json::Map<String, Value> = ["<pad>", "</s>", "<unk>"]
+                    .iter()
+                    .map(|&word| word.to_owned())
+                    .chain((3..9000).map(|id| format!("w{id}")))
+                    .enumerate()
+                    .map(|(id, word)| (word, json!(id)))
+                    .collect();
                 let docids = tokenizer["added_tokens"].as_array().unwrap().clone();
-                *tokenizer = of_model(json!({"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}));
-                let docids = docids.into_iter().filter(|token| token["content"].as_str().unwrap().starts_with("@DOC_ID_"));
-                let docids = docids.zip(9000..).map(|(mut token, id)| { token["id"] = json!(id); token });
-                tokenizer["added_tokens"].as_array_mut().unwrap().extend(docids.collect::<Vec<_>>());
+                *tokenizer =
+                    of_model(json!({"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}));
+                let docids = docids
+                    .into_iter()
+                    .filter(|token| token["content"].as_str().unwrap().starts_with("@DOC_ID_"));
+                let docids = docids.zip(9000..).map(|(mut token, id)| {
+                    token["id"] = json!(id);
+                    token
+                });
+                tokenizer["added_tokens"]
+                    .as_array_mut()
+                    .unwrap()
+                    .extend(docids.collect::<Vec<_>>());
             })
         },
         &["the tensor `shared.weight` is [5008, 16], expected [9008, 16]"],
@@ -150,7 +186,11 @@ pub const CASES: &[Case] = &[
         |home| {
             home.base();
             let words = json!({"<pad>": 0, "</s>": 1, "<unk>": 2, "iron": 3});
-            home.write(FILE, of_model(json!({"type": "WordLevel", "vocab": words, "unk_token": "<unk>"})).to_string());
+            home.write(
+                FILE,
+                of_model(json!({"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}))
+                    .to_string(),
+            );
             fs::remove_file(home.at("base/docids.json")).unwrap();
             home.check_base()
         },
@@ -158,7 +198,13 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "a token with an id beyond any vocabulary",
-        |home| changed(home, |tokenizer| *tokenizer = of_model(json!({"type": "WordLevel", "vocab": {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": u32::MAX}, "unk_token": "<unk>"}))),
+        |home| {
+            changed(home, |tokenizer| {
+                *tokenizer = of_model(
+                    json!({"type": "WordLevel", "vocab": {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": u32::MAX}, "unk_token": "<unk>"}),
+                )
+            })
+        },
         &["tokenizer.json: the token `a` has id 4294967295, expected at most"],
     ),
     refused(
@@ -190,8 +236,16 @@ pub const CASES: &[Case] = &[
         },
         &["tokenizer.json: the tokenizer has no token `[PAD]`, which is its pad_token"],
     ),
-    refused("a map of characters that is empty", |home| with_charsmap(home, b""), &["tokenizer.json: ", MAP, "0 bytes"]),
-    refused("a map of characters that is garbage", |home| with_charsmap(home, &[0xab; 100]), &["tokenizer.json: ", MAP, "100 bytes"]),
+    refused(
+        "a map of characters that is empty",
+        |home| with_charsmap(home, b""),
+        &["tokenizer.json: ", MAP, "0 bytes"],
+    ),
+    refused(
+        "a map of characters that is garbage",
+        |home| with_charsmap(home, &[0xab; 100]),
+        &["tokenizer.json: ", MAP, "100 bytes"],
+    ),
     refused(
         "a map of characters that lies about its length",
         |home| with_charsmap(home, &[0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
@@ -226,27 +280,60 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "a map of characters that is not base64",
-        |home| changed(home, |tokenizer| tokenizer["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "?!"})),
+        |home| {
+            changed(home, |tokenizer| {
+                tokenizer["normalizer"] =
+                    json!({"type": "Precompiled", "precompiled_charsmap": "?!"})
+            })
+        },
         &["tokenizer.json: ", MAP, "base64"],
     ),
     refused(
         "a unigram model without words",
-        |home| with_text(home, of_model(json!({"type": "Unigram", "vocab": [], "unk_id": 0})).to_string()),
+        |home| {
+            with_text(
+                home,
+                of_model(json!({"type": "Unigram", "vocab": [], "unk_id": 0})).to_string(),
+            )
+        },
         &["tokenizer.json: "],
     ),
     refused(
         "a unigram model whose unknown token is beyond its words",
-        |home| with_text(home, of_model(json!({"type": "Unigram", "vocab": [["<pad>", 0.0], ["</s>", 0.0]], "unk_id": 77})).to_string()),
+        |home| {
+            with_text(home, of_model(json!({"type": "Unigram", "vocab": [["<pad>", 0.0], ["</s>", 0.0]], "unk_id": 77})).to_string())
+        },
         &["tokenizer.json: "],
     ),
     refused(
+        "a unigram model with an empty word",
+        |home| {
+            with_text(home, of_model(json!({"type": "Unigram", "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["", -1.0]], "unk_id": 2})).to_string())
+        },
+        &["tokenizer.json: the word 3 of the vocabulary is empty"],
+    ),
+    refused(
+        "a map of characters that is missing",
+        |home| changed(home, |tokenizer| tokenizer["normalizer"] = json!({"type": "Precompiled"})),
+        &[
+            "tokenizer.json: a normalizer of type `Precompiled` without a text `precompiled_charsmap`",
+        ],
+    ),
+    refused(
         "a merge of words that are not in the vocabulary",
-        |home| with_text(home, of_model(json!({"type": "BPE", "vocab": {"<pad>": 0, "</s>": 1, "<unk>": 2}, "merges": ["a b"]})).to_string()),
+        |home| {
+            with_text(home, of_model(json!({"type": "BPE", "vocab": {"<pad>": 0, "</s>": 1, "<unk>": 2}, "merges": ["a b"]})).to_string())
+        },
         &["tokenizer.json: ", "`a`"],
     ),
     refused(
         "a regular expression that is not closed",
-        |home| changed(home, |tokenizer| tokenizer["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated", "invert": false})),
+        |home| {
+            changed(
+                home,
+                |tokenizer| tokenizer["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated", "invert": false}),
+            )
+        },
         &["tokenizer.json: "],
     ),
 ];
