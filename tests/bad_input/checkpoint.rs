@@ -1,7 +1,5 @@
 //! Checkpoints and base models: configuration, docids, manifest, and directories that are none.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::harness::{Case, refused};
@@ -252,11 +250,15 @@ pub const CONFIG: &[Case] = &[
             home.json("base/genir.json", |manifest| {
                 manifest["encoding"]["query_tokens"] = json!(1_000_000_000)
             });
-            let base = path(&home.at("base"));
-            let query = home.write("query.txt", "iron ".repeat(2_000_000));
-            assert!(fs::metadata(query).is_ok());
-            ["search", &base, &"iron ".repeat(25_000)].map(str::to_owned).to_vec()
+            let query = home.write("query.txt", "iron ".repeat(200_000) + "\n");
+            ["search", &path(&home.at("base")), &format!("<{}", path(&query))]
+                .map(str::to_owned)
+                .to_vec()
         },
-        &["tokens", "MiB"],
+        &[
+            "a batch of 1 of the longest queries, of up to 2",
+            "tokens, needs about ",
+            "MiB, and the process can have ",
+        ],
     ),
 ];
