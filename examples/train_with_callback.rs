@@ -1,4 +1,5 @@
-//! Trains the quickstart from Rust, with a callback that records how far the docid rows have moved since the first step:
+//! Trains the quickstart from Rust, with a callback that records how far the docid rows have moved since the first
+//! step:
 //!
 //!     cargo run --release --example train_with_callback -- runs/from-rust
 //!
@@ -35,7 +36,7 @@ impl Callback for DocidDistance {
         let initial = self.initial.get_or_insert_with(|| rows.clone()).clone();
         let distances = (rows - initial).square().sum_dim(1).sqrt(); // [documents, 1]
         let distance = f64::from(distances.mean().into_scalar::<f32>());
-        state.monitor.scalars(state.step, state.epoch, &[("docids/distance", distance)])?;
+        state.monitor.scalars(state.step, state.epoch, &[("docids/distance", distance)]);
         Ok(Verdict::Continue)
     }
 

@@ -20,11 +20,26 @@ pub(crate) trait Choice: Copy + Display + 'static {
     }
 }
 
-/// Declares an enum with a name for each variant, which is also used by `Display` and serde.
+/// The error of parsing the name of a value that does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {of} `{found}`; expected one of {expected}")]
+pub struct UnknownName {
+    /// The type of the value.
+    pub of: &'static str,
+    /// The name found.
+    pub found: String,
+    /// The known names, each in quotes.
+    pub expected: String,
+}
+
+/// Declares an enum with a name for each variant, which is also used by `Display`, `FromStr` and serde. `FromStr` accepts
+/// the further names after it, too.
 macro_rules! choice {
     (
         $(#[$about:meta])*
-        $name:ident { $($(#[$meaning:meta])* $variant:ident = $value:literal),+ $(,)? }
+        $name:ident {
+            $($(#[$meaning:meta])* $variant:ident = $value:literal $(| $other:literal)*),+ $(,)?
+        }
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,6 +59,21 @@ macro_rules! choice {
 
         impl $crate::choice::Choice for $name {
             const ALL: &'static [Self] = Self::ALL;
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::UnknownName;
+
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                match name {
+                    $($value $(| $other)* => Ok(Self::$variant),)+
+                    _ => Err($crate::UnknownName {
+                        of: stringify!($name),
+                        found: name.to_owned(),
+                        expected: <Self as $crate::choice::Choice>::names(),
+                    }),
+                }
+            }
         }
 
         impl std::fmt::Display for $name {

@@ -5,8 +5,8 @@
 //! them follow the umask, as shared directories require. A lint forbids the corresponding functions of the standard
 //! library elsewhere (`clippy.toml`).
 //!
-//! Files whose paths come from a user or another program are opened with [`open_regular`], [`read_regular`],
-//! [`read_regular_to_string`] or [`read_small_to_string`].
+//! Files whose paths come from a user or another program are opened with `open_regular`, `read_regular`,
+//! `read_regular_to_string` or `read_small_to_string`.
 #![allow(clippy::disallowed_methods)]
 
 mod destination;
@@ -190,6 +190,21 @@ pub fn write_new(path: &Path, content: &[u8]) -> Result<(), FileError> {
 pub fn append_to(path: &Path) -> Result<File, FileError> {
     let file = File::options().append(true).create(true).open(path);
     file.map_err(FileError::new("write", path))
+}
+
+/// Shortens a file to `size` bytes, and flushes it to disk.
+pub(crate) fn truncate(path: &Path, size: u64) -> Result<(), FileError> {
+    let cut = || {
+        let file = File::options().write(true).open(path)?;
+        file.set_len(size)?;
+        file.sync_all()
+    };
+    cut().map_err(FileError::new("shorten", path))
+}
+
+/// Removes a file; symbolic links are not followed.
+pub(crate) fn remove_file(path: &Path) -> Result<(), FileError> {
+    fs::remove_file(path).map_err(FileError::new("remove", path))
 }
 
 /// Creates a file that must not exist, to be written incrementally.

@@ -1,9 +1,10 @@
-//! Fine-tuning and interpretability of generative information retrieval (GenIR) models: a T5 that answers a query with the
-//! identifiers of documents.
+//! Fine-tuning and interpretability of generative information retrieval (GenIR) models: a T5 that answers a query with
+//! the identifiers of documents.
 //!
-//! Each document has one row in the output vocabulary, its *docid*. Training has two tasks: *indexing* (document text to
-//! docid) and *retrieval* (query to docid). All parameters are trained, or a few components of the model, whose frozen
-//! remainder is computed once and cached. Probes measure what the components do. The command `genir` calls this library.
+//! Each document has one row in the output vocabulary, its *docid*. Training has two tasks: *indexing* (document text
+//! to docid) and *retrieval* (query to docid). All parameters are trained, or a few components of the model, whose
+//! frozen remainder is computed once and cached. Probes measure what the components do. The command `genir` calls this
+//! library.
 //!
 //! | task | start here |
 //! | --- | --- |
@@ -11,6 +12,7 @@
 //! | run code in training | [`train::Callback`], [`train::TrainerState`] |
 //! | search | [`checkpoint::Checkpoint`], [`Searcher`] |
 //! | evaluate | [`Retriever`], [`retrieval`] |
+//! | read a run's results | [`run::Summary`], [`monitor::read_scalars`], [`probe::files`] |
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
 //! | read a corpus | [`corpus::load`] |
@@ -28,8 +30,8 @@
 //!
 //! # Train
 //!
-//! A [`Recipe`](recipe::Recipe) holds every option. A [`Plan`](train::Plan) reads the corpus and the headers of the base
-//! model, and reports all problems at once. A [`Training`](train::Training) holds the run directory and trains.
+//! A [`Recipe`](recipe::Recipe) holds every option. A [`Plan`](train::Plan) reads the corpus and the headers of the
+//! base model, and reports all problems at once. A [`Training`](train::Training) holds the run directory and trains.
 //!
 //! ```no_run
 //! use genir::monitor::{Console, Verbosity};
@@ -87,33 +89,27 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use genir::checkpoint::Checkpoint;
-//! use genir::corpus::{self, CorpusOptions, Split};
-//! use genir::retrieval::evaluation::evaluate;
-//! use genir::retrieval::ranking::RankOptions;
-//! use genir::retrieval::DocidOrder;
+//! use genir::corpus::Split;
 //! use genir::{Retriever, Searcher};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let device = genir::device::device("auto")?;
-//! let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
-//! for hit in Searcher::new(&checkpoint).search("Which element is Fe?", 5)? {
+//! let retriever = Retriever::open(Path::new("runs/quickstart"), "best", device)?;
+//! for hit in Searcher::new(&retriever.checkpoint).search("Which element is Fe?", 5)? {
 //!     println!("{:8.3}  {}", hit.score, hit.docid);
 //! }
 //!
-//! let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
-//! let retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
 //! let queries = retriever.queries(Split::Test, None, 0)?;
-//! let order = DocidOrder::new(&retriever.checkpoint.docids);
-//! let options = RankOptions::new(&order, retriever.checkpoint.tokenizer.pad_id());
-//! let (model, device) = (&retriever.checkpoint.model, &retriever.device.device);
-//! let evaluated = evaluate(model, device, &queries, options, None)?;
+//! let evaluated = retriever.evaluate(&queries);
 //! for (name, value) in evaluated.all.iter().flat_map(|metrics| metrics.values()) {
 //!     println!("{name} {value:.4}");
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`retrieval::evaluate`] takes other options and writes a TREC run file. A checkpoint outside of a run is opened with
+//! [`Checkpoint::open`](checkpoint::Checkpoint::open), and combined with a corpus by [`Retriever::new`].
 //!
 //! # Read and replace activations
 //!
@@ -141,23 +137,40 @@
 //! ```
 //!
 //! [`Pass::evaluate`](t5::Pass::evaluate) takes it through a forward pass; see `examples/cross_attention_outputs.rs`.
+//! [`Retriever::evaluate_with_tap`] evaluates the ablated model, and [`retrieval::rank_with_tap`] ranks with it.
+//!
+//! # Read the results of a run
+//!
+//! ```no_run
+//! use genir::monitor::read_scalars;
+//! use genir::run::{RunDirectory, Summary};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let run = RunDirectory::open("runs/quickstart".as_ref())?;
+//! for scalars in read_scalars(&run.metrics())? {
+//!     if let Some(hits) = scalars.values.get("validation/hits@1") {
+//!         println!("step {}: {hits:.4}", scalars.step);
+//!     }
+//! }
+//! let summary = Summary::read(&run.summary())?;
+//! println!("{:?} after {} updates, best {:?}", summary.ended, summary.steps, summary.best);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Probe
 //!
 //! ```no_run
 //! # use std::path::Path;
 //! # use genir::Retriever;
-//! # use genir::checkpoint::Checkpoint;
-//! # use genir::corpus::{self, CorpusOptions, Split};
+//! # use genir::corpus::Split;
 //! use genir::component::Stages;
 //! use genir::probe::{ComparisonModels, PROBE_PRECISION, Probe, ProbeOptions, ProbeQueries, Suite};
 //! use genir::report;
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! # let device = genir::device::device("auto")?;
-//! # let checkpoint = Checkpoint::open(Path::new("runs/quickstart/checkpoints/best"), &device)?;
-//! # let options = CorpusOptions { path: "bundled:atlas".into(), ..CorpusOptions::default() };
-//! # let mut retriever = Retriever::new(checkpoint, corpus::load(&options)?, device)?;
+//! # let mut retriever = Retriever::open(Path::new("runs/quickstart"), "best", device)?;
 //! retriever.compute_in(PROBE_PRECISION); // probes compare small differences
 //! let config = retriever.checkpoint.model.t5.config();
 //! let options = ProbeOptions::new(Some(Stages::scaled(config.num_decoder_layers)?));
@@ -173,7 +186,7 @@
 //! # }
 //! ```
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::missing_errors_doc)]
 // These macros panic if the reader has closed the pipe. Subcommands print through `cli::output`, all other code through
 // `monitor::Console`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -190,8 +203,10 @@ pub mod component;
 pub mod corpus;
 pub mod device;
 pub mod docid;
+mod exact;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod files;
+mod json_number;
 mod kernel;
 pub mod monitor;
 #[doc(hidden)] // for the binary, tests and benches
@@ -207,8 +222,10 @@ mod retriever;
 pub mod run;
 pub mod t5;
 pub mod task;
+mod terminal;
 pub mod train;
 
 pub use allocator::retain_freed_memory;
+pub use choice::UnknownName;
 pub use retrieval::Searcher;
 pub use retriever::{Retriever, RetrieverError};

@@ -187,6 +187,30 @@ fn search_prints_no_control_character_of_a_corpus() {
 }
 
 #[test]
+fn no_control_character_of_a_recipe_or_an_argument_is_printed() {
+    let home = TempDir::new().unwrap();
+    let recipe = tiny_recipe(&home);
+    let run = text(home.path().join("run\u{1b}[2J\u{9b}1m"));
+    let shown = r"run\u{1b}[2J\u{9b}1m";
+    let is_printed = |output: &str| {
+        assert_says(output, &[shown]);
+        let commands = |letter: char| letter.is_control() && letter != '\n';
+        assert!(!output.contains(commands), "{output:?}");
+    };
+    let key = format!("run.directory={run}");
+    is_printed(&succeeds(&["check", &recipe, &key]).stdout);
+    is_printed(&succeeds(&["train", &recipe, &key, "train.steps=1"]).stderr);
+    is_printed(&fs::read_to_string(Path::new(&run).join("log.txt")).unwrap());
+    let best = format!("{run}/checkpoints/best");
+    is_printed(&succeeds(&["eval", &run, &best]).stdout);
+    is_printed(&succeeds(&["probe", &run, "--probe", "direct_effect", "--over", "all"]).stdout);
+    is_printed(&genir_with_input(&["train", &recipe, &key], "").stderr);
+    let copy = text(home.path().join("copy\u{1b}[2J.toml"));
+    let copied = succeeds(&["recipes", "copy", "quickstart", &copy]).stdout;
+    assert!(!copied.contains('\u{1b}') && copied.contains(r"\u{1b}[2J"), "{copied:?}");
+}
+
+#[test]
 fn search_works_without_the_corpus_and_eval_names_what_is_missing() {
     let (home, run) = tiny_run();
     fs::rename(home.path().join("corpus"), home.path().join("moved")).unwrap();

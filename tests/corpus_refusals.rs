@@ -363,6 +363,52 @@ fn malformed_lines_are_never_skipped() {
 }
 
 #[test]
+fn malformed_lines_hide_no_problem_that_is_not_theirs() {
+    let corpus =
+        b"{\"_id\": \"a\", \"text\": \"letter a\"}\n{\"_id\": \"b\", \"txt\": \"letter b\"}\n\
+        {\"_id\": 3, \"title\": \"cut off\n";
+    let queries = b"{\"_id\": \"q1\", \"text\": \"one?\"}\n{\"_id\": \"q2\", \"text\": 2}\n";
+    let judgements = b"query-id\tcorpus-id\tscore\nq1\tb\t1\nq1\t3\t1\nq1\tgone\t1\nq2\ta\t1\nq9\ta\t1\nq1\ta\tx\n";
+    let files = |corpus: &[u8]| {
+        vec![
+            ("corpus.jsonl", corpus.to_vec()),
+            ("queries.jsonl", queries.to_vec()),
+            ("qrels/test.tsv", judgements.to_vec()),
+        ]
+    };
+    let errors = refused(
+        &borrowed(&files(corpus)),
+        &[
+            "3 problems",
+            "4 lines or elements are malformed",
+            "corpus.jsonl, line 2: missing field `text`",
+            "corpus.jsonl, line 3: EOF while parsing",
+            "queries.jsonl, line 2: invalid type",
+            "test.tsv, line 7: found `q1\ta\tx`",
+            // Neither those of the documents `b` and `3` nor those of the query `q2`, whose lines are malformed.
+            "1 judgement is of a document that is not in the corpus",
+            "test.tsv, line 4: query `q1`, document `gone`",
+            "1 judgement is of a query",
+            "test.tsv, line 6: query `q9`, document `a`",
+        ],
+    );
+    assert_eq!(errors.0.len(), 3);
+
+    // Any document may be in a line without a legible id. Queries and judgements are read even without a document.
+    let errors = refused(
+        &borrowed(&files(b"not json\n")),
+        &[
+            "2 problems",
+            "corpus.jsonl, line 1",
+            "queries.jsonl, line 2",
+            "test.tsv, line 7",
+            "query `q9`",
+        ],
+    );
+    assert!(!errors.to_string().contains("gone"), "{errors}");
+}
+
+#[test]
 fn a_broken_file_does_not_hide_problems_of_other_files() {
     let errors = refused(
         &[

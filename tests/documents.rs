@@ -18,8 +18,8 @@ fn text(path: &str) -> String {
     fs::read_to_string(package(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The keys and sections of the section `path` (empty: of the recipe), by what the reader says of an unknown one; `None`
-/// where `path` is no section.
+/// The keys and sections of the section `path` (empty: of the recipe), by what the reader says of an unknown one;
+/// `None` where `path` is no section.
 fn keys_of(path: &str, optimizer: &str) -> Option<Vec<String>> {
     let key = if path.is_empty() { NO_KEY.to_owned() } else { format!("{path}.{NO_KEY}") };
     let overrides = [format!("optimizer.name={optimizer}"), format!("{key}=1")];

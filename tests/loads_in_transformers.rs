@@ -96,12 +96,13 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
         tokenizer: &tokenizer,
         docids: &tiny_model::docids(),
         manifest: &tiny_model::manifest(),
+        training: None,
     };
     let checkpoint = write(home.path(), "step-000012", &contents).unwrap();
     check_checkpoint(python, script, &checkpoint, &model, &tokenizer);
 
-    // With other tokens among the docids, in another order: opened and written again, it has its rows where transformers
-    // looks for them.
+    // With other tokens among the docids, in another order: opened and written again, it has its rows where
+    // transformers looks for them.
     let mixed = home.path().join("mixed");
     mix_rows(&checkpoint, &mixed, tokenizer.vocab_size());
     let opened = Checkpoint::open(&mixed, &Device::flex()).unwrap();
@@ -110,13 +111,14 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
         tokenizer: &opened.tokenizer,
         docids: &opened.docids,
         manifest: &tiny_model::manifest(),
+        training: None,
     };
     let again = write(home.path(), "again", &contents).unwrap();
     check_checkpoint(python, script, &again, &opened.model, &opened.tokenizer);
 }
 
-/// Copies `checkpoint` to `mixed` with a token `<other_0>` before the docid in row 3 of them and `<other_1>` before the one
-/// in row 7, with docids in the opposite order, and with rows to match.
+/// Copies `checkpoint` to `mixed` with a token `<other_0>` before the docid in row 3 of them and `<other_1>` before the
+/// one in row 7, with docids in the opposite order, and with rows to match.
 fn mix_rows(checkpoint: &Path, mixed: &Path, words: usize) {
     fs::create_dir(mixed).unwrap();
     for entry in fs::read_dir(checkpoint).unwrap() {

@@ -215,9 +215,10 @@ fn the_predicted_peak_of_a_small_process_is_near_the_measured_one() {
     compare(&[
         (TINY, &[FULL, NOT_PROBED]),
         (TINY, &[FULL]),
-        // Not with a stored prefix: 76 MiB were predicted where 58 were held.
         (SMALL, &[FULL, NOT_PROBED]),
         (SMALL, &[RESTRICTED, NOT_STORED, NOT_PROBED]),
+        (SMALL, &[RESTRICTED, STORED, NOT_PROBED]),
+        (TINY, &[RESTRICTED, STORED, NOT_PROBED]),
     ]);
 }
 

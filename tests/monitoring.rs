@@ -44,7 +44,7 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
             let loss = 1.0 / step as f64;
             monitor.step(step, loss, 32 * step);
             let values = [("loss/train", loss), ("optimizer/learning_rate", 1e-3)];
-            monitor.scalars(step, step as f64 / 2.0, &values).unwrap();
+            monitor.scalars(step, step as f64 / 2.0, &values);
         }
         tracing::warn!("the gradient grows");
         let strange = [
@@ -52,9 +52,9 @@ fn monitor_a_run(path: &Path, verbosity: Verbosity) {
             ("optimizer/gradient_norm", f64::INFINITY),
             ("loss/lowest", f64::NEG_INFINITY),
         ];
-        monitor.scalars(4, 2.0, &strange).unwrap();
+        monitor.scalars(4, 2.0, &strange);
         let metrics = some_metrics();
-        monitor.evaluation(4, 2.0, "validation", &metrics).unwrap();
+        monitor.evaluation(4, 2.0, "validation", &metrics);
         monitor.message("the best checkpoint is of step 4");
         monitor.finish().unwrap();
     });
@@ -71,7 +71,7 @@ fn show_probes(path: &Path) {
         point(Line::Stage(Stage::Second), 2.0),
         point(Line::Layer(12), 12.0),
     ];
-    monitor.points(5, 2.5, &points).unwrap();
+    monitor.points(5, 2.5, &points);
     let histogram = |line, counts: [u64; 4]| Histogram {
         chart: "probe/a/log2_rank".to_owned(),
         line,
@@ -79,7 +79,7 @@ fn show_probes(path: &Path) {
         buckets: [1.0, 2.0, 3.0, 4.0].into_iter().zip(counts).collect(),
     };
     let histograms = [histogram(Line::Layer(3), [0, 7, 3, 0]), histogram(Line::Model, [0; 4])];
-    monitor.histograms(5, &histograms).unwrap();
+    monitor.histograms(5, &histograms);
     let image = |chart: &str, width, height, bytes| Image {
         chart: chart.to_owned(),
         width,
@@ -87,7 +87,7 @@ fn show_probes(path: &Path) {
         pixels: (0..bytes).map(|byte| byte as u8).collect(),
     };
     let images = [image("probe/a/picture", 5, 2, 30), image("probe/a/wrong", 5, 2, 29)];
-    monitor.images(5, &images).unwrap();
+    monitor.images(5, &images);
     monitor.finish().unwrap();
 }
 
@@ -190,7 +190,7 @@ fn scalars_are_written_before_the_run_ends() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     let mut monitor = Monitor::open(&run, 10, &Console::stderr(Verbosity::Quiet)).unwrap();
-    monitor.scalars(1, 0.1, &[("loss/train", 2.0)]).unwrap();
+    monitor.scalars(1, 0.1, &[("loss/train", 2.0)]);
     assert_eq!(lines(&run.metrics()).len(), 1);
     // The version, the layout and the scalar.
     assert_eq!(events(&run.tensorboard()).len(), 3);
@@ -203,7 +203,7 @@ fn a_second_process_adds_to_the_scalars_of_the_first() {
     let console = Console::stderr(Verbosity::Quiet);
     for step in 1..=2 {
         let mut monitor = Monitor::open(&run, 2, &console).unwrap();
-        monitor.scalars(step, 0.0, &[("loss/train", 1.0)]).unwrap();
+        monitor.scalars(step, 0.0, &[("loss/train", 1.0)]);
         monitor.finish().unwrap();
     }
     assert_eq!(lines(&run.metrics()).len(), 2);
@@ -284,7 +284,7 @@ fn the_layout_shows_the_loss_first_and_the_lines_of_a_chart_together() {
     let before = newest_layout(&run);
     assert_eq!(titles(&before), ["overview"]);
     assert_eq!(before[0].1[0], ("loss".to_owned(), "loss/[^/]+$".to_owned()));
-    monitor.scalars(1, 1.0, &[("loss/train", 1.0)]).unwrap();
+    monitor.scalars(1, 1.0, &[("loss/train", 1.0)]);
     show_probes(temporary.path());
     let after = newest_layout(&run);
     assert_eq!(titles(&after), ["overview", "probe/a"]);
@@ -300,8 +300,8 @@ fn hyperparameters_and_end_status_are_written_for_the_hparams_plugin() {
         ("optimizer.learning_rate", Hyperparameter::Number(0.5)),
         ("model.base", Hyperparameter::Text("t5-small".to_owned())),
     ];
-    monitor.hyperparameters(&values, &["loss/train".to_owned()]).unwrap();
-    monitor.ended(RunOutcome::Failed).unwrap();
+    monitor.hyperparameters(&values, &["loss/train".to_owned()]);
+    monitor.ended(RunOutcome::Failed);
     let events = events(&run.tensorboard());
     let values = events.iter().flat_map(|event| event.get_summary().get_value());
     let data: Vec<(&str, HParamsPluginData)> = values
@@ -381,12 +381,16 @@ fn files_that_cannot_be_written_are_errors_with_the_path() {
 /// The full disk of Linux: every write to it fails.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_full_disk_is_an_error_and_no_panic() {
+fn a_full_disk_is_a_problem_and_no_panic() {
     let temporary = tempfile::tempdir().unwrap();
     let run = new_run(temporary.path());
     std::os::unix::fs::symlink("/dev/full", run.metrics()).unwrap();
     let mut monitor = Monitor::open(&run, 1, &Console::stderr(Verbosity::Quiet)).unwrap();
-    let error = monitor.scalars(1, 0.0, &[("loss/train", 1.0)]).unwrap_err();
+    monitor.scalars(1, 0.0, &[("loss/train", 1.0)]);
+    let error = monitor.problem().unwrap();
+    assert!(error.to_string().contains("metrics.jsonl"), "{error}");
+    monitor.scalars(2, 0.0, &[("loss/train", 0.5)]);
+    let error = monitor.finish().unwrap_err();
     assert!(error.to_string().contains("metrics.jsonl"), "{error}");
 }
 

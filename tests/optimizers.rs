@@ -132,13 +132,13 @@ fn section(name: &str) -> OptimizerSection {
     let real = |key: &str| options[key].as_f64().unwrap_or_else(|| panic!("{name}: {key}"));
     let pair = |key: &str| [0, 1].map(|at| options[key][at].as_f64().unwrap());
     let optimizer = if name.starts_with("adamw") {
-        recipe::Optimizer::AdamW {
+        recipe::OptimizerSettings::AdamW {
             betas: pair("betas"),
             eps: real("eps"),
             weight_decay: real("weight_decay"),
         }
     } else {
-        recipe::Optimizer::Adafactor {
+        recipe::OptimizerSettings::Adafactor {
             eps: pair("eps"),
             clip_threshold: real("clip_threshold"),
             decay_rate: real("decay_rate"),
@@ -212,7 +212,7 @@ fn the_adamw_rule_alone_agrees_with_pytorch() {
     let device = Device::flex();
     for name in ["adamw", "adamw_other"] {
         let section = section(name);
-        let recipe::Optimizer::AdamW { betas: [beta_1, beta_2], eps, weight_decay } =
+        let recipe::OptimizerSettings::AdamW { betas: [beta_1, beta_2], eps, weight_decay } =
             section.optimizer
         else {
             panic!("{name} is AdamW")
@@ -258,7 +258,8 @@ fn gradients_are_clipped_by_their_global_norm() {
     for case in cases()["clipping"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         // With these settings one update of a parameter at 0 gives -g / (|g| + 1).
-        let optimizer = recipe::Optimizer::AdamW { betas: [0.0, 0.0], eps: 1.0, weight_decay: 0.0 };
+        let optimizer =
+            recipe::OptimizerSettings::AdamW { betas: [0.0, 0.0], eps: 1.0, weight_decay: 0.0 };
         let clip_norm = case["max_norm"].as_f64();
         let mut optimizer =
             Optimizer::new(&OptimizerSection { optimizer, learning_rate: 1.0, clip_norm });

@@ -5,7 +5,7 @@ use std::path::Path;
 use genir::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, ReadLimits, Split};
 use genir::prefix::Element;
 use genir::probe::{Over, Probe};
-use genir::recipe::{Every, Init, Optimizer, Span};
+use genir::recipe::{Every, Init, OptimizerSettings, Span};
 use genir::retrieval::CandidateSet;
 use genir::task::{Encoding, Epochs, Task, TaskOptions};
 use small_recipe::{problem, read, small};
@@ -24,7 +24,7 @@ fn defaults_are_filled_in() {
     assert_eq!(recipe.task.tasks, [Task::Indexing, Task::Retrieval]);
     assert_eq!(recipe.trainable.select, ["full"]);
     assert_eq!(recipe.stages, None);
-    let optimizer = Optimizer::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
+    let optimizer = OptimizerSettings::AdamW { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 };
     assert_eq!(recipe.optimizer.optimizer, optimizer);
     assert_eq!(recipe.optimizer.clip_norm, Some(1.0));
     assert_eq!(recipe.evaluate.splits, [Split::Validation]);

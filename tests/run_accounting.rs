@@ -151,7 +151,7 @@ fn a_callback_that_stops_a_run_is_heeded_before_the_first_update_and_at_any_step
         let plan = plan(home.path(), &["log.every_steps=5", "probes.queries=4", "probes.over=all"]);
         let trained = train_beside(&plan, None, vec![Box::new(StopAt(step))]).unwrap();
         let reason = Some("enough".to_owned());
-        assert_eq!(trained.outcome, Outcome { steps: step, stopped: reason.clone() });
+        assert_eq!(trained.outcome, Outcome { steps: step, stopped: reason.clone(), signal: None });
 
         // All that comes at the end of a run has come, though it was not known to be the end.
         let latest = home.path().join("run/checkpoints/latest");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use genir::recipe::{Optimizer, Recipe, SHIPPED, ScheduleName};
+use genir::recipe::{OptimizerSettings, Recipe, SHIPPED, ScheduleName};
 
 fn shipped() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
@@ -103,7 +103,7 @@ fn the_hyperparameters_are_those_of_the_paper() {
     assert_eq!(recipe.optimizer.clip_norm, None);
     assert_eq!(
         recipe.optimizer.optimizer,
-        Optimizer::Adafactor {
+        OptimizerSettings::Adafactor {
             eps: [1e-30, 1e-3],
             clip_threshold: 1.0,
             decay_rate: -0.8,

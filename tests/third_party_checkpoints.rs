@@ -143,6 +143,7 @@ fn docids_keep_their_rows_in_any_order_after_the_text_tokens() {
                 tokenizer: &opened.tokenizer,
                 docids: &opened.docids,
                 manifest: &manifest(),
+                training: None,
             };
             let again = write(parent.path(), "again", &contents).unwrap();
             assert_eq!(rows_by_token(&open(&again).unwrap()), before, "{what}, written again");

@@ -80,7 +80,7 @@ fn the_corpus_is_learnt_and_the_saved_model_is_the_trained_one() {
     let plan =
         plan(home.path(), &["train.steps=200", "optimizer.learning_rate=2e-2", "model.dropout=0"]);
     let trained = train(&plan);
-    assert_eq!(trained.outcome, Outcome { steps: 200, stopped: None });
+    assert_eq!(trained.outcome, Outcome { steps: 200, stopped: None, signal: None });
 
     let losses: Vec<f64> = logged(home.path(), "loss/train").into_values().collect();
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;

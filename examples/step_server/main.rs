@@ -21,7 +21,7 @@ use training::{Mode, Training};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What to time.
+/// The steps to time.
 #[derive(Debug, Parser)]
 pub struct Arguments {
     /// full, restricted or cached (restricted, with all that is frozen computed once before the first step); with

@@ -1,6 +1,6 @@
 //! The arithmetic of a step alone: its matrix products, with the sizes and the library that the step has.
 //!
-//! What is left out is what is not a product: norms, softmax, loss, optimizer, and moving memory about.
+//! All other operations are left out: norms, softmax, loss, optimizer, and copies in memory.
 
 use std::time::Instant;
 
@@ -96,9 +96,9 @@ impl Products {
     }
 }
 
-/// What is trained in a decoder layer.
+/// The trained parts of a decoder layer.
 struct DecoderLayer {
-    /// Whether gradients pass through it.
+    /// True if gradients pass through it.
     backward: bool,
     cross_trained: bool,
     mlp_trained: bool,

@@ -20,14 +20,14 @@ use super::Arguments;
 
 const LEARNING_RATE: f64 = 1e-4;
 
-/// What is trained, and what is computed once.
+/// The trained parameters, and whether the frozen prefix is computed once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
-    /// Whether only cross-attention of Stages II and III and MLPs of Stage III are trained.
+    /// True if only cross-attention of Stages II and III and MLPs of Stage III are trained.
     pub restricted: bool,
-    /// Whether what is frozen is computed once, before the first step.
+    /// True if the frozen prefix is computed once, before the first step.
     pub cached: bool,
-    /// Whether docid rows are trained.
+    /// True if docid rows are trained.
     pub docids: bool,
 }
 
@@ -66,9 +66,9 @@ pub struct Training {
     /// None while the optimizer has it.
     model: Option<GenirModel>,
     source: Tokens,
-    /// What is frozen; none where everything is trained.
+    /// The frozen prefix; `None` if everything is trained.
     prefix: Option<FrozenPrefix>,
-    /// What it has made of the batch, where that is computed once.
+    /// The output of the prefix for the batch, if it is computed once.
     stored: Option<PrefixOutput>,
     /// Docid rows, `[batch]`.
     targets: Tensor<1, Int>,
@@ -120,7 +120,7 @@ impl Training {
             targets: Tensor::from_data(TensorData::new(targets, [batch]), &device),
             model: Some(model),
             optimizer: Optimizer::new(&recipe::OptimizerSection {
-                optimizer: recipe::Optimizer::AdamW {
+                optimizer: recipe::OptimizerSettings::AdamW {
                     betas: [0.9, 0.999],
                     eps: 1e-8,
                     weight_decay: 0.01,

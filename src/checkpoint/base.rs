@@ -114,6 +114,12 @@ pub enum BaseError {
 /// returned unchecked. For a model of the hub, the snapshot of `revision` (a branch, tag or commit; `main` by default)
 /// is returned: the hub resolves the revision, and only files that are not in the cache are downloaded. If the hub
 /// cannot be reached, a complete snapshot in the cache is used, with a warning.
+///
+/// # Errors
+/// [`BaseError`] for a directory that does not exist, a run directory without a checkpoint, an unknown bundled base
+/// model, and a `revision` of what is not on the hub. For a model of the hub, [`BaseError::Hub`] if it is unknown, not
+/// accessible or lacks a file in `wanted`, if the hub cannot be reached and the cache has no complete snapshot, or if a
+/// file cannot be downloaded or written.
 pub fn locate(
     base: &str,
     revision: Option<&str>,

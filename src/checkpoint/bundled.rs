@@ -53,12 +53,12 @@ impl BundledBase {
     }
 
     /// Parses the configuration.
-    pub fn config(&self) -> Result<T5Config, ConfigError> {
+    pub(crate) fn config(&self) -> Result<T5Config, ConfigError> {
         T5Config::from_json(&Path::new(self.name).join("config.json"), self.config)
     }
 
     /// Builds the tokenizer.
-    pub fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerError> {
+    pub(crate) fn tokenizer(&self) -> Result<LoadedTokenizer, TokenizerError> {
         let special_tokens = Some(self.special_tokens.to_owned());
         let config = Some(self.tokenizer_config);
         TextTokenizer::from_texts(Path::new(self.name), self.tokenizer, config, special_tokens)

@@ -93,7 +93,7 @@ pub enum HubProblem {
     Refused {
         /// 401 or 403.
         status: u16,
-        /// Whether a token was sent.
+        /// True if a token was sent.
         token_sent: bool,
     },
     /// The network, the hub or the disk failed.

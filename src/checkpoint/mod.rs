@@ -5,57 +5,35 @@
 //! | `config.json`, `generation_config.json`, `model.safetensors` | as in transformers; docid rows follow text token rows |
 //! | `tokenizer.json` and its companions | the base's tokenizer with an added token `@DOC_ID_<id>@` for each document |
 //! | `docids.json` | the docids in row order |
-//! | `genir.json` | [`Manifest`]: the step, its metrics and the encoding of texts |
+//! | `optimizer.safetensors`, `trainer_state.json` | what a resumed run continues from, besides the weights: see [`crate::train`] |
+//! | `genir.json` | [`Manifest`]: the step, its metrics, the encoding of texts, and the size and checksum of each file |
 
 mod base;
 mod bundled;
 mod download;
 mod hub;
+mod manifest;
 mod read;
 mod transport;
 mod write;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use base::{BaseError, BaseFiles, locate};
 pub use bundled::BundledBase;
 pub use hub::{HubProblem, HubSettings};
+pub(crate) use manifest::MANIFEST;
+pub use manifest::{FileRecord, Manifest};
 pub use read::{Checkpoint, checkpoint_at};
-pub(crate) use write::is_own_file;
-pub use write::{CheckpointContents, link, prune, write};
+pub use write::{CheckpointContents, WriteFiles, link, prune, write};
+pub(crate) use write::{TRAINER_STATE, is_own_file};
 
 use crate::docid::{DocidError, TokenizerError};
 use crate::files::FileError;
 use crate::t5::ConfigError;
 use crate::t5::weights::WeightsError;
-use crate::task::Encoding;
-
-/// The file name of the manifest.
-pub(crate) const MANIFEST: &str = "genir.json";
-
-/// The metadata of a checkpoint written by genir that transformers does not read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Version of the file format.
-    pub format: u32,
-    /// Version of genir that wrote it.
-    pub genir: String,
-    /// Number of updates before the checkpoint.
-    pub step: u64,
-    /// Metrics measured at this step.
-    pub metrics: BTreeMap<String, f64>,
-    /// The encoding of texts in training.
-    pub encoding: Encoding,
-}
-
-impl Manifest {
-    /// The version of the format that this version of genir writes and reads.
-    pub const FORMAT: u32 = 1;
-}
 
 /// Errors of reading or writing a checkpoint.
 #[derive(Debug, Error)]
@@ -82,6 +60,29 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The problem.
         found: String,
+    },
+    /// Files are not as they were written.
+    #[error(
+        "{directory}: the checkpoint is damaged or was changed: {}; restore its files, or use another checkpoint \
+         (if the change is intended, remove `files` from its {MANIFEST})", changed.join(", ")
+    )]
+    Changed {
+        /// The directory.
+        directory: PathBuf,
+        /// The files, each with its problem.
+        changed: Vec<String>,
+    },
+    /// A trained parameter is not finite.
+    #[error(
+        "{directory}: the weights are not finite: `{tensor}` has {count} values that are NaN or infinite; no checkpoint was written"
+    )]
+    NotFinite {
+        /// The directory that would have been written.
+        directory: PathBuf,
+        /// The first such parameter.
+        tensor: String,
+        /// Number of its values that are not finite.
+        count: usize,
     },
     /// The checkpoint is a T5 without docids.
     #[error(

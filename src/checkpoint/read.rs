@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CheckpointError, MANIFEST, Manifest};
+use super::{CheckpointError, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::files::{FileError, read_small_to_string};
 use crate::run::{CHECKPOINTS, LATEST};
 use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
@@ -24,7 +23,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `directory` and loads its weights on `device`. For a run directory, see [`checkpoint_at`].
+    /// Opens the checkpoint in `directory` and loads its weights on `device`. For a run directory, see
+    /// [`checkpoint_at`].
     ///
     /// # Errors
     /// A file is missing or damaged, or the tokenizer has no docids, as that of a base model.
@@ -33,6 +33,11 @@ impl Checkpoint {
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
         let device = &device.into();
+        // First: a damaged file has other errors, which would only confuse.
+        let manifest = Manifest::read(directory)?;
+        if let Some(manifest) = &manifest {
+            manifest.verify(directory)?;
+        }
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
         let Some(imported) = loaded.docids else {
@@ -40,7 +45,6 @@ impl Checkpoint {
         };
         let config = config.with_words(loaded.tokenizer.vocab_size());
         config.check_tokens(directory)?;
-        let manifest = read_manifest(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
         // All that the headers show, before anything of the model's size is allocated.
         let tied = weights::is_tied(&tensors)?;
@@ -70,19 +74,4 @@ pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
     let checkpoints = path.join(CHECKPOINTS);
     let candidates = [path.to_owned(), checkpoints.join("best"), checkpoints.join(LATEST)];
     candidates.into_iter().find(|directory| directory.join("config.json").exists())
-}
-
-fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {
-    let file = directory.join(MANIFEST);
-    if file.symlink_metadata().is_err() {
-        return Ok(None);
-    }
-    let text = read_small_to_string(&file).map_err(FileError::new("read", &file))?;
-    let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    match manifest.format {
-        Manifest::FORMAT => Ok(Some(manifest)),
-        other => Err(wrong(format!("format {other}"))),
-    }
 }

@@ -1,11 +1,13 @@
 //! Writes checkpoints.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{CheckpointError, MANIFEST, Manifest};
+use super::{CheckpointError, FileRecord, MANIFEST, Manifest};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::files::{FileError, create_directory, rename, sync_parent, write_atomically};
 use crate::t5::GenirModel;
@@ -14,9 +16,12 @@ use crate::t5::weights::{self, INDEX};
 /// The prefix of unfinished checkpoints, which hides them from all readers.
 const UNFINISHED: &str = ".unfinished-";
 
+/// The state of the trainer; that of the optimizer is a safetensors file.
+pub(crate) const TRAINER_STATE: &str = "trainer_state.json";
+
 /// Names of the files of a checkpoint, written by genir or others. Weights, also in shards, and vocabularies are
 /// recognised by their extensions.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "config.json",
     "generation_config.json",
     INDEX,
@@ -25,6 +30,7 @@ const FILES: [&str; 9] = [
     "special_tokens_map.json",
     "added_tokens.json",
     "docids.json",
+    TRAINER_STATE,
     MANIFEST,
 ];
 const EXTENSIONS: [&str; 3] = ["safetensors", "bin", "model"];
@@ -39,6 +45,9 @@ pub(crate) fn is_own_file(path: &Path) -> bool {
     is_own && path.with_file_name("config.json").exists()
 }
 
+/// Writes files into a directory.
+pub type WriteFiles<'a> = &'a dyn Fn(&Path) -> Result<(), CheckpointError>;
+
 /// The contents of a checkpoint.
 pub struct CheckpointContents<'a> {
     /// The model, with docid rows in the order of `docids`.
@@ -47,8 +56,10 @@ pub struct CheckpointContents<'a> {
     pub tokenizer: &'a TextTokenizer,
     /// The docids by row.
     pub docids: &'a DocidVocabulary,
-    /// The manifest.
+    /// The manifest; its `files` are set when they are written.
     pub manifest: &'a Manifest,
+    /// Writes further files into the directory; `None`: a model without a training state.
+    pub training: Option<WriteFiles<'a>>,
 }
 
 /// Writes the checkpoint `parent/name`.
@@ -56,6 +67,12 @@ pub struct CheckpointContents<'a> {
 /// All files are written and flushed to disk in a hidden directory, which is then renamed: if the process is killed,
 /// the checkpoint is either complete or absent. Unfinished checkpoints of killed processes are removed first. An
 /// existing checkpoint is never overwritten.
+///
+/// # Errors
+/// [`CheckpointError::Exists`] if the checkpoint exists; [`CheckpointError::NotFinite`] if a weight is not finite;
+/// [`CheckpointError::Weights`], [`CheckpointError::Tokenizer`], [`CheckpointError::Docids`] or
+/// [`CheckpointError::File`] if a file cannot be written, for example because the disk is full, or if released weights
+/// cannot be read from their origin. Nothing is left under the name then.
 pub fn write(
     parent: &Path,
     name: &str,
@@ -65,6 +82,7 @@ pub fn write(
     if target.symlink_metadata().is_ok() {
         return Err(CheckpointError::Exists { directory: target });
     }
+    check_finite(contents.model, &target)?;
     create_directory(parent)?;
     remove_unfinished(parent)?;
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
@@ -81,7 +99,7 @@ pub fn write(
 }
 
 fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), CheckpointError> {
-    let CheckpointContents { model, tokenizer, docids, manifest } = contents;
+    let CheckpointContents { model, tokenizer, docids, manifest, training } = contents;
     let config = model.t5.config();
     let rows = config.vocab_size + model.documents();
     write_json(directory, "config.json", &config.export(rows, model.t5.is_tied()))?;
@@ -95,8 +113,33 @@ fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), Ch
     weights::write(model, directory)?;
     tokenizer.export(directory, Some(docids))?;
     docids.write(&directory.join("docids.json"))?;
-    write_json(directory, MANIFEST, manifest)?;
-    Ok(())
+    if let Some(training) = training {
+        training(directory)?;
+    }
+    // Last: a checkpoint with a manifest has all of its files.
+    let manifest = Manifest { files: records(directory)?, ..(*manifest).clone() };
+    write_json(directory, MANIFEST, &manifest)
+}
+
+/// The sizes and checksums of all files in `directory`.
+fn records(directory: &Path) -> Result<BTreeMap<String, FileRecord>, CheckpointError> {
+    let mut records = BTreeMap::new();
+    for entry in fs::read_dir(directory).map_err(FileError::new("list", directory))? {
+        let entry = entry.map_err(FileError::new("list", directory))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        records.insert(name, FileRecord::of(&entry.path())?);
+    }
+    Ok(records)
+}
+
+/// Refuses a model with a value that is not finite: it could replace the last good checkpoint.
+fn check_finite(model: &GenirModel, target: &Path) -> Result<(), CheckpointError> {
+    match weights::first_not_finite(model) {
+        None => Ok(()),
+        Some((tensor, count)) => {
+            Err(CheckpointError::NotFinite { directory: target.to_owned(), tensor, count })
+        }
+    }
 }
 
 fn write_json(
@@ -112,6 +155,10 @@ fn write_json(
 }
 
 /// Makes `parent/link` a symbolic link to the checkpoint `parent/name`, atomically.
+///
+/// # Errors
+/// [`CheckpointError::File`] if the link cannot be created or renamed, for example if `parent` does not exist or is
+/// read-only, or if a directory has the name of the link.
 pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError> {
     let temporary = parent.join(format!("{UNFINISHED}{link}"));
     if temporary.symlink_metadata().is_ok() {
@@ -119,15 +166,25 @@ pub fn link(parent: &Path, link: &str, name: &str) -> Result<(), CheckpointError
     }
     std::os::unix::fs::symlink(name, &temporary).map_err(FileError::new("create", &temporary))?;
     let path = parent.join(link);
-    Ok(rename(&temporary, &path)?)
+    rename(&temporary, &path)?;
+    Ok(sync_parent(&path)?)
 }
 
 /// Removes the checkpoint `parent/name`. It is renamed first, so that an interrupted removal leaves no partial
 /// checkpoint under that name.
+///
+/// # Errors
+/// [`CheckpointError::File`] if there is no such checkpoint, or if it cannot be renamed or removed.
 pub fn prune(parent: &Path, name: &str) -> Result<(), CheckpointError> {
     let unfinished = parent.join(format!("{UNFINISHED}{name}"));
     let path = parent.join(name);
-    rename(&path, &unfinished)?;
+    match rename(&path, &unfinished) {
+        Err(error) if error.source.kind() == ErrorKind::NotFound => {
+            tracing::warn!("{} was removed by something else", path.display());
+            return Ok(());
+        }
+        renamed => renamed?,
+    }
     fs::remove_dir_all(&unfinished).map_err(FileError::new("remove", &unfinished))?;
     Ok(())
 }

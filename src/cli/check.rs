@@ -5,8 +5,7 @@ use clap::Args;
 
 use super::{RecipeArgs, output};
 use crate::monitor::Console;
-use crate::run::Overwrite;
-use crate::train::Plan;
+use crate::train::{Resume, Start, find_start};
 
 /// Validate a recipe and estimate its cost.
 ///
@@ -25,9 +24,14 @@ pub struct Check {
 
 impl Check {
     pub fn run(self, console: &Console) -> Result<()> {
-        let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
-        let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
+        let recipe = self.recipe.read(console)?;
+        let start = find_start(&recipe, self.overwrite, &Resume::Auto)?;
+        let plan = start.plan(recipe)?;
         plan.check_values()?;
+        if let Start::Continue(point) = &start {
+            let directory = point.directory.display();
+            output::line(format_args!("`genir train` would continue the run from {directory}\n"))?;
+        }
         output::line(super::train::summary(&plan))?;
         for warning in plan.warnings() {
             output::line(format_args!("{warning}\n"))?;

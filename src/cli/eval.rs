@@ -21,7 +21,7 @@ use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{
     RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
-use crate::retrieval::{DocidOrder, Metrics, NamedMeasure, check_batch_memory};
+use crate::retrieval::{Metrics, NamedMeasure, check_batch_memory};
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
 #[derive(Debug, Args)]
@@ -245,14 +245,11 @@ impl Eval {
         if let Some(path) = &self.run {
             check_docids(path, docids.ids())?;
         }
-        let order = DocidOrder::new(docids);
         let options = RankOptions {
-            order: &order,
             candidates: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
-            pad_id: checkpoint.tokenizer.pad_id(),
-            prefix: None,
+            ..retriever.rank_options()
         };
         let mut run = match &self.run {
             Some(path) => Some(RunWriter::create(path, "genir")?),
@@ -278,7 +275,9 @@ impl Eval {
 
     fn print(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Result<()> {
         let text = match self.format {
-            Format::Json => serde_json::to_string_pretty(&self.json(measures, runs))?,
+            Format::Json => {
+                output::escaped_json(&serde_json::to_string_pretty(&self.json(measures, runs))?)
+            }
             Format::Table => self.table(measures, runs),
         };
         let files = [&self.run, &self.qrels, &self.correct, &self.per_query];

@@ -10,6 +10,7 @@ mod probe;
 mod recipes;
 mod reference_models;
 mod search;
+mod signals;
 mod target;
 mod train;
 
@@ -24,6 +25,7 @@ use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
+use crate::terminal::escaped_lines;
 
 /// Fine-tune generative retrieval models: a T5 that answers a query with document ids.
 #[derive(Debug, Parser)]
@@ -115,7 +117,7 @@ impl RecipeArgs {
 }
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
-/// command line that cannot be parsed).
+/// command line that cannot be parsed, 128 plus the signal for a training that a signal interrupted).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
@@ -127,24 +129,26 @@ pub fn main() -> ExitCode {
         .init();
     // On a thread of rayon's pool: a matrix product that a worker starts does not have to wake another thread first.
     // This saves 6% of a full step on two cores (`benches/README.md`).
+    let success = |()| ExitCode::SUCCESS;
     let done = rayon::scope(|_| match cli.command {
         Command::Train(train) => train.run(&console),
-        Command::Eval(eval) => eval.run(),
-        Command::Search(search) => search.run(&console),
-        Command::Probe(probe) => probe.run(&console),
-        Command::Plot(plot) => plot.run(),
-        Command::Check(check) => check.run(&console),
-        Command::Recipes(recipes) => recipes.run(),
-        Command::Cache(cache) => cache.run(),
+        Command::Eval(eval) => eval.run().map(success),
+        Command::Search(search) => search.run(&console).map(success),
+        Command::Probe(probe) => probe.run(&console).map(success),
+        Command::Plot(plot) => plot.run().map(success),
+        Command::Check(check) => check.run(&console).map(success),
+        Command::Recipes(recipes) => recipes.run().map(success),
+        Command::Cache(cache) => cache.run().map(success),
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // The reader has closed the pipe on purpose: `genir check RECIPE | head -3`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            let message = format!("error: {}", escaped_lines(&with_causes(&error)));
+            console.log_line(&message);
             // If standard error cannot be written either, nothing is left to report to.
-            let _ =
-                writeln!(io::stderr(), "error: {}", output::escaped_lines(&with_causes(&error)));
+            let _ = writeln!(io::stderr(), "{message}");
             ExitCode::FAILURE
         }
     }

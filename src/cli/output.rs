@@ -3,8 +3,10 @@
 //! `println!` panics if the reader has closed the pipe (`genir check RECIPE | head -3`). Here that is an error which
 //! ends the subcommand; [`super::main`] then prints no message, because nothing went wrong.
 
-use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use crate::terminal::{escaped_lines, is_control};
 
 /// Standard output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -25,57 +27,42 @@ pub(super) fn print(text: impl Display) -> Result<(), OutputError> {
     Ok(out.flush()?)
 }
 
-/// Prints text and a line break.
+/// Prints text of one or several lines for people, with control characters escaped, and a line break.
 pub(super) fn line(text: impl Display) -> Result<(), OutputError> {
-    print(format_args!("{text}\n"))
+    print(format_args!("{}\n", escaped_lines(&text.to_string())))
 }
 
-/// Prints a line on standard error, for when an output file is written to standard output. Errors are ignored.
-pub(super) fn error_line(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Displays text from a file safely on a terminal: on one line, with control characters and characters that change the
-/// direction of text escaped as `\u{1b}`.
-pub(super) struct Escaped<'a>(pub &'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|letter| match letter {
-            '\t' | '\n' | '\r' => formatter.write_char(' '),
-            letter if is_control(letter) => write!(formatter, "{}", letter.escape_unicode()),
-            letter => formatter.write_char(letter),
-        })
+/// Prints data, which a program may read: control characters are escaped on a terminal only.
+pub(super) fn data(text: &str) -> Result<(), OutputError> {
+    match io::stdout().is_terminal() {
+        true => print(escaped_lines(text)),
+        false => print(text),
     }
 }
 
-/// Returns text of several lines with each line [`Escaped`].
-pub(super) fn escaped_lines(text: &str) -> String {
-    text.lines().map(|line| Escaped(line).to_string()).collect::<Vec<_>>().join("\n")
+/// Prints a line on standard error, as [`line`] does, for when an output file is written to standard output. Errors
+/// are ignored.
+pub(super) fn error_line(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{}", escaped_lines(&text.to_string()));
 }
 
-/// Returns a JSON value on one line with the same characters escaped. JSON itself escapes only those below U+0020;
-/// outside of strings none of them occurs.
+/// Returns a JSON value on one line without control characters.
 pub(super) fn json(value: &serde_json::Value) -> String {
-    let mut line = String::new();
-    for letter in value.to_string().chars() {
-        if is_control(letter) {
-            line += &format!("\\u{:04x}", u32::from(letter)); // all of them are below U+10000
+    escaped_json(&value.to_string())
+}
+
+/// Returns the text of a JSON value with control characters escaped, except line breaks. JSON itself escapes only those
+/// below U+0020; outside of strings none of them occurs.
+pub(super) fn escaped_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_control(letter) && letter != '\n' {
+            escaped += &format!("\\u{:04x}", u32::from(letter)); // all of them are below U+10000
         } else {
-            line.push(letter);
+            escaped.push(letter);
         }
     }
-    line
-}
-
-/// True for control characters (C0, DEL, C1), line and paragraph separators, and Unicode's directional formatting
-/// characters (property `Bidi_Control`).
-fn is_control(letter: char) -> bool {
-    let directional = matches!(
-        letter,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    );
-    letter.is_control() || directional || matches!(letter, '\u{2028}' | '\u{2029}')
+    escaped
 }
 
 #[cfg(test)]
@@ -84,14 +71,6 @@ mod tests {
 
     /// Terminal escape sequences in C0 and C1, BEL, DEL, and characters that reverse the text.
     const HOSTILE: &str = "a\u{1b}[31mb\u{9b}2Jc\u{7}d\u{7f}e\u{202e}f\u{2066}g\u{2028}h";
-
-    #[test]
-    fn control_characters_of_a_text_are_escaped() {
-        let expected = "a\\u{1b}[31mb\\u{9b}2Jc\\u{7}d\\u{7f}e\\u{202e}f\\u{2066}g\\u{2028}h";
-        assert_eq!(Escaped(HOSTILE).to_string(), expected);
-        let text = "one line\r\nand\tanother: Zürich, שלום, 中文, 👍🏽";
-        assert_eq!(Escaped(text).to_string(), "one line  and another: Zürich, שלום, 中文, 👍🏽");
-    }
 
     #[test]
     fn json_escapes_them_and_parses_to_the_same_value() {

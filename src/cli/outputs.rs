@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::output;
 use crate::checkpoint;
 use crate::corpus::Split;
 use crate::files::{AtomicFile, Destination, Stream};
 use crate::probe::Probe;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
+use crate::terminal::escaped_lines;
 
 /// Extensions of the files that corpora are read from.
 const CORPUS_EXTENSIONS: [&str; 4] = ["json", "jsonl", "tsv", "gz"];
@@ -66,8 +66,7 @@ pub(super) fn escaped_for_terminal(path: &Path, text: Vec<u8>) -> Vec<u8> {
     if !(is_standard_output(path) && io::stdout().is_terminal()) {
         return text;
     }
-    let mut lines = output::escaped_lines(&String::from_utf8_lossy(&text));
-    lines.push('\n');
+    let lines = escaped_lines(&String::from_utf8_lossy(&text));
     lines.into_bytes()
 }
 

@@ -25,6 +25,7 @@ use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
 use crate::retrieval::{CandidateSet, check_batch_memory};
 use crate::retriever::Retriever;
+use crate::terminal::escaped_lines;
 
 /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
 #[derive(Debug, Args)]
@@ -152,7 +153,7 @@ Examples:
   genir probe runs/quickstart --probe circuit --circuit 'decoder.mlp[I,II]=mean,decoder.self_attention=zero'
   genir probe CHECKPOINT --corpus DIRECTORY --base google-t5/t5-large --format json --output probes.json";
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// Readable tables.
     Table,
@@ -331,8 +332,8 @@ impl ProbeCommand {
             Format::Table => write_tables(records, &mut text)?,
             Format::Csv => report::write_csv(records, &mut text)?,
             Format::Json => {
-                serde_json::to_writer_pretty(&mut text, records)?;
-                text.push(b'\n');
+                let json = serde_json::to_string_pretty(records)?;
+                writeln!(text, "{}", output::escaped_json(&json))?;
             }
         }
         let files: Vec<&PathBuf> =
@@ -346,7 +347,10 @@ impl ProbeCommand {
             None if files.iter().any(|path| outputs::is_standard_output(path)) => {
                 output::error_line(String::from_utf8_lossy(&text));
             }
-            None => output::print(String::from_utf8_lossy(&text))?,
+            None if self.format == Format::Table => {
+                output::print(escaped_lines(&String::from_utf8_lossy(&text)))?;
+            }
+            None => output::data(&String::from_utf8_lossy(&text))?,
         }
         Ok(())
     }

@@ -6,10 +6,11 @@ use std::io::{BufRead, Read};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::output::{self, Escaped};
+use super::output;
 use super::target::Target;
 use crate::monitor::Console;
 use crate::retrieval::{Hit, Searcher};
+use crate::terminal::Escaped;
 
 /// Rank documents for queries from the command line or standard input.
 #[derive(Debug, Args)]

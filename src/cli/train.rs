@@ -1,12 +1,14 @@
 //! `genir train`
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
+use super::signals::listen;
 use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
@@ -14,13 +16,17 @@ use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
 use crate::recipe::Init;
-use crate::run::Overwrite;
-use crate::train::{MemoryEstimate, Plan, Training};
+use crate::train::{MemoryEstimate, Plan, Resume, Training, find_start};
 
 /// Fine-tune a model from a recipe.
 ///
 /// The run directory holds the resolved recipe, the environment, metrics.jsonl, TensorBoard events, TREC run files, and
 /// checkpoints that load in transformers.
+///
+/// If the run directory holds an unfinished run of this recipe, it continues from its newest checkpoint, to the same
+/// weights as if it had not been interrupted. SIGINT (Ctrl-C), SIGTERM and SIGHUP finish the current step, write a
+/// checkpoint and exit with 128 plus the signal's number; a second signal exits at once. SIGUSR1 writes a checkpoint and
+/// continues.
 #[derive(Debug, Args)]
 pub struct Train {
     #[command(flatten)]
@@ -29,16 +35,28 @@ pub struct Train {
     /// Replace the existing run in the run directory. The old run is moved to .genir-old until the new one has written
     /// its first checkpoint. If the new run ends without a checkpoint, the old run is restored, and the log of the new
     /// one is moved to failed-run/.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
+
+    /// What to do with an unfinished run in the run directory: `auto` continues it, `never` refuses to, and the name or
+    /// path of one of its checkpoints continues from there (newer checkpoints are removed).
+    #[arg(long, value_name = "auto|never|CHECKPOINT", default_value = "auto")]
+    resume: String,
 }
 
 impl Train {
-    pub fn run(self, console: &Console) -> Result<()> {
-        let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
+    pub fn run(self, console: &Console) -> Result<ExitCode> {
         console.buffer_log();
-        let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
-        let training = Training::claim(&plan, overwrite)?;
+        let resume = match self.resume.as_str() {
+            "auto" => Resume::Auto,
+            "never" => Resume::Never,
+            path => Resume::From(path.into()),
+        };
+        let recipe = self.recipe.read(console)?;
+        let start = find_start(&recipe, self.overwrite, &resume)?;
+        let plan = start.plan(recipe)?;
+        let training = Training::start(&plan, start)?;
+        listen(&training.requests())?;
         let run = training.directory().clone();
         console.message(&summary(&plan));
         for warning in plan.warnings() {
@@ -46,6 +64,13 @@ impl Train {
         }
         let start = Instant::now();
         let outcome = training.run(console)?;
+        if let Some(signal) = outcome.signal {
+            console.message(&format!(
+                "interrupted by signal {signal} after step {}; the same command continues the run",
+                outcome.steps
+            ));
+            return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)));
+        }
         if let Some(reason) = outcome.stopped {
             console.message(&format!("stopped after step {}: {reason}", outcome.steps));
         }
@@ -54,7 +79,7 @@ impl Train {
             run.probes().exists(),
             start.elapsed().as_secs_f64(),
         ));
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -251,8 +251,8 @@ impl LayerSet {
 }
 
 impl Selector {
-    /// Whether the selector names the parameter at `place`, be it to train it or to take it away. Without `stages`,
-    /// what [needs](Selector::needs_stages) them names nothing.
+    /// Returns whether the selector names the parameter at `place`, to train or to exclude it. Without `stages`, a
+    /// selector that [needs](Selector::needs_stages) them names nothing.
     pub fn matches(&self, place: ParameterPlace, stages: Option<&Stages>) -> bool {
         match (&self.target, place) {
             (_, ParameterPlace::Layer { stack, layer, component, .. }) => {
@@ -295,7 +295,7 @@ impl Selector {
         }
     }
 
-    /// Whether it can be resolved only where the decoder has three stages.
+    /// Returns whether it can be resolved only if the decoder has three stages.
     pub fn needs_stages(&self) -> bool {
         match &self.target {
             Target::Restricted => true,
@@ -351,13 +351,12 @@ fn depth(places: &Places, stack: Stack) -> usize {
     places.iter().filter_map(|(_, place)| after(place)).max().unwrap_or(0)
 }
 
-/// The parameters of the model with these `names` that `selectors` name together, read from the
-/// first to the last: each adds what it matches or takes it away again. A decoder of one or two layers
-/// has no `stages`.
+/// Returns the parameters, of a model with these `names`, that `selectors` name together. They are read from the first
+/// to the last: each adds or removes what it matches. A decoder of one or two layers has no `stages`.
 ///
-/// Errors: a selector that is not understood, matches nothing, takes nothing away, or names a stage
-/// where there is none; stages that do not fit the decoder; a parameter of unknown form; nothing
-/// selected at all.
+/// # Errors
+/// A selector that is not understood, matches nothing, removes nothing, or names a stage of a decoder without stages;
+/// stages that do not fit the decoder; a parameter of unknown form; no parameter selected at all.
 pub fn trainable_set<'a>(
     selectors: &[String],
     stages: Option<&Stages>,

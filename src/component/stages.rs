@@ -134,6 +134,9 @@ impl Stages {
     pub const LEAST_DEPTH: usize = Stage::ALL.len();
 
     /// The paper's 7, 11 and 6 of 24 layers scaled to `depth` decoder layers, each at least one.
+    ///
+    /// # Errors
+    /// [`StagesError::TooShallow`] for fewer than three layers.
     pub fn scaled(depth: usize) -> Result<Self, StagesError> {
         if depth < Self::LEAST_DEPTH {
             return Err(StagesError::TooShallow { depth });
@@ -146,6 +149,11 @@ impl Stages {
 
     /// The given stages of a decoder of `depth` layers; an overlap, a gap and a layer without a stage
     /// are errors.
+    ///
+    /// # Errors
+    /// [`StagesError::Empty`] for a stage without layers; [`StagesError::Gap`] and [`StagesError::Overlap`] if a stage
+    /// does not start where the one before it ends (the first at 0); [`StagesError::TooShallow`] and
+    /// [`StagesError::Depth`] as for [`Stages::check_depth`].
     pub fn explicit(
         first: Range<usize>,
         second: Range<usize>,
@@ -158,7 +166,7 @@ impl Stages {
     }
 
     /// The given stages of a decoder whose depth is not known yet; see [`Stages::check_depth`].
-    pub fn consecutive(
+    pub(crate) fn consecutive(
         first: Range<usize>,
         second: Range<usize>,
         third: Range<usize>,
@@ -184,6 +192,10 @@ impl Stages {
     }
 
     /// Checks that the stages cover a decoder of `depth` layers exactly.
+    ///
+    /// # Errors
+    /// [`StagesError::TooShallow`] for a decoder of fewer than three layers, [`StagesError::Depth`] if the last stage
+    /// ends before or after `depth`.
     pub fn check_depth(&self, depth: usize) -> Result<(), StagesError> {
         let end = self.depth();
         if depth < Self::LEAST_DEPTH {
@@ -262,6 +274,9 @@ impl<'de> Deserialize<'de> for Stages {
 }
 
 /// Layers from text: `7..18` (end exclusive), `7-17` (both ends included) or one layer `7`.
+///
+/// # Errors
+/// [`StagesError::NotLayers`] for text of another form, and for a range without a layer (`7..7`, `9-3`).
 pub fn parse_layers(text: &str) -> Result<Range<usize>, StagesError> {
     let number = |part: &str| part.trim().parse::<usize>().ok();
     let layers = if let Some((start, end)) = text.split_once("..") {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind};
+use super::builder::{Aborted, CorpusBuilder, Queries, QueryKind, UnreadLines};
 use super::error::CorpusError;
 use super::files;
 use super::findings::FindingKind;
@@ -29,6 +29,8 @@ pub(super) const QRELS: &str = "qrels";
 pub(super) const JUDGEMENTS: &str =
     "qrels/train.tsv, qrels/dev.tsv (or val, valid, validation), qrels/test.tsv";
 
+/// The key of the id of a document or query.
+const ID: &str = "_id";
 const EXPECTED_DOCUMENT: &str = r#"{"_id": "7", "title": "...", "text": "..."}"#;
 const EXPECTED_QUERY: &str = r#"{"_id": "q1", "text": "..."}"#;
 const EXPECTED_HEADER: &str = "the header `query-id<TAB>corpus-id<TAB>score`";
@@ -56,8 +58,8 @@ struct QueryLine {
 struct AllQueries {
     queries: Vec<KnownQuery>,
     by_id: HashMap<String, usize>,
-    /// True if all queries were read: a query that is not among them is then absent from the corpus.
-    is_complete: bool,
+    /// The lines that could not be read.
+    unread: UnreadLines,
 }
 
 struct KnownQuery {
@@ -100,6 +102,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     };
     read::json_lines(
         &documents,
+        ID,
         EXPECTED_DOCUMENT,
         builder,
         |builder, location, line: DocumentLine| {
@@ -119,7 +122,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
 
 fn read_queries(file: &Path, builder: &mut CorpusBuilder) -> AllQueries {
     let (mut queries, mut by_id) = (Vec::<KnownQuery>::new(), HashMap::new());
-    read::json_lines(file, EXPECTED_QUERY, builder, |builder, location, line: QueryLine| {
+    read::json_lines(file, ID, EXPECTED_QUERY, builder, |builder, location, line: QueryLine| {
         let id = line.id.0;
         let text = builder.checked_text(location, format_args!("query `{id}`"), line.text);
         if let Some(&earlier) = by_id.get(&id) {
@@ -131,7 +134,7 @@ fn read_queries(file: &Path, builder: &mut CorpusBuilder) -> AllQueries {
         by_id.insert(id.clone(), queries.len());
         queries.push(KnownQuery { id, text, location: location.clone(), is_judged: false });
     });
-    AllQueries { queries, by_id, is_complete: !builder.is_incomplete() }
+    AllQueries { queries, by_id, unread: builder.take_unread() }
 }
 
 fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mut CorpusBuilder) {
@@ -167,7 +170,7 @@ fn read_judgements(file: &Path, split: Split, all: &mut AllQueries, builder: &mu
         };
         let Some(&known) = all.by_id.get(query) else {
             // A judgement of 0 for an absent query has no effect.
-            if grade > 0 && all.is_complete {
+            if grade > 0 && !all.unread.may_have(query) {
                 let what = format_args!("query `{query}`, document `{document}`");
                 builder.note(FindingKind::AbsentQuery, location, what);
             }

@@ -35,14 +35,36 @@ pub(super) struct CorpusBuilder {
     empty: Vec<(u32, FileLocation)>,
     /// The files that have been opened.
     read: HashSet<PathBuf>,
-    /// True if all documents were read: a document that is not among them is then absent from the corpus.
-    has_all_documents: bool,
+    /// The unread lines of the file that is being read.
+    unread: UnreadLines,
+    /// Those of the file of documents, once its reading has ended.
+    unread_documents: Option<UnreadLines>,
     /// Limits of the files.
     pub(super) limits: ReadLimits,
     /// Bytes of the texts so far.
     held: u64,
     /// Bytes that they may have.
     room: Option<u64>,
+}
+
+/// The lines of a file that could not be read.
+#[derive(Default)]
+pub(super) struct UnreadLines {
+    /// The ids in malformed lines.
+    ids: HashSet<String>,
+    /// True if there are others: malformed lines without a legible id, or the rest of a file.
+    has_others: bool,
+}
+
+impl UnreadLines {
+    /// Returns whether the element `id` may be in an unread line. One that cannot be is absent from the file.
+    pub(super) fn may_have(&self, id: &str) -> bool {
+        self.has_others || self.ids.contains(id)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && !self.has_others
+    }
 }
 
 impl CorpusBuilder {
@@ -57,7 +79,7 @@ impl CorpusBuilder {
             .zip(&corpus.documents)
             .map(|(row, document)| (document.id.clone(), row))
             .collect();
-        Self { corpus, rows, has_all_documents: true, ..Self::new(limits) }
+        Self { corpus, rows, unread_documents: Some(UnreadLines::default()), ..Self::new(limits) }
     }
 
     /// Counts a problem, or something that the user should know.
@@ -70,20 +92,35 @@ impl CorpusBuilder {
         self.findings.add(kind, location, what);
     }
 
+    /// Counts a malformed line, whose id is `id` if it is legible.
+    pub(super) fn malformed_line(
+        &mut self,
+        location: &FileLocation,
+        id: Option<String>,
+        what: fmt::Arguments<'_>,
+    ) {
+        self.note(FindingKind::Malformed, location, what);
+        match id {
+            Some(id) => _ = self.unread.ids.insert(id),
+            None => self.unread.has_others = true,
+        }
+    }
+
     /// Records an error that ends the reading of a file.
     pub(super) fn error(&mut self, error: CorpusError) {
         self.errors.push(error);
+        self.unread.has_others = true;
+    }
+
+    /// Ends the reading of a file, and returns its unread lines.
+    pub(super) fn take_unread(&mut self) -> UnreadLines {
+        std::mem::take(&mut self.unread)
     }
 
     /// Records an error that ends the reading of the corpus.
     pub(super) fn abort(&mut self, error: CorpusError) -> Aborted {
         self.errors.push(error);
         Aborted
-    }
-
-    /// Returns whether a file could not be read to its end so far, or has malformed lines.
-    pub(super) fn is_incomplete(&self) -> bool {
-        !self.errors.is_empty() || self.findings.count(FindingKind::Malformed) > 0
     }
 
     /// Counts a text. One that no longer fits into memory ends the reading: see [`Self::is_full`].
@@ -95,7 +132,7 @@ impl CorpusBuilder {
         if let Some(available) = self.room
             && self.is_full()
         {
-            self.errors.push(CorpusError::Memory { held: self.held, available });
+            self.error(CorpusError::Memory { held: self.held, available });
         }
     }
 
@@ -178,14 +215,15 @@ impl CorpusBuilder {
         text.text
     }
 
-    /// Ends the file of documents. Reading cannot continue without any document.
+    /// Ends the file of documents. A file without any document ends the reading of the corpus, unless unread lines may
+    /// have some.
     pub(super) fn finish_documents(&mut self, file: &Path) -> Result<(), Aborted> {
-        self.has_all_documents = !self.is_incomplete();
-        match (self.corpus.documents.is_empty(), self.has_all_documents) {
-            (false, _) => Ok(()),
-            (true, true) => Err(self.abort(CorpusError::NoDocuments { file: file.to_path_buf() })),
-            // The reason has been reported.
-            (true, false) => Err(Aborted),
+        let unread = self.take_unread();
+        let is_empty = self.corpus.documents.is_empty() && unread.is_empty();
+        self.unread_documents = Some(unread);
+        match is_empty {
+            true => Err(self.abort(CorpusError::NoDocuments { file: file.to_path_buf() })),
+            false => Ok(()),
         }
     }
 
@@ -207,7 +245,8 @@ impl CorpusBuilder {
                 self.queries(kind).push(Query { id, text, relevant });
             }
             None => {
-                self.absent_document(location, format_args!("query `{id}`, document `{document}`"));
+                let what = format_args!("query `{id}`, document `{document}`");
+                self.absent_document(location, document, what);
                 self.note(
                     FindingKind::LeftWithoutJudgement,
                     location,
@@ -217,9 +256,9 @@ impl CorpusBuilder {
         }
     }
 
-    /// Counts a judgement of an absent document, unless documents are missing for a reason that is reported.
-    fn absent_document(&mut self, location: &FileLocation, what: fmt::Arguments<'_>) {
-        if self.has_all_documents {
+    /// Counts a judgement of an absent document, unless it may be in an unread line, which is reported.
+    fn absent_document(&mut self, location: &FileLocation, id: &str, what: fmt::Arguments<'_>) {
+        if self.unread_documents.as_ref().is_some_and(|unread| !unread.may_have(id)) {
             self.note(FindingKind::AbsentDocument, location, what);
         }
     }
@@ -269,7 +308,8 @@ impl CorpusBuilder {
 
     /// Returns the rows of the documents to leave out, if all documents were read.
     fn left_out(&mut self, leave_out: &LeaveOut) -> Result<HashSet<u32>, Aborted> {
-        match (leave_out, self.has_all_documents) {
+        let has_all_documents = self.unread_documents.as_ref().is_some_and(UnreadLines::is_empty);
+        match (leave_out, has_all_documents) {
             (LeaveOut::None, _) => Ok(HashSet::new()),
             (_, true) => leave_out.resolve(&self.corpus).map_err(|error| self.abort(error)),
             (_, false) => Err(Aborted),
@@ -361,7 +401,7 @@ impl Queries {
         let Some(&row) = builder.rows.get(document) else {
             // A judgement of 0 for an absent document has no effect.
             if grade > 0 {
-                builder.absent_document(location, what);
+                builder.absent_document(location, document, what);
             }
             draft.has_absent_document |= grade > 0;
             return;

@@ -22,7 +22,6 @@ use serde::Deserialize;
 use super::builder::{Aborted, CorpusBuilder, QueryKind};
 use super::error::CorpusError;
 use super::files;
-use super::findings::FindingKind;
 use super::location::FileLocation;
 use super::read::{self, Id, nullable};
 use super::text::Text;
@@ -32,6 +31,8 @@ const DOCUMENTS: [&str; 2] = ["documents.jsonl", "corpus.jsonl"];
 const DOCUMENT_PREFIXES: [&str; 2] = ["document: ", "passage: "];
 const QUERY_PREFIXES: [&str; 2] = ["question: ", "query: "];
 
+/// The key of the id that a document and its queries share.
+const ID: &str = "text_id";
 const EXPECTED: &str = r#"{"text_id": 7, "text": "..."}"#;
 const EXPECTED_PREFIX: &str = "a text that starts with `document: `, `passage: `, `question: ` or `query: `, \
      or a separate file of documents (documents.jsonl or corpus.jsonl)";
@@ -89,7 +90,7 @@ pub(super) fn read(
     let mut queries_of_train = Vec::new();
     match files.documents {
         Some(_) => {
-            read::json_lines(documents, EXPECTED, builder, |builder, location, line: Line| {
+            read::json_lines(documents, ID, EXPECTED, builder, |builder, location, line: Line| {
                 builder.text(location, line.text_id.0, strip_prefix(line.text, &DOCUMENT_PREFIXES));
             })
         }
@@ -109,7 +110,7 @@ pub(super) fn read(
                 let lines = std::mem::take(&mut queries_of_train);
                 lines.into_iter().for_each(|(location, line)| add(builder, &location, line));
             }
-            false => read::json_lines(file, EXPECTED, builder, add),
+            false => read::json_lines(file, ID, EXPECTED, builder, add),
         }
         builder.finish_queries(kind, file);
     }
@@ -119,7 +120,7 @@ pub(super) fn read(
 /// Reads the documents of a file that also has queries, and returns the queries.
 fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(FileLocation, Line)> {
     let mut queries = Vec::new();
-    read::json_lines(file, EXPECTED, builder, |builder, location, line: Line| {
+    read::json_lines(file, ID, EXPECTED, builder, |builder, location, line: Line| {
         if prefix_length(&line.text.text, &QUERY_PREFIXES).is_some() {
             queries.push((location.clone(), line));
         } else if prefix_length(&line.text.text, &DOCUMENT_PREFIXES).is_some() {
@@ -127,7 +128,7 @@ fn read_mixed(file: &Path, builder: &mut CorpusBuilder) -> Vec<(FileLocation, Li
         } else {
             let text = read::beginning(&line.text.text);
             let what = format_args!("the text `{text}` has no prefix; expected {EXPECTED_PREFIX}");
-            builder.note(FindingKind::Malformed, location, what);
+            builder.malformed_line(location, Some(line.text_id.0), what);
         }
     });
     queries

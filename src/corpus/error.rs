@@ -50,7 +50,7 @@ pub enum CorpusError {
         path: String,
         /// The possible files or layouts.
         candidates: Vec<String>,
-        /// How to choose one.
+        /// The advice for choosing one, as the end of the message.
         solution: String,
     },
     /// There is no bundled corpus with this name.
@@ -58,12 +58,6 @@ pub enum CorpusError {
     UnknownBundled {
         /// The name after `bundled:`.
         name: String,
-    },
-    /// The name is not the name of a split.
-    #[error("unknown split `{found}`; expected train, validation (val, valid, dev) or test")]
-    UnknownSplit {
-        /// The name found.
-        found: String,
     },
     /// The file is not valid UTF-8.
     #[error("{}, line {line}: not UTF-8; convert the file to UTF-8", file.display())]

@@ -22,7 +22,7 @@ struct GeneratedLine {
 
 /// Reads the file. Its queries get the ids `generated-<line>`.
 pub(super) fn read(file: &Path, builder: &mut CorpusBuilder) {
-    read::json_lines(file, EXPECTED, builder, |builder, location, line: GeneratedLine| {
+    read::json_lines(file, "docid", EXPECTED, builder, |builder, location, line: GeneratedLine| {
         let id = format!("generated-{}", location.line.unwrap_or(0));
         builder.pair(QueryKind::Generated, location, (id, line.query), &line.docid.0);
     });

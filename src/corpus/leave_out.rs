@@ -30,6 +30,10 @@ pub enum LeaveOut {
 
 impl LeaveOut {
     /// Returns the indices into [`Corpus::documents`] of the documents to leave out.
+    ///
+    /// # Errors
+    /// [`CorpusError::UnknownLeftOut`] with the number and the first five of the ids that no document has;
+    /// [`CorpusError::TooManyLeftOut`] if no document would remain.
     pub fn resolve(&self, corpus: &Corpus) -> Result<HashSet<u32>, CorpusError> {
         let left_out: HashSet<u32> = match self {
             Self::None => HashSet::new(),

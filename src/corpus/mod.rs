@@ -10,7 +10,6 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 pub mod atlas;
 pub mod beir;
@@ -78,22 +77,9 @@ choice! {
         /// Used for training.
         Train = "train",
         /// Evaluated during training.
-        Validation = "validation",
+        Validation = "validation" | "val" | "valid" | "dev",
         /// Evaluated at the end.
         Test = "test",
-    }
-}
-
-impl FromStr for Split {
-    type Err = CorpusError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "train" => Ok(Self::Train),
-            "validation" | "val" | "valid" | "dev" => Ok(Self::Validation),
-            "test" => Ok(Self::Test),
-            _ => Err(CorpusError::UnknownSplit { found: name.to_owned() }),
-        }
     }
 }
 
@@ -197,6 +183,12 @@ pub struct LoadedCorpus {
 }
 
 /// Loads a corpus, or returns all problems with it.
+///
+/// # Errors
+/// All problems at once: an unknown bundled corpus; a path without the files of a layout, or with those of two; files
+/// that cannot be read, are not regular files, are Git LFS pointers or not UTF-8; malformed lines; no documents; ids to
+/// leave out that no document has. Data that would silently change (empty texts, repeated ids, judgements of absent
+/// documents) are errors unless `options.on_problem` is [`OnProblem::Skip`].
 pub fn load(options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
     let mut builder = match options.path.strip_prefix("bundled:") {
         Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas(), options.limits),

@@ -14,7 +14,6 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visi
 
 use super::builder::CorpusBuilder;
 use super::error::CorpusError;
-use super::findings::FindingKind;
 use super::location::FileLocation;
 use crate::files::{is_lfs_pointer, open_regular};
 
@@ -40,7 +39,7 @@ pub(super) fn json_array<T: DeserializeOwned>(
     match bytes.bytes.fill_buf() {
         Ok([]) => {
             let what = format_args!("the file is empty; expected {expected}");
-            return builder.note(FindingKind::Malformed, &whole, what);
+            return builder.malformed_line(&whole, None, what);
         }
         Ok(_) => {}
         Err(error) => return builder.error(read_error(whole, error)),
@@ -82,13 +81,14 @@ pub(super) fn json_array<T: DeserializeOwned>(
     };
     let found = message(&error);
     let what = format_args!("{found}; expected {expected}; the rest of the file was not read");
-    builder.note(FindingKind::Malformed, &location, what);
+    builder.malformed_line(&location, None, what);
 }
 
 /// Reads a file with one JSON object per line; blank lines are skipped. `each` is called with the location of the
-/// line.
+/// line. `id_key` is the key of an object's id.
 pub(super) fn json_lines<T: DeserializeOwned>(
     file: &Path,
+    id_key: &str,
     expected: &'static str,
     builder: &mut CorpusBuilder,
     mut each: impl FnMut(&mut CorpusBuilder, &FileLocation, T),
@@ -96,13 +96,10 @@ pub(super) fn json_lines<T: DeserializeOwned>(
     lines(file, builder, |builder, location, line| match serde_json::from_str(line) {
         Ok(element) => each(builder, location, element),
         Err(error) => {
-            let (found, column) = (message(&error), error.column());
+            let (found, column, id) = (message(&error), error.column(), id_in(line, id_key));
             let line = beginning(line);
-            builder.note(
-                FindingKind::Malformed,
-                location,
-                format_args!("{found} at column {column} of `{line}`; expected {expected}"),
-            );
+            let what = format_args!("{found} at column {column} of `{line}`; expected {expected}");
+            builder.malformed_line(location, id, what);
         }
     });
 }
@@ -146,6 +143,14 @@ pub(super) fn lines(
             return;
         }
     }
+}
+
+/// Returns the id in a line that is not a valid object, if it is legible.
+fn id_in(line: &str, id_key: &str) -> Option<String> {
+    let (_, after) = line.split_once(&format!("\"{id_key}\""))?;
+    let value = after.trim_start().strip_prefix(':')?;
+    let mut values = serde_json::Deserializer::from_str(value).into_iter::<Id>();
+    values.next()?.ok().map(|id| id.0)
 }
 
 /// Returns the first characters of a line, for messages.

@@ -127,6 +127,9 @@ pub struct DocidVocabulary {
 
 impl DocidVocabulary {
     /// Creates a vocabulary of these docids, in this order.
+    ///
+    /// # Errors
+    /// [`DocidError::Duplicate`] if a docid occurs twice, with both rows.
     pub fn new<S: AsRef<str>>(docids: impl IntoIterator<Item = S>) -> Result<Self, DocidError> {
         let mut text = String::new();
         let ends: Vec<usize> = docids
@@ -154,6 +157,9 @@ impl DocidVocabulary {
     }
 
     /// Creates the vocabulary of a corpus's document ids.
+    ///
+    /// # Errors
+    /// [`DocidError::Duplicate`] if two documents have the same id.
     pub fn from_corpus(corpus: &Corpus) -> Result<Self, DocidError> {
         Self::new(corpus.documents.iter().map(|document| &document.id))
     }
@@ -203,6 +209,10 @@ impl DocidVocabulary {
     }
 
     /// Writes the docids as a JSON array of strings, in row order.
+    ///
+    /// # Errors
+    /// [`DocidError::Write`] if the file cannot be written, for example because its directory does not exist or the
+    /// disk is full.
     pub fn write(&self, file: &Path) -> Result<(), DocidError> {
         write_atomically(file, |file| {
             let mut serializer = serde_json::Serializer::new(file);
@@ -216,6 +226,10 @@ impl DocidVocabulary {
     }
 
     /// Reads a file that [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// [`DocidError::File`] if the file is missing, not a regular file or cannot be read; [`DocidError::Malformed`] if
+    /// it is not a JSON array of strings; [`DocidError::Duplicate`] if a docid occurs twice.
     pub fn read(file: &Path) -> Result<Self, DocidError> {
         let bytes = read_regular(file)
             .map_err(|source| DocidError::File { file: file.to_path_buf(), source })?;

@@ -175,6 +175,12 @@ impl TextTokenizer {
     ///
     /// Added tokens of the form `@DOC_ID_<id>@` are removed before the tokenizer is built and returned separately:
     /// loading 100,000 added tokens would take minutes.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Missing`] without `tokenizer.json`; [`TokenizerError::File`] for a file that cannot be read;
+    /// [`TokenizerError::LfsPointer`]; [`TokenizerError::Malformed`] for content that the `tokenizers` crate does not
+    /// accept; [`TokenizerError::NoToken`] if the end-of-sequence or padding token is not in the vocabulary;
+    /// [`TokenizerError::Docids`] for docids that occur twice or share a token id.
     pub fn load(directory: &Path) -> Result<LoadedTokenizer, TokenizerError> {
         let read = |name: &str| read_if_present(&directory.join(name));
         let tokenizer = read(TOKENIZER)?
@@ -183,7 +189,7 @@ impl TextTokenizer {
     }
 
     /// Like [`TextTokenizer::load`], from the contents of these files; `directory` is their location in errors.
-    pub fn from_texts(
+    pub(crate) fn from_texts(
         directory: &Path,
         tokenizer: &str,
         config: Option<&str>,
@@ -245,8 +251,8 @@ impl TextTokenizer {
         Ok(LoadedTokenizer { tokenizer, docids, moved_rows })
     }
 
-    /// Returns the number of tokens without docids: the highest id + 1. In an export, the token id of a docid is the sum
-    /// of this number and its row.
+    /// Returns the number of tokens without docids: the highest id + 1. In an export, the token id of a docid is the
+    /// sum of this number and its row.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
@@ -268,6 +274,9 @@ impl TextTokenizer {
 
     /// Encodes texts in parallel. Each ends with `</s>`. As in transformers, a longer text is truncated to its first
     /// `max_tokens - 1` tokens and `</s>`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`] for the first text that the tokenizer cannot encode, with its beginning.
     pub fn encode_batch(
         &self,
         texts: &[&str],
@@ -308,6 +317,10 @@ impl TextTokenizer {
     /// `vocab_size() + i`. The other files are written as they were read, except that the list of added tokens in
     /// `tokenizer_config.json`, which would hide the docids in `tokenizer.json`, and docids in lists of special tokens
     /// are removed.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Write`] if a file cannot be written; [`TokenizerError::Malformed`] if a file that was read
+    /// with the tokenizer is not a JSON object.
     pub fn export(
         &self,
         directory: &Path,

@@ -10,6 +10,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::files::{FileError, append_to};
+use crate::terminal::escaped_lines;
 
 /// Amount of output on standard error. The log of a run is not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,17 +92,23 @@ impl Console {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prints a line, above the progress bar if there is one, and writes it to the log.
+    /// Prints text of one or several lines, above the progress bar if there is one, and writes it to the log. Control
+    /// characters are escaped.
     pub fn message(&self, text: &str) {
         let quiet = self.shared.verbosity == Verbosity::Quiet;
         // A log that cannot be written must not end the run.
-        let _ = self.write(!quiet, format!("{text}\n").as_bytes());
+        let _ = self.write(!quiet, format!("{}\n", escaped_lines(text)).as_bytes());
+    }
+
+    /// Writes a line to the log only.
+    pub(crate) fn log_line(&self, text: &str) {
+        let _ = self.write(false, format!("{text}\n").as_bytes());
     }
 
     /// Prints a line of progress, which is not written to the log.
     pub(super) fn progress(&self, text: &str) {
         if self.shared.verbosity == Verbosity::Normal {
-            self.show(format!("{text}\n").as_bytes());
+            self.show(format!("{}\n", escaped_lines(text)).as_bytes());
         }
     }
 

@@ -4,13 +4,12 @@
 //! if the disk is full or the directory cannot be written, and panics again on drop. Here both are errors. It also does
 //! not accept a wall time, which must equal that of `metrics.jsonl`.
 
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use protobuf::{Message, ProtobufError, RepeatedField};
-use tensorboard_proto::event::Event;
+use protobuf::{Message, RepeatedField};
+use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{
     Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
 };
@@ -18,77 +17,83 @@ use tensorboard_proto::tensor::TensorProto;
 use tensorboard_rs::record_writer::RecordWriter;
 use tensorboard_rs::summary::scalar;
 
+use super::journal::Journal;
 use crate::files::{FileError, create_new};
 
 /// An event file. TensorBoard reads all files of a directory in the order of their names, which start with the time.
 pub(super) struct EventFile {
-    writer: RecordWriter<BufWriter<File>>,
-    /// The same open file, to flush it to disk: the record writer does not expose its own.
-    file: File,
     path: PathBuf,
 }
 
 impl EventFile {
-    /// Creates a new file in `directory`, in addition to existing ones.
-    pub fn create(directory: &Path, wall_time: f64) -> Result<EventFile, FileError> {
-        let (file, path) = new_file(directory, wall_time)?;
-        let same = file.try_clone().map_err(FileError::new("write", &path))?;
-        let mut events = EventFile { writer: RecordWriter::new(BufWriter::new(same)), file, path };
+    /// Creates a new file in `directory`, in addition to existing ones. With `resumed`, the step that a run continues
+    /// from, a TensorBoard that is open drops what it has read of later steps.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(
+        directory: &Path,
+        wall_time: f64,
+        resumed: Option<u64>,
+        journal: &mut Journal,
+    ) -> Result<EventFile, FileError> {
+        let events = EventFile { path: new_file(directory, wall_time)? };
+        journal.open(&events.path)?;
         let mut version = Event::new();
-        version.set_wall_time(wall_time);
         version.set_file_version("brain.Event:2".to_string());
-        events.write_all([version])?;
+        events.write_all(journal, wall_time, [(0, version)]);
+        if let Some(step) = resumed {
+            let mut log = SessionLog::new();
+            log.set_status(SessionLog_SessionStatus::START);
+            let mut start = Event::new();
+            start.set_session_log(log);
+            events.write_all(journal, wall_time, [(step + 1, start)]);
+        }
         Ok(events)
     }
 
     /// Appends one event per scalar. Scalars of TensorBoard have 32 bits.
-    pub fn write(
-        &mut self,
-        step: u64,
-        wall_time: f64,
-        values: &[(&str, f64)],
-    ) -> Result<(), FileError> {
+    pub fn write(&self, journal: &mut Journal, step: u64, wall_time: f64, values: &[(&str, f64)]) {
         let summaries = values.iter().map(|&(tag, value)| scalar(tag, value as f32));
-        self.write_summaries(step, wall_time, summaries)
+        self.write_summaries(journal, step, wall_time, summaries);
     }
 
     /// Appends one event per summary.
     pub fn write_summaries(
-        &mut self,
+        &self,
+        journal: &mut Journal,
         step: u64,
         wall_time: f64,
         summaries: impl IntoIterator<Item = Summary>,
-    ) -> Result<(), FileError> {
-        let step = i64::try_from(step).unwrap_or(i64::MAX);
-        self.write_all(summaries.into_iter().map(|summary| {
+    ) {
+        let events = summaries.into_iter().map(|summary| {
             let mut event = Event::new();
-            event.set_wall_time(wall_time);
-            event.set_step(step);
             event.set_summary(summary);
-            event
-        }))
+            (step, event)
+        });
+        self.write_all(journal, wall_time, events);
     }
 
-    /// Returns the error for an event that cannot be encoded.
-    pub fn failed(&self, error: ProtobufError) -> FileError {
-        FileError::new("write", &self.path)(io::Error::other(error))
-    }
-
-    /// Flushes the file to disk.
-    pub fn sync(&self) -> Result<(), FileError> {
-        let synced = self.file.sync_all();
-        synced.map_err(FileError::new("write", &self.path))
-    }
-
-    fn write_all(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), FileError> {
-        let write = || {
-            for event in events {
-                let record = event.write_to_bytes().map_err(io::Error::other)?;
-                self.writer.write(&record)?;
+    fn write_all(
+        &self,
+        journal: &mut Journal,
+        wall_time: f64,
+        events: impl IntoIterator<Item = (u64, Event)>,
+    ) {
+        let mut bytes = Vec::new();
+        let encode = || {
+            let mut records = RecordWriter::new(&mut bytes);
+            for (step, mut event) in events {
+                event.set_wall_time(wall_time);
+                event.set_step(i64::try_from(step).unwrap_or(i64::MAX));
+                records.write(&event.write_to_bytes().map_err(io::Error::other)?)?;
             }
-            self.writer.flush()
+            io::Result::Ok(())
         };
-        write().map_err(FileError::new("write", &self.path))
+        match encode() {
+            Ok(()) => journal.append(&self.path, &bytes),
+            Err(error) => journal.report(FileError::new("write", &self.path)(error)),
+        }
     }
 }
 
@@ -114,7 +119,7 @@ pub(super) fn plugin_summary(
 }
 
 /// Creates a file with a name that no other process and no earlier call has used.
-fn new_file(directory: &Path, wall_time: f64) -> Result<(File, PathBuf), FileError> {
+fn new_file(directory: &Path, wall_time: f64) -> Result<PathBuf, FileError> {
     let mut count = 0;
     loop {
         let (time, process) = (wall_time as u64, process::id());
@@ -123,7 +128,7 @@ fn new_file(directory: &Path, wall_time: f64) -> Result<(File, PathBuf), FileErr
         match create_new(&path) {
             Err(error) if error.source.kind() == ErrorKind::AlreadyExists => count += 1,
             Err(error) => return Err(error),
-            Ok(file) => return Ok((file, path)),
+            Ok(_) => return Ok(path),
         }
     }
 }

@@ -16,6 +16,7 @@ use tensorboard_rs::summary::image as png_summary;
 
 use super::event_file::{EventFile, plugin_summary};
 use super::hparams::{Hyperparameter, experiment, session_end, session_start};
+use super::journal::Journal;
 use super::{Histogram, Image, Line, Point};
 use crate::files::FileError;
 
@@ -36,94 +37,98 @@ pub(super) struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Creates a new file in `directory`, in addition to those of earlier processes.
-    pub fn open(directory: &Path, wall_time: f64) -> Result<Self, FileError> {
-        let file = EventFile::create(directory, wall_time)?;
-        let mut events = Self { file, charts: BTreeSet::new() };
-        events.write_layout(0, wall_time)?;
+    /// Creates a new file in `directory`, in addition to those of earlier processes. `resumed`: the step that a run
+    /// continues from.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn open(
+        directory: &Path,
+        wall_time: f64,
+        resumed: Option<u64>,
+        journal: &mut Journal,
+    ) -> Result<Self, FileError> {
+        let file = EventFile::create(directory, wall_time, resumed, journal)?;
+        let events = Self { file, charts: BTreeSet::new() };
+        events.write_layout(journal, 0, wall_time);
         Ok(events)
     }
 
     /// Appends scalars by tag.
     pub fn scalars(
-        &mut self,
+        &self,
+        journal: &mut Journal,
         step: u64,
         wall_time: f64,
         values: &[(&str, f64)],
-    ) -> Result<(), FileError> {
-        self.file.write(step, wall_time, values)
+    ) {
+        self.file.write(journal, step, wall_time, values);
     }
 
     /// Adds the charts of these points to the layout, so that the lines of a chart are drawn together.
-    pub fn chart(&mut self, step: u64, wall_time: f64, points: &[Point]) -> Result<(), FileError> {
+    pub fn chart(&mut self, journal: &mut Journal, step: u64, wall_time: f64, points: &[Point]) {
         let known = self.charts.len();
         let of_lines = points.iter().filter(|point| point.line != Line::Model);
         self.charts.extend(of_lines.map(|point| point.chart.clone()));
-        if self.charts.len() > known { self.write_layout(step, wall_time) } else { Ok(()) }
+        if self.charts.len() > known {
+            self.write_layout(journal, step, wall_time);
+        }
     }
 
     /// Appends a histogram, if its counts are not all zero.
     pub fn histogram(
-        &mut self,
+        &self,
+        journal: &mut Journal,
         step: u64,
         wall_time: f64,
         histogram: &Histogram,
-    ) -> Result<(), FileError> {
-        match histogram_summary(histogram) {
-            Some(summary) => self.file.write_summaries(step, wall_time, [summary]),
-            None => Ok(()),
-        }
+    ) {
+        self.file.write_summaries(journal, step, wall_time, histogram_summary(histogram));
     }
 
     /// Appends an image.
-    pub fn image(&mut self, step: u64, wall_time: f64, image: &Image) -> Result<(), FileError> {
-        match image_summary(image) {
-            Some(summary) => self.file.write_summaries(step, wall_time, [summary]),
-            None => Ok(()),
-        }
+    pub fn image(&self, journal: &mut Journal, step: u64, wall_time: f64, image: &Image) {
+        self.file.write_summaries(journal, step, wall_time, image_summary(image));
     }
 
     /// Appends the hyperparameters of the run, and the tags of the metrics in their table.
     pub fn hyperparameters(
-        &mut self,
+        &self,
+        journal: &mut Journal,
         wall_time: f64,
         values: &[(&str, Hyperparameter)],
         metrics: &[String],
-    ) -> Result<(), FileError> {
+    ) {
         let summaries = [experiment(values, metrics), session_start(values, wall_time)];
-        self.write(0, wall_time, summaries)
+        self.write(journal, 0, wall_time, summaries);
     }
 
     /// Appends the end of the run.
-    pub fn ended(&mut self, failed: bool, wall_time: f64) -> Result<(), FileError> {
-        self.write(0, wall_time, [session_end(failed, wall_time)])
-    }
-
-    /// Flushes the file to disk.
-    pub fn sync(&self) -> Result<(), FileError> {
-        self.file.sync()
+    pub fn ended(&self, journal: &mut Journal, failed: bool, wall_time: f64) {
+        self.write(journal, 0, wall_time, [session_end(failed, wall_time)]);
     }
 
     /// Appends the layout. TensorBoard uses the newest one.
-    fn write_layout(&mut self, step: u64, wall_time: f64) -> Result<(), FileError> {
+    fn write_layout(&self, journal: &mut Journal, step: u64, wall_time: f64) {
         let layout = layout(&self.charts).write_to_bytes().map(|layout| {
             let mut content = TensorProto::new();
             content.set_dtype(DataType::DT_STRING);
             content.set_string_val(RepeatedField::from_vec(vec![layout]));
             plugin_summary("custom_scalars__config__", "custom_scalars", Vec::new(), content)
         });
-        self.write(step, wall_time, [layout])
+        self.write(journal, step, wall_time, [layout]);
     }
 
     fn write<const N: usize>(
-        &mut self,
+        &self,
+        journal: &mut Journal,
         step: u64,
         wall_time: f64,
         summaries: [Result<Summary, protobuf::ProtobufError>; N],
-    ) -> Result<(), FileError> {
-        let summaries: Result<Vec<Summary>, _> = summaries.into_iter().collect();
-        let summaries = summaries.map_err(|error| self.file.failed(error))?;
-        self.file.write_summaries(step, wall_time, summaries)
+    ) {
+        // A message of ours that cannot be encoded does not exist; the plugin would miss it.
+        let summaries = summaries.into_iter().flatten();
+        self.file.write_summaries(journal, step, wall_time, summaries);
     }
 }
 

@@ -10,7 +10,8 @@ pub fn values<const D: usize>(shape: [usize; D], seed: u64) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
-/// Panics unless both functions have the same value and the same gradients of all inputs, on and off the graph, to rounding.
+/// Panics unless both functions have the same value and the same gradients of all inputs, on and off the graph, to
+/// rounding.
 #[track_caller]
 pub fn assert_agree<const N: usize>(
     inputs: [Tensor<2>; N],

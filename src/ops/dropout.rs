@@ -25,8 +25,8 @@ pub struct Dropout {
 
 impl Dropout {
     /// Mask number `draw` of the pass, for values of shape `dims`: 0 where a value is dropped, elsewhere
-    /// `1 / (1 - probability)`, so that the mean stays. On a GPU this seeds the device's generator: random numbers that are
-    /// drawn there afterwards depend on the key.
+    /// `1 / (1 - probability)`, so that the mean stays. On a GPU this seeds the device's generator: random numbers that
+    /// are drawn there afterwards depend on the key.
     pub fn mask<const D: usize>(&self, dims: [usize; D], draw: u64, device: &Device) -> Tensor<D> {
         let keep = 1.0 - self.probability;
         let key = random::key(self.key, draw, "mask");

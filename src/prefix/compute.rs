@@ -14,9 +14,9 @@ pub const BATCH_POSITIONS: usize = 8192;
 pub struct FrozenModel<'a> {
     /// Its weights, off the autodiff graph.
     pub t5: &'a T5,
-    /// How far the frozen part reaches.
+    /// The extent of the frozen part.
     pub prefix: FrozenPrefix,
-    /// Where the weights are.
+    /// The device of the weights.
     pub device: &'a Device,
     /// Padding token.
     pub pad_id: u32,

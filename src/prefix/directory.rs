@@ -20,6 +20,9 @@ pub struct StoredFile {
 }
 
 /// The files of stored prefixes in `directory`, oldest first; none where there is no directory.
+///
+/// # Errors
+/// The directory cannot be listed, or a file in it cannot be inspected. A missing directory is no error.
 pub fn stored_files(directory: &Path) -> Result<Vec<StoredFile>, FileError> {
     let list = || -> io::Result<Vec<StoredFile>> {
         let mut files = Vec::new();
@@ -42,6 +45,9 @@ pub fn stored_files(directory: &Path) -> Result<Vec<StoredFile>, FileError> {
 
 /// Removes the files of stored prefixes in `directory`, and what killed builds have left there; nothing else. A run
 /// that uses one keeps what it has opened.
+///
+/// # Errors
+/// The directory cannot be listed, or a file in it cannot be removed; files before it are removed then.
 pub fn clear(directory: &Path) -> Result<Vec<StoredFile>, FileError> {
     sweep(directory, Path::new(""));
     let files = stored_files(directory)?;

@@ -58,7 +58,7 @@ impl FrozenPrefix {
         self.layer
     }
 
-    /// Whether the prefix computes with the parameter of this dotted name when the decoder has one position.
+    /// Returns whether the prefix computes with the parameter of this dotted name when the decoder has one position.
     pub(super) fn computes_with(&self, name: &str) -> bool {
         ParameterPlace::of(name).is_some_and(|place| {
             place == ParameterPlace::SharedEmbedding || place.comes_before(self.layer)

@@ -16,7 +16,7 @@ pub struct Prefetcher {
     store: Arc<Store>,
     wanted: SyncSender<Vec<usize>>,
     gathered: Receiver<Gathered>,
-    /// Whether the thread was asked for a batch that was not taken yet.
+    /// True if the thread was asked for a batch that was not taken yet.
     asked: bool,
 }
 

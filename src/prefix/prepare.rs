@@ -43,9 +43,9 @@ impl Prefix {
     /// Finds or computes the prefixes of the `training` texts and of the `others`, which evaluations and probes read:
     /// of each set whose texts are read more than once, within the budgets of `settings`, in this order.
     ///
-    /// The set of stored texts depends on the recipe only, not on existing files, and for the training texts not on the other
-    /// sets: a seed gives the same weights with and without probes. A set that cannot be stored is logged as a warning
-    /// and computed for each batch.
+    /// The set of stored texts depends on the recipe only, not on existing files, and for the training texts not on the
+    /// other sets: a seed gives the same weights with and without probes. A set that cannot be stored is logged as a
+    /// warning and computed for each batch.
     pub fn prepare(
         frozen: &FrozenModel,
         settings: &CacheSettings,
@@ -113,7 +113,7 @@ impl Prefix {
         self.stores().find_map(|store| store.output(texts))
     }
 
-    /// Whether all of `texts` are stored in one set.
+    /// Returns whether all of `texts` are stored in one set.
     pub fn has(&self, texts: &[&[u32]]) -> bool {
         self.stores().any(|store| store.find(texts).is_some())
     }

@@ -8,7 +8,7 @@ use crate::files::expand_home;
 /// Where and how much may be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// Whether anything is.
+    /// True if prefixes are stored.
     pub enabled: bool,
     /// The directory of the files.
     pub directory: PathBuf,

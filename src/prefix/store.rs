@@ -48,7 +48,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Whether it is what [`Store::gather`] makes of `places`.
+    /// Returns whether it is what [`Store::gather`] makes of `places`.
     pub fn is_of(&self, places: &[usize]) -> bool {
         self.places == places
     }
@@ -90,7 +90,8 @@ impl Store {
         }
     }
 
-    /// Computes the prefixes of `texts` and keeps them in memory. `progress` is called with the number of finished texts.
+    /// Computes the prefixes of `texts` and keeps them in memory. `progress` is called with the number of finished
+    /// texts.
     ///
     /// # Errors
     /// A value that `element` cannot hold.

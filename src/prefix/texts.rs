@@ -43,7 +43,7 @@ impl<'a> Texts<'a> {
         Self { tokens: keyed.into_iter().map(|(_, tokens)| tokens).collect(), places }
     }
 
-    /// How many there are.
+    /// Returns the number of texts.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }

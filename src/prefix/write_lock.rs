@@ -10,7 +10,7 @@ use crate::files::{
     FileError, create_directory, is_same_file, open_lock_file, rename, sync_parent,
 };
 
-/// How the names of files begin and end; between them are the first 32 hex digits of their key.
+/// The end of the name of a file, after the first 32 hex digits of its key.
 const SUFFIX: &str = ".prefix";
 const TEMPORARY: &str = ".tmp";
 
@@ -21,7 +21,7 @@ pub(super) struct WriteLock {
     temporary: PathBuf,
     path: PathBuf,
     committed: bool,
-    /// Whether another held it before.
+    /// True if another held it before.
     pub waited: bool,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn name_of(key: &[u8]) -> String {
     format!("{hex}{SUFFIX}")
 }
 
-/// Whether a file of this name is one of stored prefixes.
+/// Returns whether a file of this name is one of stored prefixes.
 pub(super) fn is_name(name: &str) -> bool {
     let hex = |digit: u8| digit.is_ascii_hexdigit();
     name.strip_suffix(SUFFIX).is_some_and(|key| key.len() == 32 && key.bytes().all(hex))

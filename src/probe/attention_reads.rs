@@ -5,48 +5,36 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProbeResult;
-use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
-use super::input_attribution::{AttributionSums, Contributions, sources};
+use super::context::{ProbeContext, ProbedBatch};
+use super::input_attribution::{AttributionSums, Contributions, ReadAccumulator, sources};
 use crate::component::Component;
 use crate::t5::{AttentionBlock, EncoderStates, Linear};
 
-/// Running sums of the probe.
-pub(super) struct Accumulator {
-    shares: AttributionSums,
+/// Returns the accumulator of the probe.
+pub(super) fn accumulator(context: &ProbeContext) -> ReadAccumulator {
+    ReadAccumulator::new(context, add_batch, ProbeResult::AttentionReads)
 }
 
-impl Accumulator {
-    pub fn new(context: &ProbeContext) -> Self {
-        Self { shares: AttributionSums::new(context) }
-    }
-}
-
-impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
-        for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
-            let found = &batch.trace.layers[layer];
-            let block = &block.cross_attention;
-            let best = found.scores.clone().argmax(2); // [batch, heads, 1]
-            let score = found.scores.clone().gather(2, best.clone()).squeeze_dim::<2>(2); // [batch, heads]
-            // `argmax` may skip a NaN; the position and its score are then undefined.
-            let is_undefined = found.scores.clone().is_nan().any_dim(2).squeeze_dim::<2>(2);
-            let score = score.mask_fill(is_undefined, f32::NAN);
-            let directions = score_directions(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
-            let sources = sources(&batch.trace, layer, Component::CrossAttention);
-            let read = self.shares.as_reader_input(sources, &block.norm, &found.residual_mid);
-            self.shares.add(
-                layer,
-                Contributions {
-                    parts: read.matmul(directions), // [batch, sources, heads]
-                    active: score.ones_like(),
-                    whole: score,
-                },
-            );
-        }
-    }
-
-    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
-        ProbeResult::AttentionReads(self.shares.finish())
+fn add_batch(sums: &mut AttributionSums, context: &ProbeContext, batch: &ProbedBatch) {
+    for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
+        let found = &batch.trace.layers[layer];
+        let block = &block.cross_attention;
+        let best = found.scores.clone().argmax(2); // [batch, heads, 1]
+        let score = found.scores.clone().gather(2, best.clone()).squeeze_dim::<2>(2); // [batch, heads]
+        // `argmax` may skip a NaN; the position and its score are then undefined.
+        let is_undefined = found.scores.clone().is_nan().any_dim(2).squeeze_dim::<2>(2);
+        let score = score.mask_fill(is_undefined, f32::NAN);
+        let directions = score_directions(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
+        let sources = sources(&batch.trace, layer, Component::CrossAttention);
+        let read = sums.as_reader_input(sources, &block.norm, &found.residual_mid);
+        sums.add(
+            layer,
+            Contributions {
+                parts: read.matmul(directions), // [batch, sources, heads]
+                active: score.ones_like(),
+                whole: score,
+            },
+        );
     }
 }
 

@@ -1,13 +1,12 @@
 //! Results of probes on disk: JSON lines under a run, or an array as `genir probe --format json` prints it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{Line, Probe, Record, RecordError, Skipped};
-use crate::files::{FileError, append_to, create_directory, read_regular_to_string};
+use super::{HistoryLine, Probe, Record, RecordError, Skipped};
+use crate::files::{FileError, read_regular_to_string};
 
 /// Errors of reading stored results.
 #[derive(Debug, Error)]
@@ -35,38 +34,49 @@ pub struct Stored {
 }
 
 impl Stored {
-    fn add(&mut self, line: Line) {
+    fn add(&mut self, line: HistoryLine) {
         match line {
-            Line::Measured(record) => self.records.push(*record),
-            Line::Skipped(skipped) => self.skipped.push(skipped),
+            HistoryLine::Measured(record) => self.records.push(*record),
+            HistoryLine::Skipped(skipped) => self.skipped.push(skipped),
         }
     }
 }
 
-/// Adds `record` to the history of its probe in `directory`, which is made where it is missing. The line is handed
-/// to the system in one piece.
-pub fn append(directory: &Path, record: &Record) -> Result<(), FileError> {
-    append_line(directory, record.result.probe(), record)
+/// The file in `directory` with the history of the record's probe, and the record as a line of it.
+///
+/// # Errors
+/// The record cannot be written as JSON.
+pub fn line(directory: &Path, record: &Record) -> Result<(PathBuf, Vec<u8>), FileError> {
+    line_of(directory, record.result.probe(), record)
 }
 
-/// Adds to the history of a probe in `directory` that it was due and not measured, as [`append`] does.
-pub fn append_skipped(directory: &Path, skipped: &Skipped) -> Result<(), FileError> {
-    append_line(directory, skipped.probe, skipped)
+/// As [`line()`], for a probe that was due and not measured.
+///
+/// # Errors
+/// Those of [`line()`].
+pub fn skipped_line(directory: &Path, skipped: &Skipped) -> Result<(PathBuf, Vec<u8>), FileError> {
+    line_of(directory, skipped.probe, skipped)
 }
 
-fn append_line(directory: &Path, probe: Probe, line: &impl Serialize) -> Result<(), FileError> {
-    create_directory(directory)?;
+fn line_of(
+    directory: &Path,
+    probe: Probe,
+    content: &impl Serialize,
+) -> Result<(PathBuf, Vec<u8>), FileError> {
     let path = history(directory, probe);
-    let mut file = append_to(&path)?;
-    let mut write = || {
-        let mut line = serde_json::to_vec(line)?;
-        line.push(b'\n');
-        file.write_all(&line)
-    };
-    write().map_err(FileError::new("write", &path))
+    match serde_json::to_vec(content) {
+        Ok(mut line) => {
+            line.push(b'\n');
+            Ok((path, line))
+        }
+        Err(error) => Err(FileError::new("write", &path)(error.into())),
+    }
 }
 
 /// All that is stored in `directory`, by probe, each history as it was measured.
+///
+/// # Errors
+/// As for [`read_all`]. Missing files are no error.
 pub fn read_histories(directory: &Path) -> Result<Stored, StoredError> {
     let paths = Probe::ALL.iter().map(|&probe| history(directory, probe));
     let mut all = Stored::default();
@@ -79,12 +89,19 @@ pub fn read_histories(directory: &Path) -> Result<Stored, StoredError> {
 }
 
 /// The results in one file, as [`read_all`] reads it; lines of probes that were skipped are passed over.
+///
+/// # Errors
+/// As for [`read_all`].
 pub fn read(path: &Path) -> Result<Vec<Record>, StoredError> {
     Ok(read_all(path)?.records)
 }
 
 /// All that is stored in one file: an array, or one a line. A last line that was not written to its end, as a run
 /// leaves it that is killed or whose disk is full, is passed over with a warning.
+///
+/// # Errors
+/// [`StoredError::File`] if the file is missing, not a regular file or not UTF-8; [`StoredError::Record`] for a line or
+/// an element that is no result of this version of genir, with its number.
 pub fn read_all(path: &Path) -> Result<Stored, StoredError> {
     let text = read_regular_to_string(path).map_err(FileError::new("read", path))?;
     let mut stored = Stored::default();
@@ -94,7 +111,7 @@ pub fn read_all(path: &Path) -> Result<Stored, StoredError> {
         })?;
         for (index, value) in values.iter().enumerate() {
             let place = || format!("{}, result {}", path.display(), index + 1);
-            stored.add(Line::parse(&value.to_string(), place)?);
+            stored.add(HistoryLine::parse(&value.to_string(), place)?);
         }
         return Ok(stored);
     }
@@ -102,10 +119,10 @@ pub fn read_all(path: &Path) -> Result<Stored, StoredError> {
     let (whole, rest) = text.rsplit_once('\n').map_or(("", text.as_str()), |parts| parts);
     let lines = whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     for (index, line) in lines {
-        stored.add(Line::parse(line, || place(index))?);
+        stored.add(HistoryLine::parse(line, || place(index))?);
     }
     if !rest.trim().is_empty() {
-        match Line::parse(rest, || place(whole.lines().count())) {
+        match HistoryLine::parse(rest, || place(whole.lines().count())) {
             Ok(line) => stored.add(line),
             // A file of its own, not a history that was cut short.
             Err(error) if stored == Stored::default() => return Err(error.into()),

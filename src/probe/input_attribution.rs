@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::context::ProbeContext;
-use super::number;
+use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::trace::Trace;
+use super::{ProbeResult, number};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
 use crate::t5::RmsNorm;
@@ -136,7 +136,34 @@ pub struct StageSource {
     pub stage: Option<Stage>,
 }
 
-/// AttributionSums while they are measured: sums over queries.
+/// A probe of one type of reader, which is measured with `add_batch` and stored as `result`.
+pub(super) struct ReadAccumulator {
+    sums: AttributionSums,
+    add_batch: fn(&mut AttributionSums, &ProbeContext, &ProbedBatch),
+    result: fn(InputAttribution) -> ProbeResult,
+}
+
+impl ReadAccumulator {
+    pub fn new(
+        context: &ProbeContext,
+        add_batch: fn(&mut AttributionSums, &ProbeContext, &ProbedBatch),
+        result: fn(InputAttribution) -> ProbeResult,
+    ) -> Self {
+        Self { sums: AttributionSums::new(context), add_batch, result }
+    }
+}
+
+impl ProbeAccumulator for ReadAccumulator {
+    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+        (self.add_batch)(&mut self.sums, context, batch);
+    }
+
+    fn finish(self: Box<Self>, _context: &ProbeContext) -> ProbeResult {
+        (self.result)(self.sums.finish())
+    }
+}
+
+/// Sums over queries, from which the shares follow.
 pub(super) struct AttributionSums {
     /// The definition of contributions.
     pub variant: Variant,

@@ -100,8 +100,8 @@ pub(super) fn rows_at_once(rows: usize, vectors: usize, tokens: usize) -> usize 
     rows * at_once(rows, tokens).min(vectors)
 }
 
-/// Number of rows whose logits of all `vectors` are in memory at once: `rows` divided into parts of nearly equal size; at
-/// least 1.
+/// Number of rows whose logits of all `vectors` are in memory at once: `rows` divided into parts of nearly equal size;
+/// at least 1.
 pub(super) fn rows_of_part(rows: usize, vectors: usize, tokens: usize) -> usize {
     let parts = rows.div_ceil(at_once(vectors, tokens));
     rows.div_ceil(parts.max(1)).max(1)

@@ -1,4 +1,4 @@
-//! What probes need at once, estimated from sizes: `genir check` counts it.
+//! Estimates the peak memory of probes from sizes, for `genir check`.
 
 use super::queries::STORED_BYTES;
 use super::{Probe, lens};

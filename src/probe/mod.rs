@@ -38,6 +38,7 @@ pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
 pub use direct_effect::{ComponentEffect, DirectEffect};
 pub use encoder_swap::{EncoderNorm, EncoderSwap, HeldOut, HeldOutScore, Swap};
 pub use error::ProbeError;
+pub(crate) use files::Stored;
 pub use input_attribution::{
     AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
     StageShare, StageSource, Variant,
@@ -47,7 +48,7 @@ pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
 pub use queries::ProbeQueries;
 pub use record::{
-    Line, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
+    HistoryLine, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,
     SkipReason, Skipped, SkippedAt, describe_candidates,
 };
 pub use residual_contribution::{Contribution, PrimingCosine, ResidualContribution};

@@ -47,7 +47,7 @@ pub struct MeasuredOn {
     pub correct: usize,
     /// Queries that means are over: the correct ones or all.
     pub over: Over,
-    /// How many those are.
+    /// Number of the queries that means are over.
     pub measured: usize,
     /// Where a file named the queries that means are over, whatever `over` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ impl Skipped {
 
 /// One line of stored results.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Line {
+pub enum HistoryLine {
     /// A result.
     Measured(Box<Record>),
     /// The result was skipped.
@@ -202,10 +202,14 @@ pub enum RecordError {
 
 impl Record {
     /// Reads a result from one line of JSON; `place` stands for it in the error.
+    ///
+    /// # Errors
+    /// [`RecordError::Wrong`] if the line is not JSON, has another schema, lacks a field, or says that a probe was
+    /// skipped.
     pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
-        match Line::parse(line, &place)? {
-            Line::Measured(record) => Ok(*record),
-            Line::Skipped(Skipped { skipped, .. }) => Err(RecordError::Wrong {
+        match HistoryLine::parse(line, &place)? {
+            HistoryLine::Measured(record) => Ok(*record),
+            HistoryLine::Skipped(Skipped { skipped, .. }) => Err(RecordError::Wrong {
                 place: place(),
                 found: format!("a probe that was skipped at step {}", skipped.step),
             }),
@@ -213,8 +217,11 @@ impl Record {
     }
 }
 
-impl Line {
+impl HistoryLine {
     /// Reads one line of JSON; `place` stands for it in the error.
+    ///
+    /// # Errors
+    /// [`RecordError::Wrong`] if the line is not JSON, has another schema or lacks a field.
     pub fn parse(line: &str, place: impl Fn() -> String) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Form {

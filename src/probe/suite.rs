@@ -323,8 +323,8 @@ impl Suite {
             }
             Probe::Circuit => Box::new(circuit::Accumulator::new(context, &self.circuit)),
             Probe::EncoderSwap => Box::new(encoder_swap::Accumulator::new(context)),
-            Probe::NeuronReads => Box::new(neuron_reads::Accumulator::new(context)),
-            Probe::AttentionReads => Box::new(attention_reads::Accumulator::new(context)),
+            Probe::NeuronReads => Box::new(neuron_reads::accumulator(context)),
+            Probe::AttentionReads => Box::new(attention_reads::accumulator(context)),
             Probe::AttentionWrites => {
                 Box::new(attention_writes::Accumulator::new(context, subject))
             }
@@ -397,9 +397,9 @@ impl Suite {
 }
 
 impl Probe {
-    /// Whether the probe has nothing to measure with these options for want of stages: the paper's table of stage
-    /// patching and its circuit are made of stages, other patches are not. The other probes leave out means over
-    /// stages.
+    /// Returns whether the probe cannot measure anything with these options unless the decoder has stages. The paper's
+    /// table of stage patching and its circuit are made of stages; other patches are not. The other probes omit means
+    /// over stages.
     pub fn needs_stages(self, options: &ProbeOptions) -> bool {
         options.stages.is_none()
             && match self {
@@ -414,7 +414,7 @@ impl Probe {
         matches!(self, Self::StagePatching | Self::Circuit | Self::EncoderSwap)
     }
 
-    /// Whether the probe ranks the relevant docid of every measured query.
+    /// Returns whether the probe ranks the relevant docid of every measured query.
     fn has_ranks(self) -> bool {
         matches!(
             self,

@@ -10,7 +10,7 @@ use crate::prefix::{CacheSettings, Element, default_directory};
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CacheSection {
-    /// Whether the frozen prefix is stored for texts that are read more than once.
+    /// True if the frozen prefix is stored for texts that are read more than once.
     pub enabled: bool,
     /// Directory of the stored files; `None`: see [`default_directory`].
     pub directory: Option<PathBuf>,

@@ -126,7 +126,7 @@ pub struct TaskSection {
     pub indexing_prefix: String,
     /// Prepended to each query.
     pub retrieval_prefix: String,
-    /// Whether texts are lowercased before encoding.
+    /// True if texts are lowercased before encoding.
     pub lowercase: bool,
 }
 

@@ -30,7 +30,7 @@ pub use monitoring::{EvaluateSection, LogSection, SaveSection, StopSection};
 pub use probes::{Every, ProbeOverrides, ProbesSection};
 pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
-    Optimizer, OptimizerSection, ScheduleName, ScheduleSection, Span, TrainSection,
+    OptimizerSection, OptimizerSettings, ScheduleName, ScheduleSection, Span, TrainSection,
 };
 
 use crate::component::Stages;
@@ -81,6 +81,9 @@ pub struct Recipe {
 impl Recipe {
     /// Reads the recipe in `file` and applies `overrides` in order (`key=value` sets, `~key` removes). Relative paths
     /// in it are relative to the current directory.
+    ///
+    /// # Errors
+    /// The file is missing, not a regular file or not UTF-8; otherwise as for [`Recipe::from_text`].
     pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
         let name = file.display().to_string();
         match read_small_to_string(file) {
@@ -102,6 +105,10 @@ impl Recipe {
     }
 
     /// Parses the text of a recipe; `name` is the name of its file in messages.
+    ///
+    /// # Errors
+    /// All problems at once, each with its line or override: invalid TOML, unknown and missing keys, values that are
+    /// not allowed, keys that exclude each other, overrides of another form.
     pub fn from_text(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeErrors> {
         Source::read(text, overrides).and_then(|source| reader::read(&source, Self::read)).map_err(
             |mut problems| {
@@ -112,6 +119,9 @@ impl Recipe {
     }
 
     /// Returns the recipe as TOML with all defaults, which parses to the same recipe.
+    ///
+    /// # Errors
+    /// A value that TOML cannot represent, such as an integer above `i64::MAX`. A recipe that was read has none.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }

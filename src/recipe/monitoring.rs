@@ -30,7 +30,7 @@ pub struct EvaluateSection {
     pub memorisation: usize,
     /// Number of documents for each query in run files.
     pub run_depth: usize,
-    /// Whether the model is evaluated before the first step.
+    /// True if the model is evaluated before the first step.
     pub at_start: bool,
 }
 

@@ -20,9 +20,9 @@ pub struct ProbesSection {
     /// Interval; `None`: not between the first and the last step.
     #[serde(flatten, serialize_with = "every")]
     pub every: Option<Every>,
-    /// Whether they are measured before the first step, regardless of `max_share`.
+    /// True if they are measured before the first step, regardless of `max_share`.
     pub at_start: bool,
-    /// Whether they are measured after the last step, regardless of `max_share`.
+    /// True if they are measured after the last step, regardless of `max_share`.
     pub at_end: bool,
     /// Number of random queries that are ranked to find those to measure.
     pub queries: usize,
@@ -49,7 +49,7 @@ pub struct ProbesSection {
     pub circuit_patches: Vec<String>,
     /// Number of queries whose top tokens are listed for each head.
     pub samples: usize,
-    /// Whether the rank of each query is stored, too.
+    /// True if the rank of each query is stored, too.
     pub per_query: bool,
     /// Number of queries in a batch.
     pub batch_size: usize,

@@ -18,7 +18,7 @@ choice! {
 /// An optimizer with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "name")]
-pub enum Optimizer {
+pub enum OptimizerSettings {
     /// AdamW as in PyTorch, with decoupled weight decay.
     #[serde(rename = "adamw")]
     AdamW {
@@ -41,7 +41,7 @@ pub enum Optimizer {
         decay_rate: f64,
         /// Weight decay.
         weight_decay: f64,
-        /// Whether the learning rate is multiplied by the parameter's root mean square.
+        /// True if the learning rate is multiplied by the parameter's root mean square.
         scale_parameter: bool,
     },
 }
@@ -51,7 +51,7 @@ pub enum Optimizer {
 pub struct OptimizerSection {
     /// The optimizer and its settings.
     #[serde(flatten)]
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerSettings,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Maximum global norm of the gradients; `None`: no clipping, serialised as 0.
@@ -96,8 +96,8 @@ impl OptimizerSection {
 }
 
 /// Reads the settings of AdamW. The defaults are those of PyTorch.
-fn read_adamw(section: &mut Section<'_, '_>) -> Optimizer {
-    Optimizer::AdamW {
+fn read_adamw(section: &mut Section<'_, '_>) -> OptimizerSettings {
+    OptimizerSettings::AdamW {
         betas: section
             .pair("betas", "two numbers from 0 to less than 1", fraction)
             .or([0.9, 0.999]),
@@ -108,8 +108,8 @@ fn read_adamw(section: &mut Section<'_, '_>) -> Optimizer {
 
 /// Reads the settings of Adafactor. The defaults are those of `transformers`, except for `scale_parameter`, which it
 /// advises to turn off with a given learning rate.
-fn read_adafactor(section: &mut Section<'_, '_>) -> Optimizer {
-    Optimizer::Adafactor {
+fn read_adafactor(section: &mut Section<'_, '_>) -> OptimizerSettings {
+    OptimizerSettings::Adafactor {
         eps: section.pair("eps", "two numbers above 0", positive).or([1e-30, 1e-3]),
         clip_threshold: section.float("clip_threshold", POSITIVE, positive).or(1.0),
         decay_rate: section.float("decay_rate", "a number below 0", |rate| rate < 0.0).or(-0.8),

@@ -9,6 +9,9 @@ use crate::retrieval::evaluation::{EvaluationResult, QuerySet};
 
 /// Writes the header: `run`, `query`, `part` (`seen` or `unseen`), `docid` (the best-ranked relevant document), `rank`
 /// (its rank), and the measures.
+///
+/// # Errors
+/// Those of writing to `out`.
 pub fn write_header(measures: &[NamedMeasure], out: &mut dyn Write) -> io::Result<()> {
     let names = measures.iter().map(|measure| measure.name.as_str());
     let columns: Vec<&str> =
@@ -18,6 +21,9 @@ pub fn write_header(measures: &[NamedMeasure], out: &mut dyn Write) -> io::Resul
 
 /// Writes a row for each query of the set, in its order, which is the same for every run. `run` is the value of the
 /// first column. Queries without relevant documents have no row.
+///
+/// # Errors
+/// Those of writing to `out`.
 pub fn write_queries(
     run: &str,
     (set, evaluated): (&QuerySet, &EvaluationResult),

@@ -49,6 +49,9 @@ pub(super) struct Entry {
 
 /// Writes the numbers of all records as CSV (RFC 4180, but lines end with `\n`): a header, then one number per row.
 /// Undefined numbers are empty fields. The top tokens of `attention_writes` are in JSON and tables only.
+///
+/// # Errors
+/// Those of writing to `out`.
 pub fn write_csv(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", COLUMNS.join(","))?;
     for record in records {
@@ -90,6 +93,9 @@ const QUERY_COLUMNS: [&str; 13] = [
 
 /// Writes the ranks of every query that the records contain (option `per_query`) as CSV in the form of [`write_csv`]:
 /// one rank per row. Ranks without intervention have the `setting` `unpatched`.
+///
+/// # Errors
+/// Those of writing to `out`.
 pub fn write_query_ranks(records: &[Record], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", QUERY_COLUMNS.join(","))?;
     for record in records {

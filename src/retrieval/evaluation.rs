@@ -1,6 +1,7 @@
 //! Evaluates a model on a set of queries: ranks, mean metrics, run files.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 
 use burn::tensor::Device;
 
@@ -8,13 +9,13 @@ use super::measure::JudgedRanks;
 use super::metrics::{MetricSums, Metrics};
 use super::names;
 use super::names::QuerySubset;
-use super::ranking::{EncodedQuery, RankOptions, Ranking, rank};
+use super::ranking::{EncodedQuery, RankOptions, Ranking, rank_through};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
 use crate::prefix::TextSet;
 use crate::random;
-use crate::t5::GenirModel;
+use crate::t5::{GenirModel, NoTap, Tap};
 
 /// Tokenized queries (or documents used as queries) with their relevance judgements.
 pub struct QuerySet {
@@ -26,7 +27,8 @@ pub struct QuerySet {
     pub ids: Vec<String>,
     /// Relevance grades of the relevant documents of each query.
     grades: Vec<Vec<u32>>,
-    /// Whether a relevant document of each query had a training query; `None` for a set that is not divided by this.
+    /// For each query, true if one of its relevant documents had a training query; `None` for a set that is not divided
+    /// by this.
     seen: Option<Vec<bool>>,
 }
 
@@ -266,17 +268,49 @@ pub fn evaluate(
     options: RankOptions,
     mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
 ) -> Result<EvaluationResult, RunFileError> {
+    evaluate_through(model, device, set, options, &mut NoTap, |index, ranking| match &mut run {
+        None => Ok(()),
+        Some((run, docids)) => {
+            let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
+            run.write(&set.ids[index], best)
+        }
+    })
+}
+
+/// Like [`evaluate`], but every forward pass goes through `tap`, which may read or replace activations: the metrics of
+/// an ablated or patched model.
+///
+/// All of the model is computed: [`RankOptions::prefix`] is not used, since a tap may replace what it was computed from.
+pub fn evaluate_with_tap(
+    model: &GenirModel,
+    device: &Device,
+    set: &QuerySet,
+    options: RankOptions,
+    tap: &mut dyn Tap,
+) -> EvaluationResult {
+    let options = RankOptions { prefix: None, ..options };
+    let Ok(result) =
+        evaluate_through(model, device, set, options, tap, |_, _| Ok::<_, Infallible>(()));
+    result
+}
+
+/// Ranks with passes through `tap`, which must not want what `options.prefix` has computed before, and calls `each` with
+/// the index of the query and its ranking.
+fn evaluate_through<E>(
+    model: &GenirModel,
+    device: &Device,
+    set: &QuerySet,
+    options: RankOptions,
+    tap: &mut dyn Tap,
+    mut each: impl FnMut(usize, &Ranking) -> Result<(), E>,
+) -> Result<EvaluationResult, E> {
     let mut judged = vec![JudgedRanks::default(); set.queries.len()];
     let mut diagnostics = ScoreDiagnostics::default();
-    rank(model, device, &set.queries, options, |index, ranking| {
+    rank_through(model, device, &set.queries, options, tap, |index, ranking| {
         diagnostics.add(&ranking);
         let ranks = ranking.relevant.iter().map(|found| found.rank);
         judged[index].relevant = ranks.zip(set.grades[index].iter().copied()).collect();
-        if let Some((run, docids)) = &mut run {
-            let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
-            run.write(&set.ids[index], best)?;
-        }
-        Ok::<(), RunFileError>(())
+        each(index, &ranking)
     })?;
     let means = |contains: &dyn Fn(usize) -> bool| {
         let mut sums = MetricSums::default();

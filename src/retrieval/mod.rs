@@ -12,9 +12,9 @@ pub mod ties;
 mod top_k;
 
 pub use batch_memory::{BatchTooLarge, check_batch_memory};
-pub use evaluation::{EvaluationResult, QuerySet, evaluate};
+pub use evaluation::{EvaluationResult, QuerySet, evaluate, evaluate_with_tap};
 pub use measure::{JudgedRanks, Measure, NamedMeasure};
 pub use metrics::{MetricSums, Metrics};
-pub use ranking::{CandidateSet, RankOptions, Ranking, rank};
+pub use ranking::{CandidateSet, RankOptions, Ranking, rank, rank_with_tap};
 pub use search::{Hit, SearchError, Searcher};
 pub use ties::DocidOrder;

@@ -10,7 +10,7 @@ use crate::choice::choice;
 use crate::device::is_host;
 use crate::ops::HostTensor;
 use crate::prefix::Prefix;
-use crate::t5::{GenirModel, NoTap, Pass, Tokens};
+use crate::t5::{GenirModel, NoTap, Pass, Tap, Tokens};
 
 choice! {
     /// The tokens among which a docid is ranked.
@@ -46,9 +46,9 @@ pub struct Ranking {
 pub struct Rank {
     /// The rank, from 1.
     pub rank: u32,
-    /// Whether another candidate has exactly the same logit.
+    /// True if another candidate has exactly the same logit.
     pub is_tied: bool,
-    /// Whether its logit is NaN: it is then ranked last.
+    /// True if its logit is NaN: it is then ranked last.
     pub is_nan: bool,
 }
 
@@ -89,6 +89,35 @@ pub fn rank<E>(
     device: &Device,
     queries: &[EncodedQuery],
     options: RankOptions,
+    each: impl FnMut(usize, Ranking) -> Result<(), E>,
+) -> Result<(), E> {
+    rank_through(model, device, queries, options, &mut NoTap, each)
+}
+
+/// Like [`rank`], but every forward pass goes through `tap`, which may read or replace activations.
+///
+/// All of the model is computed: [`RankOptions::prefix`] is not used, since a tap may replace what it was computed from.
+///
+/// # Errors
+/// The first error of `each`, which ends the ranking.
+pub fn rank_with_tap<E>(
+    model: &GenirModel,
+    device: &Device,
+    queries: &[EncodedQuery],
+    options: RankOptions,
+    tap: &mut dyn Tap,
+    each: impl FnMut(usize, Ranking) -> Result<(), E>,
+) -> Result<(), E> {
+    rank_through(model, device, queries, RankOptions { prefix: None, ..options }, tap, each)
+}
+
+/// Ranks with passes through `tap`, which must not want what `options.prefix` has computed before.
+pub(super) fn rank_through<E>(
+    model: &GenirModel,
+    device: &Device,
+    queries: &[EncodedQuery],
+    options: RankOptions,
+    tap: &mut dyn Tap,
     mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
 ) -> Result<(), E> {
     // Shares all tensors, and does nothing to a model that is off the graph already.
@@ -98,7 +127,7 @@ pub fn rank<E>(
     for batch in by_length(all, options.batch_size, length) {
         let batch_queries: Vec<&EncodedQuery> =
             batch.iter().map(|&index| &queries[index]).collect();
-        let rankings = rank_batch(model, device, &batch_queries, options);
+        let rankings = rank_batch(model, device, &batch_queries, options, tap);
         for (index, ranking) in batch.into_iter().zip(rankings) {
             each(index, ranking)?;
         }
@@ -121,9 +150,9 @@ fn rank_batch(
     device: &Device,
     queries: &[&EncodedQuery],
     options: RankOptions,
+    tap: &mut dyn Tap,
 ) -> Vec<Ranking> {
-    let mut tap = NoTap;
-    let mut pass = Pass::evaluate(&mut tap);
+    let mut pass = Pass::evaluate(tap);
     let texts: Vec<&[u32]> = queries.iter().map(|query| query.tokens.as_slice()).collect();
     let output = match options.prefix.and_then(|prefix| prefix.of(&texts)) {
         Some(prefix) => prefix.output(&model.t5, &mut pass),

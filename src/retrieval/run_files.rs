@@ -107,12 +107,21 @@ pub struct RunWriter {
 
 impl RunWriter {
     /// Starts a run; `tag` names the system in every line.
+    ///
+    /// # Errors
+    /// [`RunFileError::Id`] for a tag that is empty, or has white space or control characters; [`RunFileError::File`]
+    /// if the file cannot be created.
     pub fn create(path: &Path, tag: &str) -> Result<RunWriter, RunFileError> {
         check_id(path, "tag", tag)?;
         Ok(RunWriter { file: AtomicFile::create(path)?, tag: tag.to_string() })
     }
 
     /// Writes the ranking of one query: docids with their scores, best first.
+    ///
+    /// # Errors
+    /// [`RunFileError::Id`] for a query id or docid that is empty, or has white space or control characters;
+    /// [`RunFileError::Score`] for a score that is not finite or above the previous one; [`RunFileError::File`] if the
+    /// file cannot be written.
     pub fn write<'a>(
         &mut self,
         query: &str,
@@ -141,12 +150,19 @@ impl RunWriter {
     }
 
     /// Moves the complete file to its path.
+    ///
+    /// # Errors
+    /// [`RunFileError::File`] if the file cannot be flushed to disk or renamed.
     pub fn finish(self) -> Result<(), RunFileError> {
         Ok(self.file.commit()?)
     }
 }
 
 /// Writes qrels from `(query id, docid, grade)`.
+///
+/// # Errors
+/// [`RunFileError::Id`] for a query id or docid that is empty, or has white space or control characters;
+/// [`RunFileError::File`] if the file cannot be written. The path keeps its old content then.
 pub fn write_qrels<'a>(
     path: &Path,
     judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
@@ -160,6 +176,10 @@ pub fn write_qrels<'a>(
 }
 
 /// Reads a TREC run, in the order of its lines.
+///
+/// # Errors
+/// [`RunFileError::File`] if the file is missing, not a regular file or cannot be read; [`RunFileError::Line`] for a
+/// line that is not UTF-8, has other than six fields, or has a rank or score that is not a number.
 pub fn read_run(path: &Path) -> Result<Vec<RunLine>, RunFileError> {
     let expected = "6 fields: query Q0 document rank score tag";
     read_lines(path, expected, |line, [query, _, document, rank, score, tag]| {
@@ -175,6 +195,10 @@ pub fn read_run(path: &Path) -> Result<Vec<RunLine>, RunFileError> {
 }
 
 /// Reads TREC qrels, in the order of their lines.
+///
+/// # Errors
+/// [`RunFileError::File`] if the file is missing, not a regular file or cannot be read; [`RunFileError::Line`] for a
+/// line that is not UTF-8, has other than four fields, or has a grade that is not an integer.
 pub fn read_qrels(path: &Path) -> Result<Vec<QrelsLine>, RunFileError> {
     let expected = "4 fields: query 0 document grade";
     read_lines(path, expected, |line, [query, _, document, grade]| {
@@ -187,11 +211,18 @@ pub fn read_qrels(path: &Path) -> Result<Vec<QrelsLine>, RunFileError> {
 }
 
 /// Writes the queries whose relevant document is at rank 1, as `(docid token, query id)`.
+///
+/// # Errors
+/// The file cannot be written, for example because its directory does not exist or the disk is full.
 pub fn write_correct_queries(path: &Path, correct: &[(String, String)]) -> Result<(), FileError> {
     write_atomically(path, |file| Ok(serde_json::to_writer(file, correct)?))
 }
 
 /// Reads a correct-queries file as `(docid token, query id)`; integer query ids are converted to text.
+///
+/// # Errors
+/// [`RunFileError::File`] if the file is missing, not a regular file or cannot be read; [`RunFileError::Json`] if it is
+/// not a JSON array of pairs of a docid token and a query id.
 pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFileError> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a query id must be a string or an integer")]
@@ -212,7 +243,7 @@ pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFil
 }
 
 /// Checks that TREC files can represent all of `ids`; `path` is named in the error.
-pub fn check_docids<'a>(
+pub(crate) fn check_docids<'a>(
     path: &Path,
     ids: impl IntoIterator<Item = &'a str>,
 ) -> Result<(), RunFileError> {
@@ -220,7 +251,7 @@ pub fn check_docids<'a>(
 }
 
 /// Checks that a qrels file at `path` can represent all of `judgements`, `(query id, docid, grade)`.
-pub fn check_qrels<'a>(
+pub(crate) fn check_qrels<'a>(
     path: &Path,
     judgements: impl IntoIterator<Item = (&'a str, &'a str, u32)>,
 ) -> Result<(), RunFileError> {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Environment;
-use crate::files::FileError;
+use crate::files::{FileError, read_small_to_string};
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -42,6 +42,8 @@ pub enum Overwrite {
     Refuse,
     /// Replace it with the new run.
     Replace,
+    /// Replace it if it has no checkpoint, and else return an error.
+    WithoutCheckpoint,
 }
 
 /// Errors of creating or opening a run directory.
@@ -144,6 +146,10 @@ impl RunDirectory {
     }
 
     /// Opens the directory of an existing run.
+    ///
+    /// # Errors
+    /// [`RunError::NotARun`] if `environment.json` or `recipe.toml` is missing, or the former was not written by genir;
+    /// [`RunError::File`] if the former cannot be read.
     pub fn open(path: &Path) -> Result<RunDirectory, RunError> {
         let run = RunDirectory { path: path.to_path_buf() };
         run.environment()?;
@@ -154,9 +160,13 @@ impl RunDirectory {
     }
 
     /// Reads the environment that the run was started in.
+    ///
+    /// # Errors
+    /// [`RunError::NotARun`] if `environment.json` is missing or was not written by genir, [`RunError::File`] if it
+    /// cannot be read.
     pub fn environment(&self) -> Result<Environment, RunError> {
         let path = self.environment_path();
-        let text = match fs::read_to_string(&path) {
+        let text = match read_small_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let interrupted = match is_interrupted(&self.path) {
                     true => {

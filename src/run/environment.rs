@@ -41,6 +41,19 @@ pub struct Environment {
     /// The number of findings in the corpus, by kind.
     #[serde(default)]
     pub corpus: BTreeMap<String, usize>,
+    /// The environments in which the run was continued, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<Resumption>,
+}
+
+/// The continuation of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumption {
+    /// Number of updates before it.
+    pub step: u64,
+    /// The environment of the process that continued the run.
+    #[serde(flatten)]
+    pub environment: Box<Environment>,
 }
 
 /// The state of a git repository.
@@ -48,7 +61,7 @@ pub struct Environment {
 pub struct GitRevision {
     /// The checked out commit.
     pub commit: String,
-    /// Whether tracked files differ from the commit.
+    /// True if tracked files differ from the commit.
     pub dirty: bool,
 }
 
@@ -69,6 +82,7 @@ impl Environment {
             memory: bytes(field("/proc/meminfo", "MemTotal")),
             git: git_revision(),
             corpus: BTreeMap::new(),
+            resumed: Vec::new(),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Lock {
     /// Holds the kernel lock while it is open.
     _file: File,
     path: PathBuf,
-    /// Whether this process removes the lock file.
+    /// True if this process removes the lock file.
     owned: bool,
 }
 

@@ -8,7 +8,7 @@ mod summary;
 
 pub(crate) use directory::{CHECKPOINTS, LATEST};
 pub use directory::{Overwrite, RunDirectory, RunError};
-pub use environment::{Environment, GitRevision};
+pub use environment::{Environment, GitRevision, Resumption};
 pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
 pub use start::NewRun;
 pub use summary::{Best, Evaluation, Parameters, RunOutcome, Seconds, Summary};

@@ -27,8 +27,10 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::directory::{
-    FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists, is_interrupted, summary,
+    CHECKPOINTS, FAILED, FAILING, GONE, LATEST, LAYOUT, MOVING, OLD, contents, exists,
+    is_interrupted, summary,
 };
+use super::environment::Resumption;
 use super::lock::{LOCK, Lock, LockError};
 use super::{Environment, Overwrite, RunDirectory, RunError};
 use crate::files::{
@@ -49,7 +51,7 @@ pub struct NewRun {
     /// Directories that were created for it, the innermost first.
     created: Vec<PathBuf>,
     progress: Progress,
-    /// Whether an earlier run is replaced.
+    /// True if an earlier run is replaced.
     replaces: bool,
 }
 
@@ -83,6 +85,11 @@ impl NewRun {
     }
 
     /// Returns the error of [`NewRun::claim`] for the current directory, if any. Changes nothing.
+    ///
+    /// # Errors
+    /// [`RunError::InUse`] if another process trains there; [`RunError::Exists`] for a run that `overwrite` does not
+    /// allow to replace; [`RunError::Foreign`] for a directory of anything else; [`RunError::File`] if it cannot be
+    /// read.
     pub fn check(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
         // The lock is checked last: apparent problems may be the unfinished work of another start.
         let found = check_contents(path, overwrite);
@@ -92,6 +99,57 @@ impl NewRun {
         }
     }
 
+    /// Locks the directory of an existing run to continue it. Recovers from an interrupted start first, which may
+    /// restore an earlier run.
+    ///
+    /// # Errors
+    /// Another process is training there, or there is no run.
+    pub fn resume(path: &Path) -> Result<NewRun, RunError> {
+        Self::check_resume(path)?;
+        let lock = lock(path)?;
+        // Nothing is undone when the value is dropped: the run stays.
+        let progress = Progress::Committed;
+        let run = RunDirectory::at(path);
+        let new = NewRun { run, lock, created: Vec::new(), progress, replaces: false };
+        new.recover()?;
+        RunDirectory::open(path)?;
+        Ok(new)
+    }
+
+    /// Returns the error of [`NewRun::resume`] for the current directory, if any. Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`NewRun::resume`].
+    pub fn check_resume(path: &Path) -> Result<(), RunError> {
+        can_create_in(path).map_err(FileError::new("create", path))?;
+        match Lock::owner(path) {
+            Some(owner) => Err(in_use(path, owner)),
+            None => RunDirectory::open(path).map(|_| ()),
+        }
+    }
+
+    /// Records in `environment.json` that the run continues in `environment` from `step`, stores `recipe` as that of
+    /// the run, and removes the summary of the process before.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn continue_from(
+        &self,
+        step: u64,
+        recipe: &str,
+        environment: Environment,
+    ) -> Result<(), RunError> {
+        let mut first = self.run.environment()?;
+        first.resumed.push(Resumption { step, environment: Box::new(environment) });
+        write_json(&self.run.environment_path(), &first)?;
+        write_atomically(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
+        remove(&self.run.summary())?;
+        for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
+            create_directory(&directory)?;
+        }
+        Ok(())
+    }
+
     /// Returns the run directory. It has no files of the run before [`NewRun::begin`].
     pub fn directory(&self) -> &RunDirectory {
         &self.run
@@ -99,6 +157,9 @@ impl NewRun {
 
     /// Refuses inputs (each with its recipe key) that replacing the run at `path` would remove, directly or through
     /// symbolic links. Without a run at `path`, nothing is removed.
+    ///
+    /// # Errors
+    /// [`RunError::Inputs`] with all such inputs and their keys; [`RunError::File`] if `path` cannot be resolved.
     pub fn refuse_inputs<'a>(
         path: &Path,
         inputs: impl IntoIterator<Item = (&'a str, PathBuf)>,
@@ -122,20 +183,21 @@ impl NewRun {
     }
 
     /// Moves the old run aside and writes `recipe.toml` and `environment.json`.
+    ///
+    /// # Errors
+    /// [`RunError::File`] if a file of the old run cannot be moved, or one of the new run cannot be created or written.
     pub fn begin(&mut self, recipe: &str, environment: &Environment) -> Result<(), RunError> {
         self.progress = Progress::Begun;
+        // A run without a checkpoint is not restored, whatever becomes of the new one.
+        self.replaces = has_checkpoint(self.run.path());
         create_directory(&self.at(MOVING))?;
         for name in LAYOUT {
             if exists(&self.at(name)) {
                 rename(&self.at(name), &self.at(MOVING).join(name))?;
-                self.replaces = true;
             }
         }
         self.advance(MOVING, OLD)?;
-        write_atomically(&self.run.environment_path(), |file| {
-            serde_json::to_writer_pretty(&mut *file, environment)?;
-            file.write_all(b"\n")
-        })?;
+        write_json(&self.run.environment_path(), environment)?;
         write_atomically(&self.run.recipe(), |file| file.write_all(recipe.as_bytes()))?;
         for directory in [self.run.tensorboard(), self.run.checkpoints(), self.run.retrieval()] {
             create_directory(&directory)?;
@@ -155,6 +217,10 @@ impl NewRun {
     }
 
     /// Gives the old run up: the directory now holds the new run. Later calls do nothing.
+    ///
+    /// # Errors
+    /// [`RunError::File`] if the directory of the old run cannot be renamed. Files of it that cannot be removed are a
+    /// warning.
     pub fn commit(&mut self) -> Result<(), RunError> {
         if self.progress == Progress::Committed {
             return Ok(());
@@ -285,6 +351,12 @@ impl Drop for NewRun {
     }
 }
 
+/// Returns whether the run in `path` has a complete checkpoint: an unfinished one has a hidden name.
+fn has_checkpoint(path: &Path) -> bool {
+    let entries = fs::read_dir(path.join(CHECKPOINTS)).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
+}
+
 /// Refuses a directory in which no run may be started.
 fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let mut names = match contents(path) {
@@ -302,13 +374,19 @@ fn check_contents(path: &Path, overwrite: Overwrite) -> Result<(), RunError> {
     let (path, contents) = (path.to_path_buf(), summary(&names));
     match (RunDirectory::at(&path).environment(), overwrite) {
         (Err(_), _) => Err(RunError::Foreign { path, contents }),
-        (Ok(_), Overwrite::Refuse) => Err(RunError::Exists { path, contents }),
         (Ok(_), Overwrite::Replace) => Ok(()),
+        (Ok(_), Overwrite::WithoutCheckpoint) if !has_checkpoint(&path) => Ok(()),
+        (Ok(_), Overwrite::Refuse | Overwrite::WithoutCheckpoint) => {
+            Err(RunError::Exists { path, contents })
+        }
     }
 }
 
 impl RunDirectory {
     /// Creates the directory of a new run in one step. Callers with fallible steps in between use [`NewRun`].
+    ///
+    /// # Errors
+    /// Those of [`NewRun::claim`], [`NewRun::begin`] and [`NewRun::commit`].
     pub fn create(
         path: &Path,
         overwrite: Overwrite,
@@ -330,6 +408,13 @@ impl RunDirectory {
         can_create_in(path).map_err(FileError::new("create", path))?;
         NewRun::check(path, overwrite)
     }
+}
+
+fn write_json(path: &Path, environment: &Environment) -> Result<(), FileError> {
+    write_atomically(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, environment)?;
+        file.write_all(b"\n")
+    })
 }
 
 fn in_use(path: &Path, owner: String) -> RunError {

@@ -1,8 +1,13 @@
 //! The outcome and the cost of a run: `summary.json`.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::files::{FileError, read_regular_to_string};
+use crate::json_number;
 
 /// The content of `summary.json`, which is written when a run ends for any reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +45,19 @@ pub struct Summary {
     pub seconds: Seconds,
 }
 
+impl Summary {
+    /// Reads a run's `summary.json` ([`RunDirectory::summary`](super::RunDirectory::summary)).
+    ///
+    /// # Errors
+    /// The file is missing, since the run has not ended; it is not a regular file, or was not written by genir.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let text = read_regular_to_string(path).map_err(FileError::new("read", path))?;
+        serde_json::from_str(&text).map_err(|error| {
+            FileError::new("read", path)(io::Error::new(ErrorKind::InvalidData, error.to_string()))
+        })
+    }
+}
+
 /// The outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +66,8 @@ pub enum RunOutcome {
     Finished,
     /// A callback stopped it.
     Stopped,
+    /// A signal ended it; the same command continues it.
+    Interrupted,
     /// An error ended it.
     Failed,
 }
@@ -68,7 +88,8 @@ pub struct Best {
 pub struct Evaluation {
     /// Number of updates before the evaluation.
     pub step: u64,
-    /// Metrics by name, as in `metrics.jsonl`.
+    /// Metrics by name, as in `metrics.jsonl`; what is not finite is one of the strings `"NaN"`, `"inf"` and `"-inf"`.
+    #[serde(with = "json_number::map")]
     pub metrics: BTreeMap<String, f64>,
 }
 

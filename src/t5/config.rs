@@ -108,10 +108,10 @@ pub struct T5Config {
     pub initializer_factor: f64,
     /// The MLP's form.
     pub feed_forward: FeedForward,
-    /// Whether the output matrix is the word embedding. What a checkpoint really holds decides when it
-    /// is loaded; transformers 5 writes `true` for every T5.
+    /// True if the output matrix is the word embedding. When a checkpoint is loaded, its tensors decide instead:
+    /// transformers 5 writes `true` for every T5.
     pub tie_word_embeddings: bool,
-    /// Whether the decoder's output is multiplied by `d_model^-0.5` before the output matrix.
+    /// True if the decoder's output is multiplied by `d_model^-0.5` before the output matrix.
     pub scale_decoder_outputs: bool,
     /// Padding token; also the decoder's start token in every released T5.
     pub pad_token_id: u32,
@@ -123,6 +123,10 @@ pub struct T5Config {
 
 impl T5Config {
     /// Reads `config.json` in `directory`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] if the file is missing or cannot be read; [`ConfigError::LfsPointer`]; otherwise as for
+    /// [`T5Config::from_json`].
     pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let file = directory.join("config.json");
         let text = read_small_to_string(&file)
@@ -134,6 +138,10 @@ impl T5Config {
     }
 
     /// Reads the text of a `config.json`; `file` stands for it in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Json`] for text that is not a JSON object; otherwise an error that names the key, the value found
+    /// and what was expected: a model that is not a T5, a missing or impossible size, an unknown activation.
     pub fn from_json(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let original: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
             ConfigError::Json { file: file.to_owned(), reason: error.to_string() }
@@ -229,7 +237,7 @@ impl T5Config {
 
     /// Checks that the special tokens exist, where `vocab_size` is the number of the tokenizer's tokens; `directory` is
     /// where the configuration comes from.
-    pub fn check_tokens(&self, directory: &Path) -> Result<(), ConfigError> {
+    pub(crate) fn check_tokens(&self, directory: &Path) -> Result<(), ConfigError> {
         let end = self.original.get("eos_token_id").and_then(Value::as_u64);
         let tokens = [
             ("decoder_start_token_id", u64::from(self.decoder_start_token_id)),

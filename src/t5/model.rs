@@ -62,7 +62,7 @@ impl T5 {
         Self { precision, ..self }
     }
 
-    /// Whether the word embedding is the output matrix too.
+    /// Returns whether the word embedding is the output matrix too.
     pub fn is_tied(&self) -> bool {
         self.lm_head.is_none()
     }

@@ -18,8 +18,8 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass without dropout, as for evaluation, probes and caches. One pass may go through [`crate::t5::T5::encode`] and
-    /// then `decode_start`.
+    /// A pass without dropout, as for evaluation, probes and caches. One pass may go through [`crate::t5::T5::encode`]
+    /// and then `decode_start`.
     pub fn evaluate(tap: &'a mut dyn Tap) -> Self {
         Self { tap, dropout: None, draws: 0, precision: Precision::default() }
     }
@@ -49,7 +49,7 @@ impl<'a> Pass<'a> {
         Some(dropout.mask(dims, self.draws, device))
     }
 
-    /// Whether the tap wants one of these activations.
+    /// Returns whether the tap wants one of these activations.
     pub(super) fn wants_any(&self, at: LayerContext, hooks: &[Hook]) -> bool {
         hooks.iter().any(|&hook| self.tap.wants(at.site(hook)))
     }
@@ -99,7 +99,8 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Panics if a tap has returned another shape than it was given: reshaped, it would give wrong numbers without an error.
+/// Panics if a tap has returned another shape than it was given: reshaped, it would give wrong numbers without an
+/// error.
 fn check_shape<const D: usize>(found: [usize; D], expected: [usize; D], site: Site) {
     assert_eq!(found, expected, "shape of the tensor that a tap returned at {site}");
 }

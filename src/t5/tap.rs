@@ -11,8 +11,8 @@ use crate::component::Stack;
 
 /// The activation that is read or replaced at a site.
 ///
-/// Each variant has its name in TransformerLens: head hooks with `attn.` or `cross_attn.` before it. *Stream* hooks pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head*
-/// hooks pass rank 4.
+/// Each variant has its name in TransformerLens: head hooks with `attn.` or `cross_attn.` before it. *Stream* hooks
+/// pass `[batch, position, width]` (width is `d_model`, or `d_ff` inside the MLP), *head* hooks pass rank 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
     /// `hook_resid_pre`, stream: a layer's input.
@@ -39,8 +39,8 @@ pub enum Hook {
     AttentionIn,
     /// `ln2.hook_normalized` of the decoder, stream: what cross-attention's queries read, after its RMSNorm.
     CrossAttentionIn,
-    /// `ln3.hook_normalized` of the decoder and `ln2.hook_normalized` of the encoder, stream: what the MLP reads, after its
-    /// RMSNorm.
+    /// `ln3.hook_normalized` of the decoder and `ln2.hook_normalized` of the encoder, stream: what the MLP reads, after
+    /// its RMSNorm.
     MlpIn,
     /// `hook_q`, heads, `[batch, target, head, d_kv]`: queries.
     Query(Attention),
@@ -134,9 +134,10 @@ pub trait Tap {
     /// True if this tap is to be called at `site`.
     fn wants(&self, site: Site) -> bool;
 
-    /// Called at every [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`], whatever [`Self::wants`]
-    /// returns, before the component runs, with the shape `[batch, position, d_model]`. If it returns a tensor, that is the component's output; the
-    /// component is not computed, and the tap is not called at its other sites: the cheapest way to ablate.
+    /// Called at every [`Hook::AttentionOut`], [`Hook::CrossAttentionOut`] and [`Hook::MlpOut`], whatever
+    /// [`Self::wants`] returns, before the component runs, with the shape `[batch, position, d_model]`. If it returns a
+    /// tensor, that is the component's output; the component is not computed, and the tap is not called at its other
+    /// sites: the cheapest way to ablate.
     fn replace_output(&mut self, site: Site, shape: [usize; 3]) -> Option<Tensor<3>> {
         let _ = (site, shape);
         None

@@ -34,6 +34,9 @@ pub struct Examples {
 impl Examples {
     /// Creates the examples of the tasks in `options`: one for each text of each document, and one for each pair of a
     /// training or generated query and a relevant document. Documents in `left_out` give no example of either task.
+    ///
+    /// # Errors
+    /// [`TaskError::NoTask`] without tasks; the error of the tokenizer for a text that cannot be encoded.
     pub fn build(
         corpus: &Corpus,
         tokenizer: &TextTokenizer,

@@ -33,6 +33,11 @@ pub struct Mixture {
 
 impl Mixture {
     /// Creates the mixture of `examples` for the tasks and the ratio of `options`.
+    ///
+    /// # Errors
+    /// [`TaskError::NoTask`] without tasks; [`TaskError::NoDocuments`] or [`TaskError::NoTrainingQueries`] if a task
+    /// has no example; [`TaskError::Ratio`] for a ratio that is not a finite number above 0; [`TaskError::RatioOfOne`]
+    /// for a ratio with one task; [`TaskError::TooMany`] if an epoch would have too many examples.
     pub fn new(examples: &Examples, options: &TaskOptions) -> Result<Self, TaskError> {
         let documents = examples.count(Task::Indexing) as u64;
         let pairs = examples.count(Task::Retrieval) as u64;

@@ -57,7 +57,7 @@ pub struct Encoding {
     pub indexing_prefix: String,
     /// Prepended to every query unchanged.
     pub retrieval_prefix: String,
-    /// Whether documents and queries are lowercased.
+    /// True if documents and queries are lowercased.
     pub lowercase: bool,
 }
 

@@ -24,7 +24,7 @@ pub struct Adafactor {
     pub decay_rate: f64,
     /// Decoupled weight decay, times the learning rate.
     pub weight_decay: f64,
-    /// Whether the learning rate is multiplied by the parameter's root mean square.
+    /// True if the learning rate is multiplied by the parameter's root mean square.
     pub scale_parameter: bool,
     /// Every gradient is multiplied by this first.
     pub gradient_scale: f64,

@@ -19,7 +19,7 @@ pub struct Base {
     pub directory: PathBuf,
     /// Its configuration, with the sizes that were asked for and the words of its tokenizer.
     pub config: T5Config,
-    /// Whether the word embedding is the output matrix too.
+    /// True if the word embedding is the output matrix too.
     pub tied: bool,
     /// Docids that it has already.
     pub imported: Option<ImportedDocids>,
@@ -30,12 +30,12 @@ pub struct Base {
 
 impl Base {
     /// Finds the base of a recipe, fetched where needed, and reads its configuration and tokenizer.
-    pub fn of(model: &ModelSection) -> Result<(TextTokenizer, Self), OpenBaseError> {
+    pub(crate) fn of(model: &ModelSection) -> Result<(TextTokenizer, Self), OpenBaseError> {
         Self::find(&model.base, model.revision.as_deref(), model.init, &model.config.sizes())
     }
 
     /// Finds a model with its weights: a directory (of a run too), or a model of the hub.
-    pub fn pretrained(base: &str) -> Result<Self, OpenBaseError> {
+    pub(crate) fn pretrained(base: &str) -> Result<Self, OpenBaseError> {
         Ok(Self::find(base, None, Init::Pretrained, &[])?.1)
     }
 
@@ -133,7 +133,11 @@ impl Base {
     ///
     /// # Errors
     /// The weights do not fit the configuration, or not into the memory of the host where they are computed on it.
-    pub fn t5(&self, seed: u64, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
+    pub(crate) fn t5(
+        &self,
+        seed: u64,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<T5, WeightsError> {
         let device = device.into();
         self.check()?;
         weights::check_memory(&self.directory, &self.config, self.tied, 0, &device)?;
@@ -153,7 +157,7 @@ impl Base {
     }
 
     /// The origin of its weights.
-    pub fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
+    pub(crate) fn origin(&self, seed: u64) -> Result<Origin, WeightsError> {
         let config = self.config.clone();
         Ok(match self.init {
             Init::Scratch => Origin::seed(config, seed),
@@ -162,7 +166,7 @@ impl Base {
     }
 
     /// The docids that the base knows with their rows of `[docids, d_model]`, where a run starts from its weights.
-    pub fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
+    pub(crate) fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
         let Some(imported) = self.imported.as_ref().filter(|_| self.init == Init::Pretrained)
         else {
             return Ok(None);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::monitor::Monitor;
 use crate::prefix::{Prefix, TextSet};
 use crate::t5::GenirModel;
@@ -22,7 +24,7 @@ pub struct Cadence {
 }
 
 impl Cadence {
-    /// Whether it is time after `step` updates (0 before the first).
+    /// Returns whether the callback is due after `step` updates (0 before the first).
     pub fn is_due(&self, step: u64, is_last: bool) -> bool {
         if step == 0 {
             return self.at_start;
@@ -30,7 +32,7 @@ impl Cadence {
         (is_last && self.at_end) || self.every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// How many times it is due in a run of `steps` updates.
+    /// Returns the number of times that the callback is due in a run of `steps` updates.
     pub fn times(&self, steps: u64) -> u64 {
         let between = self.every.map_or(0, |every| steps.checked_div(every).unwrap_or(0));
         let end = self.at_end && self.every.is_none_or(|every| !steps.is_multiple_of(every));
@@ -46,13 +48,13 @@ pub struct TrainerState<'a> {
     pub total_steps: u64,
     /// Passes over the examples, with their fraction.
     pub epoch: f64,
-    /// Whether no update follows, as far as it is known: the last step, or a callback before this one stopped the run.
-    /// One after this one may stop it still: then only [`Callback::end`] comes.
+    /// True if it is known that no update follows: at the last step, or if an earlier callback has stopped the run. If
+    /// a later callback stops the run, only [`Callback::end`] is called.
     pub is_last: bool,
     /// The model, with autodiff. Evaluate on `model.valid()`.
     pub model: &'a GenirModel,
     /// The stored frozen prefix; `None` if the encoder is trained.
-    pub prefix: Option<&'a Arc<Prefix>>,
+    pub prefix: Option<Arc<Prefix>>,
     /// Mean loss of the newest update's examples; NaN before the first.
     pub loss: f64,
     /// Examples of the newest update; 0 before the first.
@@ -65,9 +67,9 @@ pub struct TrainerState<'a> {
     pub training_seconds: f64,
     /// The cost of the run so far, including the callbacks before this one.
     pub costs: Costs,
-    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here, and
-    /// the best checkpoint and early stopping read. A callback of yours may add metrics under other names; `save.best_metric`
-    /// and `stop.metric` name metrics of the evaluation only.
+    /// Metrics measured at this step, by name (`validation/hits@1`). Callbacks run in order: the evaluation adds here,
+    /// and the best checkpoint and early stopping read. A callback of yours may add metrics under other names;
+    /// `save.best_metric` and `stop.metric` name metrics of the evaluation only.
     pub metrics: BTreeMap<String, f64>,
     /// Writes scalars and messages.
     pub monitor: &'a mut Monitor,
@@ -108,18 +110,27 @@ pub enum Verdict {
     Stop(String),
 }
 
-/// How a run ended.
+/// The way in which a run ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Ending<'a> {
     /// After its last update.
     Finished,
     /// A callback stopped it, for this reason.
     Stopped(&'a str),
+    /// The process was asked to stop, by this signal: a checkpoint was written from which the run will continue.
+    Interrupted(i32),
     /// By an error: of a callback, or a loss or gradient that is not finite.
     Failed(&'a TrainError),
 }
 
-/// A callback of training: evaluation, checkpoints, logging, probes.
+impl Ending<'_> {
+    /// True if the run is over, and not by an error: what is due at its end is done now.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Ending::Finished | Ending::Stopped(_))
+    }
+}
+
+/// A callback of training: evaluation, logging, probes.
 pub trait Callback {
     /// The steps at which it runs.
     fn cadence(&self) -> Cadence;
@@ -140,6 +151,25 @@ pub trait Callback {
     /// The phase that its time is added to, if any.
     fn phase(&self) -> Option<Phase> {
         None
+    }
+
+    /// What it has gathered since the start of the run and needs to continue: checkpoints contain it. `None` if it
+    /// needs nothing. Numbers that must be restored exactly are stored as text, since JSON may be read as a neighbouring number.
+    fn state(&self) -> Option<Value> {
+        None
+    }
+
+    /// Restores what [`Callback::state`] returned when the checkpoint was written from which the run continues.
+    ///
+    /// # Errors
+    /// The state is not one of this callback.
+    fn restore(&mut self, _state: Value) -> serde_json::Result<()> {
+        Ok(())
+    }
+
+    /// The name of its state in checkpoints. Two callbacks of one type in a run need different names.
+    fn name(&self) -> String {
+        std::any::type_name::<Self>().to_owned()
     }
 
     /// Called when it is due.

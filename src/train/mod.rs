@@ -5,19 +5,24 @@ mod adamw;
 mod base;
 mod callback;
 pub mod callbacks;
+mod checkpoints;
 mod checks;
 mod costs;
 mod memory;
 mod optimizer;
+mod optimizer_state;
 mod plan;
 mod plan_error;
 mod probe_base;
 mod query_sets;
+mod requests;
+mod resume;
 mod schedule;
 mod step;
 mod to_start;
 mod trainer;
 mod training;
+mod training_state;
 mod warnings;
 
 use std::fmt;
@@ -33,10 +38,13 @@ pub use optimizer::{Optimizer, UpdateError, Updated};
 pub use plan::Plan;
 pub use plan_error::{OpenBaseError, PlanError, PlanErrors};
 pub use probe_base::ProbeBase;
+pub use requests::Requests;
+pub use resume::{MAY_CHANGE, Resume, ResumeError, ResumePoint, Start, find_start};
 pub use schedule::Schedule;
 pub use step::{StepInput, StepOptions, forward_backward};
 pub use trainer::{Outcome, Trainer};
 pub use training::Training;
+pub use training_state::{Arithmetic, StateError, TrainingState};
 
 use crate::checkpoint::CheckpointError;
 use crate::docid::TokenizerError;
@@ -44,6 +52,7 @@ use crate::files::FileError;
 use crate::probe::ProbeError;
 use crate::retrieval::run_files::RunFileError;
 use crate::run::RunError;
+use crate::t5::weights::WeightsError;
 use crate::task::TaskError;
 
 /// The value that was not finite.
@@ -112,6 +121,15 @@ pub enum TrainError {
     /// A checkpoint cannot be written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The state of a callback in a checkpoint cannot be read.
+    #[error("the state of a callback in the checkpoint cannot be read: {0}")]
+    CallbackState(#[from] serde_json::Error),
+    /// The run cannot continue.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// The weights or the optimizer's state in a checkpoint cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A run file cannot be written.
     #[error(transparent)]
     RunFile(#[from] RunFileError),

@@ -20,20 +20,28 @@ use crate::recipe;
 
 /// The optimizer of a run: a rule, and a state for each parameter that it has updated.
 pub struct Optimizer {
-    rule: UpdateRule,
+    pub(super) rule: UpdateRule,
     clip_norm: Option<f64>,
-    states: BTreeMap<String, State>,
+    pub(super) states: BTreeMap<String, State>,
 }
 
 /// The state of one parameter.
-struct State {
-    state: DynState,
+pub(super) struct State {
+    pub(super) state: DynState,
     bytes: u64,
+}
+
+impl State {
+    /// Of a parameter of rank `D`.
+    pub(super) fn new<const D: usize>(state: impl Moments<D>) -> Self {
+        let bytes = state.values() * size_of::<f32>() as u64;
+        Self { bytes, state: DynState::create(state, D) }
+    }
 }
 
 /// The update rule.
 #[derive(Clone)]
-enum UpdateRule {
+pub(super) enum UpdateRule {
     AdamW(AdamW),
     Adafactor(Adafactor),
 }
@@ -57,16 +65,18 @@ impl Optimizer {
     /// The optimizer that a recipe asks for, without states.
     pub fn new(section: &recipe::OptimizerSection) -> Self {
         let rule = match section.optimizer {
-            recipe::Optimizer::AdamW { betas: [beta_1, beta_2], eps: epsilon, weight_decay } => {
-                UpdateRule::AdamW(AdamW {
-                    beta_1,
-                    beta_2,
-                    epsilon,
-                    weight_decay,
-                    gradient_scale: 1.0,
-                })
-            }
-            recipe::Optimizer::Adafactor {
+            recipe::OptimizerSettings::AdamW {
+                betas: [beta_1, beta_2],
+                eps: epsilon,
+                weight_decay,
+            } => UpdateRule::AdamW(AdamW {
+                beta_1,
+                beta_2,
+                epsilon,
+                weight_decay,
+                gradient_scale: 1.0,
+            }),
+            recipe::OptimizerSettings::Adafactor {
                 eps: [epsilon_1, epsilon_2],
                 clip_threshold,
                 decay_rate,
@@ -214,30 +224,26 @@ fn update<R: Rule, const D: usize>(
     state: Option<State>,
 ) -> (Tensor<D>, Option<State>)
 where
-    R::State<D>: Moments,
+    R::State<D>: Moments<D>,
 {
     let state = state.map(|state| state.state.downcast::<R::State<D>>());
     let (tensor, state) = rule.step(learning_rate, tensor, gradient, state);
-    let stored = |state: R::State<D>| State {
-        bytes: state.values() * size_of::<f32>() as u64,
-        state: DynState::create(state, D),
-    };
-    (tensor, state.map(stored))
+    (tensor, state.map(State::new))
 }
 
 /// The state of an update rule, in f32.
-trait Moments {
+pub(super) trait Moments<const D: usize>: Send + Sync + 'static {
     /// Number of values.
     fn values(&self) -> u64;
 }
 
-impl<const D: usize> Moments for AdamWState<D> {
+impl<const D: usize> Moments<D> for AdamWState<D> {
     fn values(&self) -> u64 {
         count(&self.momentum.moment_1) + count(&self.momentum.moment_2)
     }
 }
 
-impl<const D: usize> Moments for AdafactorState<D> {
+impl<const D: usize> Moments<D> for AdafactorState<D> {
     fn values(&self) -> u64 {
         count(&self.second_moment) + self.column_second_moment.as_ref().map_or(0, count)
     }

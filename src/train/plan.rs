@@ -19,7 +19,7 @@ use crate::prefix::{FrozenPrefix, TextSet};
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
-use crate::t5::weights::{self, Origin, WeightsError};
+use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
 use crate::task::{Epochs, Examples, Mixture};
 
@@ -47,7 +47,7 @@ pub struct Plan {
     pub examples: Examples,
     /// The examples of an epoch.
     pub mixture: Mixture,
-    /// How epochs are divided into updates and batches.
+    /// The division of epochs into updates and batches.
     pub epochs: Epochs,
     /// The query sets of each evaluation, encoded once: samples of what was trained on, then the splits, each set with
     /// its split.
@@ -67,6 +67,10 @@ pub struct Plan {
 impl Plan {
     /// Reads the corpus, the base's configuration, its tokenizer and the headers of its weights, and makes the
     /// examples. Weights are read by [`Plan::model`].
+    ///
+    /// # Errors
+    /// All problems at once, each with its recipe key: of the device, the base model, the corpus, the docids, the
+    /// stages, the trainable set, the tasks, and of what is evaluated, saved and probed.
     pub fn new(recipe: Recipe) -> Result<Self, PlanErrors> {
         Self::assemble(recipe, Vec::new())
     }
@@ -232,6 +236,10 @@ impl Plan {
     ///
     /// A document that is a docid of the base already keeps its row; the others get rows as
     /// `docids.rows` says.
+    ///
+    /// # Errors
+    /// As for [`Plan::base`]; [`PlanError::Tokenizer`] if the text of a document cannot be encoded for its row;
+    /// [`PlanError::Weights`] if the rows of known docids cannot be read.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5)?;
@@ -247,7 +255,50 @@ impl Plan {
         Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
     }
 
-    /// Whether the base has weights, used or not.
+    /// The model in a checkpoint of this plan's run, on `device` (with or without autodiff).
+    ///
+    /// # Errors
+    /// The weights cannot be read, or are not those of a model of this plan.
+    pub(super) fn model_of(
+        &self,
+        checkpoint: &Path,
+        device: &Device,
+    ) -> Result<GenirModel, WeightsError> {
+        let (words, documents) = (self.config().vocab_size as u32, self.docids.len() as u32);
+        let rows: Vec<u32> = (words..words + documents).collect();
+        let tensors = StoredTensors::open(checkpoint)?;
+        let docids = weights::load_docids(&tensors, self.config(), &rows, device)?;
+        let compute = &ComputeDevice { device: device.clone(), precision: self.precision };
+        let t5 = Origin::files(self.config().clone(), tensors).t5(self.is_tied(), compute)?;
+        Ok(GenirModel { t5, docids })
+    }
+
+    /// A hash of the training examples in order, of the docids and of the queries that are evaluated.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut text = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        self.docids.ids().for_each(&mut text);
+        for split in &self.recipe.evaluate.splits {
+            for query in self.corpus.split(*split) {
+                text(&query.id);
+                text(&query.text);
+            }
+        }
+        for example in 0..self.examples.len() {
+            let tokens = self.examples.tokens(example);
+            hasher.update(&(tokens.len() as u64).to_le_bytes());
+            tokens.iter().for_each(|token| {
+                hasher.update(&token.to_le_bytes());
+            });
+            hasher.update(&self.examples.target(example).to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// True if the base has weights, used or not.
     pub fn base_has_weights(&self) -> bool {
         self.base.has_weights()
     }
@@ -268,6 +319,10 @@ impl Plan {
     }
 
     /// The T5 before the first step, on `device`: what probes compare the trained one with.
+    ///
+    /// # Errors
+    /// [`PlanError::Weights`] if a weight of the base model is missing, has another shape or type, or cannot be read. A
+    /// model from scratch has no files and no errors.
     pub fn base(&self, device: &Device) -> Result<T5, PlanError> {
         let device = &ComputeDevice { device: device.clone(), precision: self.precision };
         Ok(self.base.t5(self.recipe.run.seed, device)?)
@@ -290,12 +345,18 @@ impl Plan {
     }
 
     /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
+    ///
+    /// # Errors
+    /// As for [`Plan::base`].
     pub fn base_sharing_frozen(&self, model: &T5) -> Result<T5, PlanError> {
         let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
         Ok(self.origin()?.t5_sharing_frozen(model, trained)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.
+    ///
+    /// # Errors
+    /// The files of the base model's weights cannot be opened any more. A model from scratch has none.
     pub fn origin(&self) -> Result<Origin, WeightsError> {
         self.base.origin(self.recipe.run.seed)
     }
@@ -310,7 +371,7 @@ impl Plan {
         &self.base.directory
     }
 
-    /// Whether the word embedding is the output matrix too.
+    /// Returns whether the word embedding is the output matrix too.
     pub fn is_tied(&self) -> bool {
         self.base.tied
     }

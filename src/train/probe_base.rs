@@ -17,7 +17,7 @@ use crate::t5::weights::WeightsError;
 pub struct ProbeBase {
     /// The model's name in results.
     pub name: String,
-    /// How it was found, where that is not what `model.base` says: a sentence for the log.
+    /// A sentence for the log that says how the model was found, if it is not the model of `model.base`.
     pub note: Option<String>,
     /// The model.
     pub base: Base,
@@ -46,7 +46,7 @@ impl ProbeBase {
     }
 
     /// A directory, or a model of the hub.
-    pub fn named(name: &str) -> Result<Self, OpenBaseError> {
+    pub(crate) fn named(name: &str) -> Result<Self, OpenBaseError> {
         let base = Base::pretrained(name)?;
         Ok(Self { name: name.to_owned(), note: None, base, seed: 0, is_start: false })
     }
@@ -97,7 +97,7 @@ impl ProbeBase {
         Ok(found)
     }
 
-    /// Whether it has been trained to retrieve: it has docids, or is a checkpoint of genir's.
+    /// Returns whether it has been trained to retrieve: it has docids, or is a checkpoint of genir's.
     fn is_retriever(&self) -> bool {
         self.base.imported.is_some() || self.base.directory.join(MANIFEST).exists()
     }
@@ -133,7 +133,10 @@ impl ProbeBase {
     }
 
     /// The model with its weights.
-    pub fn open(&self, device: impl Into<ComputeDevice>) -> Result<ComparisonModel, WeightsError> {
+    pub(crate) fn open(
+        &self,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<ComparisonModel, WeightsError> {
         Ok(ComparisonModel {
             name: self.name.clone(),
             t5: self.base.t5(self.seed, device)?,

@@ -19,8 +19,8 @@ pub(super) struct QuerySource<'a> {
 }
 
 impl QuerySource<'_> {
-    /// The query sets of the run's evaluations, encoded: samples of what was trained on first, then the splits (each set with
-    /// its split) that have queries.
+    /// The query sets of the run's evaluations, encoded: samples of what was trained on first, then the splits (each
+    /// set with its split) that have queries.
     pub fn evaluated(&self) -> Result<Vec<(QuerySet, Option<Split>)>, TokenizerError> {
         let section = &self.recipe.evaluate;
         let mut sets = Vec::new();

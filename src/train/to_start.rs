@@ -17,7 +17,23 @@ impl Plan {
         let plan =
             Self::assemble(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
         let inputs = NewRun::refuse_inputs(&plan.recipe.run.directory, plan.inputs());
-        let mut problems: Vec<PlanError> = inputs.err().map(PlanError::from).into_iter().collect();
+        plan.that_fits(inputs.err().map(PlanError::from).into_iter().collect())
+    }
+
+    /// As [`Plan::to_start`] for a run that continues: its directory must exist and be free.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn to_continue(recipe: Recipe) -> Result<Self, PlanErrors> {
+        let directory = NewRun::check_resume(&recipe.run.directory);
+        let plan =
+            Self::assemble(recipe, directory.err().map(PlanError::from).into_iter().collect())?;
+        plan.that_fits(Vec::new())
+    }
+
+    /// Returns the plan if there are no problems and the machine has the memory for it.
+    fn that_fits(self, mut problems: Vec<PlanError>) -> Result<Self, PlanErrors> {
+        let plan = self;
         let memory = plan.memory_problem();
         problems.extend(memory.filter(|(fit, _)| *fit == Fit::DoesNot).map(|(_, problem)| problem));
         match problems.is_empty() {
@@ -26,7 +42,7 @@ impl Plan {
         }
     }
 
-    /// Whether the run needs more memory than its process can have, and by how much.
+    /// Returns the problem that the run needs more memory than its process can have, if it does.
     pub(super) fn memory_problem(&self) -> Option<(Fit, PlanError)> {
         const MIB: u64 = 1 << 20;
         let (available, memory) = (available_to_process()?, MemoryEstimate::of(self));

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,20 +10,24 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callback::{Callback, Ending, TrainerState, Verdict};
+use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase};
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
+use super::requests::Requests;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
+use super::training_state::{Arithmetic, Called, OPTIMIZER, TrainingState, UpdateRecord};
 use super::{NonFinite, TrainError};
 use crate::allocator::release_freed_memory;
 use crate::component::freeze_all_but;
-use crate::device::pad_to_multiple_of;
+use crate::device::{describe, pad_to_multiple_of};
+use crate::exact::{Exact, from_exact, to_exact};
 use crate::monitor::Monitor;
 use crate::prefix::{FrozenModel, Prefetcher, Prefix, mebibytes};
 use crate::random;
-use crate::t5::{Dropout, GenirModel, Tokens};
+use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, Sampler, collate};
 
 /// A run in progress.
@@ -39,15 +44,34 @@ pub struct Trainer<'a> {
     /// Gathers the prefix of the next batch, if gathering blocks.
     ahead: Option<Prefetcher>,
     costs: Costs,
+    requests: Requests,
+    /// The latest update.
+    newest: Step,
+    /// The callbacks that were called after it.
+    called: Called,
+    /// The reason for which a callback stopped the run, if one did.
+    stopped: Option<String>,
+    /// The recipe as TOML, and the hash of the examples.
+    identity: (String, String),
 }
 
-/// How a run ended. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
+/// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Updates done.
     pub steps: u64,
     /// The reason for which a callback stopped the run early, if one did.
     pub stopped: Option<String>,
+    /// The signal that interrupted the run, if one did: the same command continues it.
+    pub signal: Option<i32>,
+}
+
+/// Why no update follows before the last one.
+enum Stop {
+    /// A callback stopped the run, for this reason.
+    Early(String),
+    /// A signal.
+    Signal(i32),
 }
 
 /// Result of one update.
@@ -66,6 +90,9 @@ struct Step {
 
 impl<'a> Trainer<'a> {
     /// A run that follows `plan`, before its first step.
+    ///
+    /// # Errors
+    /// None, since a plan is complete.
     pub fn new(plan: &'a Plan) -> Result<Self, TrainError> {
         let recipe = &plan.recipe;
         let total_steps = plan.total_steps();
@@ -82,12 +109,53 @@ impl<'a> Trainer<'a> {
             prefix: None,
             ahead: None,
             costs: Costs::begin(),
+            requests: Requests::default(),
+            newest: Step { loss: f64::NAN, ..Step::default() },
+            called: Called::None,
+            stopped: None,
+            identity: (recipe.to_toml()?, plan.fingerprint()),
             device: plan.device.clone().autodiff(),
             plan,
         })
     }
 
+    /// Listens to `requests` while it trains.
+    pub(super) fn listen_to(&mut self, requests: &Requests) {
+        self.requests = requests.clone();
+    }
+
+    /// Continues from `state`, which was read from the checkpoint in `directory`, and returns its model.
+    ///
+    /// # Errors
+    /// The weights or the optimizer's state cannot be read.
+    pub(super) fn restore(
+        &mut self,
+        state: TrainingState,
+        directory: &Path,
+    ) -> Result<GenirModel, TrainError> {
+        let model = self.plan.model_of(directory, &self.device)?;
+        let model = freeze_all_but(model, &self.plan.trained);
+        let shapes = parameter_shapes(&model);
+        let path = directory.join(OPTIMIZER);
+        self.optimizer.restore(&path, &state.optimizer_steps, &shapes, &self.plan.device)?;
+        self.costs = Costs::continued(&state.costs, self.optimizer.state_bytes());
+        let UpdateRecord { loss, learning_rate, gradient_norm, examples, metrics } = state.update;
+        self.newest = Step {
+            number: state.step,
+            loss: loss.0,
+            learning_rate: learning_rate.0,
+            gradient_norm: gradient_norm.0,
+            examples,
+            metrics: from_exact(metrics),
+        };
+        (self.called, self.stopped) = (state.called, state.stopped);
+        Ok(model)
+    }
+
     /// The model before the first step, with all parameters frozen that are not trained.
+    ///
+    /// # Errors
+    /// As for [`Plan::model`].
     pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
         Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
     }
@@ -105,7 +173,7 @@ impl<'a> Trainer<'a> {
     pub fn run(
         &mut self,
         model: GenirModel,
-        callbacks: &mut [Box<dyn Callback + '_>],
+        callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         let (mut model, outcome) = self.train(model, callbacks, monitor)?;
@@ -115,10 +183,13 @@ impl<'a> Trainer<'a> {
 
     /// As [`Trainer::run`], but the model is dropped: returning it requires its released weights to be restored, which
     /// may need more memory than training.
+    ///
+    /// # Errors
+    /// As for [`Trainer::run`].
     pub fn run_for_callbacks(
         &mut self,
         model: GenirModel,
-        callbacks: &mut [Box<dyn Callback + '_>],
+        callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<Outcome, TrainError> {
         Ok(self.train(model, callbacks, monitor)?.1)
@@ -127,33 +198,38 @@ impl<'a> Trainer<'a> {
     fn train(
         &mut self,
         model: GenirModel,
-        callbacks: &mut [Box<dyn Callback + '_>],
+        callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
         self.prefix = self.prepare(&model, callbacks, monitor)?;
         self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_prefetcher());
         let mut model = self.release_frozen(model, callbacks, monitor)?;
         release_freed_memory();
-        let mut newest = Step { loss: f64::NAN, ..Step::default() };
+        self.requests.accept();
         let ended = loop {
-            match self.run_callbacks(&model, &mut newest, callbacks, monitor) {
-                Ok(None) if newest.number < self.total_steps => {}
+            match self.between_updates(&model, callbacks, monitor) {
+                Ok(None) if self.newest.number < self.total_steps => {}
                 ended => break ended,
             }
             let begun = Instant::now();
             let done;
-            (model, done) = self.step(model, newest.number + 1);
+            (model, done) = self.step(model, self.newest.number + 1);
             self.costs.spend(Phase::Steps, begun.elapsed());
             match done {
-                Ok(done) => newest = done,
+                Ok(done) => self.newest = done,
                 Err(error) => break Err(error),
             }
-            self.costs.examples += newest.examples;
+            self.called = Called::None;
+            self.costs.examples += self.newest.examples;
             self.costs.optimizer_bytes = self.optimizer.state_bytes();
-            monitor.step(newest.number, newest.loss, self.costs.examples);
+            monitor.step(self.newest.number, self.newest.loss, self.costs.examples);
         };
-        let stopped = self.end(ended, &model, &mut newest, callbacks, monitor)?;
-        Ok((model, Outcome { steps: newest.number, stopped }))
+        let (stopped, signal) = match self.end(ended, &model, callbacks, monitor)? {
+            None => (None, None),
+            Some(Stop::Early(reason)) => (Some(reason), None),
+            Some(Stop::Signal(signal)) => (None, Some(signal)),
+        };
+        Ok((model, Outcome { steps: self.newest.number, stopped, signal }))
     }
 
     /// Finds or computes the frozen prefix of the texts that are read more than once, and logs the result.
@@ -163,7 +239,7 @@ impl<'a> Trainer<'a> {
     fn prepare(
         &mut self,
         model: &GenirModel,
-        callbacks: &[Box<dyn Callback + '_>],
+        callbacks: &Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<Option<Arc<Prefix>>, TrainError> {
         let Plan { recipe, tokenizer, device, .. } = self.plan;
@@ -174,7 +250,7 @@ impl<'a> Trainer<'a> {
         let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
         let training = self.plan.training_texts();
         let steps = self.total_steps;
-        let asked = callbacks.iter().flat_map(|callback| callback.text_sets(steps)).collect();
+        let asked = callbacks.all().flat_map(|callback| callback.text_sets(steps)).collect();
         let settings = recipe.cache.settings();
         let mut progress = |name: &str, done: usize, of: usize| {
             monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
@@ -185,8 +261,9 @@ impl<'a> Trainer<'a> {
         for stored in prefix.stored() {
             monitor.message(&format!("frozen prefix of {stored}"));
         }
-        if !prefix.stored().is_empty() {
-            monitor.scalars(0, 0.0, &prefix.summary())?;
+        // A run that continues has these scalars already.
+        if !prefix.stored().is_empty() && self.newest.number == 0 {
+            monitor.scalars(0, 0.0, &prefix.summary());
         }
         Ok(Some(Arc::new(prefix)))
     }
@@ -195,13 +272,13 @@ impl<'a> Trainer<'a> {
     fn release_frozen(
         &self,
         mut model: GenirModel,
-        callbacks: &[Box<dyn Callback + '_>],
+        callbacks: &Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<GenirModel, TrainError> {
         let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
             return Ok(model);
         };
-        if callbacks.iter().all(|callback| callback.reads_no_other_texts()) {
+        if callbacks.all().all(|callback| callback.reads_no_other_texts()) {
             let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
             let frozen = prefix.frozen();
             let bytes;
@@ -320,16 +397,60 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Calls the callbacks that are due; returns the reason if one of them stopped the run.
-    fn run_callbacks(
+    /// Calls the callbacks that are due after the latest update and writes a checkpoint if one is; answers requests.
+    /// Returns why no update follows, if none does before the last.
+    fn between_updates(
         &mut self,
         model: &GenirModel,
-        newest: &mut Step,
+        callbacks: &mut Callbacks<'_>,
+        monitor: &mut Monitor,
+    ) -> Result<Option<Stop>, TrainError> {
+        let is_under_way = (1..self.total_steps).contains(&self.newest.number);
+        if let Some(signal) = self.requests.signal()
+            && (is_under_way || self.newest.number == 0)
+        {
+            // At once: an evaluation that is due may take longer than a cluster waits.
+            self.save_unless_saved(model, callbacks, monitor)?;
+            return Ok(Some(Stop::Signal(signal)));
+        }
+        if self.called == Called::None {
+            self.call(model, &mut callbacks.before, monitor)?;
+            self.called = Called::Before;
+            self.save_if_due(model, callbacks, monitor)?;
+        }
+        if let Some(problem) = monitor.problem() {
+            // Training could continue, but its results would be lost.
+            self.save_unless_saved(model, callbacks, monitor)?;
+            return Err(problem.into());
+        }
+        if self.called == Called::Before {
+            self.call(model, &mut callbacks.after, monitor)?;
+            self.called = Called::All;
+        }
+        if let Some(problem) = monitor.problem() {
+            self.save_unless_saved(model, callbacks, monitor)?;
+            return Err(problem.into());
+        }
+        if let Some(reason) = &self.stopped {
+            return Ok(Some(Stop::Early(reason.clone())));
+        }
+        let signal = self.requests.signal().filter(|_| self.newest.number < self.total_steps);
+        if signal.is_some() {
+            self.save_unless_saved(model, callbacks, monitor)?;
+        }
+        Ok(signal.map(Stop::Signal))
+    }
+
+    /// Calls those of `callbacks` that are due.
+    fn call(
+        &mut self,
+        model: &GenirModel,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
-    ) -> Result<Option<String>, TrainError> {
-        let mut state = self.state(model, newest, monitor);
-        let mut stopped = Ok(None);
+    ) -> Result<(), TrainError> {
+        let mut state = self.state(model, monitor);
+        let mut stopped = None;
+        let mut called = Ok(());
         for callback in callbacks {
             if !callback.cadence().is_due(state.step, state.is_last) {
                 continue;
@@ -337,60 +458,141 @@ impl<'a> Trainer<'a> {
             match timed(callback.as_mut(), &mut state, |callback, state| callback.call(state)) {
                 Ok(Verdict::Stop(reason)) if !state.is_last => {
                     state.is_last = true;
-                    stopped = Ok(Some(reason));
+                    stopped = Some(reason);
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    stopped = Err(error);
+                    called = Err(error);
                     break;
                 }
             }
         }
-        newest.metrics = state.metrics;
-        self.costs = state.costs;
-        stopped
+        let TrainerState { metrics, costs, .. } = state;
+        (self.newest.metrics, self.costs) = (metrics, costs);
+        self.stopped = stopped.or(self.stopped.take());
+        called
     }
 
-    /// Calls [`Callback::end`] of all callbacks; returns the reason if one of them had stopped the run.
+    /// Writes a checkpoint if one is due or was requested.
+    fn save_if_due(
+        &mut self,
+        model: &GenirModel,
+        callbacks: &mut Callbacks<'_>,
+        monitor: &mut Monitor,
+    ) -> Result<(), TrainError> {
+        let is_requested = self.requests.take_save() && self.newest.number > 0;
+        let state = self.state(model, monitor);
+        let is_due = callbacks.checkpoints.is_due(&state);
+        self.newest.metrics = state.metrics;
+        match is_due? || is_requested {
+            true => self.save_unless_saved(model, callbacks, monitor),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes a checkpoint of the latest update, if there is an update and no checkpoint of it.
+    fn save_unless_saved(
+        &mut self,
+        model: &GenirModel,
+        callbacks: &mut Callbacks<'_>,
+        monitor: &mut Monitor,
+    ) -> Result<(), TrainError> {
+        if self.newest.number == 0 || callbacks.checkpoints.has(self.newest.number) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let (recipe, examples) = self.identity.clone();
+        let mut states = callbacks.states();
+        let state = self.state(model, monitor);
+        let training = TrainingState {
+            format: TrainingState::FORMAT,
+            genir: env!("CARGO_PKG_VERSION").to_owned(),
+            step: state.step,
+            called: self.called,
+            stopped: self.stopped.clone(),
+            update: UpdateRecord {
+                loss: Exact(state.loss),
+                learning_rate: Exact(state.learning_rate),
+                gradient_norm: Exact(state.gradient_norm),
+                examples: state.examples,
+                metrics: to_exact(&state.metrics),
+            },
+            costs: self.costs.record(),
+            optimizer_steps: self.optimizer.steps(),
+            callbacks: Default::default(),
+            recipe,
+            examples,
+            arithmetic: Arithmetic::of(describe(&self.plan.device, self.plan.precision)),
+            files: Default::default(),
+            retained: Default::default(),
+        };
+        let written = callbacks.checkpoints.write(&state, &self.optimizer, |checkpoints| {
+            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
+            TrainingState { callbacks: states, ..training }
+        });
+        self.newest.metrics = state.metrics;
+        self.costs.spend(Phase::Saving, begun.elapsed());
+        written
+    }
+
+    /// Calls [`Callback::end`] of all callbacks, and writes a last checkpoint unless the run failed; returns why it
+    /// ended early, if it did.
     fn end(
         &mut self,
-        mut ended: Result<Option<String>, TrainError>,
+        mut ended: Result<Option<Stop>, TrainError>,
         model: &GenirModel,
-        newest: &mut Step,
-        callbacks: &mut [Box<dyn Callback + '_>],
+        callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
-    ) -> Result<Option<String>, TrainError> {
-        let mut state = self.state(model, newest, monitor);
+    ) -> Result<Option<Stop>, TrainError> {
+        self.end_all(&mut callbacks.before, &mut ended, model, monitor);
+        if matches!(ended, Ok(None | Some(Stop::Early(_))))
+            && let Err(error) = self.save_unless_saved(model, callbacks, monitor)
+        {
+            ended = Err(error);
+        }
+        self.end_all(&mut callbacks.after, &mut ended, model, monitor);
+        ended
+    }
+
+    fn end_all(
+        &mut self,
+        callbacks: &mut [Box<dyn Callback + '_>],
+        ended: &mut Result<Option<Stop>, TrainError>,
+        model: &GenirModel,
+        monitor: &mut Monitor,
+    ) {
+        let mut state = self.state(model, monitor);
         state.is_last = true;
         for callback in callbacks {
-            let ending = match &ended {
+            let ending = match &*ended {
                 Ok(None) => Ending::Finished,
-                Ok(Some(reason)) => Ending::Stopped(reason),
+                Ok(Some(Stop::Early(reason))) => Ending::Stopped(reason),
+                Ok(Some(Stop::Signal(signal))) => Ending::Interrupted(*signal),
                 Err(error) => Ending::Failed(error),
             };
             let end =
                 |callback: &mut dyn Callback, state: &mut TrainerState| callback.end(state, ending);
             if let (Err(error), true) = (timed(callback.as_mut(), &mut state, end), ended.is_ok()) {
-                ended = Err(error);
+                *ended = Err(error);
             }
         }
-        ended
+        let TrainerState { metrics, costs, .. } = state;
+        (self.newest.metrics, self.costs) = (metrics, costs);
     }
 
-    /// The state after the latest update; its metrics are moved out of `newest`.
-    fn state<'m>(
-        &'m self,
-        model: &'m GenirModel,
-        newest: &mut Step,
-        monitor: &'m mut Monitor,
-    ) -> TrainerState<'m> {
+    /// The state after the latest update; its metrics are moved out of it.
+    fn state<'m>(&mut self, model: &'m GenirModel, monitor: &'m mut Monitor) -> TrainerState<'m>
+    where
+        'a: 'm,
+    {
+        let newest = &mut self.newest;
         TrainerState {
             step: newest.number,
             total_steps: self.total_steps,
             epoch: self.plan.epochs.epochs_after(newest.number),
-            is_last: newest.number == self.total_steps,
+            is_last: newest.number == self.total_steps || self.stopped.is_some(),
             model,
-            prefix: self.prefix.as_ref(),
+            prefix: self.prefix.clone(),
             loss: newest.loss,
             examples: newest.examples,
             learning_rate: newest.learning_rate,
@@ -414,6 +616,12 @@ impl<'a> Trainer<'a> {
             update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples }
     }
+}
+
+/// Dimensions of every parameter by name.
+fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
+    let parameters = weights::parameters(model).into_iter();
+    parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
 }
 
 /// Calls a callback and adds its time to the costs.

@@ -1,11 +1,21 @@
 //! Training in a run directory, from locking the directory to the last checkpoint.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
 use super::TrainError;
 use super::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
-use super::callbacks;
+use super::callbacks::Callbacks;
 use super::plan::Plan;
+use super::requests::Requests;
+use super::resume::{ResumeError, ResumePoint, Start};
 use super::trainer::{Outcome, Trainer};
+use super::training_state::Arithmetic;
 use crate::device;
+use crate::files::read_small_to_string;
 use crate::monitor::{Console, Monitor};
 use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 
@@ -30,6 +40,9 @@ pub struct Training<'a> {
     plan: &'a Plan,
     new: NewRun,
     callbacks: Vec<Box<dyn Callback + 'a>>,
+    /// The checkpoint from which the run continues; `None` for a new run.
+    point: Option<Box<ResumePoint>>,
+    requests: Requests,
 }
 
 impl<'a> Training<'a> {
@@ -39,7 +52,34 @@ impl<'a> Training<'a> {
     /// Another process trains there, or there is something that must not be replaced.
     pub fn claim(plan: &'a Plan, overwrite: Overwrite) -> Result<Self, RunError> {
         let new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
-        Ok(Self { plan, new, callbacks: Vec::new() })
+        let requests = Requests::default();
+        Ok(Self { plan, new, callbacks: Vec::new(), point: None, requests })
+    }
+
+    /// Locks the run directory of `plan` and starts as [`find_start`](super::find_start) has found.
+    ///
+    /// # Errors
+    /// Those of [`Self::claim`]; or the corpus is not that of the run that would continue.
+    pub fn start(plan: &'a Plan, start: Start) -> Result<Self, TrainError> {
+        let point = match start {
+            Start::New(overwrite) => return Ok(Self::claim(plan, overwrite)?),
+            Start::Continue(point) => point,
+        };
+        let directory = &plan.recipe.run.directory;
+        let new = NewRun::resume(directory)?;
+        if point.state.examples != plan.fingerprint() {
+            return Err(ResumeError::OtherExamples { directory: directory.clone() }.into());
+        }
+        if let Some(found) = other_config(plan, &point.directory) {
+            return Err(ResumeError::OtherModel { directory: directory.clone(), found }.into());
+        }
+        let (callbacks, requests) = (Vec::new(), Requests::default());
+        Ok(Self { plan, new, callbacks, point: Some(point), requests })
+    }
+
+    /// Requests to this training, to be sent by signal handlers or other threads.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// The run directory.
@@ -68,21 +108,79 @@ impl<'a> Training<'a> {
         };
         let recipe = plan.recipe.to_toml()?;
         let mut trainer = Trainer::new(plan)?;
-        let model = trainer.initial_model()?;
-        let mut callbacks = callbacks::standard(plan, &run, self.callbacks)?;
-        self.new.begin(&recipe, &environment)?;
-        console.log_to(&run.log())?;
-        let mut monitor = Monitor::open(&run, plan.total_steps(), console)?;
+        trainer.listen_to(&self.requests);
+        let mut callbacks = Callbacks::standard(plan, &run, self.callbacks)?;
+        let (model, mut monitor) = match self.point {
+            None => {
+                let model = trainer.initial_model()?;
+                self.new.begin(&recipe, &environment)?;
+                console.log_to(&run.log())?;
+                (model, Monitor::open(&run, plan.total_steps(), console)?)
+            }
+            Some(point) => {
+                let ResumePoint { directory, state, notes } = *point;
+                let step = state.step;
+                console.log_to(&run.log())?;
+                console.message(&format!("the run continues from {}", directory.display()));
+                notes.iter().for_each(|note| console.message(note));
+                let device = device::describe(&plan.device, plan.precision);
+                let differences = state.arithmetic.differences(&Arithmetic::of(device));
+                if !differences.is_empty() {
+                    tracing::warn!(
+                        "the weights may differ in their last bits from those of an uninterrupted run: {}",
+                        differences.join("; ")
+                    );
+                }
+                let (files, states) = (state.growing_files(), state.callbacks.clone());
+                let model = trainer.restore(state, &directory)?;
+                self.new.continue_from(step, &recipe, environment)?;
+                for short in files.restore(&run)? {
+                    tracing::warn!(
+                        "{} has lost lines from before the checkpoint; they are not repeated",
+                        short.display()
+                    );
+                }
+                callbacks.restore(&states)?;
+                (model, Monitor::resume(&run, plan.total_steps(), console, step)?)
+            }
+        };
         if !self.new.replaces() {
             self.new.commit()?;
         }
-        callbacks.push(Box::new(KeepNewRun { new: &mut self.new }));
+        callbacks.after.push(Box::new(KeepNewRun { new: &mut self.new }));
         let outcome = trainer.run_for_callbacks(model, &mut callbacks, &mut monitor)?;
         monitor.finish()?;
         drop(callbacks);
         self.new.commit()?;
         Ok(outcome)
     }
+}
+
+/// The keys of `config.json` in a checkpoint that differ from those that a checkpoint of `plan` would have.
+fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
+    let file = checkpoint.join("config.json");
+    let read =
+        || serde_json::from_str::<Value>(&read_small_to_string(&file)?).map_err(io::Error::from);
+    let stored = match read() {
+        Ok(stored) => stored,
+        Err(error) => return Some(format!("{}: {error}", file.display())),
+    };
+    let rows = plan.config().vocab_size + plan.docids.len();
+    let expected = plan.config().export(rows, plan.is_tied());
+    let keys = |value: &Value| {
+        value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
+    };
+    let mut all: BTreeSet<String> = keys(&stored);
+    all.extend::<BTreeSet<String>>(keys(&expected));
+    let differing = all.into_iter().filter(|key| stored.get(key) != expected.get(key));
+    let described: Vec<String> = differing
+        .map(|key| {
+            let show =
+                |value: &Value| value.get(&key).map_or("not set".to_owned(), Value::to_string);
+            format!("{key}: {} in the run, {} now", show(&stored), show(&expected))
+        })
+        .collect();
+    (!described.is_empty()).then(|| described.join(", "))
 }
 
 /// Removes the run that is replaced as soon as the new one has a checkpoint.

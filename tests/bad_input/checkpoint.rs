@@ -1,5 +1,7 @@
 //! Checkpoints and base models: configuration, docids, manifest, and directories that are none.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Case, refused};
@@ -224,6 +226,26 @@ pub const CONFIG: &[Case] = &[
         "`genir.json` that is not JSON",
         |home| with_file(home, "genir.json", "{"),
         &["genir.json: ", "expected a manifest written by genir"],
+    ),
+    refused(
+        "files that are not those that were written",
+        |home| {
+            let base = home.whole_base();
+            for (name, change) in [("config.json", 1), ("tokenizer.json", 0)] {
+                let mut bytes = fs::read(base.join(name)).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                bytes.truncate(bytes.len() - change);
+                fs::write(base.join(name), bytes).unwrap();
+            }
+            fs::remove_file(base.join("docids.json")).unwrap();
+            home.search_base()
+        },
+        &[
+            "config.json has ",
+            "docids.json cannot be read",
+            "tokenizer.json has another checksum than when it was written",
+        ],
     ),
     refused(
         "`genir.json` of a later format",

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness;
@@ -166,8 +166,16 @@ impl Home {
         path(&self.at("run"))
     }
 
-    /// Copies the run's checkpoint to `base`.
+    /// Copies the run's checkpoint to `base`, without the sizes and checksums of its files: as those of other programs.
     pub fn base(&self) -> PathBuf {
+        let base = self.at("base");
+        copy(&trained().join("run/checkpoints/step-000008"), &base);
+        self.json("base/genir.json", |manifest| manifest["files"] = json!({}));
+        base
+    }
+
+    /// Copies the run's checkpoint to `base`, as it was written.
+    pub fn whole_base(&self) -> PathBuf {
         let base = self.at("base");
         copy(&trained().join("run/checkpoints/step-000008"), &base);
         base

@@ -159,7 +159,10 @@ pub const CASES: &[Case] = &[
     refused(
         "an override of 30,000 nested keys",
         |home| home.check(&[&format!("{}x=1", "a.".repeat(30_000))]),
-        &["command line: a.a.a", "the key has 30001 parts, and no key of a recipe has more than 10"],
+        &[
+            "command line: a.a.a",
+            "the key has 30001 parts, and no key of a recipe has more than 10",
+        ],
     ),
     refused(
         "100,000 nested brackets in a recipe",

@@ -40,6 +40,11 @@ pub const CASES: &[Case] = &[
         &["run is not inside a run directory", "environment.json was not written by genir"],
     ),
     refused(
+        "a pipe in place of `environment.json`",
+        |home| plotted(home, |home| drop(home.fifo("run/environment.json"))),
+        &["environment.json", "it is a named pipe; expected a regular file"],
+    ),
+    refused(
         "a run without `environment.json`",
         |home| plotted(home, |home| fs::remove_file(home.at("run/environment.json")).unwrap()),
         &["run is not a run directory: environment.json is missing"],

@@ -1,7 +1,10 @@
 /* Kills the process just before its KILL_AT-th change of a file or directory whose path begins with KILL_BELOW, as
-   kill -9 or a power failure might. To be loaded into a program with LD_PRELOAD. */
+   kill -9 or a power failure might. With FAIL_WITH, the number of an error, that change fails with this error instead;
+   with FAIL_ON set too, all later ones as well, as on a full disk. With COUNT_IN, a file, the number of changes is
+   written there at the end. To be loaded into a program with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -16,36 +19,50 @@
 
 static atomic_long changes;
 
-static void change(const char *path) {
-    const char *below = getenv("KILL_BELOW"), *at = getenv("KILL_AT");
-    if (!below || !at || !path || strncmp(path, below, strlen(below)) != 0) return;
-    if (atomic_fetch_add(&changes, 1) + 1 == atol(at)) kill(getpid(), SIGKILL);
+/* Returns whether the change has to fail; sets errno then. */
+static int change(const char *path) {
+    const char *below = getenv("KILL_BELOW"), *at = getenv("KILL_AT"), *with = getenv("FAIL_WITH");
+    if (!below || !at || !path || strncmp(path, below, strlen(below)) != 0) return 0;
+    long number = atomic_fetch_add(&changes, 1) + 1;
+    int is_due = getenv("FAIL_ON") ? number >= atol(at) : number == atol(at);
+    if (!is_due) return 0;
+    if (!with) kill(getpid(), SIGKILL);
+    errno = atoi(with);
+    return 1;
 }
 
-static void change_of(int file) {
+static int change_of(int file) {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return;
+    if (length < 0) return 0;
     path[length] = 0;
-    change(path);
+    return change(path);
+}
+
+__attribute__((destructor)) static void report(void) {
+    const char *file = getenv("COUNT_IN");
+    FILE *out = file ? fopen(file, "w") : NULL;
+    if (!out) return;
+    fprintf(out, "%ld", (long)changes);
+    fclose(out);
 }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-int rename(const char *from, const char *to) { change(from); return REAL(rename)(from, to); }
-int mkdir(const char *path, mode_t mode) { change(path); return REAL(mkdir)(path, mode); }
-int rmdir(const char *path) { change(path); return REAL(rmdir)(path); }
-int unlink(const char *path) { change(path); return REAL(unlink)(path); }
+int rename(const char *from, const char *to) { return change(from) ? -1 : REAL(rename)(from, to); }
+int mkdir(const char *path, mode_t mode) { return change(path) ? -1 : REAL(mkdir)(path, mode); }
+int rmdir(const char *path) { return change(path) ? -1 : REAL(rmdir)(path); }
+int unlink(const char *path) { return change(path) ? -1 : REAL(unlink)(path); }
 int unlinkat(int directory, const char *name, int flags) {
-    if (directory == AT_FDCWD) change(name); else change_of(directory);
-    return REAL(unlinkat)(directory, name, flags);
+    int fails = directory == AT_FDCWD ? change(name) : change_of(directory);
+    return fails ? -1 : REAL(unlinkat)(directory, name, flags);
 }
-int symlink(const char *to, const char *path) { change(path); return REAL(symlink)(to, path); }
-int ftruncate64(int file, off64_t length) { change_of(file); return REAL(ftruncate64)(file, length); }
+int symlink(const char *to, const char *path) { return change(path) ? -1 : REAL(symlink)(to, path); }
+int fsync(int file) { return change_of(file) ? -1 : REAL(fsync)(file); }
+int ftruncate64(int file, off64_t length) { return change_of(file) ? -1 : REAL(ftruncate64)(file, length); }
 ssize_t write(int file, const void *bytes, size_t count) {
-    change_of(file);
-    return REAL(write)(file, bytes, count);
+    return change_of(file) ? -1 : REAL(write)(file, bytes, count);
 }
 int open64(const char *path, int flags, ...) {
     mode_t mode = 0;
@@ -54,7 +71,7 @@ int open64(const char *path, int flags, ...) {
         va_start(rest, flags);
         mode = va_arg(rest, mode_t);
         va_end(rest);
-        change(path);
+        if (change(path)) return -1;
     }
     return REAL(open64)(path, flags, mode);
 }

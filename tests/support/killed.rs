@@ -24,12 +24,18 @@ impl Killer {
         None
     }
 
-    /// Runs `command`, killed before its `at`th change below `directory`; whether it was killed.
-    pub fn kill(&self, command: &mut Command, directory: &Path, at: usize) -> bool {
-        let status = command
+    /// Loads the library into `command`, which is killed before its `at`th change below `directory`.
+    pub fn prepare(&self, command: &mut Command, directory: &Path, at: usize) {
+        command
             .env("LD_PRELOAD", &self.library)
             .env("KILL_BELOW", directory)
-            .env("KILL_AT", at.to_string())
+            .env("KILL_AT", at.min(i32::MAX as usize).to_string());
+    }
+
+    /// Runs `command`, killed before its `at`th change below `directory`; whether it was killed.
+    pub fn kill(&self, command: &mut Command, directory: &Path, at: usize) -> bool {
+        self.prepare(command, directory, at);
+        let status = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -39,8 +39,13 @@ pub fn model(tied: bool) -> GenirModel {
 /// Writes `parent/name` from `model`.
 pub fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<PathBuf, String> {
     let (tokenizer, docids, manifest) = (tokenizer(), docids(), manifest());
-    let contents =
-        CheckpointContents { model, tokenizer: &tokenizer, docids: &docids, manifest: &manifest };
+    let contents = CheckpointContents {
+        model,
+        tokenizer: &tokenizer,
+        docids: &docids,
+        manifest: &manifest,
+        training: None,
+    };
     write(parent, name, &contents).map_err(|error| error.to_string())
 }
 

@@ -61,5 +61,6 @@ pub fn manifest() -> Manifest {
             retrieval_prefix: "find: ".to_owned(),
             lowercase: true,
         },
+        files: BTreeMap::new(),
     }
 }

@@ -9,7 +9,8 @@ use genir::monitor::{Console, Monitor, Verbosity};
 use genir::recipe::Recipe;
 use genir::run::{Environment, NewRun, Overwrite};
 use genir::t5::GenirModel;
-use genir::train::{Callback, Outcome, Plan, TrainError, Trainer, callbacks};
+use genir::train::callbacks::Callbacks;
+use genir::train::{Callback, Outcome, Plan, TrainError, Trainer};
 use serde_json::{Map, Value};
 
 #[path = "tiny_corpus.rs"]
@@ -57,8 +58,7 @@ pub fn train_beside(
         Some(model) => model,
         None => trainer.initial_model()?,
     };
-    let mut callbacks = callbacks::standard(plan, &run, Vec::new())?;
-    callbacks.extend(more);
+    let mut callbacks = Callbacks::standard(plan, &run, more)?;
     new.begin(&toml, &environment).unwrap();
     let console = Console::stderr(Verbosity::Quiet);
     console.log_to(&run.log())?;

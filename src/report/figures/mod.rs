@@ -95,6 +95,9 @@ impl Figure {
     }
 
     /// Draws the figure as SVG.
+    ///
+    /// # Errors
+    /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn svg(&self) -> Result<String, FigureError> {
         self.register_font()?;
         let mut svg = String::new();
@@ -107,6 +110,9 @@ impl Figure {
     }
 
     /// Draws the figure as an RGB image for TensorBoard, in the section of its probe.
+    ///
+    /// # Errors
+    /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn image(&self) -> Result<Image, FigureError> {
         self.register_font()?;
         let (width, height) = draw::size(&self.spec);

@@ -2,8 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::component::{MapParameter, VisitParameter, map_parameters, visit_parameters};
+use crate::t5::GenirModel;
 
 /// Sets every parameter of `module` to `values(name, shape)` (row-major, as many as the shape holds).
 ///
@@ -67,7 +69,7 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its values, as a matrix (a vector is one row), off the autodiff graph.
     pub values: Tensor<2>,
-    /// Whether it is trained.
+    /// True if it is trained.
     pub trained: bool,
 }
 
@@ -140,4 +142,21 @@ impl<W: Fn(&str) -> bool> VisitParameter for Collector<W> {
             trained,
         });
     }
+}
+
+/// The first parameter of a model with values that are not finite, and their number. Released weights are not read.
+pub fn first_not_finite(model: &GenirModel) -> Option<(String, usize)> {
+    let released = model.t5.released();
+    let is_held = |name: &str| {
+        let own = name.strip_prefix("t5.");
+        own.is_none_or(|own| released.is_none_or(|released| !released.includes(own)))
+    };
+    parameters_where(model, is_held).into_iter().find_map(|parameter| {
+        let values = parameter.values.into_data();
+        let values: &[f32] = values.as_slice().unwrap_or_default();
+        let count = values
+            .par_chunks(1 << 16)
+            .map(|values| values.iter().filter(|value| !value.is_finite()).count());
+        Some((parameter.name, count.sum())).filter(|(_, count)| *count > 0)
+    })
 }

@@ -7,6 +7,7 @@ mod initial;
 mod names;
 mod origin;
 mod read;
+mod tensor_file;
 mod write;
 
 use std::path::PathBuf;
@@ -16,11 +17,12 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use check::{check, check_memory, problems, warn_of_unread};
-pub use fill::{Parameter, parameters};
+pub use fill::{Parameter, first_not_finite, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
+pub(crate) use tensor_file::{TensorEntry, write_tensors};
 pub use write::write;
 
 use super::layers::Embedding;
@@ -147,7 +149,7 @@ pub enum WeightsError {
     More {
         /// The checkpoint directory.
         directory: PathBuf,
-        /// How many more.
+        /// Number of further tensors.
         count: usize,
     },
     /// A tensor does not fit the configuration.
@@ -200,7 +202,11 @@ pub fn initialise(config: &T5Config, seed: u64, device: impl Into<ComputeDevice>
 
 /// Reads the T5 of a checkpoint directory, with the first `words` rows of its embedding.
 ///
-/// Whether the head is untied is told by the file: a `lm_head.weight` that differs from `shared.weight`.
+/// The file determines whether the head is untied: it is if `lm_head.weight` differs from `shared.weight`.
+///
+/// # Errors
+/// [`WeightsError`] for a tensor that is missing, has another shape than `config` says or another type than F32, F16 or
+/// BF16, or cannot be read.
 pub fn load(
     tensors: &StoredTensors,
     config: &T5Config,
@@ -237,7 +243,7 @@ fn parameter_of(
 }
 
 /// Reads the docid rows of a checkpoint: `rows` of the output matrix, in this order.
-pub fn load_docids(
+pub(crate) fn load_docids(
     tensors: &StoredTensors,
     config: &T5Config,
     rows: &[u32],
@@ -301,8 +307,8 @@ impl GenirModel {
     }
 }
 
-/// Whether a checkpoint's head is its word embedding.
-pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
+/// Returns whether a checkpoint's head is its word embedding.
+pub(crate) fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
     if !tensors.has_head() {
         return Ok(true);
     }

@@ -7,7 +7,7 @@ use crate::component::{Component, ParameterPlace, Stack, Weight};
 pub struct Stored {
     /// Name of the tensor.
     pub name: String,
-    /// Whether it is stored as `[out, in]`, the transpose of ours.
+    /// True if it is stored as `[out, in]`, the transpose of ours.
     pub transposed: bool,
 }
 

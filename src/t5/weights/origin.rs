@@ -56,13 +56,17 @@ impl Origin {
     }
 
     /// The T5 with all of them; its head is a matrix of its own unless `tied`.
-    pub fn t5(&self, tied: bool, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
+    pub(crate) fn t5(
+        &self,
+        tied: bool,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<T5, WeightsError> {
         fill::fill(T5::zeros(&self.config, tied, device), |name, shape| self.values(name, shape))
     }
 
     /// The original T5 of `model`, which was trained from it. Only the parameters that `trained` selects (dotted,
     /// without `t5.`) are read; all others share the model's tensors.
-    pub fn t5_sharing_frozen(
+    pub(crate) fn t5_sharing_frozen(
         &self,
         model: &T5,
         trained: impl Fn(&str) -> bool,

@@ -44,6 +44,11 @@ struct StoredTensor {
 
 impl StoredTensors {
     /// Opens `model.safetensors`, or every shard that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`WeightsError::NoWeights`] if the directory has neither file; [`WeightsError::NoShards`] with all shards that
+    /// are missing; [`WeightsError::LfsPointer`]; [`WeightsError::Damaged`] for an invalid header;
+    /// [`WeightsError::Read`] for a file that cannot be read.
     pub fn open(directory: &Path) -> Result<Self, WeightsError> {
         let single = directory.join(SINGLE);
         let index = directory.join(INDEX);
@@ -60,14 +65,27 @@ impl StoredTensors {
         } else {
             return Err(WeightsError::NoWeights { directory: directory.to_owned() });
         };
+        let files = names.into_iter().map(|name| directory.join(name));
+        Self::of_files(directory, files)
+    }
+
+    /// Opens one file.
+    pub(crate) fn open_file(path: &Path) -> Result<Self, WeightsError> {
+        Self::of_files(path.parent().unwrap_or(path), [path.to_owned()])
+    }
+
+    fn of_files(
+        directory: &Path,
+        files: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<Self, WeightsError> {
         let mut opened = Self {
             directory: directory.to_owned(),
             files: Vec::new(),
             tensors: HashMap::new(),
             moved_rows: Vec::new(),
         };
-        for name in names {
-            opened.add(directory.join(name))?;
+        for file in files {
+            opened.add(file)?;
         }
         Ok(opened)
     }
@@ -103,13 +121,13 @@ impl StoredTensors {
         &self.directory
     }
 
-    /// Whether the output matrix has a tensor of its own name.
+    /// Returns whether the output matrix has a tensor of its own name.
     pub fn has_head(&self) -> bool {
         self.tensors.contains_key("lm_head.weight")
     }
 
     /// The whole tensor `name` as f32, which must have `shape`.
-    pub fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+    pub(crate) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         self.check(name, shape)?;
         let (name, tensor) = self.tensor(name, shape)?;
         self.decode(name, tensor, tensor.bytes.clone())
@@ -187,7 +205,7 @@ impl StoredTensors {
     }
 
     /// The rows of the first `count` words of the embedding `name`, which must have `columns` columns.
-    pub fn words(
+    pub(crate) fn words(
         &self,
         name: &str,
         count: usize,
@@ -200,7 +218,7 @@ impl StoredTensors {
     }
 
     /// The given rows of the matrix `name`, in their order; those that follow one another are read at once.
-    pub fn gathered(
+    pub(crate) fn gathered(
         &self,
         name: &str,
         rows: &[u32],
@@ -215,7 +233,7 @@ impl StoredTensors {
     }
 
     /// Rows `rows` of the matrix `name`, which must have `columns` columns and that many rows.
-    pub fn rows(
+    pub(crate) fn rows(
         &self,
         name: &str,
         rows: Range<usize>,
@@ -233,8 +251,8 @@ impl StoredTensors {
         }
     }
 
-    /// Whether two tensors hold the same bytes.
-    pub fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
+    /// Returns whether two tensors hold the same bytes.
+    pub(crate) fn same(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
         let ((_, one), (_, other)) = (self.tensor(one, &[])?, self.tensor(other, &[])?);
         Ok(one.dtype == other.dtype
             && self.map(one, one.bytes.clone())?[..] == self.map(other, other.bytes.clone())?[..])

@@ -1,7 +1,9 @@
 //! Ranks the queries of the recipe's splits, and samples of the training texts, at the evaluation cadence.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::allocator;
 use crate::prefix::{Prefix, TextSet};
@@ -35,6 +37,10 @@ pub struct Evaluate<'a> {
 
 impl<'a> Evaluate<'a> {
     /// Nothing is written yet: the run has not begun.
+    ///
+    /// # Errors
+    /// The paths of TREC files cannot be checked. Ids that such files cannot represent are no error: the files are then
+    /// not written.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
         let mut sets = Vec::new();
         for (set, split) in &plan.query_sets {
@@ -125,7 +131,7 @@ impl Callback for Evaluate<'_> {
         self.evaluated = Some(state.step);
         let _memory = allocator::MemoryScope::begin();
         for (set, to_files) in &self.sets {
-            let prefix = state.prefix.map(Arc::as_ref);
+            let prefix = state.prefix.as_deref();
             let found = self.evaluate(set, *to_files, state.model, prefix)?;
             let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
@@ -134,7 +140,7 @@ impl Callback for Evaluate<'_> {
                 let Some(metrics) = found.part(*part) else { continue };
                 // Where all queries are of one kind, a part says nothing that the whole does not.
                 if *part == QuerySubset::All || rankings.len() == 3 {
-                    state.monitor.evaluation(state.step, state.epoch, name, metrics)?;
+                    state.monitor.evaluation(state.step, state.epoch, name, metrics);
                 }
                 let named =
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
@@ -151,10 +157,28 @@ impl Callback for Evaluate<'_> {
     }
 
     fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
-        let failed = matches!(ending, Ending::Failed(_));
-        if !failed && self.evaluated != Some(state.step) {
+        if ending.is_final() && self.evaluated != Some(state.step) {
             self.call(state)?;
         }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "evaluate".to_owned()
+    }
+
+    fn state(&self) -> Option<Value> {
+        Some(json!({ "evaluated": self.evaluated, "logged": self.logged }))
+    }
+
+    fn restore(&mut self, state: Value) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct State {
+            evaluated: Option<u64>,
+            logged: HashSet<String>,
+        }
+        let State { evaluated, logged } = serde_json::from_value(state)?;
+        (self.evaluated, self.logged) = (evaluated, logged);
         Ok(())
     }
 }

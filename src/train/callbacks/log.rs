@@ -1,5 +1,9 @@
 //! Logs loss, learning rate, gradient norm and speed.
 
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::exact::Exact;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 
@@ -17,9 +21,9 @@ impl Log {
     }
 
     /// Logs what was added up since the last time, if anything was.
-    fn log(&mut self, state: &mut TrainerState) -> Result<(), TrainError> {
+    fn log(&mut self, state: &mut TrainerState) {
         if self.examples == 0 {
-            return Ok(());
+            return;
         }
         let mut values = vec![
             ("loss/train", self.losses / self.examples as f64),
@@ -30,7 +34,7 @@ impl Log {
             values.push(("time/examples_per_second", speed));
         }
         (self.losses, self.examples) = (0.0, 0);
-        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
+        state.monitor.scalars(state.step, state.epoch, &values);
     }
 }
 
@@ -47,12 +51,35 @@ impl Callback for Log {
         self.losses += state.loss * state.examples as f64;
         self.examples += state.examples;
         if state.is_last || state.step.is_multiple_of(self.every) {
-            self.log(state)?;
+            self.log(state);
         }
         Ok(Verdict::Continue)
     }
 
-    fn end(&mut self, state: &mut TrainerState, _ending: Ending) -> Result<(), TrainError> {
-        self.log(state)
+    fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
+        // A run that continues logs them with the others.
+        if !matches!(ending, Ending::Interrupted(_)) {
+            self.log(state);
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "log".to_owned()
+    }
+
+    fn state(&self) -> Option<Value> {
+        Some(json!({ "losses": Exact(self.losses), "examples": self.examples }))
+    }
+
+    fn restore(&mut self, state: Value) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct State {
+            losses: Exact,
+            examples: u64,
+        }
+        let State { losses: Exact(losses), examples } = serde_json::from_value(state)?;
+        (self.losses, self.examples) = (losses, examples);
+        Ok(())
     }
 }

@@ -3,48 +3,94 @@
 mod evaluate;
 mod log;
 mod probes;
-mod save;
 mod stop;
 mod summary;
 
 pub use evaluate::Evaluate;
 pub use log::Log;
 pub use probes::Probes;
-pub use save::Save;
 pub use stop::EarlyStop;
-pub use summary::Summary;
+pub use summary::WriteSummary;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 use super::TrainError;
 use super::callback::Callback;
+use super::checkpoints::Checkpoints;
 use super::plan::Plan;
 use crate::run::RunDirectory;
 
-/// The callbacks that a plan asks for, in the order in which they must run: what measures comes before what decides,
-/// and a run that is stopped early still saves its last checkpoint. `more` come after the evaluation. Probes come last:
-/// they know then whether the run ends here, and a probe that fails costs no checkpoint. The summary counts what all of
-/// them cost.
-pub fn standard<'a>(
-    plan: &'a Plan,
-    run: &'a RunDirectory,
-    more: Vec<Box<dyn Callback + 'a>>,
-) -> Result<Vec<Box<dyn Callback + 'a>>, TrainError> {
-    let mut callbacks: Vec<Box<dyn Callback + 'a>> =
-        vec![Box::new(Log::new(plan.recipe.log.every_steps)), Box::new(Evaluate::new(plan, run)?)];
-    callbacks.extend(more);
-    if let Some(stop) = &plan.recipe.stop {
-        callbacks.push(Box::new(EarlyStop::new(stop)));
-    }
-    callbacks.push(Box::new(Save::new(plan, run)));
-    if let Some(section) = &plan.recipe.probes {
-        callbacks.push(Box::new(Probes::new(plan, section, run)?));
-    }
-    callbacks.push(Box::new(Summary::new(plan, run)));
-    Ok(callbacks)
+/// The callbacks of a run in the order in which they are called, and its checkpoints between them.
+pub struct Callbacks<'a> {
+    /// What measures and what decides, called before a checkpoint is written.
+    pub(super) before: Vec<Box<dyn Callback + 'a>>,
+    pub(super) checkpoints: Checkpoints<'a>,
+    /// What comes after it. A run that continues from the checkpoint calls them for its step.
+    pub(super) after: Vec<Box<dyn Callback + 'a>>,
 }
 
-/// Whether a metric rose by more than `least` above the `best` so far. NaN is no improvement: as the best it would
-/// stay the best, for nothing is greater.
-fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
+impl<'a> Callbacks<'a> {
+    /// The name of the state of the checkpoints among those of callbacks.
+    pub(super) const CHECKPOINTS: &'static str = "checkpoints";
+
+    /// The callbacks that a plan asks for: what measures comes before what decides, and a run that is stopped early
+    /// still saves its last checkpoint. `more` come after the evaluation. Probes come last: they know then whether the
+    /// run ends here, and a probe that fails costs no checkpoint. The summary counts what all of them cost.
+    ///
+    /// # Errors
+    /// A file of the run cannot have the names of its queries, or a text cannot be encoded.
+    pub fn standard(
+        plan: &'a Plan,
+        run: &'a RunDirectory,
+        more: Vec<Box<dyn Callback + 'a>>,
+    ) -> Result<Self, TrainError> {
+        let log = Log::new(plan.recipe.log.every_steps);
+        let mut before: Vec<Box<dyn Callback + 'a>> =
+            vec![Box::new(log), Box::new(Evaluate::new(plan, run)?)];
+        before.extend(more);
+        if let Some(stop) = &plan.recipe.stop {
+            before.push(Box::new(EarlyStop::new(stop)));
+        }
+        let mut after: Vec<Box<dyn Callback + 'a>> = Vec::new();
+        if let Some(section) = &plan.recipe.probes {
+            after.push(Box::new(Probes::new(plan, section, run)?));
+        }
+        after.push(Box::new(WriteSummary::new(plan, run)));
+        Ok(Self { before, checkpoints: Checkpoints::new(plan, run), after })
+    }
+
+    /// All callbacks in their order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &(dyn Callback + 'a)> {
+        self.before.iter().chain(&self.after).map(Box::as_ref)
+    }
+
+    /// The states of all callbacks by name.
+    pub(super) fn states(&self) -> BTreeMap<String, Value> {
+        self.all().filter_map(|callback| Some((callback.name(), callback.state()?))).collect()
+    }
+
+    /// Restores the states of all callbacks and of the checkpoints. A callback that had no state starts anew.
+    ///
+    /// # Errors
+    /// A state is not one of its callback, or the checkpoints of the run cannot be changed.
+    pub(super) fn restore(&mut self, states: &BTreeMap<String, Value>) -> Result<(), TrainError> {
+        if let Some(state) = states.get(Self::CHECKPOINTS) {
+            self.checkpoints.restore(state.clone())?;
+        }
+        for callback in self.before.iter_mut().chain(&mut self.after) {
+            if let Some(state) = states.get(&callback.name()) {
+                callback.restore(state.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether a metric rose by more than `least` above the `best` so far. NaN is never an improvement: nothing is
+/// greater than it, so it would remain the best.
+pub(super) fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
     !value.is_nan() && best.is_none_or(|best| value > best + least)
 }
 

@@ -1,6 +1,10 @@
 //! Stops a run whose metric no longer improves.
 
+use serde::Deserialize;
+use serde_json::{Value, json};
+
 use super::improves;
+use crate::exact::Exact;
 use crate::recipe::StopSection;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, TrainerState, Verdict};
@@ -55,5 +59,24 @@ impl Callback for EarlyStop {
             "{} has not risen by more than {} above {best:.4} for {} evaluations",
             self.metric, self.min_delta, self.waited
         )))
+    }
+
+    fn name(&self) -> String {
+        "early_stop".to_owned()
+    }
+
+    fn state(&self) -> Option<Value> {
+        Some(json!({ "best": self.best.map(Exact), "waited": self.waited }))
+    }
+
+    fn restore(&mut self, state: Value) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct State {
+            best: Option<Exact>,
+            waited: u64,
+        }
+        let State { best, waited } = serde_json::from_value(state)?;
+        (self.best, self.waited) = (best.map(|best| best.0), waited);
+        Ok(())
     }
 }

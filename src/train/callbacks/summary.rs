@@ -1,16 +1,20 @@
 //! Says what a run costs and what comes of it: scalars while it runs, `summary.json` when it is over.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::improves;
 use crate::device;
+use crate::exact::{Exact, from_exact, to_exact};
 use crate::files::write_atomically;
 use crate::monitor::Hyperparameter;
-use crate::recipe::Optimizer;
+use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary as Contents,
-    peak_memory,
+    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary, peak_memory,
 };
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -19,7 +23,7 @@ use crate::train::plan::Plan;
 
 /// Writes time and memory as scalars at the cadence of the log, the run's hyperparameters and how it ended to
 /// TensorBoard, and `summary.json`.
-pub struct Summary<'a> {
+pub struct WriteSummary<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     best: Option<Best>,
@@ -28,7 +32,7 @@ pub struct Summary<'a> {
     written: Option<u64>,
 }
 
-impl<'a> Summary<'a> {
+impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
         Self { plan, run, best: None, last: None, written: None }
@@ -48,9 +52,9 @@ impl<'a> Summary<'a> {
         self.last = Some(Evaluation { step, metrics: metrics.clone() });
     }
 
-    fn write_costs(&mut self, state: &mut TrainerState) -> Result<(), TrainError> {
+    fn write_costs(&mut self, state: &mut TrainerState) {
         if self.written == Some(state.step) {
-            return Ok(());
+            return;
         }
         self.written = Some(state.step);
         // Those of the prefix and of probes are written where they are measured.
@@ -62,17 +66,20 @@ impl<'a> Summary<'a> {
             ("memory/optimizer_mebibytes", mebibytes(state.costs.optimizer_bytes)),
         ];
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
-        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
+        state.monitor.scalars(state.step, state.epoch, &values);
     }
 
-    fn contents(&self, state: &TrainerState, ending: Ending) -> Contents {
+    fn contents(&self, state: &TrainerState, ending: Ending) -> Summary {
         let (ended, reason) = match ending {
             Ending::Finished => (RunOutcome::Finished, None),
             Ending::Stopped(reason) => (RunOutcome::Stopped, Some(reason.to_owned())),
+            Ending::Interrupted(signal) => {
+                (RunOutcome::Interrupted, Some(format!("signal {signal}")))
+            }
             Ending::Failed(error) => (RunOutcome::Failed, Some(error.to_string())),
         };
         let total = &self.plan.table.total;
-        Contents {
+        Summary {
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             device: device::describe(&self.plan.device, self.plan.precision),
             ended,
@@ -100,8 +107,8 @@ impl<'a> Summary<'a> {
         let text = |value: &dyn ToString| Hyperparameter::Text(value.to_string());
         let number = Hyperparameter::Number;
         let (optimizer, weight_decay) = match recipe.optimizer.optimizer {
-            Optimizer::AdamW { weight_decay, .. } => ("adamw", weight_decay),
-            Optimizer::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
+            OptimizerSettings::AdamW { weight_decay, .. } => ("adamw", weight_decay),
+            OptimizerSettings::Adafactor { weight_decay, .. } => ("adafactor", weight_decay),
         };
         let ratio = recipe.task.ratio;
         let ratio = ratio.map_or("none".to_owned(), |ratio| ratio.to_string());
@@ -148,7 +155,7 @@ impl<'a> Summary<'a> {
     }
 }
 
-impl Callback for Summary<'_> {
+impl Callback for WriteSummary<'_> {
     fn cadence(&self) -> Cadence {
         Cadence { every: Some(1), at_start: true, at_end: false }
     }
@@ -160,9 +167,9 @@ impl Callback for Summary<'_> {
     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         self.note_metrics(state);
         if state.step == 0 {
-            state.monitor.hyperparameters(&self.hyperparameters(), &self.metrics())?;
+            state.monitor.hyperparameters(&self.hyperparameters(), &self.metrics());
         } else if !state.is_last && state.step.is_multiple_of(self.plan.recipe.log.every_steps) {
-            self.write_costs(state)?;
+            self.write_costs(state);
         }
         Ok(Verdict::Continue)
     }
@@ -178,9 +185,40 @@ impl Callback for Summary<'_> {
             serde_json::to_writer_pretty(&mut *file, &contents)?;
             file.write_all(b"\n")
         })?;
-        self.write_costs(state)?;
+        if let Ending::Interrupted(_) = ending {
+            // A run that continues has no costs at this step, and has not ended for TensorBoard.
+            return Ok(());
+        }
+        self.write_costs(state);
         state.monitor.message(&in_words(&contents));
-        Ok(state.monitor.ended(contents.ended)?)
+        state.monitor.ended(contents.ended);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "summary".to_owned()
+    }
+
+    fn state(&self) -> Option<Value> {
+        let best = self.best.as_ref();
+        let best = best.map(|Best { metric, value, step }| json!([metric, Exact(*value), step]));
+        let last = self.last.as_ref();
+        let last = last.map(|Evaluation { step, metrics }| json!([step, to_exact(metrics)]));
+        Some(json!({ "best": best, "last": last, "written": self.written }))
+    }
+
+    fn restore(&mut self, state: Value) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct State {
+            best: Option<(String, Exact, u64)>,
+            last: Option<(u64, BTreeMap<String, Exact>)>,
+            written: Option<u64>,
+        }
+        let State { best, last, written } = serde_json::from_value(state)?;
+        self.best = best.map(|(metric, Exact(value), step)| Best { metric, value, step });
+        self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
+        self.written = written;
+        Ok(())
     }
 }
 
@@ -194,7 +232,7 @@ fn seconds(costs: &Costs) -> Seconds {
 }
 
 /// `12.3 s: steps 8.0, evaluation 2.1, saving 0.4, other 1.8; peak memory 507 MiB`; phases without time are left out.
-fn in_words(contents: &Contents) -> String {
+fn in_words(contents: &Summary) -> String {
     let Seconds { total, prefix, steps, evaluation, probes, saving, other } = contents.seconds;
     let parts = [
         ("prefix", prefix),

@@ -1,5 +1,5 @@
-//! What callbacks need between two steps, while no step holds its gradients and activations: evaluations, checkpoints,
-//! probes.
+//! Memory of callbacks between two steps (evaluations, checkpoints, probes), while no step holds its gradients and
+//! activations.
 
 use super::F32;
 use crate::probe::{Over, Probe, ProbeSizes};

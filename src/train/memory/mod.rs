@@ -13,7 +13,7 @@ use crate::allocator::release_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
-use crate::recipe::Optimizer;
+use crate::recipe::OptimizerSettings;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
 use callbacks::ProbesNeed;
@@ -58,7 +58,7 @@ pub struct MemoryEstimate {
     pub probes: ProbesNeed,
 }
 
-/// Whether a run has the memory that it needs.
+/// A comparison of the memory that a run needs with the memory that its process can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fit {
     Fits,
@@ -101,9 +101,9 @@ impl MemoryEstimate {
         let longest = lengths.max().unwrap_or(0);
         let trained_count = table.total.trained;
         let states = match recipe.optimizer.optimizer {
-            Optimizer::AdamW { .. } => 2 * trained_count,
+            OptimizerSettings::AdamW { .. } => 2 * trained_count,
             // A row and a column of second moments for each matrix: the square roots of its size, about.
-            Optimizer::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
+            OptimizerSettings::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
         // Accumulated gradients exist at the same time as those of the latest batch.
         let copies = if plan.epochs.max_batches() > 1 { 2 } else { 1 };
@@ -162,7 +162,7 @@ impl MemoryEstimate {
         self.peak(self.probes.most).1
     }
 
-    /// How the peak compares with the `available` bytes of memory that the process can have, for runs on the host.
+    /// Compares the peak with the `available` bytes of memory that the process can have, for runs on the host.
     ///
     /// Files that are mapped are not counted, since the system reads them again where memory is short.
     pub(super) fn fits(&self, available: u64) -> Fit {

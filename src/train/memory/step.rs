@@ -52,9 +52,9 @@ pub(super) struct StepSizes<'a> {
     /// Tokens of each source.
     pub length: usize,
     pub dropout: bool,
-    /// Whether the encoder's states are at hand.
+    /// True if the encoder's states are stored.
     pub stored: bool,
-    /// Whether logits of frozen rows are used up as they are made (`ops/cross_entropy/fused.rs`).
+    /// True if logits of frozen rows are consumed block by block (`ops/cross_entropy/fused.rs`).
     pub fused_loss: bool,
 }
 
@@ -148,8 +148,8 @@ impl StepSizes<'_> {
     }
 }
 
-/// The temporary values of computing the prefix of a batch of texts: a layer, then its rows gathered without padding. Where there
-/// are fewer texts than a batch holds, it is all of them.
+/// The temporary values of computing the prefix of a batch of texts: a layer, then its rows gathered without padding.
+/// Where there are fewer texts than a batch holds, it is all of them.
 pub(super) fn prefix_temporaries(config: &T5Config, longest: usize, texts: usize) -> usize {
     let positions = BATCH_POSITIONS.min(texts * longest);
     let examples = positions / longest.max(1);

@@ -1,11 +1,15 @@
 //! The time budget of probes.
 
+use serde::{Deserialize, Serialize};
+
 use crate::probe::Probe;
 
 /// Seconds that measurements took, and whether the next may be made.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Budget {
     /// The most of the time in updates that measurements in between may take.
-    max_share: Option<f64>,
+    #[serde(skip)]
+    pub max_share: Option<f64>,
     /// Time of the measurements in between.
     spent: f64,
     /// Time of all measurements, those at the start and the end too.
@@ -30,8 +34,8 @@ impl Budget {
         Self { max_share, spent: 0.0, total: 0.0, costs: Vec::new(), shared: 0.0 }
     }
 
-    /// Whether measuring `probes` after `training` seconds of updates has to wait, and for what. What was never
-    /// measured is taken to cost nothing: there is no other way to know.
+    /// Returns what measuring `probes` after `training` seconds of updates has to wait for; `None` if it is allowed.
+    /// A probe that was never measured counts as free, since its cost is unknown.
     pub fn wait(&self, probes: &[Probe], training: f64) -> Option<Wait> {
         let max_share = self.max_share?;
         let known = self.costs.iter().filter(|(probe, _)| probes.contains(probe));

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::allocator;
 use crate::component::Stages;
 use crate::prefix::{Prefix, TextSet};
 use crate::probe::{
     ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
-    SkipReason, Skipped, Subject, Suite, files,
+    SkipReason, Skipped, Stored, Subject, Suite, files,
 };
 use crate::recipe::ProbesSection;
 use crate::report;
@@ -41,7 +43,7 @@ pub struct Probes<'a> {
     waiting: Vec<Probe>,
     /// All results of each probe in this run, for pictures of their history.
     histories: Vec<(Probe, Vec<Record>)>,
-    /// Whether the measurement at the end was made.
+    /// True if the measurement at the end was made.
     ended: bool,
     /// When probes were due and not measured.
     skipped: Vec<Skipped>,
@@ -65,6 +67,10 @@ struct Measured {
 
 impl<'a> Probes<'a> {
     /// Encodes the queries.
+    ///
+    /// # Errors
+    /// The split to probe has no queries, a query cannot be encoded, or the decoder has no stages and a probe needs
+    /// them.
     pub fn new(
         plan: &'a Plan,
         section: &'a ProbesSection,
@@ -128,7 +134,7 @@ impl<'a> Probes<'a> {
         &mut self,
         due: Vec<Probe>,
         wait: Wait,
-        state: &TrainerState,
+        state: &mut TrainerState,
     ) -> Result<(), TrainError> {
         let reason = format!(
             "probes would take more than their share of training time (probes.max_share = {}; {:.1} s more \
@@ -137,7 +143,7 @@ impl<'a> Probes<'a> {
             wait.cost,
             state.training_seconds,
         );
-        self.skip(&self.newly_due(state.step), state.step, SkipReason::MaxShare, &reason)?;
+        self.skip(&self.newly_due(state.step), state, SkipReason::MaxShare, &reason)?;
         if self.waiting.is_empty() {
             let steps = state.step as f64 * wait.training / state.training_seconds;
             let every = self.every.iter().filter(|(probe, _)| due.contains(probe));
@@ -157,13 +163,14 @@ impl<'a> Probes<'a> {
     fn skip(
         &mut self,
         probes: &[Probe],
-        step: u64,
+        state: &mut TrainerState,
         reason: SkipReason,
         message: &str,
     ) -> Result<(), TrainError> {
         for &probe in probes {
-            let skipped = Skipped::new(probe, step, reason, message.to_owned());
-            files::append_skipped(&self.run.probes(), &skipped)?;
+            let skipped = Skipped::new(probe, state.step, reason, message.to_owned());
+            let (path, line) = files::skipped_line(&self.run.probes(), &skipped)?;
+            state.monitor.append(&path, &line);
             self.skipped.push(skipped);
         }
         Ok(())
@@ -179,7 +186,8 @@ impl<'a> Probes<'a> {
         let begun = Instant::now();
         let _memory = allocator::MemoryScope::begin();
         self.open_base(due, state)?;
-        let measured = self.measure(due, &state.model.valid(), state.step, state.prefix)?;
+        let measured =
+            self.measure(due, &state.model.valid(), state.step, state.prefix.as_ref())?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, state)?;
@@ -199,7 +207,8 @@ impl<'a> Probes<'a> {
         if state.training_seconds > 0.0 {
             values.push(("time/probes_share", self.budget.total / state.training_seconds));
         }
-        Ok(state.monitor.scalars(state.step, state.epoch, &values)?)
+        state.monitor.scalars(state.step, state.epoch, &values);
+        Ok(())
     }
 
     /// Opens the base model the first time that one of `due` uses it, and logs where it was found.
@@ -277,19 +286,20 @@ impl<'a> Probes<'a> {
         let step = state.step;
         for (probes, why) in &measured.without {
             state.monitor.message(&format!("step {step}: probes skipped: {why}"));
-            self.skip(probes, step, SkipReason::NoCorrectQuery, why)?;
+            self.skip(probes, state, SkipReason::NoCorrectQuery, why)?;
         }
         for record in measured.records {
-            files::append(&self.run.probes(), &record)?;
-            state.monitor.points(step, state.epoch, &report::points(&record))?;
-            state.monitor.histograms(step, &report::histograms(&record))?;
+            let (path, line) = files::line(&self.run.probes(), &record)?;
+            state.monitor.append(&path, &line);
+            state.monitor.points(step, state.epoch, &report::points(&record));
+            state.monitor.histograms(step, &report::histograms(&record));
             let probe = record.result.probe();
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
             for figure in report::figures(history, &self.skipped) {
                 match figure.image() {
-                    Ok(image) => state.monitor.images(step, &[image])?,
+                    Ok(image) => state.monitor.images(step, &[image]),
                     // Not a reason to lose a run: the result is stored, and can be drawn later.
                     Err(error) => tracing::warn!("{error}"),
                 }
@@ -348,7 +358,7 @@ impl Callback for Probes<'_> {
     }
 
     fn end(&mut self, state: &mut TrainerState, ending: Ending) -> Result<(), TrainError> {
-        if matches!(ending, Ending::Failed(_)) {
+        if !ending.is_final() {
             return Ok(());
         }
         if self.section.at_end && !self.ended {
@@ -363,5 +373,44 @@ impl Callback for Probes<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn state(&self) -> Option<Value> {
+        Some(json!({
+            "budget": self.budget,
+            "waiting": self.waiting,
+            "ended": self.ended,
+        }))
+    }
+
+    fn restore(&mut self, state: Value) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct State {
+            budget: Budget,
+            waiting: Vec<Probe>,
+            ended: bool,
+        }
+        let State { mut budget, waiting, ended } = serde_json::from_value(state)?;
+        budget.max_share = self.section.max_share;
+        self.budget = budget;
+        (self.waiting, self.ended) = (waiting, ended);
+        // The results themselves are in the run's files, which end where the checkpoint was written.
+        match files::read_histories(&self.run.probes()) {
+            Ok(Stored { records, skipped }) => {
+                for (probe, history) in &mut self.histories {
+                    let own = records.iter().filter(|record| record.result.probe() == *probe);
+                    history.extend(own.cloned());
+                }
+                self.skipped = skipped;
+            }
+            Err(error) => {
+                tracing::warn!("pictures of the probes begin where the run continues: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "probes".to_owned()
     }
 }

@@ -1,0 +1,44 @@
+//! Connects signals to the requests of a training.
+
+use std::fs;
+use std::io;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
+
+use crate::train::Requests;
+
+/// SIGINT, SIGTERM and SIGHUP ask the training to stop; while it has nothing to save, and at a second signal, they end
+/// the process at once. SIGUSR1 asks it to save. A signal that the parent process has ignored stays ignored, as `nohup`
+/// and background jobs of a shell expect.
+pub(super) fn listen(requests: &Requests) -> Result<()> {
+    let ignored = ignored_signals();
+    let is_ignored = |signal: i32| ignored >> (signal - 1) & 1 == 1;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if !is_ignored(signal) {
+            let connected = connect(signal, requests);
+            connected.with_context(|| format!("cannot handle signal {signal}"))?;
+        }
+    }
+    if !is_ignored(SIGUSR1) {
+        flag::register(SIGUSR1, requests.save.clone()).context("cannot handle SIGUSR1")?;
+    }
+    Ok(())
+}
+
+fn connect(signal: i32, requests: &Requests) -> io::Result<()> {
+    // In this order: the first signal must not see its own mark.
+    flag::register_conditional_shutdown(signal, 128 + signal, requests.at_once.clone())?;
+    flag::register(signal, requests.at_once.clone())?;
+    let number = usize::try_from(signal).unwrap_or_default();
+    flag::register_usize(signal, requests.stop.clone(), number)?;
+    Ok(())
+}
+
+/// The signals that this process has inherited as ignored, as bits from signal 1 (Linux; none elsewhere).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}

@@ -1,0 +1,91 @@
+//! Writes safetensors files, one tensor in memory at a time.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use burn::tensor::Tensor;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::WeightsError;
+use crate::files::{AtomicFile, FileError};
+
+/// Values that are copied at once to be written.
+const BLOCK: usize = 1 << 20;
+
+/// A tensor of f32 that is converted to bytes only when it is written.
+pub struct TensorEntry<'a> {
+    /// Name in the file.
+    pub name: String,
+    /// Dimensions in the file.
+    pub shape: Vec<usize>,
+    /// Returns the values, row after row, in little endian.
+    pub bytes: Box<dyn Fn() -> Result<Vec<u8>, WeightsError> + 'a>,
+}
+
+impl<'a> TensorEntry<'a> {
+    /// A tensor in memory, as blocks of rows of equal width (each off the autodiff graph).
+    pub fn held(name: String, shape: Vec<usize>, parts: Vec<Tensor<2>>) -> Self {
+        let size = bytes_of(&shape);
+        let bytes = move || {
+            let mut bytes = Vec::with_capacity(size);
+            for part in &parts {
+                // In blocks of rows: a tensor that the model holds too is copied to be read.
+                let [rows, columns] = part.dims();
+                let block = (BLOCK / columns.max(1)).max(1);
+                for first in (0..rows).step_by(block) {
+                    let values = part.clone().slice(first..rows.min(first + block));
+                    bytes.extend_from_slice(values.into_data().as_bytes());
+                }
+            }
+            Ok(bytes)
+        };
+        Self { name, shape, bytes: Box::new(bytes) }
+    }
+}
+
+/// Writes the file `path` atomically, with the tensors in the order of their names.
+///
+/// # Errors
+/// The file cannot be written, or the values of a tensor are unavailable.
+pub fn write_tensors(path: &Path, mut entries: Vec<TensorEntry>) -> Result<(), WeightsError> {
+    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    let failed = |error: FileError| WeightsError::Write {
+        file: error.path,
+        reason: error.source.to_string(),
+    };
+    let mut file = AtomicFile::create(path).map_err(failed)?;
+    let mut put = |bytes: &[u8]| {
+        file.write_all(bytes).map_err(|error| failed(FileError::new("write", path)(error)))
+    };
+    put(&header(path, &entries)?)?;
+    for entry in &entries {
+        put(&(entry.bytes)()?)?;
+    }
+    file.commit().map_err(failed)
+}
+
+/// The bytes before the tensors: the length of the JSON that names and locates them, then this JSON.
+fn header(path: &Path, entries: &[TensorEntry]) -> Result<Vec<u8>, WeightsError> {
+    let mut end = 0;
+    let tensors = entries.iter().map(|TensorEntry { name, shape, .. }| {
+        let start = end;
+        end += bytes_of(shape);
+        let data_offsets = (start, end);
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets })
+    });
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let failed = |reason: String| WeightsError::Write { file: path.to_path_buf(), reason };
+    let metadata = Metadata::new(Some(format), tensors.collect())
+        .map_err(|error| failed(error.to_string()))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
+    // The tensors begin at a multiple of their alignment.
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+}
+
+/// Size of a tensor of f32 in the file.
+fn bytes_of(shape: &[usize]) -> usize {
+    shape.iter().product::<usize>() * size_of::<f32>()
+}

@@ -1,0 +1,297 @@
+//! A run that is killed at any moment goes on by the same command, to the same bytes as a run that was never disturbed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+#[path = "support/interrupted_run.rs"]
+mod interrupted_run;
+
+use interrupted_run::{Home, Results};
+
+/// Numbers that look random and are the same in each run of the tests.
+struct Moments(u64);
+
+impl Moments {
+    /// A time of at most `longest`.
+    fn next(&mut self, longest: Duration) -> Duration {
+        // Numerical Recipes' generator; its upper bits are good enough here.
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        longest.mul_f64((self.0 >> 33) as f64 / (1_u64 << 31) as f64)
+    }
+}
+
+/// Trains undisturbed, then again in another directory with kills at random moments until the run has ended.
+/// Returns the number of kills.
+fn kill_and_compare(overrides: &[&str], kills: usize, seed: u64) -> usize {
+    let home = TempDir::new().unwrap();
+    let undisturbed = Home::new(&home.path().join("undisturbed"), overrides);
+    let begun = Instant::now();
+    undisturbed.train();
+    let whole = begun.elapsed();
+
+    let disturbed = Home::new(&home.path().join("disturbed"), overrides);
+    let (mut moments, mut killed) = (Moments(seed), 0);
+    for _ in 0..kills {
+        let mut child = disturbed.command().stderr(Stdio::null()).spawn().unwrap();
+        // After the next checkpoint, so that each process gets on; how long after is left to chance.
+        let latest = || fs::read_link(disturbed.run().join("checkpoints/latest")).ok();
+        let before = latest();
+        while latest() == before && child.try_wait().unwrap().is_none() {
+            thread::sleep(Duration::from_micros(200));
+        }
+        thread::sleep(moments.next(whole / 12));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            break;
+        }
+        killed += 1;
+    }
+    if !disturbed.run().join("summary.json").exists() {
+        disturbed.train();
+    }
+    disturbed.results().assert_same(&undisturbed.results(), &format!("{overrides:?}"));
+    let log = fs::read_to_string(disturbed.run().join("log.txt")).unwrap();
+    let continued = log.matches("the run continues from").count();
+    assert!(killed > 0 && continued > 0, "{killed} kills, {continued} continued: too fast?");
+    killed
+}
+
+const OFTEN: [&str; 4] =
+    ["train.steps=120", "save.every_steps=7", "evaluate.every_steps=10", "save.keep_last=3"];
+
+fn with(more: &[&'static str]) -> Vec<&'static str> {
+    OFTEN.iter().copied().chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn a_killed_full_run_continues_to_the_same_bytes() {
+    kill_and_compare(&with(&["log.every_steps=4"]), 6, 1);
+}
+
+#[test]
+fn a_killed_run_with_accumulation_and_adafactor_continues_to_the_same_bytes() {
+    let more = ["train.accumulate=2", "train.batch_size=3", "optimizer.name=adafactor"];
+    kill_and_compare(&with(&more), 6, 2);
+}
+
+#[test]
+fn a_killed_restricted_run_continues_with_and_without_its_cache() {
+    for (seed, enabled) in [(3, "cache.enabled=true"), (4, "cache.enabled=false")] {
+        let more = ["trainable.select=[\"restricted\"]", enabled];
+        kill_and_compare(&with(&more), 6, seed);
+    }
+}
+
+#[test]
+fn a_killed_run_with_probes_and_early_stopping_continues_to_the_same_results() {
+    let more = [
+        "probes.run=[\"logit_lens\", \"stage_patching\"]",
+        "probes.every_evaluations=2",
+        "stop.patience=4",
+        "stop.metric=memorisation/indexing/hits@1",
+        "optimizer.learning_rate=1e-2",
+    ];
+    kill_and_compare(&with(&more), 6, 5);
+}
+
+/// Trains with `signal` sent once there is a checkpoint; returns its exit code and what it printed.
+fn signalled(home: &Home, signal: &str) -> (Option<i32>, String) {
+    let mut child = home.command().stderr(Stdio::piped()).spawn().unwrap();
+    let latest = home.run().join("checkpoints/latest");
+    while !latest.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_signal_saves_and_exits_and_the_run_continues_to_the_same_bytes() {
+    let home = TempDir::new().unwrap();
+    let overrides = ["train.steps=400", "evaluate.every_steps=90"];
+    let undisturbed = Home::new(&home.path().join("undisturbed"), &overrides);
+    undisturbed.train();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let disturbed = Home::new(&home.path().join(signal), &overrides);
+        let (found, text) = signalled(&disturbed, signal);
+        assert_eq!(found, Some(code), "{text}");
+        assert!(text.contains("the same command continues the run"), "{text}");
+        let summary = fs::read_to_string(disturbed.run().join("summary.json")).unwrap();
+        assert!(summary.contains("\"ended\": \"interrupted\""), "{summary}");
+        let text = String::from_utf8(disturbed.train().stderr).unwrap();
+        assert!(text.contains("the run continues from"), "{text}");
+        // A checkpoint more was written, so that other ones were removed.
+        disturbed.results().assert_same_history(&undisturbed.results(), signal);
+        let last = |home: &Home| {
+            let last = home.run().join("checkpoints/step-000400");
+            fs::read(last.join("model.safetensors")).unwrap()
+        };
+        assert!(last(&disturbed) == last(&undisturbed), "{signal}");
+    }
+}
+
+#[test]
+fn usr1_saves_and_the_run_goes_on() {
+    let home = TempDir::new().unwrap();
+    let home =
+        Home::new(home.path(), &["train.steps=400", "evaluate.every_steps=90", "save.keep_last=9"]);
+    let (code, text) = signalled(&home, "-USR1");
+    assert_eq!(code, Some(0), "{text}");
+    let names = checkpoints(&home.run());
+    let extra = names.iter().filter(|name| {
+        let step: u64 = name["step-".len()..].parse().unwrap();
+        !step.is_multiple_of(90) && step != 400
+    });
+    assert_eq!(extra.count(), 1, "{names:?}");
+}
+
+fn checkpoints(run: &Path) -> Vec<String> {
+    let entries = fs::read_dir(run.join("checkpoints")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("step-")).collect();
+    names.sort();
+    names
+}
+
+/// A run that was interrupted after its checkpoint of step 14, as a template to copy.
+fn interrupted(home: &Home) {
+    let (code, text) = signalled(home, "-TERM");
+    assert_eq!(code, Some(143), "{text}");
+}
+
+#[track_caller]
+fn refuses(command: &mut Command, words: &[&str]) {
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_changed_recipe_is_refused_with_its_keys_unless_the_change_is_harmless() {
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=400", "evaluate.every_steps=20"]);
+    interrupted(&home);
+    let before = Results::of(&home.run());
+    refuses(
+        home.command().args(["optimizer.learning_rate=1e-2", "run.seed=9", "log.every_steps=3"]),
+        &[
+            "holds an unfinished run of another recipe",
+            "optimizer.learning_rate: 0.003 in the run, 0.01 now",
+            "run.seed: 3 in the run, 9 now",
+        ],
+    );
+    refuses(home.command().args(["--resume", "never"]), &["already holds a run", "--overwrite"]);
+    refuses(home.command().args(["--resume", "step-999999"]), &["--resume step-999999"]);
+    refuses(
+        home.command().args(["--resume", "/"]),
+        &["--resume /", "not a checkpoint of this run"],
+    );
+    Results::of(&home.run()).assert_same(&before, "a refusal changes nothing");
+
+    let output = home.command().args(["train.steps=401", "log.every_steps=3"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains("changed since the run was started: log.every_steps, train.steps"),
+        "{text}"
+    );
+    let recipe = fs::read_to_string(home.run().join("recipe.toml")).unwrap();
+    assert!(recipe.contains("steps = 401"), "{recipe}");
+    // A finished run is not trained again, unless it gets longer.
+    refuses(
+        home.command().args(["train.steps=401", "log.every_steps=3"]),
+        &["already holds a run"],
+    );
+    let output = home.command().args(["train.steps=410"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(checkpoints(&home.run()).contains(&"step-000410".to_owned()));
+    let environment = fs::read_to_string(home.run().join("environment.json")).unwrap();
+    assert_eq!(environment.matches("\"step\"").count(), 2, "{environment}");
+}
+
+#[test]
+fn a_changed_corpus_is_refused() {
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=400", "evaluate.every_steps=20"]);
+    interrupted(&home);
+    let file = home.path.join("corpus/documents.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("Iron is a metal", "Iron is the metal")).unwrap();
+    refuses(
+        &mut home.command(),
+        &["the training examples are not those of the run", "corpus.path"],
+    );
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let home = TempDir::new().unwrap();
+    let overrides = ["train.steps=120", "save.every_steps=7", "save.keep_last=3"];
+    let undisturbed = Home::new(&home.path().join("undisturbed"), &overrides);
+    undisturbed.train();
+    let disturbed = Home::new(&home.path().join("disturbed"), &overrides);
+    let mut child = disturbed.command().stderr(Stdio::null()).spawn().unwrap();
+    while !disturbed.run().join("checkpoints/step-000021/genir.json").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let names = checkpoints(&disturbed.run());
+    let newest = disturbed.run().join("checkpoints").join(names.last().unwrap());
+    let weights = newest.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let at = bytes.len() - 3;
+    bytes[at] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    // The reader of a single checkpoint refuses it as well.
+    let mut search = Command::new(env!("CARGO_BIN_EXE_genir"));
+    search
+        .arg("search")
+        .arg(&newest)
+        .arg("iron")
+        .arg("--corpus")
+        .arg(disturbed.path.join("corpus"));
+    refuses(&mut search, &["model.safetensors has another checksum"]);
+
+    let text = String::from_utf8(disturbed.train().stderr).unwrap();
+    assert!(text.contains("passed over") && text.contains("another checksum"), "{text}");
+    disturbed.results().assert_same(&undisturbed.results(), "damaged");
+}
+
+#[test]
+fn a_renamed_run_continues_in_its_new_place() {
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=400", "evaluate.every_steps=20"]);
+    interrupted(&home);
+    let moved = home.path.join("moved");
+    fs::rename(home.run(), &moved).unwrap();
+    let output = home.command().arg(format!("run.directory={}", moved.display())).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && text.contains("the run continues from"), "{text}");
+}
+
+#[test]
+fn a_run_without_a_checkpoint_starts_anew() {
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=40"]);
+    let mut child = home.command().stderr(Stdio::null()).spawn().unwrap();
+    while !home.run().join("metrics.jsonl").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(checkpoints(&home.run()).is_empty(), "the run was too fast");
+    home.train();
+    assert_eq!(checkpoints(&home.run()), ["step-000040"]);
+}
