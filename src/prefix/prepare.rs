@@ -231,9 +231,7 @@ impl StoreBuilder<'_> {
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
             Ok(rows) => return Ok((rows, PrefixStorage::Reused(path))),
-            Err(CacheError::File(missing)) if missing.source.kind() == io::ErrorKind::NotFound => {
-                true
-            }
+            Err(CacheError::File(_)) if path.symlink_metadata().is_err() => true,
             Err(error) => {
                 tracing::warn!("a stored frozen prefix is recomputed: {error}");
                 // What cannot be read may have been replaced by another run.

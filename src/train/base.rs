@@ -81,9 +81,6 @@ impl Base {
         };
         if pretrained {
             found.tied = weights::is_tied(&found.tensors()?)?;
-            if let Some(imported) = &found.imported {
-                imported.check_list(&found.directory)?;
-            }
         }
         Ok((tokenizer, found))
     }
@@ -108,7 +105,10 @@ impl Base {
                 let (config, docids) = (&self.config, self.docid_tokens());
                 weights::warn_of_unread(&tensors, config, self.tied, docids);
                 let found = weights::problems(&tensors, config, self.tied, docids);
-                found.into_iter().map(PlanError::from).collect()
+                let list = self.imported.as_ref().filter(|_| found.is_empty());
+                let list = list.and_then(|docids| docids.check_list(&self.directory).err());
+                let list = list.map(|problem| OpenBaseError::from(problem).into());
+                found.into_iter().map(PlanError::from).chain(list).collect()
             }
             Err(problem) => vec![problem.into()],
         }
