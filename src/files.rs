@@ -5,8 +5,8 @@
 //! them follow the umask, as shared directories require. A lint forbids the corresponding functions of the standard
 //! library elsewhere (`clippy.toml`).
 //!
-//! Files whose paths come from a user or another program are opened with `open_regular`, `read_regular` or
-//! `read_regular_to_string`.
+//! Files whose paths come from a user or another program are opened with `open_regular`, `read_regular`,
+//! `read_regular_to_string` or `read_small_to_string`.
 #![allow(clippy::disallowed_methods)]
 
 mod destination;
@@ -20,7 +20,9 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use destination::{Destination, Stream};
-pub(crate) use regular::{open_regular, read_regular, read_regular_to_string};
+pub(crate) use regular::{
+    open_regular, read_regular, read_regular_to_string, read_small_to_string,
+};
 
 /// An error of an operation on a file or directory.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::CheckpointError;
-use crate::files::{FileError, open_regular, read_regular_to_string};
+use crate::files::{FileError, open_regular, read_small_to_string};
 use crate::task::Encoding;
 
 /// The file name of the manifest.
@@ -75,10 +75,10 @@ impl Manifest {
     /// The file cannot be read, or has another format.
     pub fn read(directory: &Path) -> Result<Option<Self>, CheckpointError> {
         let file = directory.join(MANIFEST);
-        if !file.exists() {
+        if file.symlink_metadata().is_err() {
             return Ok(None);
         }
-        let text = read_regular_to_string(&file).map_err(FileError::new("read", &file))?;
+        let text = read_small_to_string(&file).map_err(FileError::new("read", &file))?;
         let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
         let manifest: Self =
             serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

@@ -39,7 +39,15 @@ impl Checkpoint {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
         let manifest = Manifest::read(directory)?;
+        let config = config.with_words(loaded.tokenizer.vocab_size());
+        config.check_tokens(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
+        // All that the headers show, before anything of the model's size is allocated.
+        let tied = weights::is_tied(&tensors)?;
+        weights::check(&tensors, &config, tied, &imported.rows)?;
+        weights::warn_of_unread(&tensors, &config, tied, &imported.rows);
+        imported.check_list(directory)?;
+        weights::check_memory(directory, &config, tied, imported.rows.len(), device)?;
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
         let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
         // Last: the errors above name the tensor or the line. This finds what they cannot see, such as a changed bit.

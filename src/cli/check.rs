@@ -27,6 +27,7 @@ impl Check {
         let recipe = self.recipe.read(console)?;
         let start = find_start(&recipe, self.overwrite, &Resume::Auto)?;
         let plan = start.plan(recipe)?;
+        plan.check_values()?;
         if let Start::Continue(point) = &start {
             let directory = point.directory.display();
             output::line(format_args!("`genir train` would continue the run from {directory}\n"))?;

@@ -9,7 +9,10 @@ use super::error::{CorpusError, CorpusErrors};
 use super::findings::{FindingKind, Findings};
 use super::location::FileLocation;
 use super::text::Text;
-use super::{Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, Split};
+use super::{
+    Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, ReadLimits, Split,
+};
+use crate::run::available_to_process;
 
 /// The part of a corpus that a query belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,12 @@ pub(super) struct CorpusBuilder {
     unread: UnreadLines,
     /// Those of the file of documents, once its reading has ended.
     unread_documents: Option<UnreadLines>,
+    /// Limits of the files.
+    pub(super) limits: ReadLimits,
+    /// Bytes of the texts so far.
+    held: u64,
+    /// Bytes that they may have.
+    room: Option<u64>,
 }
 
 /// The lines of a file that could not be read.
@@ -59,13 +68,18 @@ impl UnreadLines {
 }
 
 impl CorpusBuilder {
+    /// Creates an empty builder that reads within `limits`, and no more text than the process can hold.
+    pub(super) fn new(limits: ReadLimits) -> Self {
+        Self { limits, room: available_to_process(), ..Self::default() }
+    }
+
     /// Creates a builder that starts with a corpus.
-    pub(super) fn from_corpus(corpus: Corpus) -> Self {
+    pub(super) fn from_corpus(corpus: Corpus, limits: ReadLimits) -> Self {
         let rows = (0..)
             .zip(&corpus.documents)
             .map(|(row, document)| (document.id.clone(), row))
             .collect();
-        Self { corpus, rows, unread_documents: Some(UnreadLines::default()), ..Self::default() }
+        Self { corpus, rows, unread_documents: Some(UnreadLines::default()), ..Self::new(limits) }
     }
 
     /// Counts a problem, or something that the user should know.
@@ -107,6 +121,25 @@ impl CorpusBuilder {
     pub(super) fn abort(&mut self, error: CorpusError) -> Aborted {
         self.errors.push(error);
         Aborted
+    }
+
+    /// Counts a text. One that no longer fits into memory ends the reading: see [`Self::is_full`].
+    fn hold(&mut self, text: &str) {
+        if self.is_full() {
+            return;
+        }
+        self.held += text.len() as u64;
+        if let Some(available) = self.room
+            && self.is_full()
+        {
+            self.error(CorpusError::Memory { held: self.held, available });
+        }
+    }
+
+    /// Returns whether the texts have used up the memory that they may have: most of what the process can have, as
+    /// ids, tokens and the model need some of it.
+    pub(super) fn is_full(&self) -> bool {
+        self.room.is_some_and(|room| self.held > room / 4 * 3)
     }
 
     /// Records that a file is read.
@@ -178,6 +211,7 @@ impl CorpusBuilder {
         if let Some(code) = text.surrogate {
             self.note(FindingKind::LoneSurrogate, location, format_args!("{of}: \\u{code:04x}"));
         }
+        self.hold(&text.text);
         text.text
     }
 
@@ -414,5 +448,55 @@ impl Queries {
             builder.queries(self.kind).push(query);
         }
         builder.finish_queries(self.kind, file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{beir, dsi, paper};
+    use super::*;
+
+    #[test]
+    fn texts_that_do_not_fit_into_memory_end_the_reading() {
+        let line = |key: &str, id: usize| {
+            format!("{{\"{key}\": {id}, \"text\": \"{}\"}}", "a".repeat(1000))
+        };
+        let lines = |key: &str, between: &str| {
+            (0..100).map(|id| line(key, id)).collect::<Vec<_>>().join(between)
+        };
+        type Read = fn(&Path, &mut CorpusBuilder) -> Result<(), Aborted>;
+        let readers: [(Read, Vec<(&str, String)>); 3] = [
+            (paper::read, vec![("documents.json", format!("[{}]", lines("id", ",")))]),
+            (
+                |path, builder| dsi::read(path, None, builder),
+                vec![("documents.jsonl", lines("text_id", "\n"))],
+            ),
+            (
+                beir::read,
+                vec![
+                    ("corpus.jsonl", lines("_id", "\n")),
+                    ("queries.jsonl", lines("_id", "\n")),
+                    ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n".to_owned()),
+                ],
+            ),
+        ];
+        for (read, files) in readers {
+            let home = tempfile::tempdir().unwrap();
+            for (name, text) in files {
+                let file = home.path().join(name);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, text).unwrap();
+            }
+            let mut builder = CorpusBuilder { room: Some(50_000), ..CorpusBuilder::default() };
+            let _ = read(home.path(), &mut builder);
+            // 38 texts are more than three quarters of what there is.
+            assert_eq!(builder.corpus.documents.len(), 38);
+            let errors = builder.finish(&CorpusOptions::default()).unwrap_err();
+            let told = errors.to_string();
+            assert!(told.contains("the texts of the corpus take more than"), "{told}");
+            assert_eq!(errors.0.len(), 1, "{told}");
+        }
     }
 }

@@ -34,7 +34,7 @@ pub use training::{
 };
 
 use crate::component::Stages;
-use crate::files::read_regular_to_string;
+use crate::files::read_small_to_string;
 use crate::nearest::nearest;
 use crate::retrieval::Metrics;
 use crate::task::Task;
@@ -86,7 +86,7 @@ impl Recipe {
     /// The file is missing, not a regular file or not UTF-8; otherwise as for [`Recipe::from_text`].
     pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
         let name = file.display().to_string();
-        match read_regular_to_string(file) {
+        match read_small_to_string(file) {
             Ok(text) => Self::from_text(&name, &text, overrides),
             Err(error) => {
                 // For example, `recipes/quickstart.toml` outside of a clone.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Environment;
-use crate::files::FileError;
+use crate::files::{FileError, read_small_to_string};
 
 const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
@@ -166,7 +166,7 @@ impl RunDirectory {
     /// cannot be read.
     pub fn environment(&self) -> Result<Environment, RunError> {
         let path = self.environment_path();
-        let text = match fs::read_to_string(&path) {
+        let text = match read_small_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let interrupted = match is_interrupted(&self.path) {
                     true => {

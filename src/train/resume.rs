@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::plan_error::PlanErrors;
 use super::training_state::{StateError, TrainingState};
 use crate::checkpoint::{CheckpointError, Manifest};
-use crate::files::{FileError, read_regular_to_string};
+use crate::files::{FileError, read_regular_to_string, read_small_to_string};
 use crate::recipe::Recipe;
 use crate::run::{NewRun, Overwrite, RunDirectory, RunError, RunOutcome, Summary};
 
@@ -279,7 +279,7 @@ fn point_at(path: &Path) -> Result<ResumePoint, String> {
 
 /// How the run ended, if it did.
 fn outcome(run: &RunDirectory) -> Option<RunOutcome> {
-    let text = fs::read_to_string(run.summary()).ok()?;
+    let text = read_small_to_string(&run.summary()).ok()?;
     serde_json::from_str::<Summary>(&text).ok().map(|summary| summary.ended)
 }
 

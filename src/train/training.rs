@@ -15,6 +15,7 @@ use super::resume::{ResumeError, ResumePoint, Start};
 use super::trainer::{Outcome, Trainer};
 use super::training_state::Arithmetic;
 use crate::device;
+use crate::files::read_small_to_string;
 use crate::monitor::{Console, Monitor};
 use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 
@@ -163,7 +164,7 @@ impl<'a> Training<'a> {
 fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
     let file = checkpoint.join("config.json");
     let read =
-        || serde_json::from_str::<Value>(&std::fs::read_to_string(&file)?).map_err(io::Error::from);
+        || serde_json::from_str::<Value>(&read_small_to_string(&file)?).map_err(io::Error::from);
     let stored = match read() {
         Ok(stored) => stored,
         Err(error) => return Some(format!("{}: {error}", file.display())),
