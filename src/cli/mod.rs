@@ -5,6 +5,7 @@ mod check;
 mod eval;
 mod output;
 mod outputs;
+mod panic;
 mod plot;
 mod probe;
 mod recipes;
@@ -115,8 +116,9 @@ impl RecipeArgs {
 }
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
-/// command line that cannot be parsed).
+/// command line that cannot be parsed). A panic ends the process with exit code 101, and a message on how to report it.
 pub fn main() -> ExitCode {
+    panic::install_hook();
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
@@ -127,15 +129,18 @@ pub fn main() -> ExitCode {
         .init();
     // On a thread of rayon's pool: a matrix product that a worker starts does not have to wake another thread first.
     // This saves 6% of a full step on two cores (`benches/README.md`).
-    let done = rayon::scope(|_| match cli.command {
-        Command::Train(train) => train.run(&console),
-        Command::Eval(eval) => eval.run(),
-        Command::Search(search) => search.run(&console),
-        Command::Probe(probe) => probe.run(&console),
-        Command::Plot(plot) => plot.run(),
-        Command::Check(check) => check.run(&console),
-        Command::Recipes(recipes) => recipes.run(),
-        Command::Cache(cache) => cache.run(),
+    let done = rayon::scope(|_| {
+        panic::panic_if_asked();
+        match cli.command {
+            Command::Train(train) => train.run(&console),
+            Command::Eval(eval) => eval.run(),
+            Command::Search(search) => search.run(&console),
+            Command::Probe(probe) => probe.run(&console),
+            Command::Plot(plot) => plot.run(),
+            Command::Check(check) => check.run(&console),
+            Command::Recipes(recipes) => recipes.run(),
+            Command::Cache(cache) => cache.run(),
+        }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
