@@ -1,12 +1,16 @@
-//! Writes files: each is written atomically, and no existing file is destroyed by accident.
+//! Writes files: each is written atomically, and no existing file is destroyed by accident. Reads regular files only.
 //!
 //! All files and directories that genir creates go through this module: [`AtomicFile`] replaces files, [`write_new`]
 //! creates a file that must not exist, [`append_to`] extends logs, [`create_directory`] creates directories. All of
 //! them follow the umask, as shared directories require. A lint forbids the corresponding functions of the standard
 //! library elsewhere (`clippy.toml`).
+//!
+//! Files whose paths come from a user or another program are opened with [`open_regular`], [`read_regular`],
+//! [`read_regular_to_string`] or [`read_small_to_string`].
 #![allow(clippy::disallowed_methods)]
 
 mod destination;
+mod regular;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -16,6 +20,9 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use destination::{Destination, Stream};
+pub(crate) use regular::{
+    open_regular, read_regular, read_regular_to_string, read_small_to_string,
+};
 
 /// An error of an operation on a file or directory.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,10 @@
 //! Problems of a corpus are reported with the file, the location and what was expected.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use genir::corpus::{
     self, CorpusError, CorpusErrors, CorpusOptions, FindingKind, Layout, LeaveOut, OnProblem,
@@ -447,4 +451,43 @@ fn an_empty_file_of_documents_is_the_only_problem_reported() {
         &[("documents.jsonl", b"\n"), ("train.jsonl", b"")],
         &["documents.jsonl has no documents"],
     );
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_refused_by_type_without_waiting() {
+    let home = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| home.path().join(name);
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo").success());
+    let _listener = UnixListener::bind(at("socket")).expect("a socket");
+    fs::create_dir(at("directory")).expect("a directory");
+    for (target, is) in [
+        (at("pipe"), "it is a named pipe"),
+        (at("socket"), "it is a socket"),
+        (at("directory"), "it is a directory"),
+        ("/dev/zero".into(), "it is a device"),
+        (at("gone"), "a symbolic link to a file that does not exist"),
+    ] {
+        let files = |name| {
+            let documents = ("documents.json", DOCUMENTS.as_bytes());
+            let files = directory(
+                &[documents].into_iter().filter(|file| file.0 != name).collect::<Vec<_>>(),
+            );
+            symlink(&target, files.path().join(name)).expect("a link");
+            files
+        };
+        for name in ["documents.json", "train_queries.json"] {
+            let error = load(files(name).path(), Layout::Auto).expect_err("no regular file");
+            let error = error.to_string();
+            assert!(error.contains(&format!("{name}: ")) && error.contains(is), "{error}");
+        }
+        let generated = CorpusOptions {
+            generated_queries: Some(target.clone()),
+            ..options(files("other").path(), Layout::Auto)
+        };
+        corpus::load(&generated).expect_err("no regular file");
+        if !target.is_dir() {
+            // A path that is not a directory is a file of the layout `dsi`.
+            load(&target, Layout::Auto).expect_err("no regular file");
+        }
+    }
 }

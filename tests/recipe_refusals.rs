@@ -250,3 +250,18 @@ fn invalid_toml_is_refused_with_its_lines() {
         "{shown}"
     );
 }
+
+#[test]
+fn a_recipe_that_is_not_a_regular_file_is_refused_by_type_without_waiting() {
+    let home = tempfile::tempdir().unwrap();
+    let pipe = home.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (path, is) in [
+        (pipe.as_path(), "it is a named pipe; expected a regular file"),
+        (home.path(), "it is a directory"),
+        (Path::new("/dev/zero"), "it is a device"),
+    ] {
+        let error = Recipe::from_file(path, &[]).unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()) && error.contains(is), "{error}");
+    }
+}

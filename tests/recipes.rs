@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use genir::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, Split};
+use genir::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, ReadLimits, Split};
 use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, Optimizer, Span};
@@ -83,6 +83,8 @@ fn sections_are_converted_to_options() {
         "corpus.layout=beir",
         "corpus.generated_queries=more.jsonl",
         "corpus.on_problem=skip",
+        "corpus.max_record=3",
+        "corpus.max_unpacked=5",
         "corpus.leave_out.count=10",
         "task.ratio=8",
         "task.document_tokens=48",
@@ -99,6 +101,7 @@ fn sections_are_converted_to_options() {
         generated_queries: Some("more.jsonl".into()),
         on_problem: OnProblem::Skip,
         leave_out: LeaveOut::Count { count: 10, seed: 1 },
+        limits: ReadLimits { record: 3 << 20, unpacked: Some(5 << 20) },
     };
     assert_eq!(recipe.corpus.options(), corpus);
     let task = TaskOptions {

@@ -1,7 +1,6 @@
 //! Models of the Hugging Face hub, in the cache that `huggingface_hub` also uses.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -11,7 +10,7 @@ use thiserror::Error;
 use super::BaseFiles;
 use super::download::{CacheLocation, download};
 use super::transport::{Hub, HubError};
-use crate::files::{create_directory, expand_home, write_atomically};
+use crate::files::{create_directory, expand_home, read_small_to_string, write_atomically};
 use crate::t5::weights::{INDEX, SINGLE, WeightsError, shards};
 
 /// Files that are downloaded if the model has them.
@@ -59,7 +58,7 @@ impl HubSettings {
         });
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
         let stored_token = || {
-            let text = fs::read_to_string(token_file).ok()?;
+            let text = read_small_to_string(&token_file).ok()?;
             Some(text.trim().to_owned()).filter(|token| !token.is_empty())
         };
         let endpoint = lookup("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
@@ -241,7 +240,7 @@ impl HubModel<'_> {
         let commit = if is_commit(self.revision) {
             self.revision.to_owned()
         } else {
-            let text = fs::read_to_string(self.reference()).unwrap_or_default();
+            let text = read_small_to_string(&self.reference()).unwrap_or_default();
             let commit = Some(text.trim()).filter(|commit| is_commit(commit));
             commit.ok_or_else(|| not_cached("the model"))?.to_owned()
         };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{CheckpointError, MANIFEST, Manifest};
 use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, TextTokenizer};
-use crate::files::FileError;
+use crate::files::{FileError, read_small_to_string};
 use crate::run::{CHECKPOINTS, LATEST};
 use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
@@ -38,8 +38,16 @@ impl Checkpoint {
         let Some(imported) = loaded.docids else {
             return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
         };
+        let config = config.with_words(loaded.tokenizer.vocab_size());
+        config.check_tokens(directory)?;
         let manifest = read_manifest(directory)?;
         let tensors = StoredTensors::open(directory)?.with_moved_rows(loaded.moved_rows);
+        // All that the headers show, before anything of the model's size is allocated.
+        let tied = weights::is_tied(&tensors)?;
+        weights::check(&tensors, &config, tied, &imported.rows)?;
+        weights::warn_of_unread(&tensors, &config, tied, &imported.rows);
+        imported.check_list(directory)?;
+        weights::check_memory(directory, &config, tied, imported.rows.len(), device)?;
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
         let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
         Ok(Self {
@@ -66,10 +74,10 @@ pub fn checkpoint_at(path: &Path) -> Option<PathBuf> {
 
 fn read_manifest(directory: &Path) -> Result<Option<Manifest>, CheckpointError> {
     let file = directory.join(MANIFEST);
-    if !file.exists() {
+    if file.symlink_metadata().is_err() {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&file).map_err(FileError::new("read", &file))?;
+    let text = read_small_to_string(&file).map_err(FileError::new("read", &file))?;
     let wrong = |found: String| CheckpointError::Manifest { file: file.clone(), found };
     let manifest: Manifest =
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;

@@ -27,6 +27,7 @@ impl Check {
     pub fn run(self, console: &Console) -> Result<()> {
         let overwrite = if self.overwrite { Overwrite::Replace } else { Overwrite::Refuse };
         let plan = Plan::to_start(self.recipe.read(console)?, overwrite)?;
+        plan.check_values()?;
         output::line(super::train::summary(&plan))?;
         for warning in plan.warnings() {
             output::line(format_args!("{warning}\n"))?;

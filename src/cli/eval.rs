@@ -21,7 +21,7 @@ use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{
     RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
-use crate::retrieval::{DocidOrder, Metrics, NamedMeasure};
+use crate::retrieval::{DocidOrder, Metrics, NamedMeasure, check_batch_memory};
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
 #[derive(Debug, Args)]
@@ -236,6 +236,8 @@ impl Eval {
             None => retriever.queries(split, most, seed)?,
             Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
         };
+        let (config, device) = (checkpoint.model.t5.config(), &retriever.device.device);
+        check_batch_memory(config, &set.queries, self.batch_size as usize, device)?;
         // Ids are checked before the evaluation, which may take long.
         for path in [&self.run, &self.qrels].into_iter().flatten() {
             check_qrels(path, set.judgements(docids))?;

@@ -21,9 +21,9 @@ use crate::probe::{
 };
 use crate::recipe::Recipe;
 use crate::report;
-use crate::retrieval::CandidateSet;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
+use crate::retrieval::{CandidateSet, check_batch_memory};
 use crate::retriever::Retriever;
 
 /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
@@ -289,7 +289,7 @@ impl ProbeCommand {
     fn query_set(&self, retriever: &Retriever) -> Result<ProbeQueries> {
         // A sample might not contain the queries in the file.
         let most = self.sample().filter(|_| self.correct.is_none());
-        let mut queries = ProbeQueries::new(retriever.queries(self.split, most, self.seed)?);
+        let mut queries = ProbeQueries::new(self.queries_of(retriever, self.split, most)?);
         if let Some(file) = &self.correct {
             let pairs = read_correct_queries(file)?;
             let known = queries.measure_only(&pairs, &retriever.checkpoint.docids);
@@ -304,7 +304,21 @@ impl ProbeCommand {
             None if retriever.corpus.test.is_empty() => self.split,
             None => Split::Test,
         };
-        Ok(retriever.queries(split, self.sample(), self.seed)?)
+        self.queries_of(retriever, split, self.sample())
+    }
+
+    /// Returns the queries of a split, or a sample of `most` of them, if their batches fit into memory.
+    fn queries_of(
+        &self,
+        retriever: &Retriever,
+        split: Split,
+        most: Option<usize>,
+    ) -> Result<QuerySet> {
+        let set = retriever.queries(split, most, self.seed)?;
+        let config = retriever.checkpoint.model.t5.config();
+        let batch_size = self.batch_size as usize;
+        check_batch_memory(config, &set.queries, batch_size, &retriever.device.device)?;
+        Ok(set)
     }
 
     fn sample(&self) -> Option<usize> {

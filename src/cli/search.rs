@@ -1,7 +1,7 @@
 //! `genir search`
 
 use std::collections::HashMap;
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -32,6 +32,9 @@ pub struct Search {
 
 /// Number of characters of a document's text that are printed.
 const EXCERPT: usize = 100;
+
+/// Bytes of the longest line of standard input.
+const LONGEST: u64 = 1 << 20;
 
 /// Returns whether the text is one word like `--jsno` or `-x`, which is more likely a mistyped option than a query.
 /// `-17 degrees` and `-17` are queries.
@@ -76,9 +79,20 @@ impl Search {
             return answer(query);
         }
         let mut answered = 0_u64;
-        for (number, line) in (1_u64..).zip(std::io::stdin().lock().split(b'\n')) {
-            let line =
-                line.with_context(|| format!("cannot read standard input, line {number}"))?;
+        let mut input = std::io::stdin().lock();
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            let read = (&mut input).take(LONGEST + 1).read_until(b'\n', &mut line);
+            if read.with_context(|| format!("cannot read standard input, line {number}"))? == 0 {
+                break;
+            }
+            if line.len() as u64 > LONGEST {
+                bail!(
+                    "standard input, line {number}: longer than {} MiB; expected one query per line",
+                    LONGEST >> 20
+                );
+            }
             let Ok(line) = str::from_utf8(&line) else {
                 let text = String::from_utf8_lossy(&line);
                 bail!(

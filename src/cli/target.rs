@@ -85,14 +85,12 @@ impl Target {
     /// that were excluded from its training.
     pub fn corpus(&self) -> Result<LoadedCorpus> {
         let mut options = match &self.options.corpus {
-            Some(path) => CorpusOptions {
-                path: path.clone(),
-                layout: self.options.layout,
-                on_problem: self
-                    .run_recipe()?
-                    .map_or(OnProblem::Refuse, |recipe| recipe.corpus.on_problem),
-                ..CorpusOptions::default()
-            },
+            Some(path) => {
+                let of_run = self.run_recipe()?.map(|recipe| recipe.corpus.options());
+                let CorpusOptions { on_problem, limits, .. } = of_run.unwrap_or_default();
+                let (path, layout) = (path.clone(), self.options.layout);
+                CorpusOptions { path, layout, on_problem, limits, ..CorpusOptions::default() }
+            }
             None => self.recipe()?.corpus.options(),
         };
         options.on_problem = self.options.on_problem.unwrap_or(options.on_problem);
@@ -121,16 +119,23 @@ impl Target {
     fn recipe(&self) -> Result<Recipe> {
         self.run_recipe()?.with_context(|| {
             let checkpoint = self.checkpoint.display();
-            format!("{checkpoint} is not inside a run directory: give its corpus with --corpus")
+            let run = self.run_directory().and_then(|run| Ok(RunDirectory::open(&run)?));
+            let reason = run.err().map_or(String::new(), |error| format!(" ({error})"));
+            format!(
+                "{checkpoint} is not inside a run directory: give its corpus with --corpus{reason}"
+            )
         })
+    }
+
+    /// Returns the directory that would be the run of the checkpoint: `<run>/checkpoints/<checkpoint>`.
+    fn run_directory(&self) -> Result<PathBuf> {
+        let directory = self.directory()?;
+        Ok(directory.parent().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned())
     }
 
     /// Returns the recipe of the run that the checkpoint is in, if it is in one.
     pub fn run_recipe(&self) -> Result<Option<Recipe>> {
-        let directory = self.directory()?;
-        // <run>/checkpoints/<checkpoint>
-        let run = directory.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-        match RunDirectory::open(run) {
+        match RunDirectory::open(&self.run_directory()?) {
             Ok(run) => Ok(Some(Recipe::from_file(&run.recipe(), &[])?)),
             Err(RunError::NotARun { .. }) => Ok(None),
             Err(error) => Err(error.into()),

@@ -9,7 +9,10 @@ use super::error::{CorpusError, CorpusErrors};
 use super::findings::{FindingKind, Findings};
 use super::location::FileLocation;
 use super::text::Text;
-use super::{Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, Split};
+use super::{
+    Corpus, CorpusOptions, Document, Judgement, LeaveOut, LoadedCorpus, Query, ReadLimits, Split,
+};
+use crate::run::available_to_process;
 
 /// The part of a corpus that a query belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,16 +37,27 @@ pub(super) struct CorpusBuilder {
     read: HashSet<PathBuf>,
     /// True if all documents were read: a document that is not among them is then absent from the corpus.
     has_all_documents: bool,
+    /// Limits of the files.
+    pub(super) limits: ReadLimits,
+    /// Bytes of the texts so far.
+    held: u64,
+    /// Bytes that they may have.
+    room: Option<u64>,
 }
 
 impl CorpusBuilder {
+    /// Creates an empty builder that reads within `limits`, and no more text than the process can hold.
+    pub(super) fn new(limits: ReadLimits) -> Self {
+        Self { limits, room: available_to_process(), ..Self::default() }
+    }
+
     /// Creates a builder that starts with a corpus.
-    pub(super) fn from_corpus(corpus: Corpus) -> Self {
+    pub(super) fn from_corpus(corpus: Corpus, limits: ReadLimits) -> Self {
         let rows = (0..)
             .zip(&corpus.documents)
             .map(|(row, document)| (document.id.clone(), row))
             .collect();
-        Self { corpus, rows, has_all_documents: true, ..Self::default() }
+        Self { corpus, rows, has_all_documents: true, ..Self::new(limits) }
     }
 
     /// Counts a problem, or something that the user should know.
@@ -70,6 +84,25 @@ impl CorpusBuilder {
     /// Returns whether a file could not be read to its end so far, or has malformed lines.
     pub(super) fn is_incomplete(&self) -> bool {
         !self.errors.is_empty() || self.findings.count(FindingKind::Malformed) > 0
+    }
+
+    /// Counts a text. One that no longer fits into memory ends the reading: see [`Self::is_full`].
+    fn hold(&mut self, text: &str) {
+        if self.is_full() {
+            return;
+        }
+        self.held += text.len() as u64;
+        if let Some(available) = self.room
+            && self.is_full()
+        {
+            self.errors.push(CorpusError::Memory { held: self.held, available });
+        }
+    }
+
+    /// Returns whether the texts have used up the memory that they may have: most of what the process can have, as
+    /// ids, tokens and the model need some of it.
+    pub(super) fn is_full(&self) -> bool {
+        self.room.is_some_and(|room| self.held > room / 4 * 3)
     }
 
     /// Records that a file is read.
@@ -141,6 +174,7 @@ impl CorpusBuilder {
         if let Some(code) = text.surrogate {
             self.note(FindingKind::LoneSurrogate, location, format_args!("{of}: \\u{code:04x}"));
         }
+        self.hold(&text.text);
         text.text
     }
 
@@ -374,5 +408,51 @@ impl Queries {
             builder.queries(self.kind).push(query);
         }
         builder.finish_queries(self.kind, file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{beir, dsi, paper};
+    use super::*;
+
+    #[test]
+    fn texts_that_do_not_fit_into_memory_end_the_reading() {
+        let line = |key: &str, id: usize| {
+            format!("{{\"{key}\": {id}, \"text\": \"{}\"}}", "a".repeat(1000))
+        };
+        let lines = |key: &str, between: &str| {
+            (0..100).map(|id| line(key, id)).collect::<Vec<_>>().join(between)
+        };
+        let home = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: String| fs::write(home.path().join(name), text).unwrap();
+        put("documents.json", format!("[{}]", lines("id", ",")));
+        put("documents.jsonl", lines("text_id", "\n"));
+        put("corpus.jsonl", lines("_id", "\n"));
+        put("queries.jsonl", lines("_id", "\n"));
+        fs::create_dir(home.path().join("qrels")).unwrap();
+        put("qrels/test.tsv", "q\td\ts\n".to_owned());
+        type Read = fn(&Path, &mut CorpusBuilder) -> Result<(), Aborted>;
+        let readers: [(Read, u32); 3] = [
+            (paper::read, 38),
+            (|path, builder| dsi::read(&path.join("documents.jsonl"), None, builder), 0),
+            (beir::read, 38),
+        ];
+        for (read, documents) in &readers[..] {
+            let mut builder = CorpusBuilder { room: Some(50_000), ..CorpusBuilder::default() };
+            let _ = read(home.path(), &mut builder);
+            assert_eq!(builder.corpus.documents.len() as u32, *documents);
+            if *documents > 0 {
+                assert!(builder.is_full() && builder.held < 40_000, "{}", builder.held);
+                let errors = builder.finish(&CorpusOptions::default()).unwrap_err();
+                assert!(
+                    errors.to_string().contains("the texts of the corpus take more than"),
+                    "{errors}"
+                );
+                assert_eq!(errors.0.len(), 1, "{errors}");
+            }
+        }
     }
 }

@@ -5,7 +5,10 @@ use std::io;
 use std::path::PathBuf;
 
 use super::Layout;
+#[cfg(doc)]
+use super::ReadLimits;
 use super::findings::Finding;
+use super::location::FileLocation;
 
 /// An error of loading a corpus or of leaving documents out.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,41 @@ pub enum CorpusError {
         file: PathBuf,
         /// Line of the first invalid byte, from 1.
         line: usize,
+    },
+    /// A line of a file, or an element of its array, is longer than [`ReadLimits::record`].
+    #[error(
+        "{location}: longer than {} MiB; the rest of the file was not read; if it should be read, raise \
+         corpus.max_record (MiB)",
+        limit >> 20
+    )]
+    TooLong {
+        /// The line or element.
+        location: FileLocation,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A gzip file unpacks to more than [`ReadLimits::unpacked`].
+    #[error(
+        "{} unpacks to more than {} MiB; if it is meant to, set corpus.max_unpacked (MiB) to its size",
+        file.display(), limit >> 20
+    )]
+    Unpacked {
+        /// The file.
+        file: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The texts do not fit into memory.
+    #[error(
+        "the texts of the corpus take more than {} MiB of memory, and the process can have {} MiB: the machine's memory and \
+         swap space, or the limit of its control group",
+        held >> 20, available >> 20
+    )]
+    Memory {
+        /// Bytes of the texts that were read.
+        held: u64,
+        /// Bytes that the process can have.
+        available: u64,
     },
     /// A repository was cloned without the content of its large files.
     #[error(

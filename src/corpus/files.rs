@@ -12,11 +12,12 @@ use super::{Layout, Split};
 const DATA_EXTENSIONS: [&str; 9] =
     [".json", ".jsonl", ".ndjson", ".tsv", ".csv", ".txt", ".parquet", ".qrels", ".trec"];
 
-/// Returns the path of `name` in `directory`, or else of `name.gz`, if one exists.
+/// Returns the path of `name` in `directory`, or else of `name.gz`, if one exists. A regular file comes first; whatever
+/// else has the name is returned too, so that opening it reports what it is.
 pub(super) fn find(directory: &Path, name: &str) -> Option<PathBuf> {
-    [directory.join(name), directory.join(format!("{name}.gz"))]
-        .into_iter()
-        .find(|path| path.is_file())
+    let paths = [directory.join(name), directory.join(format!("{name}.gz"))];
+    let regular = paths.iter().find(|path| path.is_file());
+    regular.or_else(|| paths.iter().find(|path| path.symlink_metadata().is_ok())).cloned()
 }
 
 /// Returns the names in a directory, sorted; names that are not UTF-8 are ignored.

@@ -152,6 +152,37 @@ pub struct CorpusOptions {
     pub on_problem: OnProblem,
     /// Documents that give no training example. Their texts may be empty.
     pub leave_out: LeaveOut,
+    /// Limits of the files.
+    pub limits: ReadLimits,
+}
+
+/// Limits of the files of a corpus, so that no file can exhaust the memory or the time of a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Maximum bytes of a line, or of an element of a JSON array with the white space before it.
+    pub record: u64,
+    /// Maximum bytes that a gzip file unpacks to; `None`: [`Self::MAX_RATIO`] times its size, at least
+    /// [`Self::ALWAYS_UNPACKED`]. Plain files have no limit.
+    pub unpacked: Option<u64>,
+}
+
+impl ReadLimits {
+    /// How many times its size a gzip file may unpack to; text of a corpus shrinks to between a third and a tenth.
+    pub const MAX_RATIO: u64 = 50;
+    /// Bytes that any gzip file may unpack to.
+    pub const ALWAYS_UNPACKED: u64 = 64 << 20;
+
+    /// The most bytes that a gzip file of `size` bytes may unpack to.
+    fn unpacked_of(&self, size: u64) -> u64 {
+        let usual = || size.saturating_mul(Self::MAX_RATIO).max(Self::ALWAYS_UNPACKED);
+        self.unpacked.unwrap_or_else(usual)
+    }
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self { record: 16 << 20, unpacked: None }
+    }
 }
 
 /// A corpus with its findings.
@@ -168,11 +199,11 @@ pub struct LoadedCorpus {
 /// Loads a corpus, or returns all problems with it.
 pub fn load(options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
     let mut builder = match options.path.strip_prefix("bundled:") {
-        Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas()),
+        Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas(), options.limits),
         Some(name) => {
             return Err(CorpusErrors(vec![CorpusError::UnknownBundled { name: name.to_owned() }]));
         }
-        None => CorpusBuilder::default(),
+        None => CorpusBuilder::new(options.limits),
     };
     // The reason of an aborted reading is among the errors of the builder.
     let _: Result<(), Aborted> = read(options, &mut builder);

@@ -1,13 +1,11 @@
-//! Reads files of a corpus element by element: plain or gzip, with a check for UTF-8.
+//! Reads files of a corpus element by element: plain or gzip, with a check for UTF-8 and within limits of size.
 //!
 //! Problems are reported to the builder, and reading continues if possible.
 
 use std::cell::Cell;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -18,7 +16,7 @@ use super::builder::CorpusBuilder;
 use super::error::CorpusError;
 use super::findings::FindingKind;
 use super::location::FileLocation;
-use crate::files::is_lfs_pointer;
+use crate::files::{is_lfs_pointer, open_regular};
 
 const BUFFER: usize = 1 << 16;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
@@ -45,10 +43,15 @@ pub(super) fn json_array<T: DeserializeOwned>(
             return builder.note(FindingKind::Malformed, &whole, what);
         }
         Ok(_) => {}
-        Err(error) => return builder.error(read_error(file, error)),
+        Err(error) => return builder.error(read_error(whole, error)),
     }
-    let (element, line) = (Cell::new(0), Cell::new(1));
-    let counted = CountedLines { bytes: BufReader::with_capacity(BUFFER, bytes), line: &line };
+    let (element, line, length) = (Cell::new(0), Cell::new(1), Cell::new(0));
+    let counted = CountedLines {
+        bytes: BufReader::with_capacity(BUFFER, bytes),
+        line: &line,
+        length: &length,
+        limit: builder.limits.record,
+    };
     let mut deserializer = serde_json::Deserializer::from_reader(counted);
     let read = deserializer
         .deserialize_seq(Elements {
@@ -57,14 +60,19 @@ pub(super) fn json_array<T: DeserializeOwned>(
             file: &whole,
             element: &element,
             line: &line,
+            length: &length,
             of: PhantomData,
         })
         .and_then(|()| deserializer.end());
     let Err(error) = read else {
         return;
     };
+    if builder.is_full() {
+        return;
+    }
     if error.is_io() {
-        return builder.error(read_error(file, error.into()));
+        let location = FileLocation { element: Some(element.get()), ..whole.line(line.get()) };
+        return builder.error(read_error(location, error.into()));
     }
     let location = FileLocation {
         element: Some(element.get()),
@@ -110,19 +118,32 @@ pub(super) fn lines(
         Err(error) => return builder.error(error),
     };
     let whole = FileLocation::file(file);
-    let mut line = String::new();
+    let limit = builder.limits.record;
+    let mut bytes = Vec::new();
     let mut number = 0;
     loop {
-        line.clear();
+        bytes.clear();
         number += 1;
-        match reader.read_line(&mut line) {
+        // One byte more than the limit, to tell a longer line from one that ends there.
+        let read = (&mut reader).take(limit.saturating_add(1)).read_until(b'\n', &mut bytes);
+        match read {
             Ok(0) => return,
+            Ok(_) if bytes.len() as u64 > limit && bytes.last() != Some(&b'\n') => {
+                let location = whole.line(number);
+                return builder.error(CorpusError::TooLong { location, limit });
+            }
             Ok(_) => {}
-            Err(error) => return builder.error(read_error(file, error)),
+            Err(error) => return builder.error(read_error(whole.line(number), error)),
         }
+        let Ok(line) = std::str::from_utf8(&bytes) else {
+            return builder.error(CorpusError::NotUtf8 { file: file.to_path_buf(), line: number });
+        };
         let text = line.trim_end_matches(['\n', '\r']);
         if !text.trim().is_empty() {
             each(builder, &whole.line(number), text);
+        }
+        if builder.is_full() {
+            return;
         }
     }
 }
@@ -186,6 +207,7 @@ struct Elements<'a, T, F> {
     file: &'a FileLocation,
     element: &'a Cell<usize>,
     line: &'a Cell<usize>,
+    length: &'a Cell<u64>,
     of: PhantomData<T>,
 }
 
@@ -201,13 +223,18 @@ where
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        while let Some((line, element)) =
-            elements.next_element_seed(WithLine { line: self.line, of: PhantomData })?
-        {
+        while let Some((line, element)) = elements.next_element_seed(WithLine {
+            line: self.line,
+            length: self.length,
+            of: PhantomData,
+        })? {
             let location =
                 FileLocation { element: Some(self.element.get()), ..self.file.line(line) };
             (self.each)(self.builder, &location, element);
             self.element.set(self.element.get() + 1);
+            if self.builder.is_full() {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -216,6 +243,7 @@ where
 /// Reads an element together with its first line: its first character has been read when the seed is used.
 struct WithLine<'a, T> {
     line: &'a Cell<usize>,
+    length: &'a Cell<u64>,
     of: PhantomData<T>,
 }
 
@@ -224,29 +252,40 @@ impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for WithLine<'_, T> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         let line = self.line.get();
+        self.length.set(0);
         Ok((line, T::deserialize(deserializer)?))
     }
 }
 
 /// Counts the lines that have been read, from 1: serde_json reports the line only with an error, and reads single
-/// bytes.
+/// bytes. Fails in an element (with the white space before it) of more than `limit` bytes.
 struct CountedLines<'a, R> {
     bytes: BufReader<R>,
     line: &'a Cell<usize>,
+    /// Bytes since the start of the element.
+    length: &'a Cell<u64>,
+    limit: u64,
 }
 
 impl<R: Read> Read for CountedLines<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // The fast path for nearly every byte.
-        if let ([to], Some(&byte)) = (&mut *buffer, self.bytes.buffer().first()) {
+        let count = if let ([to], Some(&byte)) = (&mut *buffer, self.bytes.buffer().first()) {
             *to = byte;
             self.bytes.consume(1);
             self.line.set(self.line.get() + usize::from(byte == b'\n'));
-            return Ok(1);
+            1
+        } else {
+            let count = self.bytes.read(buffer)?;
+            self.line.set(self.line.get() + newlines(&buffer[..count]));
+            count
+        };
+        let length = self.length.get() + count as u64;
+        self.length.set(length);
+        match length > self.limit {
+            true => Err(io::Error::other(Unreadable::TooLong { limit: self.limit })),
+            false => Ok(count),
         }
-        let count = self.bytes.read(buffer)?;
-        self.line.set(self.line.get() + newlines(&buffer[..count]));
-        Ok(count)
     }
 }
 
@@ -265,13 +304,10 @@ fn message(error: &serde_json::Error) -> String {
 
 fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead>>, CorpusError> {
     builder.mark_read(file);
-    let failed = |source| CorpusError::Read { file: file.to_path_buf(), source };
-    let opened = File::open(file).map_err(failed)?;
-    let kind = opened.metadata().map_err(failed)?.file_type();
-    if kind.is_char_device() || kind.is_block_device() {
-        // Some devices never end.
-        return Err(failed(io::Error::other("it is a device")));
-    }
+    let whole = || FileLocation::file(file);
+    let failed = |source| read_error(whole(), source);
+    let opened = open_regular(file).map_err(failed)?;
+    let size = opened.metadata().map_err(failed)?.len();
     let mut plain = BufReader::with_capacity(BUFFER, opened);
     let beginning = plain.fill_buf().map_err(failed)?;
     if is_lfs_pointer(beginning) {
@@ -279,7 +315,9 @@ fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead
     }
     let gzipped = beginning.starts_with(GZIP_MAGIC);
     let mut bytes: Box<dyn BufRead> = if gzipped {
-        Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(plain)))
+        let limit = builder.limits.unpacked_of(size);
+        let unpacked = Unpacked { bytes: MultiGzDecoder::new(plain), left: limit, limit };
+        Box::new(BufReader::with_capacity(BUFFER, unpacked))
     } else {
         Box::new(plain)
     };
@@ -289,12 +327,42 @@ fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead
     Ok(Utf8 { bytes, line: 1, started: Vec::new() })
 }
 
-fn read_error(file: &Path, source: io::Error) -> CorpusError {
-    let not_utf8 =
-        source.get_ref().and_then(|inner| inner.downcast_ref::<NotUtf8>()).map(|inner| inner.line);
-    match not_utf8 {
-        Some(line) => CorpusError::NotUtf8 { file: file.to_path_buf(), line },
-        None => CorpusError::Read { file: file.to_path_buf(), source },
+fn read_error(location: FileLocation, source: io::Error) -> CorpusError {
+    let file = location.file.to_path_buf();
+    match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(&Unreadable::NotUtf8 { line }) => CorpusError::NotUtf8 { file, line },
+        Some(&Unreadable::TooLong { limit }) => CorpusError::TooLong { location, limit },
+        Some(&Unreadable::TooMuch { limit }) => CorpusError::Unpacked { file, limit },
+        None => CorpusError::Read { file, source },
+    }
+}
+
+/// Reasons to stop reading that are not those of the operating system.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("not UTF-8 in line {line}")]
+    NotUtf8 { line: usize },
+    #[error("an element of more than {limit} bytes")]
+    TooLong { limit: u64 },
+    #[error("more than {limit} bytes when unpacked")]
+    TooMuch { limit: u64 },
+}
+
+/// Unpacked bytes, up to a limit: a few kilobytes of gzip may stand for gigabytes.
+struct Unpacked<R> {
+    bytes: R,
+    left: u64,
+    limit: u64,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => return Err(io::Error::other(Unreadable::TooMuch { limit: self.limit })),
+        }
+        Ok(count)
     }
 }
 
@@ -308,16 +376,10 @@ struct Utf8<R> {
     started: Vec<u8>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("not UTF-8 in line {line}")]
-struct NotUtf8 {
-    line: usize,
-}
-
 impl<R: Read> Read for Utf8<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.bytes.read(buffer)?;
-        let wrong = |line| io::Error::new(io::ErrorKind::InvalidData, NotUtf8 { line });
+        let wrong = |line| io::Error::new(io::ErrorKind::InvalidData, Unreadable::NotUtf8 { line });
         if count == 0 && !buffer.is_empty() && !self.started.is_empty() {
             return Err(wrong(self.line));
         }

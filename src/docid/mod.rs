@@ -11,8 +11,9 @@ use serde::ser::{SerializeSeq, Serializer};
 
 use crate::choice::choice;
 use crate::corpus::Corpus;
-use crate::files::{FileError, write_atomically};
+use crate::files::{FileError, read_regular, write_atomically};
 
+mod charsmap;
 pub mod tokenizer;
 mod tokenizer_file;
 
@@ -56,6 +57,40 @@ pub enum DocidError {
         file: PathBuf,
         /// The error of the operating system.
         source: io::Error,
+    },
+    /// The file has other docids than the tokenizer of its checkpoint.
+    #[error("{}: {found} docids, and {expected} in tokenizer.json; both must list the rows of one model", file.display())]
+    OtherCount {
+        /// The file.
+        file: PathBuf,
+        /// Number of its docids.
+        found: usize,
+        /// Number of docids among the tokens.
+        expected: usize,
+    },
+    /// A row of the file has another docid than in the tokenizer of its checkpoint.
+    #[error(
+        "{}: row {row} is `{found}`, and `{expected}` in tokenizer.json; both must list the rows of one model in the same \
+         order",
+        file.display()
+    )]
+    OtherRow {
+        /// The file.
+        file: PathBuf,
+        /// The first row that differs.
+        row: u32,
+        /// The docid in the file.
+        found: String,
+        /// The docid among the tokens.
+        expected: String,
+    },
+    /// The docids in a file are not those of a vocabulary.
+    #[error("{}: {source}", file.display())]
+    InFile {
+        /// The file.
+        file: PathBuf,
+        /// The problem.
+        source: Box<DocidError>,
     },
     /// The file is not a JSON array of strings.
     #[error("{}: {source}; expected a JSON array of docids as strings", file.display())]
@@ -182,11 +217,14 @@ impl DocidVocabulary {
 
     /// Reads a file that [`write`](Self::write) wrote.
     pub fn read(file: &Path) -> Result<Self, DocidError> {
-        let bytes = std::fs::read(file)
+        let bytes = read_regular(file)
             .map_err(|source| DocidError::File { file: file.to_path_buf(), source })?;
         let docids: Vec<String> = serde_json::from_slice(&bytes)
             .map_err(|source| DocidError::Malformed { file: file.to_path_buf(), source })?;
-        Self::new(docids)
+        Self::new(docids).map_err(|source| DocidError::InFile {
+            file: file.to_path_buf(),
+            source: Box::new(source),
+        })
     }
 }
 

@@ -2,17 +2,21 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::panic;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::charsmap;
 use super::tokenizer_file::{AddedToken, TokenizerFile};
 use super::{DocidError, DocidVocabulary, token};
-use crate::files::{FileError, is_lfs_pointer, write_atomically};
+use crate::files::{FileError, is_lfs_pointer, read_regular_to_string, write_atomically};
 
 const TOKENIZER: &str = "tokenizer.json";
+/// The list of docids that genir writes beside [`TOKENIZER`].
+const DOCIDS: &str = "docids.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 /// In [`CONFIG`]: a second copy of the added tokens. If it exists, transformers 5 reads it instead of the list in
@@ -20,6 +24,9 @@ const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const ADDED_IN_CONFIG: &str = "added_tokens_decoder";
 /// In [`CONFIG`] and [`SPECIAL_TOKENS`]: special tokens without a dedicated field.
 const SPECIAL_LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
+/// The highest id of a token that is accepted: the largest vocabularies have some hundred thousand tokens.
+const HIGHEST_ID: u32 = (1 << 24) - 1;
 
 /// Errors of a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +117,34 @@ pub struct ImportedDocids {
     pub rows: Vec<u32>,
 }
 
+impl ImportedDocids {
+    /// Compares the docids with `docids.json` beside the tokenizer, if there is one: genir writes both, and files of two
+    /// checkpoints in one directory would give documents the rows of others.
+    ///
+    /// # Errors
+    /// The file cannot be read, or lists other docids or another order.
+    pub fn check_list(&self, directory: &Path) -> Result<(), DocidError> {
+        let file = directory.join(DOCIDS);
+        if file.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let listed = DocidVocabulary::read(&file)?;
+        let known = &self.vocabulary;
+        let mut rows = (0..).zip(listed.ids().zip(known.ids()));
+        match rows.find(|(_, (found, expected))| found != expected) {
+            _ if listed.len() != known.len() => {
+                let (found, expected) = (listed.len(), known.len());
+                Err(DocidError::OtherCount { file, found, expected })
+            }
+            Some((row, (found, expected))) => {
+                let (found, expected) = (found.to_owned(), expected.to_owned());
+                Err(DocidError::OtherRow { file, row, found, expected })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// A tokenizer, and the docids removed from its added tokens.
 #[derive(Debug)]
 pub struct LoadedTokenizer {
@@ -162,13 +197,20 @@ impl TextTokenizer {
         let mut without_docids = Vec::new();
         file.write(&mut without_docids, std::iter::empty())
             .map_err(|error| malformed(error.to_string()))?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&without_docids).map_err(|error| malformed(error.to_string()))?;
+        let without_docids =
+            String::from_utf8(without_docids).map_err(|error| malformed(error.to_string()))?;
+        charsmap::check(&without_docids).map_err(malformed)?;
+        let mut tokenizer = unless_it_panics(|| without_docids.parse::<Tokenizer>())
+            .map_err(|error| malformed(error.to_string()))?;
         // Batches are truncated and padded elsewhere; a tokenizer saved after use may have its own settings.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| malformed(error.to_string()))?;
-        let highest = tokenizer.get_vocab(true).into_values().max();
-        let vocab_size = highest.map_or(0, |id| id as usize + 1);
+        let highest = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+        if let Some((token, id)) = highest.as_ref().filter(|(_, id)| *id > HIGHEST_ID) {
+            let found = format!("the token `{token}` has id {id}, expected at most {HIGHEST_ID}");
+            return Err(malformed(found));
+        }
+        let vocab_size = highest.map_or(0, |(_, id)| id as usize + 1);
         let moved_rows = renumber(&mut file.added, docids.as_ref(), &tokenizer, vocab_size)
             .map_err(malformed)?;
 
@@ -247,11 +289,10 @@ impl TextTokenizer {
         let mut length = options.max_tokens.saturating_mul(8);
         loop {
             let words = first_words(&text, length);
-            let encoding = self.tokenizer.encode_fast(words, false).map_err(|error| {
-                TokenizerError::Encode {
-                    text: text.chars().take(60).collect(),
-                    reason: error.to_string(),
-                }
+            let encoded = unless_it_panics(|| self.tokenizer.encode_fast(words, false));
+            let encoding = encoded.map_err(|error| TokenizerError::Encode {
+                text: text.chars().take(60).collect(),
+                reason: error.to_string(),
             })?;
             let ids = encoding.get_ids();
             if words.len() == text.len() || ids.len() > limit {
@@ -410,7 +451,8 @@ fn renumber(
         }
     }
     // The post-processor adds tokens such as `</s>` by id.
-    let template = tokenizer.encode_fast("", true).map_err(|error| error.to_string())?;
+    let template = unless_it_panics(|| tokenizer.encode_fast("", true));
+    let template = template.map_err(|error| error.to_string())?;
     let mut ends = template.get_ids().iter().zip(template.get_tokens());
     if let Some((id, token)) = ends.find(|&(&id, token)| tokenizer.token_to_id(token) != Some(id)) {
         return Err(format!(
@@ -419,6 +461,13 @@ fn renumber(
         ));
     }
     Ok(moved.into_iter().map(|(_, stored, _)| stored).collect())
+}
+
+/// Returns the result of a call of the tokenizers library. It panics at some files that it should refuse, which is an
+/// error here.
+fn unless_it_panics<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let done = panic::catch_unwind(panic::AssertUnwindSafe(call));
+    done.unwrap_or_else(|_| Err("the tokenizers library failed at this tokenizer".into()))
 }
 
 /// Returns the text of a special token, which is a string or an object in the configuration.
@@ -438,7 +487,7 @@ fn first_words(text: &str, length: usize) -> &str {
 }
 
 fn read_if_present(file: &Path) -> Result<Option<String>, TokenizerError> {
-    match std::fs::read_to_string(file) {
+    match read_regular_to_string(file) {
         Ok(text) if is_lfs_pointer(text.as_bytes()) => {
             Err(TokenizerError::LfsPointer { file: file.to_path_buf() })
         }

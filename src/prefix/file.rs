@@ -11,7 +11,6 @@
 //!
 //! All numbers are little-endian.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use rayon::prelude::*;
 
 use super::key::{BLOCK, Key, VERSION, digests};
 use super::{CacheError, Element};
-use crate::files::FileError;
+use crate::files::{FileError, open_regular};
 
 const MAGIC: &[u8; 8] = b"GENIRPFX";
 const ALIGNED: usize = 64;
@@ -87,6 +86,12 @@ impl Contents<'_> {
         self.starts.last().copied().unwrap_or(0)
     }
 
+    /// Bytes of the whole file.
+    fn bytes(&self) -> u64 {
+        let checksums = (self.row_bytes() as usize).div_ceil(BLOCK) * DIGEST + DIGEST;
+        (self.head().len() + checksums) as u64 + self.row_bytes()
+    }
+
     /// The bytes before the rows.
     fn head(&self) -> Vec<u8> {
         let mut head = MAGIC.to_vec();
@@ -145,7 +150,16 @@ impl Contents<'_> {
     /// It is not there, cannot be read, or is not exactly what it should be.
     pub fn open(&self, path: &Path) -> Result<Mapped, CacheError> {
         let read = |error| CacheError::File(FileError::new("read", path)(error));
-        let file = File::open(path).map_err(read)?;
+        let file = open_regular(path).map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        // Before it is mapped: what is much too long could be more than a process can map.
+        if length > self.bytes() {
+            return Err(CacheError::Length {
+                file: path.to_owned(),
+                found: length,
+                expected: self.bytes(),
+            });
+        }
         // SAFETY: genir never writes to a file of this name: it renames a whole one to it.
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
         self.check_head(path, &map)?;
@@ -187,9 +201,7 @@ impl Contents<'_> {
                 expected: text(MAGIC),
             });
         }
-        let head = self.head();
-        let checksums = (self.row_bytes() as usize).div_ceil(BLOCK) * DIGEST + DIGEST;
-        let expected = head.len() as u64 + self.row_bytes() + checksums as u64;
+        let expected = self.bytes();
         let field = |field, found: String, expected: String| {
             Err(CacheError::Header { file: file(), field, found, expected })
         };

@@ -231,11 +231,13 @@ impl StoreBuilder<'_> {
         let path = self.settings.directory.join(name_of(&contents.key));
         let whole = match self.open(&contents, &path) {
             Ok(rows) => return Ok((rows, PrefixStorage::Reused(path))),
-            // Missing or unreadable: it is written, and an error of writing is reported.
-            Err(CacheError::File(_)) => true,
+            Err(CacheError::File(missing)) if missing.source.kind() == io::ErrorKind::NotFound => {
+                true
+            }
             Err(error) => {
                 tracing::warn!("a stored frozen prefix is recomputed: {error}");
-                false
+                // What cannot be read may have been replaced by another run.
+                matches!(error, CacheError::File(_))
             }
         };
         let waiting = &mut || {

@@ -101,7 +101,9 @@ pub(super) fn sweep(directory: &Path, own: &Path) {
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let of = name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY));
-        if path == own || !of.is_some_and(is_name) {
+        // Opening a pipe would wait for its reader.
+        let is_file = path.symlink_metadata().is_ok_and(|found| found.is_file());
+        if path == own || !is_file || !of.is_some_and(is_name) {
             continue;
         }
         if let Ok(file) = File::options().write(true).open(&path)

@@ -1,6 +1,5 @@
 //! Results of probes on disk: JSON lines under a run, or an array as `genir probe --format json` prints it.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{Line, Probe, Record, RecordError, Skipped};
-use crate::files::{FileError, append_to, create_directory};
+use crate::files::{FileError, append_to, create_directory, read_regular_to_string};
 
 /// Errors of reading stored results.
 #[derive(Debug, Error)]
@@ -87,7 +86,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>, StoredError> {
 /// All that is stored in one file: an array, or one a line. A last line that was not written to its end, as a run
 /// leaves it that is killed or whose disk is full, is passed over with a warning.
 pub fn read_all(path: &Path) -> Result<Stored, StoredError> {
-    let text = fs::read_to_string(path).map_err(FileError::new("read", path))?;
+    let text = read_regular_to_string(path).map_err(FileError::new("read", path))?;
     let mut stored = Stored::default();
     if text.trim_start().starts_with('[') {
         let values: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(|error| {

@@ -2,6 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use super::{
@@ -224,6 +225,8 @@ impl Line {
         let error = |error: serde_json::Error| wrong(error.to_string());
         match serde_json::from_str::<Form>(line).map_err(error)? {
             Form { schema: SCHEMA, skipped: None } => {
+                let value = serde_json::from_str(line).map_err(error)?;
+                check_indices(&value).map_err(wrong)?;
                 serde_json::from_str(line).map(|record| Self::Measured(Box::new(record)))
             }
             Form { schema: SCHEMA, skipped: Some(_) } => {
@@ -232,5 +235,23 @@ impl Line {
             Form { schema, .. } => return Err(wrong(format!("schema {schema}"))),
         }
         .map_err(error)
+    }
+}
+
+/// Checks every index of a layer or a head in a record: axes and tables have a place for each index up to the largest.
+fn check_indices(value: &Value) -> Result<(), String> {
+    /// More than any T5 has.
+    const MOST: u64 = 4096;
+    match value {
+        Value::Array(values) => values.iter().try_for_each(check_indices),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| match value.as_u64() {
+            Some(index)
+                if index >= MOST && matches!(key.as_str(), "layer" | "mlp_layer" | "head") =>
+            {
+                Err(format!("{key} {index} is of no T5, which have fewer than {MOST}"))
+            }
+            _ => check_indices(value),
+        }),
+        _ => Ok(()),
     }
 }

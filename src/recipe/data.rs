@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ranges::{POSITIVE, positive};
 use super::reader::Section;
-use crate::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem};
+use crate::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, ReadLimits};
 use crate::docid::RowInit;
 use crate::task::{Encoding, Task, TaskOptions};
 
@@ -21,10 +21,16 @@ pub struct CorpusSection {
     pub generated_queries: Option<PathBuf>,
     /// Treatment of data with problems.
     pub on_problem: OnProblem,
+    /// Maximum MiB of a line, or of an element of a JSON array.
+    pub max_record: u64,
+    /// Maximum MiB that a gzip file unpacks to; `None`: see [`ReadLimits::unpacked`].
+    pub max_unpacked: Option<u64>,
     /// Documents that give no training example.
     #[serde(skip_serializing_if = "is_default")]
     pub leave_out: LeaveOut,
 }
+
+const MIB: u64 = 1 << 20;
 
 impl CorpusSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
@@ -33,6 +39,8 @@ impl CorpusSection {
             layout: section.choice("layout").or(Layout::Auto),
             generated_queries: section.path("generated_queries").optional().map(PathBuf::from),
             on_problem: section.choice("on_problem").or(OnProblem::Refuse),
+            max_record: section.integer("max_record", 1).or(ReadLimits::default().record / MIB),
+            max_unpacked: section.integer("max_unpacked", 1).optional(),
             leave_out: section
                 .optional_section("leave_out", read_leave_out)
                 .flatten()
@@ -48,6 +56,10 @@ impl CorpusSection {
             generated_queries: self.generated_queries.clone(),
             on_problem: self.on_problem,
             leave_out: self.leave_out.clone(),
+            limits: ReadLimits {
+                record: self.max_record.saturating_mul(MIB),
+                unpacked: self.max_unpacked.map(|most| most.saturating_mul(MIB)),
+            },
         }
     }
 }

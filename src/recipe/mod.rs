@@ -34,6 +34,7 @@ pub use training::{
 };
 
 use crate::component::Stages;
+use crate::files::read_small_to_string;
 use crate::nearest::nearest;
 use crate::retrieval::Metrics;
 use crate::task::Task;
@@ -82,7 +83,7 @@ impl Recipe {
     /// in it are relative to the current directory.
     pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
         let name = file.display().to_string();
-        match std::fs::read_to_string(file) {
+        match read_small_to_string(file) {
             Ok(text) => Self::from_text(&name, &text, overrides),
             Err(error) => {
                 // For example, `recipes/quickstart.toml` outside of a clone.

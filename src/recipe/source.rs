@@ -8,6 +8,9 @@ use toml::{Table, Value};
 use super::error::{KeyOrigin, Problem};
 use crate::nearest::nearest;
 
+/// The most parts of a dotted key on the command line. Each is a table inside of the one before.
+const MOST_PARTS: usize = 10;
+
 /// The keys and values of a recipe before they are validated.
 #[derive(Default)]
 pub(super) struct Source {
@@ -72,6 +75,14 @@ impl Source {
             let message = "an override's key is section.key, such as train.batch_size";
             return Err(refused(key, message.to_owned()));
         };
+        if path.len() > MOST_PARTS {
+            let shown: String = key.chars().take(60).collect();
+            let message = format!(
+                "the key has {} parts, and no key of a recipe has more than {MOST_PARTS}",
+                path.len()
+            );
+            return Err(refused(&format!("{shown}..."), message));
+        }
         let mut table = &mut self.table;
         for parent in parents {
             let entry =

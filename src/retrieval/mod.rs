@@ -1,5 +1,6 @@
 //! Ranks documents for queries: metrics, TREC run files, lists of correct queries.
 
+mod batch_memory;
 pub mod evaluation;
 pub mod measure;
 pub mod metrics;
@@ -10,9 +11,10 @@ mod search;
 pub mod ties;
 mod top_k;
 
+pub use batch_memory::{BatchTooLarge, check_batch_memory};
 pub use evaluation::{EvaluationResult, QuerySet, evaluate};
 pub use measure::{JudgedRanks, Measure, NamedMeasure};
 pub use metrics::{MetricSums, Metrics};
 pub use ranking::{CandidateSet, RankOptions, Ranking, rank};
-pub use search::{Hit, Searcher};
+pub use search::{Hit, SearchError, Searcher};
 pub use ties::DocidOrder;

@@ -4,14 +4,13 @@
 //! A TREC run has lines `query Q0 document rank score tag`, qrels have lines `query 0 document grade`. Fields are
 //! separated by white space, so an id that is empty or contains white space cannot be represented and is refused.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::files::{AtomicFile, FileError, write_atomically};
+use crate::files::{AtomicFile, FileError, open_regular, write_atomically};
 
 /// Errors of writing or reading a run, qrels or correct-queries file.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +199,7 @@ pub fn read_correct_queries(path: &Path) -> Result<Vec<(String, String)>, RunFil
         Text(String),
         Number(i64),
     }
-    let file = File::open(path).map_err(FileError::new("read", path))?;
+    let file = open_regular(path).map_err(FileError::new("read", path))?;
     let pairs: Vec<(String, QueryId)> = serde_json::from_reader(BufReader::new(file))
         .map_err(|source| RunFileError::Json { path: path.to_path_buf(), source })?;
     Ok(pairs
@@ -279,7 +278,7 @@ fn read_lines<T, const FIELDS: usize>(
     expected: &'static str,
     parse: impl Fn(&LineLocation, [&str; FIELDS]) -> Result<T, RunFileError>,
 ) -> Result<Vec<T>, RunFileError> {
-    let mut reader = BufReader::new(File::open(path).map_err(FileError::new("read", path))?);
+    let mut reader = BufReader::new(open_regular(path).map_err(FileError::new("read", path))?);
     let mut lines = Vec::new();
     let mut bytes = Vec::new();
     for line in 1.. {

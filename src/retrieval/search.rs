@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 
-use super::DocidOrder;
+use thiserror::Error;
+
 use super::ranking::{EncodedQuery, RankOptions, rank};
+use super::{BatchTooLarge, DocidOrder, check_batch_memory};
 use crate::checkpoint::Checkpoint;
 use crate::docid::TokenizerError;
 
@@ -11,6 +13,17 @@ use crate::docid::TokenizerError;
 pub struct Searcher<'a> {
     checkpoint: &'a Checkpoint,
     order: DocidOrder,
+}
+
+/// Errors of a search.
+#[derive(Debug, Error)]
+pub enum SearchError {
+    /// The query cannot be tokenized.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The query is too long for the memory that there is.
+    #[error(transparent)]
+    TooLong(#[from] BatchTooLarge),
 }
 
 /// One ranked document.
@@ -31,8 +44,8 @@ impl<'a> Searcher<'a> {
     /// Returns at most `depth` documents for `query`, best first.
     ///
     /// # Errors
-    /// The query cannot be encoded.
-    pub fn search(&self, query: &str, depth: usize) -> Result<Vec<Hit<'a>>, TokenizerError> {
+    /// The query cannot be tokenized, or is too long.
+    pub fn search(&self, query: &str, depth: usize) -> Result<Vec<Hit<'a>>, SearchError> {
         let Checkpoint { model, tokenizer, docids, .. } = self.checkpoint;
         let encoding = self.checkpoint.encoding().queries();
         let tokens = tokenizer.encode_batch(&[query], &encoding)?;
@@ -43,6 +56,7 @@ impl<'a> Searcher<'a> {
         let options = RankOptions { depth, ..RankOptions::new(&self.order, tokenizer.pad_id()) };
         let mut hits = Vec::new();
         let device = model.docids.weight.device();
+        check_batch_memory(model.t5.config(), &queries, 1, &device)?;
         let Ok(()) = rank(model, &device, &queries, options, |_, ranking| {
             let best = ranking.best.into_iter();
             hits.extend(best.map(|(row, score)| Hit { docid: docids.id(row), score }));

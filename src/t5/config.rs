@@ -5,18 +5,23 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::files::is_lfs_pointer;
+use crate::files::{is_lfs_pointer, read_small_to_string};
 
 /// The sizes of a T5 that are bounded, by their keys in `config.json`, with the most that each may be: far beyond every
 /// T5 that there is, and so that no count of parameters or bytes is too large for a `usize`.
-const MOST: [(&str, usize, &str); 6] = [
+const MOST: [(&str, usize, &str); 8] = [
     ("d_model", 1 << 17, "a whole number from 1 to 131072"),
     ("d_ff", 1 << 20, "a whole number from 1 to 1048576"),
     ("d_kv", 1 << 12, "a whole number from 1 to 4096"),
     ("num_heads", 1 << 12, "a whole number from 1 to 4096"),
     ("num_layers", 1000, "a whole number from 1 to 1000"),
     ("num_decoder_layers", 1000, "a whole number from 1 to 1000"),
+    (BUCKETS, 1 << 16, "a whole number from 4 to 65536"),
+    (DISTANCE, 1 << 30, "a whole number from 1 to 1073741824"),
 ];
+
+const BUCKETS: &str = "relative_attention_num_buckets";
+const DISTANCE: &str = "relative_attention_max_distance";
 
 /// The most that a size may be, with the values that are right, in words; `None`: it is not bounded.
 pub(crate) fn most_of(key: &str) -> Option<(usize, &'static str)> {
@@ -120,7 +125,7 @@ impl T5Config {
     /// Reads `config.json` in `directory`.
     pub fn read(directory: &Path) -> Result<Self, ConfigError> {
         let file = directory.join("config.json");
-        let text = std::fs::read_to_string(&file)
+        let text = read_small_to_string(&file)
             .map_err(|source| ConfigError::Read { file: file.clone(), source })?;
         if is_lfs_pointer(text.as_bytes()) {
             return Err(ConfigError::LfsPointer { file });
@@ -161,10 +166,8 @@ impl T5Config {
             num_layers,
             num_decoder_layers: keys.size("num_decoder_layers", Some(num_layers))?,
             vocab_size: keys.size("vocab_size", None)?,
-            relative_attention_num_buckets: keys
-                .size("relative_attention_num_buckets", Some(32))?,
-            relative_attention_max_distance: keys
-                .size("relative_attention_max_distance", Some(128))?,
+            relative_attention_num_buckets: keys.size(BUCKETS, Some(32))?,
+            relative_attention_max_distance: keys.size(DISTANCE, Some(128))?,
             dropout_rate: keys.number(
                 "dropout_rate",
                 0.1,
@@ -193,9 +196,11 @@ impl T5Config {
             original: Map::new(),
         };
         if config.relative_attention_num_buckets < 4 {
-            return Err(
-                keys.wrong("relative_attention_num_buckets", "a whole number of at least 4")
-            );
+            return Err(keys.wrong(BUCKETS, "a whole number from 4 to 65536"));
+        }
+        // The first half of the buckets is exact, one for each distance; the others share the distances from there on.
+        if config.relative_attention_max_distance <= config.relative_attention_num_buckets / 2 {
+            return Err(keys.wrong(DISTANCE, "more than half of relative_attention_num_buckets"));
         }
         Ok(Self { original, ..config })
     }
@@ -222,17 +227,25 @@ impl T5Config {
         Self { vocab_size: words, ..self.clone() }
     }
 
-    /// Checks that the decoder's start token exists; `directory` is where the configuration comes from.
-    pub fn check_start(&self, directory: &Path) -> Result<(), ConfigError> {
-        if (self.decoder_start_token_id as usize) < self.vocab_size {
-            return Ok(());
+    /// Checks that the special tokens exist, where `vocab_size` is the number of the tokenizer's tokens; `directory` is
+    /// where the configuration comes from.
+    pub fn check_tokens(&self, directory: &Path) -> Result<(), ConfigError> {
+        let end = self.original.get("eos_token_id").and_then(Value::as_u64);
+        let tokens = [
+            ("decoder_start_token_id", u64::from(self.decoder_start_token_id)),
+            ("pad_token_id", u64::from(self.pad_token_id)),
+            // Not read here, but by transformers in an export.
+            ("eos_token_id", end.unwrap_or(0)),
+        ];
+        match tokens.into_iter().find(|(_, id)| *id >= self.vocab_size as u64) {
+            None => Ok(()),
+            Some((key, id)) => Err(ConfigError::Key {
+                file: directory.join("config.json"),
+                key,
+                found: id.to_string(),
+                expected: "the id of one of the tokenizer's tokens",
+            }),
         }
-        Err(ConfigError::Key {
-            file: directory.join("config.json"),
-            key: "decoder_start_token_id",
-            found: self.decoder_start_token_id.to_string(),
-            expected: "the id of one of the tokenizer's tokens",
-        })
     }
 
     /// Width of all heads together.

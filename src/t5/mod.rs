@@ -5,6 +5,7 @@
 mod attention;
 mod config;
 mod layers;
+mod memory;
 mod model;
 mod pass;
 mod release;

@@ -69,7 +69,7 @@ impl Base {
         };
         // As the paper's code resizes the embedding to the tokenizer: rows that no token has are dropped.
         let config = config.resized(sizes).with_words(loaded.tokenizer.vocab_size());
-        config.check_start(&directory)?;
+        config.check_tokens(&directory)?;
         let LoadedTokenizer { tokenizer, docids: imported, moved_rows } = loaded;
         let mut found = Self {
             directory,
@@ -81,6 +81,9 @@ impl Base {
         };
         if pretrained {
             found.tied = weights::is_tied(&found.tensors()?)?;
+            if let Some(imported) = &found.imported {
+                imported.check_list(&found.directory)?;
+            }
         }
         Ok((tokenizer, found))
     }
@@ -100,19 +103,53 @@ impl Base {
         if self.init == Init::Scratch {
             return Vec::new();
         }
-        let docids = self.imported.as_ref().map_or(&[][..], |imported| &imported.rows);
         match self.tensors() {
             Ok(tensors) => {
-                let found = weights::problems(&tensors, &self.config, self.tied, docids);
+                let (config, docids) = (&self.config, self.docid_tokens());
+                weights::warn_of_unread(&tensors, config, self.tied, docids);
+                let found = weights::problems(&tensors, config, self.tied, docids);
                 found.into_iter().map(PlanError::from).collect()
             }
             Err(problem) => vec![problem.into()],
         }
     }
 
+    /// Rows of the output matrix of its docids.
+    fn docid_tokens(&self) -> &[u32] {
+        self.imported.as_ref().map_or(&[], |imported| &imported.rows)
+    }
+
+    /// Checks what the headers of its files show, as [`Self::problems`] does, as one error.
+    pub fn check(&self) -> Result<(), WeightsError> {
+        match self.init {
+            Init::Scratch => Ok(()),
+            Init::Pretrained => {
+                weights::check(&self.tensors()?, &self.config, self.tied, self.docid_tokens())
+            }
+        }
+    }
+
     /// The T5 before the first step: the base's weights, or those that `seed` draws for a run from scratch.
+    ///
+    /// # Errors
+    /// The weights do not fit the configuration, or not into the memory of the host where they are computed on it.
     pub fn t5(&self, seed: u64, device: impl Into<ComputeDevice>) -> Result<T5, WeightsError> {
+        let device = device.into();
+        self.check()?;
+        weights::check_memory(&self.directory, &self.config, self.tied, 0, &device)?;
         self.origin(seed)?.t5(self.tied, device)
+    }
+
+    /// Reads all weights once, and keeps none of them.
+    ///
+    /// # Errors
+    /// A value is not finite, or a file cannot be read.
+    pub fn check_values(&self) -> Result<(), PlanError> {
+        if self.init == Init::Scratch {
+            return Ok(());
+        }
+        self.origin(0)?.check_values(self.tied)?;
+        self.known_docids().map(drop)
     }
 
     /// The origin of its weights.

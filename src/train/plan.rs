@@ -273,6 +273,17 @@ impl Plan {
         Ok(self.base.t5(self.recipe.run.seed, device)?)
     }
 
+    /// Reads the weights of the base model, and of that of the probes, once: what their headers do not show.
+    ///
+    /// # Errors
+    /// A value is not finite, or a file cannot be read.
+    pub fn check_values(&self) -> Result<(), PlanErrors> {
+        let other = self.probe_base.as_ref().filter(|other| !other.is_start());
+        let bases = [Some(&self.base), other.map(|other| &other.base)].into_iter().flatten();
+        let problems: Vec<PlanError> = bases.filter_map(|base| base.check_values().err()).collect();
+        if problems.is_empty() { Ok(()) } else { Err(PlanErrors(problems)) }
+    }
+
     /// The base model that the probes compare with; none where none does.
     pub fn probe_base(&self) -> Option<&ProbeBase> {
         self.probe_base.as_ref()
@@ -392,7 +403,12 @@ fn find_probe_base(
     let found = ProbeBase::find(recipe, named).map_err(PlanError::ProbeBase)?;
     let Some(found) = found else { return Ok(None) };
     match found.differs_from(&base.config) {
-        None => Ok(Some(found)),
+        // The run's own base is checked on its own.
+        None if found.is_start() => Ok(Some(found)),
+        None => match found.base.check() {
+            Ok(()) => Ok(Some(found)),
+            Err(problem) => Err(PlanError::ProbeBase(problem.into())),
+        },
         Some((key, found_there, expected)) => {
             let name = found.name;
             Err(PlanError::ProbeBaseShape { name, key, found: found_there, expected })

@@ -27,6 +27,9 @@ pub enum OpenBaseError {
     /// Its tokenizer is wrong.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Its list of docids is wrong.
+    #[error(transparent)]
+    Docids(#[from] DocidError),
     /// Its weights are wrong.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -97,7 +100,7 @@ pub enum PlanError {
     #[error(
         "memory: the run needs about {needed} MiB at its peak and can have {available} MiB, the machine's memory and swap \
          space or the limit of its control group; take a smaller model, a smaller train.batch_size with more \
-         train.accumulate, or fewer trained parameters"
+         train.accumulate, shorter texts (task.max_tokens), or fewer trained parameters"
     )]
     Memory {
         /// MiB that it needs by the estimate, without mapped files.

@@ -2,6 +2,7 @@
 
 mod check;
 mod fill;
+mod header;
 mod initial;
 mod names;
 mod origin;
@@ -14,7 +15,7 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use thiserror::Error;
 
-pub use check::problems;
+pub use check::{check, check_memory, problems, warn_of_unread};
 pub use fill::{Parameter, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
@@ -96,6 +97,51 @@ pub enum WeightsError {
         /// Its dimensions.
         found: Vec<usize>,
     },
+    /// Two files hold a tensor of one name: which of them is right cannot be told.
+    #[error("the tensor `{tensor}` is in two files: {} and {}", files[0].display(), files[1].display())]
+    Twice {
+        /// The tensor.
+        tensor: String,
+        /// The files.
+        files: [PathBuf; 2],
+    },
+    /// A tensor has values that are NaN or infinite: a model with them gives nothing else.
+    #[error(
+        "{file}: the tensor `{tensor}` has {count} value{} of {of} that {} not finite (NaN or infinite); {tensors} \
+         tensor{} of the checkpoint {} such values; use an earlier checkpoint",
+        if *count == 1 { "" } else { "s" },
+        if *count == 1 { "is" } else { "are" },
+        if *tensors == 1 { "" } else { "s" },
+        if *tensors == 1 { "has" } else { "have" },
+    )]
+    NotFinite {
+        /// The file.
+        file: PathBuf,
+        /// The first such tensor that is read.
+        tensor: String,
+        /// Number of such values in it.
+        count: usize,
+        /// Number of values that were read of it.
+        of: usize,
+        /// Number of such tensors.
+        tensors: usize,
+    },
+    /// The model does not fit into memory.
+    #[error(
+        "{directory}: the weights take {needed} MiB in memory, and the process can have {available} MiB: the machine's \
+         memory and swap space, or the limit of its control group"
+    )]
+    Memory {
+        /// The checkpoint directory.
+        directory: PathBuf,
+        /// MiB of its parameters as f32.
+        needed: u64,
+        /// MiB that the process can have.
+        available: u64,
+    },
+    /// Several problems, each with its tensor.
+    #[error("{} problems with the weights:\n  {}", .0.len(), lines(.0))]
+    Several(Vec<WeightsError>),
     /// There are further problems of the same kind.
     #[error("{directory}: the same goes for {count} more tensor{}", if *count == 1 { "" } else { "s" })]
     More {
@@ -134,6 +180,10 @@ pub enum WeightsError {
         /// Why.
         reason: String,
     },
+}
+
+fn lines(problems: &[WeightsError]) -> String {
+    problems.iter().map(WeightsError::to_string).collect::<Vec<_>>().join("\n  ")
 }
 
 /// A T5 with T5's own initialisation.

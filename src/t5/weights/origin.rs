@@ -1,5 +1,7 @@
 //! The origin of a T5's initial weights, from which each parameter can be restored.
 
+use burn::tensor::Device;
+
 use super::initial::initial;
 use super::{StoredTensors, WeightsError, fill, parameter_of};
 use crate::device::ComputeDevice;
@@ -42,6 +44,15 @@ impl Origin {
                 parameter_of(tensors, gated, name, shape)
             }
         }
+    }
+
+    /// Reads the values of all parameters once, and keeps none of them; its head is a matrix of its own unless `tied`.
+    ///
+    /// # Errors
+    /// The first that cannot be read or is not finite.
+    pub fn check_values(&self, tied: bool) -> Result<(), WeightsError> {
+        let parameters = fill::shapes(&T5::zeros(&self.config, tied, &Device::flex()));
+        parameters.iter().try_for_each(|(name, shape)| self.values(name, shape).map(drop))
     }
 
     /// The T5 with all of them; its head is a matrix of its own unless `tied`.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::{Mmap, MmapOptions};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
-use super::WeightsError;
-use crate::files::is_lfs_pointer;
+use super::{WeightsError, header};
+use crate::files::{is_lfs_pointer, open_regular, read_regular_to_string};
 
 pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
@@ -47,11 +47,12 @@ impl StoredTensors {
     pub fn open(directory: &Path) -> Result<Self, WeightsError> {
         let single = directory.join(SINGLE);
         let index = directory.join(INDEX);
-        let names = if single.is_file() {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        let names = if is_there(&single) {
             vec![SINGLE.to_owned()]
-        } else if index.is_file() {
+        } else if is_there(&index) {
             let mut names = shards(&index)?;
-            names.retain(|name| !directory.join(name).exists());
+            names.retain(|name| !is_there(&directory.join(name)));
             if !names.is_empty() {
                 return Err(WeightsError::NoShards { index, missing: names });
             }
@@ -72,31 +73,22 @@ impl StoredTensors {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
-        let file = File::open(&path)
+        let file = open_regular(&path)
             .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
-        let length = file.metadata().map(|metadata| metadata.len() as usize);
-        let map = length.and_then(|length| map(&file, 0..length));
-        let map = map.map_err(|source| WeightsError::Read { file: path.clone(), source })?;
-        let damaged = |error: safetensors::SafeTensorError| WeightsError::Damaged {
-            file: path.clone(),
-            reason: error.to_string(),
-        };
-        if is_lfs_pointer(&map) {
-            return Err(WeightsError::LfsPointer { file: path });
-        }
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
-        let start = header + size_of::<u64>();
-        for (name, info) in metadata.tensors() {
+        let (tensors, start) = header::read(&file, &path)?;
+        for (name, info) in tensors {
             let (from, to) = info.data_offsets;
             let tensor = StoredTensor {
                 file: self.files.len(),
                 dtype: info.dtype,
-                shape: info.shape.clone(),
+                shape: info.shape,
                 bytes: start + from..start + to,
             };
-            self.tensors.insert(name, tensor);
+            if let Some(earlier) = self.tensors.insert(name.clone(), tensor) {
+                let files = [self.files[earlier.file].0.clone(), path];
+                return Err(WeightsError::Twice { tensor: name, files });
+            }
         }
-        drop(map);
         self.files.push((path, file));
         Ok(())
     }
@@ -154,6 +146,8 @@ impl StoredTensors {
 
     /// The tensors of the two stacks that are none of `expected`, each with its file and dimensions.
     pub(super) fn unexpected(&self, expected: &HashSet<String>) -> Vec<WeightsError> {
+        // Buffers of integers, such as positions, hold nothing that was trained.
+        let is_trained = |tensor: &StoredTensor| is_float(tensor.dtype);
         let is_of_a_stack =
             |name: &str| name.starts_with("encoder.") || name.starts_with("decoder.");
         let is_known =
@@ -166,7 +160,7 @@ impl StoredTensors {
         let mut tensors: Vec<_> = self
             .tensors
             .iter()
-            .filter(|(name, _)| is_of_a_stack(name) && !is_known(name))
+            .filter(|(name, tensor)| is_of_a_stack(name) && is_trained(tensor) && !is_known(name))
             .collect();
         tensors.sort_by_key(|(name, _)| name.as_str());
         tensors.into_iter().map(unexpected).collect()
@@ -281,17 +275,68 @@ impl StoredTensors {
         bytes: Range<usize>,
     ) -> Result<Vec<f32>, WeightsError> {
         self.check_type(name, tensor)?;
-        let bytes = self.map(tensor, bytes)?;
-        let halves = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-        Ok(match tensor.dtype {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::F16 => halves().map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
-            _ => halves().map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
-        })
+        let values = values_of(tensor.dtype, &self.map(tensor, bytes)?);
+        match not_finite(&values) {
+            0 => Ok(values),
+            count => Err(WeightsError::NotFinite {
+                file: self.files[tensor.file].0.clone(),
+                tensor: name.to_owned(),
+                count,
+                of: values.len(),
+                tensors: self.tensors_not_finite(),
+            }),
+        }
     }
+
+    /// Number of tensors with values that are not finite.
+    fn tensors_not_finite(&self) -> usize {
+        let is_not = |tensor: &&StoredTensor| {
+            self.check_type("", tensor).is_ok()
+                && self
+                    .map(tensor, tensor.bytes.clone())
+                    .is_ok_and(|bytes| not_finite(&values_of(tensor.dtype, &bytes)) > 0)
+        };
+        self.tensors.values().filter(is_not).count()
+    }
+
+    /// Rows of the matrix `name`, as the file's header says; `None` if it is not there or no matrix.
+    pub(super) fn stored_rows(&self, name: &str) -> Option<usize> {
+        match self.find(name)?.1.shape[..] {
+            [rows, _] => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// The tensors of floats outside of the two stacks that are none of `expected`, sorted.
+    pub(super) fn ignored(&self, expected: &HashSet<String>) -> Vec<&str> {
+        let is_stack = |name: &str| name.starts_with("encoder.") || name.starts_with("decoder.");
+        let ignored = self.tensors.iter().filter(|(name, tensor)| {
+            !is_stack(name) && is_float(tensor.dtype) && !expected.contains(*name)
+        });
+        let mut names: Vec<&str> = ignored.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    !matches!(dtype, BOOL | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
+}
+
+/// The values of a tensor of a type that weights come in.
+fn values_of(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let halves = || bytes.as_chunks().0.iter();
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|&word| f32::from_le_bytes(word)).collect(),
+        Dtype::F16 => halves().map(|&pair| f16::from_le_bytes(pair).to_f32()).collect(),
+        _ => halves().map(|&pair| bf16::from_le_bytes(pair).to_f32()).collect(),
+    }
+}
+
+/// Number of values that are NaN or infinite.
+fn not_finite(values: &[f32]) -> usize {
+    values.iter().filter(|value| !value.is_finite()).count()
 }
 
 /// Maps some bytes of a file.
@@ -310,7 +355,7 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<String>, WeightsError> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index)
+    let text = read_regular_to_string(index)
         .map_err(|source| WeightsError::Read { file: index.to_owned(), source })?;
     if is_lfs_pointer(text.as_bytes()) {
         return Err(WeightsError::LfsPointer { file: index.to_owned() });

@@ -2,7 +2,6 @@
 //! probes.
 
 use super::F32;
-use super::step::layer_temporaries;
 use crate::probe::{Over, Probe, ProbeSizes};
 use crate::recipe::ProbesSection;
 use crate::retrieval::ranking::ranked_bytes;
@@ -14,12 +13,14 @@ use crate::train::plan::Plan;
 /// Bytes that an evaluation needs at once: the states of a batch of queries, its logits and their comparison.
 pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
     let (section, config) = (&plan.recipe.evaluate, plan.config());
-    // Unmasked padding makes queries longer than any text of training.
-    let longest = longest.max(section.unmasked_padding.unwrap_or(0));
+    // Queries may be longer than any text of training, also by unmasked padding.
+    let queries = plan.query_sets.iter().flat_map(|(set, _)| &set.queries);
+    let asked = queries.map(|query| query.tokens.len()).max().unwrap_or(0);
+    let longest = longest.max(asked).max(section.unmasked_padding.unwrap_or(0));
     let most = plan.query_sets.iter().map(|(set, _)| set.ids.len()).max().unwrap_or(0);
     let batch_size = section.batch_size.min(most);
     let states = batch_size * longest * config.d_model;
-    let made = if stored { 0 } else { layer_temporaries(config, batch_size, longest) };
+    let made = if stored { 0 } else { config.layer_temporaries(batch_size, longest) };
     let documents = plan.docids.len();
     F32 * (states + made)
         + ranked_bytes(config.vocab_size, batch_size, documents, section.vocabulary)
@@ -103,7 +104,7 @@ pub(super) fn probes(
     // The model's own and the base's, of both sets; where the encoder is frozen they are one, and the run has them.
     let kept = if stored { 0 } else { (1 + usize::from(compares)) * 2 * sizes.stored() };
     let batch_size = section.batch_size.min(sizes.queries);
-    let encoded = if stored { 0 } else { F32 * layer_temporaries(config, batch_size, longest) };
+    let encoded = if stored { 0 } else { F32 * config.layer_temporaries(batch_size, longest) };
     let most = kept + sizes.measuring(&section.run).max(encoded);
     let least = match section.over {
         Over::All => most,

@@ -137,23 +137,15 @@ impl StepSizes<'_> {
         let tracked = reach.encoder < self.config.num_layers;
         let layer = match (self.stored, tracked) {
             (true, _) => 0,
-            (false, false) => layer_temporaries(self.config, self.examples, self.length),
+            (false, false) => self.config.layer_temporaries(self.examples, self.length),
             // Its gradients, and those of its widest activation beside.
             (false, true) => {
-                layer_temporaries(self.config, self.examples, self.length)
+                self.config.layer_temporaries(self.examples, self.length)
                     + tokens * self.config.d_ff
             }
         };
         logits + layer + docids
     }
-}
-
-/// Temporaries of one encoder layer for a batch, if nothing is saved for backward.
-pub(super) fn layer_temporaries(config: &T5Config, examples: usize, length: usize) -> usize {
-    let tokens = examples * length;
-    let scores = 2 * examples * config.num_heads * length * length;
-    let attention = 4 * tokens * config.inner() + scores;
-    2 * tokens * config.d_model + attention.max(tokens * config.d_ff)
 }
 
 /// The temporary values of computing the prefix of a batch of texts: a layer, then its rows gathered without padding. Where there
@@ -162,6 +154,6 @@ pub(super) fn prefix_temporaries(config: &T5Config, longest: usize, texts: usize
     let positions = BATCH_POSITIONS.min(texts * longest);
     let examples = positions / longest.max(1);
     // Hidden activations before and after their function stand at once.
-    let layer = layer_temporaries(config, examples.max(1), longest) + positions * config.d_ff;
+    let layer = config.layer_temporaries(examples.max(1), longest) + positions * config.d_ff;
     layer.max(3 * positions * config.d_model)
 }
