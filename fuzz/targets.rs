@@ -314,7 +314,7 @@ fn shard_index(bytes: &[u8]) {
 fn t5_config(bytes: &[u8]) {
     let scratch = Scratch::with(&[("config.json", bytes)]);
     let Some(config) = value(T5Config::read(&scratch.0)) else { return };
-    value(config.check_start(&scratch.0));
+    value(config.check_tokens(&scratch.0));
     if is_shallow(&config) {
         for tied in [true, false] {
             let sizes = GenirModel::parameter_sizes(&config, tied, 3);

@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::output::Escaped;
+use crate::panics::is_caught;
 
 /// Makes a panic anywhere in the process print [`Report`] instead of Rust's own message. The exit code remains 101.
 pub(super) fn install_hook() {
     panic::set_hook(Box::new(|panic| {
+        if is_caught() {
+            return; // An error says it.
+        }
         // Several threads may run into the same bug.
         static REPORTED: AtomicBool = AtomicBool::new(false);
         let report = Report { panic, is_first: !REPORTED.swap(true, Ordering::Relaxed) };
