@@ -212,6 +212,7 @@ pub mod monitor;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod nearest;
 pub mod ops;
+mod panics;
 pub mod prefix;
 pub mod probe;
 pub mod random;

@@ -440,3 +440,31 @@ fn a_query_may_start_with_a_minus_and_mistyped_options_are_refused() {
     );
     is_refused(&["search", &run, "-x"], &["`-x` is not an option"]);
 }
+
+#[test]
+fn a_panic_says_what_to_report_and_ends_with_exit_code_101() {
+    for backtrace in ["0", "1"] {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_genir"))
+            .args(["check", "quickstart", "run.seed=\u{1b}[2J"])
+            .env("GENIR_TEST_PANIC", "1")
+            .env("RUST_BACKTRACE", backtrace)
+            .output()
+            .unwrap();
+        assert_eq!(done.status.code(), Some(101));
+        let message = String::from_utf8(done.stderr).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        assert_says(
+            &message,
+            &[
+                "error: genir has panicked: asked for by GENIR_TEST_PANIC",
+                "src/cli/panic.rs:",
+                &format!("version   {version} "),
+                "genir check quickstart run.seed=",
+                "This is a bug in genir",
+                "report it with this message and the recipe",
+                if backtrace == "0" { "RUST_BACKTRACE=1" } else { "genir::cli::main" },
+            ],
+        );
+        assert!(!message.contains('\u{1b}'), "{message:?}");
+    }
+}

@@ -5,6 +5,7 @@ mod check;
 mod eval;
 mod output;
 mod outputs;
+mod panic;
 mod plot;
 mod probe;
 mod recipes;
@@ -117,8 +118,10 @@ impl RecipeArgs {
 }
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
-/// command line that cannot be parsed, 128 plus the signal for a training that a signal interrupted).
+/// command line that cannot be parsed, 128 plus the signal for a training that a signal interrupted). A panic ends the
+/// process with exit code 101, and a message on how to report it.
 pub fn main() -> ExitCode {
+    panic::install_hook();
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
@@ -130,15 +133,18 @@ pub fn main() -> ExitCode {
     // On a thread of rayon's pool: a matrix product that a worker starts does not have to wake another thread first.
     // This saves 6% of a full step on two cores (`benches/README.md`).
     let success = |()| ExitCode::SUCCESS;
-    let done = rayon::scope(|_| match cli.command {
-        Command::Train(train) => train.run(&console),
-        Command::Eval(eval) => eval.run().map(success),
-        Command::Search(search) => search.run(&console).map(success),
-        Command::Probe(probe) => probe.run(&console).map(success),
-        Command::Plot(plot) => plot.run().map(success),
-        Command::Check(check) => check.run(&console).map(success),
-        Command::Recipes(recipes) => recipes.run().map(success),
-        Command::Cache(cache) => cache.run().map(success),
+    let done = rayon::scope(|_| {
+        panic::panic_if_asked();
+        match cli.command {
+            Command::Train(train) => train.run(&console),
+            Command::Eval(eval) => eval.run().map(success),
+            Command::Search(search) => search.run(&console).map(success),
+            Command::Probe(probe) => probe.run(&console).map(success),
+            Command::Plot(plot) => plot.run().map(success),
+            Command::Check(check) => check.run(&console).map(success),
+            Command::Recipes(recipes) => recipes.run().map(success),
+            Command::Cache(cache) => cache.run().map(success),
+        }
     });
     match done {
         Ok(code) => code,

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::panic;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -13,6 +12,7 @@ use super::charsmap;
 use super::tokenizer_file::{AddedToken, TokenizerFile};
 use super::{DocidError, DocidVocabulary, token};
 use crate::files::{FileError, is_lfs_pointer, read_regular_to_string, write_atomically};
+use crate::panics;
 
 const TOKENIZER: &str = "tokenizer.json";
 /// The list of docids that genir writes beside [`TOKENIZER`].
@@ -479,8 +479,8 @@ fn renumber(
 /// Returns the result of a call of the tokenizers library. It panics at some files that it should refuse, which is an
 /// error here.
 fn unless_it_panics<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    let done = panic::catch_unwind(panic::AssertUnwindSafe(call));
-    done.unwrap_or_else(|_| Err("the tokenizers library failed at this tokenizer".into()))
+    let done = panics::caught(call);
+    done.unwrap_or_else(|| Err("the tokenizers library failed at this tokenizer".into()))
 }
 
 /// Returns the text of a special token, which is a string or an object in the configuration.

@@ -214,6 +214,7 @@ impl Factors<'_> {
                 match (rows.len(), prefetch) {
                     // SAFETY: the caller's promises.
                     $(($count, None) => unsafe { tile.sum::<$count>(|_| ()) },
+                    // SAFETY: the same; prefetching reads nothing, whatever the address.
                     ($count, Some(Prefetch { from, step, first, every })) => unsafe {
                         let mut next = first;
                         tile.sum::<$count>(|at| {

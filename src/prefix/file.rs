@@ -66,9 +66,9 @@ impl Mapped {
     fn release_pages(&self, range: Range<usize>) {
         #[cfg(unix)]
         {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the map is that of a file, only read: what is read again is what was there. A system that
             // refuses keeps the pages, which costs memory and nothing else.
-            let advice = memmap2::UncheckedAdvice::DontNeed;
             let _ = unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) };
         }
         #[cfg(not(unix))]

@@ -12,6 +12,8 @@ mod element;
 mod error;
 mod file;
 mod frozen;
+#[doc(hidden)] // for fuzz/
+pub mod fuzzing;
 mod key;
 mod prefetch;
 mod prepare;
