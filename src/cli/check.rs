@@ -9,7 +9,7 @@ use crate::train::{Resume, Start, find_start};
 
 /// Validate a recipe and estimate its cost.
 ///
-/// Reads the recipe, the corpus, and the base model's configuration, tokenizer and weight headers, and tests whether
+/// Reads the recipe, the corpus, and the base model's configuration, tokenizer and weights, and tests whether
 /// the run directory can be created. Reports all problems at once, or what would be trained, the number of steps and
 /// the peak memory. Nothing is trained or written.
 #[derive(Debug, Args)]

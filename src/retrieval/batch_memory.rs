@@ -28,6 +28,9 @@ pub struct BatchTooLarge {
 
 /// Checks that batches of `batch_size` of these queries can be encoded on `device`: attention needs memory for each pair
 /// of tokens of a query. The memory of a GPU is not known here, so nothing is refused there.
+///
+/// # Errors
+/// A batch of the longest queries needs more memory than the process can have.
 pub fn check_batch_memory(
     config: &T5Config,
     queries: &[EncodedQuery],

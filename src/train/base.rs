@@ -120,7 +120,7 @@ impl Base {
     }
 
     /// Checks what the headers of its files show, as [`Self::problems`] does, as one error.
-    pub fn check(&self) -> Result<(), WeightsError> {
+    pub(crate) fn check(&self) -> Result<(), WeightsError> {
         match self.init {
             Init::Scratch => Ok(()),
             Init::Pretrained => {
@@ -148,7 +148,7 @@ impl Base {
     ///
     /// # Errors
     /// A value is not finite, or a file cannot be read.
-    pub fn check_values(&self) -> Result<(), PlanError> {
+    pub(crate) fn check_values(&self) -> Result<(), PlanError> {
         if self.init == Init::Scratch {
             return Ok(());
         }

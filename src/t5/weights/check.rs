@@ -54,7 +54,7 @@ pub fn problems(
 }
 
 /// As [`problems`], as one error.
-pub fn check(
+pub(crate) fn check(
     tensors: &StoredTensors,
     config: &T5Config,
     tied: bool,
@@ -70,7 +70,7 @@ pub fn check(
 
 /// Checks that a model of this configuration fits into the memory that the process can have, if `device` is the host:
 /// that of a GPU is not known here. `directory` is where the model comes from.
-pub fn check_memory(
+pub(crate) fn check_memory(
     directory: &Path,
     config: &T5Config,
     tied: bool,
@@ -94,7 +94,12 @@ pub fn check_memory(
 }
 
 /// Warns of tensors that are not read, and of an embedding with many more rows than the tokenizer has tokens.
-pub fn warn_of_unread(tensors: &StoredTensors, config: &T5Config, tied: bool, docids: &[u32]) {
+pub(crate) fn warn_of_unread(
+    tensors: &StoredTensors,
+    config: &T5Config,
+    tied: bool,
+    docids: &[u32],
+) {
     /// More rows without a token than embeddings are padded with.
     const SPARE: usize = 1000;
     let directory = tensors.directory().display();

@@ -16,7 +16,8 @@ use burn::tensor::Device;
 use rayon::prelude::*;
 use thiserror::Error;
 
-pub use check::{check, check_memory, problems, warn_of_unread};
+pub use check::problems;
+pub(crate) use check::{check, check_memory, warn_of_unread};
 pub use fill::{Parameter, first_not_finite, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
