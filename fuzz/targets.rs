@@ -23,8 +23,11 @@ use genir::t5::weights::{self, StoredTensors};
 use genir::t5::{GenirModel, T5Config};
 use serde_json::Value;
 
+/// Reads an input; a panic is a finding.
+pub type Target = fn(&[u8]);
+
 /// The targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("corpus_paper", corpus_paper),
     ("corpus_dsi", corpus_dsi),
     ("corpus_beir", corpus_beir),

@@ -25,6 +25,7 @@ mod any_recipe;
 #[path = "support/parameter_bits.rs"]
 mod parameter_bits;
 #[path = "support/small_checkpoint.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod small_checkpoint;
 #[path = "support/small_recipe.rs"]
 mod small_recipe;

@@ -166,7 +166,9 @@ impl Stages {
     }
 
     /// The given stages of a decoder whose depth is not known yet; see [`Stages::check_depth`].
-    pub(crate) fn consecutive(
+    /// # Errors
+    /// The stages do not follow each other, or one is empty.
+    pub fn consecutive(
         first: Range<usize>,
         second: Range<usize>,
         third: Range<usize>,

@@ -189,7 +189,10 @@ impl TextTokenizer {
     }
 
     /// Like [`TextTokenizer::load`], from the contents of these files; `directory` is their location in errors.
-    pub(crate) fn from_texts(
+    ///
+    /// # Errors
+    /// Those of [`TextTokenizer::load`], except for files that cannot be read.
+    pub fn from_texts(
         directory: &Path,
         tokenizer: &str,
         config: Option<&str>,

@@ -237,7 +237,10 @@ impl T5Config {
 
     /// Checks that the special tokens exist, where `vocab_size` is the number of the tokenizer's tokens; `directory` is
     /// where the configuration comes from.
-    pub(crate) fn check_tokens(&self, directory: &Path) -> Result<(), ConfigError> {
+    ///
+    /// # Errors
+    /// [`ConfigError::Key`] for `decoder_start_token_id` or `pad_token_id` beyond the vocabulary.
+    pub fn check_tokens(&self, directory: &Path) -> Result<(), ConfigError> {
         let end = self.original.get("eos_token_id").and_then(Value::as_u64);
         let tokens = [
             ("decoder_start_token_id", u64::from(self.decoder_start_token_id)),

@@ -7,7 +7,7 @@ use genir::corpus::{Layout, LeaveOut, OnProblem, Split};
 use genir::docid::RowInit;
 use genir::prefix::Element;
 use genir::probe::{Probe, Variant};
-use genir::recipe::{Every, Init, Optimizer, Recipe, ScheduleName, Span, StopSection};
+use genir::recipe::{Every, Init, OptimizerSettings, Recipe, ScheduleName, Span, StopSection};
 use genir::retrieval::CandidateSet;
 use genir::task::Task;
 use proptest::prelude::*;
@@ -236,12 +236,13 @@ fn stages() -> impl Strategy<Value = Option<Stages>> {
     })
 }
 
-fn optimizer() -> impl Strategy<Value = Optimizer> {
+fn optimizer() -> impl Strategy<Value = OptimizerSettings> {
     prop_oneof![
-        ([0.0_f64..1.0, 0.0..1.0], positive(), positive())
-            .prop_map(|(betas, eps, weight_decay)| Optimizer::AdamW { betas, eps, weight_decay }),
+        ([0.0_f64..1.0, 0.0..1.0], positive(), positive()).prop_map(
+            |(betas, eps, weight_decay)| OptimizerSettings::AdamW { betas, eps, weight_decay }
+        ),
         ([positive(), positive()], positive(), positive(), any::<bool>()).prop_map(
-            |(eps, number, decay, scale_parameter)| Optimizer::Adafactor {
+            |(eps, number, decay, scale_parameter)| OptimizerSettings::Adafactor {
                 eps,
                 clip_threshold: number,
                 decay_rate: -decay,

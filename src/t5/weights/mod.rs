@@ -244,7 +244,11 @@ fn parameter_of(
 }
 
 /// Reads the docid rows of a checkpoint: `rows` of the output matrix, in this order.
-pub(crate) fn load_docids(
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read; [`WeightsError::Missing`], [`WeightsError::Shape`] or
+/// [`WeightsError::Type`] if the matrix is missing, too small, or not of floats.
+pub fn load_docids(
     tensors: &StoredTensors,
     config: &T5Config,
     rows: &[u32],
@@ -309,7 +313,10 @@ impl GenirModel {
 }
 
 /// Returns whether a checkpoint's head is its word embedding.
-pub(crate) fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
+///
+/// # Errors
+/// The two tensors cannot be read.
+pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
     if !tensors.has_head() {
         return Ok(true);
     }
