@@ -88,6 +88,8 @@ def sample_of(pid, run):
         disk = sum(path.lstat().st_size for path in run.rglob("*") if not path.is_dir())
     except (OSError, StopIteration, IndexError, ValueError):
         return None  # It has just begun or ended, or is writing.
+    if rss == 0:
+        return None  # It has just been killed.
     return {"step": step, "rss_mib": rss / 1024, "files": files, "disk_mib": disk / 2**20}
 
 
@@ -120,7 +122,7 @@ def plot(samples, path):
 
     figure, axes = pyplot.subplots(figsize=(7, 3))
     for name, marker in [("undisturbed", "-"), ("killed", ".")]:
-        own = [sample for sample in samples if sample["run"] == name]
+        own = [sample for sample in samples if sample["run"] == name][::5]
         axes.plot([s["step"] for s in own], [s["rss_mib"] for s in own], marker, markersize=2, linewidth=1, label=name)
     axes.set(xlabel="step", ylabel="resident memory (MiB)", ylim=(0, None))
     axes.legend()

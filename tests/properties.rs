@@ -28,6 +28,7 @@ mod parameter_bits;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod small_checkpoint;
 #[path = "support/small_recipe.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod small_recipe;
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;

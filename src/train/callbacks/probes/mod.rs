@@ -297,6 +297,9 @@ impl<'a> Probes<'a> {
             let own = self.histories.iter_mut().find(|(known, _)| *known == probe);
             let Some((_, history)) = own else { continue };
             history.push(record);
+            if !is_drawn(history.len(), state.is_last) {
+                continue;
+            }
             for figure in report::figures(history, &self.skipped) {
                 match figure.image() {
                     Ok(image) => state.monitor.images(step, &[image]),
@@ -307,6 +310,13 @@ impl<'a> Probes<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns whether the pictures of a measurement go to TensorBoard: those of the first four, then of each power of two,
+/// and of the last. Each shows all measurements before it, and they are most of a file that would otherwise grow by a
+/// megabyte with each.
+fn is_drawn(measurement: usize, is_last: bool) -> bool {
+    measurement <= 4 || measurement.is_power_of_two() || is_last
 }
 
 impl Callback for Probes<'_> {
@@ -412,5 +422,16 @@ impl Callback for Probes<'_> {
 
     fn name(&self) -> String {
         "probes".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_drawn;
+
+    #[test]
+    fn pictures_of_a_long_run_are_few_and_show_its_end() {
+        let drawn: Vec<usize> = (1..=120).filter(|&at| is_drawn(at, at == 120)).collect();
+        assert_eq!(drawn, [1, 2, 3, 4, 8, 16, 32, 64, 120]);
     }
 }
