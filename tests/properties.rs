@@ -24,12 +24,16 @@ use serde_json::json;
 mod any_recipe;
 #[path = "support/parameter_bits.rs"]
 mod parameter_bits;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_checkpoint.rs"]
 mod small_checkpoint;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_recipe.rs"]
 mod small_recipe;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
