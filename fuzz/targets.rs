@@ -19,12 +19,12 @@ use genir::recipe::Recipe;
 use genir::report;
 use genir::retrieval::NamedMeasure;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
-use genir::t5::weights::{self, StoredTensors};
+use genir::t5::weights::{self, StoredTensors, WeightsError};
 use genir::t5::{GenirModel, T5Config};
 use serde_json::Value;
 
-/// Reads an input; a panic is a finding.
-pub type Target = fn(&[u8]);
+/// What is done with one input.
+type Target = fn(&[u8]);
 
 /// The targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
@@ -273,10 +273,13 @@ fn safetensors(bytes: &[u8]) {
     let words = config.with_words(9);
     let problems = weights::problems(&tensors, &words, tied, &docids);
     let device = genir::device::device("cpu").expect("there is a processor");
-    let loaded = value(weights::load(&tensors, &config, 9, &device));
-    let rows = value(weights::load_docids(&tensors, &config, &docids, &device.device));
-    if problems.is_empty() {
-        assert!(loaded.is_some() && rows.is_some(), "what is checked can be loaded");
+    let loaded = weights::load(&tensors, &config, 9, &device).map(drop);
+    let rows = weights::load_docids(&tensors, &config, &docids, &device.device).map(drop);
+    for loaded in [loaded, rows] {
+        // The check reads headers alone: it has not seen the values.
+        let is_right = matches!(loaded, Ok(()) | Err(WeightsError::NotFinite { .. }));
+        value(loaded);
+        assert!(is_right || !problems.is_empty(), "what is checked can be loaded");
     }
 }
 

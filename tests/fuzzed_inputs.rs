@@ -119,16 +119,3 @@ fn memory_on_inputs_that_lie_about_their_size_is_bounded() {
     assert!(done.status.success(), "{:?}: {}", done.status, text.concat());
     assert!(text[0].contains("1 passed"), "{}", text[0]);
 }
-
-#[test]
-fn zz_make_seeds() {
-    let Some(out) = std::env::var_os("MAKE_SEEDS") else { return };
-    for record in probe_records::records(4, 10) {
-        let line = serde_json::to_string(&record).unwrap();
-        let name = record.result.probe().to_string();
-        fs::write(Path::new(&out).join(name), line + "\n").unwrap();
-    }
-}
-#[path = "support/probe_records.rs"]
-#[allow(dead_code)]
-mod probe_records;

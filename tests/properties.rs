@@ -24,14 +24,18 @@ use serde_json::json;
 mod any_recipe;
 #[path = "support/parameter_bits.rs"]
 mod parameter_bits;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_checkpoint.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod small_checkpoint;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_recipe.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod small_recipe;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_tokenizer.rs"]
 mod small_tokenizer;
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/tiny_model.rs"]
 mod tiny_model;
 
