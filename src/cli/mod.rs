@@ -9,6 +9,7 @@ mod plot;
 mod probe;
 mod recipes;
 mod reference_models;
+mod replay;
 mod search;
 mod signals;
 mod target;
@@ -66,6 +67,8 @@ enum Command {
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
     Check(check::Check),
+    /// Repeat a training step and compare its bits with what the run has recorded.
+    Replay(replay::Replay),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
     /// List or delete the cached outputs of frozen encoders.
@@ -117,7 +120,7 @@ impl RecipeArgs {
 }
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
-/// command line that cannot be parsed, 128 plus the signal for a training that a signal interrupted).
+/// command line that cannot be parsed, 1 for a replay that differs, 128 plus the signal for a training that a signal interrupted).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Probe(probe) => probe.run(&console).map(success),
         Command::Plot(plot) => plot.run().map(success),
         Command::Check(check) => check.run(&console).map(success),
+        Command::Replay(replay) => replay.run(&console),
         Command::Recipes(recipes) => recipes.run().map(success),
         Command::Cache(cache) => cache.run().map(success),
     });

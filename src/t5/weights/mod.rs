@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use check::problems;
-pub use fill::{Parameter, first_not_finite, parameters};
+pub use fill::{Parameter, first_not_finite, first_not_finite_where, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
