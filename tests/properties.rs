@@ -26,11 +26,9 @@ mod any_recipe;
 mod parameter_bits;
 #[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_checkpoint.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod small_checkpoint;
 #[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_recipe.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod small_recipe;
 #[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/small_tokenizer.rs"]

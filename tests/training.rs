@@ -184,7 +184,7 @@ fn numbers_that_are_not_finite_stop_the_run_and_the_checkpoint_before_stays() {
     let plan = plan(home.path(), &overrides);
     let Err(error) = train_from(&plan, None) else { panic!("it went on") };
     let message = error.to_string();
-    let TrainError::NotFinite { what, value, step, learning_rate, examples } = error else {
+    let TrainError::NotFinite { what, value, step, learning_rate, examples, .. } = error else {
         panic!("{message}");
     };
     assert!(!value.is_finite());

@@ -10,6 +10,7 @@ mod plot;
 mod probe;
 mod recipes;
 mod reference_models;
+mod replay;
 mod search;
 mod signals;
 mod target;
@@ -67,6 +68,8 @@ enum Command {
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
     Check(check::Check),
+    /// Repeat a training step and compare its bits with what the run has recorded.
+    Replay(replay::Replay),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
     /// List or delete the cached outputs of frozen encoders.
@@ -118,8 +121,8 @@ impl RecipeArgs {
 }
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
-/// command line that cannot be parsed, 128 plus the signal for a training that a signal interrupted). A panic ends the
-/// process with exit code 101, and a message on how to report it.
+/// command line that cannot be parsed, 1 for a replay that differs, 128 plus the signal for a training that a signal
+/// interrupted). A panic ends the process with exit code 101, and a message on how to report it.
 pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
             Command::Probe(probe) => probe.run(&console).map(success),
             Command::Plot(plot) => plot.run().map(success),
             Command::Check(check) => check.run(&console).map(success),
+            Command::Replay(replay) => replay.run(&console),
             Command::Recipes(recipes) => recipes.run().map(success),
             Command::Cache(cache) => cache.run().map(success),
         }

@@ -15,6 +15,7 @@ mod reader;
 mod shipped;
 mod source;
 mod training;
+mod watch;
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -32,6 +33,7 @@ pub use shipped::{SHIPPED, ShippedRecipe};
 pub use training::{
     OptimizerSection, OptimizerSettings, ScheduleName, ScheduleSection, Span, TrainSection,
 };
+pub use watch::{OnSpike, SpikeWatch, WatchSection};
 
 use crate::component::Stages;
 use crate::files::read_small_to_string;
@@ -72,6 +74,8 @@ pub struct Recipe {
     pub save: SaveSection,
     /// `[stop]`; `None`: no early stopping.
     pub stop: Option<StopSection>,
+    /// `[watch]`; `None`: nothing is watched.
+    pub watch: Option<WatchSection>,
     /// `[log]`
     pub log: LogSection,
     /// `[probes]`; `None`: no probes.
@@ -143,6 +147,7 @@ impl Recipe {
             cache: file.section("cache", CacheSection::read),
             stop: file
                 .optional_section("stop", |section| StopSection::read(section, &save.best_metric)),
+            watch: file.optional_section("watch", WatchSection::read),
             log: file.section("log", LogSection::read),
             probes: file.optional_section("probes", ProbesSection::read),
             evaluate,

@@ -11,6 +11,8 @@ const RECIPE: &str = "recipe.toml";
 const METRICS: &str = "metrics.jsonl";
 const TENSORBOARD: &str = "tensorboard";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// The state before an update whose loss or gradient norm was not finite.
+const FAILED_STEP: &str = "failed-step";
 const RETRIEVAL: &str = "retrieval";
 const PROBES: &str = "probes";
 const LOG: &str = "log.txt";
@@ -19,8 +21,18 @@ const SUMMARY: &str = "summary.json";
 const ENVIRONMENT: &str = "environment.json";
 /// All files and directories that a run writes, which `--overwrite` replaces. Everything else in the directory belongs
 /// to the user.
-pub(super) const LAYOUT: [&str; 9] =
-    [CHECKPOINTS, TENSORBOARD, RETRIEVAL, PROBES, METRICS, LOG, SUMMARY, RECIPE, ENVIRONMENT];
+pub(super) const LAYOUT: [&str; 10] = [
+    CHECKPOINTS,
+    FAILED_STEP,
+    TENSORBOARD,
+    RETRIEVAL,
+    PROBES,
+    METRICS,
+    LOG,
+    SUMMARY,
+    RECIPE,
+    ENVIRONMENT,
+];
 /// The logs of a run that should replace the existing one, but ended without a checkpoint. They remain until the user
 /// removes them.
 pub(super) const FAILED: &str = "failed-run";
@@ -126,6 +138,7 @@ pub enum RunError {
 /// tensorboard/       the same scalars as TensorBoard events, and for probes: curves of layers and stages,
 ///                    histograms, images
 /// checkpoints/       one directory per checkpoint
+/// failed-step/       the state before an update whose loss or gradients were not finite, and report.json
 /// retrieval/         TREC runs and qrels, correct queries
 /// probes/            <probe>.jsonl: one result per line
 /// log.txt            the log
@@ -206,6 +219,11 @@ impl RunDirectory {
     /// Returns the directory of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
+    }
+
+    /// Returns the directory of the state before an update that failed, which is created when one does.
+    pub fn failed_step(&self) -> PathBuf {
+        self.path.join(FAILED_STEP)
     }
 
     /// Returns the directory of run files, qrels and correct queries.

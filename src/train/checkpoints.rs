@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde::Deserialize;
@@ -118,7 +118,25 @@ impl<'a> Checkpoints<'a> {
         let mut after = self.listed.clone();
         after.add(name.clone(), is_best);
         let old = after.retain(self.plan.recipe.save.keep_last);
-        let training = training(after.to_json()).with_files(state.monitor.flushed()?);
+        let training = training(after.to_json());
+        self.write_in(&self.run.checkpoints(), &name, state, optimizer, training)?;
+        self.listed = after;
+        self.finish(&old)
+    }
+
+    /// Writes the checkpoint `parent/name` of the current step, and returns its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write_in(
+        &self,
+        parent: &Path,
+        name: &str,
+        state: &TrainerState,
+        optimizer: &Optimizer,
+        training: TrainingState,
+    ) -> Result<PathBuf, TrainError> {
+        let training = training.with_files(state.monitor.flushed()?);
         let more = |directory: &Path| {
             optimizer.write(&directory.join(OPTIMIZER))?;
             Ok(training.write(directory)?)
@@ -138,9 +156,17 @@ impl<'a> Checkpoints<'a> {
             manifest: &manifest,
             training: Some(&more),
         };
-        checkpoint::write(&self.run.checkpoints(), &name, &contents)?;
-        self.listed = after;
-        self.finish(&old)
+        Ok(checkpoint::write(parent, name, &contents)?)
+    }
+
+    /// The state of this object, as a checkpoint stores it.
+    pub(super) fn to_json(&self) -> Value {
+        self.listed.to_json()
+    }
+
+    /// The run directory.
+    pub(super) fn run(&self) -> &RunDirectory {
+        self.run
     }
 
     /// Moves the links to the listed checkpoints, then removes those named in `old`.
@@ -202,7 +228,7 @@ impl Listed {
 }
 
 /// The name of the checkpoint after so many updates.
-fn name_at(step: u64) -> String {
+pub(super) fn name_at(step: u64) -> String {
     format!("step-{step:06}")
 }
 

@@ -8,6 +8,7 @@ pub mod callbacks;
 mod checkpoints;
 mod checks;
 mod costs;
+mod failed_step;
 mod memory;
 mod optimizer;
 mod optimizer_state;
@@ -15,6 +16,7 @@ mod plan;
 mod plan_error;
 mod probe_base;
 mod query_sets;
+mod replay;
 mod requests;
 mod resume;
 mod schedule;
@@ -26,18 +28,22 @@ mod training_state;
 mod warnings;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use adamw::AdamW;
 pub use base::{Base, DocidSources, name_of_base};
 pub use callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 pub use costs::{Costs, Phase};
+pub use failed_step::FailedStep;
 pub use memory::MemoryEstimate;
 pub use optimizer::{Optimizer, UpdateError, Updated};
 pub use plan::Plan;
 pub use plan_error::{OpenBaseError, PlanError, PlanErrors};
 pub use probe_base::ProbeBase;
+pub use replay::{Comparison, Replay, ReplayError, ReplayOptions, ReplayedStep, replay};
 pub use requests::Requests;
 pub use resume::{MAY_CHANGE, Resume, ResumeError, ResumePoint, Start, find_start};
 pub use schedule::Schedule;
@@ -56,7 +62,8 @@ use crate::t5::weights::WeightsError;
 use crate::task::TaskError;
 
 /// The value that was not finite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NonFinite {
     /// The loss of a batch.
     Loss,
@@ -73,13 +80,25 @@ impl fmt::Display for NonFinite {
     }
 }
 
+/// Where the state before a failed step is, and the command that repeats the step; nothing without such a state.
+fn repeated_by(dump: &Option<PathBuf>, step: u64) -> String {
+    let Some(dump) = dump else { return String::new() };
+    // <run>/failed-step/step-<updates>
+    let run = dump.parent().and_then(Path::parent).unwrap_or(dump);
+    format!(
+        ". The state before it is in {}; `genir replay {} --step {step}` repeats it",
+        dump.display(),
+        run.display()
+    )
+}
+
 /// Errors of training.
 #[derive(Debug, Error)]
 pub enum TrainError {
     /// The loss or the gradient norm is not finite.
     #[error(
         "the {what} is {value} at step {step} (learning rate {learning_rate:e}); the update was not \
-         applied, and earlier checkpoints are untouched. Its examples: {}", examples.join(", ")
+         applied, and earlier checkpoints are untouched. Its examples: {}{}", examples.join(", "), repeated_by(dump, *step)
     )]
     NotFinite {
         /// The value that is not finite.
@@ -92,6 +111,26 @@ pub enum TrainError {
         learning_rate: f64,
         /// Ids of its documents and queries.
         examples: Vec<String>,
+        /// The state before it, in `failed-step/` of the run; `None` if it could not be written.
+        dump: Option<PathBuf>,
+    },
+    /// A trained parameter is not finite.
+    #[error(
+        "`{tensor}` has {count} values that are NaN or infinite after step {step} (learning rate {learning_rate:e}, \
+         gradient norm {gradient_norm}); earlier checkpoints are untouched. `genir replay RUN --step {step}` repeats \
+         the step from the checkpoint before it"
+    )]
+    ParameterNotFinite {
+        /// The first such parameter.
+        tensor: String,
+        /// Number of its values that are not finite.
+        count: usize,
+        /// The newest step.
+        step: u64,
+        /// Its learning rate.
+        learning_rate: f64,
+        /// Its gradient norm before clipping.
+        gradient_norm: f64,
     },
     /// An evaluation did not give the metric that decides.
     #[error(

@@ -38,6 +38,14 @@ impl Optimizer {
         write_tensors(path, entries.collect())
     }
 
+    /// The moments of all parameters with their names in the file, copied one at a time.
+    pub(super) fn moments(&self) -> impl Iterator<Item = (String, TensorData)> {
+        self.states.iter().flat_map(|(name, State { state, .. })| match state.rank() {
+            1 => named(name, self.rule.moments::<1>(state).1),
+            _ => named(name, self.rule.moments::<2>(state).1),
+        })
+    }
+
     /// Reads the moments of the parameters in `steps`, which were updated so many times. `shapes`: their dimensions.
     ///
     /// # Errors
@@ -67,6 +75,12 @@ impl Optimizer {
         }
         Ok(())
     }
+}
+
+fn named<const D: usize>(name: &str, moments: Moments<D>) -> Vec<(String, TensorData)> {
+    let named =
+        |(moment, values): (&str, Tensor<D>)| (format!("{name}.{moment}"), values.into_data());
+    moments.into_iter().map(named).collect()
 }
 
 fn entries<const D: usize>(name: &str, moments: Moments<D>) -> Vec<TensorEntry<'static>> {

@@ -137,7 +137,7 @@ pub enum ResumeError {
 }
 
 /// Finds how a training of `recipe` starts: as a new run, or from a checkpoint of an unfinished run in its directory. A
-/// finished run with changed `train.steps`, `train.epochs` or `[stop]` continues too. Nothing is written.
+/// finished run with changed `train.steps`, `train.epochs`, `[stop]` or `[watch]` continues too. Nothing is written.
 ///
 /// # Errors
 /// There is an unfinished run that cannot continue: its recipe differs in a key that would change the meaning of the
@@ -180,14 +180,15 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
     };
     let changes = other_recipe(&point.state.recipe, recipe)?;
     let is_over = matches!(outcome(&run), Some(RunOutcome::Finished | RunOutcome::Stopped));
-    let extends = |key: &str| key.starts_with("train.") || key.starts_with("stop");
-    if is_over && *resume == Resume::Auto && !changes.allowed.iter().any(|key| extends(key)) {
+    let stops = |key: &String| key.starts_with("stop") || key.starts_with("watch");
+    let extends = |key: &String| key.starts_with("train.") || stops(key);
+    if is_over && *resume == Resume::Auto && !changes.allowed.iter().any(extends) {
         return Ok(Start::New(Overwrite::Refuse));
     }
     if !changes.refused.is_empty() {
         return Err(ResumeError::OtherRecipe { directory: path.clone(), keys: changes.refused });
     }
-    if changes.allowed.iter().any(|key| key.starts_with("stop")) {
+    if changes.allowed.iter().any(stops) {
         point.state.stopped = None;
     }
     point.notes =
@@ -208,17 +209,8 @@ struct Found {
 }
 
 fn newest_point(run: &RunDirectory) -> Result<Found, ResumeError> {
-    let directory = run.checkpoints();
-    let mut steps = BTreeMap::new();
-    if directory.is_dir() {
-        for entry in fs::read_dir(&directory).map_err(FileError::new("list", &directory))? {
-            let path = entry.map_err(FileError::new("list", &directory))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            steps.extend(step_of(&name).map(|step| (step, path)));
-        }
-    }
     let mut found = Found::default();
-    for path in steps.into_values().rev() {
+    for path in checkpoints_in(&run.checkpoints())?.into_values().rev() {
         match point_at(&path) {
             Ok(point) => {
                 found.point = Some(point);
@@ -228,6 +220,19 @@ fn newest_point(run: &RunDirectory) -> Result<Found, ResumeError> {
         }
     }
     Ok(found)
+}
+
+/// The paths of all checkpoints in `directory`, by their number of updates; none if it does not exist.
+pub(super) fn checkpoints_in(directory: &Path) -> Result<BTreeMap<u64, PathBuf>, FileError> {
+    let mut steps = BTreeMap::new();
+    if directory.is_dir() {
+        for entry in fs::read_dir(directory).map_err(FileError::new("list", directory))? {
+            let path = entry.map_err(FileError::new("list", directory))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            steps.extend(step_of(&name).map(|step| (step, path)));
+        }
+    }
+    Ok(steps)
 }
 
 fn named_point(run: &RunDirectory, named: &Path) -> Result<ResumePoint, ResumeError> {
@@ -252,7 +257,7 @@ fn named_point(run: &RunDirectory, named: &Path) -> Result<ResumePoint, ResumeEr
 }
 
 /// Reads the checkpoint at `path`, all of whose files must be as they were written.
-fn point_at(path: &Path) -> Result<ResumePoint, String> {
+pub(super) fn point_at(path: &Path) -> Result<ResumePoint, String> {
     let name = path.display();
     let verified = Manifest::read(path).and_then(|manifest| match manifest {
         Some(manifest) => manifest.verify(path).map(|()| true),
@@ -298,7 +303,7 @@ struct Changes {
 
 /// Keys, and sections with all of their keys, that may change when a run continues: what computes the same updates, and
 /// how many there are.
-pub const MAY_CHANGE: [&str; 18] = [
+pub const MAY_CHANGE: [&str; 19] = [
     "run.directory",
     "run.device",
     "corpus.path",
@@ -312,6 +317,7 @@ pub const MAY_CHANGE: [&str; 18] = [
     "save.every_steps",
     "save.keep_last",
     "stop",
+    "watch",
     "log",
     "probes",
     "cache",

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::callback::{Callback, Ending, TrainerState, Verdict};
 use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase};
+use super::failed_step::FailedStep;
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
@@ -25,7 +26,7 @@ use crate::component::freeze_all_but;
 use crate::device::{describe, pad_to_multiple_of};
 use crate::exact::{Exact, from_exact, to_exact};
 use crate::monitor::Monitor;
-use crate::prefix::{FrozenModel, Prefetcher, Prefix, mebibytes};
+use crate::prefix::{FrozenModel, Prefetcher, Prefix, TextSet, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, Sampler, collate};
@@ -35,7 +36,7 @@ pub struct Trainer<'a> {
     plan: &'a Plan,
     /// With autodiff.
     device: Device,
-    optimizer: Optimizer,
+    pub(super) optimizer: Optimizer,
     schedule: Schedule,
     sampler: Sampler,
     total_steps: u64,
@@ -76,13 +77,13 @@ enum Stop {
 
 /// Result of one update.
 #[derive(Default)]
-struct Step {
+pub(super) struct Step {
     /// Number of the update, from 1; 0 before the first.
     number: u64,
     /// Mean over its examples.
-    loss: f64,
-    learning_rate: f64,
-    gradient_norm: f64,
+    pub(super) loss: f64,
+    pub(super) learning_rate: f64,
+    pub(super) gradient_norm: f64,
     examples: u64,
     /// Metrics that callbacks measured after it, by name.
     metrics: BTreeMap<String, f64>,
@@ -201,9 +202,16 @@ impl<'a> Trainer<'a> {
         callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
-        self.prefix = self.prepare(&model, callbacks, monitor)?;
-        self.ahead = self.prefix.as_ref().and_then(|prefix| prefix.training_prefetcher());
-        let mut model = self.release_frozen(model, callbacks, monitor)?;
+        let steps = self.total_steps;
+        let asked = callbacks.all().flat_map(|callback| callback.text_sets(steps)).collect();
+        self.prepare(&model, asked, &mut |name, done, of| {
+            monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
+        });
+        self.report_prefix(monitor);
+        let mut model = match callbacks.all().all(|callback| callback.reads_no_other_texts()) {
+            true => self.release_frozen(model, Some(monitor))?,
+            false => model,
+        };
         release_freed_memory();
         self.requests.accept();
         let ended = loop {
@@ -217,7 +225,7 @@ impl<'a> Trainer<'a> {
             self.costs.spend(Phase::Steps, begun.elapsed());
             match done {
                 Ok(done) => self.newest = done,
-                Err(error) => break Err(error),
+                Err(error) => break Err(self.stored_before(error, &model, callbacks, monitor)),
             }
             self.called = Called::None;
             self.costs.examples += self.newest.examples;
@@ -232,32 +240,32 @@ impl<'a> Trainer<'a> {
         Ok((model, Outcome { steps: self.newest.number, stopped, signal }))
     }
 
-    /// Finds or computes the frozen prefix of the texts that are read more than once, and logs the result.
+    /// Finds or computes the frozen prefix of the training texts, and of those `asked` for.
     ///
     /// All of it is computed before the first step: sorted by length, the texts need little padding, and the first
     /// epoch would otherwise read them in an order other than the stored one.
-    fn prepare(
+    pub(super) fn prepare(
         &mut self,
         model: &GenirModel,
-        callbacks: &Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> Result<Option<Arc<Prefix>>, TrainError> {
+        asked: Vec<TextSet<'_>>,
+        progress: &mut dyn FnMut(&str, usize, usize),
+    ) {
         let Plan { recipe, tokenizer, device, .. } = self.plan;
-        let Some(prefix) = self.plan.frozen_prefix() else {
-            return Ok(None);
-        };
+        let Some(prefix) = self.plan.frozen_prefix() else { return };
         let t5 = model.t5.valid();
         let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
         let training = self.plan.training_texts();
-        let steps = self.total_steps;
-        let asked = callbacks.all().flat_map(|callback| callback.text_sets(steps)).collect();
         let settings = recipe.cache.settings();
-        let mut progress = |name: &str, done: usize, of: usize| {
-            monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
-        };
-        let prefix = Prefix::prepare(&frozen, &settings, training, asked, &mut progress);
+        let prefix = Prefix::prepare(&frozen, &settings, training, asked, progress);
         let seconds: f64 = prefix.stored().iter().map(|stored| stored.seconds).sum();
         self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
+        self.ahead = prefix.training_prefetcher();
+        self.prefix = Some(Arc::new(prefix));
+    }
+
+    /// Logs what is stored of the frozen prefix.
+    fn report_prefix(&self, monitor: &mut Monitor) {
+        let Some(prefix) = &self.prefix else { return };
         for stored in prefix.stored() {
             monitor.message(&format!("frozen prefix of {stored}"));
         }
@@ -265,31 +273,27 @@ impl<'a> Trainer<'a> {
         if !prefix.stored().is_empty() && self.newest.number == 0 {
             monitor.scalars(0, 0.0, &prefix.summary());
         }
-        Ok(Some(Arc::new(prefix)))
     }
 
-    /// Releases the weights that only the frozen prefix uses, if no callback needs them.
-    fn release_frozen(
+    /// Releases the weights that only the frozen prefix uses.
+    pub(super) fn release_frozen(
         &self,
         mut model: GenirModel,
-        callbacks: &Callbacks<'_>,
-        monitor: &mut Monitor,
+        monitor: Option<&Monitor>,
     ) -> Result<GenirModel, TrainError> {
         let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
             return Ok(model);
         };
-        if callbacks.all().all(|callback| callback.reads_no_other_texts()) {
-            let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
-            let frozen = prefix.frozen();
-            let bytes;
-            (model.t5, bytes) =
-                model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
-            if bytes > 0 {
-                let size = mebibytes(bytes as u64);
-                monitor.message(&format!(
-                    "frozen prefix: the weights of the {frozen} are released ({size})"
-                ));
-            }
+        let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
+        let frozen = prefix.frozen();
+        let bytes;
+        (model.t5, bytes) =
+            model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
+        if let (Some(monitor), 1..) = (monitor, bytes) {
+            let size = mebibytes(bytes as u64);
+            monitor.message(&format!(
+                "frozen prefix: the weights of the {frozen} are released ({size})"
+            ));
         }
         Ok(model)
     }
@@ -299,7 +303,11 @@ impl<'a> Trainer<'a> {
     ///
     /// Batches are assembled here and not by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
-    fn step(&mut self, model: GenirModel, step: u64) -> (GenirModel, Result<Step, TrainError>) {
+    pub(super) fn step(
+        &mut self,
+        model: GenirModel,
+        step: u64,
+    ) -> (GenirModel, Result<Step, TrainError>) {
         let (update, learning_rate) = (step - 1, self.schedule.at(step - 1));
         let batches: Vec<Vec<u32>> = self.sampler.batches(update).map(<[u32]>::to_vec).collect();
         let (first, examples) =
@@ -507,10 +515,58 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let begun = Instant::now();
-        let (recipe, examples) = self.identity.clone();
         let mut states = callbacks.states();
         let state = self.state(model, monitor);
-        let training = TrainingState {
+        let training = self.training_state(&state);
+        let written = callbacks.checkpoints.write(&state, &self.optimizer, |checkpoints| {
+            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
+            TrainingState { callbacks: states, ..training }
+        });
+        self.newest.metrics = state.metrics;
+        self.costs.spend(Phase::Saving, begun.elapsed());
+        written
+    }
+
+    /// Writes the state before a step that failed, and returns the error with its place.
+    fn stored_before(
+        &mut self,
+        error: TrainError,
+        model: &GenirModel,
+        callbacks: &Callbacks<'_>,
+        monitor: &mut Monitor,
+    ) -> TrainError {
+        let TrainError::NotFinite { what, value, step, learning_rate, examples, .. } = error else {
+            return error;
+        };
+        let failed = FailedStep {
+            step,
+            what,
+            value: Exact(value),
+            learning_rate: Exact(learning_rate),
+            examples: examples.clone(),
+        };
+        let mut states = callbacks.states();
+        let state = self.state(model, monitor);
+        let training = self.training_state(&state);
+        let checkpoints = &callbacks.checkpoints;
+        let written = checkpoints.write_failed(&failed, &state, &self.optimizer, |checkpoints| {
+            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
+            TrainingState { callbacks: states, ..training }
+        });
+        self.newest.metrics = state.metrics;
+        // The first error is the one to report.
+        let dump = written
+            .inspect_err(|error| {
+                tracing::warn!("the state before step {step} is not stored: {error}")
+            })
+            .ok();
+        TrainError::NotFinite { what, value, step, learning_rate, examples, dump }
+    }
+
+    /// What a checkpoint of `state` contains besides weights and moments, without the states of callbacks.
+    fn training_state(&self, state: &TrainerState) -> TrainingState {
+        let (recipe, examples) = self.identity.clone();
+        TrainingState {
             format: TrainingState::FORMAT,
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             step: state.step,
@@ -531,14 +587,7 @@ impl<'a> Trainer<'a> {
             arithmetic: Arithmetic::of(describe(&self.plan.device, self.plan.precision)),
             files: Default::default(),
             retained: Default::default(),
-        };
-        let written = callbacks.checkpoints.write(&state, &self.optimizer, |checkpoints| {
-            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
-            TrainingState { callbacks: states, ..training }
-        });
-        self.newest.metrics = state.metrics;
-        self.costs.spend(Phase::Saving, begun.elapsed());
-        written
+        }
     }
 
     /// Calls [`Callback::end`] of all callbacks, and writes a last checkpoint unless the run failed; returns why it
@@ -620,12 +669,12 @@ impl<'a> Trainer<'a> {
         let update = self.sampler.update(step - 1).iter();
         let examples =
             update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
-        TrainError::NotFinite { what, value, step, learning_rate, examples }
+        TrainError::NotFinite { what, value, step, learning_rate, examples, dump: None }
     }
 }
 
 /// Dimensions of every parameter by name.
-fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
+pub(super) fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
     let parameters = weights::parameters(model).into_iter();
     parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
 }

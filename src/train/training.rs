@@ -161,7 +161,7 @@ impl<'a> Training<'a> {
 }
 
 /// The keys of `config.json` in a checkpoint that differ from those that a checkpoint of `plan` would have.
-fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
+pub(super) fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
     let file = checkpoint.join("config.json");
     let read =
         || serde_json::from_str::<Value>(&read_small_to_string(&file)?).map_err(io::Error::from);

@@ -146,12 +146,20 @@ impl<W: Fn(&str) -> bool> VisitParameter for Collector<W> {
 
 /// The first parameter of a model with values that are not finite, and their number. Released weights are not read.
 pub fn first_not_finite(model: &GenirModel) -> Option<(String, usize)> {
+    first_not_finite_where(model, |_| true)
+}
+
+/// As [`first_not_finite`], but only of the parameters that `which` names.
+pub fn first_not_finite_where(
+    model: &GenirModel,
+    which: impl Fn(&str) -> bool,
+) -> Option<(String, usize)> {
     let released = model.t5.released();
     let is_held = |name: &str| {
         let own = name.strip_prefix("t5.");
         own.is_none_or(|own| released.is_none_or(|released| !released.includes(own)))
     };
-    parameters_where(model, is_held).into_iter().find_map(|parameter| {
+    parameters_where(model, |name| which(name) && is_held(name)).into_iter().find_map(|parameter| {
         let values = parameter.values.into_data();
         let values: &[f32] = values.as_slice().unwrap_or_default();
         let count = values

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use check::problems;
 pub(crate) use check::{check, check_memory, warn_of_unread};
-pub use fill::{Parameter, first_not_finite, parameters};
+pub use fill::{Parameter, first_not_finite, first_not_finite_where, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;

@@ -5,12 +5,14 @@ mod log;
 mod probes;
 mod stop;
 mod summary;
+mod watch;
 
 pub use evaluate::Evaluate;
 pub use log::Log;
 pub use probes::Probes;
 pub use stop::EarlyStop;
 pub use summary::WriteSummary;
+pub use watch::{WatchLoss, WatchParameters};
 
 use std::collections::BTreeMap;
 
@@ -47,8 +49,18 @@ impl<'a> Callbacks<'a> {
         more: Vec<Box<dyn Callback + 'a>>,
     ) -> Result<Self, TrainError> {
         let log = Log::new(plan.recipe.log.every_steps);
-        let mut before: Vec<Box<dyn Callback + 'a>> =
-            vec![Box::new(log), Box::new(Evaluate::new(plan, run)?)];
+        let mut before: Vec<Box<dyn Callback + 'a>> = Vec::new();
+        // First: the trainer has measured the loss, and an evaluation with parameters that are not finite is in vain.
+        if let Some(watch) = &plan.recipe.watch {
+            if let Some(every) = watch.parameters_every_steps {
+                before.push(Box::new(WatchParameters::new(every, &plan.trained)));
+            }
+            if let Some(settings) = watch.spike {
+                before.push(Box::new(WatchLoss::new(settings)));
+            }
+        }
+        before.push(Box::new(log));
+        before.push(Box::new(Evaluate::new(plan, run)?));
         before.extend(more);
         if let Some(stop) = &plan.recipe.stop {
             before.push(Box::new(EarlyStop::new(stop)));
