@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use genir::checkpoint::Manifest;
 use genir::component::{Selector, Stages, parse_layers, trainable_set};
 use genir::corpus::{self, Corpus, CorpusOptions, Layout, OnProblem, Split};
 use genir::docid::{EncodeOptions, TextTokenizer};
@@ -21,6 +22,7 @@ use genir::retrieval::NamedMeasure;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use genir::t5::weights::{self, StoredTensors, WeightsError};
 use genir::t5::{GenirModel, T5Config};
+use genir::train::TrainingState;
 use serde_json::Value;
 
 /// What is done with one input.
@@ -40,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("prefix_file", prefix_file),
     ("tokenizer", tokenizer),
     ("probe_records", probe_records),
+    ("checkpoint_state", checkpoint_state),
 ];
 
 /// Separates the files of one input.
@@ -317,6 +320,32 @@ fn shard_index(bytes: &[u8]) {
 }
 
 /// `config.json`.
+/// `genir.json` and `trainer_state.json` of a checkpoint.
+fn checkpoint_state(bytes: &[u8]) {
+    let [manifest, state] = parts(bytes);
+    let scratch = Scratch::with(&[("genir.json", manifest), ("trainer_state.json", state)]);
+    if let Some(Some(manifest)) = value(Manifest::read(&scratch.0)) {
+        // Files that it names may lie anywhere, and are not there.
+        let is_whole = value(manifest.verify(&scratch.0)).is_some();
+        assert!(
+            !is_whole
+                || manifest.files.is_empty()
+                || manifest.files.contains_key("trainer_state.json")
+        );
+        let text = serde_json::to_value(&manifest).expect("it can be written");
+        let again: Manifest = serde_json::from_value(text).expect("it is right");
+        assert_eq!(again.files, manifest.files);
+    }
+    if let Some(Some(state)) = value(TrainingState::read(&scratch.0)) {
+        let text = serde_json::to_string(&state).expect("it can be written");
+        let again: TrainingState = serde_json::from_str(&text).expect("it is right");
+        assert_eq!(
+            (again.step, again.recipe, again.arithmetic),
+            (state.step, state.recipe, state.arithmetic)
+        );
+    }
+}
+
 fn t5_config(bytes: &[u8]) {
     let scratch = Scratch::with(&[("config.json", bytes)]);
     let Some(config) = value(T5Config::read(&scratch.0)) else { return };
