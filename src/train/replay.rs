@@ -224,6 +224,9 @@ pub fn replay(
     Ok(Replay { from, notes, steps })
 }
 
+/// Learning rate and gradient norm of an update.
+type Logged = (Option<f64>, Option<f64>);
+
 /// What a run has recorded of its updates.
 struct Records<'a> {
     run: &'a RunDirectory,
@@ -233,7 +236,7 @@ struct Records<'a> {
     failed_states: BTreeMap<u64, PathBuf>,
     failed: Option<FailedStep>,
     /// Learning rate and gradient norm in `metrics.jsonl`, by update.
-    logged: BTreeMap<u64, (Option<f64>, Option<f64>)>,
+    logged: BTreeMap<u64, Logged>,
 }
 
 impl<'a> Records<'a> {
@@ -437,7 +440,7 @@ impl Differing {
 
 /// Learning rate and gradient norm of each update in `metrics.jsonl`, with all of their bits: JSON parsers may return a
 /// neighbouring number, Rust's does not.
-fn logged(metrics: &Path) -> Result<BTreeMap<u64, (Option<f64>, Option<f64>)>, FileError> {
+fn logged(metrics: &Path) -> Result<BTreeMap<u64, Logged>, FileError> {
     let mut logged = BTreeMap::new();
     if !metrics.exists() {
         return Ok(logged);
