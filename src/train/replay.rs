@@ -224,8 +224,8 @@ pub fn replay(
     Ok(Replay { from, notes, steps })
 }
 
-/// Learning rate and gradient norm by update.
-type Logged = BTreeMap<u64, (Option<f64>, Option<f64>)>;
+/// Learning rate and gradient norm of an update.
+type Logged = (Option<f64>, Option<f64>);
 
 /// What a run has recorded of its updates.
 struct Records<'a> {
@@ -235,8 +235,8 @@ struct Records<'a> {
     /// The states before failed updates: one at most.
     failed_states: BTreeMap<u64, PathBuf>,
     failed: Option<FailedStep>,
-    /// The lines of `metrics.jsonl`.
-    logged: Logged,
+    /// Learning rate and gradient norm in `metrics.jsonl`, by update.
+    logged: BTreeMap<u64, Logged>,
 }
 
 impl<'a> Records<'a> {
@@ -440,7 +440,7 @@ impl Differing {
 
 /// Learning rate and gradient norm of each update in `metrics.jsonl`, with all of their bits: JSON parsers may return a
 /// neighbouring number, Rust's does not.
-fn logged(metrics: &Path) -> Result<Logged, FileError> {
+fn logged(metrics: &Path) -> Result<BTreeMap<u64, Logged>, FileError> {
     let mut logged = BTreeMap::new();
     if !metrics.exists() {
         return Ok(logged);
