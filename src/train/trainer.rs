@@ -1,5 +1,7 @@
 //! The training loop.
 
+mod between_updates;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,22 +11,20 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::callback::{Callback, Ending, TrainerState, Verdict};
 use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase};
-use super::failed_step::FailedStep;
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::requests::Requests;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
-use super::training_state::{Arithmetic, Called, OPTIMIZER, TrainingState, UpdateRecord};
+use super::training_state::{Called, OPTIMIZER, TrainingState, UpdateRecord};
 use super::{NonFinite, TrainError};
 use crate::allocator::release_freed_memory;
 use crate::component::freeze_all_but;
-use crate::device::{describe, pad_to_multiple_of};
-use crate::exact::{Exact, from_exact, to_exact};
+use crate::device::pad_to_multiple_of;
+use crate::exact::from_exact;
 use crate::monitor::Monitor;
 use crate::prefix::{FrozenModel, Prefetcher, Prefix, TextSet, mebibytes};
 use crate::random;
@@ -405,260 +405,6 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Calls the callbacks that are due after the latest update and writes a checkpoint if one is; answers requests.
-    /// Returns why no update follows, if none does before the last.
-    fn between_updates(
-        &mut self,
-        model: &GenirModel,
-        callbacks: &mut Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> Result<Option<Stop>, TrainError> {
-        let is_under_way = (1..self.total_steps).contains(&self.newest.number);
-        if let Some(signal) = self.requests.signal()
-            && (is_under_way || self.newest.number == 0)
-        {
-            // At once: an evaluation that is due may take longer than a cluster waits.
-            if is_under_way {
-                self.save_unless_saved(model, callbacks, monitor)?;
-            }
-            return Ok(Some(Stop::Signal(signal)));
-        }
-        if self.called == Called::None {
-            self.call(model, &mut callbacks.before, monitor)?;
-            self.called = Called::Before;
-            if let Some(reason) = &self.stopped {
-                // Its last evaluation comes before its last checkpoint: at the end.
-                return Ok(Some(Stop::Early(reason.clone())));
-            }
-            self.save_if_due(model, callbacks, monitor)?;
-        }
-        if let Some(problem) = monitor.problem() {
-            // Training could continue, but its results would be lost.
-            self.save_unless_saved(model, callbacks, monitor)?;
-            return Err(problem.into());
-        }
-        if self.called == Called::Before {
-            self.call(model, &mut callbacks.after, monitor)?;
-            self.called = Called::All;
-        }
-        if let Some(problem) = monitor.problem() {
-            self.save_unless_saved(model, callbacks, monitor)?;
-            return Err(problem.into());
-        }
-        if let Some(reason) = &self.stopped {
-            return Ok(Some(Stop::Early(reason.clone())));
-        }
-        let signal = self.requests.signal().filter(|_| self.newest.number < self.total_steps);
-        if signal.is_some() {
-            self.save_unless_saved(model, callbacks, monitor)?;
-        }
-        Ok(signal.map(Stop::Signal))
-    }
-
-    /// Calls those of `callbacks` that are due.
-    fn call(
-        &mut self,
-        model: &GenirModel,
-        callbacks: &mut [Box<dyn Callback + '_>],
-        monitor: &mut Monitor,
-    ) -> Result<(), TrainError> {
-        let mut state = self.state(model, monitor);
-        let mut stopped = None;
-        let mut called = Ok(());
-        for callback in callbacks {
-            if !callback.cadence().is_due(state.step, state.is_last) {
-                continue;
-            }
-            match timed(callback.as_mut(), &mut state, |callback, state| callback.call(state)) {
-                Ok(Verdict::Stop(reason)) if !state.is_last => {
-                    state.is_last = true;
-                    stopped = Some(reason);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    called = Err(error);
-                    break;
-                }
-            }
-        }
-        let TrainerState { metrics, costs, .. } = state;
-        (self.newest.metrics, self.costs) = (metrics, costs);
-        self.stopped = stopped.or(self.stopped.take());
-        called
-    }
-
-    /// Writes a checkpoint if one is due or was requested.
-    fn save_if_due(
-        &mut self,
-        model: &GenirModel,
-        callbacks: &mut Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> Result<(), TrainError> {
-        let is_requested = self.requests.take_save() && self.newest.number > 0;
-        let state = self.state(model, monitor);
-        let is_due = callbacks.checkpoints.is_due(&state);
-        self.newest.metrics = state.metrics;
-        match is_due? || is_requested {
-            true => self.save_unless_saved(model, callbacks, monitor),
-            false => Ok(()),
-        }
-    }
-
-    /// Writes a checkpoint of the latest update, if there is none yet.
-    fn save_unless_saved(
-        &mut self,
-        model: &GenirModel,
-        callbacks: &mut Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> Result<(), TrainError> {
-        if callbacks.checkpoints.has(self.newest.number) {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let mut states = callbacks.states();
-        let state = self.state(model, monitor);
-        let training = self.training_state(&state);
-        let written = callbacks.checkpoints.write(&state, &self.optimizer, |checkpoints| {
-            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
-            TrainingState { callbacks: states, ..training }
-        });
-        self.newest.metrics = state.metrics;
-        self.costs.spend(Phase::Saving, begun.elapsed());
-        written
-    }
-
-    /// Writes the state before a step that failed, and returns the error with its place.
-    fn stored_before(
-        &mut self,
-        error: TrainError,
-        model: &GenirModel,
-        callbacks: &Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> TrainError {
-        let TrainError::NotFinite { what, value, step, learning_rate, examples, .. } = error else {
-            return error;
-        };
-        let failed = FailedStep {
-            step,
-            what,
-            value: Exact(value),
-            learning_rate: Exact(learning_rate),
-            examples: examples.clone(),
-        };
-        let mut states = callbacks.states();
-        let state = self.state(model, monitor);
-        let training = self.training_state(&state);
-        let checkpoints = &callbacks.checkpoints;
-        let written = checkpoints.write_failed(&failed, &state, &self.optimizer, |checkpoints| {
-            states.insert(Callbacks::CHECKPOINTS.to_owned(), checkpoints);
-            TrainingState { callbacks: states, ..training }
-        });
-        self.newest.metrics = state.metrics;
-        // The first error is the one to report.
-        let dump = written
-            .inspect_err(|error| {
-                tracing::warn!("the state before step {step} is not stored: {error}")
-            })
-            .ok();
-        TrainError::NotFinite { what, value, step, learning_rate, examples, dump }
-    }
-
-    /// What a checkpoint of `state` contains besides weights and moments, without the states of callbacks.
-    fn training_state(&self, state: &TrainerState) -> TrainingState {
-        let (recipe, examples) = self.identity.clone();
-        TrainingState {
-            format: TrainingState::FORMAT,
-            genir: env!("CARGO_PKG_VERSION").to_owned(),
-            step: state.step,
-            called: self.called,
-            stopped: self.stopped.clone(),
-            update: UpdateRecord {
-                loss: Exact(state.loss),
-                learning_rate: Exact(state.learning_rate),
-                gradient_norm: Exact(state.gradient_norm),
-                examples: state.examples,
-                metrics: to_exact(&state.metrics),
-            },
-            costs: self.costs.record(),
-            optimizer_steps: self.optimizer.steps(),
-            callbacks: Default::default(),
-            recipe,
-            examples,
-            arithmetic: Arithmetic::of(describe(&self.plan.device, self.plan.precision)),
-            files: Default::default(),
-            retained: Default::default(),
-        }
-    }
-
-    /// Calls [`Callback::end`] of all callbacks, and writes a last checkpoint unless the run failed; returns why it
-    /// ended early, if it did.
-    fn end(
-        &mut self,
-        mut ended: Result<Option<Stop>, TrainError>,
-        model: &GenirModel,
-        callbacks: &mut Callbacks<'_>,
-        monitor: &mut Monitor,
-    ) -> Result<Option<Stop>, TrainError> {
-        self.end_all(&mut callbacks.before, &mut ended, model, monitor);
-        if matches!(ended, Ok(None | Some(Stop::Early(_))))
-            && let Err(error) = self.save_unless_saved(model, callbacks, monitor)
-        {
-            ended = Err(error);
-        }
-        self.end_all(&mut callbacks.after, &mut ended, model, monitor);
-        ended
-    }
-
-    fn end_all(
-        &mut self,
-        callbacks: &mut [Box<dyn Callback + '_>],
-        ended: &mut Result<Option<Stop>, TrainError>,
-        model: &GenirModel,
-        monitor: &mut Monitor,
-    ) {
-        let mut state = self.state(model, monitor);
-        state.is_last = true;
-        for callback in callbacks {
-            let ending = match &*ended {
-                Ok(None) => Ending::Finished,
-                Ok(Some(Stop::Early(reason))) => Ending::Stopped(reason),
-                Ok(Some(Stop::Signal(signal))) => Ending::Interrupted(*signal),
-                Err(error) => Ending::Failed(error),
-            };
-            let end =
-                |callback: &mut dyn Callback, state: &mut TrainerState| callback.end(state, ending);
-            if let (Err(error), true) = (timed(callback.as_mut(), &mut state, end), ended.is_ok()) {
-                *ended = Err(error);
-            }
-        }
-        let TrainerState { metrics, costs, .. } = state;
-        (self.newest.metrics, self.costs) = (metrics, costs);
-    }
-
-    /// The state after the latest update; its metrics are moved out of it.
-    fn state<'m>(&mut self, model: &'m GenirModel, monitor: &'m mut Monitor) -> TrainerState<'m>
-    where
-        'a: 'm,
-    {
-        let newest = &mut self.newest;
-        TrainerState {
-            step: newest.number,
-            total_steps: self.total_steps,
-            epoch: self.plan.epochs.epochs_after(newest.number),
-            is_last: newest.number == self.total_steps || self.stopped.is_some(),
-            model,
-            prefix: self.prefix.clone(),
-            loss: newest.loss,
-            examples: newest.examples,
-            learning_rate: newest.learning_rate,
-            gradient_norm: newest.gradient_norm,
-            training_seconds: self.costs.seconds(Phase::Steps),
-            costs: self.costs,
-            metrics: std::mem::take(&mut newest.metrics),
-            monitor,
-        }
-    }
-
     fn non_finite(
         &mut self,
         what: NonFinite,
@@ -677,18 +423,4 @@ impl<'a> Trainer<'a> {
 pub(super) fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
     let parameters = weights::parameters(model).into_iter();
     parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
-}
-
-/// Calls a callback and adds its time to the costs.
-fn timed<T>(
-    callback: &mut dyn Callback,
-    state: &mut TrainerState,
-    call: impl FnOnce(&mut dyn Callback, &mut TrainerState) -> Result<T, TrainError>,
-) -> Result<T, TrainError> {
-    let begun = Instant::now();
-    let result = call(callback, state);
-    if let Some(phase) = callback.phase() {
-        state.costs.spend(phase, begun.elapsed());
-    }
-    result
 }
