@@ -214,7 +214,9 @@ fn a_changed_recipe_is_refused_with_its_keys_unless_the_change_is_harmless() {
         home.command().args(["train.steps=401", "log.every_steps=3"]),
         &["already holds a run"],
     );
-    let output = home.command().args(["train.steps=410"]).output().unwrap();
+    refuses(home.command().arg("train.steps=410"), &["already holds a run", "--resume latest"]);
+    let longer = ["train.steps=410", "--resume", "latest"];
+    let output = home.command().args(longer).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(checkpoints(&home.run()).contains(&"step-000410".to_owned()));
     let environment = fs::read_to_string(home.run().join("environment.json")).unwrap();
@@ -317,7 +319,7 @@ fn a_run_of_version_0_1_0_continues() {
     let mut unpack = Command::new("tar");
     let unpacked = unpack.arg("-xzf").arg(fixture()).arg("-C").arg(home.run()).status().unwrap();
     assert!(unpacked.success());
-    let output = home.command().arg("train.steps=12").output().unwrap();
+    let output = home.command().args(["train.steps=12", "--resume", "latest"]).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && text.contains("step-000006"), "{text}");
     assert_eq!(checkpoints(&home.run()).last().unwrap(), "step-000012");

@@ -39,7 +39,8 @@ pub struct Train {
     overwrite: bool,
 
     /// What to do with an unfinished run in the run directory: `auto` continues it, `never` refuses to, and the name or
-    /// path of one of its checkpoints continues from there (newer checkpoints are removed).
+    /// path of one of its checkpoints (`latest`, `step-000500`) continues from there, also a finished run (newer
+    /// checkpoints are removed).
     #[arg(long, value_name = "auto|never|CHECKPOINT", default_value = "auto")]
     resume: String,
 }

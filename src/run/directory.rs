@@ -66,8 +66,8 @@ pub enum RunError {
     File(#[from] FileError),
     /// The directory has a run, which may not be overwritten.
     #[error(
-        "{} already holds a run ({contents}); choose another run.directory, \
-         or give --overwrite to replace that run", path.display()
+        "{} already holds a run ({contents}); choose another run.directory, or give --overwrite to replace that run, or \
+         --resume latest to train it longer", path.display()
     )]
     Exists {
         /// The run directory.

@@ -137,7 +137,7 @@ pub enum ResumeError {
 }
 
 /// Finds how a training of `recipe` starts: as a new run, or from a checkpoint of an unfinished run in its directory. A
-/// finished run with changed `train.steps`, `train.epochs`, `[stop]` or `[watch]` continues too. Nothing is written.
+/// finished run continues only from a checkpoint that is named. Nothing is written.
 ///
 /// # Errors
 /// There is an unfinished run that cannot continue: its recipe differs in a key that would change the meaning of the
@@ -181,8 +181,7 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
     let changes = other_recipe(&point.state.recipe, recipe)?;
     let is_over = matches!(outcome(&run), Some(RunOutcome::Finished | RunOutcome::Stopped));
     let stops = |key: &String| key.starts_with("stop") || key.starts_with("watch");
-    let extends = |key: &String| key.starts_with("train.") || stops(key);
-    if is_over && *resume == Resume::Auto && !changes.allowed.iter().any(extends) {
+    if is_over && *resume == Resume::Auto {
         return Ok(Start::New(Overwrite::Refuse));
     }
     if !changes.refused.is_empty() {

@@ -231,20 +231,20 @@ pub const CONFIG: &[Case] = &[
         "files that are not those that were written",
         |home| {
             let base = home.whole_base();
-            for (name, change) in [("config.json", 1), ("tokenizer.json", 0)] {
-                let mut bytes = fs::read(base.join(name)).unwrap();
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-                bytes.truncate(bytes.len() - change);
-                fs::write(base.join(name), bytes).unwrap();
-            }
-            fs::remove_file(base.join("docids.json")).unwrap();
+            // All are still read without an error.
+            let mut weights = fs::read(base.join("model.safetensors")).unwrap();
+            let last = weights.len() - 4;
+            weights[last] ^= 1;
+            fs::write(base.join("model.safetensors"), weights).unwrap();
+            let docids = fs::read_to_string(base.join("docids.json")).unwrap();
+            fs::write(base.join("docids.json"), docids + " ").unwrap();
+            fs::remove_file(base.join("generation_config.json")).unwrap();
             home.search_base()
         },
         &[
-            "config.json has ",
-            "docids.json cannot be read",
-            "tokenizer.json has another checksum than when it was written",
+            "docids.json has ",
+            "generation_config.json cannot be read",
+            "model.safetensors has another checksum than when it was written",
         ],
     ),
     refused(
