@@ -125,6 +125,10 @@ fn mix_rows(checkpoint: &Path, mixed: &Path, words: usize) {
         let file = entry.unwrap().path();
         fs::copy(&file, mixed.join(file.file_name().unwrap())).unwrap();
     }
+    // They describe the order and the files before.
+    for described in ["docids.json", "genir.json"] {
+        fs::remove_file(mixed.join(described)).unwrap();
+    }
     let json = |name: &str| -> Value {
         serde_json::from_slice(&fs::read(mixed.join(name)).unwrap()).unwrap()
     };

@@ -105,6 +105,7 @@ pub fn change_tensors(checkpoint: &Path, change: impl FnOnce(&mut StoredTensors)
     let mut tensors = read_tensors(&file);
     change(&mut tensors);
     write_tensors(&file, &tensors);
+    forget_description(checkpoint);
 }
 
 /// Changes a JSON file of a checkpoint.
@@ -112,4 +113,18 @@ pub fn change_json(file: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     change(&mut value);
     fs::write(file, value.to_string()).unwrap();
+    if file.file_name().is_some_and(|name| name != "genir.json") {
+        forget_description(file.parent().unwrap());
+    }
+}
+
+/// Removes what describes the files as genir wrote them: another tool has changed them.
+pub fn forget_description(checkpoint: &Path) {
+    let _ = fs::remove_file(checkpoint.join("docids.json"));
+    let manifest = checkpoint.join("genir.json");
+    if manifest.exists() {
+        change_json(&manifest, |manifest| {
+            manifest.as_object_mut().unwrap().remove("files");
+        });
+    }
 }
