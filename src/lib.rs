@@ -9,6 +9,7 @@
 //! | task | start here |
 //! | --- | --- |
 //! | train | [`train::Training`], [`recipe::Recipe`], [`train::Plan`] |
+//! | continue an interrupted run | [`train::find_start`], [`train::Training::start`] |
 //! | run code in training | [`train::Callback`], [`train::TrainerState`] |
 //! | search | [`checkpoint::Checkpoint`], [`Searcher`] |
 //! | evaluate | [`Retriever`], [`retrieval`] |

@@ -1,4 +1,9 @@
 //! Training: from a recipe to a run directory.
+//!
+//! A [`Plan`] is a recipe that was checked against its corpus, base model and device. [`find_start`] says whether it
+//! starts a run or continues an interrupted one; a [`Training`] does either, with the [`callbacks`] of the recipe and
+//! your own ([`Callback`]). [`Requests`] let another thread ask it to save or to stop. [`replay()`] repeats steps of a
+//! run and compares their bits. [`Trainer`], [`Optimizer`] and [`forward_backward`] are what it is made of.
 
 mod adafactor;
 mod adamw;

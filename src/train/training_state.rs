@@ -88,7 +88,7 @@ pub(super) struct CostRecord {
     pub examples: u64,
 }
 
-/// What the bits of a result depend on besides the recipe and the data.
+/// Version, device and threads, which the bits of a result depend on besides the recipe and the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     /// The version of genir.
