@@ -282,7 +282,7 @@ fn a_loss_spike_warns_or_stops_at_its_update_also_across_a_resume() {
     assert_says(&stderr(&continued), &[&format!("stopped after step {step}: loss spike")]);
     // Without the watch, it goes on.
     let mut onward = stopped.command();
-    let onward = onward.args(["watch.on_spike=warn"]).output().unwrap();
+    let onward = onward.args(["watch.on_spike=warn", "--resume", "latest"]).output().unwrap();
     assert!(onward.status.success(), "{}", stderr(&onward));
     assert_eq!(json(&stopped.run().join("summary.json"))["steps"], 30);
 }

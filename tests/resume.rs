@@ -102,7 +102,13 @@ fn a_killed_run_with_probes_and_early_stopping_continues_to_the_same_results() {
 
 /// Trains with `signal` sent once there is a checkpoint; returns its exit code and what it printed.
 fn signalled(home: &Home, signal: &str) -> (Option<i32>, String) {
-    let mut child = home.command().stderr(Stdio::piped()).spawn().unwrap();
+    // A shell in the background ignores SIGINT, and so would the training.
+    let training = home.command();
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,TERM,USR1");
+    command.arg(training.get_program()).args(training.get_args());
+    command.env("RAYON_NUM_THREADS", "2").stdin(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let latest = home.run().join("checkpoints/latest");
     while !latest.exists() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");

@@ -88,8 +88,6 @@ fn rows_by_token(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u32>> {
 
 /// Gives every token behind the words that `place` tells a row for another row, in tokenizer and tensors.
 fn move_rows(checkpoint: &Path, place: &dyn Fn(usize) -> usize) {
-    // Only genir writes this list, in the order of its own rows.
-    fs::remove_file(checkpoint.join("docids.json")).unwrap();
     let is_moved = |id: usize| id >= WORDS;
     change_json(&checkpoint.join("tokenizer.json"), |tokenizer| {
         for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
