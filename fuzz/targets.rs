@@ -25,7 +25,7 @@ use genir::t5::{GenirModel, T5Config};
 use genir::train::TrainingState;
 use serde_json::Value;
 
-/// What is done with one input.
+/// Reads one input, and panics if a promise is broken.
 type Target = fn(&[u8]);
 
 /// The targets by name.
@@ -291,7 +291,7 @@ fn is_shallow(config: &T5Config) -> bool {
     config.num_layers + config.num_decoder_layers <= 8
 }
 
-/// Whether two JSON values are the same. Numbers may differ in their last digits: without its feature `float_roundtrip`,
+/// Returns whether two JSON values are the same. Numbers may differ in their last digits: without its feature `float_roundtrip`,
 /// serde_json reads some of them not exactly as it wrote them.
 fn same_json(one: &Value, other: &Value) -> bool {
     match (one, other) {

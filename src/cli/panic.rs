@@ -31,7 +31,7 @@ pub(super) fn panic_if_asked() {
     }
 }
 
-/// What happened, where, in which version and command; and after the first one, how to report it.
+/// The message of a panic: its text, location, version and command, and for the first one, how to report it.
 struct Report<'a> {
     panic: &'a PanicHookInfo<'a>,
     is_first: bool,

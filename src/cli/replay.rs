@@ -9,7 +9,7 @@ use clap::Args;
 use super::output;
 use crate::monitor::Console;
 use crate::terminal::Escaped;
-use crate::train::{ReplayOptions, ReplayedStep, replay};
+use crate::train::{NonFinite, ReplayOptions, ReplayedStep, replay};
 
 /// Repeat a training step, and compare its bits with what the run has recorded.
 ///
@@ -54,9 +54,8 @@ impl Replay {
                 true => "-".to_owned(),
                 false => value.to_string(),
             };
-            use crate::train::NonFinite::{GradientNorm, Loss};
-            let loss = shown(step.loss, step.failed == Some(Loss));
-            let norm = shown(step.gradient_norm, step.failed == Some(GradientNorm));
+            let loss = shown(step.loss, step.failed == Some(NonFinite::Loss));
+            let norm = shown(step.gradient_norm, step.failed == Some(NonFinite::GradientNorm));
             let compared: Vec<String> = step
                 .comparisons
                 .iter()
@@ -81,8 +80,8 @@ impl Replay {
             }
             if let Some(what) = step.failed {
                 let value = match what {
-                    crate::train::NonFinite::Loss => step.loss,
-                    crate::train::NonFinite::GradientNorm => step.gradient_norm,
+                    NonFinite::Loss => step.loss,
+                    NonFinite::GradientNorm => step.gradient_norm,
                 };
                 output::line(format_args!("step {}: the {what} is {value}", step.step))?;
             }

@@ -113,7 +113,7 @@ impl Journal {
         })
     }
 
-    /// What is retained of each file.
+    /// Returns the retained bytes of each file that has some.
     pub fn retained(&self) -> impl Iterator<Item = (&Path, &[u8])> {
         let files = self.files.iter().filter(|(_, file)| !file.retained.is_empty());
         files.map(|(path, file)| (path.as_path(), file.retained.as_slice()))

@@ -215,7 +215,7 @@ impl Monitor {
 pub(crate) struct GrowingFiles {
     /// Size of each file in bytes.
     pub sizes: BTreeMap<PathBuf, u64>,
-    /// What could not be written to a file, because of the problem that ended the run.
+    /// The bytes that could not be written to a file, because of the problem that ended the run.
     pub retained: BTreeMap<PathBuf, Vec<u8>>,
 }
 

@@ -153,8 +153,8 @@ pub trait Callback {
         None
     }
 
-    /// What it has gathered since the start of the run and needs to continue: checkpoints contain it. `None` if it
-    /// needs nothing. Numbers that must be restored exactly are stored as text, since JSON may be read as a neighbouring number.
+    /// Returns the state that it needs to continue, which checkpoints contain; `None` if it needs nothing. Store numbers
+    /// that must be restored exactly as text: a JSON parser may return a neighbouring number.
     fn state(&self) -> Option<Value> {
         None
     }
