@@ -168,6 +168,7 @@
 //! use genir::component::Stages;
 //! use genir::probe::{ComparisonModels, PROBE_PRECISION, Probe, ProbeOptions, ProbeQueries, Suite};
 //! use genir::report;
+//! use std::ops::ControlFlow;
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! # let device = genir::device::device("auto")?;
@@ -178,8 +179,9 @@
 //! let suite = Suite::new(&[Probe::LogitLens, Probe::StagePatching], options, config)?;
 //! let mut queries = ProbeQueries::new(retriever.queries(Split::Validation, Some(200), 0)?);
 //! let subject = retriever.subject("runs/quickstart");
+//! let mut progress = |_, _| ControlFlow::Continue(()); // or Break, to stop between two batches
 //! let records =
-//!     suite.measure(&subject, &mut queries, None, &ComparisonModels::default(), &mut |_, _| ())?;
+//!     suite.measure(&subject, &mut queries, None, &ComparisonModels::default(), &mut progress)?;
 //! for titled in records.iter().flat_map(report::tables) {
 //!     println!("{}\n{}", titled.title, titled.table);
 //! }

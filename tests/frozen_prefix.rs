@@ -2,6 +2,7 @@
 //! what it stores.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -314,7 +315,9 @@ fn what_is_stored_is_not_encoded_again() {
             }),
             encoder: None,
         };
-        let records = suite.measure(&subject, &mut queries, None, &others, &mut |_, _| {}).unwrap();
+        let records = suite
+            .measure(&subject, &mut queries, None, &others, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
         serde_json::to_value(records.iter().map(|record| &record.result).collect::<Vec<_>>())
             .unwrap()
     };

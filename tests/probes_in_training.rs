@@ -1,6 +1,7 @@
 //! Probes during training: they change nothing, come when they are due, wait when they must, and say so.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use genir::corpus::Split;
@@ -231,7 +232,9 @@ fn measure(
     };
     let suite =
         Suite::new(&section.run, section.options(plan.stages.as_ref()), plan.config()).unwrap();
-    suite.measure(&subject, queries, None, &ComparisonModels::default(), &mut |_, _| {})
+    suite.measure(&subject, queries, None, &ComparisonModels::default(), &mut |_, _| {
+        ControlFlow::Continue(())
+    })
 }
 
 /// As what is stored reads, without the time; as text, since NaN is not equal to itself.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 #[path = "support/interrupted_run.rs"]
@@ -102,6 +103,16 @@ fn a_killed_run_with_probes_and_early_stopping_continues_to_the_same_results() {
 
 /// Trains with `signal` sent once there is a checkpoint; returns its exit code and what it printed.
 fn signalled(home: &Home, signal: &str) -> (Option<i32>, String) {
+    let latest = home.run().join("checkpoints/latest");
+    signalled_when(home, &[signal], || latest.exists())
+}
+
+/// Trains with `signals` sent a moment after each other from when `is_time`.
+fn signalled_when(
+    home: &Home,
+    signals: &[&str],
+    is_time: impl Fn() -> bool,
+) -> (Option<i32>, String) {
     // A shell in the background ignores SIGINT, and so would the training.
     let training = home.command();
     let mut command = Command::new("env");
@@ -109,13 +120,15 @@ fn signalled(home: &Home, signal: &str) -> (Option<i32>, String) {
     command.arg(training.get_program()).args(training.get_args());
     command.env("RAYON_NUM_THREADS", "2").stdin(Stdio::null());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let latest = home.run().join("checkpoints/latest");
-    while !latest.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
+    while !is_time() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was signalled");
         thread::sleep(Duration::from_millis(2));
     }
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+    for &signal in signals {
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        thread::sleep(Duration::from_millis(100));
+    }
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
@@ -142,6 +155,113 @@ fn a_signal_saves_and_exits_and_the_run_continues_to_the_same_bytes() {
             fs::read(last.join("model.safetensors")).unwrap()
         };
         assert!(last(&disturbed) == last(&undisturbed), "{signal}");
+    }
+}
+
+/// Repeats the queries of a file of the corpus so many times.
+fn repeat_queries(home: &Home, file: &str, times: usize) {
+    let file = home.path.join("corpus").join(file);
+    let queries: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let mut many = Vec::new();
+    for number in 0..times {
+        for query in &queries {
+            let mut query = query.clone();
+            query["id"] = format!("{}-{number}", query["id"].as_str().unwrap()).into();
+            many.push(query);
+        }
+    }
+    fs::write(file, serde_json::to_string(&many).unwrap()).unwrap();
+}
+
+#[test]
+fn a_signal_interrupts_an_evaluation_or_a_probe_and_the_run_repeats_it() {
+    let home = TempDir::new().unwrap();
+    let overrides = [
+        "train.steps=16",
+        "evaluate.every_steps=8",
+        "evaluate.batch_size=4",
+        "stop.patience=9",
+        "probes.run=[\"logit_lens\"]",
+        "probes.every_evaluations=1",
+        "probes.queries=12000",
+        "probes.over=all",
+        "probes.batch_size=4",
+    ];
+    let new = |name: &str| {
+        let new = Home::new(&home.path().join(name), &overrides);
+        repeat_queries(&new, "val_queries.json", 1500);
+        new
+    };
+    let undisturbed = new("undisturbed");
+    undisturbed.train();
+    for (what, step, called) in [
+        ("evaluation", 8, "\"some\""),
+        ("evaluation", 16, "\"some\""),
+        ("probe", 8, "\"before\""),
+        ("probe", 16, "\"before\""),
+    ] {
+        let when = format!("{what} of step {step}");
+        let disturbed = new(&when);
+        let run = disturbed.run();
+        let is_time = || match what {
+            // The rankings are written to a file of another name until they are complete.
+            "evaluation" => {
+                let logged = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+                let is_trained = logged.contains(&format!("\"step\":{step},"));
+                let files = fs::read_dir(run.join("retrieval")).into_iter().flatten().flatten();
+                let names = files.map(|file| file.file_name().into_string().unwrap());
+                is_trained && names.into_iter().any(|name| name.starts_with('.'))
+            }
+            _ => run.join(format!("checkpoints/step-{step:06}")).exists(),
+        };
+        let (code, text) = signalled_when(&disturbed, &["-TERM"], is_time);
+        assert_eq!(code, Some(143), "{when}: {text}");
+        assert!(text.contains(&format!("by signal 15 after step {step};")), "{when}: {text}");
+        let checkpoint = run.join(format!("checkpoints/step-{step:06}"));
+        let state = fs::read_to_string(checkpoint.join("trainer_state.json")).unwrap();
+        let state: Value = serde_json::from_str(&state).unwrap();
+        assert!(state["called"].to_string().contains(called), "{when}: {}", state["called"]);
+
+        disturbed.train();
+        disturbed.results().assert_same(&undisturbed.results(), &when);
+        let metrics = |home: &Home| {
+            let manifest = home.run().join("checkpoints/best/genir.json");
+            let manifest = fs::read_to_string(manifest).unwrap();
+            serde_json::from_str::<Value>(&manifest).unwrap()["metrics"].clone()
+        };
+        assert_eq!(metrics(&disturbed), metrics(&undisturbed), "{when}");
+    }
+}
+
+#[test]
+fn a_second_signal_exits_at_once() {
+    let home = TempDir::new().unwrap();
+    // An update takes seconds.
+    let overrides = ["train.steps=3", "train.accumulate=4000", "save.every_steps=1"];
+    let home = Home::new(home.path(), &overrides);
+    repeat_queries(&home, "train_queries.json", 3000);
+    let latest = home.run().join("checkpoints/latest");
+    let (code, text) = signalled_when(&home, &["-INT", "-TERM"], || latest.exists());
+    assert_eq!(code, Some(143), "{text}");
+    assert_eq!(checkpoints(&home.run()), ["step-000001"]);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    // Large enough that products are divided among threads, in parts of different sizes.
+    let wide = ["train.steps=3", "train.batch_size=60", "model.config.d_model=144"];
+    for more in [
+        ["model.config.d_ff=700", "trainable.select=[\"full\"]"],
+        ["model.config.d_ff=1300", "trainable.select=[\"restricted\"]"],
+    ] {
+        let weights = ["1", "2", "3", "16"].map(|threads| {
+            let home = TempDir::new().unwrap();
+            let home = Home::new(home.path(), &[&wide[..], &more].concat());
+            let output = home.command().env("RAYON_NUM_THREADS", threads).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            fs::read(home.run().join("checkpoints/latest/model.safetensors")).unwrap()
+        });
+        assert!(weights.iter().all(|other| *other == weights[0]), "{more:?}");
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) use manifest::MANIFEST;
 pub use manifest::{FileRecord, Manifest};
 pub use read::{Checkpoint, checkpoint_at};
 pub use write::{CheckpointContents, WriteFiles, link, prune, write};
-pub(crate) use write::{TRAINER_STATE, is_own_file};
+pub(crate) use write::{TRAINER_STATE, add_metrics, is_own_file};
 
 use crate::docid::{DocidError, TokenizerError};
 use crate::files::FileError;

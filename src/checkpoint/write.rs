@@ -154,6 +154,27 @@ fn write_json(
     Ok(())
 }
 
+/// Replaces the metrics in the manifest of the checkpoint in `directory`; a checkpoint that was removed by something else
+/// is left out with a warning.
+///
+/// # Errors
+/// The manifest cannot be read or written.
+pub(crate) fn add_metrics(
+    directory: &Path,
+    metrics: &BTreeMap<String, f64>,
+) -> Result<(), CheckpointError> {
+    match Manifest::read(directory)? {
+        Some(manifest) => {
+            let manifest = Manifest { metrics: metrics.clone(), ..manifest };
+            write_json(directory, MANIFEST, &manifest)
+        }
+        None => {
+            tracing::warn!("{} was removed by something else", directory.display());
+            Ok(())
+        }
+    }
+}
+
 /// Makes `parent/link` a symbolic link to the checkpoint `parent/name`, atomically.
 ///
 /// # Errors

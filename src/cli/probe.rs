@@ -1,6 +1,7 @@
 //! `genir probe`
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -196,7 +197,10 @@ impl ProbeCommand {
         let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
         let subject = retriever.subject(&self.target.directory()?.display().to_string());
         let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
-        let mut progress = |done, of| show(bar.as_ref(), done, of);
+        let mut progress = |done, of| {
+            show(bar.as_ref(), done, of);
+            ControlFlow::Continue(())
+        };
         let found = suite.measure(&subject, &mut queries, test.as_mut(), &others, &mut progress);
         if let Some(bar) = bar {
             bar.finish_and_clear();

@@ -2,6 +2,7 @@
 //! [`super::narrow`]'s.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -71,16 +72,13 @@ unsafe fn product(
         Threads::All => tasks(m, left.columns, n),
     };
     let kernel = Kernel::of(left, right);
-    let (height, width) = (m.div_ceil(down), n.div_ceil(along).next_multiple_of(PANEL));
     let to = Output(to);
     let task = |at: usize| {
-        let (top, first) = (at / along * height, at % along * width);
-        if top >= m || first >= n {
-            return;
-        }
-        let left = left.some_rows(top, height.min(m - top));
-        let right = right.transposed().some_rows(first, width.min(n - first)).transposed();
-        let to = to.at(top as isize * stride + first as isize);
+        let rows = part(at / along, down, m, ROWS);
+        let columns = part(at % along, along, n, PANEL);
+        let left = left.some_rows(rows.start, rows.len());
+        let right = right.transposed().some_rows(columns.start, columns.len()).transposed();
+        let to = to.at(rows.start as isize * stride + columns.start as isize);
         // SAFETY: the caller guarantees the output; tasks write disjoint parts of it.
         unsafe { kernel.multiply(left, right, to, stride, add) };
     };
@@ -92,7 +90,7 @@ unsafe fn product(
 }
 
 /// The inner loops of a product: chosen from its sizes before it is divided, so that the choice does not depend on the
-/// number of threads. (`gemm` may still round by the sizes of a part.)
+/// number of threads.
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     Gemm,
@@ -121,34 +119,47 @@ impl Kernel {
             match self {
                 #[cfg(target_arch = "x86_64")]
                 Self::Narrow(large) => narrow::product(large, left, right, to, stride, add),
-                Self::Gemm => gemm::gemm(
-                    left.rows,
-                    right.columns,
-                    left.columns,
-                    to,
-                    1,
-                    stride,
-                    add,
-                    left.values.as_ptr(),
-                    left.column_stride,
-                    left.row_stride,
-                    right.values.as_ptr(),
-                    right.column_stride,
-                    right.row_stride,
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                ),
+                Self::Gemm => {
+                    // `gemm` divides a longer sum by the machine's caches and the sizes of the part.
+                    let depth = left.columns.div_ceil(left.columns.div_ceil(DEPTH).max(1)).max(1);
+                    for first in (0..left.columns.max(1)).step_by(depth) {
+                        let depth = depth.min(left.columns - first);
+                        gemm::gemm(
+                            left.rows,
+                            right.columns,
+                            depth,
+                            to,
+                            1,
+                            stride,
+                            add || first > 0,
+                            left.values.as_ptr().offset(first as isize * left.column_stride),
+                            left.column_stride,
+                            left.row_stride,
+                            right.values.as_ptr().offset(first as isize * right.row_stride),
+                            right.column_stride,
+                            right.row_stride,
+                            1.0,
+                            1.0,
+                            false,
+                            false,
+                            false,
+                            gemm::Parallelism::None,
+                        );
+                    }
+                }
             }
         }
     }
 }
 
+/// Products of a sum that one call of `gemm` adds up, in their order.
+const DEPTH: usize = 512;
+
 /// Columns of the output that `gemm` computes at once with AVX-512.
 const PANEL: usize = 64;
+
+/// Rows of the output that both kernels compute at once in whole tiles.
+const ROWS: usize = 24;
 
 /// The number of parts that the rows and the columns of a product are divided into: the longer side is halved until
 /// there are two parts a thread.
@@ -156,9 +167,15 @@ const PANEL: usize = 64;
 /// `gemm`'s own way is one part a thread, set beforehand: then the product waits for the slower of two threads, and one
 /// of them rearranges a factor for both. Narrow parts instead of square ones read the other factor more often than it
 /// fits into a core's cache: down to half the speed.
+///
+/// Each value of the output is the same sum, whatever the number of parts: sums are divided by [`DEPTH`] only, and no
+/// part is so small that `gemm` would take the inner loops of vectors or of tiny matrices for it, unless the whole
+/// product is.
 fn tasks(m: usize, k: usize, n: usize) -> [usize; 2] {
     /// Fewer multiplications than this are not worth waking a thread.
     const SMALL: usize = 1 << 20;
+    /// Up to 256 values of an output, `gemm` has other inner loops; the smaller half of this number has more.
+    const TINY: usize = 1024;
     let threads = rayon::current_num_threads();
     if threads == 1 || m * k * n < SMALL {
         return [1, 1];
@@ -166,12 +183,18 @@ fn tasks(m: usize, k: usize, n: usize) -> [usize; 2] {
     let [mut down, mut along] = [1, 1];
     while down * along < 2 * threads {
         let (height, width) = (m / down, n / along);
-        if height.max(width) < 2 * PANEL {
+        if height.max(width) < 2 * PANEL || height * width < TINY {
             break;
         }
         *(if height > width { &mut down } else { &mut along }) *= 2;
     }
     [down, along]
+}
+
+/// One of `parts` parts of `0..size`, in whole units; the last has what is left over too, so that none is small.
+fn part(at: usize, parts: usize, size: usize, unit: usize) -> Range<usize> {
+    let start = |at: usize| size / unit * at / parts * unit;
+    start(at)..if at + 1 == parts { size } else { start(at + 1) }
 }
 
 /// The output of a product, for tasks that write disjoint parts of it.
@@ -338,6 +361,63 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_has_the_same_bits_on_any_number_of_threads() {
+        // Beside usual ones: sides that leave a part of few rows or columns, sums longer than `gemm` keeps together,
+        // and outputs of few rows or columns.
+        let sizes = [
+            [2, 1500, 700],
+            [5, 1100, 1000],
+            [64, 2048, 512],
+            [65, 600, 129],
+            [129, 1030, 449],
+            [257, 700, 65],
+            [450, 64, 450],
+            [700, 1500, 3],
+            [2000, 600, 1],
+        ];
+        for [m, k, n] in sizes {
+            let values = |count: usize, seed: usize| -> Vec<f32> {
+                (0..count).map(|at| ((at * 7 + seed) as f32).sin()).collect()
+            };
+            let (left, right) = (values(m * k, 1), values(k * n, 2));
+            for (left_by_rows, right_by_rows) in
+                [(true, true), (true, false), (false, true), (false, false)]
+            {
+                let left = laid(&left, m, k, left_by_rows);
+                let right = laid(&right, k, n, right_by_rows);
+                let in_threads = |threads: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                    pool.unwrap().install(|| multiply(left, right))
+                };
+                let expected = in_threads(1);
+                for threads in [2, 3, 8, 32] {
+                    let differ =
+                        in_threads(threads).iter().zip(&expected).filter(|(a, b)| a != b).count();
+                    assert_eq!(
+                        differ, 0,
+                        "{m} {k} {n}, by rows {left_by_rows} {right_by_rows}, {threads} threads"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_cover_all_and_none_is_small() {
+        for size in [24, 128, 129, 450, 1000, 4097] {
+            for parts in [1, 2, 4, 16] {
+                if size < parts * 64 && parts > 1 {
+                    continue;
+                }
+                let all: Vec<_> = (0..parts).map(|at| part(at, parts, size, 24)).collect();
+                assert_eq!((all[0].start, all[parts - 1].end), (0, size));
+                assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
+                assert!(all.iter().all(|part| part.len() >= 24), "{size} in {parts}");
             }
         }
     }

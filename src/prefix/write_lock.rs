@@ -4,7 +4,10 @@
 //! was killed: it is written anew or removed, never read.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::files::{
     FileError, create_directory, is_same_file, open_lock_file, rename, sync_parent,
@@ -13,6 +16,9 @@ use crate::files::{
 /// The end of the name of a file, after the first 32 hex digits of its key.
 const SUFFIX: &str = ".prefix";
 const TEMPORARY: &str = ".tmp";
+
+/// How long the process that holds a lock may write nothing: it may be stopped, or on another machine that is gone.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An exclusive lock for writing a file, held until it is committed or dropped.
 #[derive(Debug)]
@@ -38,9 +44,20 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 impl WriteLock {
-    /// Takes the right to write `path`, making its directory where it is not there; waits while another run has it,
-    /// after a call of `waiting`. What killed builds have left in the directory is removed.
+    /// Takes the right to write `path`, making its directory where it is not there; waits while another run has it and
+    /// makes progress, after a call of `waiting`. What killed builds have left in the directory is removed.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be written, or the other run has written nothing for two minutes.
     pub fn take(path: &Path, waiting: &mut dyn FnMut()) -> Result<Self, FileError> {
+        Self::take_within(path, PATIENCE, waiting)
+    }
+
+    fn take_within(
+        path: &Path,
+        patience: Duration,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<Self, FileError> {
         let directory = path.parent().unwrap_or(Path::new("."));
         create_directory(directory)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -56,7 +73,7 @@ impl WriteLock {
                         waiting();
                     }
                     waited = true;
-                    file.lock().map_err(FileError::new("lock", &temporary))?;
+                    wait_for(&file, patience).map_err(FileError::new("lock", &temporary))?;
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(FileError::new("lock", &temporary)(error));
@@ -91,6 +108,32 @@ impl Drop for WriteLock {
             // Nothing more can be done about one that cannot be removed.
             let _ = fs::remove_file(&self.temporary);
         }
+    }
+}
+
+/// Waits for the lock of `file` while its size changes.
+fn wait_for(file: &File, patience: Duration) -> io::Result<()> {
+    let (mut size, mut since) = (file.metadata()?.len(), Instant::now());
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => return Ok(()),
+        }
+        let now = file.metadata()?.len();
+        if now != size {
+            (size, since) = (now, Instant::now());
+        }
+        if since.elapsed() > patience {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "another process holds it and has written nothing for {} s",
+                    patience.as_secs()
+                ),
+            ));
+        }
+        thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -166,5 +209,31 @@ mod tests {
             assert_eq!(second.join().unwrap(), (true, b"whole".to_vec()));
         });
         assert_eq!(names(home.path()), [name_of(&[1; 32])]);
+    }
+
+    #[test]
+    fn an_owner_that_has_stopped_writing_is_not_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(name_of(&[1; 32]));
+        let first = WriteLock::take(&path, &mut || panic!("nobody holds it")).unwrap();
+        let patience = Duration::from_millis(900);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let begun = Instant::now();
+                let refused = WriteLock::take_within(&path, patience, &mut || ()).unwrap_err();
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+                (begun.elapsed(), refused.to_string())
+            });
+            // While it writes, it is waited for, however long.
+            for _ in 0..6 {
+                thread::sleep(patience / 3);
+                first.file().write_all(b"more").unwrap();
+                assert!(!done.load(std::sync::atomic::Ordering::SeqCst));
+            }
+            let (waited, refused) = waits.join().unwrap();
+            assert!(waited > 2 * patience, "{waited:?}");
+            assert!(refused.contains("has written nothing for"), "{refused}");
+        });
     }
 }

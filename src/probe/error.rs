@@ -9,6 +9,9 @@ use crate::retrieval::CandidateSet;
 /// Errors of running probes.
 #[derive(Debug, Error)]
 pub enum ProbeError {
+    /// The caller broke off between two batches.
+    #[error("the probes were interrupted")]
+    Interrupted,
     /// The stages do not fit the decoder.
     #[error("stages: {0}")]
     Stages(#[from] StagesError),

@@ -1,6 +1,7 @@
 //! Runs probes: ranks the queries, finds the correct ones, and shows each batch of them to every probe.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::context::{ComparisonModels, ProbeAccumulator, ProbeContext};
@@ -54,11 +55,11 @@ impl Suite {
         Ok(Self { probes: probes.to_vec(), parts, circuit, options })
     }
 
-    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called with the number of
-    /// queries done and their total.
+    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called after each with the
+    /// number of queries done and their total, and may break off.
     ///
     /// # Errors
-    /// No query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
+    /// `progress` broke off; no query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
     /// any other encoder, the circuit a test set, a patch with the base its base model. (Without a base model the
     /// paper's patches with it are left out.)
     pub fn measure(
@@ -67,7 +68,7 @@ impl Suite {
         queries: &mut ProbeQueries,
         test: Option<&mut ProbeQueries>,
         others: &ComparisonModels,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let own = self.encoder(subject, &subject.model.t5);
@@ -98,7 +99,7 @@ impl Suite {
             base: others.base.as_ref(),
             encoder: others.encoder.as_ref(),
         };
-        let found = self.run_probes(&mut context, subject, progress);
+        let found = self.run_probes(&mut context, subject, progress)?;
         Ok(self.records(subject, &context, &targets, &chosen, found))
     }
 
@@ -279,8 +280,8 @@ impl Suite {
         &self,
         context: &mut ProbeContext,
         subject: &Subject,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Vec<(ProbeResult, f64)> {
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Vec<(ProbeResult, f64)>, ProbeError> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
             let mut means = Means::new(context.depth(), subject.device);
             context.batches(false).for_each(|batch| means.add(&batch.trace));
@@ -296,14 +297,16 @@ impl Suite {
                 *seconds += begun.elapsed().as_secs_f64();
             }
             done += batch.measured.len();
-            progress(done, context.measured.len());
+            if progress(done, context.measured.len()).is_break() {
+                return Err(ProbeError::Interrupted);
+            }
         }
         let finish = |(probe, seconds): (Box<dyn ProbeAccumulator + '_>, f64)| {
             let begun = Instant::now();
             let result = probe.finish(context);
             (result, seconds + begun.elapsed().as_secs_f64())
         };
-        running.into_iter().map(finish).collect()
+        Ok(running.into_iter().map(finish).collect())
     }
 
     fn start<'a>(

@@ -266,14 +266,30 @@ pub fn evaluate(
     device: &Device,
     set: &QuerySet,
     options: RankOptions,
-    mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
+    run: Option<(&mut RunWriter, &DocidVocabulary)>,
 ) -> Result<EvaluationResult, RunFileError> {
-    evaluate_through(model, device, set, options, &mut NoTap, |index, ranking| match &mut run {
-        None => Ok(()),
-        Some((run, docids)) => {
+    evaluate_while(model, device, set, options, run, || Ok(()))
+}
+
+/// Like [`evaluate`], but calls `check` after each query and ends with its first error.
+///
+/// # Errors
+/// That error, or the run file cannot be written.
+pub(crate) fn evaluate_while<E: From<RunFileError>>(
+    model: &GenirModel,
+    device: &Device,
+    set: &QuerySet,
+    options: RankOptions,
+    mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
+    mut check: impl FnMut() -> Result<(), E>,
+) -> Result<EvaluationResult, E> {
+    evaluate_through(model, device, set, options, &mut NoTap, |index, ranking| {
+        check()?;
+        if let Some((run, docids)) = &mut run {
             let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
-            run.write(&set.ids[index], best)
+            run.write(&set.ids[index], best)?;
         }
+        Ok(())
     })
 }
 

@@ -11,6 +11,7 @@ use crate::t5::GenirModel;
 
 use super::TrainError;
 use super::costs::{Costs, Phase};
+use super::requests::Requests;
 
 /// When a callback runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +74,25 @@ pub struct TrainerState<'a> {
     pub metrics: BTreeMap<String, f64>,
     /// Writes scalars and messages.
     pub monitor: &'a mut Monitor,
+    /// Requests to stop.
+    pub(super) requests: Requests,
 }
 
 impl TrainerState<'_> {
+    /// Call this between the parts of a callback that takes long. It has no effect until a signal asks the training to
+    /// stop.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`]: a signal asked the training to stop. Return it from [`Callback::call`], with the
+    /// callback and the monitor as they were before the call: a checkpoint is written, and the run that continues from
+    /// it calls the callback again.
+    pub fn check_interrupt(&self) -> Result<(), TrainError> {
+        match self.requests.signal() {
+            Some(_) => Err(TrainError::Interrupted),
+            None => Ok(()),
+        }
+    }
+
     /// The value of `metric`, which the recipe names under `key`, if its queries were evaluated at this step.
     ///
     /// # Errors
@@ -172,10 +189,11 @@ pub trait Callback {
         std::any::type_name::<Self>().to_owned()
     }
 
-    /// Called when it is due.
+    /// Called when it is due. One that takes long calls [`TrainerState::check_interrupt`] in between.
     ///
     /// # Errors
-    /// An error ends the run; the checkpoints written before stay.
+    /// An error ends the run; the checkpoints written before stay. After [`TrainError::Interrupted`] the run can
+    /// continue.
     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError>;
 
     /// Runs once when the run is over, however it ended, after all calls: does what is still to be done, and was not

@@ -124,6 +124,22 @@ impl<'a> Checkpoints<'a> {
         self.finish(&old)
     }
 
+    /// Adds the metrics of the current step to its checkpoint, which was written before they were measured.
+    ///
+    /// # Errors
+    /// Its manifest cannot be read or written, or the link to the best checkpoint not moved.
+    pub(super) fn add_metrics(&mut self, state: &TrainerState) -> Result<(), TrainError> {
+        if state.metrics.is_empty() {
+            return Ok(());
+        }
+        let name = name_at(state.step);
+        checkpoint::add_metrics(&self.run.checkpoints().join(&name), &state.metrics)?;
+        if let Some(value) = self.is_best(state)? {
+            self.listed.best = Some((value, name));
+        }
+        self.finish(&[])
+    }
+
     /// Writes the checkpoint `parent/name` of the current step, and returns its path.
     ///
     /// # Errors

@@ -100,6 +100,9 @@ fn repeated_by(dump: &Option<PathBuf>, step: u64) -> String {
 /// Errors of training.
 #[derive(Debug, Error)]
 pub enum TrainError {
+    /// A callback was broken off because a signal asked the training to stop.
+    #[error("interrupted by a signal")]
+    Interrupted,
     /// The loss or the gradient norm is not finite.
     #[error(
         "the {what} is {value} at step {step} (learning rate {learning_rate:e}); the update was not \

@@ -58,11 +58,13 @@ pub struct TrainingState {
 }
 
 /// The callbacks that were called for an update when a checkpoint of it was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Called {
     /// None: a signal came before.
     None,
+    /// Those of these names: a signal interrupted the next one, which comes before the checkpoint.
+    Some(Vec<String>),
     /// Those before the checkpoint.
     Before,
     /// All.
@@ -88,15 +90,13 @@ pub(super) struct CostRecord {
     pub examples: u64,
 }
 
-/// Version, device and threads, which the bits of a result depend on besides the recipe and the data.
+/// Version, device and instruction set, which the bits of a result depend on besides the recipe and the data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arithmetic {
     /// The version of genir.
     pub genir: String,
     /// The device, with its precision.
     pub device: String,
-    /// The number of threads.
-    pub threads: usize,
     /// The instruction set of the kernels on the CPU.
     pub instructions: String,
 }
@@ -107,17 +107,15 @@ impl Arithmetic {
         Self {
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             device,
-            threads: rayon::current_num_threads(),
             instructions: instructions().to_owned(),
         }
     }
 
-    /// The differences from `other` as text: `threads 2, now 4`.
+    /// The differences from `other` as text: `device cpu, now cuda:0`.
     pub(super) fn differences(&self, now: &Self) -> Vec<String> {
         let pairs = [
             ("genir", self.genir.clone(), now.genir.clone()),
             ("device", self.device.clone(), now.device.clone()),
-            ("threads", self.threads.to_string(), now.threads.to_string()),
             ("instructions", self.instructions.clone(), now.instructions.clone()),
         ];
         let differing = pairs.into_iter().filter(|(_, before, now)| before != now);

@@ -6,16 +6,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::allocator;
-use crate::prefix::{Prefix, TextSet};
+use crate::prefix::TextSet;
 use crate::retrieval::DocidOrder;
-use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_while};
 use crate::retrieval::names::QuerySubset;
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
 use crate::run::RunDirectory;
-use crate::t5::GenirModel;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::Phase;
@@ -75,8 +74,7 @@ impl<'a> Evaluate<'a> {
         &self,
         set: &QuerySet,
         to_files: bool,
-        model: &GenirModel,
-        prefix: Option<&Prefix>,
+        state: &TrainerState,
     ) -> Result<EvaluationResult, TrainError> {
         let section = &self.plan.recipe.evaluate;
         let options = RankOptions {
@@ -85,17 +83,22 @@ impl<'a> Evaluate<'a> {
             depth: if to_files { section.run_depth } else { 0 },
             batch_size: section.batch_size,
             pad_id: self.plan.tokenizer.pad_id(),
-            prefix,
+            prefix: state.prefix.as_deref(),
         };
-        let device = &self.plan.device;
+        let evaluate = |run: Option<&mut RunWriter>| {
+            let docids = &self.plan.docids;
+            let run = run.map(|run| (run, docids));
+            let each = || state.check_interrupt();
+            evaluate_while(state.model, &self.plan.device, set, options, run, each)
+        };
         if !to_files {
-            return Ok(evaluate(model, device, set, options, None)?);
+            return evaluate(None);
         }
         let directory = self.run.retrieval();
         let qrels = directory.join(format!("{}.qrels", set.name));
         write_qrels(&qrels, set.judgements(&self.plan.docids))?;
         let mut run = RunWriter::create(&directory.join(format!("{}.run", set.name)), "genir")?;
-        let evaluated = evaluate(model, device, set, options, Some((&mut run, &self.plan.docids)))?;
+        let evaluated = evaluate(Some(&mut run))?;
         run.finish()?;
         let correct = directory.join(format!("correct_{}.json", set.name));
         write_correct_queries(&correct, &set.correct_pairs(&evaluated, &self.plan.docids))?;
@@ -128,11 +131,12 @@ impl Callback for Evaluate<'_> {
                 "evaluations: queries are padded to {length} tokens without a mask, as in the paper's eval.py"
             ));
         }
-        self.evaluated = Some(state.step);
         let _memory = allocator::MemoryScope::begin();
-        for (set, to_files) in &self.sets {
-            let prefix = state.prefix.as_deref();
-            let found = self.evaluate(set, *to_files, state.model, prefix)?;
+        // All of them before anything is logged: an interrupted evaluation leaves nothing that would be repeated.
+        let evaluate = |(set, to_files): &(&QuerySet, bool)| self.evaluate(set, *to_files, state);
+        let evaluated: Vec<_> = self.sets.iter().map(evaluate).collect::<Result<_, _>>()?;
+        self.evaluated = Some(state.step);
+        for ((set, _), found) in self.sets.iter().zip(evaluated) {
             let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             let rankings = set.rankings();

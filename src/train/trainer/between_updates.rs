@@ -23,23 +23,38 @@ impl<'a> Trainer<'a> {
         callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<Option<Stop>, TrainError> {
-        let is_under_way = (1..self.total_steps).contains(&self.newest.number);
-        if let Some(signal) = self.requests.signal()
-            && (is_under_way || self.newest.number == 0)
-        {
-            // At once: an evaluation that is due may take longer than a cluster waits.
-            if is_under_way {
-                self.save_unless_saved(model, callbacks, monitor)?;
+        // A request to stop is answered at once: an evaluation that is due may take longer than a cluster waits.
+        if self.called != Called::None || self.requests.signal().is_none() {
+            match self.call_due(model, callbacks, monitor) {
+                Err(TrainError::Interrupted) => {}
+                called => return called,
             }
-            return Ok(Some(Stop::Signal(signal)));
         }
-        if self.called == Called::None {
+        if self.newest.number > 0 {
+            self.save_unless_saved(model, callbacks, monitor)?;
+        }
+        self.requests
+            .signal()
+            .map(|signal| Some(Stop::Signal(signal)))
+            .ok_or(TrainError::Interrupted)
+    }
+
+    fn call_due(
+        &mut self,
+        model: &GenirModel,
+        callbacks: &mut Callbacks<'_>,
+        monitor: &mut Monitor,
+    ) -> Result<Option<Stop>, TrainError> {
+        let is_measured = matches!(self.called, Called::Before | Called::All);
+        if !is_measured {
             self.call(model, &mut callbacks.before, monitor)?;
             self.called = Called::Before;
-            if let Some(reason) = &self.stopped {
-                // Its last evaluation comes before its last checkpoint: at the end.
-                return Ok(Some(Stop::Early(reason.clone())));
-            }
+        }
+        if let (Some(reason), Called::Before) = (&self.stopped, &self.called) {
+            // Its last evaluation comes before its last checkpoint: at the end.
+            return Ok(Some(Stop::Early(reason.clone())));
+        }
+        if !is_measured {
             self.save_if_due(model, callbacks, monitor)?;
         }
         if let Some(problem) = monitor.problem() {
@@ -48,6 +63,7 @@ impl<'a> Trainer<'a> {
             return Err(problem.into());
         }
         if self.called == Called::Before {
+            // Of these only the first can be interrupted: nothing is called twice.
             self.call(model, &mut callbacks.after, monitor)?;
             self.called = Called::All;
         }
@@ -59,24 +75,29 @@ impl<'a> Trainer<'a> {
             return Ok(Some(Stop::Early(reason.clone())));
         }
         let signal = self.requests.signal().filter(|_| self.newest.number < self.total_steps);
-        if signal.is_some() {
+        if signal.is_some() && self.newest.number > 0 {
             self.save_unless_saved(model, callbacks, monitor)?;
         }
         Ok(signal.map(Stop::Signal))
     }
 
-    /// Calls those of `callbacks` that are due.
+    /// Calls those of `callbacks` that are due and were not called when a signal interrupted one of them.
     fn call(
         &mut self,
         model: &GenirModel,
         callbacks: &mut [Box<dyn Callback + '_>],
         monitor: &mut Monitor,
     ) -> Result<(), TrainError> {
+        let mut done = match &self.called {
+            Called::Some(names) => names.clone(),
+            _ => Vec::new(),
+        };
         let mut state = self.state(model, monitor);
         let mut stopped = None;
         let mut called = Ok(());
         for callback in callbacks {
-            if !callback.cadence().is_due(state.step, state.is_last) {
+            let is_due = callback.cadence().is_due(state.step, state.is_last);
+            if !is_due || done.contains(&callback.name()) {
                 continue;
             }
             match timed(callback.as_mut(), &mut state, |callback, state| callback.call(state)) {
@@ -90,10 +111,14 @@ impl<'a> Trainer<'a> {
                     break;
                 }
             }
+            done.push(callback.name());
         }
         let TrainerState { metrics, costs, .. } = state;
         (self.newest.metrics, self.costs) = (metrics, costs);
         self.stopped = stopped.or(self.stopped.take());
+        if called.is_err() && self.called != Called::Before {
+            self.called = Called::Some(done);
+        }
         called
     }
 
@@ -106,9 +131,14 @@ impl<'a> Trainer<'a> {
     ) -> Result<(), TrainError> {
         let is_requested = self.requests.take_save() && self.newest.number > 0;
         let state = self.state(model, monitor);
-        let is_due = callbacks.checkpoints.is_due(&state);
+        let checkpoints = &mut callbacks.checkpoints;
+        // A checkpoint that was written before the step was evaluated gets its metrics now.
+        let is_due = match checkpoints.has(state.step) {
+            true => checkpoints.add_metrics(&state).map(|()| false),
+            false => checkpoints.is_due(&state).map(|is_due| is_due || is_requested),
+        };
         self.newest.metrics = state.metrics;
-        match is_due? || is_requested {
+        match is_due? {
             true => self.save_unless_saved(model, callbacks, monitor),
             false => Ok(()),
         }
@@ -180,7 +210,7 @@ impl<'a> Trainer<'a> {
             format: TrainingState::FORMAT,
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             step: state.step,
-            called: self.called,
+            called: self.called.clone(),
             stopped: self.stopped.clone(),
             update: UpdateRecord {
                 loss: Exact(state.loss),
@@ -210,7 +240,10 @@ impl<'a> Trainer<'a> {
         monitor: &mut Monitor,
     ) -> Result<Option<Stop>, TrainError> {
         self.end_all(&mut callbacks.before, &mut ended, model, monitor);
-        if matches!(ended, Ok(None | Some(Stop::Early(_))))
+        // Interrupted before the first update, it has nothing to save.
+        let is_new = self.newest.number == 0 && matches!(ended, Ok(Some(Stop::Signal(_))));
+        if ended.is_ok()
+            && !is_new
             && let Err(error) = self.save_unless_saved(model, callbacks, monitor)
         {
             ended = Err(error);
@@ -237,8 +270,15 @@ impl<'a> Trainer<'a> {
             };
             let end =
                 |callback: &mut dyn Callback, state: &mut TrainerState| callback.end(state, ending);
-            if let (Err(error), true) = (timed(callback.as_mut(), &mut state, end), ended.is_ok()) {
-                *ended = Err(error);
+            match timed(callback.as_mut(), &mut state, end) {
+                Err(error) if ended.is_ok() => {
+                    let signal = self.requests.signal().map(Stop::Signal);
+                    *ended = match (&error, signal) {
+                        (TrainError::Interrupted, Some(signal)) => Ok(Some(signal)),
+                        _ => Err(error),
+                    };
+                }
+                _ => {}
             }
         }
         let TrainerState { metrics, costs, .. } = state;
@@ -266,6 +306,7 @@ impl<'a> Trainer<'a> {
             costs: self.costs,
             metrics: std::mem::take(&mut newest.metrics),
             monitor,
+            requests: self.requests.clone(),
         }
     }
 }

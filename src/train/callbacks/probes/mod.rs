@@ -2,7 +2,7 @@
 
 mod budget;
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::allocator;
 use crate::component::Stages;
-use crate::prefix::{Prefix, TextSet};
+use crate::prefix::TextSet;
 use crate::probe::{
     ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
     SkipReason, Skipped, Stored, Subject, Suite, files,
@@ -19,7 +19,6 @@ use crate::probe::{
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
-use crate::t5::GenirModel;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
@@ -186,8 +185,7 @@ impl<'a> Probes<'a> {
         let begun = Instant::now();
         let _memory = allocator::MemoryScope::begin();
         self.open_base(due, state)?;
-        let measured =
-            self.measure(due, &state.model.valid(), state.step, state.prefix.as_ref())?;
+        let measured = self.measure(due, state)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, state)?;
@@ -236,22 +234,16 @@ impl<'a> Probes<'a> {
 
     /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
     /// no error.
-    fn measure(
-        &mut self,
-        due: &[Probe],
-        model: &GenirModel,
-        step: u64,
-        prefix: Option<&Arc<Prefix>>,
-    ) -> Result<Measured, TrainError> {
-        let plan = self.plan;
-        let model = &model.clone().with_precision(PROBE_PRECISION);
+    fn measure(&mut self, due: &[Probe], state: &TrainerState) -> Result<Measured, TrainError> {
+        let (plan, prefix) = (self.plan, state.prefix.as_ref());
+        let model = &state.model.valid().with_precision(PROBE_PRECISION);
         let subject = Subject {
             model,
             device: &plan.device,
             tokenizer: &plan.tokenizer,
             docids: &plan.docids,
             checkpoint: self.run.path().display().to_string(),
-            step: Some(step),
+            step: Some(state.step),
             encoder_is_frozen: prefix.is_some(),
         };
         let mut measured = Measured::default();
@@ -267,7 +259,11 @@ impl<'a> Probes<'a> {
                 set.test.use_stored_prefix(prefix);
             }
             let (queries, test) = (&mut set.queries, Some(&mut set.test));
-            match suite.measure(&subject, queries, test, &self.others, &mut |_, _| {}) {
+            let mut check = |_, _| match state.check_interrupt() {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            match suite.measure(&subject, queries, test, &self.others, &mut check) {
                 Ok(records) => measured.records.extend(records),
                 Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
                     let why = format!(
@@ -275,6 +271,7 @@ impl<'a> Probes<'a> {
                     );
                     measured.without.push((probes, why));
                 }
+                Err(ProbeError::Interrupted) => return Err(TrainError::Interrupted),
                 Err(error) => return Err(error.into()),
             }
         }
