@@ -20,6 +20,7 @@ use genir::recipe::Recipe;
 use genir::report;
 use genir::retrieval::NamedMeasure;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
+use genir::t5::weights::StoredType;
 use genir::t5::weights::{self, StoredTensors, WeightsError};
 use genir::t5::{GenirModel, T5Config};
 use genir::train::TrainingState;
@@ -358,10 +359,11 @@ fn t5_config(bytes: &[u8]) {
             assert!(all.and_then(|all| all.checked_mul(4)).is_some(), "all bytes can be counted");
         }
     }
-    let exported = config.export(config.vocab_size, config.tie_word_embeddings);
+    let exported =
+        config.export(config.vocab_size, config.tie_word_embeddings, StoredType::Float32);
     let text = exported.to_string();
     let again = T5Config::from_json(Path::new("config.json"), &text).expect("it is right");
-    let again = again.export(again.vocab_size, again.tie_word_embeddings);
+    let again = again.export(again.vocab_size, again.tie_word_embeddings, StoredType::Float32);
     assert!(same_json(&exported, &again), "an exported configuration is read as it was written");
 }
 

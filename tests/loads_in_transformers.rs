@@ -11,6 +11,7 @@ use std::process::Command;
 use burn::tensor::{Device, Tensor};
 use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::{EncodeOptions, TextTokenizer};
+use genir::t5::weights::StoredType;
 use genir::t5::{GenirModel, Logits, NoTap, Pass, T5Config, Tokens};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -94,7 +95,8 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     let contents = CheckpointContents {
         model: &model,
         tokenizer: &tokenizer,
-        docids: &tiny_model::docids(),
+        docids: Some(&tiny_model::docids()),
+        stored: StoredType::Float32,
         manifest: &tiny_model::manifest(),
         training: None,
     };
@@ -109,7 +111,8 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
     let contents = CheckpointContents {
         model: &opened.model,
         tokenizer: &opened.tokenizer,
-        docids: &opened.docids,
+        docids: Some(&opened.docids),
+        stored: StoredType::Float32,
         manifest: &tiny_model::manifest(),
         training: None,
     };

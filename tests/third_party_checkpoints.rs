@@ -139,7 +139,8 @@ fn docids_keep_their_rows_in_any_order_after_the_text_tokens() {
             let contents = CheckpointContents {
                 model: &opened.model,
                 tokenizer: &opened.tokenizer,
-                docids: &opened.docids,
+                docids: Some(&opened.docids),
+                stored: StoredType::Float32,
                 manifest: &manifest(),
                 training: None,
             };

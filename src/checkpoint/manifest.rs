@@ -69,6 +69,18 @@ impl Manifest {
     /// The version of the format that this version of genir writes and reads.
     pub const FORMAT: u32 = 1;
 
+    /// A manifest of a model that was not trained by genir: step 0, no metrics.
+    pub fn new(encoding: Encoding) -> Self {
+        Self {
+            format: Self::FORMAT,
+            genir: env!("CARGO_PKG_VERSION").to_owned(),
+            step: 0,
+            metrics: BTreeMap::new(),
+            encoding,
+            files: BTreeMap::new(),
+        }
+    }
+
     /// Reads the manifest of the checkpoint in `directory`; `None` if it was not written by genir.
     ///
     /// # Errors

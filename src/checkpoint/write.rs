@@ -11,7 +11,7 @@ use super::{CheckpointError, FileRecord, MANIFEST, Manifest};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::files::{FileError, create_directory, rename, sync_parent, write_atomically};
 use crate::t5::GenirModel;
-use crate::t5::weights::{self, INDEX};
+use crate::t5::weights::{self, INDEX, StoredType};
 
 /// The prefix of unfinished checkpoints, which hides them from all readers.
 const UNFINISHED: &str = ".unfinished-";
@@ -54,8 +54,10 @@ pub struct CheckpointContents<'a> {
     pub model: &'a GenirModel,
     /// The tokenizer, without docids.
     pub tokenizer: &'a TextTokenizer,
-    /// The docids by row.
-    pub docids: &'a DocidVocabulary,
+    /// The docids by row; `None` to write the T5 alone, as a base model.
+    pub docids: Option<&'a DocidVocabulary>,
+    /// Type of the weights.
+    pub stored: StoredType,
     /// The manifest; its `files` are set when they are written.
     pub manifest: &'a Manifest,
     /// Writes further files into the directory; `None`: a model without a training state.
@@ -99,10 +101,10 @@ pub fn write(
 }
 
 fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), CheckpointError> {
-    let CheckpointContents { model, tokenizer, docids, manifest, training } = contents;
+    let &CheckpointContents { model, tokenizer, docids, stored, manifest, training } = contents;
     let config = model.t5.config();
-    let rows = config.vocab_size + model.documents();
-    write_json(directory, "config.json", &config.export(rows, model.t5.is_tied()))?;
+    let rows = config.vocab_size + docids.map_or(0, DocidVocabulary::len);
+    write_json(directory, "config.json", &config.export(rows, model.t5.is_tied(), stored))?;
     let generation = json!({
         "_from_model_config": true,
         "decoder_start_token_id": config.decoder_start_token_id,
@@ -110,14 +112,16 @@ fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), Ch
         "eos_token_id": tokenizer.end_id(),
     });
     write_json(directory, "generation_config.json", &generation)?;
-    weights::write(model, directory)?;
-    tokenizer.export(directory, Some(docids))?;
-    docids.write(&directory.join("docids.json"))?;
+    weights::write(model, directory, stored, docids.is_some())?;
+    tokenizer.export(directory, docids)?;
+    if let Some(docids) = docids {
+        docids.write(&directory.join("docids.json"))?;
+    }
     if let Some(training) = training {
         training(directory)?;
     }
     // Last: a checkpoint with a manifest has all of its files.
-    let manifest = Manifest { files: records(directory)?, ..(*manifest).clone() };
+    let manifest = Manifest { files: records(directory)?, ..manifest.clone() };
     write_json(directory, MANIFEST, &manifest)
 }
 

@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod eval;
+mod export;
 mod output;
 mod outputs;
 mod panic;
@@ -70,6 +71,8 @@ enum Command {
     Check(check::Check),
     /// Repeat a training step and compare its bits with what the run has recorded.
     Replay(replay::Replay),
+    /// Write a checkpoint without its training state: for transformers, or as a base model; also in bfloat16.
+    Export(export::Export),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
     /// List or delete the cached outputs of frozen encoders.
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
             Command::Plot(plot) => plot.run().map(success),
             Command::Check(check) => check.run(&console).map(success),
             Command::Replay(replay) => replay.run(&console),
+            Command::Export(export) => export.run().map(success),
             Command::Recipes(recipes) => recipes.run().map(success),
             Command::Cache(cache) => cache.run().map(success),
         }

@@ -265,7 +265,10 @@ impl NewRun {
         if exists(&self.at(FAILING)) {
             let name = self.free_name(FAILED);
             self.advance(FAILING, &name)?;
-            logged = format!("; the logs of the failed run are in {}", self.at(&name).display());
+            logged = format!(
+                "; what the failed run wrote (its logs, and the state before a failed step) is in {}",
+                self.at(&name).display()
+            );
         }
         if restores {
             tracing::warn!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::weights::StoredType;
 use crate::files::{is_lfs_pointer, read_small_to_string};
 
 /// The sizes of a T5 that are bounded, by their keys in `config.json`, with the most that each may be: far beyond every
@@ -268,7 +269,7 @@ impl T5Config {
     ///
     /// The weights decide whether the head is tied. `tie_word_embeddings` is what transformers takes
     /// the scaling of the decoder's output from, in its versions 4 and 5 (mT5 is never scaled).
-    pub fn export(&self, rows: usize, tied: bool) -> Value {
+    pub fn export(&self, rows: usize, tied: bool, stored: StoredType) -> Value {
         let mut map = self.original.clone();
         let mt5 = is_mt5(&map);
         let (kind, class) = match mt5 {
@@ -283,7 +284,7 @@ impl T5Config {
         map.insert("scale_decoder_outputs".into(), self.scale_decoder_outputs.into());
         map.insert("num_decoder_layers".into(), self.num_decoder_layers.into());
         map.insert("decoder_start_token_id".into(), self.decoder_start_token_id.into());
-        map.insert("dtype".into(), "float32".into());
+        map.insert("dtype".into(), stored.name().into());
         map.remove("torch_dtype");
         Value::Object(map)
     }

@@ -24,6 +24,7 @@ use crate::checkpoint::{self, CheckpointContents, Manifest};
 use crate::exact::Exact;
 use crate::files::FileError;
 use crate::run::{LATEST, RunDirectory};
+use crate::t5::weights::StoredType;
 use crate::task::Encoding;
 
 /// The checkpoints of a run: `step-<step>` at the cadence of the recipe, and whenever the best metric so far is
@@ -168,7 +169,8 @@ impl<'a> Checkpoints<'a> {
         let contents = CheckpointContents {
             model: &state.model.valid(),
             tokenizer: &self.plan.tokenizer,
-            docids: &self.plan.docids,
+            docids: Some(&self.plan.docids),
+            stored: StoredType::Float32,
             manifest: &manifest,
             training: Some(&more),
         };

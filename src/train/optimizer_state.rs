@@ -7,7 +7,7 @@ use burn::optim::{AdafactorState, AdamWState, AdaptiveMomentumState, DynState};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::optimizer::{Optimizer, State, UpdateRule};
-use crate::t5::weights::{StoredTensors, TensorEntry, WeightsError, write_tensors};
+use crate::t5::weights::{StoredTensors, StoredType, TensorEntry, WeightsError, write_tensors};
 
 /// The moments of one parameter: names, and values off the autodiff graph.
 type Moments<const D: usize> = Vec<(&'static str, Tensor<D>)>;
@@ -35,7 +35,7 @@ impl Optimizer {
                 1 => entries(name, self.rule.moments::<1>(state).1),
                 _ => entries(name, self.rule.moments::<2>(state).1),
             });
-        write_tensors(path, entries.collect())
+        write_tensors(path, entries.collect(), StoredType::Float32)
     }
 
     /// The moments of all parameters with their names in the file, copied one at a time.

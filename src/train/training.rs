@@ -18,6 +18,7 @@ use crate::device;
 use crate::files::read_small_to_string;
 use crate::monitor::{Console, Monitor};
 use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
+use crate::t5::weights::StoredType;
 
 /// A training that holds its run directory: what `genir train` runs.
 ///
@@ -170,7 +171,7 @@ pub(super) fn other_config(plan: &Plan, checkpoint: &Path) -> Option<String> {
         Err(error) => return Some(format!("{}: {error}", file.display())),
     };
     let rows = plan.config().vocab_size + plan.docids.len();
-    let expected = plan.config().export(rows, plan.is_tied());
+    let expected = plan.config().export(rows, plan.is_tied(), StoredType::Float32);
     let keys = |value: &Value| {
         value.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
     };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::TextTokenizer;
+use genir::t5::weights::StoredType;
 use genir::t5::{GenirModel, T5Config};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -42,7 +43,8 @@ pub fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<Path
     let contents = CheckpointContents {
         model,
         tokenizer: &tokenizer,
-        docids: &docids,
+        docids: Some(&docids),
+        stored: StoredType::Float32,
         manifest: &manifest,
         training: None,
     };

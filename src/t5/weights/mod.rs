@@ -23,6 +23,7 @@ pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
+pub use tensor_file::StoredType;
 pub(crate) use tensor_file::{TensorEntry, write_tensors};
 pub use write::write;
 

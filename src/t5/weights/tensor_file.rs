@@ -5,14 +5,57 @@ use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Tensor;
+use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::WeightsError;
+use crate::choice::choice;
 use crate::files::{AtomicFile, FileError};
 
 /// Values that are copied at once to be written.
 const BLOCK: usize = 1 << 20;
+
+choice! {
+    /// Type of the values in a file of weights, by PyTorch's names.
+    #[derive(Default, Hash)]
+    StoredType {
+        /// 32 bits, as they are computed.
+        #[default]
+        Float32 = "float32",
+        /// The upper 16 bits of a float32, rounded to the nearest, of equal ones to the even.
+        Bfloat16 = "bfloat16",
+    }
+}
+
+impl StoredType {
+    /// Size of a value in bytes.
+    fn size(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Bfloat16 => 2,
+        }
+    }
+
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Float32 => Dtype::F32,
+            Self::Bfloat16 => Dtype::BF16,
+        }
+    }
+
+    /// Converts values of f32 in little endian.
+    fn encode(self, bytes: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::Float32 => bytes,
+            Self::Bfloat16 => {
+                let values =
+                    bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value));
+                values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect()
+            }
+        }
+    }
+}
 
 /// A tensor of f32 that is converted to bytes only when it is written.
 pub struct TensorEntry<'a> {
@@ -27,7 +70,7 @@ pub struct TensorEntry<'a> {
 impl<'a> TensorEntry<'a> {
     /// A tensor in memory, as blocks of rows of equal width (each off the autodiff graph).
     pub fn held(name: String, shape: Vec<usize>, parts: Vec<Tensor<2>>) -> Self {
-        let size = bytes_of(&shape);
+        let size = shape.iter().product::<usize>() * size_of::<f32>();
         let bytes = move || {
             let mut bytes = Vec::with_capacity(size);
             for part in &parts {
@@ -45,11 +88,15 @@ impl<'a> TensorEntry<'a> {
     }
 }
 
-/// Writes the file `path` atomically, with the tensors in the order of their names.
+/// Writes the file `path` atomically, with the tensors in the order of their names and their values as `stored`.
 ///
 /// # Errors
 /// The file cannot be written, or the values of a tensor are unavailable.
-pub fn write_tensors(path: &Path, mut entries: Vec<TensorEntry>) -> Result<(), WeightsError> {
+pub fn write_tensors(
+    path: &Path,
+    mut entries: Vec<TensorEntry>,
+    stored: StoredType,
+) -> Result<(), WeightsError> {
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     let failed = |error: FileError| WeightsError::Write {
         file: error.path,
@@ -59,21 +106,25 @@ pub fn write_tensors(path: &Path, mut entries: Vec<TensorEntry>) -> Result<(), W
     let mut put = |bytes: &[u8]| {
         file.write_all(bytes).map_err(|error| failed(FileError::new("write", path)(error)))
     };
-    put(&header(path, &entries)?)?;
+    put(&header(path, &entries, stored)?)?;
     for entry in &entries {
-        put(&(entry.bytes)()?)?;
+        put(&stored.encode((entry.bytes)()?))?;
     }
     file.commit().map_err(failed)
 }
 
 /// The bytes before the tensors: the length of the JSON that names and locates them, then this JSON.
-fn header(path: &Path, entries: &[TensorEntry]) -> Result<Vec<u8>, WeightsError> {
+fn header(
+    path: &Path,
+    entries: &[TensorEntry],
+    stored: StoredType,
+) -> Result<Vec<u8>, WeightsError> {
     let mut end = 0;
     let tensors = entries.iter().map(|TensorEntry { name, shape, .. }| {
         let start = end;
-        end += bytes_of(shape);
-        let data_offsets = (start, end);
-        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets })
+        end += shape.iter().product::<usize>() * stored.size();
+        let (dtype, data_offsets) = (stored.dtype(), (start, end));
+        (name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets })
     });
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let failed = |reason: String| WeightsError::Write { file: path.to_path_buf(), reason };
@@ -83,9 +134,4 @@ fn header(path: &Path, entries: &[TensorEntry]) -> Result<Vec<u8>, WeightsError>
     // The tensors begin at a multiple of their alignment.
     json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
     Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
-}
-
-/// Size of a tensor of f32 in the file.
-fn bytes_of(shape: &[usize]) -> usize {
-    shape.iter().product::<usize>() * size_of::<f32>()
 }

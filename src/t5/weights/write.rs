@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use super::fill::{parameters_where, shapes};
-use super::names::stored;
-use super::tensor_file::{TensorEntry, write_tensors};
+use super::names;
+use super::tensor_file::{StoredType, TensorEntry, write_tensors};
 use super::{SINGLE, WeightsError, transposed};
 use crate::t5::{FeedForward, GenirModel};
 
-/// Writes `model.safetensors` into `directory`: f32, docid rows behind the word rows in one matrix.
+/// Writes `model.safetensors` into `directory`, its values as `stored`: docid rows behind the word rows in one matrix, or
+/// the T5 alone without `with_docids`.
 ///
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
 /// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; released weights are read
@@ -16,14 +17,19 @@ use crate::t5::{FeedForward, GenirModel};
 ///
 /// # Errors
 /// The file cannot be written, or the origin of released weights cannot be read.
-pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
+pub fn write(
+    model: &GenirModel,
+    directory: &Path,
+    stored: StoredType,
+    with_docids: bool,
+) -> Result<(), WeightsError> {
     let gated = model.t5.config().feed_forward == FeedForward::GatedGelu;
     let docids = model.docids.weight.val().inner();
     let released = model.t5.released();
     let is_released = |name: &str| released.is_some_and(|released| released.includes(name));
     let mut held = parameters_where(&model.t5, |name| !is_released(name)).into_iter();
     let entries = shapes(&model.t5).into_iter().filter_map(|(name, mut shape)| {
-        let place = stored(&name, gated)?;
+        let place = names::stored(&name, gated)?;
         let reversed = |shape: &[usize]| match place.transposed {
             true => shape.iter().rev().copied().collect(),
             false => shape.to_vec(),
@@ -42,12 +48,12 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
         }
         let values = held.next()?.values;
         let mut parts = vec![if place.transposed { values.transpose() } else { values }];
-        if matches!(place.name.as_str(), "shared.weight" | "lm_head.weight") {
+        if with_docids && matches!(place.name.as_str(), "shared.weight" | "lm_head.weight") {
             shape[0] += docids.dims()[0];
             parts.push(docids.clone());
         }
         let in_file = reversed(&shape);
         Some(TensorEntry::held(place.name, in_file, parts))
     });
-    write_tensors(&directory.join(SINGLE), entries.collect())
+    write_tensors(&directory.join(SINGLE), entries.collect(), stored)
 }
