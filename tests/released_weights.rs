@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use genir::t5::weights::{self, Origin, StoredTensors, initialise, parameters};
+use genir::t5::weights::{self, Origin, StoredTensors, StoredType, initialise, parameters};
 use genir::t5::{GenirModel, NoTap, Pass, T5Config, Tokens};
 use genir::train::{Cadence, Callback, MemoryEstimate, Plan, TrainError, TrainerState, Verdict};
 use serde_json::{Map, Value};
@@ -196,7 +196,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     let (home, device) = (TempDir::new().unwrap(), Device::flex());
     let docids = weights::docids_from(weights::random_rows(&config(), 3, 5), 8, &device);
     let whole = GenirModel { t5: initialise(&config(), 1, &device), docids };
-    weights::write(&whole, home.path()).unwrap();
+    weights::write(&whole, home.path(), StoredType::Float32, true).unwrap();
     let tensors = StoredTensors::open(home.path()).unwrap();
     let origin = Arc::new(Origin::files(config(), tensors));
     let expected = fs::read(home.path().join("model.safetensors")).unwrap();
@@ -210,7 +210,7 @@ fn what_went_comes_back_from_files_that_were_removed_since() {
     });
     assert!(4 * count == bytes && of_decoder > 0, "{count} values, {bytes} bytes");
     let part = GenirModel { t5, docids: whole.docids.clone() };
-    weights::write(&part, home.path()).unwrap();
+    weights::write(&part, home.path(), StoredType::Float32, true).unwrap();
     assert!(fs::read(home.path().join("model.safetensors")).unwrap() == expected);
     let again = GenirModel { t5: part.t5.restored().unwrap(), docids: part.docids };
     assert_same(&bits(&again), &bits(&whole), "whole again");

@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use genir::checkpoint::{Checkpoint, CheckpointContents, write};
 use genir::docid::{DocidVocabulary, TextTokenizer};
+use genir::t5::weights::StoredType;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;

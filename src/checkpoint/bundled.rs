@@ -1,10 +1,11 @@
-//! Bundled base models: a configuration and a tokenizer, for models that are trained from scratch.
+//! Bundled base models, compiled into the library.
 
 use std::path::Path;
 
 use super::BaseError;
 use crate::docid::{LoadedTokenizer, TextTokenizer, TokenizerError};
 use crate::nearest::nearest;
+use crate::t5::weights::{StoredTensors, WeightsError};
 use crate::t5::{ConfigError, T5Config};
 
 /// The prefix of the names of bundled base models.
@@ -19,6 +20,8 @@ pub struct BundledBase {
     tokenizer: &'static str,
     tokenizer_config: &'static str,
     special_tokens: &'static str,
+    /// `model.safetensors`; `None`: for models that are trained from scratch.
+    weights: Option<&'static [u8]>,
 }
 
 /// All bundled base models.
@@ -28,6 +31,7 @@ static BUNDLED: [BundledBase; 1] = [BundledBase {
     tokenizer: include_str!("../../checkpoints/atlas-base/tokenizer.json"),
     tokenizer_config: include_str!("../../checkpoints/atlas-base/tokenizer_config.json"),
     special_tokens: include_str!("../../checkpoints/atlas-base/special_tokens_map.json"),
+    weights: None,
 }];
 
 impl BundledBase {
@@ -50,6 +54,16 @@ impl BundledBase {
                 })
             }
         }
+    }
+
+    /// True if it has weights.
+    pub fn has_weights(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    /// Opens the weights, if it has any.
+    pub(crate) fn tensors(&self) -> Result<Option<StoredTensors>, WeightsError> {
+        self.weights.map(|bytes| StoredTensors::bundled(self.name, bytes)).transpose()
     }
 
     /// Parses the configuration.

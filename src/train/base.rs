@@ -23,6 +23,8 @@ pub struct Base {
     pub tied: bool,
     /// Docids that it has already.
     pub imported: Option<ImportedDocids>,
+    /// The bundled model that it is, if it is one.
+    bundled: Option<&'static BundledBase>,
     /// Embedding rows of its last words: see [`LoadedTokenizer::moved_rows`].
     moved_rows: Vec<u32>,
     init: Init,
@@ -52,7 +54,7 @@ impl Base {
                 let (base, revision) = (base.to_owned(), revision.to_owned());
                 return Err(BaseError::RevisionOfBundled { base, revision }.into());
             }
-            (Some(_), None) if pretrained => {
+            (Some(bundled), None) if pretrained && !bundled.has_weights() => {
                 return Err(BaseError::BundledWeights { base: base.to_owned() }.into());
             }
             (Some(bundled), None) => {
@@ -76,6 +78,7 @@ impl Base {
             tied: config.tie_word_embeddings,
             config,
             imported,
+            bundled,
             moved_rows,
             init,
         };
@@ -87,12 +90,21 @@ impl Base {
 
     /// True if the base has weights, used or not.
     pub fn has_weights(&self) -> bool {
-        [SINGLE, INDEX].iter().any(|name| self.directory.join(name).exists())
+        self.bundled.is_some_and(BundledBase::has_weights)
+            || [SINGLE, INDEX].iter().any(|name| self.directory.join(name).exists())
     }
 
     /// The weights, opened but not read.
     fn tensors(&self) -> Result<StoredTensors, WeightsError> {
-        Ok(StoredTensors::open(&self.directory)?.with_moved_rows(self.moved_rows.clone()))
+        let bundled = match self.bundled {
+            Some(bundled) => bundled.tensors()?,
+            None => None,
+        };
+        let tensors = match bundled {
+            Some(tensors) => tensors,
+            None => StoredTensors::open(&self.directory)?,
+        };
+        Ok(tensors.with_moved_rows(self.moved_rows.clone()))
     }
 
     /// All problems of the weights that the headers of their files show.

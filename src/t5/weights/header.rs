@@ -1,13 +1,12 @@
 //! Reads the header of a safetensors file. Only the header is read, never the file mapped as a whole: weights may be
 //! larger than what a process may map.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::WeightsError;
+use super::source::Source;
 use crate::files::is_lfs_pointer;
 
 /// Bytes of the largest header: the limit of the format's own reader.
@@ -15,14 +14,14 @@ const LARGEST: u64 = 100_000_000;
 
 /// Returns the tensors of a file, and where their values begin.
 pub(super) fn read(
-    file: &File,
+    file: &Source,
     path: &Path,
 ) -> Result<(Vec<(String, TensorInfo)>, usize), WeightsError> {
     let failed = |source| WeightsError::Read { file: path.to_owned(), source };
     let damaged = |reason: String| WeightsError::Damaged { file: path.to_owned(), reason };
-    let length = file.metadata().map_err(failed)?.len();
+    let length = file.len().map_err(failed)?;
     let mut beginning = vec![0; length.min(64) as usize];
-    file.read_exact_at(&mut beginning, 0).map_err(failed)?;
+    file.read_at(&mut beginning, 0).map_err(failed)?;
     if is_lfs_pointer(&beginning) {
         return Err(WeightsError::LfsPointer { file: path.to_owned() });
     }
@@ -38,7 +37,7 @@ pub(super) fn read(
         )));
     }
     let mut header = vec![0; size as usize];
-    file.read_exact_at(&mut header, 8).map_err(failed)?;
+    file.read_at(&mut header, 8).map_err(failed)?;
     let metadata: Metadata =
         serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
     let mut tensors: Vec<(String, TensorInfo)> =

@@ -7,6 +7,7 @@ mod initial;
 mod names;
 mod origin;
 mod read;
+mod source;
 mod tensor_file;
 mod write;
 

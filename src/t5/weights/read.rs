@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use memmap2::{Mmap, MmapOptions};
 use safetensors::Dtype;
 
+use super::source::{Bytes, Source};
 use super::{WeightsError, header};
 use crate::files::{is_lfs_pointer, open_regular, read_regular_to_string};
 
@@ -21,7 +20,7 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 #[derive(Debug)]
 pub struct StoredTensors {
     directory: PathBuf,
-    files: Vec<(PathBuf, File)>,
+    files: Vec<(PathBuf, Source)>,
     tensors: HashMap<String, StoredTensor>,
     /// Embedding rows of the last words.
     moved_rows: Vec<u32>,
@@ -74,6 +73,13 @@ impl StoredTensors {
         Self::of_files(path.parent().unwrap_or(path), [path.to_owned()])
     }
 
+    /// Opens weights that are compiled into the program as `name`.
+    pub(crate) fn bundled(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
+        let mut opened = Self::of_files(Path::new(name), [])?;
+        opened.add(Path::new(name).join(SINGLE), Source::Bundled(bytes))?;
+        Ok(opened)
+    }
+
     fn of_files(
         directory: &Path,
         files: impl IntoIterator<Item = PathBuf>,
@@ -84,15 +90,15 @@ impl StoredTensors {
             tensors: HashMap::new(),
             moved_rows: Vec::new(),
         };
-        for file in files {
-            opened.add(file)?;
+        for path in files {
+            let file = open_regular(&path)
+                .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
+            opened.add(path, Source::File(file))?;
         }
         Ok(opened)
     }
 
-    fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
-        let file = open_regular(&path)
-            .map_err(|source| WeightsError::Read { file: path.clone(), source })?;
+    fn add(&mut self, path: PathBuf, file: Source) -> Result<(), WeightsError> {
         let (tensors, start) = header::read(&file, &path)?;
         for (name, info) in tensors {
             let (from, to) = info.data_offsets;
@@ -259,9 +265,9 @@ impl StoredTensors {
     }
 
     /// Some bytes of the file of `tensor`.
-    fn map(&self, tensor: &StoredTensor, bytes: Range<usize>) -> Result<Mmap, WeightsError> {
+    fn map(&self, tensor: &StoredTensor, bytes: Range<usize>) -> Result<Bytes, WeightsError> {
         let (path, file) = &self.files[tensor.file];
-        map(file, bytes).map_err(|source| WeightsError::Read { file: path.clone(), source })
+        file.bytes(bytes).map_err(|source| WeightsError::Read { file: path.clone(), source })
     }
 
     /// The tensor `name`, with the name that it has in the files.
@@ -355,16 +361,6 @@ fn values_of(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
 /// Number of values that are NaN or infinite.
 fn not_finite(values: &[f32]) -> usize {
     values.iter().filter(|value| !value.is_finite()).count()
-}
-
-/// Maps some bytes of a file.
-fn map(file: &File, bytes: Range<usize>) -> std::io::Result<Mmap> {
-    let mut options = MmapOptions::new();
-    options.offset(bytes.start as u64).len(bytes.len());
-    // SAFETY: the map is read-only and private. As for every reader of safetensors files, a file cut short by
-    // another process while it is mapped ends this one; checkpoints are written whole and renamed into place,
-    // never changed afterwards.
-    unsafe { options.map(file) }
 }
 
 /// The files that an index names, each once.
