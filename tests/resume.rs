@@ -241,7 +241,14 @@ fn a_second_signal_exits_at_once() {
     let home = Home::new(home.path(), &overrides);
     repeat_queries(&home, "train_queries.json", 3000);
     let latest = home.run().join("checkpoints/latest");
-    let (code, text) = signalled_when(&home, &["-INT", "-TERM"], || latest.exists());
+    let in_the_next_update = || {
+        let exists = latest.exists();
+        if exists {
+            thread::sleep(Duration::from_millis(500));
+        }
+        exists
+    };
+    let (code, text) = signalled_when(&home, &["-INT", "-TERM"], in_the_next_update);
     assert_eq!(code, Some(143), "{text}");
     assert_eq!(checkpoints(&home.run()), ["step-000001"]);
 }
