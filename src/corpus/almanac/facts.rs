@@ -1,7 +1,7 @@
 //! Reads the wordings of a family, and tells a fact of a row in one of them.
 //!
-//! Blank lines separate facts. Each line of a fact is one wording, and all of them say the same; a sentence may be told in
-//! any of them. A first line with `>` makes the fact depend on other rows, or on a condition:
+//! Each line of a fact is one wording, and all of them say the same; a sentence may be told in any of them. A fact ends
+//! with a blank line. A line with `>` starts one that depends on other rows, or on a condition:
 //!
 //! | first line | the fact |
 //! | --- | --- |
@@ -111,7 +111,7 @@ impl Fact {
         must_name: bool,
     ) -> Option<String> {
         let wording = self.wordings.get(wording)?;
-        if must_name && !wording.contains("{name}") {
+        if must_name && !["{name}", "{name:"].iter().any(|name| wording.contains(name)) {
             return None;
         }
         let derived = self.kind.derive(row, others)?;
@@ -136,6 +136,10 @@ impl Fact {
             rest = after;
         }
         sentence += rest;
+        // A value may end with a stop of its own: Washington, D.C.
+        if sentence.ends_with("..") {
+            sentence.pop();
+        }
         Some(capitalised(&sentence))
     }
 }
@@ -277,6 +281,14 @@ mod tests {
                 "A 900 is tall."
             ]
         );
+    }
+
+    #[test]
+    fn a_value_that_ends_with_a_stop_gives_no_second_one() {
+        let table = Table::parse("t.tsv", "id\tname\nus\tthe U.S.\n").unwrap();
+        let fact = &Fact::parse_all("t.txt", "That is {name}.\n", &table).unwrap()[0];
+        let row = table.rows().next().unwrap();
+        assert_eq!(fact.tell(0, &row, &[], true).unwrap(), "That is the U.S.");
     }
 
     #[test]

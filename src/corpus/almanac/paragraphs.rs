@@ -39,13 +39,12 @@ fn paragraph(family: &str, subjects: &[(u64, Row)], number: u64, facts: &[Fact])
     let target = (MIN_WORDS + key % (MAX_TARGET - MIN_WORDS + 1)) as usize;
     let mut text = String::new();
     let mut words = 0;
-    for (rank, (row_number, row)) in (0..).zip(subjects) {
-        let others: Vec<_> = (subjects.iter().map(|(_, other)| *other))
-            .filter(|other| other.id() != row.id())
-            .collect();
-        let mut order: Vec<usize> = (0..facts.len()).collect();
-        random::shuffle(&mut order, SEED, position * 64 + rank, "almanac facts");
-        let mut waiting = order;
+    for (rank, (row_number, row)) in subjects.iter().enumerate() {
+        // The subjects that come next are the first to be compared with this one.
+        let (before, after) = subjects.split_at(rank);
+        let others: Vec<_> = after.iter().skip(1).chain(before).map(|(_, other)| *other).collect();
+        let mut waiting: Vec<usize> = (0..facts.len()).collect();
+        random::shuffle(&mut waiting, SEED, position * 64 + rank as u64, "almanac facts");
         // A sentence that follows one about this subject alone may call it `it`.
         let mut follows = false;
         while !waiting.is_empty() && words < target {
@@ -55,7 +54,7 @@ fn paragraph(family: &str, subjects: &[(u64, Row)], number: u64, facts: &[Fact])
                 let kind = row_number * 64 + fact as u64;
                 random::shuffle(&mut wordings, SEED, kind, family);
                 // Each document about a row starts from another wording.
-                let first = (number + rank) as usize % wordings.len().max(1);
+                let first = (number as usize + rank) % wordings.len().max(1);
                 wordings.rotate_left(first);
                 let tell = |wording: usize| facts[fact].tell(wording, row, &others, !follows);
                 let mut sentences = wordings.into_iter().filter_map(tell);
