@@ -105,8 +105,8 @@ mod tests {
     use std::collections::{HashMap, HashSet};
 
     use super::*;
-    use crate::corpus::Document;
     use crate::corpus::atlas::atlas;
+    use crate::corpus::{CorpusOptions, Document, load};
 
     /// Lower-case words only, so that texts that differ in case or punctuation are the same.
     fn normalised(text: &str) -> String {
@@ -159,6 +159,14 @@ mod tests {
         assert!((1_000_000..6_000_000).contains(&bytes), "{bytes} bytes");
         let queries = [&corpus.train, &corpus.validation, &corpus.test, &corpus.generated];
         assert!(queries.iter().all(|queries| queries.is_empty()));
+    }
+
+    #[test]
+    fn the_almanac_is_loaded_by_its_name() {
+        let options =
+            CorpusOptions { path: "bundled:almanac".to_owned(), ..CorpusOptions::default() };
+        let loaded = load(&options).unwrap();
+        assert_eq!(loaded.corpus, almanac());
     }
 
     #[test]
