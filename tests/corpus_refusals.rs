@@ -238,7 +238,7 @@ fn an_ambiguous_directory_is_refused() {
 #[test]
 fn an_unknown_bundled_corpus_is_refused() {
     let error = load(Path::new("bundled:atlantis"), Layout::Auto).expect_err("no such corpus");
-    assert!(error.to_string().contains("`bundled:atlas`"), "{error}");
+    assert!(error.to_string().contains("`bundled:atlas`, `bundled:almanac`"), "{error}");
 }
 
 /// A corpus with every kind of skippable data, some of them twice.

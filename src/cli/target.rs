@@ -25,7 +25,7 @@ pub struct Target {
 /// Options that select corpus and device.
 #[derive(Debug, Clone, Args)]
 pub struct TargetOptions {
-    /// Corpus: a directory, a file or bundled:atlas [default: the corpus in the run's recipe].
+    /// Corpus: a directory, a file, bundled:atlas or bundled:almanac [default: the corpus in the run's recipe].
     #[arg(long)]
     corpus: Option<String>,
 

@@ -54,7 +54,7 @@ pub enum CorpusError {
         solution: String,
     },
     /// There is no bundled corpus with this name.
-    #[error("there is no bundled corpus `{name}`; known: `bundled:atlas`")]
+    #[error("there is no bundled corpus `{name}`; known: `bundled:atlas`, `bundled:almanac`")]
     UnknownBundled {
         /// The name after `bundled:`.
         name: String,

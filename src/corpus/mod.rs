@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+pub mod almanac;
 pub mod atlas;
 pub mod beir;
 mod builder;
@@ -19,10 +20,12 @@ mod error;
 mod files;
 mod findings;
 mod generated;
+mod grammar;
 mod leave_out;
 mod location;
 pub mod paper;
 mod read;
+mod table;
 mod text;
 
 pub use error::{CorpusError, CorpusErrors};
@@ -128,7 +131,7 @@ choice! {
 /// Options for loading a corpus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CorpusOptions {
-    /// A directory, one DSI-style file, or `bundled:atlas`.
+    /// A directory, one DSI-style file, `bundled:atlas` or `bundled:almanac`.
     pub path: String,
     /// The layout of the files; ignored for a bundled corpus.
     pub layout: Layout,
@@ -192,6 +195,7 @@ pub struct LoadedCorpus {
 pub fn load(options: &CorpusOptions) -> Result<LoadedCorpus, CorpusErrors> {
     let mut builder = match options.path.strip_prefix("bundled:") {
         Some("atlas") => CorpusBuilder::from_corpus(atlas::atlas(), options.limits),
+        Some("almanac") => CorpusBuilder::from_corpus(almanac::almanac(), options.limits),
         Some(name) => {
             return Err(CorpusErrors(vec![CorpusError::UnknownBundled { name: name.to_owned() }]));
         }

@@ -13,7 +13,7 @@ use crate::task::{Encoding, Task, TaskOptions};
 /// `[corpus]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CorpusSection {
-    /// A directory, a file, or `bundled:atlas`.
+    /// A directory, a file, `bundled:atlas` or `bundled:almanac`.
     pub path: String,
     /// The layout of its files.
     pub layout: Layout,

@@ -1,8 +1,8 @@
 //! The 88 modern constellations: their descriptions, and questions about them.
 
-use super::table::Row;
-use super::text::capitalised;
 use super::{Fact, Family};
+use crate::corpus::grammar::capitalised;
+use crate::corpus::table::Row;
 
 pub(super) const FAMILY: Family = Family {
     name: "constellation",

@@ -1,9 +1,9 @@
 //! The countries (members and observers of the United Nations): their descriptions, and questions about them. Regions
 //! follow the geographical scheme of the United Nations.
 
-use super::table::Row;
-use super::text::{capitalised, listed};
 use super::{Fact, Family};
+use crate::corpus::grammar::{capitalised, listed};
+use crate::corpus::table::Row;
 
 pub(super) const FAMILY: Family = Family {
     name: "country",

@@ -1,8 +1,8 @@
 //! The chemical elements: their descriptions, and questions about them.
 
-use super::table::Row;
-use super::text::{capitalised, listed, with_article};
 use super::{Fact, Family};
+use crate::corpus::grammar::{capitalised, listed, with_article};
+use crate::corpus::table::Row;
 
 pub(super) const FAMILY: Family = Family {
     name: "element",

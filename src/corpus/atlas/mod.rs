@@ -10,11 +10,9 @@ mod countries;
 mod elements;
 mod questions;
 mod states;
-mod table;
-mod text;
 
+use super::table::{Row, Table};
 use super::{Corpus, Document};
-use table::{Row, Table};
 
 /// The documents of one kind: their table, their template and the facts for questions.
 struct Family {

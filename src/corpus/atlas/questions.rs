@@ -6,9 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::table::{Row, Table};
-use super::text::{capitalised, listed};
 use super::{Fact, Family};
+use crate::corpus::grammar::{capitalised, listed};
+use crate::corpus::table::{Row, Table};
 use crate::corpus::{Corpus, Judgement, Query};
 use crate::random;
 

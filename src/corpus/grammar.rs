@@ -1,4 +1,4 @@
-//! English grammar for the templates.
+//! English grammar for the templates of the bundled corpora.
 
 /// Returns the text with its first letter in upper case.
 pub(super) fn capitalised(text: &str) -> String {

@@ -28,6 +28,7 @@ pub(super) struct Table {
 }
 
 /// One subject with its facts. An empty cell is a fact that is unknown, contested or does not apply.
+#[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
     columns: &'a [&'static str],
     cells: &'a [&'static str],
@@ -72,6 +73,11 @@ impl Table {
             rows.push(cells);
         }
         Ok(Self { columns, rows })
+    }
+
+    /// Returns whether the table has a column.
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.columns.contains(&column)
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
