@@ -202,6 +202,7 @@ pub mod checkpoint;
 mod choice;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod cli;
+pub mod compare;
 pub mod component;
 pub mod corpus;
 pub mod device;

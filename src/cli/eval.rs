@@ -110,9 +110,9 @@ enum Format {
 
 /// The metrics of `--metrics`, in the order of the columns.
 #[derive(Debug, Clone)]
-struct Measures(Vec<NamedMeasure>);
+pub(super) struct Measures(pub(super) Vec<NamedMeasure>);
 
-fn measures(names: &str) -> Result<Measures, String> {
+pub(super) fn measures(names: &str) -> Result<Measures, String> {
     let mut found: Vec<NamedMeasure> = Vec::new();
     let names = names.split(|letter: char| letter.is_whitespace() || letter == ',');
     for name in names.filter(|name| !name.is_empty()) {
@@ -129,7 +129,7 @@ fn measures(names: &str) -> Result<Measures, String> {
 }
 
 /// The metrics without `--metrics`.
-fn default_measures() -> Measures {
+pub(super) fn default_measures() -> Measures {
     let named = |(name, measure): (&str, _)| NamedMeasure { name: name.to_owned(), measure };
     Measures(Metrics::NAMES.into_iter().zip(Metrics::MEASURES).map(named).collect())
 }

@@ -2,6 +2,7 @@
 
 mod cache;
 mod check;
+mod compare;
 mod eval;
 mod export;
 mod output;
@@ -61,6 +62,8 @@ enum Command {
     Train(train::Train),
     /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
     Eval(eval::Eval),
+    /// Compare runs: effectiveness with significance tests, and cost.
+    Compare(compare::Compare),
     /// Rank documents for queries from the command line or standard input.
     Search(search::Search),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Train(train) => train.run(&console),
             Command::Eval(eval) => eval.run().map(success),
+            Command::Compare(compare) => compare.run().map(success),
             Command::Search(search) => search.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
             Command::Plot(plot) => plot.run().map(success),

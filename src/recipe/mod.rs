@@ -7,6 +7,7 @@
 mod cache;
 mod data;
 mod error;
+mod flat_keys;
 mod model;
 mod monitoring;
 mod probes;
@@ -25,6 +26,7 @@ use serde::Serialize;
 pub use cache::CacheSection;
 pub use data::{CorpusSection, DocidSection, TaskSection};
 pub use error::{KeyOrigin, Problem, RecipeErrors};
+pub(crate) use flat_keys::flat_keys;
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
 pub(crate) use monitoring::MAX_PADDING;
 pub use monitoring::{EvaluateSection, LogSection, SaveSection, StopSection};

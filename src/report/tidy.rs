@@ -204,7 +204,7 @@ fn optional<T: ToString>(value: Option<T>) -> String {
 }
 
 /// Quotes a field of a CSV file if needed (RFC 4180).
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

@@ -12,7 +12,7 @@ use super::plan_error::PlanErrors;
 use super::training_state::{StateError, TrainingState};
 use crate::checkpoint::{CheckpointError, Manifest};
 use crate::files::{FileError, read_regular_to_string, read_small_to_string};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, flat_keys};
 use crate::run::{NewRun, Overwrite, RunDirectory, RunError, RunOutcome, Summary};
 
 /// What to do with a run that is already in the run directory.
@@ -325,7 +325,7 @@ pub const MAY_CHANGE: [&str; 19] = [
 ];
 
 fn other_recipe(before: &str, now: &Recipe) -> Result<Changes, ResumeError> {
-    let (before, now) = (flat(before), flat(&now.to_toml()?));
+    let (before, now) = (flat_keys(before), flat_keys(&now.to_toml()?));
     let may_change = |key: &str| {
         MAY_CHANGE.iter().any(|&allowed| {
             let rest = key.strip_prefix(allowed);
@@ -347,22 +347,4 @@ fn other_recipe(before: &str, now: &Recipe) -> Result<Changes, ResumeError> {
         }
     }
     Ok(changes)
-}
-
-/// The keys of a TOML document with their values as text. An array of tables counts as one value.
-fn flat(toml: &str) -> BTreeMap<String, String> {
-    fn add(flat: &mut BTreeMap<String, String>, prefix: &str, table: &toml::Table) {
-        for (key, value) in table {
-            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            match value {
-                toml::Value::Table(inner) => add(flat, &name, inner),
-                value => {
-                    flat.insert(name, value.to_string());
-                }
-            }
-        }
-    }
-    let mut keys = BTreeMap::new();
-    add(&mut keys, "", &toml.parse().unwrap_or_default());
-    keys
 }
