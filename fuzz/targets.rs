@@ -199,12 +199,9 @@ fn small_config() -> &'static T5Config {
         .get_or_init(|| T5Config::from_json(Path::new("config.json"), CONFIG).expect("it is right"))
 }
 
-fn small_names() -> &'static [String] {
-    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
-    NAMES.get_or_init(|| {
-        let sizes = GenirModel::parameter_sizes(small_config(), false, 2);
-        sizes.into_iter().map(|(name, _)| name).collect()
-    })
+fn small_sizes() -> &'static [(String, usize)] {
+    static SIZES: OnceLock<Vec<(String, usize)>> = OnceLock::new();
+    SIZES.get_or_init(|| GenirModel::parameter_sizes(small_config(), false, 2))
 }
 
 /// Lines that are read as selectors, layers, patches, measures and names of devices.
@@ -213,8 +210,8 @@ fn selectors(bytes: &[u8]) {
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let stages = Stages::scaled(3).expect("three layers");
     for stages in [Some(&stages), None] {
-        let names = small_names().iter().map(String::as_str);
-        if let Some(selected) = value(trainable_set(&lines, stages, names)) {
+        let sizes = small_sizes().iter().map(|(name, size)| (name.as_str(), *size));
+        if let Some(selected) = value(trainable_set(&lines, stages, sizes)) {
             assert!(!selected.is_empty());
         }
     }

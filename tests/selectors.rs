@@ -39,7 +39,7 @@ fn resolve(
     stages: &Stages,
 ) -> Result<BTreeSet<String>, String> {
     let selectors: Vec<String> = selectors.iter().map(|text| (*text).to_owned()).collect();
-    trainable_set(&selectors, Some(stages), names.iter().map(String::as_str))
+    trainable_set(&selectors, Some(stages), names.iter().map(|name| (name.as_str(), 1)))
         .map_err(|error| error.to_string())
 }
 
@@ -178,7 +178,7 @@ fn a_decoder_without_stages_resolves_all_selectors_but_those_that_name_stages() 
         let names = names(2, depth, false);
         let resolve = |selector: &str| {
             let selectors = [selector.to_owned()];
-            trainable_set(&selectors, None, names.iter().map(String::as_str))
+            trainable_set(&selectors, None, names.iter().map(|name| (name.as_str(), 1)))
         };
         for (selector, count) in [
             ("full", names.len()),
@@ -218,7 +218,7 @@ fn stages_of_another_depth_and_unknown_parameters_are_refused() {
     let stages = Stages::scaled(24).unwrap();
     let refused = resolve(&["restricted"], &names(4, 6, false), &stages).unwrap_err();
     assert!(refused.contains("the decoder's last layer is 5"), "{refused}");
-    let refused = trainable_set(&["full".to_owned()], Some(&stages), ["t5.adapter.weight"]);
+    let refused = trainable_set(&["full".to_owned()], Some(&stages), [("t5.adapter.weight", 1)]);
     assert!(refused.unwrap_err().to_string().contains("`t5.adapter.weight`"));
     for unknown in [
         "t5.encoder.layers.0.cross_attention.key.weight",

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use burn::tensor::Device;
 use genir::checkpoint::Checkpoint;
 use genir::component::freeze_all_but;
 use genir::retrieval::run_files::{read_correct_queries, read_qrels, read_run};
 use genir::t5::weights::docids_from;
+use genir::t5::{NoTap, Pass, Tokens};
 use genir::task::Task;
-use genir::train::{NonFinite, Outcome, TrainError};
+use genir::train::{MemoryEstimate, NonFinite, Outcome, TrainError};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -320,7 +322,7 @@ fn docids_that_the_base_knows_keep_their_rows() {
 
     let checkpoint = checkpoints(first.path()).join("latest");
     let base_key = format!("model.base={}", checkpoint.display());
-    for rows in ["docids.rows=random", "docids.rows=text"] {
+    for rows in ["docids.rows=random", "docids.rows=text", "docids.rows=encoder"] {
         let overrides = [&base_key, "model.init=pretrained", "~model.config", rows];
         let plan = plan(second.path(), &overrides);
         let (mut before, mut after) = (bits(&base), bits(&plan.model(&Device::flex()).unwrap()));
@@ -355,6 +357,45 @@ fn rows_from_text_are_the_means_of_the_documents_word_rows() {
             assert!((f32::from_bits(found) - mean).abs() < 1e-6, "row {row}, column {column}");
         }
     }
+}
+
+#[test]
+fn rows_from_the_encoder_are_means_of_its_states_in_the_size_of_word_rows() {
+    let home = TempDir::new().unwrap();
+    let device = Device::flex();
+    let plan = plan(home.path(), &["docids.rows=encoder", "task.document_tokens=12"]);
+    let model = plan.model(&device).unwrap();
+    assert_same(&bits(&plan.model(&device).unwrap()), &bits(&model), "the same rows each time");
+    let of_training = plan.model(&device.clone().autodiff()).unwrap();
+    assert_same(&bits(&of_training.valid()), &bits(&model), "with and without autodiff");
+    let values = |name: &str| -> Vec<f64> {
+        bits(&model)[name].1.iter().map(|&bits| f64::from(f32::from_bits(bits))).collect()
+    };
+    let (rows, words) = (values("docids.weight"), values("t5.shared.weight"));
+    let encoding = plan.recipe.task.encoding().documents();
+    let means: Vec<f64> = DOCUMENTS
+        .iter()
+        .flat_map(|(_, text)| {
+            let tokens = plan.tokenizer.encode_batch(&[*text], &encoding).unwrap().remove(0);
+            let (mut tap, tokens) = (NoTap, Tokens::padded(&[&tokens], 0, &device));
+            let states = model.t5.encode(&tokens, &mut Pass::evaluate(&mut tap)).rows;
+            states.mean_dim(0).into_data().iter::<f64>().collect::<Vec<f64>>()
+        })
+        .collect();
+    let size = |values: &[f64]| {
+        (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt()
+    };
+    let factor = size(&words) / size(&means);
+    assert!((factor - 1.0).abs() > 0.01, "scaling changes something: {factor}");
+    for (row, mean) in rows.iter().zip(&means) {
+        assert!((row - factor * mean).abs() < 1e-4 * size(&words), "{row} {mean}");
+    }
+    assert!(MemoryEstimate::of(&plan).docid_rows > 0);
+    assert!(plan.warnings().iter().any(|text| text.contains("encoder with random weights")));
+    let by_text = tiny_run::plan(home.path(), &["docids.rows=text"]);
+    assert_eq!(MemoryEstimate::of(&by_text).docid_rows, 0);
+    assert!(by_text.warnings().iter().all(|text| !text.contains("random weights")));
+    train(&plan);
 }
 
 #[test]

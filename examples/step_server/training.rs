@@ -91,9 +91,9 @@ impl Training {
             t5: weights::initialise(&config, 1, &on),
             docids: weights::docids_from(docids, config.d_model, &device),
         };
-        let names = parameters.iter().map(|(name, _)| name.as_str());
+        let sizes = parameters.iter().map(|(name, size)| (name.as_str(), *size));
         let stages = Stages::scaled(shape.layers)?;
-        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), Some(&stages), names)?;
+        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), Some(&stages), sizes)?;
         let mut model = freeze_all_but(model, &trained);
         let is_trained = |(name, size): &(String, usize)| trained.contains(name).then_some(*size);
 

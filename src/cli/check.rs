@@ -5,13 +5,13 @@ use clap::Args;
 
 use super::{RecipeArgs, output};
 use crate::monitor::Console;
-use crate::train::{Resume, Start, find_start};
+use crate::train::{MemoryEstimate, Resume, Start, arms_table, find_start};
 
 /// Validate a recipe and estimate its cost.
 ///
 /// Reads the recipe, the corpus, and the base model's configuration, tokenizer and weights, and tests whether
-/// the run directory can be created. Reports all problems at once, or what would be trained, the number of steps and
-/// the peak memory. Nothing is trained or written.
+/// the run directory can be created. Reports all problems at once, or what would be trained, the number of steps, what an
+/// update costs and the peak memory. Nothing is trained or written.
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]
@@ -20,19 +20,29 @@ pub struct Check {
     /// Validate for `train --overwrite`: an existing run in the run directory is not a problem.
     #[arg(long)]
     overwrite: bool,
+
+    /// Also show what the trainable sets of a comparison cost with this recipe: full, decoder, restricted, matched, norms
+    /// and docids.
+    #[arg(long)]
+    arms: bool,
 }
 
 impl Check {
     pub fn run(self, console: &Console) -> Result<()> {
         let recipe = self.recipe.read(console)?;
         let start = find_start(&recipe, self.overwrite, &Resume::Auto)?;
-        let plan = start.plan(recipe)?;
+        let mut plan = start.plan(recipe)?;
         plan.check_values()?;
         if let Start::Continue(point) = &start {
             let directory = point.directory.display();
             output::line(format_args!("`genir train` would continue the run from {directory}\n"))?;
         }
         output::line(super::train::summary(&plan))?;
+        if self.arms {
+            let of_recipe = plan.costs(&MemoryEstimate::of(&plan));
+            let arms = plan.arms();
+            output::line(arms_table(&of_recipe, &arms))?;
+        }
         for warning in plan.warnings() {
             output::line(format_args!("{warning}\n"))?;
         }

@@ -8,10 +8,13 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
-use super::target::{Target, TargetOptions};
+use super::baseline::{BaselineArgs, recipe_of};
+use super::target::{Target, TargetOptions, warn_of_skipped};
 use super::{output, outputs};
-use crate::corpus::Split;
+use crate::corpus::{LoadedCorpus, Split};
+use crate::docid::DocidVocabulary;
 use crate::files::write_atomically;
+use crate::monitor::Console;
 use crate::probe::describe_candidates;
 use crate::recipe::MAX_PADDING;
 use crate::report::per_query;
@@ -21,15 +24,20 @@ use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{
     RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
-use crate::retrieval::{Metrics, NamedMeasure, check_batch_memory};
+use crate::retrieval::{Bm25, Metrics, NamedMeasure, check_batch_memory};
+use crate::retriever::RetrieverError;
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Eval {
-    /// Checkpoint directories, or run directories (the best checkpoint, else the latest).
-    #[arg(required = true, value_name = "CHECKPOINT")]
+    /// Checkpoint directories, or run directories (the best checkpoint, else the latest). With --baseline also a recipe,
+    /// for the baseline alone.
+    #[arg(required_unless_present = "baseline", value_name = "CHECKPOINT")]
     checkpoints: Vec<PathBuf>,
+
+    #[command(flatten)]
+    baseline: BaselineArgs,
 
     #[command(flatten)]
     options: TargetOptions,
@@ -99,6 +107,8 @@ Examples:
   genir eval runs/full runs/restricted --metrics 'nDCG@10 RR@10' --per-query queries.csv
   genir eval CHECKPOINT --corpus DIRECTORY --vocabulary all --unmasked-padding 128 --correct correct_valid.json
   genir eval runs/quickstart --run - | head
+  genir eval runs/full runs/restricted --baseline bm25
+  genir eval quickstart --baseline bm25 --split test --run bm25.run
 
 If a file is written to standard output, the metrics are printed on standard error.";
 
@@ -134,6 +144,16 @@ pub(super) fn default_measures() -> Measures {
     Measures(Metrics::NAMES.into_iter().zip(Metrics::MEASURES).map(named).collect())
 }
 
+/// The name of the baseline among the runs, and in run files.
+const BM25: &str = "bm25";
+
+/// The results of one run, or of the baseline.
+struct RunResult<'a> {
+    name: &'a str,
+    parts: Vec<SubsetMeans>,
+    is_baseline: bool,
+}
+
 /// The means over a subset of the queries: all, seen or unseen.
 struct SubsetMeans {
     name: &'static str,
@@ -142,7 +162,11 @@ struct SubsetMeans {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self, console: &Console) -> Result<()> {
+        let alone = self.baseline.recipe(&self.checkpoints, console)?;
+        if alone.is_some() {
+            self.checkpoints.clear();
+        }
         self.check()?;
         let targets: Vec<(String, Target)> = self
             .checkpoints
@@ -159,17 +183,29 @@ impl Eval {
         if !errors.is_empty() {
             bail!("{}", errors.join("\n"));
         }
-        let inputs: Vec<_> =
-            targets.iter().map(|(_, target)| target.inputs()).collect::<Result<_>>()?;
+        let mut inputs =
+            targets.iter().map(|(_, target)| target.inputs()).collect::<Result<Vec<_>>>()?.concat();
+        let (file, alone) = alone.unzip();
+        inputs.extend(file.map(|file| ("the recipe", file)));
+        let recipe = match self.baseline.baseline {
+            Some(_) => recipe_of(alone, &targets, &self.options)?,
+            None => None,
+        };
+        inputs.extend(self.options.corpus_inputs(recipe.clone()));
         let outputs = self.output_files().map(|(option, path)| (option, path.as_deref()));
-        outputs::check(&outputs, &inputs.concat())?;
+        outputs::check(&outputs, &inputs)?;
         let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();
         per_query::write_header(&measures, &mut per_query)?;
         let mut runs = Vec::new();
         for (name, target) in &targets {
             let parts = self.evaluate(name, target, &measures, &mut per_query)?;
-            runs.push((name.as_str(), parts));
+            runs.push(RunResult { name, parts, is_baseline: false });
+        }
+        if self.baseline.baseline.is_some() {
+            let loaded = self.options.load_corpus(recipe.as_ref())?;
+            let parts = self.evaluate_baseline(&loaded, &measures, &mut per_query)?;
+            runs.push(RunResult { name: BM25, parts, is_baseline: true });
         }
         if let Some(path) = &self.per_query {
             write_atomically(path, |file| {
@@ -192,8 +228,8 @@ impl Eval {
     /// Checks that the options can be combined.
     ///
     /// # Errors
-    /// A file holds the results of one checkpoint and several are given, two files are standard output, or a checkpoint
-    /// is given twice.
+    /// A file holds the results of one checkpoint and several are given, two files are standard output, a checkpoint is
+    /// given twice, or an option is of models and there is none.
     fn check(&self) -> Result<()> {
         let files = self.output_files();
         let given: Vec<&str> =
@@ -204,6 +240,22 @@ impl Eval {
                 given.join(" and "),
                 self.checkpoints.len()
             );
+        }
+        if self.baseline.baseline.is_some() {
+            if !self.checkpoints.is_empty() && !given.is_empty() {
+                bail!(
+                    "{}: one run per file, but a checkpoint and the baseline are given; evaluate the baseline alone, on a \
+                     recipe or with --corpus (--per-query accepts several)",
+                    given.join(" and ")
+                );
+            }
+            let of_models =
+                self.vocabulary != CandidateSet::Docids || self.unmasked_padding.is_some();
+            if self.checkpoints.is_empty() && of_models {
+                bail!(
+                    "--vocabulary all and --unmasked-padding are for models: BM25 ranks documents by their texts"
+                );
+            }
         }
         let printed = files
             .iter()
@@ -238,42 +290,89 @@ impl Eval {
         };
         let (config, device) = (checkpoint.model.t5.config(), &retriever.device.device);
         check_batch_memory(config, &set.queries, self.batch_size as usize, device)?;
-        // Ids are checked before the evaluation, which may take long.
-        for path in [&self.run, &self.qrels].into_iter().flatten() {
-            check_qrels(path, set.judgements(docids))?;
-        }
-        if let Some(path) = &self.run {
-            check_docids(path, docids.ids())?;
-        }
+        self.check_ids(&set, docids)?;
         let options = RankOptions {
             candidates: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
             ..retriever.rank_options()
         };
-        let mut run = match &self.run {
-            Some(path) => Some(RunWriter::create(path, "genir")?),
-            None => None,
-        };
+        let mut run = self.run_writer("genir")?;
         let writer = run.as_mut().map(|run| (run, docids));
         let found = evaluate(&checkpoint.model, &retriever.device.device, &set, options, writer)?;
-        for warning in found.diagnostics.warnings() {
-            tracing::warn!("{name}: {warning}");
-        }
         if let Some(run) = run {
             run.finish()?;
+        }
+        self.write_results(name, (&set, &found), docids, measures, per_query)?;
+        Ok(subset_means(&set, &found, measures))
+    }
+
+    /// Evaluates BM25 on a corpus, as [`Self::evaluate`] does a checkpoint.
+    fn evaluate_baseline(
+        &self,
+        loaded: &LoadedCorpus,
+        measures: &[NamedMeasure],
+        per_query: &mut Vec<u8>,
+    ) -> Result<Vec<SubsetMeans>> {
+        warn_of_skipped(loaded);
+        let (corpus, split) = (&loaded.corpus, self.split);
+        let queries = corpus.split(split);
+        if queries.is_empty() {
+            return Err(RetrieverError::NoQueries { split }.into());
+        }
+        let (name, left_out) = (split.to_string(), &loaded.left_out);
+        let (most, seed) = (self.queries, self.seed);
+        let (set, texts) = QuerySet::without_tokens(&name, corpus, queries, left_out, most, seed);
+        let docids = DocidVocabulary::from_corpus(corpus)?;
+        self.check_ids(&set, &docids)?;
+        let mut run = self.run_writer(BM25)?;
+        let index = Bm25::new(corpus, &self.baseline.options());
+        let found = index.evaluate((&set, &texts), &docids, self.depth, run.as_mut())?;
+        if let Some(run) = run {
+            run.finish()?;
+        }
+        self.write_results(BM25, (&set, &found), &docids, measures, per_query)?;
+        Ok(subset_means(&set, &found, measures))
+    }
+
+    /// Checks ids before the evaluation, which may take long.
+    fn check_ids(&self, set: &QuerySet, docids: &DocidVocabulary) -> Result<()> {
+        for path in [&self.run, &self.qrels].into_iter().flatten() {
+            check_qrels(path, set.judgements(docids))?;
+        }
+        if let Some(path) = &self.run {
+            check_docids(path, docids.ids())?;
+        }
+        Ok(())
+    }
+
+    /// Starts the file of `--run`, if it is given.
+    fn run_writer(&self, tag: &str) -> Result<Option<RunWriter>> {
+        Ok(self.run.as_ref().map(|path| RunWriter::create(path, tag)).transpose()?)
+    }
+
+    /// Warns of unreliable ranks, writes the files of judgements and correct queries, and adds the values of each query.
+    fn write_results(
+        &self,
+        name: &str,
+        (set, found): (&QuerySet, &EvaluationResult),
+        docids: &DocidVocabulary,
+        measures: &[NamedMeasure],
+        per_query: &mut Vec<u8>,
+    ) -> Result<()> {
+        for warning in found.diagnostics.warnings() {
+            tracing::warn!("{name}: {warning}");
         }
         if let Some(path) = &self.qrels {
             write_qrels(path, set.judgements(docids))?;
         }
         if let Some(path) = &self.correct {
-            write_correct_queries(path, &set.correct_pairs(&found, docids))?;
+            write_correct_queries(path, &set.correct_pairs(found, docids))?;
         }
-        per_query::write_queries(name, (&set, &found), docids, measures, per_query)?;
-        Ok(subset_means(&set, &found, measures))
+        Ok(per_query::write_queries(name, (set, found), docids, measures, per_query)?)
     }
 
-    fn print(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Result<()> {
+    fn print(&self, measures: &[NamedMeasure], runs: &[RunResult]) -> Result<()> {
         let text = match self.format {
             Format::Json => {
                 output::escaped_json(&serde_json::to_string_pretty(&self.json(measures, runs))?)
@@ -289,32 +388,35 @@ impl Eval {
     }
 
     /// Returns the subsets of one run as an object, or a list of such objects for several runs.
-    fn json(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> Value {
+    fn json(&self, measures: &[NamedMeasure], runs: &[RunResult]) -> Value {
         let of_part = |part: &SubsetMeans| {
             let values = measures.iter().zip(&part.means);
             let values = values.map(|(measure, mean)| (measure.name.clone(), json!(mean)));
             let queries = ("queries".to_owned(), json!(part.queries));
             Value::Object([queries].into_iter().chain(values).collect())
         };
-        let of_run = |parts: &[SubsetMeans]| -> Map<String, Value> {
-            let padding = self.unmasked_padding.map(|length| ("unmasked_padding", json!(length)));
-            let parts = parts.iter().map(|part| (part.name, of_part(part)));
-            padding.into_iter().chain(parts).map(|(name, value)| (name.to_owned(), value)).collect()
+        let of_run = |run: &RunResult| -> Map<String, Value> {
+            let padding = self.unmasked_padding.filter(|_| !run.is_baseline);
+            let padding = padding.map(|length| ("unmasked_padding", json!(length)));
+            let baseline = run.is_baseline.then(|| ("baseline", self.baseline.json()));
+            let parts = run.parts.iter().map(|part| (part.name, of_part(part)));
+            let all = padding.into_iter().chain(baseline).chain(parts);
+            all.map(|(name, value)| (name.to_owned(), value)).collect()
         };
         match runs {
-            [(_, parts)] => Value::Object(of_run(parts)),
+            [run] => Value::Object(of_run(run)),
             _ => runs
                 .iter()
-                .map(|(name, parts)| {
-                    let mut run = Map::from_iter([("run".to_owned(), json!(name))]);
-                    run.extend(of_run(parts));
-                    Value::Object(run)
+                .map(|run| {
+                    let mut named = Map::from_iter([("run".to_owned(), json!(run.name))]);
+                    named.extend(of_run(run));
+                    Value::Object(named)
                 })
                 .collect(),
         }
     }
 
-    fn table(&self, measures: &[NamedMeasure], runs: &[(&str, Vec<SubsetMeans>)]) -> String {
+    fn table(&self, measures: &[NamedMeasure], runs: &[RunResult]) -> String {
         let several = runs.len() > 1;
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
@@ -322,10 +424,10 @@ impl Eval {
         header.extend(measures.iter().map(|measure| measure.name.as_str()));
         header.push("queries");
         table.set_header(header);
-        for (name, parts) in runs {
-            for part in parts {
+        for run in runs {
+            for part in &run.parts {
                 let mut row = Vec::new();
-                row.extend(several.then(|| (*name).to_owned()));
+                row.extend(several.then(|| run.name.to_owned()));
                 row.push(part.name.to_owned());
                 row.extend(part.means.iter().map(|mean| format!("{mean:.4}")));
                 row.push(part.queries.to_string());
@@ -335,7 +437,12 @@ impl Eval {
         let mut text = format!(
             "{table}\nseen: queries with a relevant document that had a training query; unseen: the others."
         );
-        text += &format!("\nCandidate set: {}.", describe_candidates(self.vocabulary));
+        if runs.iter().any(|run| !run.is_baseline) {
+            text += &format!("\nCandidate set: {}.", describe_candidates(self.vocabulary));
+        }
+        if runs.iter().any(|run| run.is_baseline) {
+            text += &format!("\n{}", self.baseline.describe());
+        }
         if self.metrics.is_some() {
             text +=
                 "\nRelevant: grade 1 or higher, or as given by rel=; nDCG uses the grade as gain.";

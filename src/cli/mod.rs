@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand: each parses its arguments, calls the library and prints.
 
+mod baseline;
 mod cache;
 mod check;
 mod compare;
@@ -49,6 +50,7 @@ Examples:
   genir train quickstart train.epochs=2 run.directory=runs/short
   genir search runs/quickstart \"Which element has the symbol Fe?\"
   genir eval runs/quickstart --split test --run test.run
+  genir eval runs/quickstart --baseline bm25
   genir probe runs/quickstart --probe logit_lens
   genir check quickstart
   genir recipes copy quickstart my-recipe.toml
@@ -61,7 +63,7 @@ enum Command {
     /// Fine-tune a model from a recipe; all outputs go to its run directory.
     Train(train::Train),
     /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
-    Eval(eval::Eval),
+    Eval(Box<eval::Eval>),
     /// Compare runs: effectiveness with significance tests, and cost.
     Compare(compare::Compare),
     /// Rank documents for queries from the command line or standard input.
@@ -146,7 +148,7 @@ pub fn main() -> ExitCode {
         panic::panic_if_asked();
         match cli.command {
             Command::Train(train) => train.run(&console),
-            Command::Eval(eval) => eval.run().map(success),
+            Command::Eval(eval) => eval.run(&console).map(success),
             Command::Compare(compare) => compare.run().map(success),
             Command::Search(search) => search.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),

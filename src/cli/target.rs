@@ -42,6 +42,48 @@ pub struct TargetOptions {
     device: String,
 }
 
+impl TargetOptions {
+    /// Loads the corpus given by `--corpus`, or else that of `recipe`, which also says how to handle unusable records.
+    ///
+    /// # Errors
+    /// The corpus cannot be read, or there is neither of the two.
+    pub fn load_corpus(&self, recipe: Option<&Recipe>) -> Result<LoadedCorpus> {
+        let mut options = match (&self.corpus, recipe.map(|recipe| recipe.corpus.options())) {
+            (Some(path), of_recipe) => {
+                let CorpusOptions { on_problem, limits, .. } = of_recipe.unwrap_or_default();
+                let (path, layout) = (path.clone(), self.layout);
+                CorpusOptions { path, layout, on_problem, limits, ..CorpusOptions::default() }
+            }
+            (None, Some(of_recipe)) => of_recipe,
+            (None, None) => bail!("there is no corpus: give it with --corpus"),
+        };
+        options.on_problem = self.on_problem.unwrap_or(options.on_problem);
+        corpus::load(&options).map_err(|errors| match errors.are_skippable() {
+            true => anyhow!(
+                "{errors}\non this command line, corpus.on_problem = \"skip\" is `--on-problem skip`"
+            ),
+            false => errors.into(),
+        })
+    }
+
+    /// Returns whether `--corpus` is given.
+    pub fn has_corpus(&self) -> bool {
+        self.corpus.is_some()
+    }
+
+    /// Returns the files of the corpus, each with the option or key that names it.
+    pub fn corpus_inputs(&self, recipe: Option<Recipe>) -> Vec<(&'static str, PathBuf)> {
+        match (&self.corpus, recipe) {
+            (Some(path), _) => vec![("--corpus", PathBuf::from(path))],
+            (None, None) => Vec::new(),
+            (None, Some(Recipe { corpus, .. })) => [("corpus.path", PathBuf::from(corpus.path))]
+                .into_iter()
+                .chain(corpus.generated_queries.map(|path| ("corpus.generated_queries", path)))
+                .collect(),
+        }
+    }
+}
+
 impl Target {
     /// A checkpoint or run, with the corpus of its run and the default device.
     pub fn at(checkpoint: PathBuf) -> Self {
@@ -84,36 +126,20 @@ impl Target {
     /// Loads the corpus given by `--corpus`, or else the one in the recipe of the checkpoint's run, with the documents
     /// that were excluded from its training.
     pub fn corpus(&self) -> Result<LoadedCorpus> {
-        let mut options = match &self.options.corpus {
-            Some(path) => {
-                let of_run = self.run_recipe()?.map(|recipe| recipe.corpus.options());
-                let CorpusOptions { on_problem, limits, .. } = of_run.unwrap_or_default();
-                let (path, layout) = (path.clone(), self.options.layout);
-                CorpusOptions { path, layout, on_problem, limits, ..CorpusOptions::default() }
-            }
-            None => self.recipe()?.corpus.options(),
+        let recipe = match &self.options.corpus {
+            Some(_) => self.run_recipe()?,
+            None => Some(self.recipe()?),
         };
-        options.on_problem = self.options.on_problem.unwrap_or(options.on_problem);
-        corpus::load(&options).map_err(|errors| match errors.are_skippable() {
-            true => anyhow!(
-                "{errors}\non this command line, corpus.on_problem = \"skip\" is `--on-problem skip`"
-            ),
-            false => errors.into(),
-        })
+        self.options.load_corpus(recipe.as_ref())
     }
 
     /// Returns the input files and directories, each with the option or key that names it.
     pub fn inputs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
-        Ok(match &self.options.corpus {
-            Some(path) => vec![("--corpus", PathBuf::from(path))],
-            None => match self.run_recipe()? {
-                None => Vec::new(),
-                Some(Recipe { corpus, .. }) => [("corpus.path", PathBuf::from(corpus.path))]
-                    .into_iter()
-                    .chain(corpus.generated_queries.map(|path| ("corpus.generated_queries", path)))
-                    .collect(),
-            },
-        })
+        let recipe = match &self.options.corpus {
+            Some(_) => None,
+            None => self.run_recipe()?,
+        };
+        Ok(self.options.corpus_inputs(recipe))
     }
 
     fn recipe(&self) -> Result<Recipe> {
@@ -145,11 +171,15 @@ impl Target {
     /// Opens the checkpoint and its corpus.
     pub fn retriever(&self) -> Result<Retriever> {
         let loaded = self.corpus()?;
-        // Skipped records change the metrics. Other findings were reported before training.
-        for finding in loaded.findings.iter().filter(|finding| finding.kind.is_skippable()) {
-            tracing::warn!("corpus: {finding}");
-        }
+        warn_of_skipped(&loaded);
         let (checkpoint, device) = self.open()?;
         Ok(Retriever::new(checkpoint, loaded, device)?)
+    }
+}
+
+/// Warns of skipped records, which change the metrics. Other findings are reported before training.
+pub fn warn_of_skipped(loaded: &LoadedCorpus) {
+    for finding in loaded.findings.iter().filter(|finding| finding.kind.is_skippable()) {
+        tracing::warn!("corpus: {finding}");
     }
 }

@@ -98,6 +98,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          examples  {mixture}\n\
          stages    {stages}\n\
          steps     {steps} ({epochs})\n\
+         update    {update}\n\
          prefix    {prefix}\n\
          probes    {probes}\n\
          memory    {memory}\n\n{table}\n",
@@ -117,6 +118,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         stages = stages(plan),
         steps = plan.total_steps(),
         epochs = plan.epochs,
+        update = plan.costs(&memory),
         prefix = prefix(plan, memory.released as u64),
         probes = probes.map_or("none".to_owned(), |section| {
             let base = plan.probe_base().map(|base| format!("; base model {}", base.name));

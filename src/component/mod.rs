@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! full | restricted | encoder | decoder | encoder.* | decoder.*
-//! docids | words | head
+//! docids | words | head | norms
+//! matched | random-matched(seed=1)
 //! encoder.final_norm | decoder.final_norm | encoder.relative_bias | decoder.relative_bias
 //! decoder.self_attention | decoder.cross_attention | decoder.mlp | decoder.layers
 //! encoder.self_attention | encoder.mlp | encoder.layers
@@ -19,6 +20,7 @@
 //! `decoder.mlp[I]=mean`.
 
 mod by_component;
+mod controls;
 mod place;
 mod selector;
 mod stages;
@@ -26,6 +28,7 @@ mod trainable;
 mod walk;
 
 pub use by_component::ByComponent;
+pub use controls::{Control, TOLERANCE as CONTROL_TOLERANCE};
 pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};

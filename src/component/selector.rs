@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::place::{Component, ParameterPlace, Stack};
+use super::controls::{Control, Sized};
+use super::place::{Component, ParameterPlace, Stack, Weight};
 use super::stages::{Stage, Stages, StagesError, layers_text, parse_layers};
 use crate::nearest::nearest;
 
@@ -30,6 +31,11 @@ pub enum Target {
     Full,
     /// Cross-attention of stages II and III, MLPs of stage III.
     Restricted,
+    /// Every RMSNorm of both stacks.
+    Norms,
+    /// As many parameters as `restricted`, of other components. Which they are depends on the whole model, so that
+    /// [`Selector::matches`] knows none of them; [`trainable_set`] does.
+    Control(Control),
     /// All of one stack; without word embedding, docid rows and head, which are not the stack's own.
     Whole(Stack),
     /// One parameter outside the layers.
@@ -105,6 +111,27 @@ pub enum SelectorError {
         /// The decoder's number of layers.
         depth: usize,
     },
+    /// A random control has no seed.
+    #[error("selector `{selector}` needs a seed, a whole number: `random-matched(seed=1)`")]
+    NoSeed {
+        /// The selector.
+        selector: String,
+    },
+    /// A control cannot have as many parameters as `restricted`.
+    #[error(
+        "selector `{selector}`: no choice of whole matrices has as many parameters as `restricted` ({wanted}, within 1%): \
+         the closest has {closest}, {misses}; name components instead, such as `decoder.mlp[I]`"
+    )]
+    NotMatched {
+        /// The selector.
+        selector: String,
+        /// Number of parameters of `restricted`.
+        wanted: String,
+        /// The closest number found.
+        closest: String,
+        /// By how much it misses.
+        misses: String,
+    },
     /// No parameter is selected.
     #[error("selector `{selector}` matches nothing: {reason}")]
     MatchesNothing {
@@ -143,9 +170,11 @@ fn suggestion(nearest: &Option<String>) -> String {
 }
 
 /// The selectors that take no layers.
-const FIXED: [(&str, Target); 13] = [
+const FIXED: [(&str, Target); 15] = [
     ("full", Target::Full),
     ("restricted", Target::Restricted),
+    ("matched", Target::Control(Control::Matched)),
+    ("norms", Target::Norms),
     ("encoder", Target::Whole(Stack::Encoder)),
     ("decoder", Target::Whole(Stack::Decoder)),
     ("encoder.*", Target::Whole(Stack::Encoder)),
@@ -178,7 +207,8 @@ fn layered() -> impl Iterator<Item = (String, Stack, Option<Component>)> {
 /// Every word a selector can be, without layers.
 fn words() -> Vec<String> {
     let fixed = FIXED.iter().map(|(word, _)| (*word).to_owned());
-    fixed.chain(layered().map(|(word, ..)| word)).collect()
+    let random = ["random-matched(seed=1)".to_owned()];
+    fixed.chain(random).chain(layered().map(|(word, ..)| word)).collect()
 }
 
 impl FromStr for Selector {
@@ -197,12 +227,18 @@ impl FromStr for Selector {
         };
         let word = word.trim();
         let fixed = FIXED.iter().find(|(known, _)| *known == word);
-        let target = if let Some((_, target)) = fixed {
+        let fixed = match (fixed, Control::random(word)) {
+            (Some((_, target)), _) => Some(target.clone()),
+            (None, Some(Some(random))) => Some(Target::Control(random)),
+            (None, Some(None)) => return Err(SelectorError::NoSeed { selector }),
+            (None, None) => None,
+        };
+        let target = if let Some(target) = fixed {
             if layers.is_some() {
                 let word = word.to_owned();
                 return Err(SelectorError::NoLayers { selector, word });
             }
-            target.clone()
+            target
         } else if let Some((_, stack, component)) = layered().find(|(known, ..)| known == word) {
             let layers = layers
                 .map(|layers| {
@@ -251,17 +287,24 @@ impl LayerSet {
 }
 
 impl Selector {
+    /// A selector of a target, without a text.
+    pub(super) fn of(target: Target) -> Self {
+        Self { text: String::new(), excludes: false, target }
+    }
+
     /// Returns whether the selector names the parameter at `place`, to train or to exclude it. Without `stages`, a
     /// selector that [needs](Selector::needs_stages) them names nothing.
     pub fn matches(&self, place: ParameterPlace, stages: Option<&Stages>) -> bool {
         match (&self.target, place) {
+            (Target::Norms, ParameterPlace::Layer { weight, .. }) => weight == Weight::Norm,
+            (Target::Norms, place) => matches!(place, ParameterPlace::FinalNorm(_)),
             (_, ParameterPlace::Layer { stack, layer, component, .. }) => {
                 self.matches_component(stack, layer, component, stages)
             }
             (Target::Full, _) => true,
             (Target::Whole(stack), place) => place.stack() == Some(*stack),
             (Target::Single(wanted), place) => place == *wanted,
-            (Target::Restricted | Target::Layered { .. }, _) => false,
+            (Target::Restricted | Target::Control(_) | Target::Layered { .. }, _) => false,
         }
     }
 
@@ -276,7 +319,7 @@ impl Selector {
         match &self.target {
             Target::Full => true,
             Target::Whole(wanted) => stack == *wanted,
-            Target::Single(_) => false,
+            Target::Single(_) | Target::Norms | Target::Control(_) => false,
             Target::Restricted => stages.is_some_and(|stages| match (stack, component) {
                 (Stack::Decoder, Component::CrossAttention) => {
                     stages.second.contains(&layer) || stages.third.contains(&layer)
@@ -298,7 +341,7 @@ impl Selector {
     /// Returns whether it can be resolved only if the decoder has three stages.
     pub fn needs_stages(&self) -> bool {
         match &self.target {
-            Target::Restricted => true,
+            Target::Restricted | Target::Control(_) => true,
             Target::Layered { layers: Some(layers), .. } => {
                 layers.iter().any(|layers| matches!(layers, LayerSet::Stage(_)))
             }
@@ -340,7 +383,7 @@ impl Selector {
     }
 }
 
-type Places<'a> = [(&'a str, ParameterPlace)];
+type Places<'a> = [Sized<'a>];
 
 /// The number of layers of a stack, from the parameters that there are.
 fn depth(places: &Places, stack: Stack) -> usize {
@@ -348,24 +391,24 @@ fn depth(places: &Places, stack: Stack) -> usize {
         ParameterPlace::Layer { stack: of, layer, .. } if of == stack => Some(layer + 1),
         _ => None,
     };
-    places.iter().filter_map(|(_, place)| after(place)).max().unwrap_or(0)
+    places.iter().filter_map(|(_, place, _)| after(place)).max().unwrap_or(0)
 }
 
-/// Returns the parameters, of a model with these `names`, that `selectors` name together. They are read from the first
+/// Returns the parameters, of a model with these parameters (names and sizes), that `selectors` name together. They are read from the first
 /// to the last: each adds or removes what it matches. A decoder of one or two layers has no `stages`.
 ///
 /// # Errors
 /// A selector that is not understood, matches nothing, removes nothing, or names a stage of a decoder without stages;
-/// stages that do not fit the decoder; a parameter of unknown form; no parameter selected at all.
+/// stages that do not fit the decoder; a control that cannot be matched; a parameter of unknown form; no parameter selected at all.
 pub fn trainable_set<'a>(
     selectors: &[String],
     stages: Option<&Stages>,
-    names: impl IntoIterator<Item = &'a str>,
+    parameters: impl IntoIterator<Item = (&'a str, usize)>,
 ) -> Result<BTreeSet<String>, SelectorError> {
-    let places = names
+    let places = parameters
         .into_iter()
-        .map(|name| match ParameterPlace::of(name) {
-            Some(place) => Ok((name, place)),
+        .map(|(name, size)| match ParameterPlace::of(name) {
+            Some(place) => Ok((name, place, size)),
             None => Err(SelectorError::UnknownParameter { name: name.to_owned() }),
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -383,11 +426,16 @@ pub fn trainable_set<'a>(
         if let Some(error) = selector.beyond(stages, &places) {
             return Err(error);
         }
-        let matched: BTreeSet<String> = places
-            .iter()
-            .filter(|(_, place)| selector.matches(*place, stages))
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
+        let matched: BTreeSet<String> = match (&selector.target, stages) {
+            (Target::Control(control), Some(stages)) => {
+                control.parameters(&selector.text, &places, stages)?
+            }
+            _ => places
+                .iter()
+                .filter(|(_, place, _)| selector.matches(*place, stages))
+                .map(|(name, ..)| (*name).to_owned())
+                .collect(),
+        };
         if matched.is_empty() {
             return Err(selector.matches_nothing());
         }

@@ -109,6 +109,8 @@ choice! {
         Random = "random",
         /// The mean text token embedding of the document's tokens.
         Text = "text",
+        /// The mean encoder state of the document's tokens, scaled to the size of text token rows.
+        Encoder = "encoder",
     }
 }
 

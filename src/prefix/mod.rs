@@ -15,6 +15,7 @@ mod frozen;
 #[doc(hidden)] // for fuzz/
 pub mod fuzzing;
 mod key;
+mod pooled;
 mod prefetch;
 mod prepare;
 mod settings;

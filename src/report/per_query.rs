@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use super::tidy::quoted;
 use crate::docid::DocidVocabulary;
-use crate::retrieval::NamedMeasure;
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet};
+use crate::retrieval::{JudgedRanks, NamedMeasure};
 
 /// Writes the header: `run`, `query`, `part` (`seen` or `unseen`), `docid` (the best-ranked relevant document), `rank`
-/// (its rank), and the measures.
+/// (its rank; empty if no relevant document was retrieved), and the measures.
 ///
 /// # Errors
 /// Those of writing to `out`.
@@ -43,10 +43,13 @@ pub fn write_queries(
         let about =
             [quoted(run), quoted(&set.ids[index]), part.to_owned(), quoted(docids.id(*row))];
         let values = judged.values(measures.iter().map(|measure| measure.measure));
+        let shown = |rank| match rank {
+            JudgedRanks::NOT_RETRIEVED => String::new(),
+            rank => rank.to_string(),
+        };
         // The shortest decimals that parse to the same numbers.
         let values = values.iter().map(f64::to_string);
-        let fields: Vec<String> =
-            about.into_iter().chain([rank.to_string()]).chain(values).collect();
+        let fields: Vec<String> = about.into_iter().chain([shown(rank)]).chain(values).collect();
         writeln!(out, "{}", fields.join(","))?;
     }
     Ok(())

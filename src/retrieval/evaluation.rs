@@ -102,19 +102,33 @@ impl QuerySet {
         seed: u64,
         (tokenizer, encoding): (&TextTokenizer, &EncodeOptions),
     ) -> Result<Self, TokenizerError> {
+        let (mut set, texts) = Self::without_tokens(name, corpus, queries, left_out, most, seed);
+        let tokens = tokenizer.encode_batch(&texts, encoding)?;
+        for (query, tokens) in set.queries.iter_mut().zip(tokens) {
+            query.tokens = tokens;
+        }
+        Ok(set)
+    }
+
+    /// Returns the same queries without tokens, and their texts: for a ranking that is not by a model.
+    pub fn without_tokens<'a>(
+        name: &str,
+        corpus: &Corpus,
+        queries: &'a [Query],
+        left_out: &HashSet<u32>,
+        most: Option<usize>,
+        seed: u64,
+    ) -> (Self, Vec<&'a str>) {
         let sample = sample(queries.len(), most, seed, name);
         let queries: Vec<&Query> = sample.into_iter().map(|index| &queries[index]).collect();
-        let texts: Vec<&str> = queries.iter().map(|query| query.text.as_str()).collect();
-        let tokens = tokenizer.encode_batch(&texts, encoding)?;
         let trained = documents_with_training_queries(corpus, left_out);
         let relevant =
             |query: &Query| query.relevant.iter().map(|judged| judged.document).collect();
-        Ok(Self {
+        let set = Self {
             name: name.to_owned(),
-            queries: tokens
-                .into_iter()
-                .zip(&queries)
-                .map(|(tokens, query)| EncodedQuery { tokens, relevant: relevant(query) })
+            queries: queries
+                .iter()
+                .map(|query| EncodedQuery { tokens: Vec::new(), relevant: relevant(query) })
                 .collect(),
             ids: queries.iter().map(|query| query.id.clone()).collect(),
             grades: queries
@@ -127,7 +141,8 @@ impl QuerySet {
                     .map(|query| query.relevant.iter().any(|j| trained[j.document as usize]))
                     .collect(),
             ),
-        })
+        };
+        (set, queries.into_iter().map(|query| query.text.as_str()).collect())
     }
 
     /// Uses the texts of the documents in `rows` as queries for these documents: all, or a random sample of `most`.
@@ -320,26 +335,50 @@ fn evaluate_through<E>(
     tap: &mut dyn Tap,
     mut each: impl FnMut(usize, &Ranking) -> Result<(), E>,
 ) -> Result<EvaluationResult, E> {
-    let mut judged = vec![JudgedRanks::default(); set.queries.len()];
-    let mut diagnostics = ScoreDiagnostics::default();
+    let mut evaluation = Evaluation::of(set);
     rank_through(model, device, &set.queries, options, tap, |index, ranking| {
-        diagnostics.add(&ranking);
-        let ranks = ranking.relevant.iter().map(|found| found.rank);
-        judged[index].relevant = ranks.zip(set.grades[index].iter().copied()).collect();
+        evaluation.add(index, &ranking);
         each(index, &ranking)
     })?;
-    let means = |contains: &dyn Fn(usize) -> bool| {
-        let mut sums = MetricSums::default();
-        let subset = judged.iter().enumerate().filter(|(index, _)| contains(*index));
-        subset.for_each(|(_, judged)| sums.add(judged));
-        sums.means()
-    };
-    let (all, seen, unseen) = (
-        means(&|_| true),
-        means(&|index| set.is_seen(index) == Some(true)),
-        means(&|index| set.is_seen(index) == Some(false)),
-    );
-    Ok(EvaluationResult { all, seen, unseen, judged, diagnostics })
+    Ok(evaluation.finish())
+}
+
+/// The rankings of the queries of a set, as they come.
+pub(super) struct Evaluation<'a> {
+    set: &'a QuerySet,
+    judged: Vec<JudgedRanks>,
+    diagnostics: ScoreDiagnostics,
+}
+
+impl<'a> Evaluation<'a> {
+    pub fn of(set: &'a QuerySet) -> Self {
+        let judged = vec![JudgedRanks::default(); set.queries.len()];
+        Self { set, judged, diagnostics: ScoreDiagnostics::default() }
+    }
+
+    /// Adds the ranking of the query with this index.
+    pub fn add(&mut self, index: usize, ranking: &Ranking) {
+        self.diagnostics.add(ranking);
+        let ranks = ranking.relevant.iter().map(|found| found.rank);
+        self.judged[index].relevant = ranks.zip(self.set.grades[index].iter().copied()).collect();
+    }
+
+    /// Returns the metrics of all queries, and of those seen and unseen.
+    pub fn finish(self) -> EvaluationResult {
+        let Self { set, judged, diagnostics } = self;
+        let means = |contains: &dyn Fn(usize) -> bool| {
+            let mut sums = MetricSums::default();
+            let subset = judged.iter().enumerate().filter(|(index, _)| contains(*index));
+            subset.for_each(|(_, judged)| sums.add(judged));
+            sums.means()
+        };
+        let (all, seen, unseen) = (
+            means(&|_| true),
+            means(&|index| set.is_seen(index) == Some(true)),
+            means(&|index| set.is_seen(index) == Some(false)),
+        );
+        EvaluationResult { all, seen, unseen, judged, diagnostics }
+    }
 }
 
 /// Returns for each document whether it is relevant to a training query.

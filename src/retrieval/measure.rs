@@ -123,7 +123,8 @@ impl Measure {
 
 /// Returns `part / whole`, or 0 if `whole` is 0.
 fn share(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { part / whole } else { 0.0 }
+    // The sum of no floats is -0.0, which files would show as `-0`.
+    if whole > 0.0 { part / whole + 0.0 } else { 0.0 }
 }
 
 /// Returns the discounted cumulative gain of `(position, grade)` pairs.
@@ -284,7 +285,7 @@ mod tests {
         for relevant in [vec![], vec![(1, 0)], vec![(JudgedRanks::NOT_RETRIEVED, 2)]] {
             let judged = JudgedRanks { relevant };
             for value in judged.values(all.into_iter().chain([strict])) {
-                assert_eq!(value, 0.0);
+                assert!(value == 0.0 && value.is_sign_positive(), "{value}");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Ranks documents for queries: metrics, TREC run files, lists of correct queries.
 
 mod batch_memory;
+pub mod bm25;
 pub mod evaluation;
 pub mod measure;
 pub mod metrics;
@@ -12,6 +13,7 @@ pub mod ties;
 mod top_k;
 
 pub use batch_memory::{BatchTooLarge, check_batch_memory};
+pub use bm25::{Bm25, Bm25Options};
 pub use evaluation::{EvaluationResult, QuerySet, evaluate, evaluate_with_tap};
 pub use measure::{JudgedRanks, Measure, NamedMeasure};
 pub use metrics::{MetricSums, Metrics};

@@ -7,12 +7,15 @@
 
 mod adafactor;
 mod adamw;
+mod arithmetic;
+mod arms;
 mod base;
 mod callback;
 pub mod callbacks;
 mod checkpoints;
 mod checks;
 mod costs;
+mod docid_rows;
 mod failed_step;
 mod memory;
 mod optimizer;
@@ -39,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use adamw::AdamW;
+pub use arms::{ArmCosts, arms_table};
 pub use base::{Base, DocidSources, name_of_base};
 pub use callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 pub use costs::{Costs, Phase};

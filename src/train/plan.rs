@@ -11,10 +11,10 @@ use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_prob
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::component::{Stages, TrainableTable, trainable_set};
+use crate::component::{SelectorError, Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
-use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
+use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
 use crate::prefix::{FrozenPrefix, TextSet};
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
@@ -144,7 +144,8 @@ impl Plan {
         });
         let trained = match (&base, &stages) {
             (Some((_, base)), Some(stages)) => {
-                note(&mut problems, trained_of(&recipe, base, stages.as_ref(), documents))
+                let trained = trained_of(&recipe, base, stages.as_ref(), documents);
+                note(&mut problems, trained.map_err(PlanError::from))
             }
             _ => None,
         };
@@ -242,7 +243,7 @@ impl Plan {
     /// [`PlanError::Weights`] if the rows of known docids cannot be read.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
         let t5 = self.base(device)?;
-        let mut rows = self.new_rows(&t5)?;
+        let mut rows = self.new_rows(&t5, device)?;
         let width = self.config().d_model;
         if let Some((known, values)) = self.base.known_docids()? {
             for (row, id) in self.docids.ids().enumerate() {
@@ -382,36 +383,11 @@ impl Plan {
         FrozenPrefix::of(trained, self.config().num_decoder_layers)
     }
 
-    /// Rows for all documents as `docids.rows` says, `[documents, d_model]`.
-    fn new_rows(&self, t5: &T5) -> Result<Vec<f32>, PlanError> {
-        match self.recipe.docids.rows {
-            RowInit::Random => {
-                Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
-            }
-            RowInit::Text => {
-                let encoding = self.recipe.task.encoding().documents();
-                // A document's row is the mean over the tokens of all its texts; one without text has `</s>`.
-                let texts: Vec<&str> = self
-                    .corpus
-                    .documents
-                    .iter()
-                    .flat_map(|document| match document.texts.as_slice() {
-                        [] => vec![""],
-                        texts => texts.iter().map(String::as_str).collect(),
-                    })
-                    .collect();
-                let mut encoded = self.tokenizer.encode_batch(&texts, &encoding)?.into_iter();
-                let of_documents: Vec<Vec<u32>> = self
-                    .corpus
-                    .documents
-                    .iter()
-                    .map(|document| {
-                        encoded.by_ref().take(document.texts.len().max(1)).flatten().collect()
-                    })
-                    .collect();
-                Ok(weights::rows_from_text(t5, &of_documents))
-            }
-        }
+    /// The parameters that the recipe's selectors name, and their counts.
+    pub(super) fn select_trained(
+        &self,
+    ) -> Result<(BTreeSet<String>, TrainableTable), SelectorError> {
+        trained_of(&self.recipe, &self.base, self.stages.as_ref(), self.docids.len())
     }
 }
 
@@ -443,10 +419,10 @@ fn trained_of(
     base: &Base,
     stages: Option<&Stages>,
     documents: usize,
-) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
+) -> Result<(BTreeSet<String>, TrainableTable), SelectorError> {
     let parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
-    let names = parameters.iter().map(|(name, _)| name.as_str());
-    let trained = trainable_set(&recipe.trainable.select, stages, names)?;
+    let sizes = parameters.iter().map(|(name, size)| (name.as_str(), *size));
+    let trained = trainable_set(&recipe.trainable.select, stages, sizes)?;
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
 }

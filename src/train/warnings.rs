@@ -25,6 +25,7 @@ impl Plan {
             let depth = self.config().num_decoder_layers;
             format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
         }));
+        warnings.extend(self.untrained_encoder());
         warnings.extend(self.memory_problem().map(|(_, problem)| problem.to_string()));
         warnings.extend(self.disk_warning());
         warnings

@@ -33,6 +33,10 @@ pub fn selector() -> impl Strategy<Value = (String, Option<Vec<usize>>)> {
     let fixed = select(vec![
         "full",
         "restricted",
+        "matched",
+        "random-matched(seed=3)",
+        "random-matched( seed = 18446744073709551615 )",
+        "norms",
         "encoder",
         "decoder",
         "encoder.*",
@@ -128,17 +132,17 @@ pub fn recipe() -> impl Strategy<Value = Recipe> {
         prop::option::of(path()),
         any::<bool>(),
         leave_out,
-        any::<bool>(),
+        select(RowInit::ALL),
         (1..=i64::MAX as u64, prop::option::of(1..=i64::MAX as u64)),
     );
     let base = (base, of_data).prop_map(|(mut recipe, data)| {
-        let (path, layout, generated, skip, leave_out, by_text, limits) = data;
+        let (path, layout, generated, skip, leave_out, rows, limits) = data;
         (recipe.corpus.path, recipe.corpus.layout) = (path, layout);
         recipe.corpus.generated_queries = generated.map(PathBuf::from);
         recipe.corpus.on_problem = if skip { OnProblem::Skip } else { OnProblem::Refuse };
         recipe.corpus.leave_out = leave_out;
         (recipe.corpus.max_record, recipe.corpus.max_unpacked) = limits;
-        recipe.docids.rows = if by_text { RowInit::Text } else { RowInit::Random };
+        recipe.docids.rows = rows;
         recipe
     });
     let tokens = 2..=i64::MAX as usize;

@@ -298,6 +298,22 @@ pub fn rows_from_text(t5: &T5, texts: &[Vec<u32>]) -> Vec<f32> {
         .collect()
 }
 
+/// Scales `rows` (`[documents, d_model]`) by one factor, so that their root mean square is that of the text token rows of
+/// the output matrix. Rows of zeros stay.
+pub fn scale_to_text_rows(t5: &T5, rows: &mut [f32]) {
+    let table = t5.lm_head.as_ref().unwrap_or(&t5.shared).weight.val().inner().into_data();
+    let table: &[f32] = table.as_slice().unwrap_or_else(|_| unreachable!("parameters are f32"));
+    let mean_square = |values: &[f32]| {
+        let squares = values.iter().map(|value| f64::from(*value).powi(2));
+        squares.sum::<f64>() / values.len().max(1) as f64
+    };
+    let (wanted, found) = (mean_square(table), mean_square(rows));
+    if found > 0.0 {
+        let factor = (wanted / found).sqrt() as f32;
+        rows.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
 impl GenirModel {
     /// Dotted names and sizes of the parameters that a model of this shape has, in the order of its fields.
     pub fn parameter_sizes(

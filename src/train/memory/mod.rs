@@ -12,12 +12,14 @@ use super::plan::Plan;
 use crate::allocator::release_freed_memory;
 use crate::component::ParameterPlace;
 use crate::device::is_host;
+use crate::docid::RowInit;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
 use crate::recipe::OptimizerSettings;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
 use callbacks::ProbesNeed;
-use step::{GradientReach, StepSizes, prefix_temporaries};
+pub(super) use step::GradientReach;
+use step::{StepSizes, prefix_temporaries};
 
 /// Bytes that a run holds at its peak, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct MemoryEstimate {
     pub base_while_training: bool,
     /// Peak of storing the prefix, including its rows.
     pub storing: usize,
+    /// Temporary values of computing docid rows with the encoder; 0 if they are made otherwise.
+    pub docid_rows: usize,
     /// Gradients of the trained parameters, in a step.
     pub gradients: usize,
     /// Activations that a step saves for the backward pass.
@@ -118,7 +122,7 @@ impl MemoryEstimate {
             stored: training > 0,
             fused_loss: is_host(&plan.device),
         };
-        let reach = GradientReach::of(&plan.trained, config);
+        let reach = GradientReach::of(plan.trained.iter().map(String::as_str), config);
         let (base, base_while_training) = callbacks::base(plan);
         // Returns memory that was only needed for planning.
         release_freed_memory();
@@ -143,6 +147,10 @@ impl MemoryEstimate {
                 (rows, 0) => rows.max(made),
                 // The other texts are computed while the rows of the training texts are in memory.
                 (rows, asked) => rows + asked.max(made),
+            },
+            docid_rows: match recipe.docids.rows {
+                RowInit::Encoder => F32 * prefix_temporaries(config, longest, documents),
+                RowInit::Random | RowInit::Text => 0,
             },
             gradients: F32 * trained_count * copies,
             activations: F32 * step.saved_for_backward(&reach),
@@ -184,13 +192,14 @@ impl MemoryEstimate {
     }
 
     /// The process's bytes in each phase of the run, where probes need so many.
-    fn phases(&self, probes: usize) -> [(&'static str, usize); 6] {
+    fn phases(&self, probes: usize) -> [(&'static str, usize); 7] {
         let start = self.process + self.parameters;
         let training = start - self.released + self.stored + self.optimizer;
         let beside = if self.base_while_training { self.base } else { 0 };
         let step = self.gradients + self.activations + self.temporaries;
         [
             ("while the corpus is read", self.before),
+            ("while docid rows are initialised", start + self.docid_rows),
             ("while the frozen prefix is stored", start + self.storing),
             ("in a training step", training + beside + step),
             ("in an evaluation", training + beside + self.evaluation),
@@ -290,6 +299,7 @@ impl fmt::Display for MemoryEstimate {
             ("frozen prefix", self.stored),
             ("released before the first step", self.released),
             ("the base model for probes", self.base),
+            ("docid rows from the encoder", self.docid_rows),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),
             ("a checkpoint", self.checkpoint),

@@ -1,14 +1,12 @@
 //! Memory of a training step: activations that are saved for the backward pass, and temporaries. The sums follow the
 //! forward pass in `src/t5`, operation by operation.
 
-use std::collections::BTreeSet;
-
 use crate::component::{ParameterPlace, Stack};
 use crate::prefix::BATCH_POSITIONS;
 use crate::t5::{FeedForward, T5Config};
 
 /// The first layers that gradients reach; nothing before them is saved for backward.
-pub(super) struct GradientReach {
+pub(in crate::train) struct GradientReach {
     /// First encoder layer that gradients reach; the number of layers if none is reached.
     pub encoder: usize,
     /// The same of the decoder.
@@ -18,10 +16,11 @@ pub(super) struct GradientReach {
 }
 
 impl GradientReach {
-    pub fn of(trained: &BTreeSet<String>, config: &T5Config) -> Self {
+    /// Of a model in which the parameters of these dotted names are trained.
+    pub fn of<'a>(trained: impl IntoIterator<Item = &'a str>, config: &T5Config) -> Self {
         let (mut encoder, mut decoder) = (config.num_layers, config.num_decoder_layers);
         let (mut words, mut docids) = (false, false);
-        for place in trained.iter().filter_map(|name| ParameterPlace::of(name)) {
+        for place in trained.into_iter().filter_map(ParameterPlace::of) {
             let (stack, layer) = match place {
                 ParameterPlace::Layer { stack, layer, .. } => (stack, layer),
                 ParameterPlace::RelativeBias(stack) => (stack, 0),
