@@ -14,6 +14,7 @@ mod replay;
 mod search;
 mod signals;
 mod target;
+mod tokenizer;
 mod train;
 
 use std::io::{self, Write};
@@ -72,6 +73,8 @@ enum Command {
     Replay(replay::Replay),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
+    /// Train a tokenizer for a corpus of your own, to pre-train a model from scratch.
+    Tokenizer(tokenizer::Tokenizer),
     /// List or delete the cached outputs of frozen encoders.
     Cache(cache::Cache),
 }
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
             Command::Check(check) => check.run(&console).map(success),
             Command::Replay(replay) => replay.run(&console),
             Command::Recipes(recipes) => recipes.run().map(success),
+            Command::Tokenizer(tokenizer) => tokenizer.run().map(success),
             Command::Cache(cache) => cache.run().map(success),
         }
     });

@@ -42,7 +42,8 @@ pub fn write(model: &GenirModel, directory: &Path) -> Result<(), WeightsError> {
         }
         let values = held.next()?.values;
         let mut parts = vec![if place.transposed { values.transpose() } else { values }];
-        if matches!(place.name.as_str(), "shared.weight" | "lm_head.weight") {
+        let is_table = matches!(place.name.as_str(), "shared.weight" | "lm_head.weight");
+        if is_table && docids.dims()[0] > 0 {
             shape[0] += docids.dims()[0];
             parts.push(docids.clone());
         }
