@@ -1,17 +1,19 @@
 //! Logits, loss, encoder states and gradients equal what `transformers` computes from the same checkpoints.
 //!
-//! The fixtures are made by `tests/python/make_parity_fixtures.py`; see `tests/fixtures/README.md`. They are checked on
+//! The fixtures are made by `tests/python/make_parity_fixtures.py` and `make_denoising_fixtures.py`; see `tests/fixtures/README.md`. They are checked on
 //! the CPU, or on the device that `GENIR_TEST_DEVICE` names (`cuda+f32`, `cuda`).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::Param;
+use burn::module::{Module, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use genir::device::{ComputeDevice, Precision, device, is_host};
 use genir::t5::weights::{self, StoredTensors};
-use genir::t5::{NoTap, Pass, T5, T5Config, Tokens, bucket};
+use genir::t5::{Dropout, GenirModel, NoTap, Pass, T5, T5Config, Tokens, bucket};
+use genir::train::{StepOptions, TextBatch, forward_backward_text, text_loss};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -25,6 +27,19 @@ struct Expected(Vec<u8>);
 impl Expected {
     fn read(model: &str) -> Self {
         Self(std::fs::read(fixtures().join(model).join("expected.safetensors")).unwrap())
+    }
+
+    /// Of a batch with labels.
+    fn of_denoising(model: &str) -> Self {
+        let directory = fixtures().with_file_name("denoising");
+        Self(std::fs::read(directory.join(format!("{model}.safetensors"))).unwrap())
+    }
+
+    /// Gradients by their names.
+    fn gradients(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let names = file.names().into_iter();
+        names.filter_map(|name| name.strip_prefix("grad.")).map(str::to_owned).collect()
     }
 
     fn view<T>(&self, key: &str, convert: impl Fn(&[u8]) -> Vec<T>) -> (Vec<T>, Vec<usize>) {
@@ -145,35 +160,92 @@ fn check(model: &str) {
         let found = all_gradients(&t5, &gradients);
         let named = case["gradients"].as_array().unwrap();
         for stored in named.iter().map(|name| name.as_str().unwrap()) {
-            let (values, shape) = expected.floats(&format!("{name}.grad.{stored}"));
-            // Where a weight has no effect, Burn gives no gradient and PyTorch zeros.
-            let Some(gradient) = found.get(stored) else {
-                assert!(values.iter().all(|&g| g == 0.0), "{what}: no gradient of {stored}");
-                continue;
-            };
-            let transposed =
-                shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
-            let gradient = if transposed { gradient.clone().transpose() } else { gradient.clone() };
-            assert_close(
-                &gradient,
-                &values,
-                factor * 2e-5,
-                &format!("{what} gradient of {stored}"),
-            );
+            let expected = expected.floats(&format!("{name}.grad.{stored}"));
+            check_gradient(&found, stored, expected, factor, &what);
         }
     }
 }
 
+/// Checks the gradient of the weight of this name, whose `expected` values and shape are PyTorch's.
+fn check_gradient(
+    found: &HashMap<String, Tensor<2>>,
+    stored: &str,
+    (values, shape): (Vec<f32>, Vec<usize>),
+    factor: f32,
+    what: &str,
+) {
+    // Where a weight has no effect, Burn gives no gradient and PyTorch zeros.
+    let Some(gradient) = found.get(stored) else {
+        assert!(values.iter().all(|&g| g == 0.0), "{what}: no gradient of {stored}");
+        return;
+    };
+    let transposed = shape.len() == 2 && stored.contains(".layer.") && !stored.contains("bias");
+    let gradient = if transposed { gradient.clone().transpose() } else { gradient.clone() };
+    assert_close(&gradient, &values, factor * 2e-5, &format!("{what} gradient of {stored}"));
+}
+
+/// Checks the step of denoising on a batch whose labels have padding.
+fn check_denoising(name: &str) {
+    let (on, factor) = test_device();
+    let t5 = load(name, &on);
+    let docids = weights::docids_from(Vec::new(), t5.config().d_model, &on.device);
+    let model = GenirModel { t5, docids };
+    let expected = Expected::of_denoising(name);
+    let source = expected.tokens("input_ids", Some("attention_mask"), &on.device);
+    let (labels, _) = expected.ids("labels");
+    let batch = TextBatch::new(source, &labels, model.t5.config(), &on.device);
+    let options = StepOptions {
+        dropout: Dropout { probability: 0.0, key: 0 },
+        label_smoothing: 0.0,
+        weight: 1.0,
+    };
+    let (loss, gradients) = forward_backward_text(&model, &batch, options);
+    let loss_expected = f64::from(expected.floats("loss").0[0]);
+    let near = (loss - loss_expected).abs() <= f64::from(factor) * 1e-5;
+    assert!(near, "{name}: loss {loss}, expected {loss_expected}");
+    let found = all_gradients(&model.t5, &gradients);
+    let named = expected.gradients();
+    assert!(named.len() >= 19, "{name}: {} gradients", named.len());
+    for stored in named {
+        let values = expected.floats(&format!("grad.{stored}"));
+        check_gradient(&found, &stored, values, factor, name);
+    }
+    // The loss of an evaluation is the same one.
+    let device = on.device.inner();
+    let source = expected.tokens("input_ids", Some("attention_mask"), &device);
+    let batch = TextBatch::new(source, &labels, model.t5.config(), &device);
+    let (evaluated, count) = text_loss(&model.t5.valid(), &batch);
+    assert!((evaluated - loss).abs() <= f64::from(factor) * 1e-5, "{name}: {evaluated}");
+    assert_eq!(count, labels.iter().filter(|&&label| label != -100).count());
+}
+
+/// The gradient of a parameter.
+trait GradientOf {
+    fn of<const D: usize>(&self, param: &Param<Tensor<D>>) -> Option<Tensor<D>>;
+}
+
+impl GradientOf for Gradients {
+    fn of<const D: usize>(&self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
+        param.val().grad(self)
+    }
+}
+
+impl GradientOf for GradientsParams {
+    fn of<const D: usize>(&self, param: &Param<Tensor<D>>) -> Option<Tensor<D>> {
+        self.get(param.id)
+    }
+}
+
 /// Gradients by Hugging Face's names, written out by hand: an independent statement of the mapping.
-fn all_gradients(t5: &T5, gradients: &Gradients) -> HashMap<String, Tensor<2>> {
+fn all_gradients(t5: &T5, gradients: &impl GradientOf) -> HashMap<String, Tensor<2>> {
     let mut found = HashMap::new();
     let mut put = |name: String, gradient: Option<Tensor<2>>| {
         if let Some(gradient) = gradient {
             found.insert(name, gradient);
         }
     };
-    let matrix = |param: &Param<Tensor<2>>| param.val().grad(gradients);
-    let vector = |param: &Param<Tensor<1>>| param.val().grad(gradients).map(|g| g.unsqueeze::<2>());
+    let matrix = |param: &Param<Tensor<2>>| gradients.of(param);
+    let vector = |param: &Param<Tensor<1>>| gradients.of(param).map(|g| g.unsqueeze::<2>());
     put("shared.weight".into(), matrix(&t5.shared.weight));
     if let Some(head) = &t5.lm_head {
         put("lm_head.weight".into(), matrix(&head.weight));
@@ -275,6 +347,13 @@ fn f16_weights_agree() {
 #[test]
 fn bf16_weights_agree() {
     check("bf16");
+}
+
+#[test]
+fn denoising_with_labels_agrees_for_tied_and_untied_heads_with_relu_and_gated_gelu() {
+    for name in ["v1_0_tied", "v1_0_untied", "v1_1_tied", "v1_1_untied"] {
+        check_denoising(name);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use genir::prefix::Element;
 use genir::probe::{Over, Probe};
 use genir::recipe::{Every, Init, OptimizerSettings, Span};
 use genir::retrieval::CandidateSet;
-use genir::task::{Encoding, Epochs, Task, TaskOptions};
+use genir::task::{Denoising, Encoding, Epochs, Task, TaskOptions};
 use small_recipe::{problem, read, small};
 
 #[path = "support/small_recipe.rs"]
@@ -114,6 +114,7 @@ fn sections_are_converted_to_options() {
             retrieval_prefix: "retrieve: ".to_owned(),
             lowercase: true,
         },
+        denoising: Denoising::default(),
     };
     assert_eq!(recipe.task.options(), task);
     assert_eq!(recipe.model.config.sizes(), [("d_kv", 8), ("num_decoder_layers", 5)]);

@@ -17,6 +17,7 @@ mod replay;
 mod search;
 mod signals;
 mod target;
+mod tokenizer;
 mod train;
 
 use std::io::{self, Write};
@@ -80,6 +81,8 @@ enum Command {
     Export(export::Export),
     /// List, show or copy the recipes that come with genir.
     Recipes(recipes::Recipes),
+    /// Train a tokenizer for a corpus of your own, to pre-train a model from scratch.
+    Tokenizer(tokenizer::Tokenizer),
     /// List or delete the cached outputs of frozen encoders.
     Cache(cache::Cache),
 }
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
             Command::Replay(replay) => replay.run(&console),
             Command::Export(export) => export.run().map(success),
             Command::Recipes(recipes) => recipes.run().map(success),
+            Command::Tokenizer(tokenizer) => tokenizer.run().map(success),
             Command::Cache(cache) => cache.run().map(success),
         }
     });

@@ -78,6 +78,7 @@ impl Train {
         console.message(&closing_message(
             run.path(),
             run.probes().exists(),
+            plan.docids.is_empty(),
             start.elapsed().as_secs_f64(),
         ));
         Ok(ExitCode::SUCCESS)
@@ -96,6 +97,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          base      {base} ({init})\n\
          docids    {docids}\n\
          examples  {mixture}\n\
+         {denoising}\
          stages    {stages}\n\
          steps     {steps} ({epochs})\n\
          update    {update}\n\
@@ -115,6 +117,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         init = init(plan),
         docids = docids(plan),
         mixture = plan.mixture,
+        denoising = denoising(plan),
         stages = stages(plan),
         steps = plan.total_steps(),
         epochs = plan.epochs,
@@ -137,8 +140,28 @@ fn documents(corpus: &Corpus) -> String {
     }
 }
 
+/// Describes the corrupted texts; empty where denoising is not trained.
+fn denoising(plan: &Plan) -> String {
+    if !plan.is_denoising() {
+        return String::new();
+    }
+    let options = plan.recipe.task.options().denoising;
+    let longest = options.longest_piece();
+    let counts = options.counts(longest);
+    format!(
+        "denoising pieces of up to {longest} tokens: {} of source and {} of target, {} spans; {} pieces are held out\n",
+        counts.source(),
+        counts.target(),
+        counts.spans,
+        plan.held_out.len()
+    )
+}
+
 /// Describes the frozen prefix and where its outputs are cached, with a warning if the cache cannot be written.
 fn prefix(plan: &Plan, released: u64) -> String {
+    if plan.recipe.task.of_docids() == 0 {
+        return "none: corrupted texts differ each time that they are seen".to_owned();
+    }
     let settings = plan.recipe.cache.settings();
     let frozen = plan.frozen_prefix();
     let stored = describe_storage(
@@ -170,6 +193,9 @@ fn init(plan: &Plan) -> String {
 
 /// Describes how the docid rows are initialised.
 fn docids(plan: &Plan) -> String {
+    if plan.docids.is_empty() {
+        return "none: no task has docids as its target".to_owned();
+    }
     let (sources, rows) = (plan.docid_sources(), plan.recipe.docids.rows);
     match sources.new {
         0 => sources.to_string(),
@@ -188,8 +214,18 @@ fn stages(plan: &Plan) -> String {
     }
 }
 
-fn closing_message(run: &Path, probed: bool, seconds: f64) -> String {
+fn closing_message(run: &Path, probed: bool, pretrained: bool, seconds: f64) -> String {
     let run = run.display();
+    if pretrained {
+        return format!(
+            "done in {:.0} min {:02.0} s\n\
+             checkpoint   {run}/checkpoints/best (loads in transformers)\n\
+             fine-tune    genir train RECIPE model.base={run} model.init=pretrained\n\
+             TensorBoard  tensorboard --logdir {run}/tensorboard",
+            (seconds / 60.0).floor(),
+            (seconds % 60.0).floor(),
+        );
+    }
     let plot = format!("probes       genir plot {run} --output figures\n");
     format!(
         "done in {:.0} min {:02.0} s\n\

@@ -16,10 +16,12 @@ use crate::files::{FileError, read_regular, write_atomically};
 mod charsmap;
 pub mod tokenizer;
 mod tokenizer_file;
+mod unigram;
 
 pub use tokenizer::{
     EncodeOptions, ImportedDocids, LoadedTokenizer, TextTokenizer, TokenizerError,
 };
+pub use unigram::{T5_SENTINELS, TrainTokenizerError, UnigramOptions, UnigramTokenizer};
 
 const TOKEN_START: &str = "@DOC_ID_";
 const TOKEN_END: &str = "@";

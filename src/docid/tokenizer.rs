@@ -265,6 +265,11 @@ impl TextTokenizer {
         self.tokenizer.id_to_token(id)
     }
 
+    /// Returns the id of a text token; `None` if there is no such token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
     /// Returns the id of the padding token.
     pub fn pad_id(&self) -> u32 {
         self.pad_id

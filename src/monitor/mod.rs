@@ -103,6 +103,12 @@ impl Monitor {
         self.scalars(step, epoch, &values);
     }
 
+    /// Records the loss of an evaluation, and prints it.
+    pub fn loss(&mut self, step: u64, epoch: f64, tag: &str, loss: f64) {
+        self.progress.loss(step, tag, loss);
+        self.scalars(step, epoch, &[(tag, loss)]);
+    }
+
     /// Records points of charts: each line of a chart is a scalar, and TensorBoard draws them together.
     pub fn points(&mut self, step: u64, epoch: f64, points: &[Point]) {
         let tagged: Vec<(String, f64)> =

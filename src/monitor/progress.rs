@@ -101,6 +101,15 @@ impl Progress {
         self.latest.metric = Some(format!("{split}/hits@1 {:.3}", metrics.hits_1));
     }
 
+    pub fn loss(&mut self, step: u64, tag: &str, loss: f64) {
+        self.pause();
+        self.console.message(&format!("step {step}: {tag} {loss:.4}"));
+        // A ranking's metric says more.
+        if self.latest.metric.as_ref().is_none_or(|metric| !metric.contains("hits@1")) {
+            self.latest.metric = Some(format!("{tag} {loss:.3}"));
+        }
+    }
+
     /// Excludes the time since the last step, such as an evaluation, from the training rate.
     pub fn pause(&mut self) {
         self.rate.pause();

@@ -26,6 +26,17 @@ impl Head {
     }
 }
 
+/// The decoder's output at some positions and the rows of the text tokens: what the loss of text needs.
+#[derive(Debug, Clone)]
+pub struct TextHead {
+    /// The decoder's output as the output layer reads it, `[positions, d_model]`
+    pub rows: Tensor<2>,
+    /// Rows of the text tokens, `[words, d_model]`
+    pub text: Tensor<2>,
+    /// The type in which a GPU multiplies them.
+    pub precision: Precision,
+}
+
 /// Logits of a batch at the start token's position.
 #[derive(Debug, Clone)]
 pub struct Logits {

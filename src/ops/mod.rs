@@ -8,8 +8,10 @@ mod absorbed_attention;
 mod activation;
 #[cfg(test)]
 mod agreement;
+mod attend;
 mod attention;
 mod autograd;
+mod cross_attention;
 mod cross_entropy;
 mod dropout;
 mod head;
@@ -23,9 +25,10 @@ pub use activation::{gated_gelu, relu};
 pub use attention::{
     absorbed_scores, absorbed_values, attention_scores, merge_heads, split_heads, weighted_values,
 };
-pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits};
+pub use cross_attention::{CrossAttention, cross_attention};
+pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits, text_cross_entropy};
 pub use dropout::Dropout;
-pub use head::{Head, Logits};
+pub use head::{Head, Logits, TextHead};
 pub(crate) use host::HostTensor;
 pub use linear::{WeightLayout, linear};
 pub use rms_norm::rms_norm;

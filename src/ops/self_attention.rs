@@ -5,20 +5,16 @@
 //! example is a task that reads its heads in place, and the products add up the input's gradient.
 
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
+use super::attend::{AttendGradients, Sizes, Terms};
 use super::attention::{
-    attention_scores, attention_weights, dropped, merge_heads, of_example, split_heads,
-    weighted_values,
+    attention_scores, attention_weights, merge_heads, split_heads, weighted_values,
 };
 use super::autograd::{Input, Operation, apply, constant};
 use super::host::{Contiguous, HostTensor};
 use super::linear::{WeightLayout, linear};
 use crate::device::{Precision, is_host};
-use crate::kernel::{
-    Matrix, MatrixMut, Threads, add, multiply, multiply_elements, multiply_into, softmax_gradients,
-    softmax_rows, zeros,
-};
+use crate::kernel::{Matrix, MatrixMut, Threads, add, multiply, multiply_into, zeros};
 
 /// The inputs of self-attention.
 pub struct SelfAttention {
@@ -80,89 +76,21 @@ impl SelfAttention {
         apply::<Attend, 5, 2>(inputs, |inputs, _| {
             let [x, query, key, value, bias] = inputs.map(HostTensor::contiguous);
             let ([rows, _], [_, inner]) = (x.shape(), query.shape());
-            let sizes =
-                Sizes { batch: rows / length, heads, length, inner, per_head: inner / heads };
+            let sizes = Sizes {
+                batch: rows / length,
+                heads,
+                target: length,
+                source: length,
+                inner,
+                per_head: inner / heads,
+            };
             let matrices = [query, key, value];
             let projected = matrices.each_ref().map(|matrix| multiply(x.matrix(), matrix.matrix()));
-            let (mixed, pattern) = sizes.attend(&projected, &bias, mask.as_ref(), dropout.as_ref());
+            let terms = Terms { bias: Some(&bias), mask: mask.as_ref(), dropout: dropout.as_ref() };
+            let (mixed, pattern) = sizes.attend(projected.each_ref().map(Vec::as_slice), terms);
             let saved = Saved { x, matrices, projected, pattern, dropout, sizes };
             (HostTensor::new(mixed, [rows, inner]), saved)
         })
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    heads: usize,
-    length: usize,
-    inner: usize,
-    per_head: usize,
-}
-
-impl Sizes {
-    /// Values of an example in rows `[batch * length, heads * d_kv]`.
-    fn example(self) -> usize {
-        self.length * self.inner
-    }
-
-    /// Scores of an example, `[heads, length, length]`.
-    fn scores(self) -> usize {
-        self.heads * self.length * self.length
-    }
-
-    /// One head of rows of an example: `[length, d_kv]`.
-    fn head(self, rows: &[f32], head: usize) -> Matrix<'_> {
-        Matrix::strided_rows(&rows[head * self.per_head..], self.length, self.per_head, self.inner)
-    }
-
-    /// The same, to write to.
-    fn head_mut(self, rows: &mut [f32], head: usize) -> MatrixMut<'_> {
-        let rows = &mut rows[head * self.per_head..];
-        MatrixMut::strided_rows(rows, self.length, self.per_head, self.inner)
-    }
-
-    /// Weighted values `[batch * length, heads * d_kv]`, and the weights before dropout,
-    /// `[batch, heads, length, length]`.
-    fn attend(
-        self,
-        projected: &[Vec<f32>; 3],
-        bias: &Contiguous,
-        mask: Option<&Contiguous>,
-        dropout: Option<&Contiguous>,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let mut mixed = zeros(self.batch * self.example());
-        let mut pattern = zeros(self.batch * self.scores());
-        let [query, key, value] = projected;
-        mixed
-            .par_chunks_mut(self.example())
-            .zip(pattern.par_chunks_mut(self.scores()))
-            .enumerate()
-            .for_each(|(example, (mixed, pattern))| {
-                let of = |rows| of_example(rows, example, self.example());
-                let (query, key, value) = (of(query), of(key), of(value));
-                let size = self.length * self.length;
-                pattern.copy_from_slice(bias.values());
-                for (head, pattern) in pattern.chunks_exact_mut(size).enumerate() {
-                    // T5 folds 1 / sqrt(d_kv) into W_Q's initialisation: the scores are not scaled.
-                    let to = MatrixMut::rows(pattern, self.length);
-                    let key = self.head(key, head).transposed();
-                    multiply_into(to, self.head(query, head), key, true, Threads::One);
-                }
-                if let Some(mask) = mask {
-                    let mask = of_example(mask.values(), example, self.length);
-                    pattern.chunks_exact_mut(self.length).for_each(|scores| add(scores, mask));
-                }
-                softmax_rows(pattern, self.length);
-                let dropped = dropped(pattern, dropout, example);
-                let dropped = dropped.as_deref().unwrap_or(pattern);
-                for (head, dropped) in dropped.chunks_exact(size).enumerate() {
-                    let dropped = Matrix::rows(dropped, self.length);
-                    let value = self.head(value, head);
-                    multiply_into(self.head_mut(mixed, head), dropped, value, false, Threads::One);
-                }
-            });
-        (mixed, pattern)
     }
 }
 
@@ -189,7 +117,15 @@ impl Operation<5> for Attend {
         let sizes = saved.sizes;
         let [for_x, for_query, for_key, for_value, for_bias] = needed;
         let gradient = gradient.contiguous();
-        let (projected, to_bias) = saved.projected_gradients(gradient.values(), for_bias);
+        let AttendGradients { query: to_query, key: to_key, value: to_value, bias: to_bias } =
+            sizes.attend_backward(
+                saved.projected.each_ref().map(Vec::as_slice),
+                &saved.pattern,
+                saved.dropout.as_ref(),
+                gradient.values(),
+                for_bias,
+            );
+        let projected = [to_query, to_key, to_value];
         let [_, d_model] = saved.x.shape();
         let [query, key, value] = [for_query, for_key, for_value];
         let of_matrix = |needed: bool, gradient: &[f32]| {
@@ -206,7 +142,7 @@ impl Operation<5> for Attend {
             // Summed in the order of the examples: the result does not depend on the number of threads.
             let mut sum = vec![0.0; sizes.scores()];
             to_bias.iter().for_each(|scores| add(&mut sum, scores));
-            HostTensor::new(sum, [1, sizes.heads, sizes.length, sizes.length])
+            HostTensor::new(sum, [1, sizes.heads, sizes.target, sizes.source])
         });
         let x = for_x.then(|| saved.input_gradient(&projected));
         [x, query, key, value, bias]
@@ -214,59 +150,6 @@ impl Operation<5> for Attend {
 }
 
 impl Saved {
-    /// Gradients of queries, keys and values from that of the weighted values, and the position bias's from each
-    /// example, if wanted.
-    fn projected_gradients(
-        &self,
-        gradient: &[f32],
-        for_bias: bool,
-    ) -> ([Vec<f32>; 3], Vec<Vec<f32>>) {
-        let sizes = self.sizes;
-        let all = || zeros(sizes.batch * sizes.example());
-        let (mut to_query, mut to_key, mut to_value) = (all(), all(), all());
-        let [query, key, value] = &self.projected;
-        let to_bias = to_query
-            .par_chunks_mut(sizes.example())
-            .zip(to_key.par_chunks_mut(sizes.example()))
-            .zip(to_value.par_chunks_mut(sizes.example()))
-            .enumerate()
-            .map(|(example, ((to_query, to_key), to_value))| {
-                let of = |rows| of_example(rows, example, sizes.example());
-                let (gradient, query, key, value) = (of(gradient), of(query), of(key), of(value));
-                let pattern = of_example(&self.pattern, example, sizes.scores());
-                let dropped = dropped(pattern, self.dropout.as_ref(), example);
-                let dropped = dropped.as_deref().unwrap_or(pattern);
-                let mut to_scores = vec![0.0; sizes.scores()];
-                let size = sizes.length * sizes.length;
-                let weights = dropped.chunks_exact(size).zip(to_scores.chunks_exact_mut(size));
-                for (head, (dropped, to_scores)) in weights.enumerate() {
-                    let dropped = Matrix::rows(dropped, sizes.length).transposed();
-                    let gradient = sizes.head(gradient, head);
-                    let to = sizes.head_mut(to_value, head);
-                    multiply_into(to, dropped, gradient, false, Threads::One);
-                    let to = MatrixMut::rows(to_scores, sizes.length);
-                    let value = sizes.head(value, head).transposed();
-                    multiply_into(to, gradient, value, false, Threads::One);
-                }
-                if let Some(dropout) = &self.dropout {
-                    let dropout = of_example(dropout.values(), example, sizes.scores());
-                    multiply_elements(&mut to_scores, dropout);
-                }
-                softmax_gradients(&mut to_scores, pattern, sizes.length);
-                for (head, to_scores) in to_scores.chunks_exact(size).enumerate() {
-                    let to_scores = Matrix::rows(to_scores, sizes.length);
-                    let (query, key) = (sizes.head(query, head), sizes.head(key, head));
-                    let to = sizes.head_mut(to_query, head);
-                    multiply_into(to, to_scores, key, false, Threads::One);
-                    let to = sizes.head_mut(to_key, head);
-                    multiply_into(to, to_scores.transposed(), query, false, Threads::One);
-                }
-                if for_bias { to_scores } else { Vec::new() }
-            })
-            .collect();
-        ([to_query, to_key, to_value], to_bias)
-    }
-
     /// Gradient of the input from those of queries, keys and values.
     fn input_gradient(&self, projected: &[Vec<f32>; 3]) -> HostTensor {
         let [rows, d_model] = self.x.shape();

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::ranges::{POSITIVE, positive};
+use super::ranges::{FRACTION, POSITIVE, fraction, positive};
 use super::reader::Section;
 use crate::corpus::{CorpusOptions, Layout, LeaveOut, OnProblem, ReadLimits};
 use crate::docid::RowInit;
-use crate::task::{Encoding, Task, TaskOptions};
+use crate::task::{Denoising, Encoding, Task, TaskOptions};
 
 /// `[corpus]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,6 +128,56 @@ pub struct TaskSection {
     pub retrieval_prefix: String,
     /// True if texts are lowercased before encoding.
     pub lowercase: bool,
+    /// The keys of denoising; `None` where it is not trained.
+    #[serde(flatten)]
+    pub denoising: Option<DenoisingKeys>,
+}
+
+/// The keys of `[task]` that denoising has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DenoisingKeys {
+    /// Maximum number of tokens of a corrupted text, sentinels and `</s>` included.
+    pub denoising_tokens: usize,
+    /// Share of the tokens that are replaced.
+    pub noise_density: f64,
+    /// Mean number of tokens of a replaced span.
+    pub mean_noise_span_length: f64,
+    /// Number of denoising examples for each indexing or retrieval example; `None`: every piece of a document once.
+    pub denoising_ratio: Option<f64>,
+    /// Share of the documents that are held out of denoising, to evaluate its loss.
+    pub denoising_held_out: f64,
+}
+
+impl DenoisingKeys {
+    fn read(section: &mut Section<'_, '_>) -> Self {
+        let default = Denoising::default();
+        let least = Denoising::LEAST_TOKENS as i64;
+        Self {
+            denoising_tokens: section.integer("denoising_tokens", least).or(default.tokens),
+            noise_density: section
+                .float("noise_density", "a number above 0 and below 1", |density| {
+                    density > 0.0 && density < 1.0
+                })
+                .or(default.noise_density),
+            mean_noise_span_length: section
+                .float("mean_noise_span_length", "a number of at least 1", |length| length >= 1.0)
+                .or(default.mean_noise_span_length),
+            denoising_ratio: section.float("denoising_ratio", POSITIVE, positive).optional(),
+            denoising_held_out: section
+                .float("denoising_held_out", FRACTION, fraction)
+                .or(default.held_out),
+        }
+    }
+
+    fn options(&self) -> Denoising {
+        Denoising {
+            tokens: self.denoising_tokens,
+            noise_density: self.noise_density,
+            mean_noise_span_length: self.mean_noise_span_length,
+            ratio: self.denoising_ratio,
+            held_out: self.denoising_held_out,
+        }
+    }
 }
 
 /// One token of text and `</s>`.
@@ -136,29 +186,64 @@ const MIN_TOKENS: i64 = 2;
 impl TaskSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
         let max_tokens = section.integer("max_tokens", MIN_TOKENS).or(32);
+        let tasks = section.choices("tasks").or(Task::OF_DOCIDS.to_vec());
+        let denoising = tasks.contains(&Task::Denoising).then(|| DenoisingKeys::read(section));
+        if denoising.is_none() {
+            let message = "a key of denoising, but `tasks` does not include denoising";
+            section.refuse_keys_of(DenoisingKeys::read, message);
+        }
         let mut tokens = |key| section.integer(key, MIN_TOKENS).or(max_tokens);
         let task = Self {
             max_tokens,
             document_tokens: tokens("document_tokens"),
             query_tokens: tokens("query_tokens"),
-            tasks: section.choices("tasks").or(Task::ALL.to_vec()),
+            tasks,
             ratio: section.float("ratio", POSITIVE, positive).optional(),
             indexing_prefix: section.string("indexing_prefix").or(String::new()),
             retrieval_prefix: section.string("retrieval_prefix").or(String::new()),
             lowercase: section.boolean("lowercase").or(false),
+            denoising,
         };
         if task.tasks.is_empty() {
             section.problem("tasks", "expected at least one task".to_owned());
-        } else if task.ratio.is_some() && task.tasks.len() < Task::ALL.len() {
-            let message = "a ratio mixes two tasks, but `tasks` has only one";
+        } else if task.ratio.is_some() && task.of_docids() < Task::OF_DOCIDS.len() {
+            let message = "a ratio mixes indexing and retrieval, but `tasks` does not have both";
             section.conflict("ratio", &["tasks"], message.to_owned());
+        }
+        if let Some(keys) = &task.denoising
+            && task.of_docids() == 0
+        {
+            if keys.denoising_ratio.is_some() {
+                let message = "the ratio mixes denoising with indexing or retrieval, but `tasks` has denoising only";
+                section.conflict("denoising_ratio", &["tasks"], message.to_owned());
+            }
+            if keys.denoising_held_out == 0.0 {
+                let message = "expected a number above 0: with denoising alone, the loss of held-out documents is what \
+                               an evaluation measures and what selects the best checkpoint";
+                section.conflict("denoising_held_out", &["tasks"], message.to_owned());
+            }
         }
         task
     }
 
+    /// Returns the number of tasks whose target is a docid.
+    pub fn of_docids(&self) -> usize {
+        self.tasks.iter().filter(|task| task.is_of_docids()).count()
+    }
+
+    /// Returns whether evaluations measure the denoising loss of held-out documents.
+    pub fn evaluates_denoising(&self) -> bool {
+        self.denoising.as_ref().is_some_and(|keys| keys.denoising_held_out > 0.0)
+    }
+
     /// Returns the options for creating examples.
     pub fn options(&self) -> TaskOptions {
-        TaskOptions { tasks: self.tasks.clone(), ratio: self.ratio, encoding: self.encoding() }
+        TaskOptions {
+            tasks: self.tasks.clone(),
+            ratio: self.ratio,
+            encoding: self.encoding(),
+            denoising: self.denoising.as_ref().map(DenoisingKeys::options).unwrap_or_default(),
+        }
     }
 
     /// Returns the encoding of documents and queries.

@@ -24,7 +24,7 @@ use std::path::Path;
 use serde::Serialize;
 
 pub use cache::CacheSection;
-pub use data::{CorpusSection, DocidSection, TaskSection};
+pub use data::{CorpusSection, DenoisingKeys, DocidSection, TaskSection};
 pub use error::{KeyOrigin, Problem, RecipeErrors};
 pub(crate) use flat_keys::flat_keys;
 pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
@@ -133,14 +133,14 @@ impl Recipe {
     }
 
     fn read(file: &mut Section<'_, '_>) -> Self {
-        let evaluate = file.section("evaluate", EvaluateSection::read);
+        let task = file.section("task", TaskSection::read);
+        let evaluate = file.section("evaluate", |section| EvaluateSection::read(section, &task));
         let save = file.section("save", |section| SaveSection::read(section, &evaluate));
         let recipe = Self {
             run: file.section("run", RunSection::read),
             model: file.section("model", ModelSection::read),
             corpus: file.section("corpus", CorpusSection::read),
             docids: file.section("docids", DocidSection::read),
-            task: file.section("task", TaskSection::read),
             trainable: file.section("trainable", TrainableSection::read),
             stages: file.optional_section("stages", model::read_stages).flatten(),
             optimizer: file.section("optimizer", OptimizerSection::read),
@@ -152,6 +152,7 @@ impl Recipe {
             watch: file.optional_section("watch", WatchSection::read),
             log: file.section("log", LogSection::read),
             probes: file.optional_section("probes", ProbesSection::read),
+            task,
             evaluate,
             save,
         };
@@ -187,6 +188,10 @@ impl Recipe {
                 file.conflict(&key, &others, message.to_owned());
             }
         }
+        if self.task.of_docids() == 0 && self.probes.is_some() {
+            let message = "probes measure how docids are ranked, but task.tasks has denoising only";
+            file.conflict("probes", &["task.tasks"], message.to_owned());
+        }
         if self.corpus.generated_queries.is_some() && !self.task.tasks.contains(&Task::Retrieval) {
             let message = "generated queries are retrieval examples, but task.tasks does not include retrieval";
             file.conflict("corpus.generated_queries", &["task.tasks"], message.to_owned());
@@ -201,15 +206,20 @@ impl Recipe {
 
     fn check_metric(&self, file: &mut Section<'_, '_>, key: &str, metric: &str) {
         let metrics = self.evaluate.metrics();
-        if metrics.iter().any(|known| known == metric) {
+        // Without any metric, that nothing is evaluated is a problem of its own.
+        if metrics.is_empty() || metrics.iter().any(|known| known == metric) {
             return;
         }
         let message = match nearest(metric, metrics.iter().map(String::as_str)) {
             Some(known) => format!("no evaluation computes this metric; did you mean `{known}`?"),
+            None if self.evaluate.rankings().is_empty() => {
+                format!("no evaluation computes this metric; known is {}", metrics.join(", "))
+            }
             None => format!(
-                "no evaluation computes this metric; known are {} of {}",
+                "no evaluation computes this metric; known are {} of {}{}",
                 Metrics::NAMES.join(", "),
-                self.evaluate.rankings().join(", ")
+                self.evaluate.rankings().join(", "),
+                if self.evaluate.denoising { ", and denoising/loss" } else { "" }
             ),
         };
         let others = ["evaluate.splits", "evaluate.memorisation"];

@@ -2,6 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::data::TaskSection;
 use super::ranges::{NOT_NEGATIVE, not_negative};
 use super::reader::Section;
 use super::training::Span;
@@ -32,6 +33,9 @@ pub struct EvaluateSection {
     pub run_depth: usize,
     /// True if the model is evaluated before the first step.
     pub at_start: bool,
+    /// True if the denoising loss of held-out documents is measured: as `[task]` says, not a key of this section.
+    #[serde(skip)]
+    pub denoising: bool,
 }
 
 /// Serialises an interval as the key `every_steps` or `every_epochs`, which [`Span::read`] reads.
@@ -54,10 +58,12 @@ pub(super) fn every<S: Serializer>(span: &Option<Span>, serializer: S) -> Result
 pub const MAX_PADDING: usize = 4096;
 
 impl EvaluateSection {
-    pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
+    pub(super) fn read(section: &mut Section<'_, '_>, task: &TaskSection) -> Self {
+        let ranks = task.of_docids() > 0 || task.tasks.is_empty();
+        let splits = if ranks { vec![Split::Validation] } else { Vec::new() };
         let evaluate = Self {
             every: Span::read(section, "every_steps", "every_epochs"),
-            splits: section.choices("splits").or(vec![Split::Validation]),
+            splits: section.choices("splits").or(splits),
             queries: section.integer("queries", 1).optional(),
             batch_size: section.integer("batch_size", 1).or(64),
             vocabulary: section.choice("vocabulary").or(CandidateSet::Docids),
@@ -65,12 +71,21 @@ impl EvaluateSection {
             memorisation: section.integer("memorisation", 0).or(0),
             run_depth: section.integer("run_depth", 1).or(100),
             at_start: section.boolean("at_start").or(false),
+            denoising: task.evaluates_denoising(),
         };
         if evaluate.unmasked_padding.is_some_and(|length| length > MAX_PADDING) {
             let message = format!("expected an integer from 1 to {MAX_PADDING}");
             section.problem("unmasked_padding", message);
         }
-        if evaluate.splits.is_empty() && evaluate.memorisation == 0 {
+        if !ranks {
+            let message = "docids cannot be ranked: task.tasks has denoising only";
+            if !evaluate.splits.is_empty() {
+                section.problem("splits", format!("{message}; remove the key"));
+            }
+            if evaluate.memorisation > 0 {
+                section.problem("memorisation", format!("{message}; remove the key"));
+            }
+        } else if evaluate.splits.is_empty() && evaluate.memorisation == 0 && !evaluate.denoising {
             let message = "expected at least one split, or examples for `memorisation`";
             section.conflict("splits", &["memorisation"], message.to_owned());
         }
@@ -81,15 +96,16 @@ impl EvaluateSection {
     /// memorisation.
     pub fn rankings(&self) -> Vec<String> {
         let splits = self.splits.iter().copied().flat_map(names::of_split);
-        let memorised = Task::ALL.iter().copied().filter(|_| self.memorisation > 0);
+        let memorised = Task::OF_DOCIDS.into_iter().filter(|_| self.memorisation > 0);
         splits.chain(memorised.map(names::of_memorisation)).collect()
     }
 
     /// Returns the names of the metrics that evaluations compute, such as `validation/hits@1` and
-    /// `validation/unseen/hits@1`, in the order of [`EvaluateSection::rankings`].
+    /// `validation/unseen/hits@1`, in the order of [`EvaluateSection::rankings`], then `denoising/loss`.
     pub fn metrics(&self) -> Vec<String> {
         let metrics_of = |ranking| Metrics::NAMES.map(|metric| format!("{ranking}/{metric}"));
-        self.rankings().into_iter().flat_map(metrics_of).collect()
+        let denoising = self.denoising.then(|| names::DENOISING_LOSS.to_owned());
+        self.rankings().into_iter().flat_map(metrics_of).chain(denoising).collect()
     }
 }
 

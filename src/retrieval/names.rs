@@ -1,8 +1,16 @@
-//! Names of rankings in reports, shared by the evaluation that reports their metrics and the recipe keys that select
+//! Names of rankings and of the denoising loss in reports, shared by the evaluation that reports their metrics and the recipe keys that select
 //! one (`save.best_metric`, `stop.metric`).
 
 use crate::corpus::Split;
 use crate::task::Task;
+
+/// The mean denoising loss of held-out documents.
+pub const DENOISING_LOSS: &str = "denoising/loss";
+
+/// Returns whether a lower value of a metric is better: of a loss. Of all others, a higher one is.
+pub fn is_loss(metric: &str) -> bool {
+    metric.rsplit('/').next() == Some("loss")
+}
 
 /// A subset of the queries for which metrics are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

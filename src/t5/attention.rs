@@ -10,8 +10,9 @@ use super::layers::{Linear, RmsNorm, empty};
 use super::pass::{LayerContext, Pass};
 use super::tap::{Attention, Hook};
 use crate::ops::{
-    AbsorbedAttention, SelfAttention, absorbed_attention, absorbed_scores, absorbed_values,
-    attention_scores, merge_heads, self_attention, split_heads, weighted_values,
+    AbsorbedAttention, CrossAttention, SelfAttention, absorbed_attention, absorbed_scores,
+    absorbed_values, attention_scores, cross_attention, merge_heads, self_attention, split_heads,
+    weighted_values,
 };
 
 /// Attention of one layer with the RMSNorm that feeds its queries.
@@ -98,12 +99,24 @@ impl AttentionBlock {
         const CROSS: Attention = Attention::CrossAttention;
         let x = pass.stream(at, Hook::CrossAttentionIn, self.norm.forward(x));
         let one_token = x.dims()[0] == at.batch;
-        let mixed = if !one_token || pass.wants_any(at, &[Hook::Key(CROSS), Hook::Value(CROSS)]) {
+        let projections_wanted = pass.wants_any(at, &[Hook::Key(CROSS), Hook::Value(CROSS)]);
+        let scores_wanted =
+            pass.wants_any(at, &[Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)]);
+        let mixed = if projections_wanted || (scores_wanted && !one_token) {
             self.in_steps(x, states, mask, CROSS, at, pass)
-        } else if pass
-            .wants_any(at, &[Hook::Query(CROSS), Hook::Scores(CROSS), Hook::Pattern(CROSS)])
-        {
+        } else if scores_wanted {
             self.absorbed_in_steps(x, states, mask, at, pass)
+        } else if !one_token {
+            let ([targets, _], [sources, _]) = (x.dims(), states.dims());
+            let weights = [at.batch, self.heads, targets / at.batch, sources / at.batch];
+            let inputs = CrossAttention {
+                query: self.query.forward(x, pass.precision), // [batch * target, heads * d_kv]
+                key: self.key.forward(states.clone(), pass.precision), // [batch * source, heads * d_kv]
+                dropout: pass.dropout_mask(weights, &states.device()),
+                value: self.value.forward(states, pass.precision), // [batch * source, heads * d_kv]
+                mask,
+            };
+            self.show_mixed(cross_attention(inputs, at.batch, self.heads), CROSS, at, pass)
         } else {
             let [rows, _] = states.dims();
             let weights = [at.batch, self.heads, 1, rows / at.batch];

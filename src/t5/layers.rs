@@ -140,5 +140,9 @@ impl Mlp {
 /// A parameter of zeros that initialisation or a checkpoint fills before use: a view of one zero, so that a model
 /// that is only looked at, or being filled, has no memory of its own size beside the real one.
 pub(super) fn empty(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+    if shape.contains(&0) {
+        // A model without docids; Burn expands to no size of 0.
+        return Param::from_tensor(Tensor::<2>::zeros(shape, device));
+    }
     Param::from_tensor(Tensor::<2>::zeros([1, 1], device).expand(shape))
 }

@@ -9,7 +9,7 @@ use super::pass::Pass;
 use super::released::ReleasedWeights;
 use super::stack::{Decoder, Encoder, EncoderStates, Tokens};
 use crate::device::{ComputeDevice, Precision};
-use crate::ops::{Head, Logits};
+use crate::ops::{Head, Logits, TextHead};
 
 /// An encoder-decoder T5, v1.0 or v1.1.
 #[derive(Module, Debug)]
@@ -147,6 +147,34 @@ impl T5 {
         );
         let start = self.for_each(embeddings.slice(tokens..tokens + 1), source.batch);
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
+    }
+
+    /// The decoder's output for target tokens, from the embeddings of both stacks: those of the source's tokens, then
+    /// those of the decoder's input, `[batch * (source + target), d_model]`: `[batch * target, d_model]`.
+    ///
+    /// Padding at the end of a target needs no mask: a position attends to those before it.
+    pub fn encode_and_decode(
+        &self,
+        embeddings: Tensor<2>,
+        source: &Tokens,
+        pass: &mut Pass,
+    ) -> Tensor<2> {
+        self.expect_encoder();
+        pass.precision = self.precision;
+        let ([rows, _], tokens) = (embeddings.dims(), source.batch * source.length);
+        let target = embeddings.clone().slice(tokens..rows);
+        let source_rows = embeddings.slice(0..tokens);
+        let states = self.encoder.forward(source_rows, source.batch, source.mask.clone(), pass);
+        self.decoder.forward(target, None, &states, pass)
+    }
+
+    /// The output layer of text tokens for the decoder's output `[rows, d_model]`.
+    pub fn text_head(&self, output: Tensor<2>) -> TextHead {
+        TextHead {
+            rows: self.scaled(output),
+            text: self.lm_head.as_ref().unwrap_or(&self.shared).weight.val(),
+            precision: self.precision,
+        }
     }
 
     /// Logits of all text tokens, `[rows, d_model] -> [rows, vocab_size]`.

@@ -1,4 +1,5 @@
-//! Training examples: the tokens of a text, and the docid row that is its target.
+//! Training examples: the tokens of a text, and the docid row that is its target. The examples of denoising are pieces
+//! of documents, which are corrupted anew each time that they are seen.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,7 +11,7 @@ use crate::docid::{EncodeOptions, TextTokenizer, TokenizerError};
 /// Number of texts that are encoded at a time, to bound memory.
 const CHUNK: usize = 8192;
 
-/// All training examples: first those of indexing, then those of retrieval.
+/// All training examples: first those of indexing, then those of retrieval, then those of denoising.
 ///
 /// The tokens of all texts are in one array. A query with several relevant documents gives several examples that share
 /// one text.
@@ -23,20 +24,24 @@ pub struct Examples {
     ids: Vec<String>,
     /// The text of each example.
     texts: Vec<u32>,
-    /// The docid row of each example.
+    /// The docid row of each example; for denoising, that of the document that the text is of.
     targets: Vec<u32>,
     /// Number of indexing examples.
     indexing: usize,
-    /// Number of examples of both tasks that are left out with their documents.
+    /// Number of retrieval examples.
+    retrieval: usize,
+    /// Number of examples of all tasks that are left out with their documents.
     left_out: usize,
 }
 
 impl Examples {
     /// Creates the examples of the tasks in `options`: one for each text of each document, and one for each pair of a
-    /// training or generated query and a relevant document. Documents in `left_out` give no example of either task.
+    /// training or generated query and a relevant document; for denoising, one for each piece of each document that is
+    /// not held out ([`super::Denoising::held_out_documents`]). Documents in `left_out` give no example of any task.
     ///
     /// # Errors
-    /// [`TaskError::NoTask`] without tasks; the error of the tokenizer for a text that cannot be encoded.
+    /// [`TaskError::NoTask`] without tasks; a setting of denoising that is out of its range; the error of the tokenizer
+    /// for a text that cannot be encoded.
     pub fn build(
         corpus: &Corpus,
         tokenizer: &TextTokenizer,
@@ -70,8 +75,75 @@ impl Examples {
                 })
                 .collect();
             examples.add(queries, left_out, tokenizer, &encoding)?;
+            examples.retrieval = examples.texts.len() - examples.indexing;
+        }
+        if options.tasks.contains(&Task::Denoising) {
+            options.denoising.check()?;
+            let held_out = options.denoising.held_out_documents(corpus);
+            let is_trained = |row: &u32| !left_out.contains(row) && !held_out.contains(row);
+            examples.add_pieces(corpus, is_trained, tokenizer, options)?;
         }
         Ok(examples)
+    }
+
+    /// Creates the examples of denoising that a run is evaluated on: the pieces of the documents that are held out. None
+    /// where denoising is not trained.
+    ///
+    /// # Errors
+    /// As for [`Examples::build`].
+    pub fn held_out(
+        corpus: &Corpus,
+        tokenizer: &TextTokenizer,
+        options: &TaskOptions,
+        left_out: &HashSet<u32>,
+    ) -> Result<Self, TaskError> {
+        let mut examples = Self::default();
+        if options.tasks.contains(&Task::Denoising) {
+            options.denoising.check()?;
+            let held_out = options.denoising.held_out_documents(corpus);
+            let is_read = |row: &u32| !left_out.contains(row) && held_out.contains(row);
+            examples.add_pieces(corpus, is_read, tokenizer, options)?;
+        }
+        Ok(examples)
+    }
+
+    /// Adds an example of denoising for each piece of the documents in the rows that `are_read`.
+    fn add_pieces(
+        &mut self,
+        corpus: &Corpus,
+        are_read: impl Fn(&u32) -> bool,
+        tokenizer: &TextTokenizer,
+        TaskOptions { encoding, denoising, .. }: &TaskOptions,
+    ) -> Result<(), TokenizerError> {
+        let whole = EncodeOptions {
+            max_tokens: usize::MAX,
+            prefix: String::new(),
+            lowercase: encoding.lowercase,
+        };
+        let rows = (0..).zip(&corpus.documents).filter(|(row, _)| are_read(row));
+        let sources: Vec<(u32, &str, &str)> = rows
+            .flat_map(|(row, document)| {
+                document.texts.iter().map(move |text| (row, &*document.id, &**text))
+            })
+            .collect();
+        for chunk in sources.chunks(CHUNK) {
+            let texts: Vec<&str> = chunk.iter().map(|(_, _, text)| *text).collect();
+            let encoded = tokenizer.encode_batch(&texts, &whole)?;
+            for ((row, id, _), tokens) in chunk.iter().zip(encoded) {
+                // `</s>` comes after the corrupted text.
+                let mut rest = &tokens[..tokens.len().saturating_sub(1)];
+                for length in denoising.pieces(rest.len()) {
+                    let piece;
+                    (piece, rest) = rest.split_at(length.min(rest.len()));
+                    self.texts.push(self.ends.len() as u32);
+                    self.tokens.extend_from_slice(piece);
+                    self.ends.push(self.tokens.len());
+                    self.ids.push((*id).to_owned());
+                    self.targets.push(*row);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add(
@@ -116,8 +188,14 @@ impl Examples {
     pub fn count(&self, task: Task) -> usize {
         match task {
             Task::Indexing => self.indexing,
-            Task::Retrieval => self.len() - self.indexing,
+            Task::Retrieval => self.retrieval,
+            Task::Denoising => self.len() - self.of_docids(),
         }
+    }
+
+    /// Returns the number of examples whose target is a docid: they come first.
+    pub fn of_docids(&self) -> usize {
+        self.indexing + self.retrieval
     }
 
     /// Returns the number of examples that are left out with their documents.
@@ -125,8 +203,8 @@ impl Examples {
         self.left_out
     }
 
-    /// Returns the token ids of an example, which end with `</s>`. Panics if there is no such example, as do the
-    /// methods below.
+    /// Returns the token ids of an example, which end with `</s>`; those of denoising do not. Panics if there is no such
+    /// example, as do the methods below.
     pub fn tokens(&self, index: usize) -> &[u32] {
         let text = self.texts[index] as usize;
         let start = if text == 0 { 0 } else { self.ends[text - 1] };
@@ -145,7 +223,11 @@ impl Examples {
 
     /// Returns the task of an example.
     pub fn task(&self, index: usize) -> Task {
-        if index < self.indexing { Task::Indexing } else { Task::Retrieval }
+        match index {
+            _ if index < self.indexing => Task::Indexing,
+            _ if index < self.of_docids() => Task::Retrieval,
+            _ => Task::Denoising,
+        }
     }
 
     /// Returns groups of documents that have an indexing example of the same tokens, which the model cannot
@@ -186,7 +268,7 @@ impl Examples {
     pub fn source_id(&self, index: usize) -> String {
         let id = &self.ids[self.texts[index] as usize];
         match self.task(index) {
-            Task::Indexing => format!("doc:{id}"),
+            Task::Indexing | Task::Denoising => format!("doc:{id}"),
             Task::Retrieval => format!("query:{id}"),
         }
     }

@@ -1,4 +1,4 @@
-//! The two training tasks: examples, their mixture, epochs, the sampler and batches.
+//! The training tasks: examples, their mixture, epochs, the sampler and batches.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,43 +6,66 @@ use crate::choice::choice;
 use crate::docid::{EncodeOptions, TokenizerError};
 
 mod batch;
+mod denoising;
 mod epochs;
 mod examples;
 mod mixture;
 mod sampler;
 
-pub use batch::{Batch, collate};
+pub use batch::{
+    Batch, BatchPart, DenoisingBatch, IGNORED, PartExamples, collate, collate_corrupted,
+};
+pub use denoising::{Corrupted, Denoising, Sentinels, SpanCounts};
 pub use epochs::Epochs;
 pub use examples::Examples;
 pub use mixture::{Mixture, TaskShare};
 pub use sampler::Sampler;
 
 choice! {
-    /// A training task; the target of both is a docid.
+    /// A training task.
     #[derive(Hash)]
     Task {
         /// Document text to docid.
         Indexing = "indexing",
         /// Query to docid.
         Retrieval = "retrieval",
+        /// Corrupted text to what was replaced in it: T5's pre-training.
+        Denoising = "denoising",
+    }
+}
+
+impl Task {
+    /// The tasks whose target is a docid.
+    pub const OF_DOCIDS: [Self; 2] = [Self::Indexing, Self::Retrieval];
+
+    /// Returns whether the target of the task is a docid.
+    pub fn is_of_docids(self) -> bool {
+        Self::OF_DOCIDS.contains(&self)
     }
 }
 
 /// Options for creating examples from a corpus.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskOptions {
-    /// The tasks to train: one or both.
+    /// The tasks to train, at least one.
     pub tasks: Vec<Task>,
     /// Number of indexing examples for each retrieval example, see [`Mixture`]; `None`: every example once an epoch.
     pub ratio: Option<f64>,
     /// Encoding of the texts.
     pub encoding: Encoding,
+    /// The settings of denoising, where it is trained.
+    pub denoising: Denoising,
 }
 
 impl Default for TaskOptions {
-    /// The settings of the paper: both tasks, ratio 32.
+    /// The settings of the paper: indexing and retrieval, ratio 32.
     fn default() -> Self {
-        Self { tasks: Task::ALL.to_vec(), ratio: Some(32.0), encoding: Encoding::default() }
+        Self {
+            tasks: Task::OF_DOCIDS.to_vec(),
+            ratio: Some(32.0),
+            encoding: Encoding::default(),
+            denoising: Denoising::default(),
+        }
     }
 }
 
@@ -98,7 +121,7 @@ impl Default for Encoding {
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// No task is given.
-    #[error("no task is given; expected indexing, retrieval or both")]
+    #[error("no task is given; expected one or more of indexing, retrieval and denoising")]
     NoTask,
     /// Retrieval is trained, and there is no training query.
     #[error(
@@ -121,7 +144,9 @@ pub enum TaskError {
         ratio: f64,
     },
     /// There is a ratio between two tasks, and only one is trained.
-    #[error("ratio {ratio} needs both tasks, and only {task} is trained; remove the ratio")]
+    #[error(
+        "ratio {ratio} needs indexing and retrieval, and only {task} is trained; remove the ratio"
+    )]
     RatioOfOne {
         /// The ratio found.
         ratio: f64,
@@ -138,6 +163,71 @@ pub enum TaskError {
         /// The maximum.
         most: u64,
     },
+    /// Denoising is trained, and no text can be corrupted.
+    #[error(
+        "denoising needs documents with a text of at least {} tokens and there are none that are not left out or held \
+         out",
+        Denoising::LEAST_TEXT
+    )]
+    NoTexts,
+    /// The length of corrupted texts is too small.
+    #[error(
+        "denoising_tokens {tokens}: a corrupted text has at least {} tokens: a token, a sentinel and `</s>`",
+        Denoising::LEAST_TOKENS
+    )]
+    DenoisingTokens {
+        /// The length found.
+        tokens: usize,
+    },
+    /// The noise density is not a fraction.
+    #[error("noise_density {noise_density}: expected a number above 0 and below 1")]
+    NoiseDensity {
+        /// The density found.
+        noise_density: f64,
+    },
+    /// The mean length of spans is below 1.
+    #[error("mean_noise_span_length {mean_noise_span_length}: expected a number of at least 1")]
+    MeanNoiseSpanLength {
+        /// The length found.
+        mean_noise_span_length: f64,
+    },
+    /// The tokenizer has too few sentinels.
+    #[error(
+        "denoising replaces spans by the sentinel tokens `<extra_id_0>`, `<extra_id_1>` and so on: a text of {longest} \
+         tokens has {needed} spans, and the tokenizer has {found} sentinels (no `{first_missing}`); {}",
+        without_sentinels(*found)
+    )]
+    Sentinels {
+        /// Number of sentinels of the tokenizer.
+        found: usize,
+        /// Number of sentinels that are needed.
+        needed: usize,
+        /// The first one that is missing.
+        first_missing: String,
+        /// Number of tokens of the longest text that is corrupted at once.
+        longest: usize,
+    },
+    /// The ratio of denoising is not a number above 0.
+    #[error("denoising_ratio {ratio} is not a finite number above 0")]
+    DenoisingRatio {
+        /// The ratio found.
+        ratio: f64,
+    },
+    /// There is a ratio of denoising to other tasks, and there are none, or no denoising.
+    #[error(
+        "denoising_ratio {ratio} mixes denoising with indexing or retrieval; train denoising and one of these, or remove \
+         the ratio"
+    )]
+    DenoisingRatioOfOne {
+        /// The ratio found.
+        ratio: f64,
+    },
+    /// No parameter that denoising computes with is trained.
+    #[error(
+        "denoising trains no parameter: trainable.select has docids only, which denoising does not use; select a \
+         component of the model, or remove denoising"
+    )]
+    NothingToDenoise,
     /// The batch size is 0.
     #[error("batch size 0; expected at least 1")]
     BatchSize,
@@ -147,4 +237,15 @@ pub enum TaskError {
     /// A text could not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+}
+
+/// What to do about too few sentinels.
+fn without_sentinels(found: usize) -> &'static str {
+    match found {
+        0 => "take a base model with T5's tokenizer, or make one with `genir tokenizer train`",
+        _ => {
+            "take a smaller task.denoising_tokens or task.noise_density, a larger task.mean_noise_span_length, or a \
+             tokenizer with more sentinels"
+        }
+    }
 }

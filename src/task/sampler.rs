@@ -1,6 +1,6 @@
 //! The order of examples: a pure function of seed and position.
 
-use super::{Epochs, Examples, Mixture, Task};
+use super::{BatchPart, Epochs, Examples, Mixture, PartExamples, Task};
 use crate::random;
 
 /// Number of updates over which examples are sorted by length. A longer window saves more padding, and makes the
@@ -14,13 +14,15 @@ const WINDOW: usize = 16;
 ///
 /// The order of an epoch: all examples, as often as the mixture defines, are shuffled; within windows of several
 /// updates they are sorted by length and divided into updates, so that the texts of an update have similar lengths; the
-/// updates of each window are shuffled. Only the last update of an epoch may be short. The number of batches of an
+/// updates of each window are shuffled. Examples of denoising, which have targets of their own kind, are sorted behind the
+/// others of a window, so that most updates have one kind. Only the last update of an epoch may be short. The number of batches of an
 /// update has no effect: 4 batches of 32 are the same examples as one batch of 128.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     /// Number of tokens of each example.
     lengths: Vec<u32>,
     indexing: usize,
+    of_docids: usize,
     mixture: Mixture,
     epochs: Epochs,
     seed: u64,
@@ -34,6 +36,7 @@ impl Sampler {
         Self {
             lengths: (0..examples.len()).map(|index| examples.tokens(index).len() as u32).collect(),
             indexing: examples.count(Task::Indexing),
+            of_docids: examples.of_docids(),
             mixture: *mixture,
             epochs,
             seed,
@@ -58,9 +61,38 @@ impl Sampler {
         self.update(update).chunks(size)
     }
 
+    /// Returns the batches of an update, those with examples of both kinds divided into two parts. The position of a
+    /// denoising example, which its spans are a function of, is the number of examples before it in the run: it does not
+    /// depend on the division into batches.
+    pub fn parts(&mut self, update: u64) -> Vec<BatchPart> {
+        let (first, of_docids) = (self.epochs.first_batch(update), self.of_docids);
+        let before = self.epochs.examples_after(update);
+        let size = self.epochs.max_batch_size() as usize;
+        let mut parts = Vec::new();
+        for (number, batch) in self.update(update).chunks(size).enumerate() {
+            let number = number as u64;
+            let positions = before + number * size as u64..;
+            let (docids, texts): (Vec<_>, Vec<_>) = batch
+                .iter()
+                .copied()
+                .zip(positions)
+                .partition(|&(example, _)| (example as usize) < of_docids);
+            let docids = docids.into_iter().map(|(example, _)| example).collect::<Vec<u32>>();
+            let found = [PartExamples::Docids(docids), PartExamples::Denoising(texts)];
+            let whole = found.into_iter().filter(|examples| !examples.is_empty());
+            parts.extend(whole.map(|examples| BatchPart { batch: first + number, examples }));
+        }
+        parts
+    }
+
     fn plan_of(&self, epoch: u64) -> Vec<u32> {
         let mut plan = Vec::with_capacity(self.mixture.per_epoch() as usize);
-        for (task, first) in [(Task::Indexing, 0), (Task::Retrieval, self.indexing)] {
+        let tasks = [
+            (Task::Indexing, 0),
+            (Task::Retrieval, self.indexing),
+            (Task::Denoising, self.of_docids),
+        ];
+        for (task, first) in tasks {
             let share = self.mixture.share(task);
             if share.examples == 0 {
                 continue;
@@ -77,7 +109,10 @@ impl Sampler {
         let window = WINDOW * self.epochs.max_update_size() as usize;
         for (number, window) in plan.chunks_mut(window).enumerate() {
             // The sort is stable: examples of equal length remain shuffled.
-            window.sort_by_key(|&example| self.lengths[example as usize]);
+            window.sort_by_key(|&example| {
+                let example = example as usize;
+                (example >= self.of_docids, self.lengths[example])
+            });
             self.shuffle_updates(window, epoch, number);
         }
         plan

@@ -8,7 +8,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::arithmetic::Step;
 use super::memory::MemoryEstimate;
 use super::plan::Plan;
-use crate::component::{SelectorError, grouped};
+use super::plan_error::PlanError;
+use crate::component::grouped;
 use crate::prefix::{bytes_held, mebibytes};
 use crate::t5::GenirModel;
 
@@ -106,11 +107,11 @@ impl Plan {
 
     /// Returns the costs of the recipe with each of the trainable sets that are usually compared, or why a set cannot be
     /// trained on this model.
-    pub fn arms(&mut self) -> Vec<Result<ArmCosts, SelectorError>> {
+    pub fn arms(&mut self) -> Vec<Result<ArmCosts, PlanError>> {
         ARMS.iter().map(|select| self.costs_with(select)).collect()
     }
 
-    fn costs_with(&mut self, select: &[&str]) -> Result<ArmCosts, SelectorError> {
+    fn costs_with(&mut self, select: &[&str]) -> Result<ArmCosts, PlanError> {
         let select = select.iter().map(|text| (*text).to_owned()).collect();
         let before = mem::replace(&mut self.recipe.trainable.select, select);
         let costs = self.select_trained().map(|selected| {
@@ -128,7 +129,7 @@ impl Plan {
 
 /// Returns a table of trainable sets with their costs: `recipe` first, then `arms`. Those that cannot be trained are
 /// listed below it.
-pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, SelectorError>]) -> String {
+pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([

@@ -93,9 +93,10 @@ impl<'a> Checkpoints<'a> {
 
     /// The value of the metric, if it is the best so far.
     fn is_best(&self, state: &TrainerState) -> Result<Option<f64>, TrainError> {
-        let measured = state.metric("save.best_metric", &self.plan.recipe.save.best_metric)?;
+        let metric = &self.plan.recipe.save.best_metric;
+        let measured = state.metric("save.best_metric", metric)?;
         let best = self.listed.best.as_ref().map(|(best, _)| *best);
-        Ok(measured.filter(|&value| improves(value, best, 0.0)))
+        Ok(measured.filter(|&value| improves(metric, value, best, 0.0)))
     }
 
     /// True if there is a checkpoint of this step.

@@ -21,13 +21,15 @@ pub(super) fn missing_splits<'a>(
     })
 }
 
-/// A problem for each metric that the run goes by and no evaluation of it gives. `sets` are all that is evaluated.
+/// A problem for each metric that the run goes by and no evaluation of it gives. `sets` are all that is ranked;
+/// `held_out`: texts are held out of denoising.
 pub(super) fn missing_metrics(
     recipe: &Recipe,
     corpus: &Corpus,
     sets: &[(QuerySet, Option<Split>)],
+    held_out: bool,
 ) -> Vec<PlanError> {
-    let given = metrics_of(sets);
+    let given = metrics_of(sets, held_out);
     let saved = ("save.best_metric", &recipe.save.best_metric);
     let stopped = recipe.stop.iter().map(|stop| ("stop.metric", &stop.metric));
     let mut asked: Vec<(&'static str, &String)> = [saved].into_iter().chain(stopped).collect();

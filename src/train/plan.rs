@@ -8,10 +8,11 @@ use burn::tensor::Device;
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
 use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_probes};
+use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::component::{SelectorError, Stages, TrainableTable, trainable_set};
+use crate::component::{Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
@@ -21,7 +22,7 @@ use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config};
-use crate::task::{Epochs, Examples, Mixture};
+use crate::task::{Epochs, Examples, Mixture, Sentinels, Task, TaskError};
 
 /// A recipe that was checked against its corpus, its base model and its device.
 pub struct Plan {
@@ -43,7 +44,7 @@ pub struct Plan {
     pub tokenizer: TextTokenizer,
     /// Docids by row.
     pub docids: DocidVocabulary,
-    /// Training examples of both tasks.
+    /// Training examples of all tasks.
     pub examples: Examples,
     /// The examples of an epoch.
     pub mixture: Mixture,
@@ -52,6 +53,10 @@ pub struct Plan {
     /// The query sets of each evaluation, encoded once: samples of what was trained on, then the splits, each set with
     /// its split.
     pub query_sets: Vec<(QuerySet, Option<Split>)>,
+    /// The texts that are held out of denoising.
+    pub held_out: HeldOut,
+    /// The sentinel tokens of denoising; none where it is not trained.
+    pub sentinels: Sentinels,
     /// Stages of the decoder; none where it has too few layers.
     pub stages: Option<Stages>,
     /// Probes of the recipe's `probes.run` that are not measured since the decoder has no stages.
@@ -113,7 +118,13 @@ impl Plan {
                     let train = &recipe.train;
                     let epochs =
                         Epochs::new(mixture.per_epoch(), train.batch_size, train.accumulate)?;
-                    Ok((examples, mixture, epochs))
+                    let corpus = &loaded.corpus;
+                    let held_out = Examples::held_out(corpus, tokenizer, &tasks, &loaded.left_out)?;
+                    let sentinels = match tasks.tasks.contains(&Task::Denoising) {
+                        true => Sentinels::of(tokenizer, &tasks.denoising)?,
+                        false => Sentinels::default(),
+                    };
+                    Ok((examples, mixture, epochs, HeldOut::new(held_out), sentinels))
                 });
                 note(&mut problems, mixed.map_err(PlanError::from))
             }
@@ -128,14 +139,21 @@ impl Plan {
                 let source =
                     QuerySource { recipe: &recipe, corpus, left_out: &loaded.left_out, tokenizer };
                 let sets = note(&mut problems, source.evaluated().map_err(PlanError::from));
-                problems
-                    .extend(sets.iter().flat_map(|sets| missing_metrics(&recipe, corpus, sets)));
+                let held_out =
+                    examples.as_ref().is_none_or(|(.., held_out, _)| !held_out.is_empty());
+                problems.extend(
+                    sets.iter().flat_map(|sets| missing_metrics(&recipe, corpus, sets, held_out)),
+                );
                 sets
             }
             _ => None,
         };
         let docids = loaded.as_ref().and_then(|loaded| {
-            let docids = DocidVocabulary::from_corpus(&loaded.corpus);
+            // Without a task whose target is a docid, a model has none.
+            let docids = match recipe.task.of_docids() {
+                0 => DocidVocabulary::new(std::iter::empty::<&str>()),
+                _ => DocidVocabulary::from_corpus(&loaded.corpus),
+            };
             note(&mut problems, docids.map_err(PlanError::from))
         });
         let documents = docids.as_ref().map_or(1, DocidVocabulary::len);
@@ -171,7 +189,7 @@ impl Plan {
                 Some(ComputeDevice { device, precision }),
                 Some(loaded),
                 Some((tokenizer, base)),
-                Some((examples, mixture, epochs)),
+                Some((examples, mixture, epochs, held_out, sentinels)),
                 Some(query_sets),
                 Some(docids),
                 Some(stages),
@@ -190,6 +208,8 @@ impl Plan {
                 mixture,
                 epochs,
                 query_sets,
+                held_out,
+                sentinels,
                 stages,
                 unmeasured,
                 trained,
@@ -215,17 +235,28 @@ impl Plan {
 
     /// The names of the metrics that each evaluation gives, such as `validation/unseen/hits@1`.
     pub fn metrics(&self) -> Vec<String> {
-        metrics_of(&self.query_sets)
+        metrics_of(&self.query_sets, !self.held_out.is_empty())
     }
 
-    /// The training texts, as often as the whole run reads them.
+    /// The training texts whose target is a docid, as often as the whole run reads them. Texts of denoising are corrupted
+    /// anew each time: nothing can be stored for them.
     pub fn training_texts(&self) -> TextSet<'_> {
-        let examples = 0..self.examples.len();
+        let examples = 0..self.examples.of_docids();
+        let reads = self.epochs.examples_after(self.total_steps());
+        let reads = match self.is_denoising() {
+            true => (reads as f64 * self.mixture.share_of_docids()).round() as u64,
+            false => reads,
+        };
         TextSet {
             name: "training".to_owned(),
             texts: examples.map(|example| self.examples.tokens(example)).collect(),
-            reads: self.epochs.examples_after(self.total_steps()),
+            reads,
         }
+    }
+
+    /// Returns whether denoising is one of the tasks.
+    pub fn is_denoising(&self) -> bool {
+        self.recipe.task.denoising.is_some()
     }
 
     /// Probability of dropout in training, in what comes after the frozen prefix.
@@ -282,6 +313,7 @@ impl Plan {
             hasher.update(text.as_bytes());
         };
         self.docids.ids().for_each(&mut text);
+        self.held_out.ids().for_each(|id| text(&id));
         for split in &self.recipe.evaluate.splits {
             for query in self.corpus.split(*split) {
                 text(&query.id);
@@ -377,16 +409,18 @@ impl Plan {
         self.base.tied
     }
 
-    /// The frozen prefix; `None` if the encoder or the word embedding is trained.
+    /// The frozen prefix; `None` if the encoder or the word embedding is trained, or no task has a docid as its target:
+    /// corrupted texts differ each time that they are seen.
     pub fn frozen_prefix(&self) -> Option<FrozenPrefix> {
+        if self.recipe.task.of_docids() == 0 {
+            return None;
+        }
         let trained = self.trained.iter().map(String::as_str);
         FrozenPrefix::of(trained, self.config().num_decoder_layers)
     }
 
     /// The parameters that the recipe's selectors name, and their counts.
-    pub(super) fn select_trained(
-        &self,
-    ) -> Result<(BTreeSet<String>, TrainableTable), SelectorError> {
+    pub(super) fn select_trained(&self) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
         trained_of(&self.recipe, &self.base, self.stages.as_ref(), self.docids.len())
     }
 }
@@ -419,10 +453,16 @@ fn trained_of(
     base: &Base,
     stages: Option<&Stages>,
     documents: usize,
-) -> Result<(BTreeSet<String>, TrainableTable), SelectorError> {
-    let parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
+) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
+    let mut parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
+    // Without documents there is no such parameter.
+    parameters.retain(|(_, size)| *size > 0);
     let sizes = parameters.iter().map(|(name, size)| (name.as_str(), *size));
     let trained = trainable_set(&recipe.trainable.select, stages, sizes)?;
+    let is_denoising = recipe.task.denoising.is_some();
+    if is_denoising && trained.iter().all(|name| name == "docids.weight") {
+        return Err(TaskError::NothingToDenoise.into());
+    }
     let table = TrainableTable::new(&parameters, &trained, stages);
     Ok((trained, table))
 }

@@ -77,6 +77,8 @@ impl QuerySource<'_> {
         for &task in &recipe.task.tasks {
             let name = names::of_memorisation(task);
             sets.push(match task {
+                // Its target is no docid: see `Plan::held_out`.
+                Task::Denoising => continue,
                 Task::Indexing => {
                     let rows: Vec<u32> = (0..corpus.documents.len() as u32)
                         .filter(|row| !left_out.contains(row))
@@ -101,9 +103,11 @@ impl QuerySource<'_> {
     }
 }
 
-/// The names of all metrics that evaluations of these sets give, such as `validation/unseen/hits@1`.
-pub(super) fn metrics_of(sets: &[(QuerySet, Option<Split>)]) -> Vec<String> {
+/// The names of all metrics that evaluations of these sets give, such as `validation/unseen/hits@1`; where texts are held
+/// out of denoising, the loss of these, too.
+pub(super) fn metrics_of(sets: &[(QuerySet, Option<Split>)], held_out: bool) -> Vec<String> {
     let rankings = sets.iter().flat_map(|(set, _)| set.rankings());
     let metrics = |(ranking, _)| Metrics::NAMES.map(|metric| format!("{ranking}/{metric}"));
-    rankings.flat_map(metrics).collect()
+    let denoising = held_out.then(|| names::DENOISING_LOSS.to_owned());
+    rankings.flat_map(metrics).chain(denoising).collect()
 }

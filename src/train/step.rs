@@ -3,7 +3,7 @@
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, IndexingUpdateOp, Int, Tensor};
 
-use crate::ops::{Dropout, cross_entropy};
+use crate::ops::{Dropout, Loss, cross_entropy};
 use crate::prefix::PrefixOutput;
 use crate::t5::{Embedding, GenirModel, NoTap, Pass, Tokens};
 
@@ -50,6 +50,16 @@ pub fn forward_backward(
     }; // [batch, d_model]
     let head = model.head(output);
     let loss = cross_entropy(head, targets, options.label_smoothing, options.weight);
+    gradients(model, loss, lookup)
+}
+
+/// The value of a loss, and the gradients of every trained parameter of `model`, the `lookup` of its word embedding among
+/// them.
+pub(super) fn gradients(
+    model: &GenirModel,
+    loss: Loss,
+    lookup: Option<Lookup>,
+) -> (f64, GradientsParams) {
     let mut found = loss.root.backward();
     let mut gradients = GradientsParams::from_module(&mut found, model);
     if let Some(lookup) = lookup {
@@ -62,15 +72,15 @@ pub fn forward_backward(
 ///
 /// The gradient of that operation would be as large as the embedding: cleared, filled in a few rows and added to the
 /// output matrix's at each step.
-struct Lookup {
+pub(super) struct Lookup {
     /// `[words read]`
     ids: Tensor<1, Int>,
     /// `[words read, d_model]`
-    rows: Tensor<2>,
+    pub(super) rows: Tensor<2>,
 }
 
 impl Lookup {
-    fn new(embedding: &Embedding, ids: Tensor<1, Int>) -> Self {
+    pub(super) fn new(embedding: &Embedding, ids: Tensor<1, Int>) -> Self {
         let ids = ids.inner();
         let rows = embedding.weight.val().inner().select(0, ids.clone());
         let rows = Tensor::from_inner(rows).set_require_grad(embedding.weight.is_require_grad());

@@ -19,6 +19,7 @@ use super::plan_error::PlanError;
 use super::requests::Requests;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
+use super::text_step::{TextBatch, forward_backward_text};
 use super::training_state::{Called, OPTIMIZER, TrainingState, UpdateRecord};
 use super::{NonFinite, TrainError};
 use crate::allocator::release_freed_memory;
@@ -29,7 +30,7 @@ use crate::monitor::Monitor;
 use crate::prefix::{FrozenModel, Prefetcher, Prefix, TextSet, mebibytes};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
-use crate::task::{Batch, Sampler, collate};
+use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -281,7 +282,9 @@ impl<'a> Trainer<'a> {
         mut model: GenirModel,
         monitor: Option<&Monitor>,
     ) -> Result<GenirModel, TrainError> {
-        let Some(prefix) = self.prefix.as_ref().filter(|prefix| prefix.is_complete()) else {
+        // Corrupted texts go through the whole model at each step.
+        let is_stored = |prefix: &&Arc<Prefix>| prefix.is_complete() && !self.plan.is_denoising();
+        let Some(prefix) = self.prefix.as_ref().filter(is_stored) else {
             return Ok(model);
         };
         let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
@@ -309,28 +312,31 @@ impl<'a> Trainer<'a> {
         step: u64,
     ) -> (GenirModel, Result<Step, TrainError>) {
         let (update, learning_rate) = (step - 1, self.schedule.at(step - 1));
-        let batches: Vec<Vec<u32>> = self.sampler.batches(update).map(<[u32]>::to_vec).collect();
-        let (first, examples) =
-            (self.plan.epochs.first_batch(update), self.plan.epochs.examples_of(update));
+        let parts = self.sampler.parts(update);
+        let shares = Shares::of(&parts, self.plan);
+        let examples = self.plan.epochs.examples_of(update);
         let mut accumulator = GradientsAccumulator::new();
         let mut gradients = None;
         let mut loss = 0.0;
-        for (part, indices) in batches.iter().enumerate() {
-            let pad_id = self.plan.tokenizer.pad_id();
-            let batch =
-                collate(&self.plan.examples, indices, pad_id, pad_to_multiple_of(&self.device));
-            // Every example of an update has the same weight, whichever batch it is in.
-            let share = batch.size() as f64 / examples as f64;
-            let input = self.input(&model, &batch);
-            self.prefetch_next(batches.get(part + 1), step);
-            let (value, found) =
-                self.forward_backward(&model, &batch, input, first + part as u64, share);
+        for (at, part) in parts.iter().enumerate() {
+            let share = shares.of_part(at);
+            let (value, found) = match &part.examples {
+                PartExamples::Docids(indices) => {
+                    let (pad_id, multiple) =
+                        (self.plan.tokenizer.pad_id(), pad_to_multiple_of(&self.device));
+                    let batch = collate(&self.plan.examples, indices, pad_id, multiple);
+                    let input = self.input(&model, &batch);
+                    self.prefetch_next(&parts[at + 1..], step);
+                    self.forward_backward(&model, &batch, input, part.batch, share)
+                }
+                PartExamples::Denoising(chosen) => self.denoise(&model, chosen, part.batch, share),
+            };
             if !value.is_finite() {
                 let error = self.non_finite(NonFinite::Loss, value, step, learning_rate);
                 return (model, Err(error));
             }
             loss += value * share;
-            if batches.len() == 1 {
+            if parts.len() == 1 {
                 gradients = Some(found);
             } else {
                 accumulator.accumulate(&model, found);
@@ -364,15 +370,34 @@ impl<'a> Trainer<'a> {
         let targets: Vec<i32> = batch.targets.iter().map(|&row| row as i32).collect();
         let targets = TensorData::new(targets, [batch.size()]);
         let targets = Tensor::<1, Int>::from_data(targets, &self.device);
-        let options = StepOptions {
+        forward_backward(model, input, targets, self.options(position, "dropout", share))
+    }
+
+    /// The same of a batch of denoising.
+    fn denoise(
+        &self,
+        model: &GenirModel,
+        chosen: &[(u32, u64)],
+        position: u64,
+        share: f64,
+    ) -> (f64, GradientsParams) {
+        let Plan { recipe, examples, sentinels, tokenizer, .. } = self.plan;
+        let how = (&recipe.task.options().denoising, sentinels);
+        let (pad_id, multiple) = (tokenizer.pad_id(), pad_to_multiple_of(&self.device));
+        let batch = collate_corrupted(examples, chosen, how, recipe.run.seed, pad_id, multiple);
+        let batch = TextBatch::of(&batch, self.plan.config(), &self.device);
+        forward_backward_text(model, &batch, self.options(position, "dropout of denoising", share))
+    }
+
+    fn options(&self, position: u64, purpose: &str, share: f64) -> StepOptions {
+        StepOptions {
             dropout: Dropout {
                 probability: self.plan.dropout(),
-                key: random::key(self.plan.recipe.run.seed, position, "dropout"),
+                key: random::key(self.plan.recipe.run.seed, position, purpose),
             },
             label_smoothing: self.plan.recipe.train.label_smoothing,
             weight: share,
-        };
-        forward_backward(model, input, targets, options)
+        }
     }
 
     /// The input of a batch's step: its tokens, or the output of the frozen prefix for them, stored or computed now.
@@ -391,17 +416,22 @@ impl<'a> Trainer<'a> {
         }))
     }
 
-    /// Starts gathering the stored prefix of the next batch of update number `step`, or of the first batch of the next
-    /// update.
-    fn prefetch_next(&mut self, following: Option<&Vec<u32>>, step: u64) {
+    /// Starts gathering the stored prefix of the next batch of docids among those `following` in update number `step`, or
+    /// of the first one of the next update.
+    fn prefetch_next(&mut self, following: &[BatchPart], step: u64) {
         let Some(ahead) = &mut self.ahead else { return };
-        let next = match following {
-            Some(batch) => Some(batch.as_slice()),
-            None if step < self.total_steps => self.sampler.batches(step).next(),
-            None => None,
+        let of_docids = |parts: &[BatchPart]| {
+            parts.iter().find_map(|part| match &part.examples {
+                PartExamples::Docids(indices) => Some(indices.clone()),
+                PartExamples::Denoising(_) => None,
+            })
         };
+        let mut next = of_docids(following);
+        if next.is_none() && step < self.total_steps {
+            next = of_docids(&self.sampler.parts(step));
+        }
         if let Some(next) = next {
-            ahead.request(&self.plan.examples.texts(next));
+            ahead.request(&self.plan.examples.texts(&next));
         }
     }
 
@@ -416,6 +446,50 @@ impl<'a> Trainer<'a> {
         let examples =
             update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples, dump: None }
+    }
+}
+
+/// The share of an update's gradients that each of its parts has. Every example has the same weight among the others of
+/// its update, whichever batch it is in; among the labels of denoising, which are several an example, every label has.
+struct Shares {
+    /// Examples of the update.
+    examples: f64,
+    /// Examples of denoising, and their labels.
+    texts: f64,
+    labels: f64,
+    /// Of each part: its examples, and its labels where it is one of denoising.
+    parts: Vec<(f64, Option<f64>)>,
+}
+
+impl Shares {
+    fn of(parts: &[BatchPart], plan: &Plan) -> Self {
+        let denoising = &plan.recipe.task.options().denoising;
+        let labels = |&(example, _): &(u32, u64)| {
+            denoising.counts(plan.examples.tokens(example as usize).len()).target() as f64
+        };
+        let parts: Vec<(f64, Option<f64>)> = parts
+            .iter()
+            .map(|part| match &part.examples {
+                PartExamples::Docids(examples) => (examples.len() as f64, None),
+                PartExamples::Denoising(examples) => {
+                    (examples.len() as f64, Some(examples.iter().map(labels).sum()))
+                }
+            })
+            .collect();
+        let of_texts = || parts.iter().filter(|(_, labels)| labels.is_some());
+        Self {
+            examples: parts.iter().map(|(examples, _)| examples).sum(),
+            texts: of_texts().map(|(examples, _)| examples).sum(),
+            labels: of_texts().filter_map(|(_, labels)| *labels).sum(),
+            parts,
+        }
+    }
+
+    fn of_part(&self, at: usize) -> f64 {
+        match self.parts[at] {
+            (examples, None) => examples / self.examples,
+            (_, Some(labels)) => labels / self.labels * (self.texts / self.examples),
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use genir::corpus::{Layout, LeaveOut, OnProblem, Split};
 use genir::docid::RowInit;
 use genir::prefix::Element;
 use genir::probe::{Probe, Variant};
-use genir::recipe::{Every, Init, OptimizerSettings, Recipe, ScheduleName, Span, StopSection};
+use genir::recipe::{
+    DenoisingKeys, Every, Init, OptimizerSettings, Recipe, ScheduleName, Span, StopSection,
+};
 use genir::retrieval::CandidateSet;
 use genir::task::Task;
 use proptest::prelude::*;
@@ -147,7 +149,7 @@ pub fn recipe() -> impl Strategy<Value = Recipe> {
     });
     let tokens = 2..=i64::MAX as usize;
     let of_task = (
-        subsequence(Task::ALL, 1..=2),
+        subsequence(Task::OF_DOCIDS.to_vec(), 1..=2),
         prop::option::of(positive()),
         tokens,
         [text(), text()],
@@ -165,6 +167,22 @@ pub fn recipe() -> impl Strategy<Value = Recipe> {
             recipe.task.lowercase = lowercase;
             recipe
         });
+    let noise = (0.01_f64..0.99, 1.0_f64..9.0, prop::option::of(positive()), 0.0_f64..1.0);
+    let of_denoising = prop::option::of((3..=i64::MAX as usize, noise));
+    let base = (base, of_denoising).prop_map(|(mut recipe, denoising)| {
+        if let Some((tokens, (density, mean, ratio, held_out))) = denoising {
+            recipe.task.tasks.push(Task::Denoising);
+            recipe.task.denoising = Some(DenoisingKeys {
+                denoising_tokens: tokens,
+                noise_density: density,
+                mean_noise_span_length: mean,
+                denoising_ratio: ratio,
+                denoising_held_out: held_out,
+            });
+            recipe.evaluate.denoising = held_out > 0.0;
+        }
+        recipe
+    });
     let selectors = prop::collection::vec(selector().prop_map(|(text, _)| text), 1..4);
     let of_training = (
         selectors,

@@ -21,44 +21,77 @@ pub(super) fn cross_entropy(
     smoothing: f64,
     weight: f64,
 ) -> (Tensor<1>, Tensor<1>) {
-    let targets: Vec<usize> = targets.into_data().iter::<i64>().map(|row| row as usize).collect();
     let inputs = [head.rows.into(), head.text.into(), head.docids.into()];
+    let target = Target { rows: rows_of(targets), smoothing, weight };
     let mut value = 0.0;
-    let root = apply::<CrossEntropy, 3, 1>(inputs, |inputs, needed| {
-        let (mean, saved) = forward(inputs, needed, targets, smoothing, weight);
+    let root = apply::<CrossEntropy, 3, 1>(inputs, |[x, text, docids], needed| {
+        let [for_x, for_text, for_docids] = needed;
+        let (mean, saved) = forward(x, for_x, [(text, for_text), (docids, for_docids)], target);
         value = mean;
         (HostTensor::new(vec![mean], [1]), saved)
     });
     (HostTensor::new(vec![value], [1]).into_tensor(), root)
 }
 
-/// The mean loss, and what the backward pass needs.
-fn forward(
-    inputs: [HostTensor; 3],
-    [for_x, for_text, for_docids]: [bool; 3],
-    targets: Vec<usize>,
+/// The value of [`super::text_cross_entropy`], and the scalar with its gradients.
+pub(super) fn text_cross_entropy(
+    rows: Tensor<2>,
+    text: Tensor<2>,
+    targets: Tensor<1, Int>,
     smoothing: f64,
     weight: f64,
+) -> (Tensor<1>, Tensor<1>) {
+    let target = Target { rows: rows_of(targets), smoothing, weight };
+    let mut value = 0.0;
+    let root = apply::<CrossEntropy, 2, 1>([rows.into(), text.into()], |[x, text], needed| {
+        let [for_x, for_text] = needed;
+        let (mean, saved) = forward(x, for_x, [(text, for_text)], target);
+        value = mean;
+        (HostTensor::new(vec![mean], [1]), saved)
+    });
+    (HostTensor::new(vec![value], [1]).into_tensor(), root)
+}
+
+fn rows_of(targets: Tensor<1, Int>) -> Vec<usize> {
+    targets.into_data().iter::<i64>().map(|row| row as usize).collect()
+}
+
+/// What the loss compares with.
+struct Target {
+    /// Rows of the last matrix, `[batch]`
+    rows: Vec<usize>,
+    smoothing: f64,
+    weight: f64,
+}
+
+/// The mean loss under one softmax over the rows of all `matrices`, each with whether it is trained, and what the
+/// backward pass needs.
+fn forward<const N: usize>(
+    x: HostTensor,
+    for_x: bool,
+    matrices: [(HostTensor, bool); N],
+    target: Target,
 ) -> (f32, Saved) {
-    let [rows, text, docids] = inputs.map(HostTensor::contiguous);
+    let Target { rows: targets, smoothing, weight } = target;
+    let rows = x.contiguous();
     let [batch, width] = rows.shape();
-    let classes = text.shape::<2>()[0] + docids.shape::<2>()[0];
     let columns = BatchColumns::of(&rows);
-    let logits_of = |matrix: Contiguous, trained: bool| {
-        if trained {
-            OutputRows::saved(matrix, &columns)
-        } else {
-            OutputRows::streamed(matrix, &columns, for_x, smoothing > 0.0)
-        }
-    };
-    let (text, docids) = (logits_of(text, for_text), logits_of(docids, for_docids));
-    let parts = || text.parts.iter().chain(&docids.parts);
+    let matrices: Vec<OutputRows> = matrices
+        .into_iter()
+        .map(|(matrix, trained)| match trained {
+            true => OutputRows::saved(matrix.contiguous(), &columns),
+            false => OutputRows::streamed(matrix.contiguous(), &columns, for_x, smoothing > 0.0),
+        })
+        .collect();
+    let classes: usize = matrices.iter().map(|matrix| matrix.values.shape::<2>()[0]).sum();
+    let parts = || matrices.iter().flat_map(|matrix| &matrix.parts);
     let logsumexp = logsumexp(parts(), batch);
 
     let mut sum = 0.0;
+    let of_targets = matrices[N - 1].values.values();
     for (example, (&target, &logsumexp)) in targets.iter().zip(&logsumexp).enumerate() {
-        let docid = &docids.values.values()[target * width..][..width];
-        let at_target = f64::from(dot(&rows.values()[example * width..][..width], docid));
+        let row = &of_targets[target * width..][..width];
+        let at_target = f64::from(dot(&rows.values()[example * width..][..width], row));
         sum += logsumexp - (1.0 - smoothing) * at_target;
         if smoothing > 0.0 {
             let logits: f64 = parts().map(|part| part.logits[example]).sum();
@@ -70,7 +103,7 @@ fn forward(
         at_target: -weight * (1.0 - smoothing) / batch as f64,
         even: -weight * smoothing / (batch as f64 * classes as f64),
     };
-    let saved = Saved { rows, text, docids, targets, logsumexp, factors };
+    let saved = Saved { rows, matrices, targets, logsumexp, factors };
     ((sum / batch as f64) as f32, saved)
 }
 
@@ -113,70 +146,98 @@ struct CrossEntropy;
 struct Saved {
     /// The input, `[batch, width]`
     rows: Contiguous,
-    text: OutputRows,
-    docids: OutputRows,
-    /// Docid rows, `[batch]`
+    matrices: Vec<OutputRows>,
+    /// Rows of the last matrix, `[batch]`
     targets: Vec<usize>,
     /// `[batch]`
     logsumexp: Vec<f64>,
     factors: Factors,
 }
 
+/// Of text tokens and docids.
 impl Operation<3> for CrossEntropy {
     type Saved = Saved;
 
     fn backward(
-        mut saved: Saved,
+        saved: Saved,
         gradient: HostTensor,
         [for_x, ..]: [bool; 3],
     ) -> [Option<HostTensor>; 3] {
-        let upstream = gradient.contiguous().values()[0];
-        let factors = saved.factors.times(f64::from(upstream));
-        let mut to_input = Vec::new();
-        let input = saved.rows.matrix();
-        let matrices = [(&mut saved.text, None), (&mut saved.docids, Some(&saved.targets))];
-        let [to_text, to_docids] = matrices.map(|(rows, targets)| {
-            if rows.logits.is_none() {
-                if for_x {
-                    to_input.push(rows.input_gradient(&saved.logsumexp, factors.weight));
-                }
-                return None;
-            }
-            let (weight, even) = (factors.weight as f32, factors.even as f32);
-            rows.logits_to_gradients(&saved.logsumexp, weight, even);
-            if let Some(targets) = targets {
-                rows.add_at_targets(targets, factors.at_target as f32);
-            }
-            let (gradient, of_input) = rows.gradients(input, for_x);
-            to_input.extend(of_input);
-            Some(gradient)
-        });
-        let to_x = for_x.then(|| saved.input_gradient(&to_input, factors));
-        [to_x, to_text, to_docids]
+        saved.backward(gradient, for_x)
+    }
+}
+
+/// Of text tokens alone.
+impl Operation<2> for CrossEntropy {
+    type Saved = Saved;
+
+    fn backward(
+        saved: Saved,
+        gradient: HostTensor,
+        [for_x, ..]: [bool; 2],
+    ) -> [Option<HostTensor>; 2] {
+        saved.backward(gradient, for_x)
     }
 }
 
 impl Saved {
+    /// Gradients of the input and of each matrix: `N` in all.
+    fn backward<const N: usize>(
+        mut self,
+        gradient: HostTensor,
+        for_x: bool,
+    ) -> [Option<HostTensor>; N] {
+        let upstream = gradient.contiguous().values()[0];
+        let factors = self.factors.times(f64::from(upstream));
+        let mut to_input = Vec::new();
+        let last = self.matrices.len() - 1;
+        let Self { rows, matrices, targets, logsumexp, .. } = &mut self;
+        let input = rows.matrix();
+        let found: Vec<Option<HostTensor>> = matrices
+            .iter_mut()
+            .enumerate()
+            .map(|(at, matrix)| {
+                if matrix.logits.is_none() {
+                    if for_x {
+                        to_input.push(matrix.input_gradient(logsumexp, factors.weight));
+                    }
+                    return None;
+                }
+                let (weight, even) = (factors.weight as f32, factors.even as f32);
+                matrix.logits_to_gradients(logsumexp, weight, even);
+                if at == last {
+                    matrix.add_at_targets(targets, factors.at_target as f32);
+                }
+                let (gradient, of_input) = matrix.gradients(input, for_x);
+                to_input.extend(of_input);
+                Some(gradient)
+            })
+            .collect();
+        let to_x = for_x.then(|| self.input_gradient(&to_input, factors));
+        let mut all = [to_x].into_iter().chain(found);
+        std::array::from_fn(|_| all.next().flatten())
+    }
+
     /// Gradient of the input, `[batch, width]`, from its parts by matrices and tasks, each `[width, batch]`.
     fn input_gradient(&self, parts: &[Vec<f32>], factors: Factors) -> HostTensor {
         let [batch, width] = self.rows.shape();
         let mut gradient = vec![0.0_f32; batch * width];
-        let docids = self.docids.values.values();
-        let frozen = |rows: &OutputRows| rows.logits.is_none();
+        let frozen = |rows: &&OutputRows| rows.logits.is_none();
         let mut even = vec![0.0_f32; width];
-        for rows in [&self.text, &self.docids].into_iter().filter(|rows| frozen(rows)) {
+        for rows in self.matrices.iter().filter(frozen) {
             for part in &rows.parts {
                 even.iter_mut().zip(&part.row_sum).for_each(|(sum, value)| *sum += value);
             }
         }
+        let of_targets = self.matrices.last().filter(frozen);
         for (example, gradient) in gradient.chunks_exact_mut(width).enumerate() {
             for (at, value) in gradient.iter_mut().enumerate() {
                 *value = parts.iter().map(|part| part[at * batch + example]).sum();
                 *value += even[at] * factors.even as f32;
             }
-            if frozen(&self.docids) {
-                let docid = &docids[self.targets[example] * width..][..width];
-                add_scaled(gradient, factors.at_target as f32, docid);
+            if let Some(rows) = of_targets {
+                let row = &rows.values.values()[self.targets[example] * width..][..width];
+                add_scaled(gradient, factors.at_target as f32, row);
             }
         }
         HostTensor::new(gradient, [batch, width])

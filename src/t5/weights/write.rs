@@ -48,7 +48,8 @@ pub fn write(
         }
         let values = held.next()?.values;
         let mut parts = vec![if place.transposed { values.transpose() } else { values }];
-        if with_docids && matches!(place.name.as_str(), "shared.weight" | "lm_head.weight") {
+        let is_table = matches!(place.name.as_str(), "shared.weight" | "lm_head.weight");
+        if is_table && with_docids && docids.dims()[0] > 0 {
             shape[0] += docids.dims()[0];
             parts.push(docids.clone());
         }

@@ -1,4 +1,5 @@
-//! Ranks the queries of the recipe's splits, and samples of the training texts, at the evaluation cadence.
+//! Ranks the queries of the recipe's splits, and samples of the training texts, and measures the denoising loss of
+//! held-out documents, at the evaluation cadence.
 
 use std::collections::HashSet;
 
@@ -9,7 +10,7 @@ use crate::allocator;
 use crate::prefix::TextSet;
 use crate::retrieval::DocidOrder;
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_while};
-use crate::retrieval::names::QuerySubset;
+use crate::retrieval::names::{DENOISING_LOSS, QuerySubset};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
@@ -117,7 +118,8 @@ impl Callback for Evaluate<'_> {
     }
 
     fn reads_no_other_texts(&self) -> bool {
-        true
+        // Held-out texts are corrupted: nothing is stored for them.
+        self.plan.held_out.is_empty()
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -150,6 +152,10 @@ impl Callback for Evaluate<'_> {
                     metrics.values().map(|(metric, value)| (format!("{name}/{metric}"), value));
                 state.metrics.extend(named);
             }
+        }
+        if let Some(loss) = self.plan.held_out.loss(self.plan, state.model) {
+            state.monitor.loss(state.step, state.epoch, DENOISING_LOSS, loss);
+            state.metrics.insert(DENOISING_LOSS.to_owned(), loss);
         }
         // Each remark is logged once.
         for remark in remarks {

@@ -22,6 +22,7 @@ use super::TrainError;
 use super::callback::Callback;
 use super::checkpoints::Checkpoints;
 use super::plan::Plan;
+use crate::retrieval::names::is_loss;
 use crate::run::RunDirectory;
 
 /// The callbacks of a run in the order in which they are called, and its checkpoints between them.
@@ -100,10 +101,14 @@ impl<'a> Callbacks<'a> {
     }
 }
 
-/// Returns whether a metric rose by more than `least` above the `best` so far. NaN is never an improvement: nothing is
-/// greater than it, so it would remain the best.
-pub(super) fn improves(value: f64, best: Option<f64>, least: f64) -> bool {
-    !value.is_nan() && best.is_none_or(|best| value > best + least)
+/// Returns whether a metric rose by more than `least` above the `best` so far; a loss, whether it fell. NaN is never an
+/// improvement: nothing is better than it, so it would remain the best.
+pub(super) fn improves(metric: &str, value: f64, best: Option<f64>, least: f64) -> bool {
+    let rises = |best: f64| match is_loss(metric) {
+        true => value < best - least,
+        false => value > best + least,
+    };
+    !value.is_nan() && best.is_none_or(rises)
 }
 
 #[cfg(test)]
@@ -112,8 +117,17 @@ mod tests {
 
     #[test]
     fn nan_is_never_the_best() {
+        let improves = |value, best, least| improves("validation/hits@1", value, best, least);
         assert!(!improves(f64::NAN, None, 0.0) && !improves(f64::NAN, Some(0.1), 0.0));
         assert!(improves(0.1, None, 0.0) && improves(0.2, Some(0.1), 0.0));
         assert!(!improves(0.1, Some(0.1), 0.0) && !improves(0.2, Some(0.1), 0.2));
+    }
+
+    #[test]
+    fn a_lower_loss_is_better() {
+        let improves = |value, best, least| improves("denoising/loss", value, best, least);
+        assert!(!improves(f64::NAN, None, 0.0) && improves(2.0, None, 0.0));
+        assert!(improves(1.9, Some(2.0), 0.0) && !improves(2.1, Some(2.0), 0.0));
+        assert!(!improves(1.9, Some(2.0), 0.2) && improves(1.7, Some(2.0), 0.2));
     }
 }

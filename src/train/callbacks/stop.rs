@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::improves;
 use crate::exact::Exact;
 use crate::recipe::StopSection;
+use crate::retrieval::names::is_loss;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, TrainerState, Verdict};
 
@@ -45,7 +46,7 @@ impl Callback for EarlyStop {
         let Some(value) = state.metric("stop.metric", &self.metric)? else {
             return Ok(Verdict::Continue);
         };
-        if improves(value, self.best, self.min_delta) {
+        if improves(&self.metric, value, self.best, self.min_delta) {
             self.best = Some(value);
             self.waited = 0;
             return Ok(Verdict::Continue);
@@ -55,9 +56,13 @@ impl Callback for EarlyStop {
             return Ok(Verdict::Continue);
         }
         let best = self.best.unwrap_or(value);
+        let better = match is_loss(&self.metric) {
+            true => ("fallen", "below"),
+            false => ("risen", "above"),
+        };
         Ok(Verdict::Stop(format!(
-            "{} has not risen by more than {} above {best:.4} for {} evaluations",
-            self.metric, self.min_delta, self.waited
+            "{} has not {} by more than {} {} {best:.4} for {} evaluations",
+            self.metric, better.0, self.min_delta, better.1, self.waited
         )))
     }
 

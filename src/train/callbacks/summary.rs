@@ -45,7 +45,7 @@ impl<'a> WriteSummary<'a> {
         let (step, metrics) = (state.step, &state.metrics);
         let metric = &self.plan.recipe.save.best_metric;
         if let Some(&value) = metrics.get(metric)
-            && improves(value, self.best.as_ref().map(|best| best.value), 0.0)
+            && improves(metric, value, self.best.as_ref().map(|best| best.value), 0.0)
         {
             self.best = Some(Best { metric: metric.clone(), value, step });
         }
@@ -140,7 +140,8 @@ impl<'a> WriteSummary<'a> {
     fn metrics(&self) -> Vec<String> {
         let recipe = &self.plan.recipe;
         let splits = recipe.evaluate.splits.iter().map(|&split| split.to_string());
-        let memorised = recipe.task.tasks.iter().copied().map(names::of_memorisation);
+        let of_docids = recipe.task.tasks.iter().copied().filter(|task| task.is_of_docids());
+        let memorised = of_docids.map(names::of_memorisation);
         let memorised = memorised.filter(|_| recipe.evaluate.memorisation > 0);
         let rankings: Vec<String> = splits.chain(memorised).collect();
         let metrics = rankings.iter().flat_map(|ranking| {
@@ -148,6 +149,7 @@ impl<'a> WriteSummary<'a> {
         });
         let mut all = vec!["loss/train".to_owned()];
         all.extend(metrics);
+        all.extend(recipe.evaluate.denoising.then(|| names::DENOISING_LOSS.to_owned()));
         if !all.contains(&recipe.save.best_metric) {
             all.insert(1, recipe.save.best_metric.clone());
         }

@@ -2,6 +2,7 @@
 //! activations.
 
 use super::F32;
+use crate::device::is_host;
 use crate::probe::{Over, Probe, ProbeSizes};
 use crate::recipe::ProbesSection;
 use crate::retrieval::ranking::ranked_bytes;
@@ -22,8 +23,28 @@ pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
     let states = batch_size * longest * config.d_model;
     let made = if stored { 0 } else { config.layer_temporaries(batch_size, longest) };
     let documents = plan.docids.len();
-    F32 * (states + made)
-        + ranked_bytes(config.vocab_size, batch_size, documents, section.vocabulary)
+    let ranked = match most {
+        0 => 0,
+        _ => {
+            F32 * (states + made)
+                + ranked_bytes(config.vocab_size, batch_size, documents, section.vocabulary)
+        }
+    };
+    ranked.max(held_out(plan))
+}
+
+/// Bytes that the denoising loss of a batch of held-out texts needs at once.
+fn held_out(plan: &Plan) -> usize {
+    let config = plan.config();
+    let batch_size = plan.recipe.evaluate.batch_size.min(plan.held_out.len());
+    let counts = plan.recipe.task.options().denoising.counts(plan.held_out.longest());
+    let (tokens, labels) = (batch_size * counts.source(), batch_size * counts.target());
+    let logits = match is_host(&plan.device) {
+        true => 0,
+        false => 5 * labels * config.vocab_size,
+    };
+    let layer = config.layer_temporaries(batch_size, counts.source().max(counts.target()));
+    F32 * ((tokens + labels) * config.d_model + layer + logits)
 }
 
 /// Floats that writing the largest tensor needs: words and docids as one.

@@ -101,7 +101,8 @@ impl MemoryEstimate {
     pub fn of(plan: &Plan) -> Self {
         let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
         let documents = plan.docids.len();
-        let lengths = (0..plan.examples.len()).map(|index| plan.examples.tokens(index).len());
+        let of_docids = 0..plan.examples.of_docids();
+        let lengths = of_docids.map(|index| plan.examples.tokens(index).len());
         let longest = lengths.max().unwrap_or(0);
         let trained_count = table.total.trained;
         let states = match recipe.optimizer.optimizer {
@@ -118,10 +119,14 @@ impl MemoryEstimate {
             config,
             examples: plan.epochs.max_batch_size() as usize,
             length: longest,
+            target: 1,
             dropout: plan.dropout() > 0.0,
             stored: training > 0,
             fused_loss: is_host(&plan.device),
         };
+        let denoising = denoising_lengths(plan);
+        let denoising =
+            denoising.map(|(length, target)| StepSizes { length, target, stored: false, ..step });
         let reach = GradientReach::of(plan.trained.iter().map(String::as_str), config);
         let (base, base_while_training) = callbacks::base(plan);
         // Returns memory that was only needed for planning.
@@ -130,6 +135,15 @@ impl MemoryEstimate {
             Some(_) => step.tokens().max(BATCH_POSITIONS),
             None => step.tokens(),
         };
+        let tokens = tokens.max(denoising.as_ref().map_or(0, StepSizes::tokens));
+        // Batches of docids and of denoising come one after another.
+        let needs = |step: &StepSizes| {
+            (step.saved_for_backward(&reach), step.temporaries(&reach, documents))
+        };
+        let of_docids = (longest > 0).then(|| needs(&step));
+        let steps = of_docids.into_iter().chain(denoising.as_ref().map(needs));
+        let (activations, temporaries) =
+            steps.max_by_key(|(saved, temporary)| saved + temporary).unwrap_or_default();
         let packed = (F32 * tokens * config.d_ff.max(config.inner())).min(PACKED);
         let overhead = OVERHEAD + rayon::current_num_threads() * (OVERHEAD_PER_THREAD + packed);
         Self {
@@ -153,8 +167,8 @@ impl MemoryEstimate {
                 RowInit::Random | RowInit::Text => 0,
             },
             gradients: F32 * trained_count * copies,
-            activations: F32 * step.saved_for_backward(&reach),
-            temporaries: F32 * step.temporaries(&reach, documents),
+            activations: F32 * activations,
+            temporaries: F32 * temporaries,
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
             probes: recipe
@@ -209,6 +223,14 @@ impl MemoryEstimate {
     }
 }
 
+/// The most tokens of a corrupted text and of its labels; `None` where denoising is not trained.
+fn denoising_lengths(plan: &Plan) -> Option<(usize, usize)> {
+    let pieces = plan.examples.of_docids()..plan.examples.len();
+    let longest = pieces.map(|index| plan.examples.tokens(index).len()).max()?;
+    let counts = plan.recipe.task.options().denoising.counts(longest);
+    Some((counts.source(), counts.target()))
+}
+
 /// Bytes of the frozen prefix that are held while training, files that are mapped among them.
 struct Stored {
     /// Of the training texts; 0 where each is read once.
@@ -256,7 +278,7 @@ fn released_parameters(plan: &Plan) -> usize {
     let times = plan.evaluations().times(plan.total_steps());
     let read_once = !recipe.evaluate.splits.is_empty() && times < 2;
     match plan.frozen_prefix() {
-        Some(prefix) if !probed && !read_once => {
+        Some(prefix) if !probed && !read_once && !plan.is_denoising() => {
             let sizes = GenirModel::parameter_sizes(plan.config(), plan.is_tied(), 1);
             let goes = |name: &str| {
                 ParameterPlace::of(name).is_some_and(|place| place.comes_before(prefix.layer()))

@@ -45,11 +45,14 @@ impl GradientReach {
 }
 
 /// One batch that goes through the model. All sums below are numbers of floats.
+#[derive(Clone, Copy)]
 pub(super) struct StepSizes<'a> {
     pub config: &'a T5Config,
     pub examples: usize,
     /// Tokens of each source.
     pub length: usize,
+    /// Positions of the decoder for each source: 1 where the target is a docid.
+    pub target: usize,
     pub dropout: bool,
     /// True if the encoder's states are stored.
     pub stored: bool,
@@ -69,16 +72,19 @@ impl StepSizes<'_> {
         let decoder = self.config.num_decoder_layers - reach.decoder;
         let tokens = self.tokens();
         let states = tokens * self.config.d_model;
-        encoder * (self.self_attention() + self.mlp(tokens))
-            + decoder
-                * (self.one_token_attention() + self.cross_attention() + self.mlp(self.examples))
+        let attention = match self.target {
+            1 => self.one_token_attention() + self.cross_attention(),
+            target => self.self_attention(target) + self.long_cross_attention(),
+        };
+        encoder * (self.self_attention(self.length) + self.mlp(tokens))
+            + decoder * (attention + self.mlp(self.examples * self.target))
             + states
     }
 
-    /// Self-attention of an encoder layer.
-    fn self_attention(&self) -> usize {
-        let tokens = self.tokens();
-        let scores = self.examples * self.config.num_heads * self.length * self.length;
+    /// Self-attention of a layer, over `length` positions of each example.
+    fn self_attention(&self, length: usize) -> usize {
+        let tokens = self.examples * length;
+        let scores = tokens * self.config.num_heads * length;
         let (width, inner) = (self.config.d_model, self.config.inner());
         let norm = 2 * tokens * width; // its input and its output, which the products need
         let projections = 3 * tokens * inner; // queries, keys, values
@@ -102,6 +108,17 @@ impl StepSizes<'_> {
         self.examples * (2 * width + 2 * inner) + asked_and_weighted + pattern
     }
 
+    /// Cross-attention of a decoder with several positions.
+    fn long_cross_attention(&self) -> usize {
+        let (width, inner) = (self.config.d_model, self.config.inner());
+        let (targets, tokens) = (self.examples * self.target, self.tokens());
+        let norm = 2 * targets * width;
+        let projections = (targets + 2 * tokens) * inner; // queries, keys, values
+        let scores = targets * self.config.num_heads * self.length;
+        let pattern = if self.dropout { 2 } else { 1 } * scores;
+        norm + projections + targets * inner + pattern + self.masks(targets * width)
+    }
+
     fn mlp(&self, rows: usize) -> usize {
         let (width, wide) = (self.config.d_model, self.config.d_ff);
         let norm = 2 * rows * width;
@@ -123,7 +140,10 @@ impl StepSizes<'_> {
     /// Allocated and freed within a step.
     pub fn temporaries(&self, reach: &GradientReach, documents: usize) -> usize {
         let (words, width) = (self.config.vocab_size, self.config.d_model);
-        let logits = if self.fused_loss {
+        let labels = self.examples * self.target;
+        let logits = if self.target > 1 {
+            self.text_logits(reach, labels)
+        } else if self.fused_loss {
             // Those of trained rows, which become their gradients.
             let rows = |trained: bool, rows: usize| if trained { rows } else { 0 };
             self.examples * (rows(reach.words, words) + rows(reach.docids, documents))
@@ -131,7 +151,7 @@ impl StepSizes<'_> {
             // Logits, exponentials, their gradients before and after the factor, and the product with the logits.
             5 * self.examples * (words + documents)
         };
-        let docids = if reach.docids { documents * width } else { 0 };
+        let docids = if reach.docids && self.target == 1 { documents * width } else { 0 };
         let tokens = self.tokens();
         let tracked = reach.encoder < self.config.num_layers;
         let layer = match (self.stored, tracked) {
@@ -144,6 +164,20 @@ impl StepSizes<'_> {
             }
         };
         logits + layer + docids
+    }
+}
+
+impl StepSizes<'_> {
+    /// The logits of text tokens at each label, and what is made of them.
+    fn text_logits(&self, reach: &GradientReach, labels: usize) -> usize {
+        /// Tasks that the output matrix is divided into: `ops/cross_entropy/output_rows.rs`.
+        const TASKS: usize = 16;
+        let (words, width) = (self.config.vocab_size, self.config.d_model);
+        match self.fused_loss {
+            // Each task has a gradient of the decoder's output.
+            true => TASKS * width * labels + if reach.words { words * labels } else { 0 },
+            false => 5 * labels * words,
+        }
     }
 }
 
