@@ -12,6 +12,9 @@ use tempfile::TempDir;
 #[path = "support/interrupted_run.rs"]
 mod interrupted_run;
 
+#[path = "support/sentinels.rs"]
+mod sentinels;
+
 use interrupted_run::{Home, Results};
 
 /// Numbers that look random and are the same in each run of the tests.
@@ -72,6 +75,17 @@ fn with(more: &[&'static str]) -> Vec<&'static str> {
 #[test]
 fn a_killed_full_run_continues_to_the_same_bytes() {
     kill_and_compare(&with(&["log.every_steps=4"]), 6, 1);
+}
+
+#[test]
+fn a_killed_run_with_denoising_continues_to_the_same_bytes() {
+    let bases = TempDir::new().unwrap();
+    sentinels::write_base(bases.path(), 10);
+    let base = format!("model.base={}", bases.path().display());
+    let tasks = "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]";
+    let more = [tasks, "task.denoising_held_out=0.25", "train.accumulate=2", "train.batch_size=5"];
+    let overrides = [&with(&more)[..], &[&base]].concat();
+    kill_and_compare(&overrides, 6, 6);
 }
 
 #[test]
