@@ -11,10 +11,9 @@ use genir::docid::{EncodeOptions, TextTokenizer};
 use tempfile::TempDir;
 
 #[path = "support/command.rs"]
-#[expect(dead_code, reason = "other tests need the rest")]
 mod command;
 
-use command::{is_refused, succeeds};
+use command::{is_refused, succeeds, text};
 
 const TEXTS: [&str; 7] = [
     "Which element has the symbol Fe?",
@@ -78,9 +77,9 @@ fn a_tokenizer_of_the_bundled_corpus_has_the_same_bytes_again_and_loads_in_trans
 #[test]
 fn text_files_are_read_by_line_and_problems_name_the_input() {
     let home = TempDir::new().unwrap();
-    let text = home.path().join("notes.txt");
-    fs::write(&text, "iron and gold\ngold and iron\nsilver and gold\n".repeat(20)).unwrap();
-    let path = text.to_str().unwrap();
+    let file = home.path().join("notes.txt");
+    fs::write(&file, "iron and gold\ngold and iron\nsilver and gold\n".repeat(20)).unwrap();
+    let path = &*text(file);
     let printed =
         train(&home.path().join("base"), &[path, "--vocab-size", "40", "--extra-ids", "9"]);
     assert!(printed.contains("9 of them sentinels, from 60 texts"), "{printed}");
