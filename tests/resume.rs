@@ -13,6 +13,9 @@ use tempfile::TempDir;
 #[path = "support/interrupted_run.rs"]
 mod interrupted_run;
 
+#[path = "support/sentinels.rs"]
+mod sentinels;
+
 use interrupted_run::{Home, Results};
 
 /// Numbers that look random and are the same in each run of the tests.
@@ -73,6 +76,17 @@ fn with(more: &[&'static str]) -> Vec<&'static str> {
 #[test]
 fn a_killed_full_run_continues_to_the_same_bytes() {
     kill_and_compare(&with(&["log.every_steps=4"]), 6, 1);
+}
+
+#[test]
+fn a_killed_run_with_denoising_continues_to_the_same_bytes() {
+    let bases = TempDir::new().unwrap();
+    sentinels::write_base(bases.path(), 10);
+    let base = format!("model.base={}", bases.path().display());
+    let tasks = "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]";
+    let more = [tasks, "task.denoising_held_out=0.25", "train.accumulate=2", "train.batch_size=5"];
+    let overrides = [&with(&more)[..], &[&base]].concat();
+    kill_and_compare(&overrides, 6, 6);
 }
 
 #[test]
@@ -422,7 +436,10 @@ fn a_run_without_a_checkpoint_starts_anew() {
     let home = TempDir::new().unwrap();
     let home = Home::new(home.path(), &["train.steps=40"]);
     let mut child = home.command().stderr(Stdio::null()).spawn().unwrap();
-    while !home.run().join("metrics.jsonl").exists() {
+    // From its first step on, it is no longer a start that was interrupted.
+    let is_logged =
+        || fs::metadata(home.run().join("metrics.jsonl")).is_ok_and(|file| file.len() > 0);
+    while !is_logged() {
         thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();

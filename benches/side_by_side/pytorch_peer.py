@@ -3,7 +3,7 @@
 
     python pytorch_peer.py MODE SHAPE [options]
 
-MODE is `full` or `restricted`; SHAPE a name, or numbers: d_model,d_ff,heads,layers (heads of 64). run.py and
+MODE is `full`, `denoising` (full, with labels of several text tokens, without docids) or `restricted`; SHAPE a name, or numbers: d_model,d_ff,heads,layers (heads of 64). run.py and
 scripts/gpu_check.py start this; benches/README.md has the protocol.
 """
 
@@ -21,11 +21,12 @@ SHAPES = {"t5-small": "512,2048,8,6", "t5-base": "768,3072,12,12", "t5-large": "
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("full", "restricted"))
+    parser.add_argument("mode", choices=("full", "denoising", "restricted"))
     parser.add_argument("shape", help=f"{', '.join(SHAPES)} or d_model,d_ff,heads,layers")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=32, help="tokens of each source")
+    parser.add_argument("--target", type=int, default=32, help="labels of each source, of denoising")
     parser.add_argument("--words", type=int, default=32128)
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--threads", type=int, help="[default: PyTorch's own choice]")
@@ -37,6 +38,8 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    if arguments.mode == "denoising":
+        arguments.documents = 0
 
     model = build(arguments).to(arguments.device)
     if arguments.mode == "restricted":
@@ -74,18 +77,24 @@ def training_step(model: T5ForConditionalGeneration, optimizer: torch.optim.Opti
     shape = (arguments.batch, arguments.length)
     source = torch.randint(2, arguments.words, shape, generator=generator).to(arguments.device)
     vocabulary = arguments.words + arguments.documents
-    target = torch.randint(arguments.words, vocabulary, (arguments.batch,), generator=generator).to(arguments.device)
+    target = torch.randint(min(arguments.words, vocabulary - 1), vocabulary, (arguments.batch,), generator=generator).to(arguments.device)
     mask = torch.ones_like(source)
     start = torch.zeros(arguments.batch, 1, dtype=torch.long, device=arguments.device)
     on_gpu = arguments.device.startswith("cuda")
     precision = torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16) if arguments.bf16 else contextlib.nullcontext()
     called = torch.compile(model) if arguments.compile else model
+    labels = None
+    if arguments.mode == "denoising":
+        labels = torch.randint(2, arguments.words, (arguments.batch, arguments.target), generator=generator).to(arguments.device)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
         with precision:
-            logits = called(input_ids=source, attention_mask=mask, decoder_input_ids=start).logits[:, 0]
-        loss = torch.nn.functional.cross_entropy(logits.float(), target)
+            if labels is not None:
+                loss = called(input_ids=source, attention_mask=mask, labels=labels).loss
+            else:
+                logits = called(input_ids=source, attention_mask=mask, decoder_input_ids=start).logits[:, 0]
+                loss = torch.nn.functional.cross_entropy(logits.float(), target)
         loss.backward()
         optimizer.step()
         value = loss.item()

@@ -3,8 +3,8 @@
 
     python3 benches/side_by_side/run.py [--shape t5-small t5-base] [--rounds 15]
 
-All train the same shape on 32 sources of 32 tokens with AdamW in f32 on the same cores, one at a time, so that
-whatever else the machine does meets all alike. benches/README.md has the line protocol and how to read the tables.
+All train the same shape on 32 sources of 32 tokens (denoising: of 128 tokens, with 32 labels) with AdamW in f32 on the
+same cores, one at a time, so that whatever else the machine does meets all alike. benches/README.md has the line protocol and how to read the tables.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import sys
 from peers import PYTORCH_PEER, Peer, PeerError, alternate, print_table, python_with_torch, started
 
 OURS = "cargo run --quiet --release --example step_server -- MODE SHAPE"
-MODES = ("full", "restricted", "restricted+docids", "cached", "cached+docids")
+MODES = ("full", "denoising", "restricted", "restricted+docids", "cached", "cached+docids")
 SHAPES = ("t5-small", "t5-base", "t5-large")
 BEFORE = ", before"
-FULL, FROZEN = "PyTorch full", "PyTorch, the same frozen"
+FULL, FROZEN, DENOISING = "PyTorch full", "PyTorch, the same frozen", "PyTorch denoising"
+# Sources and labels of denoising, in tokens.
+TEXT = ["--length", "128", "--target", "32"]
 
 
 def main():
@@ -59,21 +61,26 @@ def commands(arguments: argparse.Namespace, python: str, shape: str) -> dict[str
 
     def theirs(mode: str) -> list[str]:
         command = [python, str(PYTORCH_PEER), mode, shape, "--threads", str(arguments.threads)]
+        command += TEXT if mode == "denoising" else []
         return [*command, "--fused"] if arguments.fused else command
 
     if arguments.pytorch_only:
         return {"PyTorch full again": theirs("full"), FULL: theirs("full")}
 
     def ours(command: str, mode: str) -> list[str]:
-        return [{"MODE": mode, "SHAPE": shape}.get(word, word) for word in shlex.split(command)]
+        words = [{"MODE": mode, "SHAPE": shape}.get(word, word) for word in shlex.split(command)]
+        return words + (TEXT if mode == "denoising" else [])
 
     started = {}
     for mode in arguments.modes:
         started[f"genir {mode}"] = ours(arguments.ours, mode)
         if arguments.before:
             started[f"genir {mode}{BEFORE}"] = ours(arguments.before, mode)
-    started[FULL] = theirs("full")
-    if any(mode != "full" for mode in arguments.modes):
+    if "denoising" in arguments.modes:
+        started[DENOISING] = theirs("denoising")
+    if any(mode != "denoising" for mode in arguments.modes):
+        started[FULL] = theirs("full")
+    if any(mode not in ("full", "denoising") for mode in arguments.modes):
         started[FROZEN] = theirs("restricted")
     return started
 
@@ -82,11 +89,11 @@ def pairs(peers: dict[str, Peer]) -> list[tuple[str, str]]:
     """Which process is compared with which."""
     found = []
     for name in peers:
-        if name in (FULL, FROZEN) or name.endswith(BEFORE):
+        if name in (FULL, FROZEN, DENOISING) or name.endswith(BEFORE):
             continue
         if name + BEFORE in peers:
             found.append((name, name + BEFORE))
-        found.append((name, FULL))
+        found.append((name, DENOISING if name == "genir denoising" else FULL))
         if name.startswith(("genir restricted", "genir cached")):
             found.append((name, FROZEN))
         without = name.removesuffix("+docids")
@@ -97,7 +104,7 @@ def pairs(peers: dict[str, Peer]) -> list[tuple[str, str]]:
 
 def warn_if_different(peers: dict[str, Peer]):
     """Says so where two processes that should train the same do not."""
-    for one, other in [("genir full", FULL), ("genir restricted", FROZEN), ("genir cached", FROZEN)]:
+    for one, other in [("genir full", FULL), ("genir denoising", DENOISING), ("genir restricted", FROZEN), ("genir cached", FROZEN)]:
         counts = [peers[name].trained for name in (one, other) if name in peers]
         if len(counts) == 2 and counts[0] != counts[1]:
             print(f"warning: {one} trains {counts[0]} parameters, {other} {counts[1]}", file=sys.stderr)

@@ -25,7 +25,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 pub struct Arguments {
     /// full, restricted or cached (restricted, with all that is frozen computed once before the first step); with
-    /// `+docids`, docid rows are trained as well.
+    /// `+docids`, docid rows are trained as well. denoising: full, with labels of several text tokens, without docids.
     mode: Mode,
 
     /// t5-small, t5-base, t5-large or numbers: d_model,d_ff,heads,layers (encoder and decoder alike; heads of 64).
@@ -42,6 +42,10 @@ pub struct Arguments {
     /// Tokens of each source; none is padding.
     #[arg(long, default_value_t = 32)]
     length: usize,
+
+    /// Labels of each source, of denoising; none is padding.
+    #[arg(long, default_value_t = 32)]
+    target: usize,
 
     /// Word rows.
     #[arg(long, default_value_t = 32_128)]
@@ -78,6 +82,9 @@ fn serve(arguments: &Arguments) -> anyhow::Result<()> {
                 let begun = Instant::now();
                 let loss = training.step()?;
                 writeln!(out, "T {:.6} {loss}", begun.elapsed().as_secs_f64())?;
+            }
+            "products" if arguments.mode.denoising => {
+                anyhow::bail!("products: not known of denoising")
             }
             "products" => {
                 let products = products.get_or_insert_with(|| Products::of(arguments));

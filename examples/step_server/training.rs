@@ -13,7 +13,9 @@ use genir::prefix::{FrozenPrefix, PrefixOutput};
 use genir::recipe;
 use genir::t5::weights::Origin;
 use genir::t5::{Dropout, GenirModel, Tokens, weights};
-use genir::train::{Optimizer, StepInput, StepOptions, forward_backward};
+use genir::train::{
+    Optimizer, StepInput, StepOptions, TextBatch, forward_backward, forward_backward_text,
+};
 use rand::RngExt;
 
 use super::Arguments;
@@ -29,6 +31,8 @@ pub struct Mode {
     pub cached: bool,
     /// True if docid rows are trained.
     pub docids: bool,
+    /// True if the targets are texts.
+    pub denoising: bool,
 }
 
 impl FromStr for Mode {
@@ -40,12 +44,18 @@ impl FromStr for Mode {
             None => (text, false),
         };
         match word {
-            "full" if !docids => Ok(Self { restricted: false, cached: false, docids: true }),
-            "restricted" => Ok(Self { restricted: true, cached: false, docids }),
-            "cached" => Ok(Self { restricted: true, cached: true, docids }),
-            _ => {
-                anyhow::bail!("expected full, restricted or cached, the last two also with +docids")
+            "full" | "denoising" if !docids => Ok(Self {
+                restricted: false,
+                cached: false,
+                docids: true,
+                denoising: word == "denoising",
+            }),
+            "restricted" | "cached" => {
+                Ok(Self { restricted: true, cached: word == "cached", docids, denoising: false })
             }
+            _ => anyhow::bail!(
+                "expected full, denoising, restricted or cached, the last two also with +docids"
+            ),
         }
     }
 }
@@ -72,6 +82,8 @@ pub struct Training {
     stored: Option<PrefixOutput>,
     /// Docid rows, `[batch]`.
     targets: Tensor<1, Int>,
+    /// The batch of denoising.
+    texts: Option<TextBatch>,
     optimizer: Optimizer,
     device: Device,
     trained: usize,
@@ -79,7 +91,8 @@ pub struct Training {
 
 impl Training {
     pub fn new(arguments: &Arguments) -> anyhow::Result<Self> {
-        let Arguments { mode, shape, batch, length, documents, words, .. } = *arguments;
+        let Arguments { mode, shape, batch, length, documents, words, target, .. } = *arguments;
+        let documents = if mode.denoising { 0 } else { documents };
         let ComputeDevice { device, precision } = device(&arguments.device)?;
         let device = device.autodiff();
         let on = ComputeDevice { device: device.clone(), precision };
@@ -101,11 +114,16 @@ impl Training {
         let last = words.min(32_000) as i32;
         let ids: Vec<i32> = (0..batch * length).map(|_| generator.random_range(2..last)).collect();
         let targets: Vec<i32> =
-            (0..batch).map(|_| generator.random_range(0..documents as i32)).collect();
+            (0..batch).map(|_| generator.random_range(0..documents.max(1) as i32)).collect();
+        let labels: Vec<i32> =
+            (0..batch * target).map(|_| generator.random_range(2..last)).collect();
         let prefix = FrozenPrefix::of(trained.iter().map(String::as_str), shape.layers);
         // A frozen prefix takes its tokens off the graph.
         let on = if prefix.is_some() { device.clone().inner() } else { device.clone() };
         let source = Tokens::new(&ids, &vec![length as u32; batch], &on);
+        let texts = mode
+            .denoising
+            .then(|| TextBatch::new(source.clone(), &labels, model.t5.config(), &device));
         let stored = prefix.filter(|_| mode.cached);
         let stored = stored.map(|prefix| prefix.compute(&model.t5.valid(), &source));
         if let Some(stored) = &stored {
@@ -115,6 +133,7 @@ impl Training {
         }
         Ok(Self {
             source,
+            texts,
             prefix,
             stored,
             targets: Tensor::from_data(TensorData::new(targets, [batch]), &device),
@@ -155,6 +174,9 @@ impl Training {
             label_smoothing: 0.0,
             weight: 1.0,
         };
+        if let Some(texts) = &self.texts {
+            return forward_backward_text(model, texts, options);
+        }
         let input = match (&self.stored, self.prefix) {
             (Some(stored), _) => StepInput::Prefix(stored.clone()),
             (None, Some(prefix)) => {

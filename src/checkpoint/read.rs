@@ -32,11 +32,33 @@ impl Checkpoint {
         directory: &Path,
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
-        let device = &device.into();
+        Self::read(directory, &device.into(), true)
+    }
+
+    /// Like [`Checkpoint::open`], also for a model without docids: a base model, or a checkpoint of a run that trained
+    /// denoising alone.
+    ///
+    /// # Errors
+    /// A file is missing or damaged.
+    pub fn open_t5(
+        directory: &Path,
+        device: impl Into<ComputeDevice>,
+    ) -> Result<Self, CheckpointError> {
+        Self::read(directory, &device.into(), false)
+    }
+
+    fn read(
+        directory: &Path,
+        device: &ComputeDevice,
+        needs_docids: bool,
+    ) -> Result<Self, CheckpointError> {
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
-        let Some(imported) = loaded.docids else {
-            return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
+        let imported = match loaded.docids {
+            None if needs_docids => {
+                return Err(CheckpointError::NoDocids { directory: directory.to_owned() });
+            }
+            docids => docids.unwrap_or_default(),
         };
         let manifest = Manifest::read(directory)?;
         let config = config.with_words(loaded.tokenizer.vocab_size());

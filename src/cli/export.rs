@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::output;
 use super::target::Target;
-use crate::checkpoint::{CheckpointContents, Manifest, write};
+use crate::checkpoint::{Checkpoint, CheckpointContents, Manifest, write};
+use crate::device::device;
 use crate::t5::weights::StoredType;
 
 /// Write a checkpoint to a directory of its own, without the state of its training.
@@ -34,7 +35,7 @@ pub struct Export {
 impl Export {
     pub fn run(self) -> Result<()> {
         let target = Target::at(self.checkpoint);
-        let (checkpoint, _) = target.open()?;
+        let checkpoint = Checkpoint::open_t5(&target.directory()?, &device("cpu")?)?;
         let Some(name) = self.output.file_name().and_then(|name| name.to_str()) else {
             bail!("{}: not the name of a directory to write", self.output.display());
         };
@@ -49,7 +50,8 @@ impl Export {
         let contents = CheckpointContents {
             model: &checkpoint.model,
             tokenizer: &checkpoint.tokenizer,
-            docids: (!self.without_docids).then_some(&checkpoint.docids),
+            docids: Some(&checkpoint.docids)
+                .filter(|docids| !self.without_docids && !docids.is_empty()),
             stored: self.dtype,
             manifest: &manifest,
             training: None,

@@ -119,7 +119,7 @@ choice! {
 /// Docids in document order: row `i` of the docid parameter belongs to `documents[i]`.
 ///
 /// All docids share one string with offsets, so that a million of them take a few large allocations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DocidVocabulary {
     /// All docids, concatenated.
     text: String,

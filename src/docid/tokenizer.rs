@@ -109,7 +109,7 @@ pub struct EncodeOptions {
 }
 
 /// Docids found among the added tokens of a tokenizer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportedDocids {
     /// The docids, by ascending token id.
     pub vocabulary: DocidVocabulary,

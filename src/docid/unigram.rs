@@ -152,7 +152,6 @@ impl UnigramTokenizer {
             "additional_special_tokens": sentinels,
         });
         let mut config = special.clone();
-        config["extra_ids"] = json!(self.sentinels);
         config["clean_up_tokenization_spaces"] = json!(false);
         config["model_max_length"] = json!(512);
         config["tokenizer_class"] = json!(TOKENIZER_CLASS);
@@ -181,8 +180,9 @@ impl UnigramTokenizer {
     }
 }
 
-/// The class that transformers loads the tokenizer with.
-const TOKENIZER_CLASS: &str = "T5TokenizerFast";
+/// The class that transformers loads the tokenizer with. Its own T5 class, version 5, builds the tokenizer from the vocabulary
+/// alone: it would leave out the normaliser, and lowercase letters and accents with it.
+const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 
 /// The rules of T5's table of characters, `nmt_nfkc` of SentencePiece: white space and control characters, then NFKC.
 fn normalizer(options: &UnigramOptions) -> Value {

@@ -35,6 +35,7 @@ mod to_start;
 mod trainer;
 mod training;
 mod training_state;
+mod training_texts;
 mod warnings;
 
 use std::fmt;

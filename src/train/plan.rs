@@ -16,7 +16,7 @@ use crate::component::{Stages, TrainableTable, trainable_set};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
-use crate::prefix::{FrozenPrefix, TextSet};
+use crate::prefix::FrozenPrefix;
 use crate::probe::Probe;
 use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
@@ -236,27 +236,6 @@ impl Plan {
     /// The names of the metrics that each evaluation gives, such as `validation/unseen/hits@1`.
     pub fn metrics(&self) -> Vec<String> {
         metrics_of(&self.query_sets, !self.held_out.is_empty())
-    }
-
-    /// The training texts whose target is a docid, as often as the whole run reads them. Texts of denoising are corrupted
-    /// anew each time: nothing can be stored for them.
-    pub fn training_texts(&self) -> TextSet<'_> {
-        let examples = 0..self.examples.of_docids();
-        let reads = self.epochs.examples_after(self.total_steps());
-        let reads = match self.is_denoising() {
-            true => (reads as f64 * self.mixture.share_of_docids()).round() as u64,
-            false => reads,
-        };
-        TextSet {
-            name: "training".to_owned(),
-            texts: examples.map(|example| self.examples.tokens(example)).collect(),
-            reads,
-        }
-    }
-
-    /// Returns whether denoising is one of the tasks.
-    pub fn is_denoising(&self) -> bool {
-        self.recipe.task.denoising.is_some()
     }
 
     /// Probability of dropout in training, in what comes after the frozen prefix.
