@@ -25,6 +25,13 @@ impl Plan {
             let depth = self.config().num_decoder_layers;
             format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
         }));
+        let no_adapter = self.no_peft_adapter().filter(|_| !self.lora.is_empty());
+        warnings.extend(no_adapter.map(|reason| {
+            format!(
+                "trainable.select: checkpoints hold the merged model and the factors of LoRA, but no adapter that peft \
+                 loads: {reason}"
+            )
+        }));
         warnings.extend(self.memory_problem().map(|(_, problem)| problem.to_string()));
         warnings.extend(self.disk_warning());
         warnings

@@ -130,9 +130,11 @@ impl Callback for Evaluate<'_> {
         }
         self.evaluated = Some(state.step);
         let _memory = allocator::MemoryScope::begin();
+        // As a checkpoint has it: the same bits.
+        let model = state.model.merged();
         for (set, to_files) in &self.sets {
             let prefix = state.prefix.as_deref();
-            let found = self.evaluate(set, *to_files, state.model, prefix)?;
+            let found = self.evaluate(set, *to_files, &model, prefix)?;
             let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             let rankings = set.rankings();

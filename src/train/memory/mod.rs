@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::plan::Plan;
 use crate::allocator::release_freed_memory;
-use crate::component::ParameterPlace;
+use crate::component::{Component, ParameterPlace, Stack, Weight};
 use crate::device::is_host;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
 use crate::recipe::OptimizerSettings;
@@ -42,6 +42,8 @@ pub struct MemoryEstimate {
     pub base: usize,
     /// True if `base` is in memory during training, because probes are measured before the last step.
     pub base_while_training: bool,
+    /// Matrices with the factors of LoRA merged, beside those that are trained: in evaluations, probes and checkpoints.
+    pub merged: usize,
     /// Peak of storing the prefix, including its rows.
     pub storing: usize,
     /// Gradients of the trained parameters, in a step.
@@ -119,6 +121,7 @@ impl MemoryEstimate {
             fused_loss: is_host(&plan.device),
         };
         let reach = GradientReach::of(&plan.trained, config);
+        let lora = LoraSizes::of(plan);
         let (base, base_while_training) = callbacks::base(plan);
         // Returns memory that was only needed for planning.
         release_freed_memory();
@@ -138,6 +141,7 @@ impl MemoryEstimate {
             stored: training + asked,
             base,
             base_while_training,
+            merged: F32 * lora.adapted,
             storing: match (training, asked) {
                 (0, 0) => 0,
                 (rows, 0) => rows.max(made),
@@ -145,7 +149,7 @@ impl MemoryEstimate {
                 (rows, asked) => rows + asked.max(made),
             },
             gradients: F32 * trained_count * copies,
-            activations: F32 * step.saved_for_backward(&reach),
+            activations: F32 * (step.saved_for_backward(&reach) + lora.merged_in_step),
             temporaries: F32 * step.temporaries(&reach, documents),
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
@@ -193,10 +197,44 @@ impl MemoryEstimate {
             ("while the corpus is read", self.before),
             ("while the frozen prefix is stored", start + self.storing),
             ("in a training step", training + beside + step),
-            ("in an evaluation", training + beside + self.evaluation),
-            ("while a checkpoint is written", training + beside + self.checkpoint),
-            ("while probes are measured", training + self.base + probes),
+            ("in an evaluation", training + beside + self.merged + self.evaluation),
+            ("while a checkpoint is written", training + beside + self.merged + self.checkpoint),
+            ("while probes are measured", training + self.base + self.merged + probes),
         ]
+    }
+}
+
+/// Numbers of parameters that LoRA is about.
+#[derive(Debug, Clone, Copy, Default)]
+struct LoraSizes {
+    /// In the adapted matrices.
+    adapted: usize,
+    /// In their factors.
+    factors: usize,
+    /// In the matrices that a step merges with their factors: those of the encoder's self-attention, which reads them
+    /// whole.
+    merged_in_step: usize,
+}
+
+impl LoraSizes {
+    fn of(plan: &Plan) -> Self {
+        let mut sizes = Self::default();
+        for (name, shape) in GenirModel::parameter_shapes(plan.config(), plan.is_tied(), 1) {
+            let Some(low_rank) = plan.lora.get(&name) else { continue };
+            let size = shape.iter().product::<usize>();
+            sizes.adapted += size;
+            sizes.factors += low_rank.rank * shape.iter().sum::<usize>();
+            if let Some(ParameterPlace::Layer {
+                stack: Stack::Encoder,
+                component: Component::SelfAttention,
+                weight: Weight::Query | Weight::Key | Weight::Value,
+                ..
+            }) = ParameterPlace::of(&name)
+            {
+                sizes.merged_in_step += size;
+            }
+        }
+        sizes
     }
 }
 
@@ -290,6 +328,7 @@ impl fmt::Display for MemoryEstimate {
             ("frozen prefix", self.stored),
             ("released before the first step", self.released),
             ("the base model for probes", self.base),
+            ("matrices with merged factors", self.merged),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),
             ("a checkpoint", self.checkpoint),
