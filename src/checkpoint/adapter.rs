@@ -108,8 +108,7 @@ impl Adapter<'_> {
             }
         }
         for name in self.trained_in_full() {
-            let (Some(place), Some(found)) =
-                (stored(name, self.gated()), parameters.remove(name))
+            let (Some(place), Some(found)) = (stored(name, self.gated()), parameters.remove(name))
             else {
                 continue;
             };
@@ -210,8 +209,6 @@ pub(crate) fn unmerged(
     })?;
     match model.first_unlike(&merged) {
         None => Ok(model),
-        Some(tensor) => {
-            Err(WeightsError::OtherBase { directory: checkpoint.to_owned(), tensor })
-        }
+        Some(tensor) => Err(WeightsError::OtherBase { directory: checkpoint.to_owned(), tensor }),
     }
 }

@@ -249,7 +249,7 @@ impl Operator {
             return Err(LoraError::Excludes { selector: selector() }.into());
         }
         let wrong = |problem: String| LoraError::Argument { selector: selector(), problem };
-        if inner.is_empty() || inner.contains('=') {
+        if inner.is_empty() || (inner.contains('=') && !inner.contains('[')) {
             return Err(wrong("no selector of what to adapt".to_owned()).into());
         }
         // Its own errors come before those of the arguments.

@@ -209,15 +209,13 @@ mod tests {
             assert_eq!(ParameterPlace::of(&factor), Some(mlp), "{factor}");
         }
         assert_eq!(ParameterPlace::of("docids.weight"), Some(ParameterPlace::Docids));
-        for unknown in
-            [
-                "t5.docids.weight",
-                "decoder.layers.3.mlp.query.weight",
-                "t5.t5.shared.weight",
-                "decoder.layers.3.mlp.norm.lora.a",
-                "decoder.layers.3.mlp.gate.lora.c",
-            ]
-        {
+        for unknown in [
+            "t5.docids.weight",
+            "decoder.layers.3.mlp.query.weight",
+            "t5.t5.shared.weight",
+            "decoder.layers.3.mlp.norm.lora.a",
+            "decoder.layers.3.mlp.gate.lora.c",
+        ] {
             assert_eq!(ParameterPlace::of(unknown), None, "{unknown}");
         }
     }

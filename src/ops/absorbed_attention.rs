@@ -18,8 +18,8 @@ use super::autograd::{Input, Operation, apply, constant};
 use super::host::{Contiguous, HostTensor};
 use crate::device::is_host;
 use crate::kernel::{
-    Matrix, MatrixMut, Threads, add, multiply, multiply_by_rows_into, multiply_elements, multiply_into,
-    softmax_gradients, softmax_rows, zeros,
+    Matrix, MatrixMut, Threads, add, multiply, multiply_by_rows_into, multiply_elements,
+    multiply_into, softmax_gradients, softmax_rows, zeros,
 };
 
 /// The inputs of cross-attention of one target.

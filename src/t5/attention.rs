@@ -79,7 +79,8 @@ impl AttentionBlock {
             let length = rows / at.batch;
             let Bias { position, mask } = bias();
             let inputs = SelfAttention {
-                matrices: [&self.query, &self.key, &self.value].map(|matrix| matrix.adapted().merged()),
+                matrices: [&self.query, &self.key, &self.value]
+                    .map(|matrix| matrix.adapted().merged()),
                 bias: position,
                 mask,
                 dropout: pass.dropout_mask([at.batch, self.heads, length, length], &x.device()),

@@ -1,7 +1,7 @@
 //! Plans a run from its recipe and reports all problems at once.
 
-use std::convert::Infallible;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -12,8 +12,8 @@ use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_prob
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::component::{LowRank, Stages, Trainable, TrainableTable};
 use crate::checkpoint::{Adapter, unmerged};
+use crate::component::{LowRank, Stages, Trainable, TrainableTable};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, RowInit, TextTokenizer, TokenizerError};
@@ -490,10 +490,8 @@ fn trained_of(
     let mut parameters = GenirModel::parameter_shapes(&base.config, base.tied, documents);
     let trainable = Trainable::of(&recipe.trainable.select, stages, &parameters)?;
     parameters.extend(trainable.factors(&parameters));
-    let sizes: Vec<(String, usize)> = parameters
-        .into_iter()
-        .map(|(name, shape)| (name, shape.iter().product()))
-        .collect();
+    let sizes: Vec<(String, usize)> =
+        parameters.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect();
     let table = TrainableTable::new(&sizes, &trainable.trained, stages);
     Ok((trainable, table))
 }

@@ -45,7 +45,9 @@ pub(super) fn base(plan: &Plan) -> (usize, bool) {
     let lora = LoraSizes::of(plan);
     let own = match base.is_start() {
         true => plan.table.total.trained - docids - lora.factors + lora.adapted,
-        false => plan.table.total.parameters - lora.factors - plan.docids.len() * plan.config().d_model,
+        false => {
+            plan.table.total.parameters - lora.factors - plan.docids.len() * plan.config().d_model
+        }
     };
     (F32 * own, section.at_start || between)
 }
