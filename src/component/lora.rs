@@ -216,6 +216,17 @@ impl Trainable {
     }
 }
 
+/// Checks one text of a trainable set for what can be seen without a model.
+///
+/// # Errors
+/// It is neither a selector nor the operator `lora` on one.
+pub fn check_trainable(text: &str) -> Result<(), SelectorError> {
+    match text.contains('(') {
+        true => Operator::parse(text).map(drop),
+        false => text.parse::<Selector>().map(drop),
+    }
+}
+
 fn is_matrix(name: &str) -> bool {
     match ParameterPlace::of(name) {
         Some(ParameterPlace::Layer { weight, .. }) => weight != Weight::Norm,

@@ -29,7 +29,7 @@ mod trainable;
 mod walk;
 
 pub use by_component::ByComponent;
-pub use lora::{LoraError, LowRank, Trainable};
+pub use lora::{LoraError, LowRank, Trainable, check_trainable};
 pub(crate) use place::factor_names;
 pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
