@@ -56,6 +56,8 @@ const WHOLE: [&str; 15] = [
 
 const FULL: &[&str] = &["trainable.select=[\"full\"]"];
 const RESTRICTED: &[&str] = &["trainable.select=[\"restricted\", \"docids\"]"];
+const LORA: &[&str] = &["trainable.select=[\"lora(restricted, rank=8, alpha=16)\", \"docids\"]"];
+const LORA_OF_ALL: &[&str] = &["trainable.select=[\"lora(full, rank=8, alpha=16)\"]"];
 /// So many steps that texts are read more than once: their prefix is stored.
 const STORED: &[&str] = &["train.steps=60", "evaluate.every_steps=30", "probes.every_steps=30"];
 const NOT_STORED: &[&str] = &["cache.enabled=false"];
@@ -207,6 +209,15 @@ fn the_predicted_peak_of_a_run_from_a_stored_prefix_is_near_the_measured_one() {
         (NARROW, &[RESTRICTED, STORED, MUCH_PROBED]),
         // The encoder is released.
         (WIDE, &[RESTRICTED, STORED, NOT_PROBED]),
+    ]);
+}
+
+#[test]
+fn the_predicted_peak_of_a_lora_run_is_near_the_measured_one() {
+    compare(&[
+        (MIDDLE, &[LORA, NOT_STORED, MUCH_PROBED]),
+        (WIDE, &[LORA, STORED, NOT_PROBED]),
+        (MIDDLE, &[LORA_OF_ALL, NOT_PROBED]),
     ]);
 }
 

@@ -104,6 +104,14 @@ fn a_killed_restricted_run_continues_with_and_without_its_cache() {
 }
 
 #[test]
+fn a_killed_lora_run_continues_with_and_without_its_cache() {
+    for (seed, enabled) in [(6, "cache.enabled=true"), (7, "cache.enabled=false")] {
+        let lora = "trainable.select=[\"lora(decoder.layers[1,2], rank=3, alpha=8)\", \"docids\"]";
+        kill_and_compare(&with(&[lora, enabled]), 6, seed);
+    }
+}
+
+#[test]
 fn a_killed_run_with_probes_and_early_stopping_continues_to_the_same_results() {
     let more = [
         "probes.run=[\"logit_lens\", \"stage_patching\"]",

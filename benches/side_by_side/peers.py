@@ -155,7 +155,7 @@ def pin(process: int, threads: int):
 
 
 def has_torch() -> bool:
-    return all(importlib.util.find_spec(module) for module in ("torch", "transformers"))
+    return all(importlib.util.find_spec(module) for module in ("torch", "transformers", "peft"))
 
 
 def python_with_torch() -> str:

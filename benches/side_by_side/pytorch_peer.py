@@ -3,7 +3,8 @@
 
     python pytorch_peer.py MODE SHAPE [options]
 
-MODE is `full`, `denoising` (full, with labels of several text tokens, without docids) or `restricted`; SHAPE a name, or numbers: d_model,d_ff,heads,layers (heads of 64). run.py and
+MODE is `full`, `denoising` (full, with labels of several text tokens, without docids), `restricted` or `lora` (of the
+restricted set's matrices with rank 8, by `peft`); SHAPE a name, or numbers: d_model,d_ff,heads,layers (heads of 64). run.py and
 scripts/gpu_check.py start this; benches/README.md has the protocol.
 """
 
@@ -21,7 +22,7 @@ SHAPES = {"t5-small": "512,2048,8,6", "t5-base": "768,3072,12,12", "t5-large": "
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=("full", "denoising", "restricted"))
+    parser.add_argument("mode", choices=("full", "denoising", "restricted", "lora"))
     parser.add_argument("shape", help=f"{', '.join(SHAPES)} or d_model,d_ff,heads,layers")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--batch", type=int, default=32)
@@ -42,8 +43,10 @@ def main():
         arguments.documents = 0
 
     model = build(arguments).to(arguments.device)
-    if arguments.mode == "restricted":
+    if arguments.mode != "full":
         restrict(model)
+    if arguments.mode == "lora":
+        model = adapt(model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01, fused=arguments.fused or None)
     step = training_step(model, optimizer, arguments)
@@ -69,6 +72,15 @@ def restrict(model: T5ForConditionalGeneration):
     for number, layer in enumerate(layers):
         layer.layer[1].requires_grad_(number >= first_end)
         layer.layer[2].requires_grad_(number >= second_end)
+
+
+def adapt(model: T5ForConditionalGeneration) -> torch.nn.Module:
+    """LoRA of the matrices that are trained, in their place."""
+    from peft import LoraConfig, get_peft_model
+
+    is_trained = lambda module: isinstance(module, torch.nn.Linear) and module.weight.requires_grad
+    matrices = [name for name, module in model.named_modules() if is_trained(module)]
+    return get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=matrices))
 
 
 def training_step(model: T5ForConditionalGeneration, optimizer: torch.optim.Optimizer, arguments: argparse.Namespace):

@@ -15,17 +15,19 @@ import sys
 from peers import PYTORCH_PEER, Peer, PeerError, alternate, print_table, python_with_torch, started
 
 OURS = "cargo run --quiet --release --example step_server -- MODE SHAPE"
-MODES = ("full", "denoising", "restricted", "restricted+docids", "cached", "cached+docids")
+SETS = ("restricted", "cached", "lora", "cached-lora")
+MODES = ("full", "denoising", *SETS, *(f"{mode}+docids" for mode in SETS))
 SHAPES = ("t5-small", "t5-base", "t5-large")
 BEFORE = ", before"
-FULL, FROZEN, DENOISING = "PyTorch full", "PyTorch, the same frozen", "PyTorch denoising"
+FULL, FROZEN, PEFT = "PyTorch full", "PyTorch, the same frozen", "PyTorch, the same LoRA"
+DENOISING = "PyTorch denoising"
 # Sources and labels of denoising, in tokens.
 TEXT = ["--length", "128", "--target", "32"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=["full", "cached", "cached+docids"], help="of genir")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["full", "cached", "cached+docids", "cached-lora"], help="of genir")
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["t5-small", "t5-base"])
     parser.add_argument("--rounds", type=int, default=15, help="turns of each process")
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn; of several the first is not counted (default: %(default)s)")
@@ -80,8 +82,10 @@ def commands(arguments: argparse.Namespace, python: str, shape: str) -> dict[str
         started[DENOISING] = theirs("denoising")
     if any(mode != "denoising" for mode in arguments.modes):
         started[FULL] = theirs("full")
-    if any(mode not in ("full", "denoising") for mode in arguments.modes):
+    if any("lora" not in mode and mode not in ("full", "denoising") for mode in arguments.modes):
         started[FROZEN] = theirs("restricted")
+    if any("lora" in mode for mode in arguments.modes):
+        started[PEFT] = theirs("lora")
     return started
 
 
@@ -89,12 +93,17 @@ def pairs(peers: dict[str, Peer]) -> list[tuple[str, str]]:
     """Which process is compared with which."""
     found = []
     for name in peers:
-        if name in (FULL, FROZEN, DENOISING) or name.endswith(BEFORE):
+        if name in (FULL, FROZEN, PEFT, DENOISING) or name.endswith(BEFORE):
             continue
         if name + BEFORE in peers:
             found.append((name, name + BEFORE))
         found.append((name, DENOISING if name == "genir denoising" else FULL))
-        if name.startswith(("genir restricted", "genir cached")):
+        if "lora" in name:
+            found.append((name, PEFT))
+            trained = name.replace("cached-lora", "cached").replace("lora", "restricted")
+            if trained in peers:
+                found.append((name, trained))
+        elif name.startswith(("genir restricted", "genir cached")):
             found.append((name, FROZEN))
         without = name.removesuffix("+docids")
         if without != name and without in peers:
@@ -104,7 +113,8 @@ def pairs(peers: dict[str, Peer]) -> list[tuple[str, str]]:
 
 def warn_if_different(peers: dict[str, Peer]):
     """Says so where two processes that should train the same do not."""
-    for one, other in [("genir full", FULL), ("genir denoising", DENOISING), ("genir restricted", FROZEN), ("genir cached", FROZEN)]:
+    pairs = [("genir full", FULL), ("genir denoising", DENOISING), ("genir restricted", FROZEN), ("genir cached", FROZEN)]
+    for one, other in [*pairs, ("genir lora", PEFT), ("genir cached-lora", PEFT)]:
         counts = [peers[name].trained for name in (one, other) if name in peers]
         if len(counts) == 2 and counts[0] != counts[1]:
             print(f"warning: {one} trains {counts[0]} parameters, {other} {counts[1]}", file=sys.stderr)

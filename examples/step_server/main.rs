@@ -24,8 +24,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The steps to time.
 #[derive(Debug, Parser)]
 pub struct Arguments {
-    /// full, restricted or cached (restricted, with all that is frozen computed once before the first step); with
-    /// `+docids`, docid rows are trained as well. denoising: full, with labels of several text tokens, without docids.
+    /// full, restricted, cached (restricted, with all that is frozen computed once before the first step), lora or
+    /// cached-lora (the same with LoRA of rank 8 in place of training the matrices); with `+docids`, docid rows are
+    /// trained as well. denoising: full, with labels of several text tokens, without docids.
     mode: Mode,
 
     /// t5-small, t5-base, t5-large or numbers: d_model,d_ff,heads,layers (encoder and decoder alike; heads of 64).

@@ -128,7 +128,8 @@ impl Product {
         let [m, k, n] = self.size;
         let (x, weight, gradient) =
             (random(m, k, device), random(k, n, device), random(m, n, device));
-        let linear = |weight: &Tensor<2>| Linear { weight: Param::from_tensor(weight.clone()) };
+        let linear =
+            |weight: &Tensor<2>| Linear { weight: Param::from_tensor(weight.clone()), lora: None };
         let forward = linear(&weight);
         let to_left = Embedding { weight: Param::from_tensor(weight.clone()) };
         let to_right = linear(&gradient);

@@ -1,18 +1,18 @@
 //! The training step that is timed: a model, its one batch, its optimizer.
 
-use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use genir::component::{Stages, freeze_all_but, trainable_set};
+use genir::component::{Stages, Trainable, freeze_all_but};
 use genir::device::{ComputeDevice, device};
 use genir::prefix::{FrozenPrefix, PrefixOutput};
 use genir::recipe;
 use genir::t5::weights::Origin;
-use genir::t5::{Dropout, GenirModel, Tokens, weights};
+use genir::t5::{Dropout, GenirModel, Tokens, initial_factor, weights};
 use genir::train::{
     Optimizer, StepInput, StepOptions, TextBatch, forward_backward, forward_backward_text,
 };
@@ -33,6 +33,8 @@ pub struct Mode {
     pub docids: bool,
     /// True if the targets are texts.
     pub denoising: bool,
+    /// True if LoRA adapts the matrices of the restricted set, with rank 8, in place of training them.
+    pub lora: bool,
 }
 
 impl FromStr for Mode {
@@ -43,31 +45,38 @@ impl FromStr for Mode {
             Some(word) => (word, true),
             None => (text, false),
         };
-        match word {
-            "full" | "denoising" if !docids => Ok(Self {
-                restricted: false,
-                cached: false,
-                docids: true,
-                denoising: word == "denoising",
-            }),
-            "restricted" | "cached" => {
-                Ok(Self { restricted: true, cached: word == "cached", docids, denoising: false })
+        let (restricted, cached, lora) = match word {
+            "full" | "denoising" if !docids => {
+                let denoising = word == "denoising";
+                return Ok(Self {
+                    restricted: false,
+                    cached: false,
+                    docids: true,
+                    denoising,
+                    lora: false,
+                });
             }
+            "restricted" => (true, false, false),
+            "cached" => (true, true, false),
+            "lora" => (true, false, true),
+            "cached-lora" => (true, true, true),
             _ => anyhow::bail!(
-                "expected full, denoising, restricted or cached, the last two also with +docids"
+                "expected full, denoising, restricted, cached, lora or cached-lora, the last four also with +docids"
             ),
-        }
+        };
+        Ok(Self { restricted, cached, docids, denoising: false, lora })
     }
 }
 
 impl Mode {
     fn selectors(self) -> Vec<String> {
-        let words: &[&str] = match self {
-            Self { restricted: false, .. } => &["full"],
-            Self { docids: true, .. } => &["restricted", "docids"],
-            Self { docids: false, .. } => &["restricted"],
+        let set = match self {
+            Self { restricted: false, .. } => "full",
+            Self { lora: true, .. } => "lora(restricted, rank=8, alpha=16)",
+            Self { lora: false, .. } => "restricted",
         };
-        words.iter().map(|word| (*word).to_owned()).collect()
+        let docids = (self.restricted && self.docids).then_some("docids");
+        [set].into_iter().chain(docids).map(str::to_owned).collect()
     }
 }
 
@@ -98,17 +107,23 @@ impl Training {
         let on = ComputeDevice { device: device.clone(), precision };
         let config = shape.config(words)?;
         // Before the model, whose memory then is what this gave back.
-        let parameters = GenirModel::parameter_sizes(&config, true, documents);
+        let mut parameters = GenirModel::parameter_shapes(&config, true, documents);
         let docids = weights::random_rows(&config, documents, 1);
         let model = GenirModel {
             t5: weights::initialise(&config, 1, &on),
             docids: weights::docids_from(docids, config.d_model, &device),
         };
-        let sizes = parameters.iter().map(|(name, size)| (name.as_str(), *size));
         let stages = Stages::scaled(shape.layers)?;
-        let trained: BTreeSet<String> = trainable_set(&mode.selectors(), Some(&stages), sizes)?;
+        let trainable = Trainable::of(&mode.selectors(), Some(&stages), &parameters)?;
+        let Ok(model) = model.with_lora(&trainable.lora, |name, shape| {
+            Ok::<_, Infallible>(initial_factor(1, name, shape))
+        });
+        parameters.extend(trainable.factors(&parameters));
+        let trained = trainable.trained;
         let mut model = freeze_all_but(model, &trained);
-        let is_trained = |(name, size): &(String, usize)| trained.contains(name).then_some(*size);
+        let is_trained = |(name, shape): &(String, Vec<usize>)| {
+            trained.contains(name).then_some(shape.iter().product::<usize>())
+        };
 
         let mut generator = genir::random::generator(1, 0, "tokens");
         let last = words.min(32_000) as i32;

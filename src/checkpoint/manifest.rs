@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct Manifest {
     pub metrics: BTreeMap<String, f64>,
     /// The encoding of texts in training.
     pub encoding: Encoding,
-    /// The other files of the checkpoint, by name; empty in checkpoints of earlier versions of genir.
+    /// The other files of the checkpoint, by their paths in it; empty in checkpoints of earlier versions of genir.
     #[serde(default)]
     pub files: BTreeMap<String, FileRecord>,
 }
@@ -107,8 +107,11 @@ impl Manifest {
     pub fn verify(&self, directory: &Path) -> Result<(), CheckpointError> {
         let mut changed = Vec::new();
         for (name, expected) in &self.files {
-            // A name with a slash would lead out of the checkpoint.
-            let path = directory.join(Path::new(name).file_name().unwrap_or_default());
+            // Nothing leads out of the checkpoint.
+            let within = Path::new(name).components();
+            let path = directory.join(
+                within.filter(|part| matches!(part, Component::Normal(_))).collect::<PathBuf>(),
+            );
             let found = match fs::metadata(&path) {
                 Ok(found) if found.len() != expected.bytes => {
                     Some(format!("{name} has {} bytes, not {}", found.len(), expected.bytes))

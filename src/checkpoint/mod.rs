@@ -6,8 +6,10 @@
 //! | `tokenizer.json` and its companions | the base's tokenizer with an added token `@DOC_ID_<id>@` for each document |
 //! | `docids.json` | the docids in row order |
 //! | `optimizer.safetensors`, `trainer_state.json` | what a resumed run continues from, besides the weights: see [`crate::train`] |
+//! | `adapter/` | of a LoRA run: the adapter as `peft` reads it, from which a resumed run continues too |
 //! | `genir.json` | [`Manifest`]: the step, its metrics, the encoding of texts, and the size and checksum of each file |
 
+mod adapter;
 mod base;
 mod bundled;
 mod download;
@@ -21,6 +23,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use adapter::Adapter;
+pub(crate) use adapter::unmerged;
 pub use base::{BaseError, BaseFiles, locate};
 pub use bundled::BundledBase;
 pub use hub::{HubProblem, HubSettings};

@@ -50,7 +50,7 @@ pub type WriteFiles<'a> = &'a dyn Fn(&Path) -> Result<(), CheckpointError>;
 
 /// The contents of a checkpoint.
 pub struct CheckpointContents<'a> {
-    /// The model, with docid rows in the order of `docids`.
+    /// The model, with docid rows in the order of `docids`. Low-rank factors are merged into its matrices.
     pub model: &'a GenirModel,
     /// The tokenizer, without docids.
     pub tokenizer: &'a TextTokenizer,
@@ -102,6 +102,8 @@ pub fn write(
 
 fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), CheckpointError> {
     let &CheckpointContents { model, tokenizer, docids, stored, manifest, training } = contents;
+    // Other tools know of no factors beside a matrix.
+    let model = &model.merged();
     let config = model.t5.config();
     let rows = config.vocab_size + docids.map_or(0, DocidVocabulary::len);
     write_json(directory, "config.json", &config.export(rows, model.t5.is_tied(), stored))?;
@@ -125,15 +127,20 @@ fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), Ch
     write_json(directory, MANIFEST, &manifest)
 }
 
-/// The sizes and checksums of all files in `directory`.
+/// The sizes and checksums of all files in `directory`, by their paths in it.
 fn records(directory: &Path) -> Result<BTreeMap<String, FileRecord>, CheckpointError> {
-    let mut records = BTreeMap::new();
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).map_err(FileError::new("list", directory))? {
         let entry = entry.map_err(FileError::new("list", directory))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        records.insert(name, FileRecord::of(&entry.path())?);
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if path.is_dir() {
+            let within = records(&path)?.into_iter();
+            found.extend(within.map(|(file, record)| (format!("{name}/{file}"), record)));
+        } else {
+            found.insert(name, FileRecord::of(&path)?);
+        }
     }
-    Ok(records)
+    Ok(found)
 }
 
 /// Refuses a model with a value that is not finite: it could replace the last good checkpoint.
@@ -146,7 +153,7 @@ fn check_finite(model: &GenirModel, target: &Path) -> Result<(), CheckpointError
     }
 }
 
-fn write_json(
+pub(super) fn write_json(
     directory: &Path,
     name: &str,
     value: &impl serde::Serialize,

@@ -1,5 +1,6 @@
 //! `genir train`
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -99,6 +100,7 @@ pub(super) fn summary(plan: &Plan) -> String {
          examples  {mixture}\n\
          {denoising}\
          stages    {stages}\n\
+         {lora}\
          steps     {steps} ({epochs})\n\
          update    {update}\n\
          prefix    {prefix}\n\
@@ -119,6 +121,7 @@ pub(super) fn summary(plan: &Plan) -> String {
         mixture = plan.mixture,
         denoising = denoising(plan),
         stages = stages(plan),
+        lora = lora(plan),
         steps = plan.total_steps(),
         epochs = plan.epochs,
         update = plan.costs(&memory),
@@ -212,6 +215,26 @@ fn stages(plan: &Plan) -> String {
             plan.config().num_decoder_layers
         ),
     }
+}
+
+/// Describes the factors of LoRA and the adapter in checkpoints, as a line; empty where nothing is adapted.
+fn lora(plan: &Plan) -> String {
+    if plan.lora.is_empty() {
+        return String::new();
+    }
+    let mut of_kinds: BTreeMap<(usize, String), usize> = BTreeMap::new();
+    for low_rank in plan.lora.values() {
+        *of_kinds.entry((low_rank.rank, low_rank.alpha.to_string())).or_default() += 1;
+    }
+    let kinds: Vec<String> = of_kinds
+        .into_iter()
+        .map(|((rank, alpha), count)| format!("{count} matrices with rank {rank}, alpha {alpha}"))
+        .collect();
+    let adapter = match plan.no_peft_adapter() {
+        None => "checkpoints hold the merged model and, in adapter/, the adapter for peft",
+        Some(_) => "checkpoints hold the merged model",
+    };
+    format!("lora      {}; {adapter}\n", kinds.join("; "))
 }
 
 fn closing_message(run: &Path, probed: bool, pretrained: bool, seconds: f64) -> String {

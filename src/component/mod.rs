@@ -16,11 +16,14 @@
 //! The last two lines may name their layers: `decoder.cross_attention[II,III]`, `decoder.mlp[18..24]`
 //! (end exclusive), `encoder.layers[0-3,5]`. `layers` means all components of these layers. A leading
 //! `-` or `!` excludes parameters again: `["full", "-words"]`.
+//! `lora(SELECTOR, rank=8, alpha=16)` adapts the matrices of attention and MLPs that the selector names: they stay frozen,
+//! and low-rank factors are trained beside them.
 //! Patches of probes also name heads, `decoder.cross_attention[4].heads[0,2]`, and circuits a replacement,
 //! `decoder.mlp[I]=mean`.
 
 mod by_component;
 mod controls;
+mod lora;
 mod place;
 mod selector;
 mod stages;
@@ -29,6 +32,8 @@ mod walk;
 
 pub use by_component::ByComponent;
 pub use controls::{Control, TOLERANCE as CONTROL_TOLERANCE};
+pub use lora::{LoraError, LowRank, Trainable, check_trainable};
+pub(crate) use place::factor_names;
 pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};
 pub use stages::{Stage, Stages, StagesError, parse_layers};

@@ -102,6 +102,13 @@ impl Weight {
     }
 }
 
+/// The names of the low-rank factors of the matrix with this dotted name: `...query.weight` has `...query.lora.a` and
+/// `...query.lora.b`.
+pub fn factor_names(matrix: &str) -> [String; 2] {
+    let of = matrix.strip_suffix(".weight").unwrap_or(matrix);
+    ["a", "b"].map(|factor| format!("{of}.lora.{factor}"))
+}
+
 /// The place of a parameter: `t5.decoder.layers.3.mlp.norm.weight` is a weight of the MLP of decoder layer 3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParameterPlace {
@@ -141,13 +148,18 @@ impl ParameterPlace {
             ["lm_head", "weight"] => Self::Head,
             [stack, "final_norm", "weight"] => Self::FinalNorm(Stack::named(stack)?),
             [stack, "relative_bias", "weight"] => Self::RelativeBias(Stack::named(stack)?),
-            [stack, "layers", layer, component, weight, "weight"] => {
+            // The factors of a matrix have its place.
+            [stack, "layers", layer, component, weight, "weight"]
+            | [stack, "layers", layer, component, weight, "lora", "a" | "b"] => {
                 let stack = Stack::named(stack)?;
                 let component = Component::named(component)?;
                 if (stack, component) == (Stack::Encoder, Component::CrossAttention) {
                     return None;
                 }
                 let weight = Weight::named(weight, component)?;
+                if weight == Weight::Norm && !name.ends_with(".weight") {
+                    return None;
+                }
                 Self::Layer { stack, layer: layer.parse().ok()?, component, weight }
             }
             _ => return None,
@@ -193,10 +205,17 @@ mod tests {
             assert_eq!(ParameterPlace::of(name), Some(place), "{name}");
             assert_eq!(ParameterPlace::of(&format!("t5.{name}")), Some(place), "{name}");
         }
+        for factor in factor_names("t5.decoder.layers.3.mlp.gate.weight") {
+            assert_eq!(ParameterPlace::of(&factor), Some(mlp), "{factor}");
+        }
         assert_eq!(ParameterPlace::of("docids.weight"), Some(ParameterPlace::Docids));
-        for unknown in
-            ["t5.docids.weight", "decoder.layers.3.mlp.query.weight", "t5.t5.shared.weight"]
-        {
+        for unknown in [
+            "t5.docids.weight",
+            "decoder.layers.3.mlp.query.weight",
+            "t5.t5.shared.weight",
+            "decoder.layers.3.mlp.norm.lora.a",
+            "decoder.layers.3.mlp.gate.lora.c",
+        ] {
             assert_eq!(ParameterPlace::of(unknown), None, "{unknown}");
         }
     }

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use super::controls::{Control, Sized};
+use super::lora::LoraError;
 use super::place::{Component, ParameterPlace, Stack, Weight};
 use super::stages::{Stage, Stages, StagesError, layers_text, parse_layers};
 use crate::nearest::nearest;
@@ -61,7 +62,7 @@ pub enum LayerSet {
 }
 
 /// Errors of selectors.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Error)]
 pub enum SelectorError {
     /// The selector is none that is known.
     #[error("selector `{selector}` is not known{}", suggestion(.nearest))]
@@ -160,6 +161,9 @@ pub enum SelectorError {
     /// The stages do not fit the decoder.
     #[error(transparent)]
     Stages(#[from] StagesError),
+    /// The operator `lora` cannot be applied.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
 }
 
 fn suggestion(nearest: &Option<String>) -> String {

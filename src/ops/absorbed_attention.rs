@@ -9,16 +9,17 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::adapted::{AdaptedWeight, HostFactors, LowRankFactors};
 use super::attention::{
     absorbed_scores, absorbed_values, attention_weights, dropped, merge_heads, of_example,
     split_heads,
 };
-use super::autograd::{Operation, apply, constant};
+use super::autograd::{Input, Operation, apply, constant};
 use super::host::{Contiguous, HostTensor};
 use crate::device::is_host;
 use crate::kernel::{
-    Matrix, MatrixMut, Threads, add, multiply_by_rows_into, multiply_elements, multiply_into,
-    softmax_gradients, softmax_rows, zeros,
+    Matrix, MatrixMut, Threads, add, multiply, multiply_by_rows_into, multiply_elements,
+    multiply_into, softmax_gradients, softmax_rows, zeros,
 };
 
 /// The inputs of cross-attention of one target.
@@ -26,9 +27,9 @@ pub struct AbsorbedAttention {
     /// `[batch, heads * d_kv]`
     pub query: Tensor<2>,
     /// `W_K`, `[d_model, heads * d_kv]`
-    pub key: Tensor<2>,
+    pub key: AdaptedWeight,
     /// `W_V`, `[d_model, heads * d_kv]`
-    pub value: Tensor<2>,
+    pub value: AdaptedWeight,
     /// `[batch * source, d_model]`
     pub states: Tensor<2>,
     /// `[batch, 1, 1, source]`, added to the scores; a constant.
@@ -44,7 +45,7 @@ pub struct AbsorbedAttention {
 pub fn absorbed_attention(inputs: AbsorbedAttention, heads: usize) -> Tensor<2> {
     let ([batch, inner], [rows, d_model]) = (inputs.query.dims(), inputs.states.dims());
     assert!(inner.is_multiple_of(heads) && rows.is_multiple_of(batch), "sizes of cross-attention");
-    let shapes = [inputs.key.dims(), inputs.value.dims()];
+    let shapes = [&inputs.key, &inputs.value].map(|matrix| matrix.weight.dims());
     assert_eq!(shapes, [[d_model, inner]; 2], "shapes of W_K and W_V");
     let source = rows / batch;
     let mask = inputs.mask.as_ref().map_or([batch, 1, 1, source], Tensor::dims);
@@ -60,17 +61,49 @@ impl AbsorbedAttention {
         let [rows, d_model] = self.states.dims();
         let states = self.states.reshape([batch, rows / batch, d_model]); // [batch, source, d_model]
         let query = split_heads(self.query, batch, heads); // [batch, 1, heads, d_kv]
-        let scores = absorbed_scores(query, self.key, states.clone()); // [batch, heads, 1, source]
+        let scores = absorbed_scores(query, self.key.merged(), states.clone()); // [batch, heads, 1, source]
         let pattern = attention_weights(scores, self.mask, self.dropout); // [batch, heads, 1, source]
-        merge_heads(absorbed_values(pattern, self.value, states))
+        merge_heads(absorbed_values(pattern, self.value.merged(), states))
     }
 
     fn on_host(self, heads: usize) -> Tensor<2> {
         let (mask, dropout) = (self.mask.map(constant), self.dropout.map(constant));
-        let inputs = [self.query, self.key, self.value, self.states].map(Into::into);
-        apply::<CrossAttention, 4, 2>(inputs, |inputs, _| {
-            Saved::attend(inputs.map(HostTensor::contiguous), mask, dropout, heads)
+        let (key, key_factors, key_scale) = inputs_of(self.key);
+        let (value, value_factors, value_scale) = inputs_of(self.value);
+        let [key_a, key_b] = key_factors;
+        let [value_a, value_b] = value_factors;
+        let (query, states) = (self.query.into(), self.states.into());
+        let inputs = [query, states, key, key_a, key_b, value, value_a, value_b];
+        apply::<CrossAttention, 8, 2>(inputs, |inputs, _| {
+            let [query, states, key, key_a, key_b, value, value_a, value_b] = inputs;
+            let key = Absorbed::new(key, key_scale.map(|scale| (key_a, key_b, scale)));
+            let value = Absorbed::new(value, value_scale.map(|scale| (value_a, value_b, scale)));
+            let [query, states] = [query, states].map(HostTensor::contiguous);
+            Saved::attend(query, states, [key, value], mask, dropout, heads)
         })
+    }
+}
+
+/// The weight as an input, its factors `A` and `B`, and their scale if it has factors.
+fn inputs_of(matrix: AdaptedWeight) -> (Input, [Input; 2], Option<f64>) {
+    let weight = matrix.weight.into();
+    match matrix.factors {
+        None => (weight, [Input::absent(), Input::absent()], None),
+        Some(LowRankFactors { a, b, scale }) => (weight, [a.into(), b.into()], Some(scale)),
+    }
+}
+
+/// `W_K` or `W_V`, `[d_model, heads * d_kv]`, with its low-rank factors.
+#[derive(Debug, Clone)]
+struct Absorbed {
+    weight: Contiguous,
+    factors: Option<HostFactors>,
+}
+
+impl Absorbed {
+    fn new(weight: HostTensor, factors: Option<(HostTensor, HostTensor, f64)>) -> Self {
+        let factors = factors.map(|(a, b, scale)| HostFactors::new(a, b, scale));
+        Self { weight: weight.contiguous(), factors }
     }
 }
 
@@ -81,8 +114,8 @@ struct CrossAttention;
 #[derive(Debug, Clone)]
 struct Saved {
     query: Contiguous,
-    key: Contiguous,
-    value: Contiguous,
+    key: Absorbed,
+    value: Absorbed,
     states: Contiguous,
     dropout: Option<Contiguous>,
     sizes: Sizes,
@@ -94,25 +127,28 @@ struct Saved {
     weighted: Vec<f32>,
 }
 
-impl Operation<4> for CrossAttention {
+impl Operation<8> for CrossAttention {
     type Saved = Saved;
 
-    fn backward(saved: Saved, gradient: HostTensor, needed: [bool; 4]) -> [Option<HostTensor>; 4] {
+    fn backward(saved: Saved, gradient: HostTensor, needed: [bool; 8]) -> [Option<HostTensor>; 8] {
         let sizes = saved.sizes;
         let gradient = gradient.contiguous();
         let gradient = gradient.values();
-        let [for_query, for_key, for_value, for_states] = needed;
-        let to_value = for_value.then(|| sizes.matrix_gradient(&saved.weighted, gradient));
-        if !(for_query || for_key || for_states) {
-            return [None, None, to_value, None];
+        let [for_query, for_states, for_key, for_key_a, for_key_b, value @ ..] = needed;
+        let key = [for_key, for_key_a, for_key_b];
+        let [to_value, to_value_a, to_value_b] =
+            sizes.matrix_gradients(&saved.value, &saved.weighted, gradient, value);
+        if !(for_query || for_states || key.contains(&true)) {
+            return [None, None, None, None, None, to_value, to_value_a, to_value_b];
         }
-        let to_weighted = sizes.back_through(gradient, saved.value.values());
+        let to_weighted = sizes.back_through(gradient, &saved.value);
         let (to_queries, to_states) = saved.through_states(&to_weighted, for_states);
-        let to_key = for_key.then(|| sizes.matrix_gradient(&to_queries, saved.query.values()));
-        let to_query = for_query.then(|| sizes.through(&to_queries, saved.key.values()));
+        let [to_key, to_key_a, to_key_b] =
+            sizes.matrix_gradients(&saved.key, &to_queries, saved.query.values(), key);
+        let to_query = for_query.then(|| sizes.through(&to_queries, &saved.key));
         let to_states = for_states
             .then(|| HostTensor::new(to_states, [sizes.batch * sizes.source, sizes.width]));
-        [to_query, to_key, to_value, to_states]
+        [to_query, to_states, to_key, to_key_a, to_key_b, to_value, to_value_a, to_value_b]
     }
 }
 
@@ -152,13 +188,23 @@ impl Sizes {
     }
 
     /// Vectors of `d_model` times `matrix` by head, `[batch, heads, d_model] -> [batch, heads * d_kv]`.
-    fn through(self, vectors: &[f32], matrix: &[f32]) -> HostTensor {
+    fn through(self, vectors: &[f32], matrix: &Absorbed) -> HostTensor {
+        let weight = matrix.weight.values();
         let size = self.batch * self.per_head;
         let mut by_head = vec![0.0; self.heads * size];
         by_head.par_chunks_mut(size).enumerate().for_each(|(head, to)| {
             let vectors = self.head_of_examples(vectors, head);
-            let to = MatrixMut::rows(to, self.per_head);
-            multiply_into(to, vectors, self.head(matrix, head), false, Threads::One);
+            let mut add = |left: Matrix, right: &[f32], add: bool| {
+                let to = MatrixMut::rows(to, self.per_head);
+                multiply_into(to, left, self.head(right, head), add, Threads::One);
+            };
+            add(vectors, weight, false);
+            if let Some(factors) = &matrix.factors {
+                let mut narrow = vec![0.0; self.batch * factors.rank()];
+                let to = MatrixMut::rows(&mut narrow, factors.rank());
+                multiply_into(to, vectors, factors.a.matrix(), false, Threads::One);
+                add(Matrix::rows(&narrow, factors.rank()), factors.b.values(), true);
+            }
         });
         let mut rows = vec![0.0; self.batch * self.inner];
         for (at, to) in rows.chunks_exact_mut(self.per_head).enumerate() {
@@ -170,14 +216,65 @@ impl Sizes {
     }
 
     /// Rows `[batch, heads * d_kv]` times the transpose of `matrix` by head: `[heads, batch, d_model]`.
-    fn back_through(self, rows: &[f32], matrix: &[f32]) -> Vec<f32> {
+    fn back_through(self, rows: &[f32], matrix: &Absorbed) -> Vec<f32> {
         let size = self.batch * self.width;
         let mut by_head = zeros(self.heads * size);
         by_head.par_chunks_mut(size).enumerate().for_each(|(head, to)| {
-            let (rows, matrix) = (self.head(rows, head), self.head(matrix, head));
-            multiply_by_rows_into(to, rows, matrix, Threads::One);
+            let rows = self.head(rows, head);
+            let weight = self.head(matrix.weight.values(), head);
+            multiply_by_rows_into(to, rows, weight, Threads::One);
+            if let Some(factors) = &matrix.factors {
+                let mut narrow = vec![0.0; self.batch * factors.rank()];
+                let b = self.head(factors.b.values(), head).transposed();
+                let by_rank = MatrixMut::rows(&mut narrow, factors.rank());
+                multiply_into(by_rank, rows, b, false, Threads::One);
+                let (narrow, a) = (Matrix::rows(&narrow, factors.rank()), factors.a.matrix());
+                let to = MatrixMut::rows(to, self.width);
+                multiply_into(to, narrow, a.transposed(), true, Threads::One);
+            }
         });
         by_head
+    }
+
+    /// Gradients of a matrix and of its factors `A` and `B`, as far as they are needed, from the vectors
+    /// `[batch, heads, d_model]` that it maps to rows `[batch, heads * d_kv]`, and the gradient of the rows.
+    fn matrix_gradients(
+        self,
+        matrix: &Absorbed,
+        vectors: &[f32],
+        rows: &[f32],
+        [for_weight, for_a, for_b]: [bool; 3],
+    ) -> [Option<HostTensor>; 3] {
+        let to_weight = for_weight.then(|| self.matrix_gradient(vectors, rows));
+        let Some(factors) = matrix.factors.as_ref().filter(|_| for_a || for_b) else {
+            return [to_weight, None, None];
+        };
+        let (rank, by_head) = (factors.rank(), self.batch * self.heads);
+        let vectors = Matrix::rows(vectors, self.width); // [batch * heads, d_model]
+        let to_a = for_a.then(|| {
+            let mut narrow = vec![0.0; by_head * rank]; // [batch, heads, rank]
+            for head in 0..self.heads {
+                let b = self.head(factors.b.values(), head).transposed();
+                let to = &mut narrow[head * rank..];
+                let to = MatrixMut::strided_rows(to, self.batch, rank, self.heads * rank);
+                multiply_into(to, self.head(rows, head), b, false, Threads::One);
+            }
+            factors.gradient_of_a(multiply(vectors.transposed(), Matrix::rows(&narrow, rank)))
+        });
+        let to_b = for_b.then(|| {
+            let narrow = multiply(vectors, factors.a.matrix()); // [batch, heads, rank]
+            let mut gradient = vec![0.0; rank * self.inner];
+            for head in 0..self.heads {
+                let narrow = &narrow[head * rank..];
+                let narrow = Matrix::strided_rows(narrow, self.batch, rank, self.heads * rank);
+                let to = &mut gradient[head * self.per_head..];
+                let to = MatrixMut::strided_rows(to, rank, self.per_head, self.inner);
+                let rows = self.head(rows, head);
+                multiply_into(to, narrow.transposed(), rows, false, Threads::One);
+            }
+            HostTensor::new(gradient, [rank, self.inner])
+        });
+        [to_weight, to_a, to_b]
     }
 
     /// Gradient of the matrix that maps vectors `[batch, heads, d_model]` to rows `[batch, heads * d_kv]`, from that of
@@ -204,7 +301,9 @@ impl Sizes {
 
 impl Saved {
     fn attend(
-        [query, key, value, states]: [Contiguous; 4],
+        query: Contiguous,
+        states: Contiguous,
+        [key, value]: [Absorbed; 2],
         mask: Option<Contiguous>,
         dropout: Option<Contiguous>,
         heads: usize,
@@ -212,7 +311,7 @@ impl Saved {
         let ([batch, inner], [rows, width]) = (query.shape(), states.shape());
         let (per_head, source) = (inner / heads, rows / batch);
         let sizes = Sizes { batch, heads, width, inner, per_head, source };
-        let queries = sizes.back_through(query.values(), key.values());
+        let queries = sizes.back_through(query.values(), &key);
         let mut pattern = vec![0.0; batch * heads * source];
         let mut weighted = zeros(batch * heads * width);
         pattern
@@ -234,7 +333,7 @@ impl Saved {
                 let to = MatrixMut::rows(weighted, width);
                 multiply_into(to, dropped, states, false, Threads::One);
             });
-        let mixed = sizes.through(&weighted, value.values());
+        let mixed = sizes.through(&weighted, &value);
         (mixed, Self { query, key, value, states, dropout, sizes, queries, pattern, weighted })
     }
 
@@ -304,8 +403,8 @@ mod tests {
                     mask: mask.as_ref().map(constant),
                     dropout: dropout.as_ref().map(constant),
                     query,
-                    key,
-                    value,
+                    key: key.into(),
+                    value: value.into(),
                     states,
                 }
             };
@@ -315,5 +414,34 @@ mod tests {
                 |given| inputs(given).by_burn(heads),
             );
         }
+    }
+    #[test]
+    fn adapted_keys_and_values_agree_with_merged_ones() {
+        let (batch, heads, source, d_kv, d_model, rank) = (3, 2, 5, 4, 6, 2);
+        let matrix = |seed| values([d_model, heads * d_kv], seed);
+        let a = |seed| values([d_model, rank], seed);
+        let b = |seed| values([rank, heads * d_kv], seed);
+        let query = values([batch, heads * d_kv], 3);
+        let states = values([batch * source, d_model], 4);
+        let inputs = |given: [Tensor<2>; 8]| {
+            let [query, states, key, key_a, key_b, value, value_a, value_b] = given;
+            let adapted = |weight, a, b| AdaptedWeight {
+                weight,
+                factors: Some(LowRankFactors { a, b, scale: 0.5 }),
+            };
+            AbsorbedAttention {
+                mask: None,
+                dropout: None,
+                query,
+                key: adapted(key, key_a, key_b),
+                value: adapted(value, value_a, value_b),
+                states,
+            }
+        };
+        assert_agree(
+            [query, states, matrix(5), a(6), b(7), matrix(8), a(9), b(10)],
+            |given| inputs(given).on_host(heads),
+            |given| inputs(given).by_burn(heads),
+        );
     }
 }

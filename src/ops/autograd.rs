@@ -36,6 +36,13 @@ pub(super) struct Input {
     tracked: bool,
 }
 
+impl Input {
+    /// In place of an input that is absent; its value is not read.
+    pub(super) fn absent() -> Self {
+        Self { value: HostTensor::new(vec![0.0], [1]), node: None, tracked: false }
+    }
+}
+
 impl<const D: usize> From<Tensor<D>> for Input {
     fn from(tensor: Tensor<D>) -> Self {
         if !tensor.is_autodiff() {

@@ -6,6 +6,7 @@
 
 mod absorbed_attention;
 mod activation;
+mod adapted;
 #[cfg(test)]
 mod agreement;
 mod attend;
@@ -22,6 +23,7 @@ mod self_attention;
 
 pub use absorbed_attention::{AbsorbedAttention, absorbed_attention};
 pub use activation::{gated_gelu, relu};
+pub use adapted::{AdaptedWeight, LowRankFactors};
 pub use attention::{
     absorbed_scores, absorbed_values, attention_scores, merge_heads, split_heads, weighted_values,
 };

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::ranges::{FRACTION, fraction};
 use super::reader::Section;
 use crate::choice::choice;
-use crate::component::{Selector, Stage, Stages, parse_layers};
+use crate::component::{Stage, Stages, check_trainable, parse_layers};
 use crate::device::is_valid_name;
 use crate::t5::most_of;
 
@@ -139,7 +139,7 @@ impl ModelSection {
 /// `[trainable]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TrainableSection {
-    /// Selectors; see [`crate::component::trainable_set`].
+    /// Selectors; see [`crate::component::Trainable`].
     pub select: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ impl TrainableSection {
             section.problem("select", "expected at least one selector".to_owned());
         }
         for text in &select {
-            if let Err(error) = text.parse::<Selector>() {
+            if let Err(error) = check_trainable(text) {
                 section.problem("select", error.to_string());
             }
         }

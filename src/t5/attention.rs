@@ -45,6 +45,14 @@ impl AttentionBlock {
         }
     }
 
+    /// Calls `each` with every matrix and the name of its field.
+    pub(super) fn matrices_mut<'a>(&'a mut self, mut each: impl FnMut(&str, &'a mut Linear)) {
+        each("query", &mut self.query);
+        each("key", &mut self.key);
+        each("value", &mut self.value);
+        each("output", &mut self.output);
+    }
+
     /// Self-attention: `[batch * length, d_model] -> [batch * length, d_model]`.
     ///
     /// `bias` is called only where scores are computed. One position attends to itself alone whatever the scores are,
@@ -72,7 +80,8 @@ impl AttentionBlock {
             let length = rows / at.batch;
             let Bias { position, mask } = bias();
             let inputs = SelfAttention {
-                matrices: [&self.query, &self.key, &self.value].map(|matrix| matrix.weight.val()),
+                matrices: [&self.query, &self.key, &self.value]
+                    .map(|matrix| matrix.adapted().merged()),
                 bias: position,
                 mask,
                 dropout: pass.dropout_mask([at.batch, self.heads, length, length], &x.device()),
@@ -122,8 +131,8 @@ impl AttentionBlock {
             let weights = [at.batch, self.heads, 1, rows / at.batch];
             let inputs = AbsorbedAttention {
                 query: self.query.forward(x, pass.precision), // [batch, heads * d_kv]
-                key: self.key.weight.val(),
-                value: self.value.weight.val(),
+                key: self.key.adapted(),
+                value: self.value.adapted(),
                 dropout: pass.dropout_mask(weights, &states.device()),
                 states,
                 mask,
@@ -176,9 +185,9 @@ impl AttentionBlock {
         let states = states.reshape([at.batch, rows / at.batch, d_model]); // [batch, source, d_model]
         let query = split_heads(self.query.forward(target, pass.precision), at.batch, self.heads); // [batch, 1, heads, d_kv]
         let query = pass.heads(at, Hook::Query(CROSS), query);
-        let scores = absorbed_scores(query, self.key.weight.val(), states.clone()); // [batch, heads, 1, source]
+        let scores = absorbed_scores(query, self.key.adapted().merged(), states.clone()); // [batch, heads, 1, source]
         let pattern = pattern(scores, mask, CROSS, at, pass); // [batch, heads, 1, source]
-        let mixed = absorbed_values(pattern, self.value.weight.val(), states); // [batch, 1, heads, d_kv]
+        let mixed = absorbed_values(pattern, self.value.adapted().merged(), states); // [batch, 1, heads, d_kv]
         merge_heads(pass.heads(at, Hook::WeightedValues(CROSS), mixed))
     }
 

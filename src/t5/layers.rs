@@ -9,6 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::config::{FeedForward, T5Config};
+use super::lora::LoraFactors;
 use super::pass::{LayerContext, Pass};
 use super::tap::Hook;
 use crate::device::Precision;
@@ -19,16 +20,18 @@ use crate::ops::{WeightLayout, gated_gelu, linear, relu, rms_norm};
 pub struct Linear {
     /// `[in, out]`: the transpose of what checkpoints hold, so that gradients come out contiguous.
     pub weight: Param<Tensor<2>>,
+    /// Low-rank factors that are trained in its place, if it is adapted.
+    pub lora: Option<LoraFactors>,
 }
 
 impl Linear {
     pub(super) fn new(input: usize, output: usize, device: &Device) -> Self {
-        Self { weight: empty([input, output], device) }
+        Self { weight: empty([input, output], device), lora: None }
     }
 
     /// `[rows, in] -> [rows, out]`; `precision` is that of a product on a GPU.
     pub fn forward(&self, x: Tensor<2>, precision: Precision) -> Tensor<2> {
-        linear(x, self.weight.val(), WeightLayout::InOut, precision)
+        self.adapted().multiply(x, precision)
     }
 }
 
@@ -116,6 +119,15 @@ impl Mlp {
             input: input(),
             output: Linear::new(config.d_ff, config.d_model, device),
         }
+    }
+
+    /// Calls `each` with every matrix and the name of its field.
+    pub(super) fn matrices_mut<'a>(&'a mut self, mut each: impl FnMut(&str, &'a mut Linear)) {
+        if let Some(gate) = &mut self.gate {
+            each("gate", gate);
+        }
+        each("input", &mut self.input);
+        each("output", &mut self.output);
     }
 
     /// The output that is added to the residual stream: `[rows, d_model] -> [rows, d_model]`

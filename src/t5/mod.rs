@@ -5,6 +5,7 @@
 mod attention;
 mod config;
 mod layers;
+mod lora;
 mod memory;
 mod model;
 mod pass;
@@ -19,6 +20,7 @@ pub use attention::{AttentionBlock, RelativeBias, bucket};
 pub(crate) use config::most_of;
 pub use config::{ConfigError, FeedForward, T5Config};
 pub use layers::{Embedding, Linear, Mlp, RmsNorm};
+pub use lora::{LoraFactors, initial_factor};
 pub use model::{GenirModel, T5};
 pub use pass::Pass;
 pub use released::ReleasedWeights;

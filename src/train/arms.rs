@@ -9,15 +9,16 @@ use super::arithmetic::Step;
 use super::memory::MemoryEstimate;
 use super::plan::Plan;
 use super::plan_error::PlanError;
-use crate::component::grouped;
+use crate::component::{Trainable, grouped};
 use crate::prefix::{bytes_held, mebibytes};
 use crate::t5::GenirModel;
 
 /// The arms of a comparison, each with docid rows where it does not hold them: rows of new docids must be learnt.
-const ARMS: [&[&str]; 6] = [
+const ARMS: [&[&str]; 7] = [
     &["full"],
     &["decoder", "docids"],
     &["restricted", "docids"],
+    &["lora(restricted, rank=8, alpha=16)", "docids"],
     &["matched", "docids"],
     &["norms", "docids"],
     &["docids"],
@@ -115,11 +116,12 @@ impl Plan {
         let select = select.iter().map(|text| (*text).to_owned()).collect();
         let before = mem::replace(&mut self.recipe.trainable.select, select);
         let costs = self.select_trained().map(|selected| {
-            let (trained, table) = selected;
+            let (Trainable { trained, lora }, table) = selected;
             let trained = mem::replace(&mut self.trained, trained);
+            let lora = mem::replace(&mut self.lora, lora);
             let table = mem::replace(&mut self.table, table);
             let costs = self.costs(&MemoryEstimate::of(self));
-            (self.trained, self.table) = (trained, table);
+            (self.trained, self.lora, self.table) = (trained, lora, table);
             costs
         });
         self.recipe.trainable.select = before;

@@ -94,6 +94,11 @@ impl Base {
             || [SINGLE, INDEX].iter().any(|name| self.directory.join(name).exists())
     }
 
+    /// True if some words have embedding rows after those of docids.
+    pub(crate) fn has_moved_rows(&self) -> bool {
+        !self.moved_rows.is_empty()
+    }
+
     /// The weights, opened but not read.
     fn tensors(&self) -> Result<StoredTensors, WeightsError> {
         let bundled = match self.bundled {

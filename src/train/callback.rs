@@ -52,7 +52,8 @@ pub struct TrainerState<'a> {
     /// True if it is known that no update follows: at the last step, or if an earlier callback has stopped the run. If
     /// a later callback stops the run, only [`Callback::end`] is called.
     pub is_last: bool,
-    /// The model, with autodiff. Evaluate on `model.valid()`.
+    /// The model, with autodiff. Evaluate on `model.valid()`; what reads the matrices of a LoRA run takes them from
+    /// `model.merged()`.
     pub model: &'a GenirModel,
     /// The stored frozen prefix; `None` if the encoder is trained.
     pub prefix: Option<Arc<Prefix>>,

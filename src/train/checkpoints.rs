@@ -155,8 +155,13 @@ impl<'a> Checkpoints<'a> {
         training: TrainingState,
     ) -> Result<PathBuf, TrainError> {
         let training = training.with_files(state.monitor.flushed()?);
+        let model = state.model.valid();
+        let adapter = self.plan.adapter(&model);
         let more = |directory: &Path| {
             optimizer.write(&directory.join(OPTIMIZER))?;
+            if let Some(adapter) = &adapter {
+                adapter.write(directory)?;
+            }
             Ok(training.write(directory)?)
         };
         let manifest = Manifest {
@@ -168,7 +173,7 @@ impl<'a> Checkpoints<'a> {
             files: Default::default(),
         };
         let contents = CheckpointContents {
-            model: &state.model.valid(),
+            model: &model,
             tokenizer: &self.plan.tokenizer,
             docids: Some(&self.plan.docids),
             stored: StoredType::Float32,

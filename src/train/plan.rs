@@ -1,6 +1,7 @@
 //! Plans a run from its recipe and reports all problems at once.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -12,16 +13,17 @@ use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::component::{Stages, TrainableTable, trainable_set};
+use crate::checkpoint::{Adapter, unmerged};
+use crate::component::{LowRank, Stages, Trainable, TrainableTable};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
 use crate::prefix::FrozenPrefix;
 use crate::probe::Probe;
-use crate::recipe::{ProbesSection, Recipe};
+use crate::recipe::{Init, ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
-use crate::t5::{GenirModel, T5, T5Config};
+use crate::t5::{GenirModel, T5, T5Config, initial_factor};
 use crate::task::{Epochs, Examples, Mixture, Sentinels, Task, TaskError};
 
 /// A recipe that was checked against its corpus, its base model and its device.
@@ -61,8 +63,10 @@ pub struct Plan {
     pub stages: Option<Stages>,
     /// Probes of the recipe's `probes.run` that are not measured since the decoder has no stages.
     pub unmeasured: Vec<Probe>,
-    /// Dotted names of the trained parameters.
+    /// Dotted names of the trained parameters, low-rank factors among them.
     pub trained: BTreeSet<String>,
+    /// The matrices that LoRA adapts, by dotted name.
+    pub lora: BTreeMap<String, LowRank>,
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
     base: Base,
@@ -193,7 +197,7 @@ impl Plan {
                 Some(query_sets),
                 Some(docids),
                 Some(stages),
-                Some((trained, table)),
+                Some((Trainable { trained, lora }, table)),
             ) if problems.is_empty() => Ok(Self {
                 recipe,
                 device,
@@ -213,6 +217,7 @@ impl Plan {
                 stages,
                 unmeasured,
                 trained,
+                lora,
                 table,
                 base,
                 probe_base,
@@ -263,7 +268,14 @@ impl Plan {
                 }
             }
         }
-        Ok(GenirModel { docids: weights::docids_from(rows, width, device), t5 })
+        let model = GenirModel { docids: weights::docids_from(rows, width, device), t5 };
+        let seed = self.recipe.run.seed;
+        match model.with_lora(&self.lora, |name, shape| {
+            Ok::<_, Infallible>(initial_factor(seed, name, shape))
+        }) {
+            Ok(model) => Ok(model),
+            Err(never) => match never {},
+        }
     }
 
     /// The model in a checkpoint of this plan's run, on `device` (with or without autodiff).
@@ -281,7 +293,35 @@ impl Plan {
         let docids = weights::load_docids(&tensors, self.config(), &rows, device)?;
         let compute = &ComputeDevice { device: device.clone(), precision: self.precision };
         let t5 = Origin::files(self.config().clone(), tensors).t5(self.is_tied(), compute)?;
-        Ok(GenirModel { t5, docids })
+        let merged = GenirModel { t5, docids };
+        match self.lora.is_empty() {
+            true => Ok(merged),
+            false => unmerged(merged, &self.lora, &self.origin()?, checkpoint),
+        }
+    }
+
+    /// The adapter of a `model` of this plan's run; none if LoRA adapts nothing.
+    pub(super) fn adapter<'a>(&'a self, model: &'a GenirModel) -> Option<Adapter<'a>> {
+        let base = match self.no_peft_adapter() {
+            None => Ok(self.recipe.model.base.as_str()),
+            Some(reason) => Err(reason),
+        };
+        let Self { lora, trained, .. } = self;
+        (!lora.is_empty()).then_some(Adapter { model, lora, trained, base })
+    }
+
+    /// Why `peft` cannot load the adapter of this run, if it cannot.
+    pub fn no_peft_adapter(&self) -> Option<String> {
+        match self.recipe.model.init {
+            Init::Scratch => Some(
+                "the run starts from a random initialisation, which peft cannot load".to_owned(),
+            ),
+            Init::Pretrained if self.base.has_moved_rows() => Some(
+                "the base model has word rows after its docid rows, which peft cannot move"
+                    .to_owned(),
+            ),
+            Init::Pretrained => Adapter::inexpressible(&self.trained),
+        }
     }
 
     /// A hash of the training examples in order, of the docids and of the queries that are evaluated.
@@ -356,13 +396,16 @@ impl Plan {
         self.probe_base.as_ref()
     }
 
-    /// The same beside the `model` that this run trains (off the autodiff graph): what is frozen is there once.
+    /// The same beside the `model` that this run trains (off the autodiff graph, merged): what is frozen is there once.
     ///
     /// # Errors
     /// As for [`Plan::base`].
     pub fn base_sharing_frozen(&self, model: &T5) -> Result<T5, PlanError> {
-        let trained = |name: &str| self.trained.contains(&format!("t5.{name}"));
-        Ok(self.origin()?.t5_sharing_frozen(model, trained)?)
+        let changed = |name: &str| {
+            let name = format!("t5.{name}");
+            self.trained.contains(&name) || self.lora.contains_key(&name)
+        };
+        Ok(self.origin()?.t5_sharing_frozen(model, changed)?)
     }
 
     /// Where the weights of [`Plan::base`] come from.
@@ -399,7 +442,7 @@ impl Plan {
     }
 
     /// The parameters that the recipe's selectors name, and their counts.
-    pub(super) fn select_trained(&self) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
+    pub(super) fn select_trained(&self) -> Result<(Trainable, TrainableTable), PlanError> {
         trained_of(&self.recipe, &self.base, self.stages.as_ref(), self.docids.len())
     }
 }
@@ -432,18 +475,20 @@ fn trained_of(
     base: &Base,
     stages: Option<&Stages>,
     documents: usize,
-) -> Result<(BTreeSet<String>, TrainableTable), PlanError> {
-    let mut parameters = GenirModel::parameter_sizes(&base.config, base.tied, documents);
+) -> Result<(Trainable, TrainableTable), PlanError> {
+    let mut parameters = GenirModel::parameter_shapes(&base.config, base.tied, documents);
     // Without documents there is no such parameter.
-    parameters.retain(|(_, size)| *size > 0);
-    let sizes = parameters.iter().map(|(name, size)| (name.as_str(), *size));
-    let trained = trainable_set(&recipe.trainable.select, stages, sizes)?;
+    parameters.retain(|(_, shape)| !shape.contains(&0));
+    let trainable = Trainable::of(&recipe.trainable.select, stages, &parameters)?;
     let is_denoising = recipe.task.denoising.is_some();
-    if is_denoising && trained.iter().all(|name| name == "docids.weight") {
+    if is_denoising && trainable.trained.iter().all(|name| name == "docids.weight") {
         return Err(TaskError::NothingToDenoise.into());
     }
-    let table = TrainableTable::new(&parameters, &trained, stages);
-    Ok((trained, table))
+    parameters.extend(trainable.factors(&parameters));
+    let sizes: Vec<(String, usize)> =
+        parameters.into_iter().map(|(name, shape)| (name, shape.iter().product())).collect();
+    let table = TrainableTable::new(&sizes, &trainable.trained, stages);
+    Ok((trainable, table))
 }
 
 /// The base model that the probes compare with, if one does, in the shape of the run's own.

@@ -167,7 +167,8 @@ impl<'a> Trainer<'a> {
         self.optimizer.names()
     }
 
-    /// Trains `model` to the last step, or until a callback stops the run, and returns it.
+    /// Trains `model` to the last step, or until a callback stops the run, and returns it, with the factors of LoRA
+    /// merged.
     ///
     /// # Errors
     /// The first error of a callback, or a loss or gradient that is not finite: that update is not applied,
@@ -180,7 +181,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<(GenirModel, Outcome), TrainError> {
         let (mut model, outcome) = self.train(model, callbacks, monitor)?;
         model.t5 = model.t5.restored().map_err(PlanError::from)?;
-        Ok((model, outcome))
+        Ok((model.merged(), outcome))
     }
 
     /// As [`Trainer::run`], but the model is dropped: returning it requires its released weights to be restored, which

@@ -26,6 +26,13 @@ impl Plan {
             format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
         }));
         warnings.extend(self.untrained_encoder());
+        let no_adapter = self.no_peft_adapter().filter(|_| !self.lora.is_empty());
+        warnings.extend(no_adapter.map(|reason| {
+            format!(
+                "trainable.select: checkpoints hold the merged model and the factors of LoRA, but no adapter that peft \
+                 loads: {reason}"
+            )
+        }));
         warnings.extend(self.memory_problem().map(|(_, problem)| problem.to_string()));
         warnings.extend(self.disk_warning());
         warnings

@@ -89,6 +89,11 @@ impl Results {
             for file in ["model.safetensors", "optimizer.safetensors"] {
                 tensors.insert(format!("{name}/{file}"), fs::read(path.join(file)).unwrap());
             }
+            // Of a LoRA run.
+            let adapter = "adapter/adapter_model.safetensors";
+            if let Ok(bytes) = fs::read(path.join(adapter)) {
+                tensors.insert(format!("{name}/{adapter}"), bytes);
+            }
         }
         Self {
             tensors,

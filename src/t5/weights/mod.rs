@@ -31,7 +31,7 @@ pub use write::write;
 use super::layers::Embedding;
 use super::{FeedForward, GenirModel, T5, T5Config};
 use crate::device::ComputeDevice;
-use names::stored;
+pub(crate) use names::stored;
 
 /// Errors of reading and writing weights.
 #[derive(Debug, Error)]
@@ -177,6 +177,17 @@ pub enum WeightsError {
         /// Its type.
         found: String,
     },
+    /// The base model is not the one that an adapter was trained on.
+    #[error(
+        "{directory}: its adapter and the base model do not give its weights (`{tensor}`): the base model has changed \
+         since the run started; restore it to continue the run"
+    )]
+    OtherBase {
+        /// The checkpoint directory.
+        directory: PathBuf,
+        /// The first matrix that differs.
+        tensor: String,
+    },
     /// The weights cannot be written.
     #[error("{file}: cannot be written: {reason}")]
     Write {
@@ -321,12 +332,20 @@ impl GenirModel {
         tied: bool,
         documents: usize,
     ) -> Vec<(String, usize)> {
+        let shapes = Self::parameter_shapes(config, tied, documents).into_iter();
+        shapes.map(|(name, shape)| (name, shape.iter().product())).collect()
+    }
+
+    /// Dotted names and dimensions of the parameters that a model of this shape has, in the order of its fields.
+    pub fn parameter_shapes(
+        config: &T5Config,
+        tied: bool,
+        documents: usize,
+    ) -> Vec<(String, Vec<usize>)> {
         // New parameters are views of one zero: nothing of the model's size is allocated.
         let device = Device::flex();
         let docids = Embedding::new(documents, config.d_model, &device);
-        let model = GenirModel { t5: T5::zeros(config, tied, &device), docids };
-        let shapes = fill::shapes(&model).into_iter();
-        shapes.map(|(name, shape)| (name, shape.iter().product())).collect()
+        fill::shapes(&GenirModel { t5: T5::zeros(config, tied, &device), docids })
     }
 }
 
@@ -346,7 +365,7 @@ pub fn is_tied(tensors: &StoredTensors) -> Result<bool, WeightsError> {
 }
 
 /// The transpose of `values`, `[rows, columns]` row after row, in blocks that fit the cache.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(crate) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const BLOCK: usize = 32;
     let mut out = vec![0.0; values.len()];
     out.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(block, out)| {

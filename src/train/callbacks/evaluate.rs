@@ -16,6 +16,7 @@ use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
 use crate::run::RunDirectory;
+use crate::t5::GenirModel;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::Phase;
@@ -75,6 +76,7 @@ impl<'a> Evaluate<'a> {
         &self,
         set: &QuerySet,
         to_files: bool,
+        model: &GenirModel,
         state: &TrainerState,
     ) -> Result<EvaluationResult, TrainError> {
         let section = &self.plan.recipe.evaluate;
@@ -90,7 +92,7 @@ impl<'a> Evaluate<'a> {
             let docids = &self.plan.docids;
             let run = run.map(|run| (run, docids));
             let each = || state.check_interrupt();
-            evaluate_while(state.model, &self.plan.device, set, options, run, each)
+            evaluate_while(model, &self.plan.device, set, options, run, each)
         };
         if !to_files {
             return evaluate(None);
@@ -134,8 +136,11 @@ impl Callback for Evaluate<'_> {
             ));
         }
         let _memory = allocator::MemoryScope::begin();
+        // As a checkpoint has it: the same bits.
+        let model = &state.model.merged();
         // All of them before anything is logged: an interrupted evaluation leaves nothing that would be repeated.
-        let evaluate = |(set, to_files): &(&QuerySet, bool)| self.evaluate(set, *to_files, state);
+        let evaluate =
+            |(set, to_files): &(&QuerySet, bool)| self.evaluate(set, *to_files, model, state);
         let evaluated: Vec<_> = self.sets.iter().map(evaluate).collect::<Result<_, _>>()?;
         self.evaluated = Some(state.step);
         for ((set, _), found) in self.sets.iter().zip(evaluated) {

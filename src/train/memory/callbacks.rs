@@ -1,7 +1,7 @@
 //! Memory of callbacks between two steps (evaluations, checkpoints, probes), while no step holds its gradients and
 //! activations.
 
-use super::F32;
+use super::{F32, LoraSizes};
 use crate::device::is_host;
 use crate::probe::{Over, Probe, ProbeSizes};
 use crate::recipe::ProbesSection;
@@ -63,9 +63,12 @@ pub(super) fn base(plan: &Plan) -> (usize, bool) {
         true => plan.docids.len() * plan.config().d_model,
         false => 0,
     };
+    let lora = LoraSizes::of(plan);
     let own = match base.is_start() {
-        true => plan.table.total.trained - docids,
-        false => plan.table.total.parameters - plan.docids.len() * plan.config().d_model,
+        true => plan.table.total.trained - docids - lora.factors + lora.adapted,
+        false => {
+            plan.table.total.parameters - lora.factors - plan.docids.len() * plan.config().d_model
+        }
     };
     (F32 * own, section.at_start || between)
 }

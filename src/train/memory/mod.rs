@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::plan::Plan;
 use crate::allocator::release_freed_memory;
-use crate::component::ParameterPlace;
+use crate::component::{Component, ParameterPlace, Stack, Weight};
 use crate::device::is_host;
 use crate::docid::RowInit;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
@@ -44,6 +44,8 @@ pub struct MemoryEstimate {
     pub base: usize,
     /// True if `base` is in memory during training, because probes are measured before the last step.
     pub base_while_training: bool,
+    /// Matrices with the factors of LoRA merged, beside those that are trained: in evaluations, probes and checkpoints.
+    pub merged: usize,
     /// Peak of storing the prefix, including its rows.
     pub storing: usize,
     /// Temporary values of computing docid rows with the encoder; 0 if they are made otherwise.
@@ -128,6 +130,7 @@ impl MemoryEstimate {
         let denoising =
             denoising.map(|(length, target)| StepSizes { length, target, stored: false, ..step });
         let reach = GradientReach::of(plan.trained.iter().map(String::as_str), config);
+        let lora = LoraSizes::of(plan);
         let (base, base_while_training) = callbacks::base(plan);
         // Returns memory that was only needed for planning.
         release_freed_memory();
@@ -156,6 +159,7 @@ impl MemoryEstimate {
             stored: training + asked,
             base,
             base_while_training,
+            merged: F32 * lora.adapted,
             storing: match (training, asked) {
                 (0, 0) => 0,
                 (rows, 0) => rows.max(made),
@@ -167,7 +171,7 @@ impl MemoryEstimate {
                 RowInit::Random | RowInit::Text => 0,
             },
             gradients: F32 * trained_count * copies,
-            activations: F32 * activations,
+            activations: F32 * (activations + lora.merged_in_step),
             temporaries: F32 * temporaries,
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
             checkpoint: F32 * callbacks::saved(config, documents),
@@ -216,9 +220,9 @@ impl MemoryEstimate {
             ("while docid rows are initialised", start + self.docid_rows),
             ("while the frozen prefix is stored", start + self.storing),
             ("in a training step", training + beside + step),
-            ("in an evaluation", training + beside + self.evaluation),
-            ("while a checkpoint is written", training + beside + self.checkpoint),
-            ("while probes are measured", training + self.base + probes),
+            ("in an evaluation", training + beside + self.merged + self.evaluation),
+            ("while a checkpoint is written", training + beside + self.merged + self.checkpoint),
+            ("while probes are measured", training + self.base + self.merged + probes),
         ]
     }
 }
@@ -229,6 +233,41 @@ fn denoising_lengths(plan: &Plan) -> Option<(usize, usize)> {
     let longest = pieces.map(|index| plan.examples.tokens(index).len()).max()?;
     let counts = plan.recipe.task.options().denoising.counts(longest);
     Some((counts.source(), counts.target()))
+}
+
+/// Numbers of parameters that LoRA is about.
+#[derive(Debug, Clone, Copy, Default)]
+struct LoraSizes {
+    /// In the adapted matrices.
+    adapted: usize,
+    /// In their factors.
+    factors: usize,
+    /// In the matrices that a step merges with their factors: those of self-attention of several tokens, which reads them
+    /// whole.
+    merged_in_step: usize,
+}
+
+impl LoraSizes {
+    fn of(plan: &Plan) -> Self {
+        let mut sizes = Self::default();
+        for (name, shape) in GenirModel::parameter_shapes(plan.config(), plan.is_tied(), 1) {
+            let Some(low_rank) = plan.lora.get(&name) else { continue };
+            let size = shape.iter().product::<usize>();
+            sizes.adapted += size;
+            sizes.factors += low_rank.rank * shape.iter().sum::<usize>();
+            if let Some(ParameterPlace::Layer {
+                stack,
+                component: Component::SelfAttention,
+                weight: Weight::Query | Weight::Key | Weight::Value,
+                ..
+            }) = ParameterPlace::of(&name)
+                && (stack == Stack::Encoder || plan.recipe.task.denoising.is_some())
+            {
+                sizes.merged_in_step += size;
+            }
+        }
+        sizes
+    }
 }
 
 /// Bytes of the frozen prefix that are held while training, files that are mapped among them.
@@ -322,6 +361,7 @@ impl fmt::Display for MemoryEstimate {
             ("released before the first step", self.released),
             ("the base model for probes", self.base),
             ("docid rows from the encoder", self.docid_rows),
+            ("matrices with merged factors", self.merged),
             ("storing the prefix", self.storing),
             ("an evaluation", self.evaluation),
             ("a checkpoint", self.checkpoint),

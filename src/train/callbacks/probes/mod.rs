@@ -19,6 +19,7 @@ use crate::probe::{
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
+use crate::t5::GenirModel;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
@@ -184,8 +185,9 @@ impl<'a> Probes<'a> {
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
         let _memory = allocator::MemoryScope::begin();
-        self.open_base(due, state)?;
-        let measured = self.measure(due, state)?;
+        let model = state.model.valid().merged();
+        self.open_base(due, state, &model)?;
+        let measured = self.measure(due, &model, state)?;
         let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, state)?;
@@ -209,15 +211,20 @@ impl<'a> Probes<'a> {
         Ok(())
     }
 
-    /// Opens the base model the first time that one of `due` uses it, and logs where it was found.
-    fn open_base(&mut self, due: &[Probe], state: &TrainerState) -> Result<(), TrainError> {
+    /// Opens the base model beside `model` the first time that one of `due` uses it, and logs where it was found.
+    fn open_base(
+        &mut self,
+        due: &[Probe],
+        state: &TrainerState,
+        model: &GenirModel,
+    ) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
             let plan = self.plan;
             let mut other = match base.is_start() {
                 true => ComparisonModel {
                     name: base.name.clone(),
-                    t5: plan.base_sharing_frozen(&state.model.valid().t5)?,
+                    t5: plan.base_sharing_frozen(&model.t5)?,
                     has_same_encoder: true,
                     left_out: Default::default(),
                 },
@@ -234,9 +241,14 @@ impl<'a> Probes<'a> {
 
     /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
     /// no error.
-    fn measure(&mut self, due: &[Probe], state: &TrainerState) -> Result<Measured, TrainError> {
+    fn measure(
+        &mut self,
+        due: &[Probe],
+        model: &GenirModel,
+        state: &TrainerState,
+    ) -> Result<Measured, TrainError> {
         let (plan, prefix) = (self.plan, state.prefix.as_ref());
-        let model = &state.model.valid().with_precision(PROBE_PRECISION);
+        let model = &model.clone().with_precision(PROBE_PRECISION);
         let subject = Subject {
             model,
             device: &plan.device,
