@@ -137,7 +137,7 @@ impl GenirModel {
             let difference = matrix.weight.val().inner() - expected;
             let difference: f32 = difference.abs().max().into_scalar();
             // Written so that NaN differs.
-            (!(difference <= 1e-5 * largest)).then_some(name)
+            (difference > 1e-5 * largest || difference.is_nan()).then_some(name)
         })
     }
 

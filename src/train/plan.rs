@@ -167,7 +167,7 @@ impl Plan {
         let trained = match (&base, &stages) {
             (Some((_, base)), Some(stages)) => {
                 let trained = trained_of(&recipe, base, stages.as_ref(), documents);
-                note(&mut problems, trained.map_err(PlanError::from))
+                note(&mut problems, trained)
             }
             _ => None,
         };
