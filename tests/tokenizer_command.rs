@@ -18,7 +18,7 @@ use command::{is_refused, succeeds, text};
 const TEXTS: [&str; 7] = [
     "Which element has the symbol Fe?",
     "Bogotá is  the capital\tof Colombia.",
-    "ﬁre ½ Ａ",
+    "ﬁre ² Ａ",
     "a <extra_id_0> b<extra_id_1>c",
     "  x ",
     "",

@@ -184,7 +184,8 @@ impl UnigramTokenizer {
 /// alone: it would leave out the normaliser, and lowercase letters and accents with it.
 const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 
-/// The rules of T5's table of characters, `nmt_nfkc` of SentencePiece: white space and control characters, then NFKC.
+/// The rules of T5's table of characters, `nmt_nfkc` of SentencePiece: white space and control characters, then NFKC. Between
+/// two letters and split at white space, all characters up to U+2FA1F but three (U+0344, U+FF5E, U+1F23B) are the same.
 fn normalizer(options: &UnigramOptions) -> Value {
     let mut steps = vec![json!({ "type": "Nmt" }), json!({ "type": "NFKC" })];
     if options.strip_accents {
