@@ -7,6 +7,7 @@
 
 mod adafactor;
 mod adamw;
+mod adapter;
 mod base;
 mod callback;
 pub mod callbacks;
