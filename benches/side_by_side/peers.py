@@ -164,9 +164,10 @@ def python_with_torch() -> str:
         return sys.executable
     python = ENVIRONMENT / "bin" / "python"
     installed = ENVIRONMENT / "installed"
-    if not installed.exists():
+    requirements = REQUIREMENTS.read_text()
+    if not installed.exists() or installed.read_text() != requirements:
         print(f"installing PyTorch into {ENVIRONMENT}: 5 GB, a few minutes", file=sys.stderr)
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
-        installed.touch()
+        installed.write_text(requirements)
     return str(python)

@@ -136,8 +136,7 @@ impl GenirModel {
             let largest: f32 = expected.clone().abs().max().into_scalar();
             let difference = matrix.weight.val().inner() - expected;
             let difference: f32 = difference.abs().max().into_scalar();
-            // Written so that NaN differs.
-            (difference > 1e-5 * largest || difference.is_nan()).then_some(name)
+            (difference.is_nan() || difference > 1e-5 * largest).then_some(name)
         })
     }
 

@@ -7,6 +7,7 @@
 
 mod adafactor;
 mod adamw;
+mod adapter;
 mod arithmetic;
 mod arms;
 mod base;

@@ -13,14 +13,14 @@ use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
-use crate::checkpoint::{Adapter, unmerged};
+use crate::checkpoint::unmerged;
 use crate::component::{LowRank, Stages, Trainable, TrainableTable};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
 use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
 use crate::prefix::FrozenPrefix;
 use crate::probe::Probe;
-use crate::recipe::{Init, ProbesSection, Recipe};
+use crate::recipe::{ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config, initial_factor};
@@ -69,7 +69,7 @@ pub struct Plan {
     pub lora: BTreeMap<String, LowRank>,
     /// Trained and frozen parameters by part.
     pub table: TrainableTable,
-    base: Base,
+    pub(super) base: Base,
     probe_base: Option<ProbeBase>,
 }
 
@@ -297,30 +297,6 @@ impl Plan {
         match self.lora.is_empty() {
             true => Ok(merged),
             false => unmerged(merged, &self.lora, &self.origin()?, checkpoint),
-        }
-    }
-
-    /// The adapter of a `model` of this plan's run; none if LoRA adapts nothing.
-    pub(super) fn adapter<'a>(&'a self, model: &'a GenirModel) -> Option<Adapter<'a>> {
-        let base = match self.no_peft_adapter() {
-            None => Ok(self.recipe.model.base.as_str()),
-            Some(reason) => Err(reason),
-        };
-        let Self { lora, trained, .. } = self;
-        (!lora.is_empty()).then_some(Adapter { model, lora, trained, base })
-    }
-
-    /// Why `peft` cannot load the adapter of this run, if it cannot.
-    pub fn no_peft_adapter(&self) -> Option<String> {
-        match self.recipe.model.init {
-            Init::Scratch => Some(
-                "the run starts from a random initialisation, which peft cannot load".to_owned(),
-            ),
-            Init::Pretrained if self.base.has_moved_rows() => Some(
-                "the base model has word rows after its docid rows, which peft cannot move"
-                    .to_owned(),
-            ),
-            Init::Pretrained => Adapter::inexpressible(&self.trained),
         }
     }
 
