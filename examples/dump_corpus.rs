@@ -1,21 +1,26 @@
-//! Writes the bundled corpus as files in the layout of the paper's code (`documents.json` and one
+//! Writes a bundled corpus as files in the layout of the paper's code (`documents.json` and one
 //! `*_queries.json` a split), to be read by other programs:
 //!
-//!     cargo run --release --example dump_corpus -- DIRECTORY
+//!     cargo run --release --example dump_corpus -- DIRECTORY            # bundled:atlas
+//!     cargo run --release --example dump_corpus -- DIRECTORY almanac    # bundled:almanac, which has no queries
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use genir::corpus::{Query, atlas::atlas};
+use anyhow::{Context, Result, bail};
+use genir::corpus::{Query, almanac::almanac, atlas::atlas};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
-    let directory = std::env::args().nth(1).context("usage: dump_corpus DIRECTORY")?;
+    let directory = std::env::args().nth(1).context("usage: dump_corpus DIRECTORY [atlas|almanac]")?;
     let directory = Path::new(&directory);
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
-    let corpus = atlas();
+    let corpus = match std::env::args().nth(2).as_deref() {
+        None | Some("atlas") => atlas(),
+        Some("almanac") => almanac(),
+        Some(other) => bail!("there is no bundled corpus {other}; expected atlas or almanac"),
+    };
     let documents = corpus.documents.iter();
     let documents = documents.map(|document| json!({"id": document.id, "text": document.text()}));
     write(directory, "documents.json", documents.collect())?;

@@ -14,7 +14,7 @@ const PREFIX: &str = "bundled:";
 /// A bundled base model, compiled into the library.
 #[derive(Debug)]
 pub struct BundledBase {
-    /// The name in a recipe, `bundled:atlas-base`.
+    /// The name in a recipe, `bundled:tiny`.
     pub name: &'static str,
     config: &'static str,
     tokenizer: &'static str,
@@ -25,7 +25,14 @@ pub struct BundledBase {
 }
 
 /// All bundled base models.
-static BUNDLED: [BundledBase; 1] = [BundledBase {
+static BUNDLED: [BundledBase; 2] = [BundledBase {
+    name: "bundled:tiny",
+    config: include_str!("../../checkpoints/tiny/config.json"),
+    tokenizer: include_str!("../../checkpoints/tiny/tokenizer.json"),
+    tokenizer_config: include_str!("../../checkpoints/tiny/tokenizer_config.json"),
+    special_tokens: include_str!("../../checkpoints/tiny/special_tokens_map.json"),
+    weights: Some(include_bytes!("../../checkpoints/tiny/model.safetensors")),
+}, BundledBase {
     name: "bundled:atlas-base",
     config: include_str!("../../checkpoints/atlas-base/config.json"),
     tokenizer: include_str!("../../checkpoints/atlas-base/tokenizer.json"),

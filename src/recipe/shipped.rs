@@ -20,7 +20,10 @@ macro_rules! shipped {
 
 /// All included recipes, the one for newcomers first.
 pub const SHIPPED: &[ShippedRecipe] = shipped![
+    "quickstart-full",
+    "quickstart-restricted",
     "quickstart",
+    "pretrain-tiny",
     "squad-1000-full",
     "squad-1000-restricted",
     "nq-t5-large-full",
