@@ -12,7 +12,8 @@ use genir::corpus::{Query, almanac::almanac, atlas::atlas};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {
-    let directory = std::env::args().nth(1).context("usage: dump_corpus DIRECTORY [atlas|almanac]")?;
+    let directory =
+        std::env::args().nth(1).context("usage: dump_corpus DIRECTORY [atlas|almanac]")?;
     let directory = Path::new(&directory);
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;

@@ -255,6 +255,7 @@ fn check_shows_what_an_update_costs_and_what_other_trainable_sets_would() {
         "full",
         "decoder, docids",
         "restricted, docids",
+        "lora(restricted, rank=8, alpha=16), docids",
         "matched, docids",
         "norms, docids",
         "docids",

@@ -22,6 +22,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[allow(dead_code, reason = "only some of it is used here")]
 #[path = "support/command.rs"]
 mod command;
 #[path = "support/parameter_bits.rs"]
@@ -29,7 +30,7 @@ mod parameter_bits;
 #[path = "support/tiny_run.rs"]
 mod tiny_run;
 
-use command::{assert_says, is_refused, succeeds, text};
+use command::{assert_says, genir_with_input, succeeds, text};
 use parameter_bits::bits;
 use tiny_run::{logged, plan, tiny_corpus, train, try_plan};
 
@@ -351,7 +352,10 @@ fn a_run_continues_from_its_factors_and_refuses_another_base() {
     // Another base of the same sizes, in the same place.
     fs::rename(&base, home.path().join("old")).unwrap();
     succeeds(&["train", &recipe, &directory, "train.steps=2", "run.seed=8"]);
-    is_refused(&continued("train.steps=5"), &["adapter", "the base model has changed", "query"]);
+    // After the summary of the run: the weights are compared when they are read.
+    let refused = genir_with_input(&continued("train.steps=5"), "");
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert_says(&refused.stderr, &["error: ", "adapter", "the base model has changed", "query"]);
     fs::remove_dir_all(&base).unwrap();
     fs::rename(home.path().join("old"), &base).unwrap();
     let done = succeeds(&continued("train.steps=5"));

@@ -43,6 +43,56 @@ const SMALL: [&str; 9] = [
     "~probes",
 ];
 
+/// The denoising loss of held-out documents before the first update.
+fn denoising_loss(home: &Path, directory: &str, init: &str) -> f64 {
+    let (directory, init) = (format!("run.directory={directory}"), format!("model.init={init}"));
+    let overrides = [
+        &directory,
+        &init,
+        "run.device=cpu",
+        "~train.epochs",
+        "train.steps=1",
+        "schedule.warmup_steps=0",
+        "evaluate.at_start=true",
+    ];
+    genir(home, &[&["train", "pretrain-tiny"], &overrides[..]].concat(), 0);
+    let run = home.join(&directory["run.directory=".len()..]);
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let mut losses = metrics.lines().filter_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["denoising/loss"].as_f64()
+    });
+    losses.next().unwrap()
+}
+
+#[test]
+fn the_bundled_base_is_pre_trained_and_both_quickstarts_start_from_it() {
+    let empty = TempDir::new().unwrap();
+    let home = empty.path();
+    // Far below the 5.35 of a unigram model.
+    let loss = denoising_loss(home, "pretrained", "pretrained");
+    assert!((2.4..2.6).contains(&loss), "{loss}");
+    let loss = denoising_loss(home, "scratch", "scratch");
+    assert!((8.0..10.0).contains(&loss), "{loss}");
+    for form in ["full", "restricted"] {
+        let name = format!("quickstart-{form}");
+        let overrides = [
+            "run.device=cpu",
+            "~train.epochs",
+            "train.steps=2",
+            "schedule.warmup_steps=0",
+            "evaluate.queries=10",
+            "evaluate.memorisation=0",
+            "~probes",
+        ];
+        let printed = genir(home, &[&["train", &name], &overrides[..]].concat(), 0);
+        assert_says(&printed, &["bundled:tiny (pretrained)", &format!("genir search runs/{name}")]);
+    }
+    let printed =
+        genir(home, &["compare", "runs/quickstart-full", "runs/quickstart-restricted"], 0);
+    assert_says(&printed, &["Differences in hits@1", "Cost"]);
+}
+
 #[test]
 fn the_sequence_of_the_readme_runs_in_an_empty_directory() {
     let empty = TempDir::new().unwrap();

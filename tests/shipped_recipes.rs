@@ -18,6 +18,9 @@ fn shipped_recipes_parse_and_serialise_to_the_same_recipe() {
     let names: Vec<_> = files.iter().map(|file| file.file_stem().unwrap()).collect();
     for name in [
         "quickstart",
+        "quickstart-full",
+        "quickstart-restricted",
+        "pretrain-tiny",
         "squad-1000-full",
         "squad-1000-restricted",
         "nq-t5-large-full",

@@ -25,21 +25,24 @@ pub struct BundledBase {
 }
 
 /// All bundled base models.
-static BUNDLED: [BundledBase; 2] = [BundledBase {
-    name: "bundled:tiny",
-    config: include_str!("../../checkpoints/tiny/config.json"),
-    tokenizer: include_str!("../../checkpoints/tiny/tokenizer.json"),
-    tokenizer_config: include_str!("../../checkpoints/tiny/tokenizer_config.json"),
-    special_tokens: include_str!("../../checkpoints/tiny/special_tokens_map.json"),
-    weights: Some(include_bytes!("../../checkpoints/tiny/model.safetensors")),
-}, BundledBase {
-    name: "bundled:atlas-base",
-    config: include_str!("../../checkpoints/atlas-base/config.json"),
-    tokenizer: include_str!("../../checkpoints/atlas-base/tokenizer.json"),
-    tokenizer_config: include_str!("../../checkpoints/atlas-base/tokenizer_config.json"),
-    special_tokens: include_str!("../../checkpoints/atlas-base/special_tokens_map.json"),
-    weights: None,
-}];
+static BUNDLED: [BundledBase; 2] = [
+    BundledBase {
+        name: "bundled:tiny",
+        config: include_str!("../../checkpoints/tiny/config.json"),
+        tokenizer: include_str!("../../checkpoints/tiny/tokenizer.json"),
+        tokenizer_config: include_str!("../../checkpoints/tiny/tokenizer_config.json"),
+        special_tokens: include_str!("../../checkpoints/tiny/special_tokens_map.json"),
+        weights: Some(include_bytes!("../../checkpoints/tiny/model.safetensors")),
+    },
+    BundledBase {
+        name: "bundled:atlas-base",
+        config: include_str!("../../checkpoints/atlas-base/config.json"),
+        tokenizer: include_str!("../../checkpoints/atlas-base/tokenizer.json"),
+        tokenizer_config: include_str!("../../checkpoints/atlas-base/tokenizer_config.json"),
+        special_tokens: include_str!("../../checkpoints/atlas-base/special_tokens_map.json"),
+        weights: None,
+    },
+];
 
 impl BundledBase {
     /// Returns the bundled base model with the name `base`, or `None` if the name does not start with `bundled:`.
