@@ -1,8 +1,8 @@
 //! The bundled corpus `bundled:almanac`: general facts in plain sentences, without queries, to pre-train on.
 //!
 //! A family is two files in this directory and needs no code: a table (`rivers.tsv`, one subject a row, in the format of
-//! [`super::table`]) and its wordings (`rivers.txt`, see [`facts`]), the sentences that each fact can be told in. The
-//! families of `bundled:atlas` are here too, in other wordings than there. [`paragraphs`] joins sentences to documents.
+//! `table.rs`) and its wordings (`rivers.txt`, see `facts.rs`), the sentences that each fact can be told in. The
+//! families of `bundled:atlas` are here too, in other wordings than there. `paragraphs.rs` joins sentences to documents.
 //! The corpus is identical on every machine and in every run.
 
 mod facts;
