@@ -281,13 +281,16 @@ fn check_shows_what_an_update_costs_and_what_other_trainable_sets_would() {
         assert_eq!(arm.gradients, 4 * own.table.total.trained);
         assert_eq!(arm.trained, own.table.total.trained);
     }
-    let [full, decoder, restricted, matched, norms, docids] = &costs[..] else { panic!("six") };
+    let [full, decoder, restricted, lora, matched, norms, docids] = &costs[..] else {
+        panic!("seven")
+    };
     assert_eq!(full.relative_time(), 1.0);
     for (less, more) in
         [(docids, restricted), (restricted, decoder), (decoder, norms), (norms, full)]
     {
         assert!(less.operations < more.operations, "{less:?} {more:?}");
     }
+    assert!(lora.trained < restricted.trained && lora.prefix == restricted.prefix);
     assert!(matched.trained.abs_diff(restricted.trained) * 50 < restricted.trained);
 
     // A decoder without stages has no restricted set, and the others are shown.

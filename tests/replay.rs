@@ -239,7 +239,7 @@ const SPIKES: [&str; 8] = [
     "evaluate.memorisation=0",
     "save.every_steps=1",
     "save.keep_last=100",
-    "watch.spike_factor=1.05",
+    "watch.spike_factor=1.01",
     "watch.spike_window=4",
     "watch.spike_patience=2",
 ];
@@ -252,7 +252,7 @@ fn first_spike(run: &Path) -> u64 {
         .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss/train"].as_f64())
         .collect();
     let is_spike =
-        |at: usize| at >= 4 && losses[at] > 1.05 * losses[at - 4..at].iter().sum::<f64>() / 4.0;
+        |at: usize| at >= 4 && losses[at] > 1.01 * losses[at - 4..at].iter().sum::<f64>() / 4.0;
     let at = (1..losses.len()).find(|&at| is_spike(at) && is_spike(at - 1));
     at.unwrap_or_else(|| panic!("no spike in {losses:?}")) as u64 + 1
 }

@@ -173,7 +173,12 @@ pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> St
          operations of an example; cheap steps are slower than that, since reading memory is not counted.\n"
     );
     for error in arms.iter().filter_map(|arm| arm.as_ref().err()) {
-        text += &format!("not on this model: {error}\n");
+        // Without the key: the selector is not the recipe's.
+        let shown = match error {
+            PlanError::Selector(error) => error.to_string(),
+            error => error.to_string(),
+        };
+        text += &format!("not on this model: {shown}\n");
     }
     text
 }
