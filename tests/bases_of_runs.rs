@@ -113,7 +113,7 @@ fn a_bundled_base_model_needs_no_file_and_gives_the_same_model() {
         (&["model.base=bundled:atlas"][..], &["did you mean `bundled:atlas-base`?"][..]),
         (
             &["model.base=bundled:t5"],
-            &["there is no such bundled base model", "did you mean `bundled:atlas-base`?"],
+            &["there is no such bundled base model", "did you mean `bundled:tiny`?"],
         ),
         (
             &["model.base=bundled:atlas-base", "model.init=pretrained", "~model.config"],
