@@ -105,7 +105,7 @@ fn conflicts_between_keys_are_refused() {
             "optimizer.betas",
             "a key of adamw",
         ),
-        (&["task.ratio=32", "task.tasks=[\"retrieval\"]"], "task.ratio", "only one"),
+        (&["task.ratio=32", "task.tasks=[\"retrieval\"]"], "task.ratio", "does not have both"),
         (
             &["corpus.generated_queries=x", "task.tasks=indexing"],
             "corpus.generated_queries",
