@@ -43,7 +43,7 @@ def main():
         arguments.documents = 0
 
     model = build(arguments).to(arguments.device)
-    if arguments.mode != "full":
+    if arguments.mode in ("restricted", "lora"):
         restrict(model)
     if arguments.mode == "lora":
         model = adapt(model)
