@@ -2,7 +2,7 @@
 //! complete checkpoints only, and the same command goes on to the same bytes.
 //!
 //! A few points of each kind are tried here. `GENIR_ALL_WRITE_POINTS=1 cargo test --release --test write_points` tries
-//! all of them, in ten minutes.
+//! all of them, in half an hour.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use std::fs;
