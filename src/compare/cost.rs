@@ -1,4 +1,4 @@
-//! What the training of a run cost, and what it cost to reach a level of a metric.
+//! The cost of training a run, and the cost of reaching a level of a metric.
 
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub struct CostToLevel {
     pub reached: Option<Reached>,
 }
 
-/// What had been spent when a level was reached.
+/// The cost until a level was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Reached {
     /// Number of updates.

@@ -129,7 +129,7 @@ pub enum CompareError {
     File(#[from] FileError),
 }
 
-/// What to compare.
+/// Options of a comparison.
 pub struct CompareOptions {
     /// The queries.
     pub split: Split,
@@ -188,7 +188,7 @@ pub struct SystemRun {
     pub means: Vec<f64>,
     /// The cost of its training.
     pub cost: Option<Cost>,
-    /// What it cost to reach levels of `<split>/hits@1`.
+    /// The cost of reaching levels of `<split>/hits@1`.
     pub to_levels: Vec<CostToLevel>,
     /// The value of each measure for each query: `values[measure][query]`.
     #[serde(skip)]

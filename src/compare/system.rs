@@ -1,4 +1,4 @@
-//! What is compared: runs of genir, and TREC runs of other systems.
+//! The inputs of a comparison: runs of genir, and TREC runs of other systems.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) struct System {
     pub training: Option<Training>,
 }
 
-/// What a run directory says besides its rankings.
+/// The contents of a run directory besides its rankings.
 pub(super) struct Training {
     pub qrels: Qrels,
     /// Number of documents, and a hash of their docids; `None` without a checkpoint.

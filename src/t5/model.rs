@@ -136,16 +136,8 @@ impl T5 {
         source: &Tokens,
         pass: &mut Pass,
     ) -> Tensor<2> {
-        self.expect_encoder();
-        pass.precision = self.precision;
-        let tokens = source.batch * source.length;
-        let states = self.encoder.forward(
-            embeddings.clone().slice(0..tokens),
-            source.batch,
-            source.mask.clone(),
-            pass,
-        );
-        let start = self.for_each(embeddings.slice(tokens..tokens + 1), source.batch);
+        let (states, start) = self.encode_first(embeddings, source, pass);
+        let start = self.for_each(start, source.batch); // [batch, d_model]
         self.decoder.forward(start, None, &states, pass) // [batch, d_model]
     }
 
@@ -159,13 +151,23 @@ impl T5 {
         source: &Tokens,
         pass: &mut Pass,
     ) -> Tensor<2> {
+        let (states, target) = self.encode_first(embeddings, source, pass);
+        self.decoder.forward(target, None, &states, pass) // [batch * target, d_model]
+    }
+
+    /// The encoder's states for the source's tokens, whose embeddings come first, and the embeddings after them.
+    fn encode_first(
+        &self,
+        embeddings: Tensor<2>,
+        source: &Tokens,
+        pass: &mut Pass,
+    ) -> (EncoderStates, Tensor<2>) {
         self.expect_encoder();
         pass.precision = self.precision;
         let ([rows, _], tokens) = (embeddings.dims(), source.batch * source.length);
-        let target = embeddings.clone().slice(tokens..rows);
-        let source_rows = embeddings.slice(0..tokens);
-        let states = self.encoder.forward(source_rows, source.batch, source.mask.clone(), pass);
-        self.decoder.forward(target, None, &states, pass)
+        let first = embeddings.clone().slice(0..tokens); // [batch * length, d_model]
+        let states = self.encoder.forward(first, source.batch, source.mask.clone(), pass);
+        (states, embeddings.slice(tokens..rows))
     }
 
     /// The output layer of text tokens for the decoder's output `[rows, d_model]`.
