@@ -1,6 +1,6 @@
 //! Measures of one query's ranking, by the names of `ir_measures`: `nDCG@10`, `RR@10`, `Success@1`, `P(rel=2)@5`.
 //!
-//! The definitions are those of `trec_eval` and `ir_measures`; `tests/retrieval_metrics.rs` compares the values. Only
+//! The definitions are those of `trec_eval` and `ir_measures`; `tests/testsuite/retrieval_metrics.rs` compares the values. Only
 //! the ranks of the relevant documents are needed, so the values are exact at any depth; a truncated run file gives the
 //! same values up to its depth.
 

@@ -1,6 +1,6 @@
 //! The metrics of reports: sums, accumulated query by query, and means over queries.
 //!
-//! `tests/retrieval_metrics.rs` compares them with `ir_measures`.
+//! `tests/testsuite/retrieval_metrics.rs` compares them with `ir_measures`.
 
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@
 //! the CPU. What makes a step is in three files: the weights in `model.safetensors`, the moments of the optimizer in
 //! `optimizer.safetensors`, and this state. The order of the examples and dropout are pure functions of the seed and
 //! the step, so that neither a generator nor a position of a sampler has to be stored. Tests kill runs at random
-//! moments and compare the bytes (`tests/resume.rs`).
+//! moments and compare the bytes (`tests/testsuite/resume.rs`).
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -6,7 +6,7 @@ Needs ir_measures with pytrec_eval-terrier (trec_eval 9). The first run (run.tre
 documents a query with grades 1 to 3, no tied scores, queries of which nothing relevant is retrieved,
 one with a relevant document just beyond each cut-off, and documents judged as not relevant (grade 0).
 
-The second (ties.trec) is what genir evaluates in tests/ranking.rs: every query ranks all 60 documents by
+The second (ties.trec) is what genir evaluates in tests/testsuite/ranking.rs: every query ranks all 60 documents by
 one of 7 scores, so that most tie; ids are such that their order as strings, as bytes and as numbers differ.
 RR with a cutoff is left out there: ir_measures computes it with code of its own (of MS MARCO), which
 orders equal scores by rising ids, where trec_eval, which computes all the others, orders by falling ids.

@@ -5,7 +5,7 @@ asked as the paper's released eval.py asks.
 
 Queries are cut and padded to 128 tokens by the tokenizer (`padding="max_length"`), and the model gets no attention mask,
 so that it attends to the padding. A docid competes with words and docids; the correct queries are those that have a
-relevant docid at rank 1, as [docid token, query id]. tests/eval_command.rs holds `genir eval --unmasked-padding 128
+relevant docid at rank 1, as [docid token, query id]. tests/testsuite/eval_command.rs holds `genir eval --unmasked-padding 128
 --vocabulary all` against them. No rank hinges on a gap below 1e-5, so that f32 decides as the f64 here does.
 """
 

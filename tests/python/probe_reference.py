@@ -6,7 +6,7 @@
 
 Written from the definitions in A. Reusch, Y. Belinkov, "Reverse-Engineering the Retrieval Process in GenIR Models"
 (arXiv 2503.19715), not from genir's code. CORPUS is a directory in the layout of the paper's code. Results have the
-form of genir's; tests/probes_against_reference.rs holds genir against those in tests/fixtures/probes. The seconds per
+form of genir's; tests/testsuite/probes_against_reference.rs holds genir against those in tests/fixtures/probes. The seconds per
 query of each probe are printed: this is also the slow side of a comparison of speed.
 """
 

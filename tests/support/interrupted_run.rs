@@ -7,8 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Map, Value};
 
-#[path = "tiny_corpus.rs"]
-pub mod tiny_corpus;
+use crate::tiny_corpus;
 
 /// A recipe of the tiny corpus in a directory of its own.
 pub struct Home {

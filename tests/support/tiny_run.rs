@@ -13,8 +13,7 @@ use genir::train::callbacks::Callbacks;
 use genir::train::{Callback, Outcome, Plan, TrainError, Trainer};
 use serde_json::{Map, Value};
 
-#[path = "tiny_corpus.rs"]
-pub mod tiny_corpus;
+use crate::tiny_corpus;
 
 /// The tiny recipe with overrides, held against its corpus and base.
 pub fn try_plan(home: &Path, overrides: &[&str]) -> Result<Plan, String> {

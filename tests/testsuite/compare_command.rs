@@ -1,0 +1,244 @@
+//! `genir compare`: values and tests agree with ir_measures and scipy, seeds are averaged and never pooled, and runs that
+//! cannot be compared are refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use genir::compare::{CompareOptions, Comparison, Difference, compare};
+use genir::corpus::Split;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::interrupted_run::Home;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/comparison").join(name)
+}
+
+/// The comparison of the three systems of the fixtures.
+fn of_fixtures() -> Comparison {
+    let inputs = ["one", "two", "three"].map(|name| (fixture(&format!("{name}.run")), None));
+    let names = ["Success@1", "RR@10", "nDCG@10"];
+    let options = CompareOptions {
+        split: Split::Test,
+        measures: names.map(|name| name.parse().unwrap()).to_vec(),
+        qrels: Some(fixture("qrels")),
+        levels: None,
+    };
+    compare(&inputs, &options).unwrap()
+}
+
+#[track_caller]
+fn close(found: f64, expected: &Value, within: f64, what: &str) {
+    let expected = expected.as_f64().unwrap();
+    assert!((found - expected).abs() <= within, "{what}: {found}, not {expected}");
+}
+
+#[test]
+fn values_intervals_and_p_values_are_those_of_ir_measures_and_scipy() {
+    let text = fs::read_to_string(fixture("expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let found = of_fixtures();
+    assert_eq!(found.queries, 60);
+    for arm in &found.arms {
+        for (measure, mean) in found.measures.iter().zip(&arm.means) {
+            close(
+                *mean,
+                &expected["means"][&arm.name][measure],
+                1e-12,
+                &format!("{} {measure}", arm.name),
+            );
+        }
+    }
+    let mut compared = 0;
+    for expected in expected["pairs"].as_array().unwrap() {
+        let arm = |key: &str| {
+            let name = expected[key].as_str().unwrap();
+            found.arms.iter().position(|arm| arm.name == name).unwrap()
+        };
+        let (first, second) = (arm("first"), arm("second"));
+        let measure = expected["measure"].as_str().unwrap();
+        let measure = found.measures.iter().position(|name| name == measure).unwrap();
+        let pair = found.pairs.iter().find(|pair| (pair.first, pair.second) == (first, second));
+        let of_seed = &pair.unwrap().seeds[0];
+        let difference = &of_seed.differences[measure];
+        let what = expected.to_string();
+        close(difference.mean, &expected["mean"], 1e-12, &what);
+        close(difference.effect_size.unwrap(), &expected["effect_size"], 1e-12, &what);
+        // Of 10,000 and 200,000 samples, and of 100,000 and a million assignments.
+        close(difference.interval[0], &expected["interval"][0], 0.01, &what);
+        close(difference.interval[1], &expected["interval"][1], 0.01, &what);
+        close(difference.p, &expected["p"], 0.006, &what);
+        close(of_seed.corrected[measure], &expected["holm"], 0.018, &what);
+        let counts = [difference.wins, difference.ties, difference.losses];
+        assert_eq!(serde_json::json!(counts), expected["counts"], "{what}");
+        // Few enough for an exact test.
+        let values = |arm: usize| &found.arms[arm].runs[0].values[measure][..10];
+        let of_ten = Difference::of(values(first), values(second));
+        close(of_ten.p, &expected["p_of_ten"], 1e-12, &what);
+        compared += 1;
+    }
+    assert_eq!(compared, 9);
+    assert_eq!(found, of_fixtures(), "the same inputs give the same numbers");
+}
+
+fn genir(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_genir")).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn succeeds(arguments: &[&str]) -> String {
+    let output = genir(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], parts: &[&str]) {
+    let output = genir(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+/// Trains two arms with two seeds each; returns their paths.
+fn four_runs(home: &TempDir) -> BTreeMap<&'static str, String> {
+    let arms = [("full", "[\"full\"]"), ("restricted", "[\"restricted\"]")];
+    let mut runs = BTreeMap::new();
+    for (arm, select) in arms {
+        for seed in [1, 2] {
+            let name: &'static str = format!("{arm}-{seed}").leak();
+            let path = home.path().join(name);
+            let overrides = [format!("trainable.select={select}"), format!("run.seed={seed}")];
+            Home::new(&path, &overrides.each_ref().map(String::as_str)).train();
+            runs.insert(name, path.join("run").display().to_string());
+        }
+    }
+    runs
+}
+
+#[test]
+fn seeds_of_an_arm_are_averaged_and_compared_seed_by_seed() {
+    let home = TempDir::new().unwrap();
+    let runs = four_runs(&home);
+    let paths: Vec<&str> = runs.values().map(String::as_str).collect();
+    let json = succeeds(&[&["compare", "--format", "json"], &paths[..]].concat());
+    let found: Value = serde_json::from_str(&json).unwrap();
+    let arms = found["arms"].as_array().unwrap();
+    assert_eq!([&arms[0]["name"], &arms[1]["name"]], ["full", "restricted"]);
+    for (arm, name) in arms.iter().zip(["full", "restricted"]) {
+        let mut sum = 0.0;
+        for (run, seed) in arm["runs"].as_array().unwrap().iter().zip(["1", "2"]) {
+            assert_eq!(run["seed"], seed);
+            // The first measure is hits@1 of the last evaluation.
+            let summary = Path::new(&runs[format!("{name}-{seed}").as_str()]).join("summary.json");
+            let summary: Value =
+                serde_json::from_str(&fs::read_to_string(summary).unwrap()).unwrap();
+            let hits = summary["last"]["metrics"]["validation/hits@1"].as_f64().unwrap();
+            assert_eq!(run["means"][0], hits, "{name} {seed}");
+            assert_eq!(run["cost"]["trained_parameters"], summary["parameters"]["trained"]);
+            sum += hits;
+        }
+        assert_eq!(arm["means"][0], sum / 2.0);
+        assert!(arm["deviations"][0].is_number());
+    }
+    let seeds = found["pairs"][0]["seeds"].as_array().unwrap();
+    let of_seeds: Vec<&Value> = seeds.iter().map(|seed| &seed["seed"]).collect();
+    assert_eq!(of_seeds, ["1", "2"], "one test for each seed, and none over both");
+    let keys: Vec<&String> = found["differing_keys"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["trainable.select"]);
+
+    // A TREC run is compared with each seed.
+    let system = format!("other={}/retrieval/validation.run", runs["full-1"]);
+    let json = succeeds(&[&["compare", "--format", "json"], &paths[..], &[&system]].concat());
+    let found: Value = serde_json::from_str(&json).unwrap();
+    let pairs = found["pairs"].as_array().unwrap();
+    let counts: Vec<usize> =
+        pairs.iter().map(|pair| pair["seeds"].as_array().unwrap().len()).collect();
+    assert_eq!(counts, [2, 2, 2]);
+    assert_eq!(pairs[1]["seeds"][0]["differences"][0]["mean"], 0.0, "the same ranking");
+}
+
+#[test]
+fn a_comparison_is_printed_as_tables_csv_and_latex() {
+    let home = TempDir::new().unwrap();
+    let runs =
+        ["one", "two", "three"].map(|name| fixture(&format!("{name}.run")).display().to_string());
+    let qrels = fixture("qrels").display().to_string();
+    let queries = home.path().join("queries.csv").display().to_string();
+    let common = [
+        "compare",
+        &runs[0],
+        &runs[1],
+        &runs[2],
+        "--qrels",
+        &qrels,
+        "--metrics",
+        "Success@1 nDCG@10",
+    ];
+    let with = |more: &[&str]| succeeds(&[&common[..], more].concat());
+    let table = with(&["--per-query", &queries]);
+    for part in ["60 queries", "| one ", "95% interval", "Differences in nDCG@10", "Holm"] {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
+    let queries = fs::read_to_string(&queries).unwrap();
+    assert_eq!(queries.lines().count(), 1 + 60 * 3);
+    assert!(queries.starts_with("query,arm,seed,Success@1,nDCG@10\n"), "{queries:.60}");
+    let csv = with(&["--format", "csv"]);
+    assert_eq!(csv.lines().count(), 1 + 3 * 2);
+    let latex = with(&["--format", "latex"]);
+    // The third system is better than the first (a) and the second (b).
+    let third = latex.lines().find(|line| line.starts_with("c & three")).unwrap();
+    assert!(third.contains("$^{ab}$"), "{latex}");
+    assert!(
+        !latex.lines().any(|line| line.starts_with("b & two") && line.contains("$^")),
+        "{latex}"
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_with_the_difference() {
+    let home = TempDir::new().unwrap();
+    let runs = four_runs(&home);
+    let (full, restricted) = (runs["full-1"].as_str(), runs["restricted-1"].as_str());
+    refused(&["compare", full, runs["full-2"].as_str()], &["nothing to compare", "seed"]);
+    refused(&["compare", full, full, restricted], &["same recipe with the same seed"]);
+    refused(
+        &["compare", full, restricted, "--split", "test"],
+        &["no rankings of the test queries", "genir eval", "--split test"],
+    );
+    refused(&["compare", full, "gone"], &["gone"]);
+    let one = fixture("one.run").display().to_string();
+    let two = fixture("two.run").display().to_string();
+    refused(&["compare", &one, &two], &["--qrels FILE"]);
+    refused(&["compare", full, &one], &["ranks none of the 8 judged queries"]);
+    refused(
+        &["compare", full, restricted, "--levels", "0.5,2"],
+        &["--levels: 2 is not between 0 and 1"],
+    );
+
+    // Other queries, another candidate set.
+    let changed = Path::new(restricted).join("retrieval/validation.qrels");
+    let text = fs::read_to_string(&changed).unwrap();
+    fs::write(&changed, text.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();
+    refused(
+        &["compare", full, restricted],
+        &["cannot be compared", "of 8 and 7 judged queries, 1"],
+    );
+    fs::write(&changed, text).unwrap();
+    let recipe = Path::new(restricted).join("recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    fs::write(&recipe, text.replace("vocabulary = \"docids\"", "vocabulary = \"all\"")).unwrap();
+    refused(
+        &["compare", full, restricted],
+        &["cannot be compared: evaluate.vocabulary is \"docids\" and \"all\""],
+    );
+    let twice = home.path().join("twice.run");
+    fs::write(&twice, "q1 Q0 d1 1 0.5 x\nq1 Q0 d1 2 0.4 x\n").unwrap();
+    let twice = twice.display().to_string();
+    refused(&["compare", full, &twice], &["query `q1` has the document `d1` twice"]);
+}
