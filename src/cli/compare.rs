@@ -7,11 +7,13 @@ use clap::{Args, ValueEnum};
 
 use super::eval::{Measures, default_measures, measures};
 use super::{output, outputs};
-use crate::compare::{CompareOptions, compare, csv, latex, table, wins_and_losses};
+use crate::compare::{
+    CompareOptions, Comparison, compare, csv, latex, probes_csv, table, wins_and_losses,
+};
 use crate::corpus::Split;
 use crate::files::write_atomically;
 
-/// Compare runs: effectiveness with significance tests over the same queries, and cost.
+/// Compare runs: effectiveness with significance tests over the same queries, cost, and probe results.
 ///
 /// Runs that differ in nothing but their seed are the seeds of one arm. Each run is represented by its last evaluation.
 #[derive(Debug, Args)]
@@ -45,6 +47,10 @@ pub struct Compare {
     /// Write the value of each metric for each query and run as CSV; - is standard output.
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
+
+    /// Write the probe results of all arms, those of single layers too, as CSV; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    probes: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -73,19 +79,22 @@ impl Compare {
         }
         let files = inputs.iter().map(|(path, _)| path).chain(&self.qrels);
         let read: Vec<_> = files.map(|path| ("an input", path.clone())).collect();
-        outputs::check(&[("--per-query", self.per_query.as_deref())], &read)?;
+        let written =
+            [("--per-query", self.per_query.as_deref()), ("--probes", self.probes.as_deref())];
+        outputs::check(&written, &read)?;
         let options = CompareOptions {
             split: self.split,
-            measures: self.metrics.unwrap_or_else(default_measures).0,
-            qrels: self.qrels,
-            levels: self.levels,
+            measures: self.metrics.clone().unwrap_or_else(default_measures).0,
+            qrels: self.qrels.clone(),
+            levels: self.levels.clone(),
         };
         let found = compare(&inputs, &options)?;
-        if let Some(path) = &self.per_query {
-            let text = wins_and_losses(&found).into_bytes();
-            write_atomically(path, |file| {
-                std::io::Write::write_all(file, &outputs::escaped_for_terminal(path, text))
-            })?;
+        let contents: [fn(&Comparison) -> String; 2] = [wins_and_losses, probes_csv];
+        for ((_, path), content) in written.into_iter().zip(contents) {
+            if let Some(path) = path {
+                let text = outputs::escaped_for_terminal(path, content(&found).into_bytes());
+                write_atomically(path, |file| std::io::Write::write_all(file, &text))?;
+            }
         }
         let text = match self.format {
             Format::Table => table(&found),
@@ -93,7 +102,7 @@ impl Compare {
             Format::Csv => csv(&found),
             Format::Latex => latex(&found),
         };
-        match self.per_query.as_deref().is_some_and(outputs::is_standard_output) {
+        match written.iter().any(|(_, path)| path.is_some_and(outputs::is_standard_output)) {
             true => output::error_line(text),
             false => output::line(text.trim_end())?,
         }

@@ -15,7 +15,7 @@ use crate::component::{Stage, Stages, parse_layers};
 use crate::corpus::Split;
 use crate::files::AtomicFile;
 use crate::monitor::Console;
-use crate::probe::files::Stored;
+use crate::probe::files::{self, Stored};
 use crate::probe::{
     AverageFirst, EncoderNorm, Over, PROBE_PRECISION, Probe, ProbeError, ProbeOptions,
     ProbeQueries, Record, Suite, Variant,
@@ -130,6 +130,11 @@ pub struct ProbeCommand {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Add the results to those in the run, RUN/probes, where `genir compare` and `genir plot` read them. With the rank
+    /// for every query, if --per-query is given.
+    #[arg(long)]
+    save: bool,
+
     /// Directory for figures of the results, as SVG.
     #[arg(long, value_name = "DIRECTORY")]
     plots: Option<PathBuf>,
@@ -150,6 +155,7 @@ Probes:
 Examples:
   genir probe runs/quickstart
   genir probe runs/quickstart --probe logit_lens,residual_contribution --plots figures
+  genir probe runs/quickstart --probe stage_patching --save
   genir probe runs/quickstart --probe stage_patching --patch 'decoder.cross_attention[1].heads[0]'
   genir probe runs/quickstart --probe circuit --circuit 'decoder.mlp[I,II]=mean,decoder.self_attention=zero'
   genir probe CHECKPOINT --corpus DIRECTORY --base google-t5/t5-large --format json --output probes.json";
@@ -180,6 +186,7 @@ impl ProbeCommand {
         if let Some(directory) = &self.plots {
             outputs::check_directory("--plots", directory)?;
         }
+        let run = self.save.then(|| self.target.run()).transpose()?;
         let output = self.output.as_deref().map(AtomicFile::create).transpose()?;
         let per_query = self.per_query.as_deref().map(AtomicFile::create).transpose()?;
         let mut retriever = self.target.retriever()?;
@@ -208,6 +215,9 @@ impl ProbeCommand {
         let records = found?;
         // Results are written before figures, so that they are not lost if a figure cannot be written. An error of
         // theirs (a closed pipe) is returned last, so that the files are still written.
+        if let Some(run) = &run {
+            run.while_nothing_trains(|| anyhow::Ok(files::add(&run.probes(), &records)?))?;
+        }
         let written = self.write(&records, output);
         if let Some(mut file) = per_query {
             let path = file.path().display().to_string();

@@ -159,6 +159,14 @@ impl Target {
         Ok(directory.parent().and_then(Path::parent).unwrap_or(Path::new(".")).to_owned())
     }
 
+    /// Returns the run that the checkpoint is in.
+    ///
+    /// # Errors
+    /// It is in none.
+    pub fn run(&self) -> Result<RunDirectory> {
+        Ok(RunDirectory::open(&self.run_directory()?)?)
+    }
+
     /// Returns the recipe of the run that the checkpoint is in, if it is in one.
     pub fn run_recipe(&self) -> Result<Option<Recipe>> {
         match RunDirectory::open(&self.run_directory()?) {

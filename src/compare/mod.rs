@@ -6,128 +6,29 @@
 //!
 //! A run is represented by its last evaluation: `retrieval/<split>.run`, which ends at `evaluate.run_depth`.
 
+mod arms;
 mod cost;
+mod error;
+mod mechanisms;
 mod render;
 mod significance;
 mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
-use thiserror::Error;
 
 pub use cost::{Cost, CostToLevel, Reached};
-pub use render::{csv, latex, table, wins_and_losses};
+pub use error::CompareError;
+pub use mechanisms::{ProbeComparison, Quantity, RankComparison};
+pub use render::{csv, latex, probes_csv, table, wins_and_losses};
 pub use significance::{Difference, holm, mean, standard_deviation};
 
 use crate::corpus::Split;
-use crate::files::FileError;
 use crate::retrieval::NamedMeasure;
-use crate::retrieval::run_files::RunFileError;
-use crate::run::RunError;
+use arms::{arms, levels, pairs, run};
 use system::{Qrels, System, qrels_of};
-
-/// Errors of comparing runs.
-#[derive(Debug, Error)]
-pub enum CompareError {
-    /// A run has no rankings of the split.
-    #[error(
-        "{}: the run has no rankings of the {split} queries; `genir eval {} --split {split} --run FILE --qrels QRELS` \
-         ranks them with its best checkpoint, and `genir compare FILE ... --qrels QRELS` compares such files",
-        run.display(), run.display()
-    )]
-    NoRankings {
-        /// The run directory.
-        run: PathBuf,
-        /// The split.
-        split: Split,
-    },
-    /// There are no judgements.
-    #[error("none of the inputs is a run directory: give the judgements with --qrels FILE")]
-    NoQrels,
-    /// The judgements have no query with a relevant document.
-    #[error("{}: no query has a relevant document", file.display())]
-    NoQueries {
-        /// The run directory or the qrels file.
-        file: PathBuf,
-    },
-    /// Runs have other queries or judgements.
-    #[error(
-        "{} and {} cannot be compared: {found}; evaluate both on the same queries", first.display(), second.display()
-    )]
-    OtherQueries {
-        /// The first run.
-        first: PathBuf,
-        /// The second run.
-        second: PathBuf,
-        /// The difference.
-        found: String,
-    },
-    /// Runs rank other documents.
-    #[error("{} and {} cannot be compared: {found}", first.display(), second.display())]
-    OtherDocuments {
-        /// The first run.
-        first: PathBuf,
-        /// The second run.
-        second: PathBuf,
-        /// The difference.
-        found: String,
-    },
-    /// Runs were evaluated in another way.
-    #[error(
-        "{} and {} cannot be compared: {}", first.display(), second.display(), keys.join("; ")
-    )]
-    OtherEvaluation {
-        /// The first run.
-        first: PathBuf,
-        /// The second run.
-        second: PathBuf,
-        /// The keys with both values.
-        keys: Vec<String>,
-    },
-    /// A TREC run ranks none of the queries.
-    #[error("{}: it ranks none of the {queries} judged queries", file.display())]
-    NoQueryRanked {
-        /// The file.
-        file: PathBuf,
-        /// Number of judged queries.
-        queries: usize,
-    },
-    /// A TREC run has a document twice for a query.
-    #[error("{}: query `{query}` has the document `{document}` twice", file.display())]
-    DocumentTwice {
-        /// The file.
-        file: PathBuf,
-        /// The query.
-        query: String,
-        /// The document.
-        document: String,
-    },
-    /// Two runs of one arm have the same seed.
-    #[error(
-        "{} and {} are runs of the same recipe with the same seed: compare runs that differ, or give one of them",
-        first.display(), second.display()
-    )]
-    SameRun {
-        /// The first run.
-        first: PathBuf,
-        /// The second run.
-        second: PathBuf,
-    },
-    /// Fewer than two arms.
-    #[error("there is nothing to compare: all runs differ in their seed only")]
-    OneArm,
-    /// A run directory cannot be read.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A TREC file cannot be read.
-    #[error(transparent)]
-    RunFile(#[from] RunFileError),
-    /// A file cannot be read.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
 
 /// Options of a comparison.
 pub struct CompareOptions {
@@ -157,6 +58,8 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// Keys of the recipes that differ between arms, with the value of each arm; `None` for arms without a recipe.
     pub differing_keys: BTreeMap<String, Vec<Option<String>>>,
+    /// The probe results that at least two arms have.
+    pub probes: Vec<ProbeComparison>,
     /// Doubts about the comparison.
     pub warnings: Vec<String>,
     /// The ids of the queries, in the order of [`SystemRun::values`].
@@ -259,12 +162,16 @@ pub fn compare(
         })
         .collect();
     let pairs = pairs(&arms, options.measures.len());
+    let (probes, doubts) = mechanisms::compare(&systems, &arms)?;
+    let mut warnings = warnings(&systems, &arms, &pairs);
+    warnings.extend(doubts);
     Ok(Comparison {
         split: options.split.to_string(),
         queries: qrels.len(),
         measures: options.measures.iter().map(|measure| measure.name.clone()).collect(),
         differing_keys: differing_keys(&systems, &groups),
-        warnings: warnings(&systems, &arms, &pairs),
+        probes,
+        warnings,
         query_ids: qrels.into_keys().collect(),
         arms,
         pairs,
@@ -273,33 +180,37 @@ pub fn compare(
 
 /// The judgements, which must be the same in all runs, and the file or run that they come from.
 fn qrels(systems: &[System], options: &CompareOptions) -> Result<(PathBuf, Qrels), CompareError> {
+    let given = options.qrels.as_ref().map(|file| Ok::<_, CompareError>((file, qrels_of(file)?)));
+    let given = given.transpose()?;
+    let given = given.as_ref().map(|(file, qrels)| (*file, qrels));
     let own =
-        |system: &System| Some((system.path.clone(), system.training.as_ref()?.qrels.clone()));
-    let mut all: Vec<(PathBuf, Qrels)> = systems.iter().filter_map(own).collect();
-    if let Some(file) = &options.qrels {
-        all.insert(0, (file.clone(), qrels_of(file)?));
-    }
-    let mut all = all.into_iter();
+        systems.iter().filter_map(|system| Some((&system.path, &system.training.as_ref()?.qrels)));
+    let mut all = given.into_iter().chain(own);
     let (first, qrels) = all.next().ok_or(CompareError::NoQrels)?;
-    for (second, others) in all {
-        if others != qrels {
-            let missing = qrels.keys().filter(|&query| !others.contains_key(query)).count();
-            let more = others.keys().filter(|&query| !qrels.contains_key(query)).count();
-            let found = match qrels.iter().find(|(query, relevant)| {
-                others.get(*query).is_some_and(|other| other != *relevant)
-            }) {
-                _ if missing + more > 0 => format!(
-                    "of {} and {} judged queries, {missing} are in the first only and {more} in the second only",
-                    qrels.len(),
-                    others.len()
-                ),
-                Some((query, _)) => format!("query `{query}` has other relevant documents"),
-                None => "their judgements differ".to_owned(),
-            };
-            return Err(CompareError::OtherQueries { first, second, found });
-        }
+    for (second, others) in all.filter(|(_, others)| *others != qrels) {
+        let (first, second) = (first.clone(), second.clone());
+        return Err(CompareError::OtherQueries { first, second, found: difference(qrels, others) });
     }
-    Ok((first, qrels))
+    Ok((first.clone(), qrels.clone()))
+}
+
+/// The difference between the judgements of two runs.
+fn difference(first: &Qrels, second: &Qrels) -> String {
+    let missing = first.keys().filter(|&query| !second.contains_key(query)).count();
+    let more = second.keys().filter(|&query| !first.contains_key(query)).count();
+    let other = |(query, relevant): &(&String, &BTreeMap<String, u32>)| {
+        second.get(*query).is_some_and(|other| other != *relevant)
+    };
+    match first.iter().find(other) {
+        Some((query, _)) if missing + more == 0 => {
+            format!("query `{query}` has other relevant documents")
+        }
+        _ => format!(
+            "of {} and {} judged queries, {missing} are in the first only and {more} in the second only",
+            first.len(),
+            second.len()
+        ),
+    }
 }
 
 /// Keys of a recipe that say how rankings are made.
@@ -336,146 +247,6 @@ fn check_evaluation(systems: &[System]) -> Result<(), CompareError> {
         }
     }
     Ok(())
-}
-
-/// The arms: names, and indices of their systems.
-fn arms(systems: &[System]) -> Result<Vec<(String, Vec<usize>)>, CompareError> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (index, system) in systems.iter().enumerate() {
-        let belongs = |group: &&mut Vec<usize>| {
-            let other = &systems[group[0]];
-            match (&system.given_name, &other.given_name) {
-                (None, None) => match (&system.training, &other.training) {
-                    (Some(own), Some(other)) => own.keys == other.keys,
-                    _ => false,
-                },
-                (own, other) => own == other,
-            }
-        };
-        match groups.iter_mut().find(belongs) {
-            Some(group) => group.push(index),
-            None => groups.push(vec![index]),
-        }
-    }
-    for group in &groups {
-        let mut seeds: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-        for &index in group {
-            let seed = systems[index].training.as_ref().map(|training| training.seed.as_str());
-            if let Some(earlier) = seeds.insert(seed, index) {
-                let [first, second] = [earlier, index].map(|index| systems[index].path.clone());
-                return Err(CompareError::SameRun { first, second });
-            }
-        }
-    }
-    let selects: Vec<Option<&str>> = groups
-        .iter()
-        .map(|group| systems[group[0]].training.as_ref().map(|training| training.select.as_str()))
-        .collect();
-    let is_unique =
-        |select: &str| selects.iter().filter(|other| **other == Some(select)).count() == 1;
-    Ok(groups
-        .iter()
-        .zip(&selects)
-        .map(|(group, select)| {
-            let first = &systems[group[0]];
-            let name = match (&first.given_name, select) {
-                (Some(name), _) => name.clone(),
-                (None, Some(select)) if is_unique(select) => {
-                    select.trim_matches(['[', ']']).replace('"', "")
-                }
-                (None, Some(_)) => file_name(&first.path),
-                (None, None) if first.tag.is_empty() => file_name(&first.path),
-                (None, None) => first.tag.clone(),
-            };
-            (name, group.clone())
-        })
-        .collect())
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-fn levels(systems: &[System], metric: &str, options: &CompareOptions) -> Vec<f64> {
-    if let Some(levels) = &options.levels {
-        return levels.clone();
-    }
-    let best = systems.iter().filter_map(|system| {
-        let curve = system.training.as_ref()?.cost.curve(metric);
-        curve.into_iter().map(|(_, value)| value).reduce(f64::max)
-    });
-    match best.reduce(f64::min) {
-        Some(lowest) if lowest > 0.0 => [0.5, 0.8, 0.9, 0.95].map(|share| share * lowest).to_vec(),
-        _ => Vec::new(),
-    }
-}
-
-fn run(
-    system: &System,
-    qrels: &Qrels,
-    metric: &str,
-    levels: &[f64],
-    options: &CompareOptions,
-) -> SystemRun {
-    let measures = || options.measures.iter().map(|measure| measure.measure);
-    let by_query: Vec<Vec<f64>> =
-        system.judged(qrels).iter().map(|judged| judged.values(measures())).collect();
-    let values: Vec<Vec<f64>> = (0..options.measures.len())
-        .map(|measure| by_query.iter().map(|values| values[measure]).collect())
-        .collect();
-    let training = system.training.as_ref();
-    let to_level = |&level: &f64| Some(training?.cost.to_level(metric, level));
-    SystemRun {
-        path: system.path.clone(),
-        seed: training.map(|training| training.seed.clone()),
-        means: values.iter().map(|values| mean(values)).collect(),
-        cost: training.and_then(|training| training.cost.total()),
-        to_levels: levels.iter().filter_map(to_level).collect(),
-        values,
-    }
-}
-
-impl Arm {
-    fn of(name: String, mut runs: Vec<SystemRun>) -> Self {
-        runs.sort_by_key(|run| run.seed.as_ref().map(|seed| (seed.len(), seed.clone())));
-        let measures = runs[0].means.len();
-        let of = |measure: usize| runs.iter().map(|run| run.means[measure]).collect::<Vec<_>>();
-        let means = (0..measures).map(|measure| mean(&of(measure))).collect();
-        let deviations = (0..measures).map(|measure| standard_deviation(&of(measure))).collect();
-        Self { name, runs, means, deviations }
-    }
-}
-
-/// Compares all pairs of arms, and corrects the p-values of each measure over all comparisons.
-fn pairs(arms: &[Arm], measures: usize) -> Vec<Pair> {
-    let mut pairs = Vec::new();
-    for first in 0..arms.len() {
-        for second in first + 1..arms.len() {
-            let compared = arms[first].runs.iter().flat_map(|one| {
-                let same = |other: &&SystemRun| {
-                    one.seed.is_none() || other.seed.is_none() || one.seed == other.seed
-                };
-                arms[second].runs.iter().filter(same).map(move |other| SeedComparison {
-                    seed: one.seed.clone().or(other.seed.clone()),
-                    differences: one
-                        .values
-                        .iter()
-                        .zip(&other.values)
-                        .map(|(one, other)| Difference::of(one, other))
-                        .collect(),
-                    corrected: Vec::new(),
-                })
-            });
-            pairs.push(Pair { first, second, seeds: compared.collect() });
-        }
-    }
-    for measure in 0..measures {
-        let all = pairs.iter().flat_map(|pair| &pair.seeds);
-        let p_values: Vec<f64> = all.map(|found| found.differences[measure].p).collect();
-        let all = pairs.iter_mut().flat_map(|pair| &mut pair.seeds);
-        all.zip(holm(&p_values)).for_each(|(found, p)| found.corrected.push(p));
-    }
-    pairs
 }
 
 /// Keys that have another value in some arm than in the others.

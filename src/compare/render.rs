@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{Table, presets};
 
-use super::{Arm, Comparison, SystemRun, mean};
+use super::{Arm, Comparison, Difference, ProbeComparison, Quantity, SystemRun, mean};
 use crate::report::quoted;
 
 /// From this corrected p-value on, a difference is not significant.
@@ -48,6 +48,9 @@ pub fn table(comparison: &Comparison) -> String {
             "\nCost to reach a level of {}/hits@1, interpolated between evaluations\n\n{levels}\n",
             comparison.split
         );
+    }
+    for probe in &comparison.probes {
+        text += &mechanisms(comparison, probe);
     }
     if !comparison.differing_keys.is_empty() {
         let header = ["key"].into_iter().chain(comparison.arms.iter().map(|arm| arm.name.as_str()));
@@ -127,7 +130,7 @@ fn of_runs(arm: &Arm, value: impl Fn(&SystemRun) -> Option<f64>) -> Option<f64> 
 }
 
 fn cost(comparison: &Comparison) -> Option<Table> {
-    let header = [
+    let mut header = vec![
         "arm",
         "trained parameters",
         "optimizer state",
@@ -137,7 +140,10 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         "training time",
         "examples/s",
     ];
-    let mut table = markdown(header.map(str::to_owned).to_vec());
+    let joules = |run: &SystemRun| run.cost.as_ref()?.processor_joules;
+    let tells = comparison.arms.iter().flat_map(|arm| &arm.runs).any(|run| joules(run).is_some());
+    header.extend(tells.then_some("energy of the processors"));
+    let mut table = markdown(header.into_iter().map(str::to_owned).collect());
     for arm in &comparison.arms {
         let of =
             |value: fn(&super::Cost) -> Option<f64>| of_runs(arm, |run| value(run.cost.as_ref()?));
@@ -147,7 +153,8 @@ fn cost(comparison: &Comparison) -> Option<Table> {
             continue;
         }
         let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / MIB);
-        table.add_row(vec![
+        let energy = show(of_runs(arm, joules), |joules| format!("{joules:.0} J"));
+        let numbers = vec![
             arm.name.clone(),
             show(of(|cost| Some(cost.trained_parameters as f64)), |count| format!("{count:.0}")),
             show(of(|cost| Some(cost.optimizer_state_bytes as f64)), mebibytes),
@@ -158,7 +165,8 @@ fn cost(comparison: &Comparison) -> Option<Table> {
             show(of(|cost| Some(cost.examples as f64 / cost.training_seconds)), |rate| {
                 format!("{rate:.0}")
             }),
-        ]);
+        ];
+        table.add_row(numbers.into_iter().chain(tells.then_some(energy)).collect::<Vec<_>>());
     }
     (!table.is_empty()).then_some(table)
 }
@@ -188,6 +196,115 @@ fn levels(comparison: &Comparison) -> Option<Table> {
         }
     }
     (!table.is_empty()).then_some(table)
+}
+
+/// The numbers of one probe in each arm, without those of single layers, and its comparisons query by query.
+fn mechanisms(comparison: &Comparison, probe: &ProbeComparison) -> String {
+    let name = |arm: &usize| comparison.arms[*arm].name.clone();
+    let header = || ["quantity".to_owned()].into_iter().chain(probe.arms.iter().map(name));
+    let mut text = format!("\nProbe {} (", probe.probe);
+    let about: Vec<String> = probe
+        .arms
+        .iter()
+        .zip(&probe.measured_on)
+        .map(|(arm, on)| format!("{}: {on}", name(arm)))
+        .collect();
+    let _ = write!(text, "{})\n\n", about.join("; "));
+    let of_model: Vec<&Quantity> =
+        probe.quantities.iter().filter(|quantity| !quantity.of_layer).collect();
+    // A probe of layers alone is shown whole.
+    let mut shown = if of_model.len() > 1 { of_model } else { probe.quantities.iter().collect() };
+    let all = shown.len();
+    shown.retain(|quantity| quantity.means.windows(2).any(|pair| pair[0] != pair[1]));
+    let shown_count = shown.len();
+    let differs = probe.arms.len() == 2;
+    let mut table = markdown(header().chain(differs.then(|| "difference".to_owned())).collect());
+    for quantity in shown {
+        let values = quantity.means.iter().zip(&quantity.deviations).map(|value| match value {
+            (Some(mean), Some(deviation)) => format!("{mean:.3} ± {deviation:.3}"),
+            (Some(mean), None) => format!("{mean:.3}"),
+            (None, _) => String::new(),
+        });
+        let difference = match quantity.means[..] {
+            [Some(first), Some(second)] => format!("{:+.3}", second - first),
+            _ => String::new(),
+        };
+        let difference = differs.then_some(difference);
+        table.add_row(
+            [quantity.name.clone()].into_iter().chain(values).chain(difference).collect::<Vec<_>>(),
+        );
+    }
+    let _ = writeln!(text, "{table}");
+    if shown_count < all {
+        let _ = writeln!(text, "{} quantities are equal in all arms.", all - shown_count);
+    }
+    if !probe.pairs.is_empty() {
+        let _ = write!(
+            text,
+            "\nShare of queries whose relevant docid is not at rank 1 (second minus first)\n\n{}\n",
+            by_query(comparison, probe)
+        );
+    }
+    text
+}
+
+fn by_query(comparison: &Comparison, probe: &ProbeComparison) -> Table {
+    let header = [
+        "first",
+        "second",
+        "seed",
+        "of",
+        "all queries",
+        "95% interval",
+        "n",
+        "correct in both",
+        "95% interval",
+        "n",
+    ];
+    let mut table = markdown(header.map(str::to_owned).to_vec());
+    for found in &probe.pairs {
+        let difference = |difference: &Option<Difference>| match difference {
+            Some(found) => {
+                let [low, high] = found.interval;
+                let queries = found.wins + found.ties + found.losses;
+                [
+                    format!("{:+.4}", found.mean),
+                    format!("[{low:+.4}, {high:+.4}]"),
+                    queries.to_string(),
+                ]
+            }
+            None => [String::new(), String::new(), "0".to_owned()],
+        };
+        let [first, second] =
+            [found.first, found.second].map(|arm| comparison.arms[arm].name.clone());
+        let about = [first, second, found.seed.clone().unwrap_or_default(), found.of.clone()];
+        let numbers = difference(&found.all).into_iter().chain(difference(&found.correct_in_both));
+        table.add_row(about.into_iter().chain(numbers).collect::<Vec<_>>());
+    }
+    table
+}
+
+/// The compared numbers of the probes in long form: one row for each quantity and arm.
+pub fn probes_csv(comparison: &Comparison) -> String {
+    let mut text = "probe,quantity,arm,mean,standard_deviation\n".to_owned();
+    for probe in &comparison.probes {
+        for quantity in &probe.quantities {
+            for (place, arm) in probe.arms.iter().enumerate() {
+                let number =
+                    |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+                let fields = [
+                    probe.probe.to_string(),
+                    quoted(&quantity.name),
+                    quoted(&comparison.arms[*arm].name),
+                    number(quantity.means[place]),
+                    number(quantity.deviations[place]),
+                ];
+                text += &fields.join(",");
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 /// The comparison in long form, one row for each pair, seed and measure.

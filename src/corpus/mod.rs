@@ -75,7 +75,6 @@ pub struct Query {
 
 choice! {
     /// A split of the queries.
-    #[derive(Hash)]
     Split {
         /// Used for training.
         Train = "train",

@@ -35,6 +35,13 @@ pub struct Point {
     pub value: f64,
 }
 
+impl Point {
+    /// Returns the tag of the value in TensorBoard and `metrics.jsonl`.
+    pub fn tag(&self) -> String {
+        self.line.tag(&self.chart)
+    }
+}
+
 /// A histogram with adjacent buckets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {

@@ -1,12 +1,14 @@
 //! Results of probes on disk: JSON lines under a run, or an array as `genir probe --format json` prints it.
 
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{HistoryLine, Probe, Record, RecordError, Skipped};
-use crate::files::{FileError, read_regular_to_string};
+use crate::files::{FileError, create_directory, read_regular_to_string, write_atomically};
 
 /// Errors of reading stored results.
 #[derive(Debug, Error)]
@@ -71,6 +73,31 @@ fn line_of(
         }
         Err(error) => Err(FileError::new("write", &path)(error.into())),
     }
+}
+
+/// Adds results to the histories in `directory`, after those that are there. Each file is replaced as a whole.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn add(directory: &Path, records: &[Record]) -> Result<(), FileError> {
+    create_directory(directory)?;
+    for record in records {
+        let (path, line) = line(directory, record)?;
+        let mut bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(FileError::new("read", &path))?,
+        };
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            let found = "it holds an array; a history has one result per line";
+            return Err(FileError::new("add to", &path)(io::Error::other(found)));
+        }
+        // A run that was killed may have left a last line without its end, which readers pass over.
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        bytes.truncate(whole);
+        bytes.extend_from_slice(&line);
+        write_atomically(&path, |file| file.write_all(&bytes))?;
+    }
+    Ok(())
 }
 
 /// All that is stored in `directory`, by probe, each history as it was measured.

@@ -10,7 +10,7 @@ mod tidy;
 pub use figures::{Figure, FigureError, figures};
 pub use points::{histograms, points};
 pub use tables::{TitledTable, tables};
-pub(crate) use tidy::quoted;
+pub(crate) use tidy::{UNPATCHED, quoted, ranks_by_place};
 pub use tidy::{write_csv, write_query_ranks};
 
 use crate::probe::{NamedQueries, Over, Record, SkipReason, Skipped, describe_candidates};

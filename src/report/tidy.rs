@@ -134,10 +134,26 @@ fn write_row(about: &[String], fields: &[String], out: &mut dyn Write) -> io::Re
     writeln!(out, "{}", row.join(","))
 }
 
+/// The place of the ranks without intervention in [`ranks_by_place`].
+pub(crate) const UNPATCHED: &str = "unpatched";
+
+/// Returns every rank of a record with its query and its place: the intervention or the site, such as `mlp III zero`.
+pub(crate) fn ranks_by_place(record: &Record) -> Vec<(String, &QueryRanks, u32)> {
+    let place = |entry: Entry| {
+        let layer = entry.layer.map(|layer| format!("layer {layer}")).unwrap_or_default();
+        let parts = [layer, entry.of, optional(entry.stage), entry.setting];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    query_ranks(record)
+        .into_iter()
+        .map(|(entry, found, rank)| (place(entry), found, rank))
+        .collect()
+}
+
 /// Returns every rank of a record with its keys (an entry without a number) and its query.
 fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
     let measured = &record.measured_on.measured_queries;
-    let unpatched = Entry { setting: "unpatched".to_owned(), ..Entry::default() };
+    let unpatched = Entry { setting: UNPATCHED.to_owned(), ..Entry::default() };
     let mut rows: Vec<(Entry, &QueryRanks, u32)> = Vec::new();
     for found in measured {
         rows.extend(found.ranks.iter().map(|rank| (unpatched.clone(), found, *rank)));
@@ -175,7 +191,7 @@ fn query_ranks(record: &Record) -> Vec<(Entry, &QueryRanks, u32)> {
         }
         ProbeResult::Circuit(result) => {
             let names = result.circuits.iter().map(|circuit| circuit.name.as_str());
-            let names: Vec<&str> = ["unpatched"].into_iter().chain(names).collect();
+            let names: Vec<&str> = [UNPATCHED].into_iter().chain(names).collect();
             for found in &result.per_query {
                 rows.extend(names.iter().zip(&found.ranks).map(|(name, rank)| {
                     let (of, setting) = (result.test_set.clone(), (*name).to_owned());
@@ -230,7 +246,7 @@ pub(super) fn entries(result: &ProbeResult) -> Vec<Entry> {
             result.cells.iter().flat_map(|cell| ranks(&of_cell(cell), &cell.ranks)).collect()
         }
         ProbeResult::Circuit(result) => {
-            let mut entries = scores("unpatched", "", &result.unpatched);
+            let mut entries = scores(UNPATCHED, "", &result.unpatched);
             for circuit in &result.circuits {
                 entries.extend(scores(&circuit.name, "", &circuit.absolute));
                 entries.extend(scores(&circuit.name, "relative_", &circuit.relative));

@@ -1,6 +1,7 @@
 //! A run: one training with its own directory.
 
 mod directory;
+mod energy;
 mod environment;
 mod lock;
 mod start;
@@ -8,6 +9,7 @@ mod summary;
 
 pub(crate) use directory::{CHECKPOINTS, LATEST};
 pub use directory::{Overwrite, RunDirectory, RunError};
+pub(crate) use energy::EnergyMeter;
 pub use environment::{Environment, GitRevision, Resumption};
 pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
 pub use start::NewRun;

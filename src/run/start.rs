@@ -431,6 +431,22 @@ fn in_use(path: &Path, owner: String) -> RunError {
     RunError::InUse { path: path.to_path_buf(), owner }
 }
 
+impl RunDirectory {
+    /// Calls `write` while no training in the directory can write, which is refused meanwhile.
+    ///
+    /// # Errors
+    /// [`RunError::InUse`] if a process trains there; [`RunError::File`] if the lock cannot be acquired; those of `write`.
+    pub fn while_nothing_trains<E: From<RunError>>(
+        &self,
+        write: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let lock = lock(self.path())?;
+        let written = write();
+        lock.remove_file();
+        written
+    }
+}
+
 /// Creates the directory and acquires its lock.
 fn lock(path: &Path) -> Result<Lock, RunError> {
     let mut attempt = 0;

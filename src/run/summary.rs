@@ -41,6 +41,10 @@ pub struct Summary {
     /// Peak resident memory of the process in bytes (Linux; `None` elsewhere). GPU memory is not included, and not
     /// measured.
     pub peak_memory_bytes: Option<u64>,
+    /// Joules that the processors of the machine have used, those of other processes included (RAPL); `None` where the
+    /// machine does not tell. The energy of a GPU is not included, and not measured.
+    #[serde(default)]
+    pub processor_joules: Option<f64>,
     /// Wall time by phase.
     pub seconds: Seconds,
 }

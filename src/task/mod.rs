@@ -23,7 +23,6 @@ pub use sampler::Sampler;
 
 choice! {
     /// A training task.
-    #[derive(Hash)]
     Task {
         /// Document text to docid.
         Indexing = "indexing",

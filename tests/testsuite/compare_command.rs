@@ -242,3 +242,138 @@ fn what_cannot_be_compared_is_refused_with_the_difference() {
     let twice = twice.display().to_string();
     refused(&["compare", full, &twice], &["query `q1` has the document `d1` twice"]);
 }
+
+/// Trains an arm with probes; returns the run.
+fn probed(home: &Path, name: &str, select: &str, more: &[&str]) -> PathBuf {
+    let path = home.join(name);
+    let select = format!("trainable.select=[\"{select}\"]");
+    let probes = [
+        "probes.run=[\"stage_patching\",\"residual_contribution\"]",
+        "probes.over=all",
+        "probes.vocabulary=docids",
+        "probes.per_query=true",
+        "probes.every_steps=15",
+    ];
+    let run = Home::new(&path, &[&[select.as_str()], &probes[..], more].concat());
+    run.train();
+    run.run()
+}
+
+/// The rank of each query in the last result of stage patching: without intervention, and with Stage III MLPs zeroed.
+fn ranks(run: &Path) -> (Vec<f64>, Vec<f64>) {
+    let text = fs::read_to_string(run.join("probes/stage_patching.jsonl")).unwrap();
+    let record: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let ranks = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{record}"));
+    let queries = record["measured_on"]["measured_queries"].as_array().unwrap();
+    let unpatched = queries.iter().map(|query| ranks(&query["ranks"][0])).collect();
+    let cells = record["result"]["cells"].as_array().unwrap();
+    let is_the_one = |cell: &&Value| {
+        cell["component"] == "mlp" && cell["stage"] == "III" && cell["replacement"] == "zero"
+    };
+    let cell = cells.iter().find(is_the_one).unwrap();
+    (unpatched, cell["ranks"].as_array().unwrap().iter().map(ranks).collect())
+}
+
+#[test]
+fn probes_are_compared_at_the_same_step_and_over_the_same_queries() {
+    let home = TempDir::new().unwrap();
+    let full = probed(home.path(), "full", "full", &[]);
+    // It ends later, so that the last step that both were measured at is not its last one.
+    let restricted = probed(home.path(), "restricted", "restricted", &["train.steps=45"]);
+    let arms = [
+        format!("full={}", full.display()),
+        format!("restricted={}", restricted.display()),
+        format!("other={}", full.join("retrieval/validation.run").display()),
+    ];
+    let json = succeeds(&["compare", &arms[0], &arms[1], &arms[2], "--format", "json"]);
+    let found: Value = serde_json::from_str(&json).unwrap();
+    let names: Vec<&Value> =
+        found["probes"].as_array().unwrap().iter().map(|probe| &probe["probe"]).collect();
+    assert_eq!(names, ["residual_contribution", "stage_patching"]);
+    let probe = &found["probes"][1];
+    assert_eq!(probe["arms"], serde_json::json!([0, 1]), "another system has no probes");
+    assert_eq!(probe["steps"], serde_json::json!([[30], [30]]));
+
+    // The numbers are those that the runs have logged.
+    let logged = fs::read_to_string(full.join("metrics.jsonl")).unwrap();
+    let tag = "mlp_zero_beyond_1/stage_III";
+    let value = logged.lines().rev().find_map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line[format!("probe/stage_patching/{tag}")].as_f64()
+    });
+    let quantities = probe["quantities"].as_array().unwrap();
+    let quantity = quantities.iter().find(|quantity| quantity["name"] == tag).unwrap();
+    assert_eq!(quantity["means"][0].as_f64(), Some(value.unwrap()));
+
+    // Query by query, from the stored ranks. Those of the longer run end with step 45.
+    let history = restricted.join("probes/stage_patching.jsonl");
+    let text = fs::read_to_string(&history).unwrap();
+    assert_eq!(text.lines().count(), 3, "measured at steps 15, 30 and 45");
+    fs::write(&history, text.lines().take(2).map(|line| format!("{line}\n")).collect::<String>())
+        .unwrap();
+    let ((one, one_patched), (other, other_patched)) = (ranks(&full), ranks(&restricted));
+    let beyond = |ranks: &[f64], of: &[usize]| {
+        of.iter().filter(|&&query| ranks[query] > 1.0).count() as f64 / of.len() as f64
+    };
+    let all: Vec<usize> = (0..one.len()).collect();
+    let correct: Vec<usize> =
+        all.iter().copied().filter(|&query| one[query] == 1.0 && other[query] == 1.0).collect();
+    assert!(!correct.is_empty() && correct.len() < all.len(), "{one:?} {other:?}");
+    let pairs = probe["pairs"].as_array().unwrap();
+    let pair = pairs.iter().find(|pair| pair["of"] == "mlp III zero").unwrap();
+    assert_eq!(pair["seed"], "3");
+    for (name, queries) in [("all", &all), ("correct_in_both", &correct)] {
+        let expected = beyond(&other_patched, queries) - beyond(&one_patched, queries);
+        close(pair[name]["mean"].as_f64().unwrap(), &expected.into(), 1e-12, name);
+        let counts = ["wins", "ties", "losses"].map(|count| pair[name][count].as_u64().unwrap());
+        assert_eq!(counts.iter().sum::<u64>(), queries.len() as u64, "{name}");
+    }
+    let csv = home.path().join("probes.csv").display().to_string();
+    let table = succeeds(&["compare", &arms[0], &arms[1], "--probes", &csv]);
+    for part in [
+        "Probe stage_patching (full: step 30",
+        tag,
+        "correct in both",
+        "mlp III zero",
+        "equal in all arms",
+    ] {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
+    let csv = fs::read_to_string(csv).unwrap();
+    assert!(csv.starts_with("probe,quantity,arm,mean,standard_deviation\n"), "{csv:.80}");
+    assert!(csv.contains(&format!("stage_patching,{tag},full,")));
+}
+
+#[test]
+fn probes_that_are_missing_or_were_measured_in_another_way_are_said() {
+    let home = TempDir::new().unwrap();
+    let full = probed(home.path(), "full", "full", &["run.seed=1"]);
+    let other = probed(home.path(), "other", "decoder", &["probes.vocabulary=all"]);
+    fs::remove_file(other.join("probes/residual_contribution.jsonl")).unwrap();
+    let [full, other] = [full, other].map(|run| run.display().to_string());
+    let table = succeeds(&["compare", &full, &other]);
+    for part in [
+        "the results of stage_patching of `full` and `decoder` are not compared: vocabulary is docids and all",
+        "`decoder` has no results of residual_contribution: `genir probe",
+    ] {
+        assert!(table.contains(part), "{part}:\n{table}");
+    }
+    // The command that the message names gives them.
+    let probe = ["--probe", "residual_contribution", "--save", "--over", "all"];
+    let probe = [&["probe", other.as_str()], &probe[..]].concat();
+    succeeds(&probe);
+    let table = succeeds(&["compare", &full, &other]);
+    assert!(!table.contains("has no results of residual_contribution"), "{table}");
+    // Again, after a line that a killed run has not written to its end.
+    let history = Path::new(&other).join("probes/residual_contribution.jsonl");
+    let first = fs::read_to_string(&history).unwrap();
+    fs::write(&history, format!("{first}{{\"schema\"")).unwrap();
+    succeeds(&probe);
+    let both = fs::read_to_string(&history).unwrap();
+    assert!(both.starts_with(&first) && both.lines().count() == 2, "{both}");
+    fs::write(&history, &first).unwrap();
+
+    let history = Path::new(&full).join("probes/stage_patching.jsonl");
+    fs::write(&history, "{}\n").unwrap();
+    refused(&["compare", &full, &other], &["stage_patching.jsonl, line 1"]);
+}

@@ -18,7 +18,7 @@ const BLOCK: usize = 1 << 20;
 
 choice! {
     /// Type of the values in a file of weights, by PyTorch's names.
-    #[derive(Default, Hash)]
+    #[derive(Default)]
     StoredType {
         /// 32 bits, as they are computed.
         #[default]

@@ -14,7 +14,8 @@ use crate::monitor::Hyperparameter;
 use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary, peak_memory,
+    Best, EnergyMeter, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary,
+    peak_memory,
 };
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -30,12 +31,24 @@ pub struct WriteSummary<'a> {
     last: Option<Evaluation>,
     /// The step whose costs were written last.
     written: Option<u64>,
+    meter: Option<EnergyMeter>,
+    /// Joules of the processes that this one continues.
+    joules_before: f64,
+    /// Joules so far; `None` where the machine does not tell.
+    joules: Option<f64>,
 }
 
 impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
-        Self { plan, run, best: None, last: None, written: None }
+        let meter = EnergyMeter::open();
+        let joules = meter.is_some().then_some(0.0);
+        let (best, last, written) = (None, None, None);
+        Self { plan, run, best, last, written, meter, joules_before: 0.0, joules }
+    }
+
+    fn measure_energy(&mut self) {
+        self.joules = self.meter.as_mut().map(|meter| self.joules_before + meter.joules());
     }
 
     fn note_metrics(&mut self, state: &TrainerState) {
@@ -65,6 +78,7 @@ impl<'a> WriteSummary<'a> {
             ("time/total_seconds", state.costs.total_seconds()),
             ("memory/optimizer_mebibytes", mebibytes(state.costs.optimizer_bytes)),
         ];
+        values.extend(self.joules.map(|joules| ("energy/processor_joules", joules)));
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
         state.monitor.scalars(state.step, state.epoch, &values);
     }
@@ -97,6 +111,7 @@ impl<'a> WriteSummary<'a> {
             },
             optimizer_state_bytes: state.costs.optimizer_bytes,
             peak_memory_bytes: peak_memory(),
+            processor_joules: self.joules,
             seconds: seconds(&state.costs),
         }
     }
@@ -168,6 +183,7 @@ impl Callback for WriteSummary<'_> {
 
     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         self.note_metrics(state);
+        self.measure_energy();
         if state.step == 0 {
             state.monitor.hyperparameters(&self.hyperparameters(), &self.metrics());
         } else if !state.is_last && state.step.is_multiple_of(self.plan.recipe.log.every_steps) {
@@ -181,6 +197,7 @@ impl Callback for WriteSummary<'_> {
         if !matches!(ending, Ending::Failed(_)) {
             self.note_metrics(state);
         }
+        self.measure_energy();
         let contents = self.contents(state, ending);
         // A run that continues has no costs at this step, and has not ended for TensorBoard.
         if !matches!(ending, Ending::Interrupted(_)) {
@@ -205,7 +222,7 @@ impl Callback for WriteSummary<'_> {
         let best = best.map(|Best { metric, value, step }| json!([metric, Exact(*value), step]));
         let last = self.last.as_ref();
         let last = last.map(|Evaluation { step, metrics }| json!([step, to_exact(metrics)]));
-        Some(json!({ "best": best, "last": last, "written": self.written }))
+        Some(json!({ "best": best, "last": last, "written": self.written, "joules": self.joules }))
     }
 
     fn restore(&mut self, state: Value) -> serde_json::Result<()> {
@@ -214,11 +231,14 @@ impl Callback for WriteSummary<'_> {
             best: Option<(String, Exact, u64)>,
             last: Option<(u64, BTreeMap<String, Exact>)>,
             written: Option<u64>,
+            /// States of genir before energy was measured have none.
+            joules: Option<f64>,
         }
-        let State { best, last, written } = serde_json::from_value(state)?;
+        let State { best, last, written, joules } = serde_json::from_value(state)?;
         self.best = best.map(|(metric, Exact(value), step)| Best { metric, value, step });
         self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
         self.written = written;
+        self.joules_before = joules.unwrap_or(0.0);
         Ok(())
     }
 }
@@ -247,7 +267,9 @@ fn in_words(contents: &Summary) -> String {
     let parts: Vec<String> = parts.map(|(name, seconds)| format!("{name} {seconds:.1}")).collect();
     let peak = contents.peak_memory_bytes.map(mebibytes);
     let peak = peak.map_or(String::new(), |peak| format!("; peak memory {peak:.0} MiB"));
-    format!("{total:.1} s: {}{peak}", parts.join(", "))
+    let energy = contents.processor_joules;
+    let energy = energy.map_or(String::new(), |joules| format!("; processors {joules:.0} J"));
+    format!("{total:.1} s: {}{peak}{energy}", parts.join(", "))
 }
 
 fn mebibytes(bytes: u64) -> f64 {
