@@ -2,10 +2,12 @@
 //!
 //! A family is two files in this directory and needs no code: a table (`rivers.tsv`, one subject a row, in the format of
 //! `table.rs`) and its wordings (`rivers.txt`, see `facts.rs`), the sentences that each fact can be told in. The
-//! families of `bundled:atlas` are here too, in other wordings than there. `paragraphs.rs` joins sentences to documents.
+//! families of `bundled:atlas` are here too, in other wordings than there. `paragraphs.rs` joins sentences to documents;
+//! `of_the_atlas.rs` adds the documents and the training questions of `bundled:atlas`.
 //! The corpus is identical on every machine and in every run.
 
 mod facts;
+mod of_the_atlas;
 mod paragraphs;
 
 use super::Corpus;
@@ -87,9 +89,11 @@ const FAMILIES: &[Family] = &[
     family!("number", "numbers.tsv", "numbers.txt"),
 ];
 
-/// Returns the bundled corpus: documents of 60 to 150 words, several for each subject, and no queries.
+/// Returns the bundled corpus: documents of 60 to 150 words, several for each subject, and no queries; then the documents of
+/// the atlas, and its training questions as text.
 ///
-/// The id of a document is its family, its first subject and a number: `river-danube-2`.
+/// The id of a document is its family, its first subject and a number: `river-danube-2`. Those of the atlas begin with
+/// `atlas-`.
 pub fn almanac() -> Corpus {
     let part = "a bundled file is part of the program, and the tests read each of them";
     let documents = FAMILIES.iter().flat_map(|family| {
@@ -97,7 +101,7 @@ pub fn almanac() -> Corpus {
         let facts = Fact::parse_all(family.wordings_file, family.wordings, &table).expect(part);
         paragraphs::documents(family.name, &table, &facts)
     });
-    Corpus { documents: documents.collect(), ..Corpus::default() }
+    Corpus { documents: documents.chain(of_the_atlas::documents()).collect(), ..Corpus::default() }
 }
 
 #[cfg(test)]
@@ -148,7 +152,7 @@ mod tests {
         // A changed table, wording or choice is another corpus, on which other weights are trained.
         assert_eq!(
             hasher.finalize().to_hex().as_str(),
-            "5a7547b2f6989e1fb99f716c96b8f3a423ce92939473bd26e064da696241a385"
+            "3c07d15bb028cca51cf527fff93373e22286f83c5dcd9ac4ea524f00fa1dab50"
         );
     }
 
@@ -171,7 +175,8 @@ mod tests {
 
     #[test]
     fn documents_of_the_almanac_have_60_to_150_words_and_a_full_stop() {
-        for Document { id, texts } in almanac().documents {
+        let told = |document: &Document| !document.id.starts_with("atlas-");
+        for Document { id, texts } in almanac().documents.into_iter().filter(told) {
             assert_eq!(texts.len(), 1, "{id}");
             let words = texts[0].split_whitespace().count();
             assert!((60..=150).contains(&words), "{id}: {words} words");
@@ -206,7 +211,33 @@ mod tests {
     }
 
     #[test]
-    fn the_almanac_has_no_document_and_no_held_out_question_of_the_atlas() {
+    fn the_text_of_the_atlas_is_its_documents_and_training_questions() {
+        let atlas = atlas();
+        let questions: HashSet<&str> =
+            atlas.train.iter().map(|query| query.text.as_str()).collect();
+        let texts: HashSet<&str> = atlas.documents.iter().map(|document| document.text()).collect();
+        let documents = almanac().documents;
+        let own = documents.iter().filter(|document| document.id.starts_with("atlas-"));
+        let mut asked = HashSet::new();
+        for document in own {
+            let mut text = document.text();
+            if texts.contains(text) {
+                continue;
+            }
+            while !text.is_empty() {
+                let starts = |question: &&&str| text.starts_with(**question);
+                let question =
+                    questions.iter().filter(starts).max_by_key(|question| question.len());
+                let question = question.unwrap_or_else(|| panic!("{}: {text}", document.id));
+                asked.insert(*question);
+                text = text[question.len()..].trim_start();
+            }
+        }
+        assert!(asked.len() * 10 > questions.len() * 9, "{} of {}", asked.len(), questions.len());
+    }
+
+    #[test]
+    fn the_sentences_of_the_almanac_have_no_document_and_no_held_out_question_of_the_atlas() {
         let atlas = atlas();
         let documents: HashSet<_> =
             atlas.documents.iter().map(|document| normalised(document.text())).collect();
@@ -221,6 +252,9 @@ mod tests {
             starting.entry(&question[..3]).or_default().push(question);
         }
         for document in almanac().documents {
+            if document.id.starts_with("atlas-") {
+                continue;
+            }
             assert!(!document.text().contains('?'), "{} asks", document.id);
             let text = normalised(document.text());
             assert!(!documents.contains(&text), "{}", document.id);
