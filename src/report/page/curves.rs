@@ -1,0 +1,122 @@
+//! Curves of training: loss, metrics, learning rate, throughput and memory, over steps and over seconds.
+
+use super::Arms;
+use super::run::ReportedRun;
+use crate::report::figures::axis::Axis;
+use crate::report::figures::color;
+use crate::report::figures::spec::{FigureSpec, Legend, Panel, Series, extent, lines};
+
+/// A quantity that is logged in training.
+struct Quantity {
+    title: String,
+    /// The name of the axis.
+    unit: &'static str,
+    scalar: String,
+    /// Whether its axis starts at 0.
+    from_zero: bool,
+}
+
+fn quantities(arms: &Arms, split: &str) -> Vec<Quantity> {
+    let of = |title: &str, unit, scalar: &str, from_zero| Quantity {
+        title: title.to_owned(),
+        unit,
+        scalar: scalar.to_owned(),
+        from_zero,
+    };
+    let mut all = vec![of("Training loss", "loss", "loss/train", false)];
+    for (name, label) in METRICS {
+        all.push(of(
+            &format!("{label} ({split} queries)"),
+            label,
+            &format!("{split}/{name}"),
+            true,
+        ));
+    }
+    let held_out = of("Loss of held-out documents (denoising)", "loss", "denoising/loss", false);
+    all.push(held_out);
+    all.push(of("Learning rate", "learning rate", "optimizer/learning_rate", true));
+    all.push(of("Gradient norm", "norm", "optimizer/gradient_norm", true));
+    all.push(of("Throughput", "examples/s", "time/examples_per_second", true));
+    all.push(of("Peak memory (resident set size)", "MiB", "memory/peak_mebibytes", true));
+    let any = |quantity: &Quantity| arms.runs().any(|run| !run.curve(&quantity.scalar).is_empty());
+    all.retain(any);
+    all
+}
+
+/// Metrics that have curves, with their labels.
+const METRICS: [(&str, &str); 3] =
+    [("hits@1", "Hits@1"), ("hits@10", "Hits@10"), ("mrr@10", "MRR@10")];
+
+/// Returns the curves over steps, and over seconds of training.
+pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
+    let quantities = quantities(arms, split);
+    let over_steps = |_: &ReportedRun, step: f64| step;
+    let over_seconds = |run: &ReportedRun, step: f64| run.seconds()(step);
+    let steps = quantities.iter().map(|quantity| panel(arms, quantity, "step", over_steps));
+    let seconds = quantities
+        .iter()
+        .map(|quantity| panel(arms, quantity, "seconds of training", over_seconds));
+    let names: Vec<String> = arms.runs().map(|run| run.subject()).collect();
+    let figure = |name: &str, title: &str, panels: Vec<Panel>| FigureSpec {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        note: match names.len() {
+            0..=4 => names.join("; "),
+            more => format!("{} and {} more runs", names[..3].join("; "), more - 3),
+        },
+        columns: 2,
+        panel: (620, 300),
+        panels,
+    };
+    vec![
+        figure("training_over_steps", "Training over steps", steps.collect()),
+        figure("training_over_seconds", "Training over seconds", seconds.collect()),
+    ]
+}
+
+fn panel(
+    arms: &Arms,
+    quantity: &Quantity,
+    x_name: &str,
+    x_of: impl Fn(&ReportedRun, f64) -> f64,
+) -> Panel {
+    let mut all = Vec::new();
+    for (index, arm) in arms.arms.iter().enumerate() {
+        for run in arm.runs() {
+            let points = thinned(run.curve(&quantity.scalar));
+            all.push(Series {
+                name: run.name.clone(),
+                color: color::series(index),
+                points: points.into_iter().map(|(step, value)| (x_of(run, step), value)).collect(),
+            });
+        }
+    }
+    all.retain(|series| !series.points.is_empty());
+    let points = || all.iter().flat_map(|series| series.points.iter().copied());
+    let (_, last) = extent(points().map(|point| point.0));
+    let (low, high) = extent(points().map(|point| point.1));
+    let x = Axis::linear(x_name, 0.0, last);
+    // Round ticks beyond the last point would leave a part of the plot empty.
+    let x = Axis {
+        end: last.max(1e-9),
+        ticks: x.ticks.into_iter().filter(|(place, _)| *place <= last).collect(),
+        ..x
+    };
+    let y = Axis::linear(quantity.unit, if quantity.from_zero { low.min(0.0) } else { low }, high);
+    let mut panel = lines(&quantity.title, x, y, all);
+    let names = arms.arms.iter().enumerate().filter(|(_, arm)| arm.runs().next().is_some());
+    panel.legend =
+        Legend::Names(names.map(|(index, arm)| (arm.name.clone(), color::series(index))).collect());
+    panel
+}
+
+/// Most points of a line.
+const MOST: usize = 120;
+
+/// Returns every n-th point, and the last one.
+fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let every = points.len().div_ceil(MOST).max(1);
+    let last = points.len().saturating_sub(1);
+    let keep = |(index, _): &(usize, (f64, f64))| index % every == 0 || *index == last;
+    points.into_iter().enumerate().filter(keep).map(|(_, point)| point).collect()
+}
