@@ -3,7 +3,7 @@
 use super::html::Html;
 use super::run::ReportedRun;
 use super::{Arms, ReportedArm, measure_label};
-use crate::compare::{Comparison, mean};
+use crate::compare::{Comparison, SeedComparison, mean};
 use crate::component::grouped;
 use crate::report::figures::axis::thousands;
 
@@ -47,7 +47,7 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
         return;
     }
     html.raw("<div class=\"card\">").element("h3", &[], &criterion.name);
-    html.raw("<ul>");
+    html.paragraph("hint", criterion.hint).raw("<ul>");
     let first = criterion.values.first().copied().flatten();
     for (index, (arm, value)) in arms.arms.iter().zip(&criterion.values).enumerate() {
         html.raw("<li>").element("span", &[("class", "arm")], &arm.name);
@@ -58,7 +58,7 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
         html.raw("<span class=\"track\" aria-hidden=\"true\">");
         html.element("span", &[("class", "fill"), ("style", &style)], "").raw("</span>");
         let change = match (first, value) {
-            _ if index == 0 => "reference".to_owned(),
+            _ if index == 0 => "the reference".to_owned(),
             (Some(first), Some(value)) if criterion.is_difference => {
                 format!("{:+.3}", value - first).replace('-', "\u{2212}")
             }
@@ -70,7 +70,7 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
         }
         html.raw("</li>");
     }
-    html.raw("</ul>").paragraph("hint", criterion.hint).raw("</div>");
+    html.raw("</ul></div>");
 }
 
 /// A value beside that of the first arm: `38% less`, `2.1 times`.
@@ -140,9 +140,7 @@ fn criteria(arms: &Arms, split: &str) -> Vec<Criterion> {
             .map(|summary| summary.examples as f64 / summary.seconds.steps)
             .or_else(logged)
     };
-    all.push(of("Throughput", "more is better", rate, |rate| {
-        format!("{} examples/s", thousands(rate))
-    }));
+    all.push(of("Throughput", "examples per second; more is better", rate, thousands));
     all
 }
 
@@ -200,10 +198,18 @@ fn sentences(arms: &Arms, split: &str) -> Vec<String> {
                 let hits = of_runs(arm, |run| last(run, &scalar))?;
                 let seconds = of_runs(arm, seconds).map(duration);
                 let seconds = seconds.map(|time| format!(" after {time} of training")).unwrap_or_default();
-                let name = &arm.name;
+                let name = quoted(&arm.name);
                 Some(format!("{name} ranks the relevant document first for {:.1}% of the {split} queries{seconds}.", 100.0 * hits))
             })
             .collect(),
+    }
+}
+
+/// A name in quotes if it has several words: it stands within a sentence.
+fn quoted(name: &str) -> String {
+    match name.contains(char::is_whitespace) {
+        true => format!("\u{201c}{name}\u{201d}"),
+        false => name.to_owned(),
     }
 }
 
@@ -218,22 +224,25 @@ fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
         .iter()
         .filter(|seed| seed.corrected.first().is_some_and(|p| *p < SIGNIFICANT))
         .count();
-    let certainty = match (seeds.len(), significant) {
-        (0, _) => ", which was not tested: the arms have no seed in common".to_owned(),
-        (1, 1) => ", a significant difference".to_owned(),
-        (1, _) => ", which is not significant".to_owned(),
-        (all, count) if all == count => format!(", significant at each of {all} seeds"),
-        (all, count) => format!(", significant at {count} of {all} seeds"),
+    let p = |seed: &SeedComparison| {
+        let p = seed.corrected.first().copied().unwrap_or(f64::NAN);
+        if p < 0.0001 { "p < 0.0001".to_owned() } else { format!("p = {p:.4}") }
     };
-    let verb = if difference < 0.0 { "loses" } else { "gains" };
+    let certainty = match (seeds, significant) {
+        ([], _) => "not tested: the arms have no seed in common".to_owned(),
+        ([seed], 1) => format!("a significant difference, {}", p(seed)),
+        ([seed], _) => format!("not a significant difference, {}", p(seed)),
+        (all, count) if all.len() == count => format!("significant at each of {count} seeds"),
+        (all, count) => format!("significant at {count} of {} seeds", all.len()),
+    };
+    let reference = quoted(&first.name);
     let effect = match difference == 0.0 {
-        true => format!("has the same {measure} as {} ({:.3})", first.name, first.means[0]),
+        true => format!("has the {measure} of {reference} ({:.3})", first.means[0]),
         false => format!(
-            "{verb} {:.3} of {measure} beside {} ({:.3} \u{2192} {:.3}{certainty})",
+            "has a {measure} of {:.3}, {:.3} {} than {reference} ({certainty})",
+            second.means[0],
             difference.abs(),
-            first.name,
-            first.means[0],
-            second.means[0]
+            if difference < 0.0 { "lower" } else { "higher" },
         ),
     };
     let costs: Vec<String> =
@@ -261,7 +270,7 @@ fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
     } else {
         format!(". It takes {}", costs.join(" and "))
     };
-    format!("{} {effect}{costs}.{}", second.name, share().unwrap_or_default())
+    format!("{} {effect}{costs}.{}", quoted(&second.name), share().unwrap_or_default())
 }
 
 const MIB: f64 = (1 << 20) as f64;

@@ -7,9 +7,8 @@ use crate::compare::{Arm, Comparison, Cost, Reached, SystemRun, mean};
 use crate::component::grouped;
 use crate::report::figures::axis::{Axis, thousands};
 use crate::report::figures::color;
-use crate::report::figures::spec::{
-    Band, Bars, Block, Digits, FigureSpec, Labels, Legend, Panel, extent, map_height,
-};
+use crate::report::figures::spec::{Band, Block, FigureSpec, Labels, Legend, Panel, extent};
+use crate::report::tables::number;
 
 /// Appends the section.
 pub fn section(html: &mut Html, arms: &Arms) {
@@ -146,64 +145,66 @@ pub fn figures(found: &Comparison) -> Vec<FigureSpec> {
             });
         }
     }
-    let labels: Vec<String> = names.iter().map(|(name, ..)| name.clone()).collect();
+    let (labels, of_what) = labels(found, &names);
     let side =
         |from: f64, to: f64, name: &str, shaded| Band { from, to, name: name.to_owned(), shaded };
-    let intervals = Panel {
-        title: format!("{label}: difference with its 95% interval"),
-        bands: vec![
-            side(x.start, 0.0, if x.start < 0.0 { "second is worse" } else { "" }, true),
-            side(0.0, x.end, if x.end > 0.0 { "second is better" } else { "" }, false),
-        ],
+    let panel = |title: String, x: Axis, blocks: Vec<Block>| Panel {
+        title,
         x,
         y: Axis::categorical_from_top("", &labels),
+        bands: Vec::new(),
         blocks,
-        labels: Labels::InAll,
+        labels: Labels::InEach,
         lines: Vec::new(),
         reference_lines: Vec::new(),
         legend: Legend::Names(Vec::new()),
     };
-    let share = |(_, pair, seed): &(String, usize, usize)| {
+    let bands = vec![
+        side(x.start, 0.0, if x.start < -room { "worse" } else { "" }, true),
+        side(0.0, x.end, if x.end > room { "better" } else { "" }, false),
+    ];
+    let mut intervals = panel(format!("{of_what}: difference with its 95% interval"), x, blocks);
+    (intervals.bands, intervals.labels) = (bands, Labels::InAll);
+    let kinds = [("better", color::series(2)), ("tie", color::FAINT), ("worse", color::series(1))];
+    let mut shares = Vec::new();
+    for (row, (_, pair, seed)) in names.iter().enumerate() {
         let of = of(*pair, *seed);
-        [of.wins, of.ties, of.losses]
-            .map(|count| 100.0 * count as f64 / found.queries.max(1) as f64)
-            .to_vec()
-    };
-    let colors = [color::series(2), color::UNPATCHED, color::series(1)];
-    let kinds = ["second is better", "tie", "second is worse"];
-    let wins = Bars {
-        categories: &labels,
-        names: kinds.map(str::to_owned).into_iter().zip(colors).collect(),
-        values: names.iter().map(share).collect(),
-        digits: Digits::Decimals(1),
-    };
-    let note = format!("{} {} queries; {}", found.queries, found.split, arm_names(found));
-    let figure = |name: &str, title: &str, height, panel| FigureSpec {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        note: note.clone(),
+        let mut before = 0.0;
+        for (count, (_, color)) in [of.wins, of.ties, of.losses].into_iter().zip(kinds) {
+            let share = 100.0 * count as f64 / found.queries.max(1) as f64;
+            shares.push(Block {
+                x: (before, before + share),
+                y: (row as f64 + 0.15, row as f64 + 0.85),
+                color,
+                label: number(share, 1),
+            });
+            before += share;
+        }
+    }
+    let percent = Axis::linear("% of queries", 0.0, 100.0);
+    let mut won = panel(format!("{of_what}: queries won and lost (%)"), percent, shares);
+    won.legend = Legend::Names(kinds.map(|(name, color)| (name.to_owned(), color)).to_vec());
+    vec![FigureSpec {
+        name: "differences".to_owned(),
+        title: "How large the differences are".to_owned(),
+        note: format!("{} {} queries; {}", found.queries, found.split, arm_names(found)),
         columns: 1,
-        panel: (860, height),
-        panels: vec![panel],
+        panel: (860, (100 + 34 * names.len() as u32).clamp(160, 500)),
+        panels: vec![intervals, won],
+    }]
+}
+
+/// Returns the names of the rows and of what they show: a single pair stands in the title.
+fn labels(found: &Comparison, names: &[(String, usize, usize)]) -> (Vec<String>, String) {
+    let measure = measure_label(&found.measures[0]);
+    let [pair] = found.pairs.as_slice() else {
+        return (names.iter().map(|(name, ..)| name.clone()).collect(), measure);
     };
-    vec![
-        figure(
-            "differences",
-            "How large the difference is",
-            map_height(labels.len()).min(500),
-            intervals,
-        ),
-        figure(
-            "wins_and_losses",
-            "Queries won and lost",
-            300,
-            wins.stacked(
-                &format!("Queries by {label} (%)"),
-                "",
-                Axis::linear("% of queries", 0.0, 100.0),
-            ),
-        ),
-    ]
+    let [first, second] = [pair.first, pair.second].map(|arm| found.arms[arm].name.as_str());
+    let seed =
+        |seed: &Option<String>| seed.as_ref().map_or(String::new(), |seed| format!("seed {seed}"));
+    let rows = pair.seeds.iter().map(|found| seed(&found.seed)).collect();
+    (rows, format!("{measure}, {second} \u{2212} {first}"))
 }
 
 fn arm_names(found: &Comparison) -> String {

@@ -12,36 +12,39 @@ struct Quantity {
     /// The name of the axis.
     unit: &'static str,
     scalar: String,
-    /// Whether its axis starts at 0.
-    from_zero: bool,
+    /// Whether its axis is logarithmic if its values differ by more than [`WIDE`].
+    may_be_log: bool,
 }
 
 fn quantities(arms: &Arms, split: &str) -> Vec<Quantity> {
-    let of = |title: &str, unit, scalar: &str, from_zero| Quantity {
+    let of = |title: &str, unit, scalar: &str, may_be_log| Quantity {
         title: title.to_owned(),
         unit,
         scalar: scalar.to_owned(),
-        from_zero,
+        may_be_log,
     };
-    let mut all = vec![of("Training loss", "loss", "loss/train", false)];
+    let mut all = vec![of("Training loss", "loss", "loss/train", true)];
     for (name, label) in METRICS {
         all.push(of(
             &format!("{label} ({split} queries)"),
             label,
             &format!("{split}/{name}"),
-            true,
+            false,
         ));
     }
-    let held_out = of("Loss of held-out documents (denoising)", "loss", "denoising/loss", false);
+    let held_out = of("Loss of held-out documents (denoising)", "loss", "denoising/loss", true);
     all.push(held_out);
-    all.push(of("Learning rate", "learning rate", "optimizer/learning_rate", true));
+    all.push(of("Learning rate", "learning rate", "optimizer/learning_rate", false));
     all.push(of("Gradient norm", "norm", "optimizer/gradient_norm", true));
-    all.push(of("Throughput", "examples/s", "time/examples_per_second", true));
-    all.push(of("Peak memory (resident set size)", "MiB", "memory/peak_mebibytes", true));
+    all.push(of("Throughput", "examples/s", "time/examples_per_second", false));
+    all.push(of("Peak memory (resident set size)", "MiB", "memory/peak_mebibytes", false));
     let any = |quantity: &Quantity| arms.runs().any(|run| !run.curve(&quantity.scalar).is_empty());
     all.retain(any);
     all
 }
+
+/// Largest value divided by the smallest from which on an axis is logarithmic: a loss falls fast at first.
+const WIDE: f64 = 10.0;
 
 /// Metrics that have curves, with their labels.
 const METRICS: [(&str, &str); 3] =
@@ -102,7 +105,14 @@ fn panel(
         ticks: x.ticks.into_iter().filter(|(place, _)| *place <= last).collect(),
         ..x
     };
-    let y = Axis::linear(quantity.unit, if quantity.from_zero { low.min(0.0) } else { low }, high);
+    let y = match low > 0.0 && high > WIDE * low && quantity.may_be_log {
+        true => {
+            let points = all.iter_mut().flat_map(|series| &mut series.points);
+            points.for_each(|point| point.1 = point.1.log10());
+            Axis::logarithmic(&format!("{} (log)", quantity.unit), low, high)
+        }
+        false => Axis::linear(quantity.unit, low.min(0.0), high),
+    };
     let mut panel = lines(&quantity.title, x, y, all);
     let names = arms.arms.iter().enumerate().filter(|(_, arm)| arm.runs().next().is_some());
     panel.legend =

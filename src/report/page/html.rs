@@ -72,11 +72,13 @@ impl Html {
         let label: Vec<(&str, &str)> =
             label.into_iter().chain([("aria-label", table.caption.as_str())]).collect();
         self.open("div", &label).raw("<table>");
-        self.element("caption", &[], &table.caption).raw("<thead><tr>");
+        self.raw("<caption>").element("span", &[], &table.caption);
+        self.raw("</caption><thead><tr>");
         for (index, name) in table.header.iter().enumerate() {
             let numeric = table.rows.iter().any(|row| row.get(index).is_some_and(|t| is_number(t)));
-            let class = if numeric && index > 0 { "n" } else { "" };
-            self.element("th", &[("scope", "col"), ("class", class)], name);
+            let attributes = [("scope", "col"), ("class", "n")];
+            let shown = if numeric && index > 0 { 2 } else { 1 };
+            self.element("th", &attributes[..shown], name);
         }
         self.raw("</tr></thead><tbody>");
         for row in &table.rows {

@@ -247,11 +247,17 @@ fn arms(
             arms.push(ReportedArm { name: name.unwrap_or_else(select), runs });
         }
         Err(_) => {
-            for (path, name) in inputs {
-                if let Some(run) = by_path.remove(path) {
-                    let name = name.clone().unwrap_or_else(|| name_of(path));
-                    arms.push(ReportedArm { name, runs: vec![run] });
-                }
+            let names: Vec<String> = inputs.iter().map(|(path, _)| name_of(path)).collect();
+            for (path, given) in inputs {
+                let Some(run) = by_path.remove(path) else { continue };
+                let short = name_of(path);
+                let is_unique = names.iter().filter(|name| **name == short).count() == 1;
+                let name = match given {
+                    Some(name) => name.clone(),
+                    None if is_unique => short,
+                    None => path.display().to_string(),
+                };
+                arms.push(ReportedArm { name, runs: vec![run] });
             }
         }
     }
@@ -276,8 +282,15 @@ fn figures(arms: &Arms, split: Split) -> Vec<(Option<String>, FigureSpec)> {
     let curves = curves::figures(arms, split.name());
     all.extend(curves.into_iter().map(|figure| (None, figure)));
     let several = arms.runs().count() > 1;
+    let mut used: Vec<String> = Vec::new();
     for run in arms.runs() {
-        let directory = several.then(|| file_name(&run.name));
+        let name = file_name(&run.name);
+        let name = match used.iter().filter(|other| **other == name).count() {
+            0 => name,
+            before => format!("{name}-{}", before + 1),
+        };
+        used.push(file_name(&run.name));
+        let directory = several.then_some(name);
         let of_probes = probes::figures_of(run).into_iter().map(|figure| figure.spec);
         let of_run = map::figure(run).into_iter().chain(of_probes);
         all.extend(of_run.map(|figure| (directory.clone(), figure)));

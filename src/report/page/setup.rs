@@ -44,7 +44,7 @@ fn differing_keys(arms: &Arms) -> Table {
 }
 
 fn environment(arms: &Arms) -> Table {
-    let mut table = Table::new("Environment at the start of each run", &[""]);
+    let mut table = Table::new("Environment at the start of each run", &["property"]);
     table.header.extend(arms.runs().map(|run| run.name.clone()));
     type Value = fn(&ReportedRun) -> String;
     let rows: [(&str, Value); 13] = [

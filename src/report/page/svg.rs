@@ -11,7 +11,7 @@ use crate::report::figures::color::{self, ScaleKind};
 use crate::report::figures::spec::{Block, FigureSpec, Labels, Legend, Panel, Series};
 
 /// Width of a panel in units of its drawing, which is about its width in pixels.
-const WIDTH: f64 = 400.0;
+const WIDTH: f64 = 370.0;
 /// Font size.
 const FONT: f64 = 12.0;
 /// Mean width of a letter.
@@ -75,7 +75,7 @@ fn draw(html: &mut Html, figure: &str, panel: &Panel, height: u32) {
     let longest = panel.y.ticks.iter().map(|(_, label)| width_of(label)).fold(0.0, f64::max);
     let top = if panel.bands.is_empty() { 10.0 } else { 24.0 };
     let frame = Frame {
-        left: longest.min(150.0) + if panel.y.name.is_empty() { 10.0 } else { 26.0 },
+        left: longest.min(140.0) + if panel.y.name.is_empty() { 10.0 } else { 26.0 },
         top,
         right: WIDTH - 10.0,
         bottom: top + plot_height,
@@ -300,10 +300,11 @@ fn block_labels(html: &mut Html, panel: &Panel, frame: &Frame) {
             Labels::Above => label(html, "tick", "middle", (x, to.1 - 4.0), &block.label),
             _ => {
                 let dark = color::text_on(block.color) == color::INK;
-                let class = match css(block.color).starts_with("var") {
-                    true => "on-series",
-                    false if dark => "on-light",
-                    false => "on-dark",
+                let class = match css(block.color).as_str() {
+                    "var(--frozen)" => "on-frozen",
+                    known if known.starts_with("var") => "on-series",
+                    _ if dark => "on-light",
+                    _ => "on-dark",
                 };
                 let y = (from.1 + to.1) / 2.0 + 4.0;
                 label(html, class, "middle", (x, y), &block.label);

@@ -57,7 +57,7 @@ impl Described {
         let (row, column) = match (is_categorical(&panel.x), is_categorical(&panel.y)) {
             (true, true) => (across(), down()),
             (true, false) => (across(), series().map(|(name, _)| name.clone()).unwrap_or_default()),
-            (false, _) => (down(), String::new()),
+            (false, _) => (down(), series().map(|(name, _)| name.clone()).unwrap_or_default()),
         };
         Self { row, column, value }
     }
@@ -67,7 +67,12 @@ impl Described {
 pub fn of_blocks(panel: &Panel) -> Table {
     let found: Vec<Described> =
         panel.blocks.iter().map(|block| Described::of(block, panel)).collect();
-    let mut table = Table::new(&panel.title, &[""]);
+    let first = match (is_categorical(&panel.x), panel.x.name.is_empty()) {
+        (true, false) => panel.x.name.as_str(),
+        (true, true) => "category",
+        (false, _) => "row",
+    };
+    let mut table = Table::new(&panel.title, &[first]);
     let mut columns: Vec<&str> = Vec::new();
     for Described { column, .. } in &found {
         if !columns.contains(&column.as_str()) {
@@ -105,13 +110,17 @@ pub fn of_lines<'a>(html: &'a mut Html, panel: &Panel, place: impl Fn(f64) -> f6
     places.dedup();
     let label = [("class", "scroll"), ("role", "group"), ("tabindex", "0")];
     let label: Vec<_> = label.into_iter().chain([("aria-label", panel.title.as_str())]).collect();
-    html.open("div", &label).raw("<table>").element("caption", &[], &panel.title);
+    html.open("div", &label)
+        .raw("<table>")
+        .raw("<caption>")
+        .element("span", &[], &panel.title)
+        .raw("</caption>");
     html.raw("<thead><tr>").element("th", &[("scope", "col")], &panel.x.name);
     for line in &panel.lines {
         html.element("th", &[("scope", "col"), ("class", "n")], &line.name);
     }
     html.raw("</tr></thead><tbody>");
-    let is_rank = panel.y.ticks.iter().any(|(place, text)| *place == 0.0 && text == "1");
+    let is_log = panel.y.name.ends_with("(log)");
     for x in places {
         let place = unit(place(x));
         html.open("tr", &[("data-x", &place)]);
@@ -119,7 +128,7 @@ pub fn of_lines<'a>(html: &'a mut Html, panel: &Panel, place: impl Fn(f64) -> f6
         for line in &panel.lines {
             let found = line.points.iter().find(|point| point.0 == x).map(|point| point.1);
             let text = match found.filter(|value| value.is_finite()) {
-                Some(value) if is_rank => significant(10f64.powf(value)),
+                Some(value) if is_log => significant(10f64.powf(value)),
                 Some(value) => significant(value),
                 None => String::new(),
             };
