@@ -1,7 +1,6 @@
 //! Curves of training: loss, metrics, learning rate, throughput and memory, over steps and over seconds.
 
 use super::Arms;
-use super::run::ReportedRun;
 use crate::report::figures::axis::Axis;
 use crate::report::figures::color;
 use crate::report::figures::spec::{FigureSpec, Legend, Panel, Series, extent, lines};
@@ -53,12 +52,8 @@ const METRICS: [(&str, &str); 3] =
 /// Returns the curves over steps, and over seconds of training.
 pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
     let quantities = quantities(arms, split);
-    let over_steps = |_: &ReportedRun, step: f64| step;
-    let over_seconds = |run: &ReportedRun, step: f64| run.seconds()(step);
-    let steps = quantities.iter().map(|quantity| panel(arms, quantity, "step", over_steps));
-    let seconds = quantities
-        .iter()
-        .map(|quantity| panel(arms, quantity, "seconds of training", over_seconds));
+    let steps = quantities.iter().map(|quantity| panel(arms, quantity, Over::Steps));
+    let seconds = quantities.iter().map(|quantity| panel(arms, quantity, Over::Seconds));
     let names: Vec<String> = arms.runs().map(|run| run.subject()).collect();
     let figure = |name: &str, title: &str, panels: Vec<Panel>| FigureSpec {
         name: name.to_owned(),
@@ -77,28 +72,31 @@ pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
     ]
 }
 
-fn panel(
-    arms: &Arms,
-    quantity: &Quantity,
-    x_name: &str,
-    x_of: impl Fn(&ReportedRun, f64) -> f64,
-) -> Panel {
+/// The x axis of a curve.
+#[derive(Clone, Copy, PartialEq)]
+enum Over {
+    Steps,
+    Seconds,
+}
+
+fn panel(arms: &Arms, quantity: &Quantity, over: Over) -> Panel {
     let mut all = Vec::new();
     for (index, arm) in arms.arms.iter().enumerate() {
         for run in arm.runs() {
-            let points = thinned(run.curve(&quantity.scalar));
-            all.push(Series {
-                name: run.name.clone(),
-                color: color::series(index),
-                points: points.into_iter().map(|(step, value)| (x_of(run, step), value)).collect(),
-            });
+            let mut points = thinned(run.curve(&quantity.scalar));
+            if over == Over::Seconds {
+                let seconds = run.seconds();
+                points.iter_mut().for_each(|point| point.0 = seconds(point.0));
+            }
+            all.push(Series { name: run.name.clone(), color: color::series(index), points });
         }
     }
     all.retain(|series| !series.points.is_empty());
     let points = || all.iter().flat_map(|series| series.points.iter().copied());
     let (_, last) = extent(points().map(|point| point.0));
     let (low, high) = extent(points().map(|point| point.1));
-    let x = Axis::linear(x_name, 0.0, last);
+    let name = if over == Over::Steps { "step" } else { "seconds of training" };
+    let x = Axis::linear(name, 0.0, last);
     // Round ticks beyond the last point would leave a part of the plot empty.
     let x = Axis {
         end: last.max(1e-9),

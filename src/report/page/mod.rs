@@ -240,7 +240,8 @@ fn arms(
         }
         // All of them are seeds of one arm.
         Err(CompareError::OneArm) if inputs.len() > 1 => {
-            let runs: Vec<ReportedRun> = by_path.into_values().collect();
+            let mut runs: Vec<ReportedRun> = by_path.into_values().collect();
+            runs.sort_by_key(|run| (run.key("run.seed").len(), run.key("run.seed")));
             let name = inputs.iter().find_map(|(_, name)| name.clone());
             let select =
                 || runs[0].key("trainable.select").trim_matches(['[', ']']).replace('"', "");

@@ -96,8 +96,10 @@
     });
   }
 
-  // What is folded away on the screen is printed, except for the tables of figures.
+  // Figures and queries that are folded away on the screen are printed; tables of numbers are not.
   window.addEventListener("beforeprint", () => {
-    for (const part of document.querySelectorAll(".probe > details, .query")) part.open = true;
+    for (const part of document.querySelectorAll(".probe > details, .query")) {
+      if (part.matches(".query") || part.querySelector(".figure")) part.open = true;
+    }
   });
 })();

@@ -188,6 +188,8 @@ fn bands(html: &mut Html, panel: &Panel, frame: &Frame) {
         } else {
             band.name.clone()
         };
+        let half = width_of(&name) / 2.0;
+        let middle = middle.clamp(half, (WIDTH - half).max(half));
         label(html, "band-name", "middle", (middle, frame.top - 8.0), &name);
     }
 }
@@ -216,7 +218,7 @@ fn axes(html: &mut Html, panel: &Panel, frame: &Frame) {
         let text = shortened(text, (room / LETTER) as usize);
         // A label at the edge would be cut off by it.
         let half = width_of(&text) / 2.0;
-        let place = frame.x(&panel.x, *value).clamp(half, WIDTH - half);
+        let place = frame.x(&panel.x, *value).clamp(half, (WIDTH - half).max(half));
         label(html, "tick", "middle", (place, frame.bottom + 16.0), &text);
     }
     let path = format!("M{} {}H{}", unit(frame.left), unit(frame.bottom), unit(frame.right));
