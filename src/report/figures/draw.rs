@@ -206,14 +206,17 @@ fn draw_line<DB: DrawingBackend>(line: &Series, style: usize, chart: &Chart<DB>)
             }
         }
     }
-    // Markers are drawn only if they do not overlap, or for isolated points.
+    // Of many points every n-th has a marker, so that markers do not overlap; isolated points always have one.
     let (width, _) = area.dim_in_pixel();
-    let marked = line.points.len() * 8 <= width as usize;
+    let every = match line.points.len() * 14 <= width as usize {
+        true => 1,
+        false => line.points.len().div_ceil(MARKED),
+    };
     for (index, point) in line.points.iter().enumerate().filter(|(_, point)| defined(point)) {
         let near = [index.checked_sub(1), index.checked_add(1)];
         let near = near.into_iter().flatten().filter_map(|index| line.points.get(index));
         let alone = !near.into_iter().any(defined);
-        if marked || alone {
+        if index % every == 0 || alone {
             area.draw(&(EmptyElement::at(*point) + marker(style, line.color)))?;
         }
     }
@@ -240,6 +243,8 @@ fn marker<DB: DrawingBackend>(
     }
 }
 
+/// Number of markers on a line of many points.
+const MARKED: usize = 6;
 /// Number of different markers.
 const MARKERS: usize = 6;
 

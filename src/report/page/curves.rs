@@ -63,7 +63,7 @@ pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
             more => format!("{} and {} more runs", names[..3].join("; "), more - 3),
         },
         columns: 2,
-        panel: (620, 300),
+        panel: (430, 290),
         panels,
     };
     vec![

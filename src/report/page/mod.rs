@@ -93,14 +93,14 @@ pub struct Report {
 }
 
 /// The arms of a report, with their comparison.
-pub(self) struct Arms {
+struct Arms {
     arms: Vec<ReportedArm>,
     /// The comparison, whose arms are these; or the reason why there is none.
     comparison: Result<Comparison, String>,
 }
 
 /// Runs that differ in their seed only, or another system, which has no runs.
-pub(self) struct ReportedArm {
+struct ReportedArm {
     name: String,
     runs: Vec<ReportedRun>,
 }
