@@ -132,8 +132,21 @@ fn css(color: RGBColor) -> String {
     }
     match (0..7).find(|&index| color::series(index) == color) {
         Some(index) => format!("var(--s{index})"),
-        None => format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2),
+        None => hexadecimal(color),
     }
+}
+
+/// The name of a block's colour. Those of many series are shades of a few, which must keep their order: they are the same
+/// on light and dark ground.
+fn block_css(panel: &Panel, color: RGBColor) -> String {
+    match &panel.legend {
+        Legend::Names(names) if names.len() > 7 && panel.lines.is_empty() => hexadecimal(color),
+        _ => css(color),
+    }
+}
+
+fn hexadecimal(color: RGBColor) -> String {
+    format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2)
 }
 
 fn legend(html: &mut Html, panel: &Panel) {
@@ -143,7 +156,7 @@ fn legend(html: &mut Html, panel: &Panel) {
             html.raw("<ul class=\"legend\">");
             for (index, (name, color)) in names.iter().enumerate() {
                 html.raw("<li><svg viewBox=\"0 0 22 12\" class=\"key\" aria-hidden=\"true\">");
-                let color = css(*color);
+                let color = block_css(panel, *color);
                 if panel.lines.is_empty() {
                     let style = format!("fill:{color}");
                     let rectangle = [("x", "4"), ("width", "14"), ("height", "12"), ("rx", "2")];
@@ -273,7 +286,7 @@ fn corners(block: &Block, panel: &Panel, frame: &Frame) -> ((f64, f64), (f64, f6
 
 fn block(html: &mut Html, block: &Block, panel: &Panel, frame: &Frame) {
     let (from, to) = corners(block, panel, frame);
-    let style = format!("fill:{}", css(block.color));
+    let style = format!("fill:{}", block_css(panel, block.color));
     let Described { row, column, value } = Described::of(block, panel);
     let tip: Vec<&str> =
         [row.as_str(), &column, &value].into_iter().filter(|t| !t.is_empty()).collect();
@@ -302,7 +315,7 @@ fn block_labels(html: &mut Html, panel: &Panel, frame: &Frame) {
             Labels::Above => label(html, "tick", "middle", (x, to.1 - 4.0), &block.label),
             _ => {
                 let dark = color::text_on(block.color) == color::INK;
-                let class = match css(block.color).as_str() {
+                let class = match block_css(panel, block.color).as_str() {
                     "var(--frozen)" => "on-frozen",
                     known if known.starts_with("var") => "on-series",
                     _ if dark => "on-light",
