@@ -111,7 +111,7 @@ impl Compare {
 }
 
 /// `NAME=PATH`, or a path.
-fn named(text: &str) -> (PathBuf, Option<String>) {
+pub(super) fn named(text: &str) -> (PathBuf, Option<String>) {
     match text.split_once('=') {
         Some((name, path))
             if !name.is_empty() && !name.contains('/') && !PathBuf::from(text).exists() =>

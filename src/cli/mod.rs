@@ -14,6 +14,7 @@ mod probe;
 mod recipes;
 mod reference_models;
 mod replay;
+mod report;
 mod search;
 mod signals;
 mod target;
@@ -67,6 +68,8 @@ enum Command {
     Eval(Box<eval::Eval>),
     /// Compare runs: effectiveness with significance tests, and cost.
     Compare(compare::Compare),
+    /// Show runs on one HTML page: what each loses and saves, curves, probes, queries.
+    Report(report::ReportCommand),
     /// Rank documents for queries from the command line or standard input.
     Search(search::Search),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
             Command::Train(train) => train.run(&console),
             Command::Eval(eval) => eval.run(&console).map(success),
             Command::Compare(compare) => compare.run().map(success),
+            Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
             Command::Plot(plot) => plot.run().map(success),

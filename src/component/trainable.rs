@@ -58,6 +58,17 @@ impl TrainableTable {
         let rows = parts.into_iter().map(|((_, part), count)| (part, count)).collect();
         Self { rows, total }
     }
+
+    /// Returns the cells of the table: part, parameters, trained and frozen ones; the last row is that of all parts.
+    pub(crate) fn text_rows(&self) -> Vec<Vec<String>> {
+        let total = ("all".to_owned(), self.total);
+        let row = |(part, count): &(String, Count)| {
+            let frozen = count.parameters - count.trained;
+            let numbers = [count.parameters, count.trained, frozen].map(grouped);
+            [part.clone()].into_iter().chain(numbers).collect()
+        };
+        self.rows.iter().chain([&total]).map(row).collect()
+    }
 }
 
 /// The part that a parameter is counted under, with its place in the order of rows.
@@ -97,15 +108,8 @@ impl fmt::Display for TrainableTable {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
         table.set_header(["part", "parameters", "trained", "frozen"]);
-        let total = ("all".to_owned(), self.total);
-        for (part, count) in self.rows.iter().chain([&total]) {
-            let frozen = count.parameters - count.trained;
-            table.add_row([
-                part.clone(),
-                grouped(count.parameters),
-                grouped(count.trained),
-                grouped(frozen),
-            ]);
+        for row in self.text_rows() {
+            table.add_row(row);
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);

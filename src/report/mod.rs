@@ -2,12 +2,14 @@
 //! [`Record`], so that they can be generated again at any time. Also the CSV of an evaluation's queries.
 
 mod figures;
+mod page;
 pub mod per_query;
 mod points;
 mod tables;
 mod tidy;
 
 pub use figures::{Figure, FigureError, figures};
+pub use page::{InputError, Report, ReportError, ReportOptions, report};
 pub use points::{histograms, points};
 pub use tables::{TitledTable, tables};
 pub(crate) use tidy::{UNPATCHED, quoted, ranks_by_place};

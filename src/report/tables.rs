@@ -411,6 +411,15 @@ pub(super) fn source_label(source: Source) -> &'static str {
     }
 }
 
+/// The label of a component in figures and in the report.
+pub(super) fn component_label(component: Component) -> &'static str {
+    match component {
+        Component::SelfAttention => "self-attention",
+        Component::CrossAttention => "cross-attention",
+        Component::Mlp => "MLP",
+    }
+}
+
 /// The label of a group of tokens in tables and figures.
 pub(super) fn group_label(group: TokenGroup) -> &'static str {
     match group {

@@ -88,6 +88,7 @@ mod recipe_refusals;
 mod recipes;
 mod released_weights;
 mod replay;
+mod report_command;
 mod resume;
 mod retrieval_metrics;
 mod run_accounting;

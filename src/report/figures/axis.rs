@@ -53,6 +53,23 @@ impl Axis {
         Self { name: name.to_owned(), start, end, ticks: ticks.collect() }
     }
 
+    /// A logarithmic axis from `low` to `high`, above 0; the points must be transformed with log10.
+    pub fn logarithmic(name: &str, low: f64, high: f64) -> Self {
+        let (start, end) = (low.log10(), high.log10());
+        let room = 0.04 * (end - start).max(0.1);
+        let (start, end) = (start - room, end + room);
+        let powers = start.floor() as i32..=end.ceil() as i32;
+        let steps: &[f64] = if end - start > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let ticks = powers.flat_map(|power| steps.iter().map(move |step| (power, *step)));
+        let ticks = ticks.map(|(power, step)| {
+            let value = step * 10f64.powi(power);
+            let digits = (-power).clamp(0, 9) as usize;
+            (value.log10(), format!("{value:.digits$}"))
+        });
+        let ticks = ticks.filter(|(place, _)| (start..=end).contains(place)).collect();
+        Self { name: name.to_owned(), start, end, ticks }
+    }
+
     /// Returns the axis with every n-th tick, such that labels of length `size` fit on `pixels`.
     pub fn thinned(mut self, pixels: f64, size: impl Fn(&str) -> f64) -> Self {
         let longest = self.ticks.iter().map(|(_, label)| size(label)).fold(1.0, f64::max);

@@ -3,6 +3,7 @@
 use plotters::chart::ChartContext;
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -134,7 +135,7 @@ fn draw_panel<DB: DrawingBackend>(
     }
     draw_blocks(panel, &chart)?;
     for line in &panel.lines {
-        draw_line(line, &chart)?;
+        draw_line(line, panel.style_of(line.color), &chart)?;
     }
     for band in &panel.bands {
         draw_band_name(band, panel, root, &chart)?;
@@ -143,7 +144,7 @@ fn draw_panel<DB: DrawingBackend>(
     let title = style(PANEL_TITLE, INK, HPos::Left, VPos::Bottom);
     text(root, &panel.title, (left, top - 24), title)?;
     let (right, bottom) = chart.backend_coord(&(panel.x.end, panel.y.start));
-    draw_legend(&panel.legend, root, (right + 14, top), bottom - top)
+    draw_legend(panel, root, (right + 14, top), bottom - top)
 }
 
 fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB> {
@@ -191,27 +192,61 @@ fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB
     Ok(())
 }
 
-fn draw_line<DB: DrawingBackend>(line: &Series, chart: &Chart<DB>) -> Drawn<DB> {
+fn draw_line<DB: DrawingBackend>(line: &Series, style: usize, chart: &Chart<DB>) -> Drawn<DB> {
     let area = chart.plotting_area();
     let defined = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
     for piece in line.points.split(|point| !defined(point)) {
         if piece.len() > 1 {
-            area.draw(&PathElement::new(piece.to_vec(), line.color.stroke_width(3)))?;
+            let stroke = line.color.stroke_width(3);
+            match DASHES[style % DASHES.len()] {
+                None => area.draw(&PathElement::new(piece.to_vec(), stroke))?,
+                Some((size, gap)) => {
+                    area.draw(&DashedPathElement::new(piece.to_vec(), size, gap, stroke))?;
+                }
+            }
         }
     }
-    // Markers are drawn only if they do not overlap, or for isolated points.
+    // Of many points every n-th has a marker, so that markers do not overlap; isolated points always have one.
     let (width, _) = area.dim_in_pixel();
-    let marked = line.points.len() * 8 <= width as usize;
+    let every = match line.points.len() * 14 <= width as usize {
+        true => 1,
+        false => line.points.len().div_ceil(MARKED),
+    };
     for (index, point) in line.points.iter().enumerate().filter(|(_, point)| defined(point)) {
         let near = [index.checked_sub(1), index.checked_add(1)];
         let near = near.into_iter().flatten().filter_map(|index| line.points.get(index));
         let alone = !near.into_iter().any(defined);
-        if marked || alone {
-            area.draw(&Circle::new(*point, 4, line.color.filled()))?;
+        if index % every == 0 || alone {
+            area.draw(&(EmptyElement::at(*point) + marker(style, line.color)))?;
         }
     }
     Ok(())
 }
+
+/// Lengths of dashes and gaps in pixels, so that lines differ in greyscale, too; `None`: a solid line.
+const DASHES: [Option<(u32, u32)>; 3] = [None, Some((10, 6)), Some((3, 5))];
+
+/// Returns the marker of a style around the origin: lines differ by it in greyscale, too.
+fn marker<DB: DrawingBackend>(
+    style: usize,
+    color: RGBColor,
+) -> DynElement<'static, DB, (i32, i32)> {
+    let fill = color.filled();
+    let polygon = |corners: &[(i32, i32)]| Polygon::new(corners.to_vec(), fill);
+    match style % MARKERS {
+        0 => Circle::new((0, 0), 4, fill).into_dyn(),
+        1 => polygon(&[(-4, -4), (4, -4), (4, 4), (-4, 4)]).into_dyn(),
+        2 => polygon(&[(0, -6), (6, 4), (-6, 4)]).into_dyn(),
+        3 => polygon(&[(0, -6), (6, 0), (0, 6), (-6, 0)]).into_dyn(),
+        4 => Circle::new((0, 0), 5, color.stroke_width(2)).into_dyn(),
+        _ => polygon(&[(-6, -4), (6, -4), (0, 6)]).into_dyn(),
+    }
+}
+
+/// Number of markers on a line of many points.
+const MARKED: usize = 6;
+/// Number of different markers.
+const MARKERS: usize = 6;
 
 fn draw_band_name<DB: DrawingBackend>(
     band: &Band,
@@ -225,17 +260,22 @@ fn draw_band_name<DB: DrawingBackend>(
 }
 
 fn draw_legend<DB: DrawingBackend>(
-    legend: &Legend,
+    panel: &Panel,
     root: &Area<DB>,
     (left, top): (i32, i32),
     height: i32,
 ) -> Drawn<DB> {
     let label = style(SMALL, INK, HPos::Left, VPos::Center);
-    match legend {
+    match &panel.legend {
         Legend::Names(names) => {
             for (index, (name, color)) in names.iter().enumerate() {
                 let y = top + 8 + 18 * index as i32;
-                root.draw(&Rectangle::new([(left, y - 5), (left + 12, y + 5)], color.filled()))?;
+                if panel.lines.is_empty() {
+                    let corners = [(left, y - 5), (left + 12, y + 5)];
+                    root.draw(&Rectangle::new(corners, color.filled()))?;
+                } else {
+                    root.draw(&(EmptyElement::at((left + 6, y)) + marker(index, *color)))?;
+                }
                 text(root, name, (left + 18, y), label.clone())?;
             }
         }

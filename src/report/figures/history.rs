@@ -15,7 +15,7 @@ use crate::probe::{
     AttentionWrites, Circuit, DirectEffect, EncoderSwap, InputAttribution, LensSite, LogitLens,
     ProbeResult, RankShift, Record, Replacement, ResidualContribution, StagePatching,
 };
-use crate::report::tables::circuit_label;
+use crate::report::tables::{circuit_label, component_label};
 
 /// Height of a panel of lines.
 const LINES: u32 = 320;
@@ -154,7 +154,7 @@ fn residual_contribution(history: &History) -> Vec<Panel> {
         let axes = (history.categories(), layers.clone());
         let title = format!(
             "{}: ratio of the output's norm to the norm of the layer's residual update",
-            component.name()
+            component_label(component)
         );
         heat_map(&title, axes, values, scale, Digits::Decimals(2))
     };
@@ -189,7 +189,7 @@ fn direct_effect(history: &History) -> Vec<Panel> {
     let line = |value: fn(&RankShift) -> f64| {
         let lines = newest.effects.iter().map(|effect| {
             let color = color::component(effect.component);
-            history.line(&format!("{} only", effect.component.name()), color, |result| {
+            history.line(&format!("{} only", component_label(effect.component)), color, |result| {
                 of(result, effect.component).map_or(f64::NAN, |ranks| value(&ranks))
             })
         });
@@ -221,8 +221,10 @@ fn stage_patching(history: &History) -> Vec<Panel> {
         .into_iter()
         .flat_map(|component| Stage::ALL.map(|stage| (component, stage)))
         .collect();
-    let labels: Vec<String> =
-        rows.iter().map(|(component, stage)| format!("{} {stage}", component.name())).collect();
+    let labels: Vec<String> = rows
+        .iter()
+        .map(|(component, stage)| format!("{} {stage}", component_label(*component)))
+        .collect();
     let panels = Replacement::ALL.iter().filter_map(|replacement| {
         let values = history
             .rows(rows.len(), |result, row| of(result, rows[row].0, rows[row].1, *replacement));
@@ -294,7 +296,7 @@ fn reads(history: &History) -> Vec<Panel> {
     let scale = Scale { low: 0.0, high: most.max(1.0), kind: ScaleKind::Magnitude };
     let panel = |(stage, values): (Stage, &Vec<Vec<f64>>)| {
         let axes = (history.categories(), Axis::categorical_from_top("", &labels));
-        let title = format!("destination stage {stage}: share of positive attribution (%)");
+        let title = format!("Destination stage {stage}: share of positive attribution (%)");
         heat_map(&title, axes, values, scale, Digits::Decimals(0))
     };
     Stage::ALL.into_iter().zip(&values).map(panel).collect()

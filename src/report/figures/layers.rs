@@ -10,7 +10,7 @@ use crate::component::{Component, Stage, Stages};
 use crate::probe::{
     Contribution, LensSite, LogitLens, PopulationRanks, ResidualContribution, TokenGroup,
 };
-use crate::report::tables::group_label;
+use crate::report::tables::{component_label, group_label};
 
 /// Returns the labels of all layers up to the last of `layers`.
 pub(super) fn layer_labels(layers: impl Iterator<Item = usize>) -> Vec<String> {
@@ -60,7 +60,7 @@ pub(super) fn residual_contribution(
         let series = Component::ALL.map(|component| {
             let of = result.contributions.iter().filter(|c| c.component == component);
             Series {
-                name: component.name().to_owned(),
+                name: component_label(component).to_owned(),
                 color: color::component(component),
                 points: of.map(|c| (middle(c.layer), value(c))).collect(),
             }
@@ -108,7 +108,7 @@ fn priming(result: &ResidualContribution) -> FigureSpec {
             Axis::categorical("Stage I MLP layer", &labels(&sources)),
             Axis::categorical("Stage III layer", &labels(&readers)),
         );
-        heat_map(component.name(), axes, &values, COSINE, Digits::Decimals(2))
+        heat_map(component_label(component), axes, &values, COSINE, Digits::Decimals(2))
     });
     let any = !result.priming.is_empty();
     FigureSpec {
@@ -126,7 +126,7 @@ pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Fig
     let sites = LensSite::ALL.iter().enumerate().map(|(index, site)| {
         let of = result.sites.iter().filter(|found| found.site == *site);
         Series {
-            name: site.to_string(),
+            name: site_label(*site).to_owned(),
             color: color::series(index),
             points: of.map(|s| (middle(s.layer), s.ranks.median_rank)).collect(),
         }
@@ -163,4 +163,15 @@ pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Fig
         panel: (860, 330),
         panels: [relevant, all].map(banded).to_vec(),
     }]
+}
+
+/// Returns the label of an activation that is projected to the vocabulary.
+fn site_label(site: LensSite) -> &'static str {
+    match site {
+        LensSite::ResidualMid => "after self-attention",
+        LensSite::ResidualMidCross => "after cross-attention",
+        LensSite::ResidualPost => "after the layer",
+        LensSite::CrossAttentionOut => "cross-attention output",
+        LensSite::MlpOut => "MLP output",
+    }
 }

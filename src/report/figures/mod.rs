@@ -1,14 +1,14 @@
 //! Figures of probe results: of one step, and over training. The same code draws SVG for files and pixels for
 //! TensorBoard.
 
-mod axis;
-mod color;
+pub(super) mod axis;
+pub(super) mod color;
 mod draw;
 mod history;
 mod layers;
 mod patching;
 mod reads;
-mod spec;
+pub(super) mod spec;
 
 use std::sync::OnceLock;
 
@@ -99,14 +99,12 @@ impl Figure {
     /// # Errors
     /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn svg(&self) -> Result<String, FigureError> {
-        self.register_font()?;
-        let mut svg = String::new();
-        {
-            let size = draw::size(&self.spec);
-            let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-            draw::draw(&self.spec, &root).map_err(|error| self.error(error))?;
-        }
-        Ok(svg)
+        svg_of(&self.spec)
+    }
+
+    /// Returns the content.
+    pub(super) fn into_spec(self) -> FigureSpec {
+        self.spec
     }
 
     /// Draws the figure as an RGB image for TensorBoard, in the section of its probe.
@@ -114,28 +112,41 @@ impl Figure {
     /// # Errors
     /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn image(&self) -> Result<Image, FigureError> {
-        self.register_font()?;
+        register(&self.spec)?;
         let (width, height) = draw::size(&self.spec);
         let mut pixels = vec![0; 3 * width as usize * height as usize];
         {
             let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
             let root = backend.into_drawing_area();
-            draw::draw(&self.spec, &root).map_err(|error| self.error(error))?;
+            draw::draw(&self.spec, &root).map_err(|reason| error(&self.spec, reason))?;
         }
         let chart = chart(self.probe, [self.spec.name.as_str()]);
         Ok(Image { chart, width, height, pixels })
     }
+}
 
-    fn error(&self, reason: impl ToString) -> FigureError {
-        FigureError { figure: self.spec.name.clone(), reason: reason.to_string() }
+/// Draws a figure as SVG.
+///
+/// # Errors
+/// The embedded font cannot be loaded, or the drawing library refuses an operation.
+pub(super) fn svg_of(spec: &FigureSpec) -> Result<String, FigureError> {
+    register(spec)?;
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, draw::size(spec)).into_drawing_area();
+        draw::draw(spec, &root).map_err(|reason| error(spec, reason))?;
     }
+    Ok(svg)
+}
 
-    /// Registers the font of the plotting library, once per process.
-    fn register_font(&self) -> Result<(), FigureError> {
-        static REGISTERED: OnceLock<bool> = OnceLock::new();
-        let register =
-            || register_font(draw::FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok();
-        let done = *REGISTERED.get_or_init(register);
-        done.then_some(()).ok_or_else(|| self.error("the font cannot be read"))
-    }
+fn error(spec: &FigureSpec, reason: impl ToString) -> FigureError {
+    FigureError { figure: spec.name.clone(), reason: reason.to_string() }
+}
+
+/// Registers the font of the plotting library, once per process.
+fn register(spec: &FigureSpec) -> Result<(), FigureError> {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    let register = || register_font(draw::FONT, FontStyle::Normal, dejavu::sans::regular()).is_ok();
+    let done = *REGISTERED.get_or_init(register);
+    done.then_some(()).ok_or_else(|| error(spec, "the font cannot be read"))
 }

@@ -10,7 +10,7 @@ use crate::probe::{
     Circuit, DirectEffect, EncoderSwap, HeldOutScore, PatchedCell, RankShift, Replacement, Scores,
     StagePatching,
 };
-use crate::report::tables::circuit_label;
+use crate::report::tables::{circuit_label, component_label};
 
 /// The thresholds of [`RankShift`], as categories of an axis.
 const BEYOND: [&str; 4] = ["> 1", "> 5", "> 10", "> 100"];
@@ -50,7 +50,7 @@ fn percent_axis(name: &str) -> Axis {
 pub(super) fn direct_effect(result: &DirectEffect) -> Vec<FigureSpec> {
     let named = result.effects.iter().map(|effect| {
         let color = color::component(effect.component);
-        (format!("{} only", effect.component.name()), color, &effect.ranks)
+        (format!("{} only", component_label(effect.component)), color, &effect.ranks)
     });
     let named: Vec<(String, RGBColor, &RankShift)> = named.collect();
     let octaves = named.iter().map(|(.., ranks)| ranks.octaves.len()).max().unwrap_or(0);
@@ -93,7 +93,10 @@ pub(super) fn stage_patching(result: &StagePatching) -> Vec<FigureSpec> {
             let values = Component::ALL.map(row);
             let axes = (
                 Axis::categorical("stage", &Stage::ALL.map(|stage| stage.to_string())),
-                Axis::categorical_from_top("", &Component::ALL.map(|c| c.name().to_owned())),
+                Axis::categorical_from_top(
+                    "",
+                    &Component::ALL.map(|c| component_label(c).to_owned()),
+                ),
             );
             heat_map(replacement_label(*replacement), axes, &values, PERCENT, Digits::Decimals(1))
         })

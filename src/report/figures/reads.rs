@@ -11,7 +11,7 @@ use crate::probe::{
     AttentionWrites, DocidShare, InputAttribution, LayerAttribution, Source, SourceShare,
     StageAttribution, StageSource,
 };
-use crate::report::tables::source_label;
+use crate::report::tables::{component_label, source_label};
 
 /// The destination units of an input attribution: the name of the figure, and of the units.
 pub(super) struct Readers {
@@ -36,11 +36,20 @@ fn typed_sources() -> Vec<StageSource> {
     Source::ALL.iter().map(|&source| StageSource { source, stage: None }).collect()
 }
 
-/// Returns the label of a source: `mlp I`, `start embedding`.
+/// Returns the label of a source: `MLP I`, `start embedding`.
 pub(super) fn source_name(source: &StageSource) -> String {
     match source.stage {
-        Some(stage) => format!("{} {stage}", source_label(source.source)),
-        None => source_label(source.source).to_owned(),
+        Some(stage) => format!("{} {stage}", figure_label(source.source)),
+        None => figure_label(source.source).to_owned(),
+    }
+}
+
+fn figure_label(source: Source) -> &'static str {
+    match source {
+        Source::Start => source_label(source),
+        Source::SelfAttention => component_label(Component::SelfAttention),
+        Source::CrossAttention => component_label(Component::CrossAttention),
+        Source::Mlp => component_label(Component::Mlp),
     }
 }
 
@@ -130,7 +139,7 @@ fn layer_maps(result: &InputAttribution, layers: &[String], readers: &Readers) -
             Axis::categorical("source layer", layers),
             Axis::categorical("destination layer", layers),
         );
-        let title = format!("{} (%)", component.name());
+        let title = format!("{} (%)", component_label(component));
         heat_map(&title, axes, &values, scale, Digits::Decimals(0))
     });
     FigureSpec {

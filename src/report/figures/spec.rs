@@ -74,6 +74,18 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+impl Panel {
+    /// Returns the index of the style (marker and dashes) of lines of this colour: its place in the legend. Lines that
+    /// share a colour, as seeds of an arm do, share a style.
+    pub fn style_of(&self, color: RGBColor) -> usize {
+        match &self.legend {
+            Legend::Names(names) => names.iter().position(|(_, other)| *other == color),
+            Legend::Scale(_) => None,
+        }
+        .unwrap_or(0)
+    }
+}
+
 /// The legend, at the right of a panel.
 #[derive(Debug, Clone)]
 pub enum Legend {

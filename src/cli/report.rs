@@ -1,0 +1,105 @@
+//! `genir report`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::compare::named;
+use super::eval::{Measures, default_measures, measures};
+use super::{output, outputs};
+use crate::corpus::Split;
+use crate::files::{create_directory, write_atomically};
+use crate::monitor::Console;
+use crate::report::{ReportOptions, report};
+
+/// Show runs on one page: what each arm loses and saves, curves, trained components, probes, queries, recipes.
+///
+/// The page is one HTML file that needs no network. It is made from what the runs have stored; no model is loaded.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ReportCommand {
+    /// Run directories, finished or not; also TREC run files of other systems, for the comparison. NAME=PATH names an
+    /// arm; paths of the same name are its seeds. The first arm is the reference.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<String>,
+
+    /// The page.
+    #[arg(long, short, value_name = "FILE", default_value = "report.html")]
+    output: PathBuf,
+
+    /// Directory for the figures as SVG, as wide as a page's text; those of each run in a subdirectory if there are
+    /// several.
+    #[arg(long, value_name = "DIRECTORY")]
+    figures: Option<PathBuf>,
+
+    /// Results of `genir probe RUN --format json --output FILE`, for runs without `[probes]`; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    probes: Vec<PathBuf>,
+
+    /// Queries: train, validation or test [default: the first of validation, test and train that were ranked].
+    #[arg(long)]
+    split: Option<Split>,
+
+    /// Metrics of the comparison, as one quoted list; the first is that of the answer (see `genir eval --help`).
+    #[arg(long, value_name = "NAMES", value_parser = measures)]
+    metrics: Option<Measures>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  genir report runs/quickstart
+  genir report runs/quickstart-full runs/quickstart-restricted --output pair.html
+  genir report full=runs/full-1 full=runs/full-2 restricted=runs/restricted-1 restricted=runs/restricted-2
+  genir report runs/full runs/restricted BM25=bm25.run --figures figures
+
+A run without probes:
+  genir probe runs/full --format json --output probes.json
+  genir report runs/full --probes probes.json";
+
+impl ReportCommand {
+    pub fn run(self, console: &Console) -> Result<()> {
+        let inputs: Vec<(PathBuf, Option<String>)> =
+            self.runs.iter().map(|text| named(text)).collect();
+        let files = inputs.iter().map(|(path, _)| path).chain(&self.probes);
+        let read: Vec<_> = files.map(|path| ("an input", path.clone())).collect();
+        outputs::check(&[("--output", Some(&self.output))], &read)?;
+        if let Some(directory) = &self.figures {
+            outputs::check_directory("--figures", directory)?;
+        }
+        let options = ReportOptions {
+            split: self.split,
+            measures: self.metrics.unwrap_or_else(default_measures).0,
+            probes: self.probes,
+        };
+        let made = report(&inputs, &options)?;
+        for warning in &made.warnings {
+            console.message(&format!("warning: {warning}"));
+        }
+        let mut written = vec![(self.output.clone(), made.html.clone())];
+        if let Some(directory) = &self.figures {
+            let figures = made.figures()?;
+            written.extend(figures.into_iter().map(|(name, svg)| (directory.join(name), svg)));
+            for parent in written.iter().skip(1).filter_map(|(path, _)| path.parent()) {
+                create_directory(parent)?;
+            }
+            let figures: Vec<_> = written
+                .iter()
+                .skip(1)
+                .map(|(path, _)| ("--figures", Some(path.as_path())))
+                .collect();
+            outputs::check(&figures, &read)?;
+        }
+        for (path, text) in &written {
+            write_atomically(path, |file| file.write_all(text.as_bytes()))?;
+        }
+        // Printed last, so that a closed pipe leaves nothing unwritten.
+        if !outputs::is_standard_output(&self.output) {
+            for (path, _) in &written {
+                output::line(path.display())?;
+            }
+        }
+        Ok(())
+    }
+}
