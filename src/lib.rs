@@ -225,6 +225,7 @@ pub mod report;
 pub mod retrieval;
 mod retriever;
 pub mod run;
+pub mod sweep;
 pub mod t5;
 pub mod task;
 mod terminal;

@@ -432,7 +432,10 @@ fn in_use(path: &Path, owner: String) -> RunError {
 }
 
 /// Creates the directory and acquires its lock.
-fn lock(path: &Path) -> Result<Lock, RunError> {
+///
+/// # Errors
+/// [`RunError::InUse`] if another process holds the lock; [`RunError::File`] if it cannot be created.
+pub(crate) fn lock(path: &Path) -> Result<Lock, RunError> {
     let mut attempt = 0;
     loop {
         create_directory(path)?;

@@ -95,6 +95,7 @@ mod run_directory;
 mod selectors;
 mod shallow_decoders;
 mod shipped_recipes;
+mod sweep_command;
 mod taps;
 mod task_sampling;
 mod third_party_checkpoints;
