@@ -219,6 +219,7 @@ pub mod ops;
 mod panics;
 pub mod prefix;
 pub mod probe;
+pub mod provenance;
 pub mod random;
 pub mod recipe;
 pub mod report;

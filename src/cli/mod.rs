@@ -14,6 +14,7 @@ mod probe;
 mod recipes;
 mod reference_models;
 mod replay;
+mod run_output;
 mod search;
 mod signals;
 mod sweep;

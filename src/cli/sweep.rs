@@ -56,6 +56,10 @@ pub struct Sweep {
     #[arg(long, value_name = "NAME: KEY=VALUE ...")]
     arm: Vec<String>,
 
+    /// Make an arm for each value of a key out of each arm, to choose among them; repeatable.
+    #[arg(long, value_name = "KEY=VALUE,VALUE,...")]
+    vary: Vec<String>,
+
     /// Seeds, separated by commas; 1-3 is 1,2,3 [default: those of the file, else the recipe's run.seed].
     #[arg(long, value_name = "SEEDS", value_parser = seeds)]
     seeds: Option<Seeds>,
@@ -86,6 +90,7 @@ Examples:
   genir sweep sweep-quickstart
   genir sweep quickstart --arms full,restricted,lora,bm25 --seeds 1,2,3
   genir sweep quickstart --arms full --arm 'low: trainable.select=[\"restricted\",\"docids\"] optimizer.learning_rate=4e-3'
+  genir sweep quickstart --arms full,restricted --vary optimizer.learning_rate=1e-3,4e-3
   genir sweep my-recipe.toml --arms 'restricted,lora(restricted, rank=4)+docids' train.epochs=5 --dry-run
   genir sweep experiment.toml --arms full,lora   # of the arms in the file, these two
 
@@ -128,6 +133,7 @@ impl Sweep {
             overrides: self.overrides.into_iter().chain(device).collect(),
             arms: self.arms,
             defined: self.arm,
+            vary: self.vary,
             seeds: self.seeds.map(|seeds| seeds.0),
             directory: self.directory,
             split: self.split,

@@ -73,6 +73,8 @@ pub struct SweepFile {
     pub metrics: Option<String>,
     /// `[sweep.arms.NAME]`, in the order of the file.
     pub arms: Vec<SweepArm>,
+    /// `[sweep.vary]`: keys with lists of values; each arm becomes one arm for each value.
+    pub vary: Vec<Setting>,
     /// The keys of the recipe that all arms share, where the file is not the recipe itself.
     pub shared: Vec<Setting>,
 }
@@ -97,11 +99,22 @@ impl SweepFile {
             None => (Vec::new(), Vec::new()),
             Some(arms) => read_arms(&source, arms),
         };
+        let mut vary = Vec::new();
+        match section.remove("vary") {
+            None => {}
+            Some(Value::Table(keys)) => add_settings(&source, "sweep.vary", "", &keys, &mut vary),
+            Some(_) => {
+                let key = "sweep.vary".to_owned();
+                let message = "expected a section of keys with lists of values".to_owned();
+                problems.push(Problem { origin: source.origin(&key), key, found: None, message });
+            }
+        }
         source.table.insert("sweep".to_owned(), Value::Table(section));
         let read = reader::read(&source, |file| file.section("sweep", Self::read));
         match read {
             Ok(mut sweep) if problems.is_empty() => {
                 sweep.arms = arms;
+                sweep.vary = vary;
                 if sweep.recipe.is_some() {
                     add_settings(&source, "", "", &shared, &mut sweep.shared);
                 }
@@ -134,6 +147,7 @@ impl SweepFile {
                 .optional(),
             metrics: section.string("metrics").optional(),
             arms: Vec::new(),
+            vary: Vec::new(),
             shared: Vec::new(),
         }
     }
@@ -233,6 +247,7 @@ mod tests {
         assert_eq!(sweep.arms[1].settings, settings);
         assert_eq!(sweep.arms[1].recipe.as_deref(), Some("other"));
         assert_eq!(sweep.shared, [line("train.epochs=3", 10)]);
+        assert_eq!(sweep.vary, [line("model.dropout=[0.0, 0.1]", 12)]);
         assert_eq!(SweepFile::from_text("s.toml", "[train]\nepochs = 3\n"), Ok(None));
     }
 

@@ -117,6 +117,48 @@ fn words(text: &str) -> Vec<String> {
     parts.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// Returns an arm for each of `arms` and each value of a variation, `key=[value, ...]` or `key=value,value`: the arm `full`
+/// becomes `full-learning_rate-0.001` and others. BM25 is not trained, and stays as it is.
+///
+/// # Errors
+/// It is not a key with several different values, or a name would be too long.
+pub(super) fn varied(arms: &[SweepArm], variation: &Setting) -> Result<Vec<SweepArm>, String> {
+    let wrong = || {
+        format!(
+            "`{}`: expected a key with different values, such as train.epochs=2,4",
+            variation.text
+        )
+    };
+    let (key, list) = variation.text.split_once('=').ok_or_else(wrong)?;
+    let list = list.trim();
+    let values: Vec<String> = match list.parse::<toml::Value>() {
+        Ok(toml::Value::Array(values)) => values.iter().map(toml::Value::to_string).collect(),
+        _ => names(list),
+    };
+    let short = key.trim().rsplit('.').next().unwrap_or_default().to_owned();
+    let mut all: Vec<SweepArm> = Vec::new();
+    for arm in arms {
+        if arm.name == BM25 {
+            all.push(arm.clone());
+            continue;
+        }
+        for value in &values {
+            let name = format!("{}-{short}-{}", arm.name, directory_name(value));
+            check_arm_name(&name)?;
+            let text = format!("{}={value}", key.trim());
+            let mut varied = SweepArm { name, ..arm.clone() };
+            varied.settings.push(Setting { text, origin: variation.origin });
+            all.push(varied);
+        }
+    }
+    let is_twice =
+        |(at, arm): (usize, &SweepArm)| all[..at].iter().any(|other| other.name == arm.name);
+    match values.len() < 2 || all.iter().enumerate().any(is_twice) {
+        true => Err(wrong()),
+        false => Ok(all),
+    }
+}
+
 /// Adds the trainable set that an arm's name stands for, unless the arm says what is trained; an arm that says nothing
 /// must have such a name.
 ///
@@ -185,6 +227,21 @@ mod tests {
             defined("low: train.epochs 3").unwrap_err().contains("`train.epochs` is not KEY=VALUE")
         );
         assert!(defined("a/b: train.epochs=3").unwrap_err().contains("cannot be the name"));
+    }
+
+    #[test]
+    fn a_variation_makes_an_arm_of_each_value() {
+        let arms = [defined("full").unwrap(), defined("bm25").unwrap()];
+        let of = |text: &str| varied(&arms, &Setting::from_command_line(text));
+        let found = of("optimizer.learning_rate=1e-3,0.01").unwrap();
+        let names: Vec<&str> = found.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(names, ["full-learning_rate-1e-3", "full-learning_rate-0.01", "bm25"]);
+        assert_eq!(texts(&found[1]), ["optimizer.learning_rate=0.01"]);
+        let found = of("train.epochs=[2, 4]").unwrap();
+        assert_eq!(found[1].name, "full-epochs-4");
+        for wrong in ["train.epochs", "train.epochs=2", "train.epochs=2,2"] {
+            assert!(of(wrong).unwrap_err().contains("different values"), "{wrong}");
+        }
     }
 
     #[test]

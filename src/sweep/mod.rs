@@ -6,6 +6,7 @@
 
 mod arms;
 mod plan;
+mod planner;
 mod record;
 
 use std::fmt;

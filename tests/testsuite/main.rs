@@ -67,6 +67,7 @@ mod frozen_prefix;
 mod fused_loss;
 mod hub_is_not_trusted;
 mod interrupted_starts;
+mod ir_metadata;
 mod library;
 mod loads_in_transformers;
 mod lora;
