@@ -161,8 +161,11 @@ impl IrMetadata {
         Ok(format!("{HEADER_START}\n{lines}{HEADER_END}\n"))
     }
 
+    /// Every JSON document is a YAML document, and `repro_eval` and other readers take it as one. A crate that writes YAML's
+    /// block style would be a dependency for this alone: serde_yaml is archived, and serde-saphyr asks serde for a feature
+    /// with which Burn and everything else is compiled anew.
     fn yaml(&self) -> io::Result<String> {
-        serde_saphyr::to_string(self).map_err(io::Error::other)
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 

@@ -44,27 +44,28 @@ impl Home {
     }
 }
 
-/// The value of the first line `key: value`, at any depth.
+/// The value of the first line `"key": value`, at any depth; the file is YAML in the form of JSON.
 #[track_caller]
 fn value<'a>(yaml: &'a str, key: &str) -> &'a str {
-    let start = format!("{key}: ");
+    let start = format!("\"{key}\": ");
     let found = yaml.lines().find_map(|line| line.trim_start().strip_prefix(&start));
-    found.unwrap_or_else(|| panic!("{key} is not in:\n{yaml}"))
+    let found = found.unwrap_or_else(|| panic!("{key} is not in:\n{yaml}"));
+    found.trim_end_matches(',').trim_matches('"')
 }
 
 #[test]
 fn the_run_files_of_a_training_and_of_eval_have_their_metadata_beside_them() {
     let home = Home::train();
     let trained = home.text("run/retrieval/validation.run.ir_metadata.yaml");
-    assert!(trained.starts_with("schema-version: 0.1\nrun-version: 1"), "{trained}");
-    assert_says(
-        &trained,
-        &["\nplatform:\n", "\nresearch goal:\n", "\nimplementation:\n", "\ndata:\n"],
-    );
-    assert_says(
-        &trained,
-        &["\nmethod:\n", "\nresources:\n", "- restricted\n", "- docids\n", "hits@1"],
-    );
+    let parsed: serde_json::Value = serde_json::from_str(&trained).unwrap();
+    assert_eq!(parsed["schema-version"], 0.1);
+    for section in ["platform", "research goal", "implementation", "data", "method", "resources"] {
+        let keys = parsed[section].as_object();
+        assert!(keys.is_some_and(|keys| !keys.is_empty()), "{section}: {trained}");
+    }
+    let select = &parsed["method"]["retrieval"][0]["trainable set"];
+    assert_eq!(*select, serde_json::json!(["restricted", "docids"]));
+    assert_eq!(parsed["research goal"]["evaluation"]["reported measures"][0], "hits@1");
     assert_eq!(value(&trained, "tag"), "genir");
     assert_eq!(value(&trained, "steps"), "3");
     assert_eq!(value(&trained, "seed"), "3");
@@ -99,7 +100,7 @@ fn comments_in_a_run_file_are_there_on_request_and_are_skipped_when_it_is_read()
     home.evaluate("annotated.run", &["--run-header"]);
     let (plain, annotated) = (home.text("plain.run"), home.text("annotated.run"));
     assert!(
-        annotated.starts_with("# ir_metadata.start\n# schema-version: 0.1\n"),
+        annotated.starts_with("# ir_metadata.start\n# {\n#   \"schema-version\": 0.1,\n"),
         "{annotated:.200}"
     );
     let (header, rest) = annotated.split_once("# ir_metadata.end\n").unwrap();
