@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::command::{assert_says, succeeds};
+use crate::command::succeeds;
 use crate::tiny_recipe::tiny_recipe;
 
 /// A trained run of the tiny recipe.
