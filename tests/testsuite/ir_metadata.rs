@@ -136,7 +136,8 @@ fn bm25_has_its_parameters_and_standard_output_has_no_file_beside_it() {
     let metadata = home.text("bm25.run.ir_metadata.yaml");
     assert_eq!(value(&metadata, "tag"), "bm25");
     assert_eq!(value(&metadata, "k1"), "0.9");
-    assert_eq!(value(&metadata, "method"), "BM25");
+    let parsed: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    assert_eq!(parsed["method"]["retrieval"][0]["method"], "BM25");
     let before = count(home.directory.path());
     let printed = succeeds(&[&arguments[..], &["-"]].concat());
     assert!(printed.stdout.lines().all(|line| line.split(' ').count() == 6), "{}", printed.stdout);
