@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use super::target::{Target, TargetOptions};
 use super::{RecipeArgs, parse_choice};
 use crate::choice::choice;
+use crate::corpus::{LoadedCorpus, Split};
 use crate::monitor::Console;
+use crate::provenance::IrMetadata;
 use crate::recipe::{Recipe, ShippedRecipe};
 use crate::retrieval::bm25::{Bm25Language, Bm25Options};
+use crate::run::Environment;
 
 choice! {
     /// A ranking that needs no model.
@@ -84,6 +87,28 @@ impl BaselineArgs {
         of_options["name"] = json!(Baseline::Bm25);
         of_options["library"] = json!(Bm25Options::LIBRARY);
         of_options
+    }
+
+    /// Returns the metadata of the run file of `split`.
+    pub fn metadata(
+        &self,
+        tag: &str,
+        loaded: &LoadedCorpus,
+        path: &str,
+        split: Split,
+    ) -> IrMetadata {
+        let Bm25Options { language, stemming, remove_stop_words, .. } = self.options();
+        let none = || "none".to_owned();
+        let indexing = json!({
+            "tokenizer": Bm25Options::LIBRARY,
+            "stemmer": if stemming { format!("Snowball, {language}") } else { none() },
+            "stopwords": if remove_stop_words { format!("NLTK, {language}") } else { none() },
+        });
+        let mut method = self.json();
+        method["method"] = json!("BM25");
+        IrMetadata::new(tag, &Environment::capture("cpu"), method)
+            .with_indexing(indexing)
+            .with_collection(path, &loaded.corpus, split)
     }
 
     /// Describes the baseline in a sentence.

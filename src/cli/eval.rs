@@ -9,6 +9,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::baseline::{BaselineArgs, recipe_of};
+use super::run_output::RunOutput;
 use super::target::{Target, TargetOptions, warn_of_skipped};
 use super::{output, outputs};
 use crate::corpus::{LoadedCorpus, Split};
@@ -16,14 +17,13 @@ use crate::docid::DocidVocabulary;
 use crate::files::write_atomically;
 use crate::monitor::Console;
 use crate::probe::describe_candidates;
+use crate::provenance::IrMetadata;
 use crate::recipe::MAX_PADDING;
 use crate::report::per_query;
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
 use crate::retrieval::ranking::{CandidateSet, RankOptions};
-use crate::retrieval::run_files::{
-    RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
-};
+use crate::retrieval::run_files::{check_docids, check_qrels, write_correct_queries, write_qrels};
 use crate::retrieval::{Bm25, Metrics, NamedMeasure, check_batch_memory};
 use crate::retriever::RetrieverError;
 
@@ -80,9 +80,15 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
 
-    /// Write the rankings as a TREC run file.
+    /// Write the rankings as a TREC run file, and what is known about them as FILE.ir_metadata.yaml
+    /// (https://www.ir-metadata.org): machine, git revision, trainable set, corpus with hashes.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
+
+    /// Also write the metadata as comments at the beginning of the run file, where repro_eval reads them; trec_eval
+    /// refuses such a file.
+    #[arg(long, requires = "run")]
+    run_header: bool,
 
     /// Number of documents per query in the run file.
     #[arg(long, default_value_t = 100)]
@@ -192,7 +198,10 @@ impl Eval {
             None => None,
         };
         inputs.extend(self.options.corpus_inputs(recipe.clone()));
+        // A file of that name, which would be replaced.
+        let beside = self.run.as_deref().and_then(RunOutput::beside).filter(|path| path.exists());
         let outputs = self.output_files().map(|(option, path)| (option, path.as_deref()));
+        let outputs = [&outputs[..], &[("the metadata of --run", beside.as_deref())]].concat();
         outputs::check(&outputs, &inputs)?;
         let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();
@@ -204,7 +213,8 @@ impl Eval {
         }
         if self.baseline.baseline.is_some() {
             let loaded = self.options.load_corpus(recipe.as_ref())?;
-            let parts = self.evaluate_baseline(&loaded, &measures, &mut per_query)?;
+            let path = self.options.corpus_path(recipe.as_ref());
+            let parts = self.evaluate_baseline((&path, &loaded), &measures, &mut per_query)?;
             runs.push(RunResult { name: BM25, parts, is_baseline: true });
         }
         if let Some(path) = &self.per_query {
@@ -228,8 +238,8 @@ impl Eval {
     /// Checks that the options can be combined.
     ///
     /// # Errors
-    /// A file holds the results of one checkpoint and several are given, two files are standard output, a checkpoint is
-    /// given twice, or an option is of models and there is none.
+    /// A file is of one checkpoint and several are given, two are standard output, a checkpoint is given twice, or an
+    /// option is of models and there is none.
     fn check(&self) -> Result<()> {
         let files = self.output_files();
         let given: Vec<&str> =
@@ -297,8 +307,9 @@ impl Eval {
             batch_size: self.batch_size as usize,
             ..retriever.rank_options()
         };
-        let mut run = self.run_writer("genir")?;
-        let writer = run.as_mut().map(|run| (run, docids));
+        let metadata = || target.metadata(&retriever, split);
+        let mut run = self.run_output("genir", metadata)?;
+        let writer = run.as_mut().map(|run| (&mut run.writer, docids));
         let found = evaluate(&checkpoint.model, &retriever.device.device, &set, options, writer)?;
         if let Some(run) = run {
             run.finish()?;
@@ -307,10 +318,10 @@ impl Eval {
         Ok(subset_means(&set, &found, measures))
     }
 
-    /// Evaluates BM25 on a corpus, as [`Self::evaluate`] does a checkpoint.
+    /// Evaluates BM25 on the corpus at `path`, as [`Self::evaluate`] does a checkpoint.
     fn evaluate_baseline(
         &self,
-        loaded: &LoadedCorpus,
+        (path, loaded): (&str, &LoadedCorpus),
         measures: &[NamedMeasure],
         per_query: &mut Vec<u8>,
     ) -> Result<Vec<SubsetMeans>> {
@@ -325,9 +336,11 @@ impl Eval {
         let (set, texts) = QuerySet::without_tokens(&name, corpus, queries, left_out, most, seed);
         let docids = DocidVocabulary::from_corpus(corpus)?;
         self.check_ids(&set, &docids)?;
-        let mut run = self.run_writer(BM25)?;
+        let metadata = || Ok(self.baseline.metadata(BM25, loaded, path, split));
+        let mut run = self.run_output(BM25, metadata)?;
         let index = Bm25::new(corpus, &self.baseline.options());
-        let found = index.evaluate((&set, &texts), &docids, self.depth, run.as_mut())?;
+        let writer = run.as_mut().map(|run| &mut run.writer);
+        let found = index.evaluate((&set, &texts), &docids, self.depth, writer)?;
         if let Some(run) = run {
             run.finish()?;
         }
@@ -346,9 +359,17 @@ impl Eval {
         Ok(())
     }
 
-    /// Starts the file of `--run`, if it is given.
-    fn run_writer(&self, tag: &str) -> Result<Option<RunWriter>> {
-        Ok(self.run.as_ref().map(|path| RunWriter::create(path, tag)).transpose()?)
+    /// Starts the file of `--run`, if it is given; `metadata` describes it.
+    fn run_output(
+        &self,
+        tag: &str,
+        metadata: impl FnOnce() -> Result<IrMetadata>,
+    ) -> Result<Option<RunOutput>> {
+        let Some(path) = &self.run else { return Ok(None) };
+        let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
+        let names = measures.iter().map(|measure| measure.name.as_str());
+        let metadata = metadata()?.with_parameter("depth", self.depth).with_measures(names);
+        RunOutput::create(path, tag, metadata, self.run_header).map(Some)
     }
 
     /// Warns of unreliable ranks, writes the files of judgements and correct queries, and adds the values of each query.

@@ -15,8 +15,11 @@ mod recipes;
 mod reference_models;
 mod replay;
 mod report;
+mod run_output;
 mod search;
 mod signals;
+mod sweep;
+mod sweep_run;
 mod target;
 mod tokenizer;
 mod train;
@@ -55,6 +58,7 @@ Examples:
   genir eval runs/quickstart --baseline bm25
   genir probe runs/quickstart --probe logit_lens
   genir check quickstart
+  genir sweep quickstart --arms full,restricted,lora --seeds 1,2,3
   genir recipes copy quickstart my-recipe.toml
 
 All training options are keys of the recipe: see `genir recipes show quickstart`.
@@ -66,6 +70,8 @@ enum Command {
     Train(train::Train),
     /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
     Eval(Box<eval::Eval>),
+    /// Train several trainable sets with several seeds, one run after another, and compare them.
+    Sweep(Box<sweep::Sweep>),
     /// Compare runs: effectiveness with significance tests, and cost.
     Compare(compare::Compare),
     /// Show runs on one HTML page: what each loses and saves, curves, probes, queries.
@@ -155,6 +161,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Train(train) => train.run(&console),
             Command::Eval(eval) => eval.run(&console).map(success),
+            Command::Sweep(sweep) => sweep.run(&console),
             Command::Compare(compare) => compare.run().map(success),
             Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console).map(success),

@@ -12,6 +12,7 @@ use crate::checkpoint;
 use crate::corpus::Split;
 use crate::files::{AtomicFile, Destination, Stream};
 use crate::probe::Probe;
+use crate::provenance;
 use crate::recipe::Recipe;
 use crate::run::RunDirectory;
 use crate::terminal::escaped_lines;
@@ -127,8 +128,10 @@ fn result_files(run: &RunDirectory) -> impl Iterator<Item = PathBuf> {
     let splits = recipe.map_or(Split::ALL.to_vec(), |recipe| recipe.evaluate.splits);
     let (retrieval, probes) = (run.retrieval(), run.probes());
     let of_split = move |split: Split| {
-        [format!("{split}.run"), format!("{split}.qrels"), format!("correct_{split}.json")]
-            .map(|name| retrieval.join(name))
+        let names = ["", provenance::SUFFIX].map(|suffix| format!("{split}.run{suffix}"));
+        let others = [format!("{split}.qrels"), format!("correct_{split}.json")];
+        let retrieval = retrieval.clone();
+        names.into_iter().chain(others).map(move |name| retrieval.join(name))
     };
     let of_probe = move |probe: &Probe| probes.join(format!("{probe}.jsonl"));
     splits.into_iter().flat_map(of_split).chain(Probe::ALL.iter().map(of_probe))

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::output;
 use crate::files::write_new;
 use crate::nearest::nearest;
-use crate::recipe::{SHIPPED, ShippedRecipe};
+use crate::recipe::{SHIPPED, SHIPPED_SWEEPS, ShippedRecipe};
 
 /// List, show or copy the recipes that come with genir.
 #[derive(Debug, Args)]
@@ -40,8 +40,8 @@ impl Recipes {
     pub fn run(self) -> Result<()> {
         match self.action {
             Action::List => {
-                let width = SHIPPED.iter().map(|recipe| recipe.name.len()).max().unwrap_or(0);
-                for recipe in SHIPPED {
+                let width = all().map(|recipe| recipe.name.len()).max().unwrap_or(0);
+                for recipe in all() {
                     output::line(format_args!("{:width$}  {}", recipe.name, recipe.summary()))?;
                 }
             }
@@ -56,7 +56,8 @@ impl Recipes {
                     written => written?,
                 }
                 output::line(format_args!(
-                    "{shown}: run directory {run}; edit the recipe, then run: genir train {shown}"
+                    "{shown}: run directory {run}; edit the recipe, then run: genir {} {shown}",
+                    if ShippedRecipe::find_sweep(&name).is_some() { "sweep" } else { "train" }
                 ))?;
             }
         }
@@ -74,11 +75,16 @@ fn own_directory(to: &Path) -> String {
     names.find(is_free).unwrap_or_else(|| format!("runs/{stem}"))
 }
 
+/// All recipes and sweeps.
+fn all() -> impl Iterator<Item = &'static ShippedRecipe> {
+    SHIPPED.iter().chain(SHIPPED_SWEEPS)
+}
+
 fn find(name: &str) -> Result<&'static ShippedRecipe> {
-    let names = || SHIPPED.iter().map(|recipe| recipe.name);
-    ShippedRecipe::find(name).ok_or_else(|| {
-        let hint = nearest(name, names()).map(|n| format!("; did you mean `{n}`?"));
-        let all = names().collect::<Vec<_>>().join(", ");
+    all().find(|recipe| recipe.name == name).ok_or_else(|| {
+        let hint = nearest(name, all().map(|recipe| recipe.name))
+            .map(|n| format!("; did you mean `{n}`?"));
+        let all = all().map(|recipe| recipe.name).collect::<Vec<_>>().join(", ");
         anyhow!("no recipe is named `{name}`{} (available: {all})", hint.unwrap_or_default())
     })
 }

@@ -1,7 +1,10 @@
 //! Connects signals to the requests of a training.
 
+use std::env;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -25,6 +28,47 @@ pub(super) fn listen(requests: &Requests) -> Result<()> {
         flag::register(SIGUSR1, requests.save.clone()).context("cannot handle SIGUSR1")?;
     }
     Ok(())
+}
+
+/// The environment variable with which a sweep starts a training whose requests come through standard input.
+pub(super) const REQUESTS: &str = "GENIR_REQUESTS";
+
+/// Its value.
+pub(super) const FROM_STANDARD_INPUT: &str = "stdin";
+
+/// The time in which a signal that the terminal has sent to both processes arrives before what the sweep passes on.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
+/// If a sweep has started this process, listens to what it sends through standard input: each byte is the number of a
+/// signal, with the meaning that [`listen`] gives it. The end of the input, also if the sweep was killed, is SIGTERM: no
+/// training goes on that nobody waits for.
+///
+/// A signal that has already come in another way is not a second one: Ctrl-C reaches both processes.
+pub(super) fn listen_to_sweep(requests: &Requests) {
+    if env::var(REQUESTS).as_deref() != Ok(FROM_STANDARD_INPUT) {
+        return;
+    }
+    let requests = requests.clone();
+    thread::spawn(move || {
+        let mut input = io::stdin().lock().bytes();
+        while requests.signal().is_none() {
+            let signal = match input.next() {
+                Some(Ok(byte)) => i32::from(byte),
+                Some(Err(_)) | None => SIGTERM,
+            };
+            if signal == SIGUSR1 {
+                requests.save();
+                continue;
+            }
+            thread::sleep(SAME_SIGNAL);
+            if requests.signal().is_none() {
+                if requests.is_at_once() {
+                    std::process::exit(128 + signal);
+                }
+                requests.stop(signal);
+            }
+        }
+    });
 }
 
 fn connect(signal: i32, requests: &Requests) -> io::Result<()> {

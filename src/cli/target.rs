@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, checkpoint_at};
-use crate::corpus::{self, CorpusOptions, Layout, LoadedCorpus, OnProblem};
-use crate::device::{ComputeDevice, device};
+use crate::corpus::{self, CorpusOptions, Layout, LoadedCorpus, OnProblem, Split};
+use crate::device::{ComputeDevice, describe, device};
+use crate::provenance::{IrMetadata, trained_method};
 use crate::recipe::Recipe;
 use crate::retriever::Retriever;
-use crate::run::{RunDirectory, RunError};
+use crate::run::{Environment, RunDirectory, RunError};
 
 /// A checkpoint and its corpus.
 #[derive(Debug, Args)]
@@ -64,6 +66,12 @@ impl TargetOptions {
             ),
             false => errors.into(),
         })
+    }
+
+    /// Returns the path of the corpus: that of `--corpus`, or else of `recipe`.
+    pub fn corpus_path(&self, recipe: Option<&Recipe>) -> String {
+        let of_recipe = recipe.map(|recipe| recipe.corpus.path.clone());
+        self.corpus.clone().or(of_recipe).unwrap_or_default()
     }
 
     /// Returns whether `--corpus` is given.
@@ -174,6 +182,28 @@ impl Target {
             Err(RunError::NotARun { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Returns the metadata of the run file of `split`, ranked by the checkpoint that `retriever` holds.
+    pub fn metadata(&self, retriever: &Retriever, split: Split) -> Result<IrMetadata> {
+        let ComputeDevice { device, precision } = &retriever.device;
+        let environment = Environment::capture(&describe(device, *precision));
+        let recipe = self.run_recipe()?;
+        let method = match &recipe {
+            Some(recipe) => trained_method(recipe),
+            None => {
+                json!({ "name": "generative retrieval", "method": "T5 that generates atomic docids" })
+            }
+        };
+        let path = self.options.corpus_path(recipe.as_ref());
+        let metadata = IrMetadata::new("genir", &environment, method)
+            .with_parameter("checkpoint", self.directory()?.display().to_string())
+            .with_collection(&path, &retriever.corpus, split);
+        // Another corpus than that of the run says nothing about the training.
+        Ok(match recipe.filter(|_| !self.options.has_corpus()) {
+            Some(recipe) => metadata.with_training(&recipe, &retriever.corpus),
+            None => metadata,
+        })
     }
 
     /// Opens the checkpoint and its corpus.

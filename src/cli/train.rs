@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::RecipeArgs;
-use super::signals::listen;
+use super::signals::{listen, listen_to_sweep};
 use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
@@ -59,6 +59,7 @@ impl Train {
         let plan = start.plan(recipe)?;
         let training = Training::start(&plan, start)?;
         listen(&training.requests())?;
+        listen_to_sweep(&training.requests());
         let run = training.directory().clone();
         console.message(&summary(&plan));
         for warning in plan.warnings() {

@@ -92,10 +92,15 @@ impl Console {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether only warnings and errors are printed.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.shared.verbosity == Verbosity::Quiet
+    }
+
     /// Prints text of one or several lines, above the progress bar if there is one, and writes it to the log. Control
     /// characters are escaped.
     pub fn message(&self, text: &str) {
-        let quiet = self.shared.verbosity == Verbosity::Quiet;
+        let quiet = self.is_quiet();
         // A log that cannot be written must not end the run.
         let _ = self.write(!quiet, format!("{}\n", escaped_lines(text)).as_bytes());
     }
@@ -106,7 +111,7 @@ impl Console {
     }
 
     /// Prints a line of progress, which is not written to the log.
-    pub(super) fn progress(&self, text: &str) {
+    pub(crate) fn progress(&self, text: &str) {
         if self.shared.verbosity == Verbosity::Normal {
             self.show(format!("{}\n", escaped_lines(text)).as_bytes());
         }

@@ -15,6 +15,7 @@ mod ranges;
 mod reader;
 mod shipped;
 mod source;
+mod sweep;
 mod training;
 mod watch;
 
@@ -31,7 +32,9 @@ pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection}
 pub(crate) use monitoring::MAX_PADDING;
 pub use monitoring::{EvaluateSection, LogSection, SaveSection, StopSection};
 pub use probes::{Every, ProbeOverrides, ProbesSection};
-pub use shipped::{SHIPPED, ShippedRecipe};
+pub use shipped::{SHIPPED, SHIPPED_SWEEPS, ShippedRecipe};
+pub(crate) use sweep::check_arm_name;
+pub use sweep::{Setting, SweepArm, SweepFile};
 pub use training::{
     OptimizerSection, OptimizerSettings, ScheduleName, ScheduleSection, Span, TrainSection,
 };
@@ -91,23 +94,28 @@ impl Recipe {
     /// # Errors
     /// The file is missing, not a regular file or not UTF-8; otherwise as for [`Recipe::from_text`].
     pub fn from_file(file: &Path, overrides: &[String]) -> Result<Self, RecipeErrors> {
-        let name = file.display().to_string();
-        match read_small_to_string(file) {
-            Ok(text) => Self::from_text(&name, &text, overrides),
-            Err(error) => {
-                // For example, `recipes/quickstart.toml` outside of a clone.
-                let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-                let hint = match nearest(&stem, SHIPPED.iter().map(|recipe| recipe.name)) {
-                    Some(known) if error.kind() == ErrorKind::NotFound => {
-                        format!("; genir includes a recipe named `{known}`")
-                    }
-                    _ => String::new(),
-                };
-                let message = format!("cannot be read: {error}{hint}");
-                let problem = Problem { origin: None, key: String::new(), found: None, message };
-                Err(RecipeErrors { file: name, problems: vec![problem] })
-            }
-        }
+        Self::from_text(&file.display().to_string(), &Self::text_of(file)?, overrides)
+    }
+
+    /// Reads the text of the recipe in `file`.
+    ///
+    /// # Errors
+    /// The file is missing, not a regular file or not UTF-8.
+    pub fn text_of(file: &Path) -> Result<String, RecipeErrors> {
+        read_small_to_string(file).map_err(|error| {
+            // For example, `recipes/quickstart.toml` outside of a clone.
+            let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+            let shipped = SHIPPED.iter().chain(SHIPPED_SWEEPS);
+            let hint = match nearest(&stem, shipped.map(|recipe| recipe.name)) {
+                Some(known) if error.kind() == ErrorKind::NotFound => {
+                    format!("; genir includes a recipe named `{known}`")
+                }
+                _ => String::new(),
+            };
+            let message = format!("cannot be read: {error}{hint}");
+            let problem = Problem { origin: None, key: String::new(), found: None, message };
+            RecipeErrors { file: file.display().to_string(), problems: vec![problem] }
+        })
     }
 
     /// Parses the text of a recipe; `name` is the name of its file in messages.

@@ -144,7 +144,10 @@ impl<'a> Reader<'a> {
                 Some(Value::Table(_)) => "section",
                 _ => "key",
             };
-            let message = if let Some(word) = nearest(last, siblings.iter().copied()) {
+            let message = if key == "sweep" {
+                "this file is a sweep: `genir sweep FILE` runs it, and `genir sweep FILE --dry-run` checks it"
+                    .to_owned()
+            } else if let Some(word) = nearest(last, siblings.iter().copied()) {
                 format!("unknown {kind}; did you mean `{word}`?")
             } else if !elsewhere.is_empty() {
                 format!("unknown {kind}; did you mean `{}`?", elsewhere.join("` or `"))

@@ -30,7 +30,15 @@ pub const SHIPPED: &[ShippedRecipe] = shipped![
     "nq-t5-large-restricted",
 ];
 
+/// All included sweeps, which `genir sweep` runs: files with a section `[sweep]`.
+pub const SHIPPED_SWEEPS: &[ShippedRecipe] = shipped!["sweep-quickstart"];
+
 impl ShippedRecipe {
+    /// Returns the sweep with this name.
+    pub fn find_sweep(name: &str) -> Option<&'static Self> {
+        SHIPPED_SWEEPS.iter().find(|sweep| sweep.name == name)
+    }
+
     /// Returns the recipe with this name.
     pub fn find(name: &str) -> Option<&'static Self> {
         SHIPPED.iter().find(|recipe| recipe.name == name)
@@ -40,11 +48,10 @@ impl ShippedRecipe {
     pub fn copy(&self, to: &str, run: &str) -> String {
         let name = self.name;
         let directory = |run: &str| format!("directory = {}", toml::Value::from(run));
-        self.text.replacen(&directory(&format!("runs/{name}")), &directory(run), 1).replacen(
-            &format!("genir train {name}"),
-            &format!("genir train {to}"),
-            1,
-        )
+        self.text
+            .replacen(&directory(&format!("runs/{name}")), &directory(run), 1)
+            .replacen(&format!("genir train {name}"), &format!("genir train {to}"), 1)
+            .replacen(&format!("genir sweep {name}"), &format!("genir sweep {to}"), 1)
     }
 
     /// Returns a summary of the recipe: its first comment lines, up to the end of a sentence, as one line.

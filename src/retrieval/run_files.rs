@@ -11,6 +11,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::files::{AtomicFile, FileError, open_regular, write_atomically};
+use crate::provenance::{HEADER_END, HEADER_START};
 
 /// Errors of writing or reading a run, qrels or correct-queries file.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,16 @@ impl RunWriter {
         Ok(RunWriter { file: AtomicFile::create(path)?, tag: tag.to_string() })
     }
 
+    /// Writes lines before the first ranking, such as comments: [`read_run`] skips those of
+    /// [`IrMetadata::header`](crate::provenance::IrMetadata::header), and `trec_eval` does not.
+    ///
+    /// # Errors
+    /// [`RunFileError::File`] if the file cannot be written.
+    pub fn write_header(&mut self, lines: &str) -> Result<(), RunFileError> {
+        let path = self.file.path().to_path_buf();
+        Ok(self.file.write_all(lines.as_bytes()).map_err(FileError::new("write", &path))?)
+    }
+
     /// Writes the ranking of one query: docids with their scores, best first.
     ///
     /// # Errors
@@ -175,7 +186,7 @@ pub fn write_qrels<'a>(
     Ok(file.commit()?)
 }
 
-/// Reads a TREC run, in the order of its lines.
+/// Reads a TREC run, in the order of its lines. Comments with metadata at its beginning are skipped.
 ///
 /// # Errors
 /// [`RunFileError::File`] if the file is missing, not a regular file or cannot be read; [`RunFileError::Line`] for a
@@ -303,7 +314,8 @@ impl LineLocation<'_> {
     }
 }
 
-/// Parses each line of exactly `FIELDS` fields; blank lines are skipped.
+/// Parses each line of exactly `FIELDS` fields; blank lines are skipped, and the metadata of [`crate::provenance`] at the
+/// beginning.
 fn read_lines<T, const FIELDS: usize>(
     path: &Path,
     expected: &'static str,
@@ -312,6 +324,7 @@ fn read_lines<T, const FIELDS: usize>(
     let mut reader = BufReader::new(open_regular(path).map_err(FileError::new("read", path))?);
     let mut lines = Vec::new();
     let mut bytes = Vec::new();
+    let mut in_header = false;
     for line in 1.. {
         bytes.clear();
         let read = reader.read_until(b'\n', &mut bytes);
@@ -323,6 +336,11 @@ fn read_lines<T, const FIELDS: usize>(
             let found = String::from_utf8_lossy(&bytes);
             location.error("the line", found.trim_end(), "text in UTF-8")
         })?;
+        in_header |= line == 1 && text.trim_end() == HEADER_START;
+        if in_header {
+            in_header = text.trim_end() != HEADER_END;
+            continue;
+        }
         let fields: Vec<&str> = text.split_whitespace().collect();
         if fields.is_empty() {
             continue;

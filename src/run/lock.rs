@@ -31,7 +31,7 @@ const PAUSES: [Duration; 4] = [
 
 /// The exclusive right to write to a run directory, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     /// Holds the kernel lock while it is open.
     _file: File,
     path: PathBuf,
@@ -41,7 +41,7 @@ pub(super) struct Lock {
 
 /// Errors of acquiring a lock.
 #[derive(Debug)]
-pub(super) enum LockError {
+pub(crate) enum LockError {
     /// Another process, described as text, holds the lock.
     Held(String),
     /// The file cannot be created.

@@ -12,5 +12,7 @@ pub use directory::{Overwrite, RunDirectory, RunError};
 pub(crate) use energy::EnergyMeter;
 pub use environment::{Environment, GitRevision, Resumption};
 pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
+pub(crate) use lock::Lock;
 pub use start::NewRun;
+pub(crate) use start::lock;
 pub use summary::{Best, Evaluation, Parameters, RunOutcome, Seconds, Summary};

@@ -448,7 +448,10 @@ impl RunDirectory {
 }
 
 /// Creates the directory and acquires its lock.
-fn lock(path: &Path) -> Result<Lock, RunError> {
+///
+/// # Errors
+/// [`RunError::InUse`] if another process holds the lock; [`RunError::File`] if it cannot be created.
+pub(crate) fn lock(path: &Path) -> Result<Lock, RunError> {
     let mut attempt = 0;
     loop {
         create_directory(path)?;

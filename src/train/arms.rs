@@ -13,16 +13,29 @@ use crate::component::{Trainable, grouped};
 use crate::prefix::{bytes_held, mebibytes};
 use crate::t5::GenirModel;
 
-/// The arms of a comparison, each with docid rows where it does not hold them: rows of new docids must be learnt.
-const ARMS: [&[&str]; 7] = [
-    &["full"],
-    &["decoder", "docids"],
-    &["restricted", "docids"],
-    &["lora(restricted, rank=8, alpha=16)", "docids"],
-    &["matched", "docids"],
-    &["norms", "docids"],
-    &["docids"],
+/// The trainable sets that are usually compared, by name; each with docid rows where it does not hold them: rows of new
+/// docids must be learnt.
+const ARMS: [(&str, &[&str]); 7] = [
+    ("full", &["full"]),
+    ("decoder", &["decoder", "docids"]),
+    ("restricted", &["restricted", "docids"]),
+    ("lora", &["lora(restricted, rank=8, alpha=16)", "docids"]),
+    ("matched", &["matched", "docids"]),
+    ("norms", &["norms", "docids"]),
+    ("docids", &["docids"]),
 ];
+
+/// More sets that `genir sweep` knows by name, and that differ little from the others in their costs.
+const OTHER_ARMS: [(&str, &[&str]); 3] = [
+    ("random-matched", &["random-matched(seed=1)", "docids"]),
+    ("lora-decoder", &["lora(decoder, rank=8, alpha=16)", "docids"]),
+    ("lora-full", &["lora(full, rank=8, alpha=16)", "docids"]),
+];
+
+/// Returns the names of the trainable sets that are usually compared, with their selectors.
+pub fn named_sets() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    ARMS.into_iter().chain(OTHER_ARMS)
+}
 
 /// The costs of training one set of parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +122,7 @@ impl Plan {
     /// Returns the costs of the recipe with each of the trainable sets that are usually compared, or why a set cannot be
     /// trained on this model.
     pub fn arms(&mut self) -> Vec<Result<ArmCosts, PlanError>> {
-        ARMS.iter().map(|select| self.costs_with(select)).collect()
+        ARMS.iter().map(|(_, select)| self.costs_with(select)).collect()
     }
 
     fn costs_with(&mut self, select: &[&str]) -> Result<ArmCosts, PlanError> {
@@ -129,9 +142,8 @@ impl Plan {
     }
 }
 
-/// Returns a table of trainable sets with their costs: `recipe` first, then `arms`. Those that cannot be trained are
-/// listed below it.
-pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> String {
+/// Returns a table of trainable sets with their costs, a row for each name.
+pub fn costs_table<'a>(rows: impl IntoIterator<Item = (String, &'a ArmCosts)>) -> String {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header([
@@ -143,7 +155,7 @@ pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> St
         "step time",
         "frozen prefix",
     ]);
-    let mut row = |name: String, costs: &ArmCosts| {
+    for (name, costs) in rows {
         let prefix = match &costs.prefix {
             None => "none".to_owned(),
             Some((prefix, 0)) => format!("{prefix}, not stored"),
@@ -158,20 +170,23 @@ pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> St
             ratio(costs.relative_time()),
             prefix,
         ]);
-    };
-    row("this recipe".to_owned(), recipe);
-    for costs in arms.iter().flatten() {
-        row(costs.select.join(", "), costs);
     }
     for column in table.column_iter_mut().skip(1).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = format!(
+    format!(
         "{table}\n\
          gradients: what several processes would exchange in an update, in f32.\n\
-         peak memory: estimated, as above. step time: relative to full fine-tuning, estimated from the floating-point\n\
+         peak memory: estimated. step time: relative to full fine-tuning, estimated from the floating-point\n\
          operations of an example; cheap steps are slower than that, since reading memory is not counted.\n"
-    );
+    )
+}
+
+/// Returns a table of trainable sets with their costs: `recipe` first, then `arms`. Those that cannot be trained are
+/// listed below it.
+pub fn arms_table(recipe: &ArmCosts, arms: &[Result<ArmCosts, PlanError>]) -> String {
+    let of_arms = arms.iter().flatten().map(|costs| (costs.select.join(", "), costs));
+    let mut text = costs_table([("this recipe".to_owned(), recipe)].into_iter().chain(of_arms));
     for error in arms.iter().filter_map(|arm| arm.as_ref().err()) {
         // Without the key: the selector is not the recipe's.
         let shown = match error {

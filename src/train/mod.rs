@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use adamw::AdamW;
-pub use arms::{ArmCosts, arms_table};
+pub use arms::{ArmCosts, arms_table, costs_table, named_sets};
 pub use base::{Base, DocidSources, name_of_base};
 pub use callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 pub use costs::{Costs, Phase};
@@ -60,6 +60,7 @@ pub use probe_base::ProbeBase;
 pub use replay::{Comparison, Replay, ReplayError, ReplayOptions, ReplayedStep, replay};
 pub use requests::Requests;
 pub use resume::{MAY_CHANGE, Resume, ResumeError, ResumePoint, Start, find_start};
+pub(crate) use resume::{RunState, run_state};
 pub use schedule::Schedule;
 pub use step::{StepInput, StepOptions, forward_backward};
 pub use text_step::{TextBatch, forward_backward_text, text_loss};

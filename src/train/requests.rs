@@ -37,12 +37,17 @@ impl Requests {
     }
 
     /// From now on a signal is a request; before, it ends the process.
-    pub(super) fn accept(&self) {
+    pub(crate) fn accept(&self) {
         self.at_once.store(false, Ordering::SeqCst);
     }
 
+    /// True if a signal to stop ends the process at once.
+    pub(crate) fn is_at_once(&self) -> bool {
+        self.at_once.load(Ordering::SeqCst)
+    }
+
     /// The signal that asked to stop, if one did.
-    pub(super) fn signal(&self) -> Option<i32> {
+    pub(crate) fn signal(&self) -> Option<i32> {
         match self.stop.load(Ordering::SeqCst) {
             0 => None,
             signal => i32::try_from(signal).ok(),
@@ -50,7 +55,7 @@ impl Requests {
     }
 
     /// True once for each request to save.
-    pub(super) fn take_save(&self) -> bool {
+    pub(crate) fn take_save(&self) -> bool {
         self.save.swap(false, Ordering::SeqCst)
     }
 }

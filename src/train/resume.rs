@@ -200,6 +200,47 @@ pub fn find_start(recipe: &Recipe, overwrite: bool, resume: &Resume) -> Result<S
     Ok(Start::Continue(Box::new(point)))
 }
 
+/// The state of a run directory in which a recipe is to be trained to its end, as a sweep does.
+#[derive(Debug)]
+pub(crate) enum RunState {
+    /// The run of this recipe has ended by itself.
+    Done,
+    /// A training can start, or continue.
+    Open(Start),
+    /// The run of another recipe has ended by itself; keys with both values.
+    Other(Vec<String>),
+}
+
+/// Keys, and sections with all of their keys, that do not change what a finished run has learnt or how it was evaluated.
+const WITHOUT_EFFECT: [&str; 7] = [
+    "run.directory",
+    "run.device",
+    "evaluate.batch_size",
+    "save.every_steps",
+    "save.keep_last",
+    "log",
+    "cache",
+];
+
+/// Finds out what is to be done to train `recipe` to its end in its directory. Nothing is written.
+///
+/// # Errors
+/// Those of [`find_start`].
+pub(crate) fn run_state(recipe: &Recipe) -> Result<RunState, ResumeError> {
+    let path = &recipe.run.directory;
+    if let Ok(run) = RunDirectory::open(path)
+        && matches!(outcome(&run), Some(RunOutcome::Finished | RunOutcome::Stopped))
+    {
+        NewRun::check_free(path)?;
+        let changes = changes(&fs_recipe(&run)?, recipe, &WITHOUT_EFFECT)?;
+        return Ok(match changes.refused.is_empty() {
+            true => RunState::Done,
+            false => RunState::Other(changes.refused),
+        });
+    }
+    Ok(RunState::Open(find_start(recipe, false, &Resume::Auto)?))
+}
+
 /// The newest usable checkpoint of a run, and newer ones that are not, with their problems.
 #[derive(Default)]
 struct Found {
@@ -325,9 +366,13 @@ pub const MAY_CHANGE: [&str; 19] = [
 ];
 
 fn other_recipe(before: &str, now: &Recipe) -> Result<Changes, ResumeError> {
+    changes(before, now, &MAY_CHANGE)
+}
+
+fn changes(before: &str, now: &Recipe, may_change: &[&str]) -> Result<Changes, ResumeError> {
     let (before, now) = (flat_keys(before), flat_keys(&now.to_toml()?));
     let may_change = |key: &str| {
-        MAY_CHANGE.iter().any(|&allowed| {
+        may_change.iter().any(|&allowed| {
             let rest = key.strip_prefix(allowed);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         })

@@ -2,14 +2,46 @@
 
 use std::path::{Path, PathBuf};
 
-use genir::recipe::{OptimizerSettings, Recipe, SHIPPED, ScheduleName};
+use genir::recipe::{OptimizerSettings, Recipe, SHIPPED, SHIPPED_SWEEPS, ScheduleName};
+use genir::sweep::{SweepOptions, SweepPlan};
 
 fn shipped() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let entries = directory.read_dir().unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| !is_sweep(file));
     files.sort();
     files
+}
+
+/// Whether a file of `recipes/` is one for `genir sweep`.
+fn is_sweep(file: &Path) -> bool {
+    file.file_name().unwrap().to_str().unwrap().starts_with("sweep-")
+}
+
+#[test]
+fn every_sweep_is_included_and_can_be_planned() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let files = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = files
+        .filter(|file| is_sweep(file))
+        .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    let mut inside: Vec<&str> = SHIPPED_SWEEPS.iter().map(|sweep| sweep.name).collect();
+    inside.sort();
+    assert_eq!(inside, names);
+    for sweep in SHIPPED_SWEEPS {
+        assert!(sweep.text.contains(&format!("genir sweep {}", sweep.name)), "{}", sweep.name);
+        let home = tempfile::tempdir().unwrap();
+        let options = SweepOptions {
+            recipe: sweep.name.into(),
+            directory: Some(home.path().join("sweep")),
+            ..SweepOptions::default()
+        };
+        let plan = SweepPlan::new(&options).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(plan.arms.len() > 1 && plan.runs.len() > plan.arms.len(), "{}", sweep.name);
+    }
 }
 
 #[test]

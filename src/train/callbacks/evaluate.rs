@@ -7,15 +7,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::allocator;
+use crate::corpus::Split;
+use crate::device;
 use crate::prefix::TextSet;
-use crate::retrieval::DocidOrder;
+use crate::provenance::{IrMetadata, trained_method};
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_while};
 use crate::retrieval::names::{DENOISING_LOSS, QuerySubset};
 use crate::retrieval::ranking::RankOptions;
 use crate::retrieval::run_files::{
     RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
 };
-use crate::run::RunDirectory;
+use crate::retrieval::{DocidOrder, Metrics};
+use crate::run::{Environment, RunDirectory, peak_memory};
 use crate::t5::GenirModel;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
@@ -28,8 +31,8 @@ pub struct Evaluate<'a> {
     run: &'a RunDirectory,
     cadence: Cadence,
     order: DocidOrder,
-    /// Each with whether its rankings are written to run files.
-    sets: Vec<(&'a QuerySet, bool)>,
+    /// Each with the metadata of its run file; `None` if its rankings are not written.
+    sets: Vec<(&'a QuerySet, Option<IrMetadata>)>,
     /// Remarks that were logged already.
     logged: HashSet<String>,
     /// The step of the latest evaluation.
@@ -45,18 +48,18 @@ impl<'a> Evaluate<'a> {
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
         let mut sets = Vec::new();
         for (set, split) in &plan.query_sets {
-            if split.is_none() {
-                sets.push((set, false));
+            let &Some(split) = split else {
+                sets.push((set, None));
                 continue;
-            }
+            };
             let qrels = run.retrieval().join(format!("{}.qrels", set.name));
             // Any document may be in a ranking, judged or not.
             let ids = check_docids(&qrels, plan.docids.ids());
             let checked = ids.and_then(|()| check_qrels(&qrels, set.judgements(&plan.docids)));
             let writable = match checked {
-                Ok(()) => true,
+                Ok(()) => Some(metadata(plan, split)),
                 // Not a reason to lose a run: metrics need no files. The plan warns of it.
-                Err(RunFileError::Id { .. }) => false,
+                Err(RunFileError::Id { .. }) => None,
                 Err(error) => return Err(error.into()),
             };
             sets.push((set, writable));
@@ -75,7 +78,7 @@ impl<'a> Evaluate<'a> {
     fn evaluate(
         &self,
         set: &QuerySet,
-        to_files: bool,
+        metadata: Option<&IrMetadata>,
         model: &GenirModel,
         state: &TrainerState,
     ) -> Result<EvaluationResult, TrainError> {
@@ -83,7 +86,7 @@ impl<'a> Evaluate<'a> {
         let options = RankOptions {
             order: &self.order,
             candidates: section.vocabulary,
-            depth: if to_files { section.run_depth } else { 0 },
+            depth: if metadata.is_some() { section.run_depth } else { 0 },
             batch_size: section.batch_size,
             pad_id: self.plan.tokenizer.pad_id(),
             prefix: state.prefix.as_deref(),
@@ -94,19 +97,38 @@ impl<'a> Evaluate<'a> {
             let each = || state.check_interrupt();
             evaluate_while(model, &self.plan.device, set, options, run, each)
         };
-        if !to_files {
-            return evaluate(None);
-        }
+        let Some(metadata) = metadata else { return evaluate(None) };
         let directory = self.run.retrieval();
         let qrels = directory.join(format!("{}.qrels", set.name));
         write_qrels(&qrels, set.judgements(&self.plan.docids))?;
-        let mut run = RunWriter::create(&directory.join(format!("{}.run", set.name)), "genir")?;
+        let path = directory.join(format!("{}.run", set.name));
+        let mut run = RunWriter::create(&path, TAG)?;
         let evaluated = evaluate(Some(&mut run))?;
         run.finish()?;
+        metadata
+            .clone()
+            .with_parameter("steps", state.step)
+            .with_resources(state.costs.total_seconds(), peak_memory())
+            .write_beside(&path)?;
         let correct = directory.join(format!("correct_{}.json", set.name));
         write_correct_queries(&correct, &set.correct_pairs(&evaluated, &self.plan.docids))?;
         Ok(evaluated)
     }
+}
+
+/// The last column of run files.
+const TAG: &str = "genir";
+
+/// The metadata of the run file of a split.
+fn metadata(plan: &Plan, split: Split) -> IrMetadata {
+    let (recipe, corpus) = (&plan.recipe, &plan.corpus);
+    let environment = Environment::capture(&device::describe(&plan.device, plan.precision));
+    IrMetadata::new(TAG, &environment, trained_method(recipe))
+        .with_parameter("trained parameters", plan.table.total.trained)
+        .with_indexing(json!({ "tokenizer": format!("that of {}", recipe.model.base) }))
+        .with_collection(&recipe.corpus.path, corpus, split)
+        .with_training(recipe, corpus)
+        .with_measures(Metrics::NAMES)
 }
 
 impl Callback for Evaluate<'_> {
@@ -139,8 +161,9 @@ impl Callback for Evaluate<'_> {
         // As a checkpoint has it: the same bits.
         let model = &state.model.merged();
         // All of them before anything is logged: an interrupted evaluation leaves nothing that would be repeated.
-        let evaluate =
-            |(set, to_files): &(&QuerySet, bool)| self.evaluate(set, *to_files, model, state);
+        let evaluate = |(set, metadata): &(&QuerySet, Option<IrMetadata>)| {
+            self.evaluate(set, metadata.as_ref(), model, state)
+        };
         let evaluated: Vec<_> = self.sets.iter().map(evaluate).collect::<Result<_, _>>()?;
         self.evaluated = Some(state.step);
         for ((set, _), found) in self.sets.iter().zip(evaluated) {
