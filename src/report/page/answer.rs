@@ -53,10 +53,12 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
         html.raw("<li>").element("span", &[("class", "arm")], &arm.name);
         let text = value.map_or("not known".to_owned(), criterion.show);
         html.element("span", &[("class", "value")], text);
-        let share = value.map_or(0.0, |value| if most > 0.0 { 100.0 * value / most } else { 0.0 });
-        let style = format!("width:{share:.1}%;background:var(--s{})", index % 7);
-        html.raw("<span class=\"track\" aria-hidden=\"true\">");
-        html.element("span", &[("class", "fill"), ("style", &style)], "").raw("</span>");
+        if let Some(value) = value {
+            let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
+            let style = format!("width:{share:.1}%;background:var(--s{})", index % 7);
+            html.raw("<span class=\"track\" aria-hidden=\"true\">");
+            html.element("span", &[("class", "fill"), ("style", &style)], "").raw("</span>");
+        }
         let change = match (first, value) {
             _ if index == 0 => "the reference".to_owned(),
             (Some(first), Some(value)) if criterion.is_difference => {
