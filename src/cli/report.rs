@@ -34,7 +34,8 @@ pub struct ReportCommand {
     #[arg(long, value_name = "DIRECTORY")]
     figures: Option<PathBuf>,
 
-    /// Results of `genir probe RUN --format json --output FILE`, for runs without `[probes]`; may be repeated.
+    /// Results of `genir probe RUN --format json --output FILE`, for runs without probes that you may not write into; may
+    /// be repeated.
     #[arg(long, value_name = "FILE")]
     probes: Vec<PathBuf>,
 
@@ -55,8 +56,8 @@ Examples:
   genir report runs/full runs/restricted BM25=bm25.run --figures figures
 
 A run without probes:
-  genir probe runs/full --format json --output probes.json
-  genir report runs/full --probes probes.json";
+  genir probe runs/full --save
+  genir report runs/full";
 
 impl ReportCommand {
     pub fn run(self, console: &Console) -> Result<()> {

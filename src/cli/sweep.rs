@@ -17,6 +17,7 @@ use crate::compare::{CompareOptions, compare, table};
 use crate::corpus::Split;
 use crate::files::{create_directory, write_atomically};
 use crate::monitor::Console;
+use crate::report::{ReportOptions, report};
 use crate::run::{RunDirectory, RunError, Summary, lock};
 use crate::sweep::{
     PlannedRun, RunKind, RunRecord, RunStatus, SweepOptions, SweepPlan, SweepRecord, in_use,
@@ -33,8 +34,8 @@ use crate::train::{Requests, costs_table};
 /// lora-decoder, lora-full; those without the docid rows train them too), a selector of `trainable.select`, several
 /// joined by `+`, `bm25`, or what --arm or a file with [sweep.arms.NAME] defines.
 ///
-/// At the end, the arms are compared as `genir compare` does, also in DIRECTORY/comparison.md and comparison.json;
-/// sweep.json lists the runs and how each has ended. Signals are handled as by `genir train`, which saves the current
+/// At the end, the arms are compared as `genir compare` does, also in DIRECTORY/comparison.md and comparison.json, and
+/// shown on one page as by `genir report`, DIRECTORY/report.html; sweep.json lists the runs and how each has ended. Signals are handled as by `genir train`, which saves the current
 /// run first.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -170,7 +171,7 @@ impl Sweep {
             record.runs.iter().filter(|run| run.status != RunStatus::Finished).collect();
         if failed.is_empty() {
             console.message(&format!(
-                "the sweep is in {}: sweep.json lists its runs, comparison.md and comparison.json compare them",
+                "the sweep is in {}: sweep.json lists its runs, comparison.md, comparison.json and report.html compare them",
                 plan.directory.display()
             ));
             return Ok(ExitCode::SUCCESS);
@@ -338,7 +339,7 @@ fn has_ranked(before: Option<&SweepRecord>, now: &RunRecord) -> bool {
         })
 }
 
-/// Compares the runs that have finished: on standard output, and in the directory of the sweep.
+/// Compares the runs that have finished: on standard output, and in the directory of the sweep, with a report.
 fn print_comparison(
     plan: &SweepPlan,
     record: &SweepRecord,
@@ -352,6 +353,18 @@ fn print_comparison(
         .flat_map(|arm| record.runs.iter().filter(finished).filter(move |run| run.arm == *arm))
         .map(|run| (run.directory.clone(), Some(run.arm.clone())))
         .collect();
+    let write = |name: &str, text: &str| {
+        write_atomically(&plan.directory.join(name), |file| file.write_all(text.as_bytes()))
+    };
+    // BM25 alone has nothing to report.
+    if record.runs.iter().filter(finished).any(|run| run.directory.is_dir()) {
+        let options = ReportOptions {
+            split: Some(options.split),
+            measures: options.measures.clone(),
+            probes: Vec::new(),
+        };
+        write("report.html", &report(&inputs, &options)?.html)?;
+    }
     let arms = |arm: &str| inputs.iter().any(|(_, name)| name.as_deref() == Some(arm));
     if record.arms.iter().filter(|arm| arms(arm)).count() < 2 {
         return Ok(output::line(
@@ -360,9 +373,6 @@ fn print_comparison(
     }
     let found = compare(&inputs, options)?;
     let text = table(&found);
-    let write = |name: &str, text: &str| {
-        write_atomically(&plan.directory.join(name), |file| file.write_all(text.as_bytes()))
-    };
     write("comparison.md", &text)?;
     write("comparison.json", &output::escaped_json(&serde_json::to_string_pretty(&found)?))?;
     Ok(output::line(text.trim_end())?)

@@ -243,7 +243,7 @@ fn missing_probes_are_named_with_the_command_and_read_from_a_file() {
     let run = text(trained(&home, "one", &[]));
     let (page, _) = report(&home, &[&run]);
     let command = format!("genir probe {run} --probe residual_contribution,");
-    assert_says(section(&page, "probes"), &["no probes", &command, "--probes probes.json"]);
+    assert_says(section(&page, "probes"), &["no probes", &command, "--save"]);
 
     let probes = text(home.path().join("probes.json"));
     let over = ["--over", "all", "--format", "json", "--output", &probes];

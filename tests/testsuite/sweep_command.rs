@@ -138,6 +138,10 @@ fn all_arms_and_seeds_are_trained_and_compared_and_what_is_done_is_not_done_agai
         fs::read_to_string(home.sweep().join("comparison.md")).unwrap().trim_end(),
         table.trim_end()
     );
+    let page = fs::read_to_string(home.sweep().join("report.html")).unwrap();
+    for part in ["<section id=\"comparison\"", "restricted", "bm25"] {
+        assert!(page.contains(part), "{part}");
+    }
     let written = json(&home.sweep().join("comparison.json"));
     assert_eq!(written, serde_json::from_str::<Value>(&compared("json")).unwrap());
 

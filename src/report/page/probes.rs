@@ -104,12 +104,12 @@ pub fn section(html: &mut Html, arms: &Arms) {
         html.element(
             "p",
             &[],
-            format!("{} has {which}. These commands measure them and show them here:", run.name),
+            format!(
+                "{} has {which}. This command measures them, and `genir report` shows them:",
+                run.name
+            ),
         );
-        let commands = format!(
-            "genir probe {path} --probe {} --format json --output probes.json\ngenir report {path} --probes probes.json",
-            names.join(",")
-        );
+        let commands = format!("genir probe {path} --probe {} --save", names.join(","));
         html.raw("<pre tabindex=\"0\">").text(commands).raw("</pre></div>");
     }
     for &probe in Probe::ALL {
