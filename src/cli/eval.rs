@@ -81,7 +81,7 @@ pub struct Eval {
     per_query: Option<PathBuf>,
 
     /// Write the rankings as a TREC run file, and what is known about them as FILE.ir_metadata.yaml
-    /// (https://www.ir-metadata.org): machine, git revision, trainable set, corpus with hashes.
+    /// (ir-metadata.org): machine, git revision, trainable set, corpus with hashes.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
 
