@@ -92,7 +92,7 @@ Examples:
   genir sweep quickstart --arms full,restricted,lora,bm25 --seeds 1,2,3
   genir sweep quickstart --arms full --arm 'low: trainable.select=[\"restricted\",\"docids\"] optimizer.learning_rate=4e-3'
   genir sweep quickstart --arms full,restricted --vary optimizer.learning_rate=1e-3,4e-3
-  genir sweep my-recipe.toml --arms 'restricted,lora(restricted, rank=4)+docids' train.epochs=5 --dry-run
+  genir sweep my-recipe.toml --arms 'restricted,lora(restricted, rank=4, alpha=8)+docids' train.epochs=5 --dry-run
   genir sweep experiment.toml --arms full,lora   # of the arms in the file, these two
 
 A file with [sweep] holds a whole experiment: `genir recipes show sweep-quickstart`.";

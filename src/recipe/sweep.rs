@@ -235,7 +235,7 @@ mod tests {
     fn arms_have_the_order_of_the_file_and_settings_their_lines() {
         let text = "[sweep]\nrecipe = \"quickstart\"\nseeds = [3, 1]\n[sweep.arms.z]\n[sweep.arms.a]\n\
                     recipe = \"other\"\noptimizer.learning_rate = 4e-3\ntrainable.select = [\"full\"]\n\
-                    [train]\nepochs = 3\n";
+                    [train]\nepochs = 3\n[sweep.vary]\nmodel.dropout = [0.0, 0.1]\n";
         let sweep = SweepFile::from_text("s.toml", text).unwrap().unwrap();
         assert_eq!(sweep.seeds, Some(vec![3, 1]));
         let names: Vec<&str> = sweep.arms.iter().map(|arm| arm.name.as_str()).collect();
@@ -253,14 +253,14 @@ mod tests {
 
     #[test]
     fn all_problems_of_a_sweep_are_reported_with_their_lines() {
-        let text = "[sweep]\nseed = [1]\nseeds = [1, 1]\nsplit = \"dev\"\n[sweep.arms]\n\"a/b\" = {}\nc = 3\n\
+        let text = "[sweep]\nseed = [1]\nseeds = [1, 1]\nsplit = \"some\"\n[sweep.arms]\n\"a/b\" = {}\nc = 3\n\
                     d.recipe = 4\n";
         let errors = SweepFile::from_text("s.toml", text).unwrap_err().to_string();
         for part in [
             "6 problems",
             "line 2: sweep.seed = [1]: unknown key; did you mean `seeds`?",
             "line 3: sweep.seeds",
-            "line 4: sweep.split = \"dev\"",
+            "line 4: sweep.split = \"some\"",
             "line 6: sweep.arms.a/b: `a/b` cannot be the name of an arm",
             "line 7: sweep.arms.c: expected a section",
             "line 8: sweep.arms.d.recipe",

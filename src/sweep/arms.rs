@@ -12,7 +12,7 @@ pub(super) const BM25: &str = "bm25";
 pub(super) const BM25_KEYS: [(&str, &str); 3] =
     [("k1", "--bm25-k1"), ("b", "--bm25-b"), ("language", "--bm25-language")];
 
-/// Splits a list of arms at its commas, except those in brackets: `full,lora(restricted, rank=8)`.
+/// Splits a list of arms at its commas, except those in brackets: `full,lora(restricted, rank=8, alpha=16)`.
 pub(super) fn names(list: &str) -> Vec<String> {
     let mut depth = 0_i32;
     let parts = list.split(|letter| {
@@ -43,7 +43,9 @@ pub(super) fn named(word: &str, defined: &[SweepArm]) -> Result<SweepArm, String
         let names = defined.iter().map(|arm| arm.name.as_str());
         let known: Vec<&str> =
             names.chain(named_sets().map(|(name, _)| name)).chain([BM25]).collect();
-        return Err(match nearest(word, known.iter().copied()) {
+        // What has brackets or dots was meant as a selector.
+        let near = nearest(word, known.iter().copied()).filter(|_| !word.contains(['(', '[', '.']));
+        return Err(match near {
             Some(near) => format!("there is no arm `{word}`; did you mean `{near}`?"),
             None => format!(
                 "there is no arm `{word}`; known are {}, and selectors ({error}); --arm 'NAME: KEY=VALUE ...' defines one",
@@ -68,7 +70,7 @@ fn select(selectors: &[&str]) -> Setting {
     Setting::from_command_line(&format!("trainable.select={}", toml::Value::Array(list)))
 }
 
-/// `lora-restricted-rank-4` for `lora(restricted, rank=4)`.
+/// `lora-restricted-rank-4-alpha-8` for `lora(restricted, rank=4, alpha=8)`.
 fn directory_name(word: &str) -> String {
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || "_.+".contains(letter);
     let parts = word.split(|letter| !allowed(letter)).filter(|part| !part.is_empty());
@@ -196,29 +198,34 @@ mod tests {
 
     #[test]
     fn a_list_of_arms_is_split_outside_of_brackets() {
-        let found = names("full, lora(restricted, rank=4),decoder.mlp[I,II]+docids,");
-        assert_eq!(found, ["full", "lora(restricted, rank=4)", "decoder.mlp[I,II]+docids"]);
+        let found = names("full, lora(restricted, rank=4, alpha=8),decoder.mlp[I,II]+docids,");
+        assert_eq!(
+            found,
+            ["full", "lora(restricted, rank=4, alpha=8)", "decoder.mlp[I,II]+docids"]
+        );
         let arm = named(&found[1], &[]).unwrap();
-        assert_eq!(arm.name, "lora-restricted-rank-4");
-        assert_eq!(texts(&arm), ["trainable.select=[\"lora(restricted, rank=4)\"]"]);
+        assert_eq!(arm.name, "lora-restricted-rank-4-alpha-8");
+        assert_eq!(texts(&arm), ["trainable.select=[\"lora(restricted, rank=4, alpha=8)\"]"]);
         let arm = named(&found[2], &[]).unwrap();
         assert_eq!(arm.name, "decoder.mlp-I-II-+docids");
         assert_eq!(texts(&arm), ["trainable.select=[\"decoder.mlp[I,II]\", \"docids\"]"]);
         let error = named("restrictd", &[]).unwrap_err();
         assert_eq!(error, "there is no arm `restrictd`; did you mean `restricted`?");
+        let error = named("lora(restricted, rank=4)", &[]).unwrap_err();
+        assert!(error.contains("alpha"), "{error}");
     }
 
     #[test]
     fn a_definition_has_values_with_spaces_in_quotes_and_brackets() {
         let arm = defined(
-            "low: trainable.select=[\"lora(restricted, rank=8)\", \"docids\"] optimizer.learning_rate=4e-3 ~stop",
+            "low: trainable.select=[\"lora(restricted, rank=8, alpha=16)\", \"docids\"] optimizer.learning_rate=4e-3 ~stop",
         );
         let arm = arm.unwrap();
         assert_eq!(arm.name, "low");
         assert_eq!(
             texts(&arm),
             [
-                "trainable.select=[\"lora(restricted, rank=8)\", \"docids\"]",
+                "trainable.select=[\"lora(restricted, rank=8, alpha=16)\", \"docids\"]",
                 "optimizer.learning_rate=4e-3",
                 "~stop"
             ]

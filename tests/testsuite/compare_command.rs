@@ -332,7 +332,6 @@ fn probes_are_compared_at_the_same_step_and_over_the_same_queries() {
     let table = succeeds(&["compare", &arms[0], &arms[1], "--probes", &csv]);
     for part in [
         "Probe stage_patching (full: step 30",
-        tag,
         "correct in both",
         "mlp III zero",
         "equal in all arms",

@@ -249,7 +249,9 @@ fn the_files_of_an_evaluation_agree_with_its_metrics() {
     train(&plan(home.path(), &overrides));
     let retrieval = home.path().join("run/retrieval");
     let expected = ["validation", "test"].map(|split| {
-        [format!("correct_{split}.json"), format!("{split}.qrels"), format!("{split}.run")]
+        let run = format!("{split}.run");
+        let metadata = format!("{run}.ir_metadata.yaml");
+        [format!("correct_{split}.json"), format!("{split}.qrels"), run, metadata]
     });
     let expected: BTreeSet<String> = expected.into_iter().flatten().collect();
     assert!(names(&retrieval).iter().eq(&expected), "{:?}", names(&retrieval));
