@@ -187,7 +187,7 @@ fn qrels(systems: &[System], options: &CompareOptions) -> Result<(PathBuf, Qrels
         systems.iter().filter_map(|system| Some((&system.path, &system.training.as_ref()?.qrels)));
     let mut all = given.into_iter().chain(own);
     let (first, qrels) = all.next().ok_or(CompareError::NoQrels)?;
-    for (second, others) in all.filter(|(_, others)| *others != qrels) {
+    if let Some((second, others)) = all.find(|(_, others)| *others != qrels) {
         let (first, second) = (first.clone(), second.clone());
         return Err(CompareError::OtherQueries { first, second, found: difference(qrels, others) });
     }

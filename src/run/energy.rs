@@ -36,7 +36,7 @@ impl EnergyMeter {
             let name = entry.file_name();
             // `intel-rapl:0` is a processor (AMD's too); `intel-rapl:0:1` is a part of it.
             let number = name.to_str().and_then(|name| name.strip_prefix("intel-rapl:"));
-            if !number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+            if number.is_none_or(|number| number.parse::<u32>().is_err()) {
                 continue;
             }
             let counter = entry.path().join("energy_uj");

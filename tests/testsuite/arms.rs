@@ -254,7 +254,9 @@ fn check_shows_what_an_update_costs_and_what_other_trainable_sets_would() {
     ];
     assert_eq!(names, [&["trainable set", "this recipe"], &arms[..]].concat());
     let row = |name: &str| rows.iter().find(|row| row[1] == name).unwrap();
-    assert_eq!(row("this recipe")[2..], row("restricted, docids")[2..]);
+    // The estimate of memory begins with that of the process, which grows.
+    let without_memory = |name| [&row(name)[2..5], &row(name)[6..]].concat();
+    assert_eq!(without_memory("this recipe"), without_memory("restricted, docids"));
     assert_eq!(row("full")[6..8], ["1.00", "none"]);
     assert!(row("docids")[7].starts_with("encoder and all decoder layers, "), "{shown}");
     assert_says(&shown, &["estimated from the floating-point", "reading memory is not counted"]);
