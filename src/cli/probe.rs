@@ -186,7 +186,7 @@ impl ProbeCommand {
         if let Some(directory) = &self.plots {
             outputs::check_directory("--plots", directory)?;
         }
-        let run = self.save.then(|| self.target.run()).transpose()?;
+        let run = self.save.then(|| self.target.run().context("--save")).transpose()?;
         let output = self.output.as_deref().map(AtomicFile::create).transpose()?;
         let per_query = self.per_query.as_deref().map(AtomicFile::create).transpose()?;
         let mut retriever = self.target.retriever()?;

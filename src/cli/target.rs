@@ -172,7 +172,8 @@ impl Target {
     /// # Errors
     /// It is in none.
     pub fn run(&self) -> Result<RunDirectory> {
-        Ok(RunDirectory::open(&self.run_directory()?)?)
+        let run = RunDirectory::open(&self.run_directory()?);
+        run.with_context(|| format!("{} is not in a run", self.checkpoint.display()))
     }
 
     /// Returns the recipe of the run that the checkpoint is in, if it is in one.

@@ -363,6 +363,9 @@ fn probes_that_are_missing_or_were_measured_in_another_way_are_said() {
     succeeds(&probe);
     let table = succeeds(&["compare", &full, &other]);
     assert!(!table.contains("has no results of residual_contribution"), "{table}");
+    let alone = home.path().join("alone").display().to_string();
+    succeeds(&["export", &other, &alone]);
+    refused(&["probe", &alone, "--save"], &["--save", "alone is not in a run"]);
     // Again, after a line that a killed run has not written to its end.
     let history = Path::new(&other).join("probes/residual_contribution.jsonl");
     let first = fs::read_to_string(&history).unwrap();
