@@ -229,8 +229,9 @@ fn a_signal_saves_the_current_run_and_a_second_sweep_of_the_directory_is_refused
     assert_eq!(second.code, 1, "{}", second.stderr);
     let in_use = format!("{} is in use by process {}", home.sweep().display(), sweep.id());
     assert_says(&second.stderr, &[&in_use, "choose another directory"]);
-    kill("-INT", &sweep);
-    assert_eq!(sweep.wait().unwrap().code(), Some(130));
+    // Not SIGINT, which a shell's background jobs ignore, and the sweep with them.
+    kill("-TERM", &sweep);
+    assert_eq!(sweep.wait().unwrap().code(), Some(143));
     let expected = [
         ("short-seed-3", "finished"),
         ("long-seed-3", "interrupted"),
