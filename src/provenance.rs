@@ -15,7 +15,7 @@ use crate::files::{FileError, write_atomically};
 use crate::recipe::Recipe;
 use crate::run::Environment;
 
-/// What is added to the name of a run file.
+/// The suffix of the name of the file with the metadata.
 pub const SUFFIX: &str = ".ir_metadata.yaml";
 
 /// The first line of the comments in a run file.

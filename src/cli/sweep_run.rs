@@ -136,7 +136,7 @@ fn lines(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// What a run has printed.
+/// The output of a run.
 #[derive(Default)]
 struct Output {
     /// The lines of its error, from `error: ` on.

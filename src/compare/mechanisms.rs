@@ -38,7 +38,7 @@ pub struct ProbeComparison {
 pub struct Quantity {
     /// Its tag, without `probe/<probe>/`.
     pub name: String,
-    /// Whether it is of a single layer.
+    /// True for a quantity of a single layer.
     #[serde(skip)]
     pub of_layer: bool,
     /// Mean over the runs of each of [`ProbeComparison::arms`]; `None` where it is undefined.

@@ -4,11 +4,9 @@ use std::fmt::Write;
 
 use comfy_table::{Table, presets};
 
-use super::{Arm, Comparison, Difference, ProbeComparison, Quantity, SystemRun, mean};
+use super::significance::{SIGNIFICANT, mean_of, p_value};
+use super::{Arm, Comparison, Difference, ProbeComparison, Quantity, SystemRun};
 use crate::report::quoted;
-
-/// From this corrected p-value on, a difference is not significant.
-const SIGNIFICANT: f64 = 0.05;
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -119,16 +117,6 @@ fn differences(comparison: &Comparison, measure: usize) -> Table {
     table
 }
 
-fn p_value(p: f64) -> String {
-    if p < 0.0001 { "<0.0001".to_owned() } else { format!("{p:.4}") }
-}
-
-/// The mean of a number over the runs of an arm that have one.
-fn of_runs(arm: &Arm, value: impl Fn(&SystemRun) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = arm.runs.iter().filter_map(value).collect();
-    (!values.is_empty()).then(|| mean(&values))
-}
-
 fn cost(comparison: &Comparison) -> Option<Table> {
     let mut header = vec![
         "arm",
@@ -145,15 +133,16 @@ fn cost(comparison: &Comparison) -> Option<Table> {
     header.extend(tells.then_some("energy of the processors"));
     let mut table = markdown(header.into_iter().map(str::to_owned).collect());
     for arm in &comparison.arms {
-        let of =
-            |value: fn(&super::Cost) -> Option<f64>| of_runs(arm, |run| value(run.cost.as_ref()?));
+        let of = |value: fn(&super::Cost) -> Option<f64>| {
+            mean_of(&arm.runs, |run| value(run.cost.as_ref()?))
+        };
         let show =
             |value: Option<f64>, text: fn(f64) -> String| value.map_or_else(String::new, text);
         if arm.runs.iter().all(|run| run.cost.is_none()) {
             continue;
         }
         let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / MIB);
-        let energy = show(of_runs(arm, joules), |joules| format!("{joules:.0} J"));
+        let energy = show(mean_of(&arm.runs, joules), |joules| format!("{joules:.0} J"));
         let numbers = vec![
             arm.name.clone(),
             show(of(|cost| Some(cost.trained_parameters as f64)), |count| format!("{count:.0}")),
@@ -182,7 +171,8 @@ fn levels(comparison: &Comparison) -> Option<Table> {
             let reached = |run: &SystemRun| at(run)?.reached;
             let count = arm.runs.iter().filter_map(reached).count();
             let show = |value: fn(super::Reached) -> f64, text: fn(f64) -> String| {
-                of_runs(arm, |run| reached(run).map(value)).map_or("not reached".to_owned(), text)
+                mean_of(&arm.runs, |run| reached(run).map(value))
+                    .map_or("not reached".to_owned(), text)
             };
             table.add_row(vec![
                 arm.name.clone(),

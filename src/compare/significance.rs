@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::random;
 
+/// From this corrected p-value on, a difference is not significant.
+pub(crate) const SIGNIFICANT: f64 = 0.05;
 /// The seed of resampling: the same values give the same interval and p-value.
 const SEED: u64 = 0;
 /// Number of bootstrap samples.
@@ -70,6 +72,20 @@ impl Difference {
 /// The mean; NaN without values.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The mean of a number over those of `items` that have one; `None` if none has.
+pub(crate) fn mean_of<T>(
+    items: impl IntoIterator<Item = T>,
+    value: impl Fn(T) -> Option<f64>,
+) -> Option<f64> {
+    let values: Vec<f64> = items.into_iter().filter_map(value).collect();
+    (!values.is_empty()).then(|| mean(&values))
+}
+
+/// Formats a p-value: `0.0123`, or `<0.0001`.
+pub(crate) fn p_value(p: f64) -> String {
+    if p < 0.0001 { "<0.0001".to_owned() } else { format!("{p:.4}") }
 }
 
 /// The standard deviation of a sample (n - 1); `None` for fewer than two values.

@@ -58,7 +58,7 @@ pub struct SweepArm {
     pub settings: Vec<Setting>,
 }
 
-/// What the file of a sweep says.
+/// The contents of the file of a sweep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SweepFile {
     /// `sweep.recipe`; `None`: the file itself is the recipe.

@@ -3,12 +3,9 @@
 use super::html::Html;
 use super::run::ReportedRun;
 use super::{Arms, ReportedArm, measure_label};
-use crate::compare::{Comparison, SeedComparison, mean};
+use crate::compare::{Comparison, SIGNIFICANT, SeedComparison, mean, mean_of};
 use crate::component::grouped;
 use crate::report::figures::axis::thousands;
-
-/// From this corrected p-value on, a difference is not significant.
-const SIGNIFICANT: f64 = 0.05;
 
 /// A quantity of each arm.
 struct Criterion {
@@ -17,7 +14,7 @@ struct Criterion {
     /// By arm; `None` if it is not known.
     values: Vec<Option<f64>>,
     show: fn(f64) -> String,
-    /// Whether the change is shown as a difference, not as a ratio.
+    /// True if the change is shown as a difference, not as a ratio.
     is_difference: bool,
 }
 
@@ -87,12 +84,6 @@ fn change(value: f64, first: f64) -> String {
     }
 }
 
-/// The mean of a number over the runs of an arm that have one.
-fn of_runs(arm: &ReportedArm, value: impl Fn(&ReportedRun) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = arm.runs().filter_map(value).collect();
-    (!values.is_empty()).then(|| mean(&values))
-}
-
 fn last(run: &ReportedRun, scalar: &str) -> Option<f64> {
     run.curve(scalar).last().map(|point| point.1)
 }
@@ -121,7 +112,7 @@ fn criteria(arms: &Arms, split: &str) -> Vec<Criterion> {
     let of = |name: &str, hint, value: fn(&ReportedRun) -> Option<f64>, show| Criterion {
         name: name.to_owned(),
         hint,
-        values: arms.arms.iter().map(|arm| of_runs(arm, value)).collect(),
+        values: arms.arms.iter().map(|arm| mean_of(&arm.runs, value)).collect(),
         show,
         is_difference: false,
     };
@@ -154,7 +145,7 @@ fn effectiveness(arms: &Arms, split: &str) -> Option<Criterion> {
         }
         Err(_) => {
             let scalar = format!("{split}/hits@1");
-            let value = |arm| of_runs(arm, |run| last(run, &scalar));
+            let value = |arm: &ReportedArm| mean_of(&arm.runs, |run| last(run, &scalar));
             ("Hits@1".to_owned(), arms.arms.iter().map(value).collect())
         }
     };
@@ -197,8 +188,8 @@ fn sentences(arms: &Arms, split: &str) -> Vec<String> {
             .iter()
             .filter_map(|arm| {
                 let scalar = format!("{split}/hits@1");
-                let hits = of_runs(arm, |run| last(run, &scalar))?;
-                let seconds = of_runs(arm, seconds).map(duration);
+                let hits = mean_of(&arm.runs, |run| last(run, &scalar))?;
+                let seconds = mean_of(&arm.runs, seconds).map(duration);
                 let seconds = seconds.map(|time| format!(" after {time} of training")).unwrap_or_default();
                 let name = quoted(&arm.name);
                 Some(format!("{name} ranks the relevant document first for {:.1}% of the {split} queries{seconds}.", 100.0 * hits))
@@ -215,7 +206,7 @@ fn quoted(name: &str) -> String {
     }
 }
 
-/// What an arm loses and saves beside the first one.
+/// The losses and savings of an arm beside the first one.
 fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
     let (first, second) = (&found.arms[0], &found.arms[arm]);
     let measure = found.measures.first().map(|name| measure_label(name)).unwrap_or_default();
@@ -251,7 +242,7 @@ fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
         [("training time", seconds as fn(&ReportedRun) -> Option<f64>), ("peak memory", memory)]
             .into_iter()
             .filter_map(|(name, value)| {
-                let of = |index: usize| of_runs(arms.arms.get(index)?, value);
+                let of = |index: usize| mean_of(&arms.arms.get(index)?.runs, value);
                 let ratio = of(arm)? / of(0).filter(|first| *first > 0.0)?;
                 let amount = match ratio {
                     _ if (ratio - 1.0).abs() < 0.005 => "the same".to_owned(),
@@ -263,7 +254,7 @@ fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
             })
             .collect();
     let share = || {
-        let of = |index: usize| of_runs(arms.arms.get(index)?, trained);
+        let of = |index: usize| mean_of(&arms.arms.get(index)?.runs, trained);
         let share = 100.0 * of(arm)? / of(0).filter(|first| *first > 0.0)?;
         Some(format!(" It trains {share:.1}% as many parameters."))
     };
@@ -286,7 +277,7 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
-/// Seconds in words.
+/// Seconds as readable text.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {

@@ -3,7 +3,7 @@
 use super::answer::{bytes, duration};
 use super::html::{Html, Table};
 use super::{Arms, measure_label, svg};
-use crate::compare::{Arm, Comparison, Cost, Reached, SystemRun, mean};
+use crate::compare::{Comparison, Cost, Reached, SystemRun, mean_of, p_value};
 use crate::component::grouped;
 use crate::report::figures::axis::{Axis, thousands};
 use crate::report::figures::color;
@@ -71,10 +71,6 @@ fn effectiveness(found: &Comparison) -> Table {
         table.rows.push(row.into_iter().chain(values).collect());
     }
     table
-}
-
-fn p_value(p: f64) -> String {
-    if p < 0.0001 { "<0.0001".to_owned() } else { format!("{p:.4}") }
 }
 
 /// Returns the names of a compared pair, with the seed if there are several.
@@ -212,12 +208,6 @@ fn arm_names(found: &Comparison) -> String {
     names.join(", ")
 }
 
-/// The mean of a number over the runs of an arm that have one.
-fn of_runs(arm: &Arm, value: impl Fn(&SystemRun) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = arm.runs.iter().filter_map(value).collect();
-    (!values.is_empty()).then(|| mean(&values))
-}
-
 fn cost(found: &Comparison) -> Table {
     let header = [
         "arm",
@@ -232,7 +222,7 @@ fn cost(found: &Comparison) -> Table {
     let mut table = Table::new("Cost of training (means over the runs of an arm)", &header);
     for arm in &found.arms {
         let show = |value: fn(&Cost) -> Option<f64>, text: fn(f64) -> String| {
-            of_runs(arm, |run| value(run.cost.as_ref()?)).map_or("-".to_owned(), text)
+            mean_of(&arm.runs, |run| value(run.cost.as_ref()?)).map_or("-".to_owned(), text)
         };
         table.rows.push(vec![
             arm.name.clone(),
@@ -263,7 +253,8 @@ fn levels(found: &Comparison) -> Table {
             let reached = |run: &SystemRun| at(run)?.reached;
             let reach = arm.runs.iter().filter_map(reached).count();
             let show = |value: fn(Reached) -> f64, text: fn(f64) -> String| {
-                of_runs(arm, |run| reached(run).map(value)).map_or("not reached".to_owned(), text)
+                mean_of(&arm.runs, |run| reached(run).map(value))
+                    .map_or("not reached".to_owned(), text)
             };
             table.rows.push(vec![
                 arm.name.clone(),

@@ -11,7 +11,7 @@ struct Quantity {
     /// The name of the axis.
     unit: &'static str,
     scalar: String,
-    /// Whether its axis is logarithmic if its values differ by more than [`WIDE`].
+    /// True if its axis is logarithmic when its values differ by more than [`WIDE`].
     may_be_log: bool,
 }
 

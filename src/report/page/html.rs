@@ -109,7 +109,7 @@ impl Html {
 /// A table with a caption.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
-    /// What the table shows, with units.
+    /// The title of the table, with units.
     pub caption: String,
     /// The names of the columns.
     pub header: Vec<String>,

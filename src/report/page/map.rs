@@ -12,7 +12,7 @@ use crate::report::figures::color;
 use crate::report::figures::spec::{Band, Block, FigureSpec, Labels, Legend, PERCENT, Panel};
 use crate::report::tables::{component_label, number};
 
-/// What happens to a component in training.
+/// The state of a component in training.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Training {
     Trained,
