@@ -179,7 +179,7 @@ pub const CASES: &[Case] = &[
                     .extend(docids.collect::<Vec<_>>());
             })
         },
-        &["the tensor `shared.weight` is [5008, 16], expected [9008, 16]"],
+        &["the tensor `shared.weight` is [3251, 16], expected [9008, 16]"],
     ),
     warned(
         "a vocabulary that is much smaller than the embedding",
@@ -194,7 +194,7 @@ pub const CASES: &[Case] = &[
             fs::remove_file(home.at("base/docids.json")).unwrap();
             home.check_base()
         },
-        &["the embedding has 5008 rows and the tokenizer 4 tokens", "another model"],
+        &["the embedding has 3251 rows and the tokenizer 4 tokens", "another model"],
     ),
     refused(
         "a token with an id beyond any vocabulary",
@@ -214,13 +214,13 @@ pub const CASES: &[Case] = &[
     ),
     refused(
         "two docids with the same row",
-        |home| changed(home, |tokenizer| added(tokenizer, "@DOC_ID_oxygen@")["id"] = json!(5001)),
-        &["tokenizer.json: docids ", "both have token id 5001; token ids must differ"],
+        |home| changed(home, |tokenizer| added(tokenizer, "@DOC_ID_oxygen@")["id"] = json!(3244)),
+        &["tokenizer.json: docids ", "both have token id 3244; token ids must differ"],
     ),
     refused(
         "a docid with a row beyond the embedding",
         |home| changed(home, |tokenizer| added(tokenizer, "@DOC_ID_oxygen@")["id"] = json!(6000)),
-        &["the tensor `shared.weight` is [5008, 16], expected [6001, 16]"],
+        &["the tensor `shared.weight` is [3251, 16], expected [6001, 16]"],
     ),
     refused(
         "an id of a docid that is no number",

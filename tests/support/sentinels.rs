@@ -15,7 +15,7 @@ pub fn write_base(directory: &Path, count: usize) {
     }
     let text = fs::read_to_string(base.join("tokenizer.json")).unwrap();
     let mut tokenizer: Value = serde_json::from_str(&text).unwrap();
-    let words = tokenizer["model"]["vocab"].as_object().unwrap().len();
+    let words = tokenizer["model"]["vocab"].as_array().unwrap().len();
     let added = tokenizer["added_tokens"].as_array_mut().unwrap();
     for number in (0..count).rev() {
         added.push(json!({
