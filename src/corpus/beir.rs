@@ -74,6 +74,11 @@ pub(super) fn is_layout_of(directory: &Path) -> bool {
     [CORPUS, QUERIES].into_iter().all(|name| files::find(directory, name).is_some())
 }
 
+/// Returns whether `corpus.jsonl` has documents in this layout. Without queries, its name is that of the layout dsi as well.
+pub(super) fn has_documents(directory: &Path) -> bool {
+    files::find(directory, CORPUS).is_some_and(|file| read::first_line_has(&file, ID))
+}
+
 /// Returns the files of judgements.
 pub(super) fn judgements(directory: &Path) -> Result<Vec<(Split, PathBuf)>, CorpusError> {
     let directory = directory.join(QRELS);
@@ -87,7 +92,9 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
     let judgements = judgements(directory).map_err(|error| builder.abort(error))?;
     let [documents, queries] = [CORPUS, QUERIES].map(|name| files::find(directory, name));
     let (documents, queries) = match (documents, queries) {
-        (Some(documents), Some(queries)) if !judgements.is_empty() => (documents, queries),
+        (Some(documents), Some(queries)) if !judgements.is_empty() => (documents, Some(queries)),
+        // Text alone, which denoising and indexing can be trained on.
+        (Some(documents), None) if judgements.is_empty() => (documents, None),
         (documents, queries) => {
             let missing = match (&documents, &queries) {
                 (None, None) => "corpus.jsonl and queries.jsonl",
@@ -110,6 +117,7 @@ pub(super) fn read(directory: &Path, builder: &mut CorpusBuilder) -> Result<(), 
         },
     );
     builder.finish_documents(&documents)?;
+    let Some(queries) = queries else { return Ok(()) };
     let mut all = read_queries(&queries, builder);
     for (split, file) in judgements {
         read_judgements(&file, split, &mut all, builder);

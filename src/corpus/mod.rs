@@ -275,6 +275,9 @@ fn detect(path: &Path, requested: Layout, generated: Option<&Path>) -> Result<La
         return Ok(Layout::Paper);
     }
     let files = dsi::files(path, generated)?;
+    if files.splits.is_empty() && beir::has_documents(path) {
+        return Ok(Layout::Beir);
+    }
     if files.documents.is_some() || !files.splits.is_empty() {
         return Ok(Layout::Dsi);
     }

@@ -145,6 +145,23 @@ pub(super) fn lines(
     }
 }
 
+/// Returns whether the first line of a file of JSON lines, plain or gzip, has an id under `id_key`; false if it cannot be
+/// read, which the reader of the file reports.
+pub(super) fn first_line_has(file: &Path, id_key: &str) -> bool {
+    let first_line = || -> io::Result<Vec<u8>> {
+        let mut plain = BufReader::with_capacity(BUFFER, open_regular(file)?);
+        let gzipped = plain.fill_buf()?.starts_with(GZIP_MAGIC);
+        let mut bytes: Box<dyn BufRead> = match gzipped {
+            true => Box::new(BufReader::new(MultiGzDecoder::new(plain))),
+            false => Box::new(plain),
+        };
+        let mut line = Vec::new();
+        (&mut bytes).take(BUFFER as u64).read_until(b'\n', &mut line)?;
+        Ok(line)
+    };
+    first_line().is_ok_and(|line| id_in(&String::from_utf8_lossy(&line), id_key).is_some())
+}
+
 /// Returns the id in a line that is not a valid object, if it is legible.
 fn id_in(line: &str, id_key: &str) -> Option<String> {
     let (_, after) = line.split_once(&format!("\"{id_key}\""))?;

@@ -131,6 +131,16 @@ fn a_beir_directory_joins_titles_and_keeps_grades_above_zero() {
 }
 
 #[test]
+fn documents_of_a_beir_directory_without_queries_are_a_corpus() {
+    for content in [BEIR_CORPUS.as_bytes().to_vec(), gzip(BEIR_CORPUS.as_bytes())] {
+        let corpus = read(&[("corpus.jsonl", &content)]).expect("a corpus");
+        let texts: Vec<&str> = corpus.documents.iter().map(|d| d.text()).collect();
+        assert_eq!(texts, ["Seven. a number", "letter b", "Only a title"]);
+        assert!(corpus.train.is_empty() && corpus.validation.is_empty());
+    }
+}
+
+#[test]
 fn dsi_documents_and_queries_in_separate_files_share_a_text_id() {
     let corpus = read(&[
         (
