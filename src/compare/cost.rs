@@ -34,6 +34,8 @@ pub struct Cost {
     pub processor_joules: Option<f64>,
     /// Seconds in updates, and in computing the frozen prefix.
     pub training_seconds: f64,
+    /// Processor time of these, in seconds, summed over all threads; `None` for runs of versions before it was measured.
+    pub processor_seconds: Option<f64>,
 }
 
 /// The cost to reach a level of a metric, interpolated linearly between evaluations.
@@ -41,7 +43,8 @@ pub struct Cost {
 pub struct CostToLevel {
     /// The level.
     pub level: f64,
-    /// Updates, examples, seconds of training and bytes of gradients until then; `None` if it was never reached.
+    /// Updates, examples, seconds of training, processor time and bytes of gradients until then; `None` if it was never
+    /// reached.
     pub reached: Option<Reached>,
 }
 
@@ -54,6 +57,8 @@ pub struct Reached {
     pub examples: f64,
     /// Seconds in updates, and in computing the frozen prefix.
     pub seconds: f64,
+    /// Processor time of these, in seconds.
+    pub processor_seconds: Option<f64>,
     /// Bytes of gradients that several processes would have exchanged: 4 for each trained parameter and update.
     pub gradient_bytes: f64,
 }
@@ -77,6 +82,7 @@ impl TrainingCost {
             peak_memory_bytes: summary.peak_memory_bytes,
             processor_joules: summary.processor_joules,
             training_seconds: summary.seconds.steps + summary.seconds.prefix,
+            processor_seconds: summary.processor_seconds,
         })
     }
 
@@ -96,10 +102,16 @@ impl TrainingCost {
                 steps,
                 examples: steps * summary.examples as f64 / summary.steps.max(1) as f64,
                 seconds: prefix + at(&self.curve("time/steps_seconds"), steps)?,
+                processor_seconds: self.processor_seconds(steps),
                 gradient_bytes: steps * summary.parameters.trained as f64 * GRADIENT,
             })
         });
         CostToLevel { level, reached }
+    }
+
+    /// Processor time until a step. Where a prefix is stored, the curve begins with its time at step 0.
+    fn processor_seconds(&self, steps: f64) -> Option<f64> {
+        at(&self.curve("time/processor_seconds"), steps)
     }
 }
 

@@ -126,6 +126,7 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         "steps",
         "examples",
         "training time",
+        "processor time",
         "examples/s",
     ];
     let joules = |run: &SystemRun| run.cost.as_ref()?.processor_joules;
@@ -151,6 +152,7 @@ fn cost(comparison: &Comparison) -> Option<Table> {
             show(of(|cost| Some(cost.steps as f64)), |count| format!("{count:.0}")),
             show(of(|cost| Some(cost.examples as f64)), |count| format!("{count:.0}")),
             show(of(|cost| Some(cost.training_seconds)), |seconds| format!("{seconds:.1} s")),
+            show(of(|cost| cost.processor_seconds), |seconds| format!("{seconds:.1} s")),
             show(of(|cost| Some(cost.examples as f64 / cost.training_seconds)), |rate| {
                 format!("{rate:.0}")
             }),
@@ -161,7 +163,16 @@ fn cost(comparison: &Comparison) -> Option<Table> {
 }
 
 fn levels(comparison: &Comparison) -> Option<Table> {
-    let header = ["arm", "level", "runs", "steps", "examples", "training time", "gradients"];
+    let header = [
+        "arm",
+        "level",
+        "runs",
+        "steps",
+        "examples",
+        "training time",
+        "processor time",
+        "gradients",
+    ];
     let mut table = markdown(header.map(str::to_owned).to_vec());
     for arm in &comparison.arms {
         let levels = arm.runs.iter().map(|run| run.to_levels.len()).max().unwrap_or(0);
@@ -174,6 +185,7 @@ fn levels(comparison: &Comparison) -> Option<Table> {
                 mean_of(&arm.runs, |run| reached(run).map(value))
                     .map_or("not reached".to_owned(), text)
             };
+            let processors = mean_of(&arm.runs, |run| reached(run)?.processor_seconds);
             table.add_row(vec![
                 arm.name.clone(),
                 format!("{:.4}", level.level),
@@ -181,6 +193,7 @@ fn levels(comparison: &Comparison) -> Option<Table> {
                 show(|reached| reached.steps, |steps| format!("{steps:.0}")),
                 show(|reached| reached.examples, |examples| format!("{examples:.0}")),
                 show(|reached| reached.seconds, |seconds| format!("{seconds:.1} s")),
+                processors.map_or(String::new(), |seconds| format!("{seconds:.1} s")),
                 show(|reached| reached.gradient_bytes, |bytes| format!("{:.1} MiB", bytes / MIB)),
             ]);
         }

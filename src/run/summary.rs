@@ -45,6 +45,10 @@ pub struct Summary {
     /// machine does not tell. The energy of a GPU is not included, and not measured.
     #[serde(default)]
     pub processor_joules: Option<f64>,
+    /// Processor time of updates and of the frozen prefix, in seconds, summed over all threads; `None` in runs of versions
+    /// before it was measured.
+    #[serde(default)]
+    pub processor_seconds: Option<f64>,
     /// Wall time by phase.
     pub seconds: Seconds,
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::training_state::CostRecord;
 use crate::choice::choice;
 
@@ -28,6 +30,9 @@ pub struct Costs {
     /// Seconds of the processes that this one continues.
     before: f64,
     seconds: [f64; Phase::ALL.len()],
+    /// Processor time of updates and of the frozen prefix, in seconds, summed over all threads. Unlike wall time, it hardly
+    /// depends on what else the machine does.
+    pub processor_seconds: f64,
     /// Examples that updates were made from, each time counted.
     pub examples: u64,
     /// Bytes of the optimizer's state.
@@ -41,6 +46,7 @@ impl Costs {
             begun: Instant::now(),
             before: 0.0,
             seconds: Default::default(),
+            processor_seconds: 0.0,
             examples: 0,
             optimizer_bytes: 0,
         }
@@ -53,7 +59,13 @@ impl Costs {
         for phase in Phase::ALL {
             costs.seconds[*phase as usize] = seconds(phase);
         }
-        Self { before: record.total_seconds, examples: record.examples, optimizer_bytes, ..costs }
+        Self {
+            before: record.total_seconds,
+            processor_seconds: record.processor_seconds,
+            examples: record.examples,
+            optimizer_bytes,
+            ..costs
+        }
     }
 
     /// The costs as checkpoints store them.
@@ -62,6 +74,7 @@ impl Costs {
         CostRecord {
             total_seconds: self.total_seconds(),
             seconds: Phase::ALL.iter().map(of).collect(),
+            processor_seconds: self.processor_seconds,
             examples: self.examples,
         }
     }
@@ -78,5 +91,27 @@ impl Costs {
 
     pub(super) fn spend(&mut self, phase: Phase, time: Duration) {
         self.seconds[phase as usize] += time.as_secs_f64();
+    }
+}
+
+/// Processor time of this process so far, all threads, user and system.
+pub(super) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_continues_adds_to_the_costs_of_the_one_before() {
+        let mut before = Costs::begin();
+        before.spend(Phase::Steps, Duration::from_secs(3));
+        before.processor_seconds = 5.0;
+        before.examples = 7;
+        let continued = Costs::continued(&before.record(), 8);
+        assert_eq!(continued.seconds(Phase::Steps), 3.0);
+        assert_eq!((continued.processor_seconds, continued.examples), (5.0, 7));
     }
 }

@@ -1,18 +1,19 @@
 //! The training loop.
 
 mod between_updates;
+mod frozen;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callbacks::Callbacks;
-use super::costs::{Costs, Phase};
+use super::costs::{Costs, Phase, processor_time};
 use super::optimizer::{Optimizer, UpdateError};
 use super::plan::Plan;
 use super::plan_error::PlanError;
@@ -27,7 +28,7 @@ use crate::component::freeze_all_but;
 use crate::device::pad_to_multiple_of;
 use crate::exact::from_exact;
 use crate::monitor::Monitor;
-use crate::prefix::{FrozenModel, Prefetcher, Prefix, TextSet, mebibytes};
+use crate::prefix::{Prefetcher, Prefix};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
@@ -221,10 +222,11 @@ impl<'a> Trainer<'a> {
                 Ok(None) if self.newest.number < self.total_steps => {}
                 ended => break ended,
             }
-            let begun = Instant::now();
+            let (begun, processors) = (Instant::now(), processor_time());
             let done;
             (model, done) = self.step(model, self.newest.number + 1);
             self.costs.spend(Phase::Steps, begun.elapsed());
+            self.costs.processor_seconds += (processor_time() - processors).as_secs_f64();
             match done {
                 Ok(done) => self.newest = done,
                 Err(error) => break Err(self.stored_before(error, &model, callbacks, monitor)),
@@ -240,66 +242,6 @@ impl<'a> Trainer<'a> {
             Some(Stop::Signal(signal)) => (None, Some(signal)),
         };
         Ok((model, Outcome { steps: self.newest.number, stopped, signal }))
-    }
-
-    /// Finds or computes the frozen prefix of the training texts, and of those `asked` for.
-    ///
-    /// All of it is computed before the first step: sorted by length, the texts need little padding, and the first
-    /// epoch would otherwise read them in an order other than the stored one.
-    pub(super) fn prepare(
-        &mut self,
-        model: &GenirModel,
-        asked: Vec<TextSet<'_>>,
-        progress: &mut dyn FnMut(&str, usize, usize),
-    ) {
-        let Plan { recipe, tokenizer, device, .. } = self.plan;
-        let Some(prefix) = self.plan.frozen_prefix() else { return };
-        let t5 = model.t5.valid();
-        let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
-        let training = self.plan.training_texts();
-        let settings = recipe.cache.settings();
-        let prefix = Prefix::prepare(&frozen, &settings, training, asked, progress);
-        let seconds: f64 = prefix.stored().iter().map(|stored| stored.seconds).sum();
-        self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
-        self.ahead = prefix.training_prefetcher();
-        self.prefix = Some(Arc::new(prefix));
-    }
-
-    /// Logs what is stored of the frozen prefix.
-    fn report_prefix(&self, monitor: &mut Monitor) {
-        let Some(prefix) = &self.prefix else { return };
-        for stored in prefix.stored() {
-            monitor.message(&format!("frozen prefix of {stored}"));
-        }
-        // A run that continues has these scalars already.
-        if !prefix.stored().is_empty() && self.newest.number == 0 {
-            monitor.scalars(0, 0.0, &prefix.summary());
-        }
-    }
-
-    /// Releases the weights that only the frozen prefix uses.
-    pub(super) fn release_frozen(
-        &self,
-        mut model: GenirModel,
-        monitor: Option<&Monitor>,
-    ) -> Result<GenirModel, TrainError> {
-        // Corrupted texts go through the whole model at each step.
-        let is_stored = |prefix: &&Arc<Prefix>| prefix.is_complete() && !self.plan.is_denoising();
-        let Some(prefix) = self.prefix.as_ref().filter(is_stored) else {
-            return Ok(model);
-        };
-        let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
-        let frozen = prefix.frozen();
-        let bytes;
-        (model.t5, bytes) =
-            model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
-        if let (Some(monitor), 1..) = (monitor, bytes) {
-            let size = mebibytes(bytes as u64);
-            monitor.message(&format!(
-                "frozen prefix: the weights of the {frozen} are released ({size})"
-            ));
-        }
-        Ok(model)
     }
 
     /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model is

@@ -87,6 +87,9 @@ pub(super) struct CostRecord {
     pub total_seconds: f64,
     /// By phase.
     pub seconds: BTreeMap<String, f64>,
+    /// Of updates and of the frozen prefix. States of versions before it was measured have none.
+    #[serde(default)]
+    pub processor_seconds: f64,
     pub examples: u64,
 }
 

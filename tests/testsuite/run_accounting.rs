@@ -224,6 +224,11 @@ fn the_summary_says_what_a_run_cost_and_what_came_of_it() {
     let prefix = logged(home.path(), "time/prefix_seconds")[&0];
     assert!((seconds.prefix - prefix).abs() < 1e-6, "{} and {prefix}", seconds.prefix);
     assert!(seconds.steps >= logged(home.path(), "time/steps_seconds")[&12]);
+    let processors = found.processor_seconds.unwrap();
+    let logged_processors = logged(home.path(), "time/processor_seconds");
+    // The prefix is computed before step 0, all of it by this process.
+    assert!(0.0 < logged_processors[&0] && logged_processors[&0] < logged_processors[&12]);
+    assert!(processors >= logged_processors[&12]);
     if cfg!(target_os = "linux") {
         let peak = found.peak_memory_bytes.unwrap() as f64 / f64::from(1 << 20);
         // The kernel knows a peak only roughly.

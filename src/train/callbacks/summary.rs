@@ -76,6 +76,7 @@ impl<'a> WriteSummary<'a> {
             ("time/evaluation_seconds", state.costs.seconds(Phase::Evaluation)),
             ("time/saving_seconds", state.costs.seconds(Phase::Saving)),
             ("time/total_seconds", state.costs.total_seconds()),
+            ("time/processor_seconds", state.costs.processor_seconds),
             ("memory/optimizer_mebibytes", mebibytes(state.costs.optimizer_bytes)),
         ];
         values.extend(self.joules.map(|joules| ("energy/processor_joules", joules)));
@@ -112,6 +113,7 @@ impl<'a> WriteSummary<'a> {
             optimizer_state_bytes: state.costs.optimizer_bytes,
             peak_memory_bytes: peak_memory(),
             processor_joules: self.joules,
+            processor_seconds: Some(state.costs.processor_seconds),
             seconds: seconds(&state.costs),
         }
     }

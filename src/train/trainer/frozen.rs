@@ -1,0 +1,81 @@
+//! What a run computes of its frozen prefix before the first update, and the weights that it then needs no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use burn::module::Module;
+
+use super::super::TrainError;
+use super::super::costs::{Phase, processor_time};
+use super::super::plan::Plan;
+use super::super::plan_error::PlanError;
+use super::Trainer;
+use crate::monitor::Monitor;
+use crate::prefix::{FrozenModel, Prefix, TextSet, mebibytes};
+use crate::t5::GenirModel;
+
+impl Trainer<'_> {
+    /// Finds or computes the frozen prefix of the training texts, and of those `asked` for.
+    ///
+    /// All of it is computed before the first step: sorted by length, the texts need little padding, and the first
+    /// epoch would otherwise read them in an order other than the stored one.
+    pub(in super::super) fn prepare(
+        &mut self,
+        model: &GenirModel,
+        asked: Vec<TextSet<'_>>,
+        progress: &mut dyn FnMut(&str, usize, usize),
+    ) {
+        let Plan { recipe, tokenizer, device, .. } = self.plan;
+        let Some(prefix) = self.plan.frozen_prefix() else { return };
+        let t5 = model.t5.valid();
+        let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
+        let training = self.plan.training_texts();
+        let settings = recipe.cache.settings();
+        let processors = processor_time();
+        let prefix = Prefix::prepare(&frozen, &settings, training, asked, progress);
+        self.costs.processor_seconds += (processor_time() - processors).as_secs_f64();
+        let seconds: f64 = prefix.stored().iter().map(|stored| stored.seconds).sum();
+        self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
+        self.ahead = prefix.training_prefetcher();
+        self.prefix = Some(Arc::new(prefix));
+    }
+
+    /// Logs what is stored of the frozen prefix.
+    pub(super) fn report_prefix(&self, monitor: &mut Monitor) {
+        let Some(prefix) = &self.prefix else { return };
+        for stored in prefix.stored() {
+            monitor.message(&format!("frozen prefix of {stored}"));
+        }
+        // A run that continues has these scalars already.
+        if !prefix.stored().is_empty() && self.newest.number == 0 {
+            let mut values = prefix.summary();
+            values.push(("time/processor_seconds", self.costs.processor_seconds));
+            monitor.scalars(0, 0.0, &values);
+        }
+    }
+
+    /// Releases the weights that only the frozen prefix uses.
+    pub(in super::super) fn release_frozen(
+        &self,
+        mut model: GenirModel,
+        monitor: Option<&Monitor>,
+    ) -> Result<GenirModel, TrainError> {
+        // Corrupted texts go through the whole model at each step.
+        let is_stored = |prefix: &&Arc<Prefix>| prefix.is_complete() && !self.plan.is_denoising();
+        let Some(prefix) = self.prefix.as_ref().filter(is_stored) else {
+            return Ok(model);
+        };
+        let origin = Arc::new(self.plan.origin().map_err(PlanError::from)?);
+        let frozen = prefix.frozen();
+        let bytes;
+        (model.t5, bytes) =
+            model.t5.release_before(frozen.layer(), &origin).map_err(PlanError::from)?;
+        if let (Some(monitor), 1..) = (monitor, bytes) {
+            let size = mebibytes(bytes as u64);
+            monitor.message(&format!(
+                "frozen prefix: the weights of the {frozen} are released ({size})"
+            ));
+        }
+        Ok(model)
+    }
+}
