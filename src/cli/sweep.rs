@@ -20,7 +20,8 @@ use crate::monitor::Console;
 use crate::report::{ReportOptions, report};
 use crate::run::{RunDirectory, RunError, Summary, lock};
 use crate::sweep::{
-    PlannedRun, RunKind, RunRecord, RunStatus, SweepOptions, SweepPlan, SweepRecord, in_use,
+    PlannedArm, PlannedRun, RunKind, RunRecord, RunStatus, SweepOptions, SweepPlan, SweepRecord,
+    in_use,
 };
 use crate::train::{Requests, costs_table};
 
@@ -208,10 +209,10 @@ fn summary(plan: &SweepPlan) -> String {
     if !plan.differing_keys.is_empty() {
         text += "\nkeys that differ:\n";
         for (key, values) in &plan.differing_keys {
-            let values = values.iter().zip(&plan.arms);
-            let values = values.filter_map(|(value, arm)| Some((&arm.name, value.as_ref()?)));
-            let values: Vec<String> = values.map(|(arm, value)| format!("{arm} {value}")).collect();
-            text += &format!("  {key}: {}\n", values.join("; "));
+            text += &format!("  {key}\n");
+            for (value, arms) in by_value(values, &plan.arms) {
+                text += &format!("    {value}: {}\n", arms.join(", "));
+            }
         }
     }
     text += &format!("\nruns in {}:\n", plan.directory.display());
@@ -230,6 +231,22 @@ fn summary(plan: &SweepPlan) -> String {
         text += &format!("{warning}\n");
     }
     text
+}
+
+/// Returns each value of a key with the names of the arms that have it, in the order of the arms.
+fn by_value<'a>(
+    values: &'a [Option<String>],
+    arms: &'a [PlannedArm],
+) -> Vec<(&'a str, Vec<&'a str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (value, arm) in values.iter().zip(arms) {
+        let Some(value) = value.as_deref() else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, names)) => names.push(&arm.name),
+            None => groups.push((value, vec![&arm.name])),
+        }
+    }
+    groups
 }
 
 /// Runs what is not done; returns the record, and the signal that ended the sweep.

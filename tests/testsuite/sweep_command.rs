@@ -220,7 +220,7 @@ fn a_killed_sweep_continues_where_it_was() {
 }
 
 #[test]
-fn a_signal_saves_the_current_run_and_a_second_sweep_of_the_directory_is_refused() {
+fn signals_save_or_end_the_current_run_and_a_second_sweep_of_the_directory_is_refused() {
     let home = Home::new();
     let arguments = [&["--seeds", "3,4"], &SHORT_AND_LONG[..]].concat();
     let mut sweep = home.start(&arguments);
@@ -229,6 +229,16 @@ fn a_signal_saves_the_current_run_and_a_second_sweep_of_the_directory_is_refused
     assert_eq!(second.code, 1, "{}", second.stderr);
     let in_use = format!("{} is in use by process {}", home.sweep().display(), sweep.id());
     assert_says(&second.stderr, &[&in_use, "choose another directory"]);
+    let checkpoints = home.sweep().join("long-seed-3/checkpoints");
+    wait_until("SIGUSR1 saves the current run", || {
+        kill("-USR1", &sweep);
+        let names = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().file_name());
+        let step = |name: &str| name.strip_prefix("step-")?.parse().ok();
+        // Without the signal, checkpoints are written every 20 steps.
+        let mut steps = names.filter_map(|name| step(name.to_str()?));
+        steps.any(|step: u64| !step.is_multiple_of(20))
+    });
+    assert_eq!(home.statuses()["long-seed-3"], "running");
     // Not SIGINT, which a shell's background jobs ignore, and the sweep with them.
     kill("-TERM", &sweep);
     assert_eq!(sweep.wait().unwrap().code(), Some(143));
