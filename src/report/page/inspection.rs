@@ -1,9 +1,10 @@
 //! An inspected query: as a page of its own, and as a part of the report.
 
+use super::document::{PageKind, document};
 use super::html::{Html, Table};
 use super::probes::of_text;
 use super::queries::shortened;
-use super::{ReportKind, document, section, svg};
+use super::{section, svg};
 use crate::probe::Inspection;
 use crate::report::figures::inspection::figures;
 use crate::report::figures::spec::FigureSpec;
@@ -43,7 +44,7 @@ pub fn inspection_page(found: &Inspection) -> String {
     let mut header = Html::default();
     header.element("h1", &[], &found.query.text);
     header.paragraph("about", about(found));
-    document(&found.query.text, ReportKind::Query, (&header, &contents), &body)
+    document(&found.query.text, PageKind::Query, (&header, &contents), &body)
 }
 
 /// The model and the query in one line.

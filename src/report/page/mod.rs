@@ -7,6 +7,7 @@
 mod answer;
 mod comparison;
 mod curves;
+mod document;
 mod html;
 mod inspection;
 mod map;
@@ -33,6 +34,7 @@ use crate::probe::{Inspection, InspectionError};
 use crate::retrieval::NamedMeasure;
 use crate::retrieval::run_files::{RunFileError, read_run};
 use crate::run::RunError;
+use document::{PageKind, document};
 use html::Html;
 pub use inspection::inspection_page;
 use run::{ReportedRun, name_of};
@@ -456,55 +458,7 @@ fn whole(arms: &Arms, sections: &Html, contents: &Html) -> String {
     let mut body = Html::default();
     notices(&mut body, arms);
     body.add(sections);
-    document(&title, ReportKind::Runs, (&header, contents), &body)
-}
-
-/// What a page shows.
-#[derive(Clone, Copy)]
-enum ReportKind {
-    /// Runs.
-    Runs,
-    /// One query.
-    Query,
-}
-
-/// A page: its title, its header with the table of contents, and its body.
-fn document(
-    title: &str,
-    kind: ReportKind,
-    (header, contents): (&Html, &Html),
-    body: &Html,
-) -> String {
-    let (command, first, of) = match kind {
-        ReportKind::Runs => {
-            ("genir report", ("#answer", "Skip to the answer"), "what the runs have stored")
-        }
-        ReportKind::Query => {
-            ("genir inspect", ("#documents", "Skip to the ranked documents"), "a checkpoint")
-        }
-    };
-    let mut html = Html::default();
-    html.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")
-        .raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")
-        .raw("<meta name=\"color-scheme\" content=\"light dark\">\n");
-    // Nothing is loaded, whatever a text might contain.
-    html.raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ")
-        .raw("style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'; ")
-        .raw("form-action 'none'\">\n<link rel=\"icon\" href=\"data:,\">\n");
-    html.element("title", &[], format!("{title} \u{2013} {command}"));
-    html.raw("\n<style>\n").raw(include_str!("page.css")).raw("</style>\n</head>\n<body>\n");
-    html.element("a", &[("class", "skip"), ("href", first.0)], first.1).raw("\n<header>");
-    html.paragraph("brand", command).add(header);
-    html.raw("<nav aria-label=\"Contents\"><ul>")
-        .add(contents)
-        .raw("</ul></nav></header>\n<main>\n")
-        .add(body)
-        .raw("</main>\n<footer>");
-    let version = env!("CARGO_PKG_VERSION");
-    html.paragraph("note", format!("Made by genir {version} from {of}."));
-    html.raw("</footer>\n<div id=\"tip\" role=\"status\" hidden></div>\n<script>\n");
-    html.raw(include_str!("page.js")).raw("</script>\n</body>\n</html>\n");
-    html.into_string()
+    document(&title, PageKind::Runs, (&header, contents), &body)
 }
 
 fn distinct(mut names: Vec<String>) -> Vec<String> {

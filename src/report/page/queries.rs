@@ -82,17 +82,20 @@ pub fn section(html: &mut Html, arms: &Arms, split: Split) {
     }
 }
 
-/// Appends the inspected queries, or how to inspect one.
+/// Appends the inspected queries, or how to inspect the first of those that are shown.
 fn inspected(html: &mut Html, chosen: &[(String, String)], arms: &Arms, shown: &[&ReportedRun]) {
-    let all = || arms.runs().flat_map(|run| run.inspections.iter().map(move |found| (run, found)));
-    html.element("h3", &[], "Attention over the tokens of a query");
-    for (run, found) in all() {
-        inspection::part(html, &run.name, found);
-    }
-    if let (None, Some((query, _)), Some(run)) = (all().next(), chosen.first(), shown.first()) {
+    let title = "Attention over the tokens of a query";
+    let all: Vec<_> =
+        arms.runs().flat_map(|run| run.inspections.iter().map(move |found| (run, found))).collect();
+    if !all.is_empty() {
+        html.element("h3", &[], title);
+        for (run, found) in all {
+            inspection::part(html, &run.name, found);
+        }
+    } else if let (Some((query, _)), Some(run)) = (chosen.first(), shown.first()) {
         let text = "What each head of cross-attention reads is not stored in a run. These commands compute it for a \
                     query and add it here:";
-        html.paragraph("note", text);
+        html.element("h3", &[], title).paragraph("note", text);
         let path = quoted_for_shell(&run.path.display().to_string());
         let query = quoted_for_shell(query);
         let commands = format!(
