@@ -94,14 +94,14 @@ fn documents(found: &Inspection) -> TitledTable {
     )
 }
 
-/// The tokens with the highest weights, highest first: `Fe 0.61  symbol 0.20`.
+/// The tokens with the highest weights, highest first: `Fe 0.61, symbol 0.20`.
 fn highest(tokens: &[String], weights: &[f64]) -> String {
     let mut order: Vec<(usize, f64)> = weights.iter().copied().enumerate().collect();
     order.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
     let shown = order.into_iter().take(ATTENDED);
     let shown =
         shown.map(|(token, weight)| format!("{} {}", word(&tokens[token]), number(weight, 2)));
-    shown.collect::<Vec<_>>().join("  ")
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 fn attended(found: &Inspection) -> TitledTable {

@@ -67,6 +67,8 @@ pub(crate) fn word(token: &str) -> String {
         Some("") => "\u{2423}".to_owned(),
         Some(word) => word.to_owned(),
         None if DocidVocabulary::parse_token(token).is_some() => token.to_owned(),
+        // `</s>` and other tokens of the vocabulary itself are no parts of words.
+        None if token.starts_with('<') && token.ends_with('>') => token.to_owned(),
         None => format!("\u{2011}{token}"),
     }
 }

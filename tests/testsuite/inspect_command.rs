@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::command::{Done, assert_says, genir_with_input, is_refused, succeeds, text};
+use crate::interrupted_run::Home;
 
 /// Models of the fixtures of probes: ReLU and tied in 3 layers; gated, untied in 8.
 const MODELS: [&str; 2] = ["shallow", "deep"];
@@ -110,14 +111,15 @@ fn ranks_and_ablations_are_those_of_the_probes() {
 #[test]
 fn the_lens_after_the_last_layer_is_the_models_output_and_probabilities_sum_to_1() {
     for model in MODELS {
-        let (found, _) = inspected(model, &["--query-id", "val-1"]);
+        let id = &queries(model)[1].0;
+        let (found, _) = inspected(model, &["--query-id", id]);
         let last = found.lens_at(LensSite::ResidualPost).last().unwrap();
         assert_eq!(last.rank, found.docid.rank);
         assert!((last.logit - found.docid.logit).abs() < 1e-4, "{last:?} {:?}", found.docid);
         assert!((last.probability - found.docid.probability).abs() < 1e-5);
         assert!(found.docid.probability > 0.0 && found.docid.probability < 1.0);
 
-        let all = ["--query-id", "val-1", "--vocabulary", "docids", "-k", "1000"];
+        let all = ["--query-id", id, "--vocabulary", "docids", "-k", "1000"];
         let (found, _) = inspected(model, &all);
         let sum: f64 = found.documents.iter().map(|document| document.probability).sum();
         assert!((sum - 1.0).abs() < 1e-5, "{sum} over {} documents", found.documents.len());
@@ -239,7 +241,7 @@ fn transformers_computes_the_same_activations_lens_and_ablations() {
             ["query.json", "query.safetensors"].map(|name| home.path().join(name));
         let files = ["--json", &text(json.clone()), "--activations", &text(tensors.clone())]
             .map(str::to_owned);
-        for query in ["val-0", "val-1"] {
+        for (query, _) in queries(model).iter().take(2) {
             let options = ["--query-id", query, "--over", "all"];
             let files: Vec<&str> = files.iter().map(String::as_str).collect();
             succeeds(&with(&target("inspect", model), &[&options[..], &files].concat()));
@@ -300,13 +302,12 @@ fn what_cannot_be_inspected_is_an_error_and_nothing_is_written() {
     };
     refused(&[], &["no query", "--query-id"]);
     refused(&[" "], &["the query is empty"]);
-    refused(&["\u{200b}"], &["has no tokens"]);
     refused(&["--jsno"], &["`--jsno` is not an option of `genir inspect`"]);
     refused(
         &["--query-id", "val-00"],
         &["--query-id val-00", "no such query", "did you mean `val-0`?"],
     );
-    refused(&["dopi", "--docid", "281"], &["--docid 281", "not one of the 34 docids"]);
+    refused(&["dopi", "--docid", "281"], &["--docid 281", "not one of the 40 docids"]);
     refused(&["dopi", "--stages", "0..1,1..2,2..9"], &["stages: ", "last layer is 7"]);
     refused(
         &["dopi", "--html", "no/such/place/query.html"],
@@ -320,6 +321,17 @@ fn what_cannot_be_inspected_is_an_error_and_nothing_is_written() {
     is_refused(&["inspect", base, "--corpus", &corpus, "dopi"], &["no docids", "genir train"]);
     let done = genir_with_input(&with(&deep, &["dopi", "--query-id", "val-0"]), "");
     assert_eq!(done.code, 2, "{}", done.stderr);
+}
+
+#[test]
+fn a_query_of_which_the_tokenizer_leaves_nothing_is_refused() {
+    let home = TempDir::new().unwrap();
+    let of_run = Home::new(home.path(), &["train.steps=1"]);
+    of_run.train();
+    let run = text(of_run.run());
+    // T5's normaliser removes zero-width spaces.
+    is_refused(&["inspect", &run, "\u{200b}"], &["the query", "has no tokens"]);
+    succeeds(&["inspect", &run, "x"]);
 }
 
 #[test]
@@ -343,14 +355,8 @@ fn an_id_of_two_queries_is_refused_and_a_corpus_without_queries_has_no_ablation(
     assert_says(&done.stderr, &["query (test query 1): pene test", "Ranked documents"]);
 
     let bare = TempDir::new().unwrap();
-    let file = bare.path().join("corpus.jsonl");
-    let documents: Vec<Value> =
-        serde_json::from_slice(&fs::read(home.path().join("documents.json")).unwrap()).unwrap();
-    let line = |document: &Value| {
-        let id = document["id"].to_string();
-        json!({ "_id": id, "title": "", "text": document["text"] }).to_string() + "\n"
-    };
-    fs::write(&file, documents.iter().map(line).collect::<String>()).unwrap();
+    let documents = home.path().join("documents.json");
+    fs::copy(documents, bare.path().join("documents.json")).unwrap();
     let corpus = bare.path().to_str().unwrap();
     let done = succeeds(&["inspect", &checkpoint, "--corpus", corpus, "pene fuse"]);
     assert_says(&done.stderr, &["skipped: mean ablation"]);
