@@ -203,12 +203,16 @@ impl Inspection {
         // From the text, for its line and column in the error.
         let found: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let tokens = found.query.tokens.len();
-        match found.attention.iter().flatten().find(|weights| weights.len() != tokens) {
-            Some(weights) => {
-                Err(format!("{} attention weights of a head for {tokens} tokens", weights.len()))
+        for weights in found.attention.iter().flatten() {
+            if weights.len() != tokens {
+                let count = weights.len();
+                return Err(format!("{count} attention weights of a head for {tokens} tokens"));
             }
-            None => Ok(found),
+            if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+                return Err(format!("an attention weight is {weight}"));
+            }
         }
+        Ok(found)
     }
 
     /// Returns the mean of cross-attention's weights over the heads of a layer, by token.
