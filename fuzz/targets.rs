@@ -15,7 +15,9 @@ use genir::component::{Selector, Stages, parse_layers, trainable_set};
 use genir::corpus::{self, Corpus, CorpusOptions, Layout, OnProblem, Split};
 use genir::docid::{EncodeOptions, TextTokenizer};
 use genir::prefix::fuzzing as prefix;
-use genir::probe::{HistoryLine, Probe, ProbeOptions, Record, Suite, files as probe_files};
+use genir::probe::{
+    HistoryLine, Inspection, Probe, ProbeOptions, Record, Suite, files as probe_files,
+};
 use genir::recipe::Recipe;
 use genir::report;
 use genir::retrieval::NamedMeasure;
@@ -43,6 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("prefix_file", prefix_file),
     ("tokenizer", tokenizer),
     ("probe_records", probe_records),
+    ("inspection", inspection),
     ("checkpoint_state", checkpoint_state),
 ];
 
@@ -447,4 +450,17 @@ fn probe_records(bytes: &[u8]) {
     for figure in report::figures(&stored.records, &stored.skipped) {
         value(figure.svg());
     }
+}
+
+/// A file of `genir inspect --json`.
+fn inspection(bytes: &[u8]) {
+    let scratch = Scratch::with(&[("query.json", bytes)]);
+    let Some(found) = value(Inspection::read(&scratch.file("query.json"))) else { return };
+    report::inspection_tables(&found).iter().for_each(|titled| drop(titled.table.to_string()));
+    report::inspection_page(&found);
+    let written = serde_json::to_value(&found).expect("an inspection can be written");
+    let scratch = Scratch::with(&[("query.json", written.to_string().as_bytes())]);
+    let again = Inspection::read(&scratch.file("query.json")).expect("and read again");
+    let again = serde_json::to_value(again).expect("and written");
+    assert!(same_json(&written, &again), "an inspection is read as it was written: {written}");
 }

@@ -16,6 +16,7 @@
 //! | read a run's results | [`run::Summary`], [`monitor::read_scalars`], [`probe::files`] |
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
+//! | inspect one query | [`probe::inspect()`], [`probe::Inspection`] |
 //! | read a corpus | [`corpus::load`] |
 //!
 //! genir is not on crates.io. Its types contain Burn's, so depend on the same version of Burn:

@@ -74,6 +74,7 @@ fn lying() -> Vec<(&'static str, Vec<u8>)> {
         ("run_files", vec![b' '; 1 << 22]),
         ("run_files", vec![b'['; 1 << 20]),
         ("probe_records", vec![b'['; 1 << 20]),
+        ("inspection", vec![b'{'; 1 << 20]),
         ("shard_index", vec![b'{'; 1 << 20]),
     ];
     for key in ["d_model", "d_kv", "d_ff", "num_heads", "num_layers", "vocab_size"] {

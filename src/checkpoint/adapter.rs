@@ -60,7 +60,7 @@ impl Adapter<'_> {
     pub fn write(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
         let directory = checkpoint.join(DIRECTORY);
         create_directory(&directory)?;
-        write_tensors(&directory.join(WEIGHTS), self.tensors(), StoredType::Float32)?;
+        write_tensors(&directory.join(WEIGHTS), self.tensors(), StoredType::Float32, &[])?;
         match &self.base {
             Ok(base) => write_json(&directory, CONFIG, &self.config(base)),
             Err(_) => Ok(()),

@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod eval;
 mod export;
+mod inspect;
 mod output;
 mod outputs;
 mod panic;
@@ -57,6 +58,7 @@ Examples:
   genir eval runs/quickstart --split test --run test.run
   genir eval runs/quickstart --baseline bm25
   genir probe runs/quickstart --probe logit_lens
+  genir inspect runs/quickstart \"Which element has the symbol Fe?\" --html query.html
   genir check quickstart
   genir sweep quickstart --arms full,restricted,lora --seeds 1,2,3
   genir recipes copy quickstart my-recipe.toml
@@ -78,6 +80,8 @@ enum Command {
     Report(report::ReportCommand),
     /// Rank documents for queries from the command line or standard input.
     Search(search::Search),
+    /// Show what a model does with one query: ranking, attention, logit lens, mean ablation.
+    Inspect(Box<inspect::Inspect>),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
     Probe(Box<probe::ProbeCommand>),
     /// Plot stored probe results as SVG figures.
@@ -165,6 +169,7 @@ pub fn main() -> ExitCode {
             Command::Compare(compare) => compare.run().map(success),
             Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console).map(success),
+            Command::Inspect(inspect) => inspect.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
             Command::Plot(plot) => plot.run().map(success),
             Command::Check(check) => check.run(&console).map(success),

@@ -395,7 +395,7 @@ fn show(bar: Option<&ProgressBar>, done: usize, of: usize) {
 }
 
 /// Parses stages from `0..2,2..4,4..6`, with optional names: `I=0..2,II=2..4,III=4..6`.
-fn stages(text: &str) -> Result<Stages, String> {
+pub(super) fn stages(text: &str) -> Result<Stages, String> {
     let wrong = || {
         format!(
             "expected the layers of three stages, ends exclusive, such as 0..7,7..18,18..24 or \

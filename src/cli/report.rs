@@ -39,6 +39,10 @@ pub struct ReportCommand {
     #[arg(long, value_name = "FILE")]
     probes: Vec<PathBuf>,
 
+    /// A query of `genir inspect RUN --json FILE`, to show the attention of each head over its tokens; may be repeated.
+    #[arg(long = "inspect", value_name = "FILE")]
+    inspections: Vec<PathBuf>,
+
     /// Queries: train, validation or test [default: the first of validation, test and train that were ranked].
     #[arg(long)]
     split: Option<Split>,
@@ -57,13 +61,18 @@ Examples:
 
 A run without probes:
   genir probe runs/full --save
-  genir report runs/full";
+  genir report runs/full
+
+A query with the attention over its tokens:
+  genir inspect runs/full --query-id element-iron/symbol/given/0 --json query.json
+  genir report runs/full --inspect query.json";
 
 impl ReportCommand {
     pub fn run(self, console: &Console) -> Result<()> {
         let inputs: Vec<(PathBuf, Option<String>)> =
             self.runs.iter().map(|text| named(text)).collect();
-        let files = inputs.iter().map(|(path, _)| path).chain(&self.probes);
+        let files =
+            inputs.iter().map(|(path, _)| path).chain(&self.probes).chain(&self.inspections);
         let read: Vec<_> = files.map(|path| ("an input", path.clone())).collect();
         outputs::check(&[("--output", Some(&self.output))], &read)?;
         if let Some(directory) = &self.figures {
@@ -73,6 +82,7 @@ impl ReportCommand {
             split: self.split,
             measures: self.metrics.unwrap_or_else(default_measures).0,
             probes: self.probes,
+            inspections: self.inspections,
         };
         let made = report(&inputs, &options)?;
         for warning in &made.warnings {

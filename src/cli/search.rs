@@ -39,7 +39,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// Returns whether the text is one word like `--jsno` or `-x`, which is more likely a mistyped option than a query.
 /// `-17 degrees` and `-17` are queries.
-fn is_like_an_option(text: &str) -> bool {
+pub(super) fn is_like_an_option(text: &str) -> bool {
     let name = text.trim_start_matches('-');
     let begins = text.len() > name.len() && !text.contains(char::is_whitespace);
     begins && name.starts_with(|letter: char| letter.is_ascii_alphabetic())

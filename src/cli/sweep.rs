@@ -379,6 +379,7 @@ fn print_comparison(
             split: Some(options.split),
             measures: options.measures.clone(),
             probes: Vec::new(),
+            inspections: Vec::new(),
         };
         write("report.html", &report(&inputs, &options)?.html)?;
     }

@@ -6,9 +6,9 @@ use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::lens::{LogitSum, TokenLogits, ordered};
 use super::number;
 use super::patch_tap::head_contributions;
+use super::subject::TokenNames;
 use super::{ProbeResult, Subject};
 use crate::component::{Component, Stage, Stages};
-use crate::docid::{DocidVocabulary, TextTokenizer};
 
 /// Docids among the top tokens of cross-attention's outputs under the logit lens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,9 +65,7 @@ const SAMPLE_TOKENS: usize = 5;
 
 /// Running sums over queries.
 pub(super) struct Accumulator<'a> {
-    tokenizer: &'a TextTokenizer,
-    docids: &'a DocidVocabulary,
-    text: usize,
+    names: TokenNames<'a>,
     stages: Option<Stages>,
     queries: usize,
     /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
@@ -81,20 +79,11 @@ impl<'a> Accumulator<'a> {
         let config = context.model.t5.config();
         let sampled = context.measured.iter().take(context.options.samples);
         Self {
-            tokenizer: subject.tokenizer,
-            docids: subject.docids,
-            text: config.vocab_size,
+            names: subject.token_names(),
             stages: context.options.stages.clone(),
             queries: 0,
             docid_shares: vec![vec![[0.0; 3]; 1 + config.num_heads]; config.num_decoder_layers],
             samples: sampled.map(|found| (found.query, Vec::new())).collect(),
-        }
-    }
-
-    fn token(&self, id: u32) -> String {
-        match id.checked_sub(self.text as u32) {
-            Some(row) => self.docids.token(row),
-            None => self.tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")),
         }
     }
 
@@ -103,7 +92,7 @@ impl<'a> Accumulator<'a> {
         let sample = self.samples.iter().position(|(sample, _)| *sample == query);
         let Some(sample) = sample else { return };
         for (head, top) in heads.iter().enumerate() {
-            let tokens = top.first.iter().map(|&id| self.token(id)).collect();
+            let tokens = top.first.iter().map(|&id| self.names.of(id)).collect();
             let query = context.queries.ids[query].clone();
             self.samples[sample].1.push(HeadTokens { query, layer, head, tokens });
         }
@@ -160,7 +149,7 @@ impl ProbeAccumulator for Accumulator<'_> {
         }
         let stages = Stage::ALL.into_iter().filter(|_| self.stages.is_some());
         ProbeResult::AttentionWrites(AttentionWrites {
-            chance: 100.0 * documents as f64 / (documents + self.text) as f64,
+            chance: 100.0 * documents as f64 / (documents + self.names.text_tokens()) as f64,
             stages: stages.flat_map(|stage| of_stage(stage, &layers)).collect(),
             layers,
             samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
@@ -191,15 +180,15 @@ fn of_stage(stage: Stage, layers: &[DocidShare]) -> [DocidShare; 2] {
 }
 
 /// The tokens with the highest logits of one vector.
-struct Top {
+pub(super) struct Top {
     /// % of docids in each of [`TOPS`].
     docids: [f64; 3],
     /// The first [`SAMPLE_TOKENS`] token ids, highest logit first.
-    first: Vec<u32>,
+    pub first: Vec<u32>,
 }
 
 /// Returns the tokens with the highest logits. If a logit is NaN, the shares are undefined and no token is listed.
-fn top_of(logits: TokenLogits) -> Top {
+pub(super) fn top_of(logits: TokenLogits) -> Top {
     if logits.has_nan() {
         return Top { docids: [f64::NAN; TOPS.len()], first: Vec::new() };
     }

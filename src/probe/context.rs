@@ -10,7 +10,7 @@ use super::overlap::Applied;
 use super::patch_tap::{PatchTap, ReplacementSources};
 use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget, States};
 use super::trace::Trace;
-use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks};
+use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks, Subject};
 use crate::component::ParameterPlace;
 use crate::docid::DocidVocabulary;
 use crate::t5::weights::parameters;
@@ -136,6 +136,29 @@ pub(super) struct ProbedBatch {
 }
 
 impl<'a> ProbeContext<'a> {
+    /// The context of measuring `measured` of the set `queries`, without means, other models and a test set.
+    pub fn new(
+        subject: &Subject<'a>,
+        own: QueryEncoder<'a>,
+        options: &'a ProbeOptions,
+        (queries, states): (&'a ProbeQueries, &'a EncodedQueries),
+        measured: &'a [QueryTarget],
+    ) -> Self {
+        Self {
+            model: subject.model,
+            own,
+            docids: subject.docids,
+            options,
+            queries,
+            states,
+            measured,
+            test: None,
+            means: None,
+            base: None,
+            encoder: None,
+        }
+    }
+
     /// Number of decoder layers.
     pub fn depth(&self) -> usize {
         self.model.t5.decoder.layers.len()
@@ -162,6 +185,13 @@ impl<'a> ProbeContext<'a> {
         let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
         let set = (self.queries, self.states);
         batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
+    }
+
+    /// Computes the means of patches over the measured queries.
+    pub fn compute_means(&mut self) {
+        let mut means = Means::new(self.depth(), self.own.device);
+        self.batches(false).for_each(|batch| means.add(&batch.trace));
+        self.means = Some(means);
     }
 
     /// One batch of a set, given with its encoder states.

@@ -74,6 +74,15 @@ pub enum ProbeError {
         /// The candidate set.
         vocabulary: CandidateSet,
     },
+    /// The model has diverged: nothing of it can be ranked.
+    #[error(
+        "{checkpoint}: logits for the query are NaN or infinite: the model has diverged; take an earlier checkpoint, or \
+         train with a lower learning rate"
+    )]
+    NotFinite {
+        /// The checkpoint.
+        checkpoint: String,
+    },
     /// There are no queries at all.
     #[error("the set `{set}` has no query with a relevant document")]
     NoQueries {

@@ -84,6 +84,28 @@ impl Lens<'_> {
         results
     }
 
+    /// The factor by which the final RMSNorm scales a vector `[1, d_model]`, before its weight: that of
+    /// [`Self::unscaled`] logits.
+    pub fn scale(&self, vector: &Tensor<2>) -> f64 {
+        let values = on_host(vector.clone());
+        let squares = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+        let epsilon = self.model.t5.config().layer_norm_epsilon;
+        (squares / values.len() as f64 + epsilon).sqrt().recip()
+    }
+
+    /// The logits of docid row `target` for decoder outputs, each `[1, d_model]`.
+    pub fn target_logits(&self, outputs: Vec<Tensor<2>>, target: u32) -> Vec<f64> {
+        let logits = self.model.docid_logit(Tensor::cat(outputs, 0), target); // [outputs, 1]
+        on_host(logits).into_iter().map(f64::from).collect()
+    }
+
+    /// [`TokenLogits::log_normaliser`] of a decoder output, `[1, d_model]`.
+    pub fn log_normaliser(&self, output: Tensor<2>) -> f64 {
+        let logits = self.model.logits(output);
+        let (text, docids) = (on_host(logits.text), on_host(logits.docids));
+        TokenLogits { text: &text, docids: &docids }.log_normaliser(self.candidates, 1.0)
+    }
+
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
         self.model.t5.decoder.final_norm.forward(vectors)
     }
@@ -131,6 +153,14 @@ impl TokenLogits<'_> {
     pub fn has_nan(self) -> bool {
         let is_nan = |group: &[f32]| group.iter().any(|logit| logit.is_nan());
         is_nan(self.text) || is_nan(self.docids)
+    }
+
+    /// The log of the denominator of the softmax over the candidates, with all logits multiplied by `scale` (above 0).
+    pub fn log_normaliser(self, candidates: CandidateSet, scale: f64) -> f64 {
+        let text = if candidates == CandidateSet::All { self.text } else { &[] };
+        let logits = || text.iter().chain(self.docids).map(|logit| scale * f64::from(*logit));
+        let highest = logits().fold(f64::NEG_INFINITY, f64::max);
+        highest + logits().map(|logit| (logit - highest).exp()).sum::<f64>().ln()
     }
 
     /// The rank of docid row `target`: 1 + the number of candidates with a strictly higher logit.

@@ -10,7 +10,6 @@ use super::shift::median;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
-use crate::retrieval::CandidateSet;
 
 choice! {
     /// The activation that is projected to the vocabulary.
@@ -120,19 +119,21 @@ impl ProbeAccumulator for Accumulator {
     fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
         self.queries += batch.measured.len();
         let candidates = context.lens().candidates;
-        // The residual stream is the sum of the start token's embedding and all outputs before it.
-        let outputs = batch.trace.layers.iter().flat_map(|layer| layer.outputs.clone());
-        let summands = [batch.trace.start.clone()].into_iter().chain(outputs).collect();
-        let found = context
-            .lens()
-            .unscaled(summands, |row, summands| of_query(summands, batch.targets[row], candidates));
+        let found = context.lens().unscaled(batch.trace.summands(), |row, summands| {
+            at_sites(summands, |_, site, logits| {
+                let populations = (site == LensSite::ResidualPost).then(|| populations(logits));
+                (logits.rank(batch.targets[row], candidates), populations)
+            })
+        });
         for of_query in found {
             for (layer, found) in of_query.into_iter().enumerate() {
-                for (ranks, rank) in self.ranks[layer].iter_mut().zip(found.ranks) {
+                for (ranks, (rank, populations)) in self.ranks[layer].iter_mut().zip(found) {
                     ranks.push(rank);
-                }
-                for (sum, found) in self.populations[layer].iter_mut().zip(found.populations) {
-                    sum.add(found);
+                    for (sum, found) in
+                        self.populations[layer].iter_mut().zip(populations.into_iter().flatten())
+                    {
+                        sum.add(found);
+                    }
                 }
             }
         }
@@ -166,33 +167,28 @@ impl ProbeAccumulator for Accumulator {
     }
 }
 
-/// Ranks in one layer for one query.
-struct LayerRanks {
-    /// Ranks of the target at each of [`LensSite::ALL`].
-    ranks: [u32; LensSite::ALL.len()],
-    /// Statistics of docids and of text tokens.
-    populations: [Population; 2],
-}
-
-/// Ranks in each layer for one query, from the unscaled logits of the start token's embedding and of the three outputs
-/// of each layer.
-fn of_query(summands: &[TokenLogits], target: u32, candidates: CandidateSet) -> Vec<LayerRanks> {
+/// Calls `read` with the layer and the unscaled logits at each of [`LensSite::ALL`], for one query, and returns its
+/// results by layer. `summands` are the logits of the summands of the residual stream ([`super::trace::Trace::summands`]).
+pub(super) fn at_sites<R>(
+    summands: &[TokenLogits],
+    mut read: impl FnMut(usize, LensSite, TokenLogits) -> R,
+) -> Vec<[R; LensSite::ALL.len()]> {
     let Some((start, outputs)) = summands.split_first() else { return Vec::new() };
     let mut residual = LogitSum::of(*start);
     let (layers, _) = outputs.as_chunks::<{ Component::ALL.len() }>();
-    let of_layer = |&[attention, cross_attention, mlp]: &[TokenLogits; 3]| {
-        let mut then = |output: TokenLogits| {
+    let of_layer = |(layer, &[attention, cross_attention, mlp]): (usize, &[TokenLogits; 3])| {
+        let mut after = |output: TokenLogits, site: LensSite| {
             residual.add(output);
-            residual.logits().rank(target, candidates)
+            read(layer, site, residual.logits())
         };
-        let [mid, mid_cross, post] = [attention, cross_attention, mlp].map(&mut then);
-        let alone = [cross_attention, mlp].map(|output| output.rank(target, candidates));
-        LayerRanks {
-            ranks: [mid, mid_cross, post, alone[0], alone[1]],
-            populations: populations(residual.logits()),
-        }
+        let mid = after(attention, LensSite::ResidualMid);
+        let mid_cross = after(cross_attention, LensSite::ResidualMidCross);
+        let post = after(mlp, LensSite::ResidualPost);
+        let cross_alone = read(layer, LensSite::CrossAttentionOut, cross_attention);
+        let mlp_alone = read(layer, LensSite::MlpOut, mlp);
+        [mid, mid_cross, post, cross_alone, mlp_alone]
     };
-    layers.iter().map(of_layer).collect()
+    layers.iter().enumerate().map(of_layer).collect()
 }
 
 /// Rank statistics of all docids and of all text tokens; undefined if a logit is NaN, which cannot be ranked.

@@ -13,6 +13,8 @@ mod encoder_swap;
 mod error;
 pub mod files;
 mod input_attribution;
+mod inspect;
+mod inspection;
 mod lens;
 mod logit_lens;
 mod means;
@@ -42,6 +44,11 @@ pub(crate) use files::Stored;
 pub use input_attribution::{
     AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
     StageShare, StageSource, Variant,
+};
+pub use inspect::{Activations, InspectOptions, Question, inspect};
+pub use inspection::{
+    AblatedCell, Ablation, ChosenBecause, INSPECTION_SCHEMA, InspectedDocid, InspectedQuery,
+    Inspection, InspectionError, LensReading, RankedDocument,
 };
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use memory::ProbeSizes;

@@ -74,6 +74,15 @@ impl PatchedPart {
             heads: None,
         }
     }
+
+    /// One component of one layer.
+    pub fn of_layer(component: Component, layer: usize) -> Self {
+        Self {
+            selector: format!("decoder.{}[{layer}]", component.name()),
+            places: vec![(layer, component)],
+            heads: None,
+        }
+    }
 }
 
 /// Parses `0,2]`.

@@ -62,6 +62,18 @@ impl ProbeQueries {
         }
     }
 
+    /// One query, measured by the docid row `target`.
+    pub(super) fn single(id: String, tokens: Vec<u32>, target: u32) -> Self {
+        Self {
+            name: id.clone(),
+            ids: vec![id],
+            questions: vec![EncodedQuery { tokens, relevant: vec![target] }],
+            selected: None,
+            correct: Vec::new(),
+            stored: EncodedQueries::default(),
+        }
+    }
+
     /// The queries' texts, to be read `times` times.
     pub fn text_set(&self, times: u64) -> TextSet<'_> {
         TextSet {

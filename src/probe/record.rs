@@ -246,7 +246,7 @@ impl HistoryLine {
 }
 
 /// Checks every index of a layer or a head in a record: axes and tables have a place for each index up to the largest.
-fn check_indices(value: &Value) -> Result<(), String> {
+pub(super) fn check_indices(value: &Value) -> Result<(), String> {
     /// More than any T5 has.
     const MOST: u64 = 4096;
     match value {

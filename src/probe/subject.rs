@@ -24,3 +24,33 @@ pub struct Subject<'a> {
     /// encoder](super::ComparisonModel::has_same_encoder) (rounded to the precision in which the run stores them).
     pub encoder_is_frozen: bool,
 }
+
+impl<'a> Subject<'a> {
+    /// The names of the tokens of its output vocabulary.
+    pub(super) fn token_names(&self) -> TokenNames<'a> {
+        let text = self.model.t5.config().vocab_size;
+        TokenNames { tokenizer: self.tokenizer, docids: self.docids, text }
+    }
+}
+
+/// The names of the tokens of an output vocabulary: text tokens, then docids.
+pub(super) struct TokenNames<'a> {
+    tokenizer: &'a TextTokenizer,
+    docids: &'a DocidVocabulary,
+    text: usize,
+}
+
+impl TokenNames<'_> {
+    /// Number of text tokens.
+    pub fn text_tokens(&self) -> usize {
+        self.text
+    }
+
+    /// The token with this id, as the tokenizer writes it; `<id>` if it has none.
+    pub fn of(&self, id: u32) -> String {
+        match id.checked_sub(self.text as u32) {
+            Some(row) => self.docids.token(row),
+            None => self.tokenizer.token(id).unwrap_or_else(|| format!("<{id}>")),
+        }
+    }
+}

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::context::{ComparisonModels, ProbeAccumulator, ProbeContext};
-use super::means::Means;
 use super::patch::{Patch, PatchedPart};
 use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget};
 use super::record::{MeasuredOn, NamedQueries, QueryRanks, Record, SCHEMA};
@@ -87,17 +86,10 @@ impl Suite {
             (&*test, states)
         });
         let mut context = ProbeContext {
-            model: subject.model,
-            own,
-            docids: subject.docids,
-            options: &self.options,
-            queries,
-            states: &states,
-            measured: &measured,
             test: test.as_ref().map(|(test, states)| (*test, states)),
-            means: None,
             base: others.base.as_ref(),
             encoder: others.encoder.as_ref(),
+            ..ProbeContext::new(subject, own, &self.options, (queries, &states), &measured)
         };
         let found = self.run_probes(&mut context, subject, progress)?;
         Ok(self.records(subject, &context, &targets, &chosen, found))
@@ -131,7 +123,7 @@ impl Suite {
     }
 
     /// Encodes a set with the model's encoder, and with the base's if that is the same.
-    fn encode(
+    pub(super) fn encode(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -173,7 +165,7 @@ impl Suite {
     }
 
     /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.
-    fn targets(
+    pub(super) fn targets(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -225,7 +217,7 @@ impl Suite {
     }
 
     /// The queries that are measured, each with its rank without intervention; notes what was found correct.
-    fn select_queries(
+    pub(super) fn select_queries(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -283,9 +275,7 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<(ProbeResult, f64)>, ProbeError> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            let mut means = Means::new(context.depth(), subject.device);
-            context.batches(false).for_each(|batch| means.add(&batch.trace));
-            context.means = Some(means);
+            context.compute_means();
         }
         let mut running: Vec<(Box<dyn ProbeAccumulator + '_>, f64)> =
             self.probes.iter().map(|&probe| (self.start(probe, context, subject), 0.0)).collect();

@@ -1,6 +1,7 @@
 //! The activations of one forward pass of the decoder that probes need, recorded by a tap.
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
 
 use crate::component::{ByComponent, Component};
 use crate::t5::{Attention, EncoderStates, Hook, Pass, Site, Stack, T5, Tap};
@@ -44,6 +45,13 @@ impl Trace {
         recorder
     }
 
+    /// The summands of the residual stream after the last layer, each `[batch, d_model]`: the start token's embedding and
+    /// the outputs of each layer's components, in the order in which they are added.
+    pub fn summands(&self) -> Vec<Tensor<2>> {
+        let outputs = self.layers.iter().flat_map(|layer| layer.outputs.clone());
+        [self.start.clone()].into_iter().chain(outputs).collect()
+    }
+
     /// A component's output, `[batch, d_model]`.
     pub fn output_of(&self, layer: usize, component: Component) -> &Tensor<2> {
         &self.layers[layer].outputs[component]
@@ -51,6 +59,11 @@ impl Trace {
 }
 
 impl LayerTrace {
+    /// Cross-attention's weights, `[batch, heads, source]`: they sum to 1.
+    pub fn cross_attention_weights(&self) -> Tensor<3> {
+        softmax(self.scores.clone(), 2)
+    }
+
     fn filled_with(placeholder: Tensor<2>) -> Self {
         let heads = placeholder.clone().unsqueeze::<3>();
         Self {

@@ -2,6 +2,7 @@
 //! [`Record`], so that they can be generated again at any time. Also the CSV of an evaluation's queries.
 
 mod figures;
+mod inspection;
 mod page;
 pub mod per_query;
 mod points;
@@ -9,12 +10,15 @@ mod tables;
 mod tidy;
 
 pub use figures::{Figure, FigureError, figures};
-pub use page::{InputError, Report, ReportError, ReportOptions, report};
+pub(crate) use inspection::inspection_heading;
+pub use inspection::inspection_tables;
+pub use page::{InputError, Report, ReportError, ReportOptions, inspection_page, report};
 pub use points::{histograms, points};
 pub use tables::{TitledTable, tables};
 pub(crate) use tidy::{UNPATCHED, quoted, ranks_by_place};
 pub use tidy::{write_csv, write_query_ranks};
 
+use crate::docid::DocidVocabulary;
 use crate::probe::{NamedQueries, Over, Record, SkipReason, Skipped, describe_candidates};
 
 /// Describes the measured queries in one line: `step 200, 81 correct of 100 validation queries, ranked among text
@@ -56,3 +60,15 @@ pub fn skipped(skipped: &[Skipped]) -> Option<String> {
 
 /// Number of steps that are listed individually.
 const SHOWN_STEPS: usize = 8;
+
+/// A token as a word: SentencePiece marks the start of a word.
+pub(crate) fn word(token: &str) -> String {
+    match token.strip_prefix('\u{2581}') {
+        Some("") => "\u{2423}".to_owned(),
+        Some(word) => word.to_owned(),
+        None if DocidVocabulary::parse_token(token).is_some() => token.to_owned(),
+        // `</s>` and other tokens of the vocabulary itself are no parts of words.
+        None if token.starts_with('<') && token.ends_with('>') => token.to_owned(),
+        None => format!("\u{2011}{token}"),
+    }
+}

@@ -264,7 +264,7 @@ fn encoder_swap(result: &EncoderSwap, among: &str) -> Vec<TitledTable> {
 }
 
 /// Returns the stage of a layer; `-` if the decoder has no stages.
-fn stage_name(stage: Option<Stage>) -> String {
+pub(super) fn stage_name(stage: Option<Stage>) -> String {
     stage.map_or("-".to_owned(), |stage| stage.to_string())
 }
 
@@ -455,7 +455,7 @@ pub(super) fn number(value: f64, digits: usize) -> String {
 }
 
 /// Builds a table; numeric (or undefined) cells are right-aligned.
-fn titled<T: Into<String>>(
+pub(super) fn titled<T: Into<String>>(
     title: &str,
     header: impl IntoIterator<Item = T>,
     rows: Vec<Vec<String>>,

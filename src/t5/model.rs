@@ -250,6 +250,12 @@ impl GenirModel {
         self.docids.logits(self.t5.scaled(output), self.t5.precision)
     }
 
+    /// Logits of one docid: `[batch, d_model] -> [batch, 1]`.
+    pub fn docid_logit(&self, output: Tensor<2>, row: u32) -> Tensor<2> {
+        let row = row as usize;
+        self.docids.logits_of(self.t5.scaled(output), row..row + 1, self.t5.precision)
+    }
+
     /// The same model with products in `precision` on a GPU.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { t5: self.t5.with_precision(precision), ..self }

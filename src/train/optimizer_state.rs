@@ -35,7 +35,7 @@ impl Optimizer {
                 1 => entries(name, self.rule.moments::<1>(state).1),
                 _ => entries(name, self.rule.moments::<2>(state).1),
             });
-        write_tensors(path, entries.collect(), StoredType::Float32)
+        write_tensors(path, entries.collect(), StoredType::Float32, &[])
     }
 
     /// The moments of all parameters with their names in the file, copied one at a time.

@@ -66,6 +66,7 @@ mod export_command;
 mod frozen_prefix;
 mod fused_loss;
 mod hub_is_not_trusted;
+mod inspect_command;
 mod interrupted_starts;
 mod ir_metadata;
 mod library;

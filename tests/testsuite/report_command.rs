@@ -261,6 +261,52 @@ fn missing_probes_are_named_with_the_command_and_read_from_a_file() {
     );
 }
 
+/// Inspects a query of a run; returns the file.
+fn inspected(home: &TempDir, run: &str, query: &str) -> String {
+    let file = text(home.path().join(format!("{query}.json")));
+    succeeds(&["inspect", run, "--query-id", query, "--json", &file]);
+    file
+}
+
+#[test]
+fn inspected_queries_show_the_attention_of_each_head_and_without_any_the_command_is_named() {
+    let home = TempDir::new().unwrap();
+    let run = text(trained(&home, "one", &[]));
+    let (page, _) = report(&home, &[&run]);
+    let query = "genir inspect ";
+    assert_says(section(&page, "queries"), &[query, " --query-id val-", "--inspect query.json"]);
+
+    let files = ["val-0", "test-3"].map(|query| inspected(&home, &run, query));
+    let (page, _) = report(&home, &[&run, "--inspect", &files[0], "--inspect", &files[1]]);
+    let queries = section(&page, "queries");
+    assert_says(queries, &["tell me about Iron is a metal", "validation query val-0", "test-3"]);
+    assert!(!queries.contains(query));
+    for name in ["attention_over_layers", "attention_over_heads", "inspected_lens"] {
+        assert_eq!(queries.matches(&format!("data-figure=\"{name}\"")).count(), 2, "{name}");
+    }
+    assert_eq!(queries.matches("panel-title\">Decoder layer ").count(), 2 * 3);
+
+    let other = text(trained(&home, "other", &[]));
+    let parts = ["val-0.json", &run, "none of the runs"];
+    is_refused(&["report", &other, "--inspect", &files[0]], &parts);
+    let whole = fs::read_to_string(&files[0]).unwrap();
+    for (found, part) in [
+        ("{}".to_owned(), "no `schema`"),
+        (whole.replacen("\"schema\":1", "\"schema\":9", 1), "schema 9"),
+        (whole.replacen("\"</s>\"", "\"</s>\",\"more\"", 1), "attention weights of a head for"),
+        (whole.replacen("\"layer\":0", "\"layer\":999999", 1), "layer 999999"),
+        (whole[..200].to_owned(), "EOF"),
+    ] {
+        fs::write(&files[0], found).unwrap();
+        is_refused(
+            &["report", &run, "--inspect", &files[0]],
+            &["val-0.json", part, "expected what `genir inspect --json` writes"],
+        );
+    }
+    let missing = ["report", &run, "--inspect", "gone.json"];
+    is_refused(&missing, &["gone.json"]);
+}
+
 #[test]
 fn inputs_that_are_no_runs_are_refused_together_and_nothing_is_written() {
     let home = TempDir::new().unwrap();
@@ -327,20 +373,32 @@ fn a_browser_shows_the_page_without_errors_and_axe_finds_no_violation() {
     };
     let home = TempDir::new().unwrap();
     let [full, restricted] = two_arms(&home).map(text);
-    let (page, _) = report(&home, &[&full, &restricted]);
+    let query = inspected(&home, &full, "val-0");
+    let (page, _) = report(&home, &[&full, &restricted, "--inspect", &query]);
+    assert!(page.matches("class=\"chart\"").count() > 60);
+    let alone = text(home.path().join("query.html"));
+    succeeds(&["inspect", &full, "--query-id", "test-3", "--html", &alone]);
+    for page in [page, fs::read_to_string(alone).unwrap()] {
+        is_fine_in_a_browser(&chromium, &axe, home.path(), &page);
+    }
+}
+
+/// Opens a page wide and light, then narrow and dark.
+#[track_caller]
+fn is_fine_in_a_browser(chromium: &str, axe: &str, home: &Path, page: &str) {
     let figures = page.matches("class=\"chart\"").count();
-    assert!(figures > 60, "{figures}");
+    assert!(figures > 5, "{figures}");
     for theme in ["light", "dark"] {
         let themed = format!("<html lang=\"en\" data-theme=\"{theme}\">");
         let page = page
             .replace("<html lang=\"en\">", &themed)
             .replacen("<head>", WATCH, 1)
             .replacen("</body>", &format!("{axe}{CHECK}"), 1);
-        let copy = home.path().join(format!("{theme}.html"));
+        let copy = home.join(format!("{theme}.html"));
         fs::write(&copy, page).unwrap();
-        let profile = format!("--user-data-dir={}", home.path().join("profile").display());
+        let profile = format!("--user-data-dir={}", home.join("profile").display());
         let width = if theme == "light" { "1280" } else { "400" };
-        let output = Command::new(&chromium)
+        let output = Command::new(chromium)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"])
             .args([&profile, &format!("--window-size={width},2000"), "--dump-dom"])
             .arg(format!("file://{}", copy.display()))

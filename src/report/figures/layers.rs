@@ -19,7 +19,7 @@ pub(super) fn layer_labels(layers: impl Iterator<Item = usize>) -> Vec<String> {
 }
 
 /// Returns the x axis of decoder layers, up to the last of `layers`.
-fn layer_axis(layers: impl Iterator<Item = usize>) -> Axis {
+pub(super) fn layer_axis(layers: impl Iterator<Item = usize>) -> Axis {
     Axis::categorical("decoder layer", &layer_labels(layers))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn stage_bands(stages: Option<&Stages>) -> Vec<Band> {
 }
 
 /// Returns the x coordinate of the centre of a layer.
-fn middle(layer: usize) -> f64 {
+pub(super) fn middle(layer: usize) -> f64 {
     layer as f64 + 0.5
 }
 
@@ -166,7 +166,7 @@ pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Fig
 }
 
 /// Returns the label of an activation that is projected to the vocabulary.
-fn site_label(site: LensSite) -> &'static str {
+pub(in crate::report) fn site_label(site: LensSite) -> &'static str {
     match site {
         LensSite::ResidualMid => "after self-attention",
         LensSite::ResidualMidCross => "after cross-attention",

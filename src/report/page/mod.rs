@@ -7,7 +7,9 @@
 mod answer;
 mod comparison;
 mod curves;
+mod document;
 mod html;
+mod inspection;
 mod map;
 mod paper;
 mod probes;
@@ -28,10 +30,13 @@ use super::figures::{FigureError, svg_of};
 use crate::compare::{CompareError, CompareOptions, Comparison, compare};
 use crate::corpus::Split;
 use crate::probe::files::{StoredError, read_all};
+use crate::probe::{Inspection, InspectionError};
 use crate::retrieval::NamedMeasure;
 use crate::retrieval::run_files::{RunFileError, read_run};
 use crate::run::RunError;
+use document::{PageKind, document};
 use html::Html;
+pub use inspection::inspection_page;
 use run::{ReportedRun, name_of};
 
 /// Errors of making a report.
@@ -43,7 +48,7 @@ pub enum ReportError {
     /// No input is a run.
     #[error("none of the inputs is a run directory: a report needs at least one")]
     NoRun,
-    /// The results of a probe are of none of the runs.
+    /// The results of a probe, or an inspected query, are of none of the runs.
     #[error(
         "{}: measured on {checkpoint}, which belongs to none of the runs: give the run, or leave the file out",
         file.display()
@@ -71,6 +76,9 @@ pub enum InputError {
     /// The file has no results of probes.
     #[error(transparent)]
     Probes(#[from] StoredError),
+    /// The file has no inspected query.
+    #[error(transparent)]
+    Inspection(#[from] InspectionError),
 }
 
 /// Options of a report.
@@ -81,6 +89,8 @@ pub struct ReportOptions {
     pub measures: Vec<NamedMeasure>,
     /// Files of results of `genir probe --format json`, besides those in the runs.
     pub probes: Vec<PathBuf>,
+    /// Files of `genir inspect --json`: queries to show with the attention over their tokens.
+    pub inspections: Vec<PathBuf>,
 }
 
 /// A report.
@@ -133,6 +143,9 @@ pub fn report(
     let mut runs = read(inputs)?;
     for file in &options.probes {
         add_probes(&mut runs, file)?;
+    }
+    for file in &options.inspections {
+        add_inspection(&mut runs, file)?;
     }
     let split = options.split.unwrap_or_else(|| ranked_split(&runs));
     let arms = arms(inputs, runs, split, options);
@@ -196,18 +209,30 @@ fn read(inputs: &[(PathBuf, Option<String>)]) -> Result<Vec<ReportedRun>, Report
 /// Adds results of `genir probe --format json` to the runs whose checkpoints they were measured on.
 fn add_probes(runs: &mut [ReportedRun], file: &Path) -> Result<(), ReportError> {
     let stored = read_all(file).map_err(|error| ReportError::Inputs(vec![error.into()]))?;
-    let full = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     for record in stored.records {
-        let measured = full(Path::new(&record.measured_on.checkpoint));
-        match runs.iter_mut().find(|run| measured.starts_with(full(&run.path))) {
-            Some(run) => run.records.push(record),
-            None => {
-                let (file, checkpoint) = (file.to_path_buf(), record.measured_on.checkpoint);
-                return Err(ReportError::OtherRun { file, checkpoint });
-            }
-        }
+        run_of(runs, &record.measured_on.checkpoint, file)?.records.push(record);
     }
     Ok(())
+}
+
+/// Adds a query of `genir inspect --json` to the run whose checkpoint was inspected.
+fn add_inspection(runs: &mut [ReportedRun], file: &Path) -> Result<(), ReportError> {
+    let found = Inspection::read(file).map_err(|error| ReportError::Inputs(vec![error.into()]))?;
+    run_of(runs, &found.checkpoint, file)?.inspections.push(found);
+    Ok(())
+}
+
+/// Returns the run that `checkpoint` is in, which was measured for the results in `file`.
+fn run_of<'a>(
+    runs: &'a mut [ReportedRun],
+    checkpoint: &str,
+    file: &Path,
+) -> Result<&'a mut ReportedRun, ReportError> {
+    let full = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let measured = full(Path::new(checkpoint));
+    let (file, checkpoint) = (file.to_path_buf(), checkpoint.to_owned());
+    let found = runs.iter_mut().find(|run| measured.starts_with(full(&run.path)));
+    found.ok_or(ReportError::OtherRun { file, checkpoint })
 }
 
 fn ranked_split(runs: &[ReportedRun]) -> Split {
@@ -412,26 +437,16 @@ fn trained_components(html: &mut Html, arms: &Arms) {
     }
 }
 
-/// The page around the sections.
-fn whole(arms: &Arms, body: &Html, contents: &Html) -> String {
+/// The page of runs around its sections.
+fn whole(arms: &Arms, sections: &Html, contents: &Html) -> String {
     let names: Vec<&str> = arms.arms.iter().map(|arm| arm.name.as_str()).collect();
     let title = names.join(" beside ");
-    let mut html = Html::default();
-    html.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n")
-        .raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")
-        .raw("<meta name=\"color-scheme\" content=\"light dark\">\n");
-    // Nothing is loaded, whatever a text might contain.
-    html.raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ")
-        .raw("style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'; ")
-        .raw("form-action 'none'\">\n<link rel=\"icon\" href=\"data:,\">\n");
-    html.element("title", &[], format!("{title} \u{2013} genir report"));
-    html.raw("\n<style>\n").raw(include_str!("page.css")).raw("</style>\n</head>\n<body>\n");
-    html.raw("<a class=\"skip\" href=\"#answer\">Skip to the answer</a>\n<header>");
-    html.paragraph("brand", "genir report").element("h1", &[], title);
+    let mut header = Html::default();
+    header.element("h1", &[], &title);
     let about: Vec<String> = arms.runs().map(ReportedRun::collection).collect();
     let bases: Vec<String> = arms.runs().map(ReportedRun::base).collect();
     let runs = arms.runs().count();
-    html.paragraph(
+    header.paragraph(
         "about",
         format!(
             "{runs} {} on {}, from {}",
@@ -440,16 +455,10 @@ fn whole(arms: &Arms, body: &Html, contents: &Html) -> String {
             distinct(bases).join(", ")
         ),
     );
-    html.raw("<nav aria-label=\"Contents\"><ul>")
-        .add(contents)
-        .raw("</ul></nav></header>\n<main>\n");
-    notices(&mut html, arms);
-    html.add(body).raw("</main>\n<footer>");
-    let version = env!("CARGO_PKG_VERSION");
-    html.paragraph("note", format!("Made by genir {version} from what the runs have stored."));
-    html.raw("</footer>\n<div id=\"tip\" role=\"status\" hidden></div>\n<script>\n");
-    html.raw(include_str!("page.js")).raw("</script>\n</body>\n</html>\n");
-    html.into_string()
+    let mut body = Html::default();
+    notices(&mut body, arms);
+    body.add(sections);
+    document(&title, PageKind::Runs, (&header, contents), &body)
 }
 
 fn distinct(mut names: Vec<String>) -> Vec<String> {

@@ -143,7 +143,9 @@ pub fn section(html: &mut Html, arms: &Arms) {
         let mut tables = Html::default();
         for run in &shown {
             for titled in run.newest(probe).into_iter().flat_map(report::tables) {
-                tables.table(&of_text(&run.name, &titled));
+                let table = of_text(&titled);
+                let caption = format!("{}: {}", run.name, table.caption);
+                tables.table(&Table { caption, ..table });
             }
         }
         html.details("All numbers", &tables).raw("</section>");
@@ -155,10 +157,10 @@ fn named(run: &ReportedRun, spec: &FigureSpec) -> FigureSpec {
 }
 
 /// A table for the terminal as one of the page.
-fn of_text(name: &str, titled: &report::TitledTable) -> Table {
+pub fn of_text(titled: &report::TitledTable) -> Table {
     let cells = |row: &comfy_table::Row| row.cell_iter().map(|cell| cell.content()).collect();
     Table {
-        caption: format!("{name}: {}", titled.title),
+        caption: titled.title.clone(),
         header: titled.table.header().map(cells).unwrap_or_default(),
         rows: titled.table.row_iter().map(cells).collect(),
     }

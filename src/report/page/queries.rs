@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::html::{Html, Table};
 use super::run::ReportedRun;
-use super::{Arms, measure_label};
+use super::{Arms, inspection, measure_label};
 use crate::component::Stage;
 use crate::corpus::{self, Corpus, Split};
 use crate::docid::DocidVocabulary;
 use crate::probe::{AttentionWrites, HeadTokens, Probe, ProbeResult};
+use crate::report::word;
 use crate::retrieval::run_files::{read_qrels, read_run};
 
 /// Number of queries that are shown.
@@ -75,8 +76,42 @@ pub fn section(html: &mut Html, arms: &Arms, split: Split) {
         html.raw(" ").element("span", &[("class", "why")], why);
         html.raw("</summary>").add(&inner).raw("</details>");
     }
+    inspected(html, &chosen, arms, &shown);
     for problem in problems {
         html.paragraph("note", problem);
+    }
+}
+
+/// Appends the inspected queries, or how to inspect the first of those that are shown.
+fn inspected(html: &mut Html, chosen: &[(String, String)], arms: &Arms, shown: &[&ReportedRun]) {
+    let title = "Attention over the tokens of a query";
+    let all: Vec<_> =
+        arms.runs().flat_map(|run| run.inspections.iter().map(move |found| (run, found))).collect();
+    if !all.is_empty() {
+        html.element("h3", &[], title);
+        for (run, found) in all {
+            inspection::part(html, &run.name, found);
+        }
+    } else if let (Some((query, _)), Some(run)) = (chosen.first(), shown.first()) {
+        let text = "What each head of cross-attention reads is not stored in a run. These commands compute it for a \
+                    query and add it here:";
+        html.element("h3", &[], title).paragraph("note", text);
+        let path = quoted_for_shell(&run.path.display().to_string());
+        let query = quoted_for_shell(query);
+        let commands = format!(
+            "genir inspect {path} --query-id {query} --json query.json\n\
+             genir report {path} --inspect query.json"
+        );
+        html.raw("<pre tabindex=\"0\">").text(commands).raw("</pre>");
+    }
+}
+
+/// A word for a shell, in quotes if it needs them.
+fn quoted_for_shell(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=".contains(letter);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -232,16 +267,6 @@ fn promoted(html: &mut Html, run: &ReportedRun, query: &str) {
     html.details(format!("{}: top tokens of each head", run.name), &inner);
 }
 
-/// A token as a word: SentencePiece marks the start of a word.
-fn word(token: &str) -> String {
-    match token.strip_prefix('\u{2581}') {
-        Some("") => "\u{2423}".to_owned(),
-        Some(word) => word.to_owned(),
-        None if DocidVocabulary::parse_token(token).is_some() => token.to_owned(),
-        None => format!("\u{2011}{token}"),
-    }
-}
-
 /// The texts of queries and documents by id, where the corpus can be read; they are not stored in a run.
 #[derive(Default)]
 struct Texts {
@@ -280,7 +305,8 @@ impl Texts {
     }
 }
 
-fn shortened(text: &str) -> String {
+/// The first letters of a text.
+pub fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(LETTERS).collect();
     if text.chars().nth(LETTERS).is_some() {
         short.push('\u{2026}');

@@ -8,7 +8,7 @@ use crate::component::{Stages, Trainable, TrainableTable};
 use crate::docid::DocidVocabulary;
 use crate::files::{read_regular_to_string, read_small_to_string};
 use crate::monitor::Scalars;
-use crate::probe::{HistoryLine, Probe, Record, Skipped};
+use crate::probe::{HistoryLine, Inspection, Probe, Record, Skipped};
 use crate::recipe::{Recipe, flat_keys};
 use crate::run::{Environment, LATEST, RunDirectory, RunError, RunOutcome, Summary};
 use crate::t5::{GenirModel, T5Config};
@@ -31,6 +31,8 @@ pub struct ReportedRun {
     pub scalars: Vec<Scalars>,
     pub records: Vec<Record>,
     pub skipped: Vec<Skipped>,
+    /// Queries of `genir inspect`, which no run stores itself.
+    pub inspections: Vec<Inspection>,
     /// `None` if there is no checkpoint, or a damaged one.
     pub model: Option<ReportedModel>,
     /// What could not be read, by file and line.
@@ -107,6 +109,7 @@ impl ReportedRun {
             scalars,
             records,
             skipped,
+            inspections: Vec::new(),
             model,
             problems,
         })

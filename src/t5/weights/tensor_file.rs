@@ -89,6 +89,7 @@ impl<'a> TensorEntry<'a> {
 }
 
 /// Writes the file `path` atomically, with the tensors in the order of their names and their values as `stored`.
+/// `metadata` stands in the file's header, with the `format` that transformers asks for.
 ///
 /// # Errors
 /// The file cannot be written, or the values of a tensor are unavailable.
@@ -96,6 +97,7 @@ pub fn write_tensors(
     path: &Path,
     mut entries: Vec<TensorEntry>,
     stored: StoredType,
+    metadata: &[(&str, String)],
 ) -> Result<(), WeightsError> {
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     let failed = |error: FileError| WeightsError::Write {
@@ -106,7 +108,7 @@ pub fn write_tensors(
     let mut put = |bytes: &[u8]| {
         file.write_all(bytes).map_err(|error| failed(FileError::new("write", path)(error)))
     };
-    put(&header(path, &entries, stored)?)?;
+    put(&header(path, &entries, stored, metadata)?)?;
     for entry in &entries {
         put(&stored.encode((entry.bytes)()?))?;
     }
@@ -118,6 +120,7 @@ fn header(
     path: &Path,
     entries: &[TensorEntry],
     stored: StoredType,
+    metadata: &[(&str, String)],
 ) -> Result<Vec<u8>, WeightsError> {
     let mut end = 0;
     let tensors = entries.iter().map(|TensorEntry { name, shape, .. }| {
@@ -126,10 +129,13 @@ fn header(
         let (dtype, data_offsets) = (stored.dtype(), (start, end));
         (name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets })
     });
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    about.extend(metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     let failed = |reason: String| WeightsError::Write { file: path.to_path_buf(), reason };
-    let metadata = Metadata::new(Some(format), tensors.collect())
-        .map_err(|error| failed(error.to_string()))?;
+    let metadata =
+        Metadata::new(Some(about), tensors.collect()).map_err(|error| failed(error.to_string()))?;
+    // As a value first, whose keys are sorted: the same content gives the same bytes.
+    let metadata = serde_json::to_value(&metadata).map_err(|error| failed(error.to_string()))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|error| failed(error.to_string()))?;
     // The tensors begin at a multiple of their alignment.
     json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');

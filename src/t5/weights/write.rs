@@ -56,5 +56,5 @@ pub fn write(
         let in_file = reversed(&shape);
         Some(TensorEntry::held(place.name, in_file, parts))
     });
-    write_tensors(&directory.join(SINGLE), entries.collect(), stored)
+    write_tensors(&directory.join(SINGLE), entries.collect(), stored, &[])
 }
