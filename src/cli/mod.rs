@@ -84,7 +84,7 @@ enum Command {
     Inspect(Box<inspect::Inspect>),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
     Probe(Box<probe::ProbeCommand>),
-    /// Plot stored probe results as SVG figures.
+    /// Plot stored probe results and the training of runs as SVG figures.
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
     Check(check::Check),
@@ -171,7 +171,7 @@ pub fn main() -> ExitCode {
             Command::Search(search) => search.run(&console).map(success),
             Command::Inspect(inspect) => inspect.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
-            Command::Plot(plot) => plot.run().map(success),
+            Command::Plot(plot) => plot.run(&console).map(success),
             Command::Check(check) => check.run(&console).map(success),
             Command::Replay(replay) => replay.run(&console),
             Command::Export(export) => export.run().map(success),

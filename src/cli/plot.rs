@@ -1,130 +1,113 @@
 //! `genir plot`
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
+use super::compare::named;
 use super::{output, outputs};
 use crate::files::{create_directory, write_atomically};
-use crate::probe::files::{self, Stored};
-use crate::probe::{Probe, Record};
-use crate::report;
-use crate::run::RunDirectory;
+use crate::monitor::Console;
+use crate::probe::Probe;
+use crate::report::{DrawnFigure, FigureWidth, PlotOptions, plot};
 
-/// Plot stored probe results as SVG figures.
+/// Plot stored probe results and the training of runs as SVG figures.
+///
+/// Each figure names the run, its base model and the collection. Several runs are drawn into one figure, at the last step
+/// at which all of them were measured. Runs that differ in their seed only are drawn as their mean, with error bars and
+/// bands of one standard deviation.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Plot {
     /// Run directories, or result files: RUN/probes/PROBE.jsonl, or the output of `genir probe --format json`.
-    /// If there are several, each gets its own subdirectory of --output.
+    /// NAME=PATH names an arm; paths of the same name are its seeds.
     #[arg(required = true, value_name = "RUN|FILE")]
-    from: Vec<PathBuf>,
+    from: Vec<String>,
 
     /// Directory for the figures.
     #[arg(long, short, value_name = "DIRECTORY")]
     output: PathBuf,
+
+    /// Figures, separated by commas: probes by name, `probes` for all of them, `training` for the curves and costs of
+    /// training [default: all that the runs have stored].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = wanted)]
+    figure: Vec<Wanted>,
+
+    /// Width in a paper: `column` (3.33 inches) or `page` (7 inches), with type of 7 points or more; without it, figures
+    /// are for a screen.
+    #[arg(long, value_name = "WIDTH", value_parser = super::parse_choice::<FigureWidth>)]
+    width: Option<FigureWidth>,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   genir plot runs/quickstart --output figures
   genir plot runs/quickstart/probes/logit_lens.jsonl --output figures
-  genir plot runs/full runs/restricted --output figures";
+  genir plot runs/full runs/restricted --output figures --width page
+  genir plot full=runs/full-1 full=runs/full-2 restricted=runs/restricted-1 restricted=runs/restricted-2 -o figures
+  genir plot runs/full runs/restricted --figure training,logit_lens --output figures --width column
+
+As PDF, for LaTeX:
+  for f in figures/*.svg; do rsvg-convert -f pdf -o \"${f%.svg}.pdf\" \"$f\"; done";
+
+/// A value of `--figure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Training,
+    Probes,
+    Probe(Probe),
+}
+
+fn wanted(name: &str) -> Result<Wanted, String> {
+    match name {
+        "training" => Ok(Wanted::Training),
+        "probes" => Ok(Wanted::Probes),
+        _ => super::parse_choice::<Probe>(name)
+            .map(Wanted::Probe)
+            .map_err(|error| format!("{error}, \"probes\", \"training\"")),
+    }
+}
 
 impl Plot {
-    pub fn run(self) -> Result<()> {
-        let mut figures = Vec::new();
-        for (from, directory) in self.from.iter().zip(self.directories()?) {
-            outputs::check_directory("--output", &directory)?;
-            figures.extend(draw(&read(from)?, &directory)?);
+    pub fn run(self, console: &Console) -> Result<()> {
+        outputs::check_directory("--output", &self.output)?;
+        let probes = self.figure.iter().flat_map(|wanted| match wanted {
+            Wanted::Probe(probe) => vec![*probe],
+            Wanted::Probes => Probe::ALL.to_vec(),
+            Wanted::Training => Vec::new(),
+        });
+        let is_any = self.figure.is_empty() || self.figure.contains(&Wanted::Probes);
+        let options = PlotOptions {
+            probes: if is_any { None } else { Some(probes.collect()) },
+            training: self.figure.is_empty() || self.figure.contains(&Wanted::Training),
+            width: self.width,
+        };
+        let inputs: Vec<_> = self.from.iter().map(|text| named(text)).collect();
+        let plots = plot(&inputs, &options)?;
+        for warning in &plots.warnings {
+            console.message(&format!("warning: {warning}"));
         }
-        write(&figures)?;
+        let paths = write(&plots.figures, &self.output)?;
         // Printed last, so that a closed pipe leaves no figure unwritten.
-        for FigureFile { path, .. } in figures {
+        for path in paths {
             output::line(path.display())?;
         }
         Ok(())
     }
-
-    /// Returns the output directory for the figures of each of `from`.
-    fn directories(&self) -> Result<Vec<PathBuf>> {
-        if self.from.len() == 1 {
-            return Ok(vec![self.output.clone()]);
-        }
-        let mut names = BTreeSet::new();
-        let directory = |from: &PathBuf| {
-            let name = name_of(from);
-            if !names.insert(name.clone()) {
-                bail!("two inputs are named `{name}`: plot them separately");
-            }
-            Ok(self.output.join(name))
-        };
-        self.from.iter().map(directory).collect()
-    }
 }
 
-/// Reads the results of a run, or those in a file.
-fn read(from: &Path) -> Result<Stored> {
-    let stored = match from.is_dir() {
-        true => files::read_histories(&RunDirectory::open(from)?.probes())?,
-        false => files::read_all(from)?,
-    };
-    if stored.records.is_empty() {
-        let from = from.display();
-        match stored.skipped.last() {
-            None => bail!(
-                "{from}: no probe results found ([probes] in a recipe and `genir probe --format json` write \
-                 them)"
-            ),
-            Some(last) => bail!(
-                "{from}: no probe results found: all probes were {}; reason of the last: {}",
-                report::skipped(&stored.skipped).unwrap_or_default(),
-                last.skipped.message
-            ),
-        }
+/// Writes all figures into `directory`, or none if a path cannot be written; missing directories are created. Returns the
+/// paths.
+pub(super) fn write(figures: &[DrawnFigure], directory: &Path) -> Result<Vec<PathBuf>> {
+    create_directory(directory)?;
+    let path = |figure: &DrawnFigure| directory.join(format!("{}.svg", figure.name));
+    let paths: Vec<PathBuf> = figures.iter().map(path).collect();
+    let checked: Vec<_> = paths.iter().map(|path| ("figure", Some(path.as_path()))).collect();
+    outputs::check(&checked, &[])?;
+    for (figure, path) in figures.iter().zip(&paths) {
+        write_atomically(path, |file| file.write_all(figure.svg.as_bytes()))?;
     }
-    Ok(stored)
-}
-
-/// Returns the file stem: `runs/full` and `runs/full.json` are both `full`.
-fn name_of(path: &Path) -> String {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// A figure with the path of its file.
-pub(super) struct FigureFile {
-    path: PathBuf,
-    svg: String,
-}
-
-/// Draws the stored results, for files in `directory`; the records of one probe form its history.
-pub(super) fn draw(stored: &Stored, directory: &Path) -> Result<Vec<FigureFile>> {
-    let mut drawn = Vec::new();
-    for &probe in Probe::ALL {
-        let of_probe = stored.records.iter().filter(|record| record.result.probe() == probe);
-        let history: Vec<Record> = of_probe.cloned().collect();
-        for figure in report::figures(&history, &stored.skipped) {
-            let path = directory.join(format!("{}.svg", figure.name()));
-            drawn.push(FigureFile { path, svg: figure.svg()? });
-        }
-    }
-    Ok(drawn)
-}
-
-/// Writes all figures, or none if a path cannot be written; missing directories are created.
-pub(super) fn write(figures: &[FigureFile]) -> Result<()> {
-    for directory in figures.iter().filter_map(|figure| figure.path.parent()) {
-        create_directory(directory)?;
-    }
-    let outputs = figures.iter().map(|figure| ("figure", Some(figure.path.as_path())));
-    outputs::check(&outputs.collect::<Vec<_>>(), &[])?;
-    for FigureFile { path, svg } in figures {
-        write_atomically(path, |file| file.write_all(svg.as_bytes()))?;
-    }
-    Ok(())
+    Ok(paths)
 }

@@ -229,7 +229,7 @@ impl ProbeCommand {
         }
         if let Some(directory) = &self.plots {
             let stored = Stored { records, ..Stored::default() };
-            super::plot::write(&super::plot::draw(&stored, directory)?)?;
+            super::plot::write(&report::plot_stored(&stored)?, directory)?;
         }
         written
     }

@@ -161,7 +161,15 @@ fn of_probe<'a>(
     })
 }
 
-/// The settings that change what a probe's numbers mean.
+/// Describes the settings that change what a probe's numbers mean, and in which two measurements differ.
+pub(crate) fn differing_settings(one: &MeasuredOn, other: &MeasuredOn) -> Vec<String> {
+    let pairs = settings(one).into_iter().zip(settings(other));
+    pairs
+        .filter(|(one, other)| one != other)
+        .map(|((name, one), (_, other))| format!("{name} is {one} and {other}"))
+        .collect()
+}
+
 fn settings(on: &MeasuredOn) -> [(&'static str, String); 4] {
     let stages = on.stages.as_ref().map(|stages| stages.to_string());
     [
@@ -182,11 +190,7 @@ fn check(
         || with.iter().zip(records).flat_map(|(&arm, runs)| runs.iter().map(move |run| (arm, run)));
     let Some((first, record)) = all().next() else { return Ok(()) };
     for (other, found) in all() {
-        let pairs = settings(&record.measured_on).into_iter().zip(settings(&found.measured_on));
-        let differing: Vec<String> = pairs
-            .filter(|(one, other)| one != other)
-            .map(|((name, one), (_, other))| format!("{name} is {one} and {other}"))
-            .collect();
+        let differing = differing_settings(&record.measured_on, &found.measured_on);
         if !differing.is_empty() {
             return Err(format!(
                 "the results of {probe} of `{}` and `{}` are not compared: {}",

@@ -108,6 +108,17 @@ impl System {
     }
 }
 
+/// Returns the keys of a recipe that have an effect on results, without the seed: they are the same in the runs of an arm.
+pub(crate) fn keys_with_effect(all: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let has_effect = |key: &str| {
+        !WITHOUT_EFFECT.iter().any(|without| {
+            key.strip_prefix(without).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    let with_effect = all.iter().filter(|(key, _)| has_effect(key));
+    with_effect.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
 impl Training {
     fn read(run: &RunDirectory, split: Split) -> Result<Self, CompareError> {
         let recipe = crate::files::read_regular_to_string(&run.recipe())
@@ -119,22 +130,12 @@ impl Training {
         let environment = run.environment()?;
         let all = flat_keys(&recipe);
         let of = |key: &str| all.get(key).cloned().unwrap_or_default();
-        let has_effect = |key: &str| {
-            !WITHOUT_EFFECT.iter().any(|without| {
-                key.strip_prefix(without)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            })
-        };
         Ok(Self {
             qrels: qrels_of(&file)?,
             docids: docids(run),
             seed: of("run.seed"),
             select: of("trainable.select"),
-            keys: all
-                .iter()
-                .filter(|(key, _)| has_effect(key))
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            keys: keys_with_effect(&all),
             cost: TrainingCost::read(run)?,
             machine: format!(
                 "genir {}, {}, {}",

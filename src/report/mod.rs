@@ -1,18 +1,21 @@
 //! Tables, CSV, TensorBoard scalars and histograms, and figures of probe results. All are derived from the stored
 //! [`Record`], so that they can be generated again at any time. Also the CSV of an evaluation's queries.
 
+mod arm_figures;
 mod figures;
 mod inspection;
 mod page;
 pub mod per_query;
+mod plot;
 mod points;
 mod tables;
 mod tidy;
 
-pub use figures::{Figure, FigureError, figures};
+pub use figures::{Figure, FigureError, FigureWidth, figures};
 pub(crate) use inspection::inspection_heading;
 pub use inspection::inspection_tables;
 pub use page::{InputError, Report, ReportError, ReportOptions, inspection_page, report};
+pub use plot::{DrawnFigure, PlotError, PlotOptions, Plots, plot, plot_stored};
 pub use points::{histograms, points};
 pub use tables::{TitledTable, tables};
 pub(crate) use tidy::{UNPATCHED, quoted, ranks_by_place};

@@ -77,6 +77,7 @@ mod one_token_path;
 mod optimizers;
 mod outputs;
 mod outside_a_clone;
+mod paper_figures;
 mod parity_with_transformers;
 mod prefix_files;
 mod probe_command;

@@ -399,16 +399,19 @@ fn figures_are_drawn_from_stored_results() {
     let options = ["--probe", "logit_lens", "--format", "json", "--output", &json];
     succeeds(&[&["probe", &run, "--plots", &at("now")], &options[..]].concat());
     assert!(home.path().join("now/logit_lens.svg").exists());
-    let history = text(trained().join("run/probes/logit_lens.jsonl"));
-    succeeds(&["plot", &json, &history, "-o", &at("both")]);
-    let again = fs::read(home.path().join("both/now/logit_lens.svg")).unwrap();
+    succeeds(&["plot", &json, "-o", &at("again")]);
+    let again = fs::read(home.path().join("again/logit_lens.svg")).unwrap();
     assert!(again == fs::read(home.path().join("now/logit_lens.svg")).unwrap());
-    assert!(home.path().join("both/logit_lens/logit_lens.svg").exists());
 
     is_refused(&["plot", &json, &json, "-o", &at("x")], &["two inputs", "`now`"]);
     fs::write(&json, "{\"schema\": 9}\n").unwrap();
     is_refused(&["plot", &json, "-o", &at("x")], &["now.json, line 1", "schema 9"]);
     let without = train(&["train.steps=1"]);
     let without = text(without.path().join("run"));
-    is_refused(&["plot", &without, "-o", &at("x")], &["no probe results found"]);
+    is_refused(
+        &["plot", &without, "--figure", "probes", "-o", &at("x")],
+        &["no probe results found"],
+    );
+    succeeds(&["plot", &without, "-o", &at("training")]);
+    assert!(home.path().join("training/training_over_steps.svg").exists());
 }

@@ -100,7 +100,7 @@ fn a_page_of_two_arms_has_the_answer_the_comparison_and_every_figure() {
 
     for name in ["differences.svg", "training_over_steps.svg", "full/logit_lens.svg"] {
         let svg = fs::read_to_string(home.path().join("figures").join(name)).unwrap();
-        assert_says(&svg, &["width=\"178mm\"", "viewBox"]);
+        assert_says(&svg, &["width=\"504.00pt\"", "viewBox"]);
     }
 }
 
@@ -224,17 +224,33 @@ fn runs_that_cannot_be_compared_stand_beside_each_other_with_the_reason() {
 }
 
 #[test]
-fn seeds_are_lines_of_their_arm() {
+fn seeds_of_an_arm_are_its_mean_with_a_band() {
     let home = TempDir::new().unwrap();
-    let seeds = ["4", "5"].map(|seed| text(trained(&home, seed, &[&format!("run.seed={seed}")])));
+    let seeds = ["4", "5"].map(|seed| {
+        let run = trained(&home, seed, &[&format!("run.seed={seed}")]);
+        write_probes(&run);
+        text(run)
+    });
     let restricted = trained(&home, "arm", &["run.seed=4", "trainable.select=[\"decoder\"]"]);
-    let (page, _) = report(&home, &[&seeds[0], &seeds[1], &text(restricted)]);
-    let training = section(&page, "training");
-    assert_says(training, &["full, seed 4", "full, seed 5"]);
+    write_probes(&restricted);
     // The seeds of one arm alone are an arm, too.
-    let (page, _) = report(&home, &[&seeds[0], &seeds[1]]);
-    assert_says(section(&page, "training"), &["full, seed 4", "full, seed 5"]);
-    assert!(!page.contains("<section id=\"comparison\""));
+    for (inputs, is_compared) in
+        [(vec![&seeds[0], &seeds[1]], false), (vec![&seeds[0], &seeds[1], &text(restricted)], true)]
+    {
+        let inputs: Vec<&str> = inputs.into_iter().map(String::as_str).collect();
+        let (page, _) = report(&home, &inputs);
+        let training = section(&page, "training");
+        assert_says(training, &["full, seed 4", "full, seed 5", "Means over 2 seeds"]);
+        assert_says(training, &["class=\"spread\"", "<th scope=\"col\" class=\"n\">full</th>"]);
+        assert!(!training.contains("class=\"n\">full, seed 4<"), "the seeds are one line");
+        let probes = section(&page, "probes");
+        let (_, lens) = probes.split_once("data-figure=\"logit_lens\"").unwrap();
+        let (lens, _) = lens.split_once("</figure>").unwrap();
+        assert_says(lens, &["full (seeds 4, 5)", "Means over 2 seeds", "class=\"error-bar\""]);
+        let arms = if is_compared { 2 } else { 1 };
+        assert_eq!(page.matches("data-figure=\"logit_lens\"").count(), arms, "one for each arm");
+        assert_eq!(page.contains("<section id=\"comparison\""), is_compared);
+    }
 }
 
 #[test]

@@ -70,6 +70,31 @@ impl Axis {
         Self { name: name.to_owned(), start, end, ticks }
     }
 
+    /// Returns whether the ticks are categories.
+    pub fn is_categorical(&self) -> bool {
+        let half = |place: f64| (place.fract() - 0.5).abs() < 1e-9;
+        !self.ticks.is_empty() && self.ticks.iter().all(|(place, _)| half(*place))
+    }
+
+    /// Returns an axis that has room for what is drawn on either of two; `None` if they have other categories.
+    pub fn spanning(&self, other: &Axis) -> Option<Axis> {
+        let range = |axis: &Axis| (axis.start.min(axis.end), axis.start.max(axis.end));
+        let ((low, high), (other_low, other_high)) = (range(self), range(other));
+        let labels = |axis: &Axis| axis.ticks.iter().map(|(_, label)| label.clone()).collect();
+        match (self.is_categorical(), other.is_categorical()) {
+            (true, true) => {
+                let (own, other): (Vec<String>, Vec<String>) = (labels(self), labels(other));
+                (own == other).then(|| self.clone())
+            }
+            (false, false) if low <= other_low && high >= other_high => Some(self.clone()),
+            (false, false) if other_low <= low && other_high >= high => Some(other.clone()),
+            (false, false) => {
+                Some(Axis::linear(&self.name, low.min(other_low), high.max(other_high)))
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the axis with every n-th tick, such that labels of length `size` fit on `pixels`.
     pub fn thinned(mut self, pixels: f64, size: impl Fn(&str) -> f64) -> Self {
         let longest = self.ticks.iter().map(|(_, label)| size(label)).fold(1.0, f64::max);

@@ -9,24 +9,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::{Axis, rank_ticks, thousands};
 use super::color::{self, INK, Scale, ScaleKind};
+use super::layout::{
+    EDGE, Entry, KEY, Layout, PANEL_TITLE, PANEL_TITLE_LINE, RUN_KEY, SMALL, SMALL_LINE, TITLE,
+    TITLE_LINE, X_LABELS, entries, flow, text_width,
+};
 use super::spec::{Band, Block, FigureSpec, Labels, Legend, Panel, Series};
 
 /// The first font is registered with plotters; an SVG viewer uses the first one that is installed.
 pub const FONT: &str = "DejaVu Sans, Verdana, sans-serif";
 
-// Font sizes in pixels. They are even because plotters truncates half pixels when it centres text.
-const TITLE: f64 = 20.0;
-const PANEL_TITLE: f64 = 16.0;
-const SMALL: f64 = 14.0;
-
-/// Pixels above the panels, for title and note.
-const HEADER: u32 = 62;
-/// Pixels right of the panels and below them.
-const MARGIN: u32 = 12;
-/// Pixels in a panel above its plot, for its title and the labels of bands.
-const PANEL_HEADER: u32 = 46;
-/// Pixels below a plot, for ticks and name of the x axis.
-const X_LABELS: u32 = 46;
 /// Pixels left of the name of the y axis.
 const LEFT: u32 = 12;
 
@@ -34,79 +25,54 @@ type Area<'a, DB> = DrawingArea<DB, Shift>;
 type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Axis, Axis>>;
 
-/// Width and height of the whole figure in pixels.
-pub fn size(figure: &FigureSpec) -> (u32, u32) {
-    let columns = figure.columns.max(1);
-    let rows = figure.panels.len().div_ceil(columns);
-    (columns as u32 * figure.panel.0 + MARGIN, HEADER + rows as u32 * figure.panel.1 + MARGIN)
-}
-
-/// Draws the figure; `root` must be of its [`size`].
-pub fn draw<DB: DrawingBackend>(figure: &FigureSpec, root: &Area<DB>) -> Drawn<DB> {
+/// Draws the figure; `root` must have the size of its layout.
+pub fn draw<DB: DrawingBackend>(
+    figure: &FigureSpec,
+    layout: &Layout,
+    root: &Area<DB>,
+) -> Drawn<DB> {
     root.fill(&WHITE)?;
-    let (left, top, bottom) = (HPos::Left, VPos::Top, VPos::Bottom);
-    text(root, &figure.title, (18, 12), style(TITLE, INK, left, top))?;
-    text(root, &figure.note, (18, HEADER as i32 - 8), style(SMALL, INK, left, bottom))?;
-    let (width, height) = figure.panel;
-    let margins = Margins::of(figure, root);
-    for (index, panel) in figure.panels.iter().enumerate() {
+    let edge = EDGE as i32;
+    let mut top = 12;
+    for line in &layout.title {
+        text(root, line, (edge, top), style(TITLE, INK, HPos::Left, VPos::Top))?;
+        top += TITLE_LINE as i32;
+    }
+    let lines = layout.note.len() as i32;
+    for (line, index) in layout.note.iter().zip(1..) {
+        let bottom = layout.header as i32 - 8 - (lines - index) * SMALL_LINE as i32;
+        text(root, line, (edge, bottom), style(SMALL, INK, HPos::Left, VPos::Bottom))?;
+    }
+    let (width, height) = layout.panel;
+    for (index, (panel, title)) in figure.panels.iter().zip(&layout.panel_titles).enumerate() {
         let (row, column) = (index / figure.columns.max(1), index % figure.columns.max(1));
-        let corner = (column as u32 * width, HEADER + row as u32 * height);
+        let corner = (column as u32 * width, layout.header + row as u32 * height);
         let area = root.clone().shrink(corner, (width, height));
-        draw_panel(panel, margins, root, &area)?;
+        draw_panel(panel, title, layout, corner, root, &area)?;
     }
     root.present()
 }
 
-/// Pixels left and right of the plots: the same for all panels, so that stacked panels have aligned x axes.
-#[derive(Clone, Copy)]
-struct Margins {
-    y_labels: u32,
-    legend: u32,
-}
-
-impl Margins {
-    fn of<DB: DrawingBackend>(figure: &FigureSpec, area: &Area<DB>) -> Margins {
-        let widest = |labels: &mut dyn Iterator<Item = String>| {
-            labels.map(|label| text_width(area, &label, SMALL)).fold(0.0, f64::max) as u32
-        };
-        let of_panel = |panel: &Panel| {
-            let ticks = widest(&mut panel.y.ticks.iter().map(|(_, label)| label.clone()));
-            let name = if panel.y.name.is_empty() { 16 } else { 40 };
-            let legend = match &panel.legend {
-                Legend::Names(names) => widest(&mut names.iter().map(|(name, _)| name.clone())),
-                Legend::Scale(scale) => {
-                    widest(&mut scale_ticks(scale).into_iter().map(|(_, label)| label))
-                }
-            };
-            Margins { y_labels: ticks + name, legend: legend + 44 }
-        };
-        figure.panels.iter().map(of_panel).fold(Margins { y_labels: 0, legend: 0 }, |all, panel| {
-            Margins {
-                y_labels: all.y_labels.max(panel.y_labels),
-                legend: all.legend.max(panel.legend),
-            }
-        })
-    }
-}
-
 fn draw_panel<DB: DrawingBackend>(
     panel: &Panel,
-    margins: Margins,
+    title: &[String],
+    layout: &Layout,
+    corner: (u32, u32),
     root: &Area<DB>,
     area: &Area<DB>,
 ) -> Drawn<DB> {
-    let small = |text: &str| text_width(area, text, SMALL);
-    let (width, height) = area.dim_in_pixel();
-    let plot_width = width.saturating_sub(margins.legend).max(80);
-    let plot_height = height.saturating_sub(PANEL_HEADER).max(80);
-    let y_labels = margins.y_labels.min(plot_width / 2);
+    let small = |text: &str| text_width(text, SMALL);
+    let (width, height) = layout.panel;
+    let plot_width = width.saturating_sub(layout.beside).max(80);
+    let below = layout.legend_below.unwrap_or(0);
+    let plot_height = height.saturating_sub(layout.panel_header + below).max(80);
+    let y_labels = layout.y_labels.min(plot_width / 2);
 
     let x_pixels = f64::from(plot_width.saturating_sub(y_labels + LEFT + 10));
     let x = panel.x.clone().thinned(x_pixels, |text| small(text) + 8.0);
     let y_pixels = f64::from(plot_height.saturating_sub(X_LABELS));
     let y = panel.y.clone().thinned(y_pixels, |_| SMALL + 2.0);
-    let plot = area.clone().shrink((0, PANEL_HEADER), (plot_width, plot_height));
+    let plot = area.clone().shrink((0, layout.panel_header), (plot_width, plot_height));
     let mut chart = ChartBuilder::on(&plot)
         .margin_left(LEFT)
         .margin_right(10)
@@ -134,17 +100,38 @@ fn draw_panel<DB: DrawingBackend>(
         chart.plotting_area().draw(&PathElement::new(ends, line))?;
     }
     draw_blocks(panel, &chart)?;
+    draw_block_spreads(panel, &chart)?;
     for line in &panel.lines {
-        draw_line(line, panel.style_of(line.color), &chart)?;
+        draw_spread(line, panel, &chart)?;
+    }
+    for line in &panel.lines {
+        draw_line(line, (panel.style_of(line.color), panel.dashes_of(line)), &chart)?;
     }
     for band in &panel.bands {
         draw_band_name(band, panel, root, &chart)?;
     }
+    draw_counts(panel, root, &chart)?;
     let (left, top) = chart.backend_coord(&(panel.x.start, panel.y.end));
-    let title = style(PANEL_TITLE, INK, HPos::Left, VPos::Bottom);
-    text(root, &panel.title, (left, top - 24), title)?;
+    for (line, index) in title.iter().zip(1..) {
+        let bottom = top - 24 - (title.len() as i32 - index) * PANEL_TITLE_LINE as i32;
+        text(root, line, (left, bottom), style(PANEL_TITLE, INK, HPos::Left, VPos::Bottom))?;
+    }
     let (right, bottom) = chart.backend_coord(&(panel.x.end, panel.y.start));
-    draw_legend(panel, root, (right + 14, top), bottom - top)
+    match (&panel.legend, layout.legend_below) {
+        (Legend::Scale(scale), _) => draw_scale(scale, root, (right + 14, top), bottom - top),
+        (Legend::Names(_), None) => {
+            let row = |index: usize| (right + 14, top + 8 + SMALL_LINE as i32 * index as i32);
+            draw_entries(panel, root, row)
+        }
+        (Legend::Names(_), Some(_)) => {
+            let places = flow(&entries(panel), width.saturating_sub(EDGE));
+            let top = corner.1 + layout.panel_header + plot_height + 10;
+            draw_entries(panel, root, |index| {
+                let (left, row) = places.get(index).copied().unwrap_or_default();
+                ((corner.0 + EDGE + left) as i32, (top + row * SMALL_LINE) as i32)
+            })
+        }
+    }
 }
 
 fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB> {
@@ -192,18 +179,87 @@ fn draw_blocks<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB
     Ok(())
 }
 
-fn draw_line<DB: DrawingBackend>(line: &Series, style: usize, chart: &Chart<DB>) -> Drawn<DB> {
+/// Draws the error bars of blocks, such as the bars of a bar chart.
+fn draw_block_spreads<DB: DrawingBackend>(panel: &Panel, chart: &Chart<DB>) -> Drawn<DB> {
+    for block in &panel.blocks {
+        if let Some(ends) = block.spread.filter(|(low, high)| low.is_finite() && high.is_finite()) {
+            error_bar((block.x.0 + block.x.1) / 2.0, ends, INK, panel, chart)?;
+        }
+    }
+    Ok(())
+}
+
+/// Draws a line's error bars, or a band if the x axis is not categorical.
+fn draw_spread<DB: DrawingBackend>(line: &Series, panel: &Panel, chart: &Chart<DB>) -> Drawn<DB> {
+    if panel.x.is_categorical() {
+        return line.bars().try_for_each(|(x, ends)| error_bar(x, ends, line.color, panel, chart));
+    }
+    let (low, high): (Vec<_>, Vec<_>) = line
+        .bars()
+        .map(|(x, (low, high))| ((x, inside(low, panel)), (x, inside(high, panel))))
+        .unzip();
+    if low.len() > 1 {
+        let edge: Vec<(f64, f64)> = high.into_iter().chain(low.into_iter().rev()).collect();
+        chart.plotting_area().draw(&Polygon::new(edge, line.color.mix(0.2).filled()))?;
+    }
+    Ok(())
+}
+
+/// Returns the value within the y axis: an error bar does not leave the plot.
+fn inside(value: f64, panel: &Panel) -> f64 {
+    value.clamp(panel.y.start.min(panel.y.end), panel.y.start.max(panel.y.end))
+}
+
+fn error_bar<DB: DrawingBackend>(
+    x: f64,
+    (low, high): (f64, f64),
+    color: RGBColor,
+    panel: &Panel,
+    chart: &Chart<DB>,
+) -> Drawn<DB> {
+    let area = chart.plotting_area();
+    let stroke = color.stroke_width(2);
+    let ends = [inside(low, panel), inside(high, panel)].map(|y| (x, y));
+    area.draw(&PathElement::new(ends.to_vec(), stroke))?;
+    for end in ends {
+        let cap = PathElement::new(vec![(-4, 0), (4, 0)], stroke);
+        area.draw(&(EmptyElement::at(end) + cap))?;
+    }
+    Ok(())
+}
+
+/// Draws the row of counts above the plot, without those for which there is no room.
+fn draw_counts<DB: DrawingBackend>(panel: &Panel, root: &Area<DB>, chart: &Chart<DB>) -> Drawn<DB> {
+    if panel.counts.is_empty() {
+        return Ok(());
+    }
+    let (start, top) = chart.backend_coord(&(panel.x.start, panel.y.end));
+    let row = top - 5;
+    let ink = color::lighter(INK, 0.7);
+    text(root, "n =", (start - 6, row), style(SMALL, ink, HPos::Right, VPos::Bottom))?;
+    let mut free = f64::from(start) - 4.0;
+    for (place, count) in &panel.counts {
+        let (x, _) = chart.backend_coord(&(*place, panel.y.end));
+        let half = text_width(count, SMALL) / 2.0;
+        if f64::from(x) - half >= free {
+            text(root, count, (x, row), style(SMALL, ink, HPos::Center, VPos::Bottom))?;
+            free = f64::from(x) + half + 6.0;
+        }
+    }
+    Ok(())
+}
+
+fn draw_line<DB: DrawingBackend>(
+    line: &Series,
+    (style, dashes): (usize, usize),
+    chart: &Chart<DB>,
+) -> Drawn<DB> {
     let area = chart.plotting_area();
     let defined = |point: &(f64, f64)| point.0.is_finite() && point.1.is_finite();
     for piece in line.points.split(|point| !defined(point)) {
         if piece.len() > 1 {
             let stroke = line.color.stroke_width(3);
-            match DASHES[style % DASHES.len()] {
-                None => area.draw(&PathElement::new(piece.to_vec(), stroke))?,
-                Some((size, gap)) => {
-                    area.draw(&DashedPathElement::new(piece.to_vec(), size, gap, stroke))?;
-                }
-            }
+            draw_dashed(piece.to_vec(), dashes, stroke, area)?;
         }
     }
     // Of many points every n-th has a marker, so that markers do not overlap; isolated points always have one.
@@ -221,6 +277,22 @@ fn draw_line<DB: DrawingBackend>(line: &Series, style: usize, chart: &Chart<DB>)
         }
     }
     Ok(())
+}
+
+/// Draws a path with the dashes of an index.
+fn draw_dashed<DB: DrawingBackend, CT: CoordTranslate>(
+    path: Vec<CT::From>,
+    dashes: usize,
+    stroke: ShapeStyle,
+    area: &DrawingArea<DB, CT>,
+) -> Drawn<DB>
+where
+    CT::From: Clone + 'static,
+{
+    match DASHES[dashes % DASHES.len()] {
+        None => area.draw(&PathElement::new(path, stroke)),
+        Some((size, gap)) => area.draw(&DashedPathElement::new(path, size, gap, stroke)),
+    }
 }
 
 /// Lengths of dashes and gaps in pixels, so that lines differ in greyscale, too; `None`: a solid line.
@@ -259,45 +331,60 @@ fn draw_band_name<DB: DrawingBackend>(
     text(root, &band.name, (x, y - 5), style)
 }
 
-fn draw_legend<DB: DrawingBackend>(
+/// Draws the entries of a legend, each at its place.
+fn draw_entries<DB: DrawingBackend>(
     panel: &Panel,
+    root: &Area<DB>,
+    place: impl Fn(usize) -> (i32, i32),
+) -> Drawn<DB> {
+    let label = style(SMALL, INK, HPos::Left, VPos::Center);
+    for (index, entry) in entries(panel).iter().enumerate() {
+        let (left, y) = place(index);
+        let key = match *entry {
+            Entry::Name(_, color, _) if panel.lines.is_empty() => {
+                let corners = [(left, y - 5), (left + 12, y + 5)];
+                root.draw(&Rectangle::new(corners, color.filled()))?;
+                KEY
+            }
+            Entry::Name(style, color, _) => {
+                root.draw(&(EmptyElement::at((left + 6, y)) + marker(style, color)))?;
+                KEY
+            }
+            Entry::Run(dashes, _) => {
+                let path = vec![(left, y), (left + RUN_KEY as i32 - 6, y)];
+                draw_dashed(path, dashes, INK.stroke_width(3), root)?;
+                RUN_KEY
+            }
+        };
+        text(root, entry.text(), (left + key as i32, y), label.clone())?;
+    }
+    Ok(())
+}
+
+/// Draws a colour bar.
+fn draw_scale<DB: DrawingBackend>(
+    scale: &Scale,
     root: &Area<DB>,
     (left, top): (i32, i32),
     height: i32,
 ) -> Drawn<DB> {
     let label = style(SMALL, INK, HPos::Left, VPos::Center);
-    match &panel.legend {
-        Legend::Names(names) => {
-            for (index, (name, color)) in names.iter().enumerate() {
-                let y = top + 8 + 18 * index as i32;
-                if panel.lines.is_empty() {
-                    let corners = [(left, y - 5), (left + 12, y + 5)];
-                    root.draw(&Rectangle::new(corners, color.filled()))?;
-                } else {
-                    root.draw(&(EmptyElement::at((left + 6, y)) + marker(index, *color)))?;
-                }
-                text(root, name, (left + 18, y), label.clone())?;
-            }
-        }
-        Legend::Scale(scale) => {
-            let place = |position: f64| top + height - (position * f64::from(height)) as i32;
-            let steps = height.clamp(1, 120);
-            for step in 0..steps {
-                let [from, to] = [step, step + 1].map(|step| f64::from(step) / f64::from(steps));
-                let color = scale.color_at((from + to) / 2.0);
-                let corners = [(left, place(to)), (left + 14, place(from))];
-                root.draw(&Rectangle::new(corners, color.filled()))?;
-            }
-            for (value, name) in scale_ticks(scale) {
-                text(root, &name, (left + 20, place(scale.position(value))), label.clone())?;
-            }
-        }
+    let place = |position: f64| top + height - (position * f64::from(height)) as i32;
+    let steps = height.clamp(1, 120);
+    for step in 0..steps {
+        let [from, to] = [step, step + 1].map(|step| f64::from(step) / f64::from(steps));
+        let color = scale.color_at((from + to) / 2.0);
+        let corners = [(left, place(to)), (left + 14, place(from))];
+        root.draw(&Rectangle::new(corners, color.filled()))?;
+    }
+    for (value, name) in scale_ticks(scale) {
+        text(root, &name, (left + 20, place(scale.position(value))), label.clone())?;
     }
     Ok(())
 }
 
 /// Returns the ticks of a colour bar: values and labels.
-fn scale_ticks(scale: &Scale) -> Vec<(f64, String)> {
+pub(super) fn scale_ticks(scale: &Scale) -> Vec<(f64, String)> {
     if scale.kind == ScaleKind::Rank {
         return rank_ticks(scale.high).into_iter().map(|rank| (rank, thousands(rank))).collect();
     }
@@ -326,11 +413,4 @@ fn text<DB: DrawingBackend>(
         .map(|character| if character.is_control() { ' ' } else { character })
         .collect();
     area.draw(&Text::new(printable, place, style))
-}
-
-/// Returns the width of a text in pixels, estimated if the font has no metrics.
-fn text_width<DB: DrawingBackend>(area: &Area<DB>, text: &str, size: f64) -> f64 {
-    let style = style(size, INK, HPos::Left, VPos::Top);
-    let guess = text.chars().count() as f64 * size * 0.6;
-    area.estimate_text_size(text, &style).map_or(guess, |(width, _)| f64::from(width))
 }

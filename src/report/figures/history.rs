@@ -5,7 +5,7 @@ use plotters::style::RGBColor;
 use super::axis::Axis;
 use super::color::{self, Scale, ScaleKind};
 use super::layers::layer_labels;
-use super::patching::{replacement_label, shortened};
+use super::patching::{in_stack_order, replacement_label, shortened};
 use super::reads::{TOPS, source_name, stage_share, stage_sources};
 use super::spec::{
     Digits, FigureSpec, PERCENT, Panel, Series, extent, heat_map, lines, map_height, rank_lines,
@@ -25,7 +25,7 @@ pub(super) fn history_figure(records: &[&Record]) -> Option<FigureSpec> {
     let newest = records.last()?;
     let history = History { records };
     let probe = newest.result.probe();
-    let (subject, height, panels) = match &newest.result {
+    let (subject, height, mut panels) = match &newest.result {
         ProbeResult::ResidualContribution(_) => (
             "Output norm ratio by component",
             history.layers_height(),
@@ -57,6 +57,9 @@ pub(super) fn history_figure(records: &[&Record]) -> Option<FigureSpec> {
             attention_writes(&history),
         ),
     };
+    for panel in &mut panels {
+        panel.counts = history.counts(&panel.x);
+    }
     Some(FigureSpec {
         name: format!("{probe}_history"),
         title: format!("{subject}, over training"),
@@ -104,11 +107,17 @@ impl History<'_> {
     /// Returns a quantity as a line over steps.
     fn line(&self, name: &str, color: RGBColor, value: impl Fn(&ProbeResult) -> f64) -> Series {
         let points = self.steps().into_iter().zip(self.records);
-        Series {
-            name: name.to_owned(),
-            color,
-            points: points.map(|(step, record)| (step, value(&record.result))).collect(),
-        }
+        let points = points.map(|(step, record)| (step, value(&record.result))).collect();
+        Series::new(name, color, points)
+    }
+
+    /// Returns the number of queries at each place of the x axis.
+    fn counts(&self, x: &Axis) -> Vec<(f64, String)> {
+        let count = |(index, (step, record)): (usize, (f64, &&Record))| {
+            let place = if x.is_categorical() { index as f64 + 0.5 } else { step };
+            (place, queries(record).to_string())
+        };
+        self.steps().into_iter().zip(self.records).enumerate().map(count).collect()
     }
 
     fn newest(&self) -> Option<&ProbeResult> {
@@ -134,6 +143,14 @@ impl History<'_> {
             _ => Vec::new(),
         };
         Axis::categorical("decoder layer", &labels)
+    }
+}
+
+/// Returns the number of queries that a result's values are means over.
+fn queries(record: &Record) -> usize {
+    match &record.result {
+        ProbeResult::Circuit(Circuit { test_queries, .. }) => *test_queries as usize,
+        _ => record.measured_on.measured,
     }
 }
 
@@ -187,7 +204,7 @@ fn direct_effect(history: &History) -> Vec<Panel> {
         _ => None,
     };
     let line = |value: fn(&RankShift) -> f64| {
-        let lines = newest.effects.iter().map(|effect| {
+        let lines = in_stack_order(newest).into_iter().map(|effect| {
             let color = color::component(effect.component);
             history.line(&format!("{} only", component_label(effect.component)), color, |result| {
                 of(result, effect.component).map_or(f64::NAN, |ranks| value(&ranks))

@@ -100,10 +100,9 @@ fn over_heads(found: &Inspection) -> FigureSpec {
 
 fn lens(found: &Inspection) -> FigureSpec {
     let series = |value: fn(&LensReading) -> f64| {
-        let of_site = move |(index, site): (usize, &LensSite)| Series {
-            name: site_label(*site).to_owned(),
-            color: color::series(index),
-            points: found.lens_at(*site).map(|at| (middle(at.layer), value(at))).collect(),
+        let of_site = move |(index, site): (usize, &LensSite)| {
+            let points = found.lens_at(*site).map(|at| (middle(at.layer), value(at))).collect();
+            Series::new(site_label(*site), color::series(index), points)
         };
         LensSite::ALL.iter().enumerate().map(of_site).collect::<Vec<_>>()
     };

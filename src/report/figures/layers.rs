@@ -59,11 +59,8 @@ pub(super) fn residual_contribution(
     let panels = views.map(|(title, name, value)| {
         let series = Component::ALL.map(|component| {
             let of = result.contributions.iter().filter(|c| c.component == component);
-            Series {
-                name: component_label(component).to_owned(),
-                color: color::component(component),
-                points: of.map(|c| (middle(c.layer), value(c))).collect(),
-            }
+            let points = of.map(|c| (middle(c.layer), value(c))).collect();
+            Series::new(component_label(component), color::component(component), points)
         });
         let layers = result.contributions.iter().map(|c| c.layer);
         let y = if name == "cosine" {
@@ -125,11 +122,8 @@ fn priming(result: &ResidualContribution) -> FigureSpec {
 pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<FigureSpec> {
     let sites = LensSite::ALL.iter().enumerate().map(|(index, site)| {
         let of = result.sites.iter().filter(|found| found.site == *site);
-        Series {
-            name: site_label(*site).to_owned(),
-            color: color::series(index),
-            points: of.map(|s| (middle(s.layer), s.ranks.median_rank)).collect(),
-        }
+        let points = of.map(|s| (middle(s.layer), s.ranks.median_rank)).collect();
+        Series::new(site_label(*site), color::series(index), points)
     });
     let title = "Median rank of the relevant docid";
     let x = layer_axis(result.sites.iter().map(|site| site.layer));
@@ -141,11 +135,9 @@ pub(super) fn logit_lens(result: &LogitLens, stages: Option<&Stages>) -> Vec<Fig
     let populations = TokenGroup::ALL.iter().enumerate().flat_map(|(index, group)| {
         figures.map(|(name, value, strength)| {
             let of = result.populations.iter().filter(|found| found.group == *group);
-            Series {
-                name: format!("{}, {name}", group_label(*group)),
-                color: color::lighter(color::series(index), strength),
-                points: of.map(|found| (middle(found.layer), value(found))).collect(),
-            }
+            let points = of.map(|found| (middle(found.layer), value(found))).collect();
+            let color = color::lighter(color::series(index), strength);
+            Series::new(&format!("{}, {name}", group_label(*group)), color, points)
         })
     });
     let title =

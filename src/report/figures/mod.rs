@@ -3,10 +3,12 @@
 
 pub(super) mod axis;
 pub(super) mod color;
+pub(super) mod combine;
 mod draw;
 mod history;
 pub(super) mod inspection;
 pub(super) mod layers;
+mod layout;
 mod patching;
 mod reads;
 pub(super) mod spec;
@@ -21,6 +23,8 @@ use super::measured_on;
 use super::points::chart;
 use crate::monitor::Image;
 use crate::probe::{Probe, ProbeResult, Record, Skipped};
+pub use layout::FigureWidth;
+use layout::Layout;
 use spec::FigureSpec;
 
 /// A figure of a probe, ready to be drawn.
@@ -48,6 +52,22 @@ pub struct FigureError {
 /// `skipped` are noted on the history, or on all figures if there is no history.
 pub fn figures(history: &[Record], skipped: &[Skipped]) -> Vec<Figure> {
     let Some(newest) = history.last() else { return Vec::new() };
+    let probe = newest.result.probe();
+    let with_note = |mut spec: FigureSpec| {
+        spec.note = sentences(&[&measured_on(newest), &spec.note]);
+        Figure { probe, spec }
+    };
+    specs(history, skipped).into_iter().map(with_note).collect()
+}
+
+/// Joins sentences that are not empty.
+pub(super) fn sentences(all: &[&str]) -> String {
+    all.iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(". ")
+}
+
+/// Returns the content of [`figures`], whose notes do not say what was measured.
+pub(super) fn specs(history: &[Record], skipped: &[Skipped]) -> Vec<FigureSpec> {
+    let Some(newest) = history.last() else { return Vec::new() };
     let stages = newest.measured_on.stages.as_ref();
     let figures = match &newest.result {
         ProbeResult::ResidualContribution(result) => layers::residual_contribution(result, stages),
@@ -63,25 +83,19 @@ pub fn figures(history: &[Record], skipped: &[Skipped]) -> Vec<Figure> {
     let probe = newest.result.probe();
     let same: Vec<&Record> = history.iter().filter(|r| r.result.probe() == probe).collect();
     let over_training = if same.len() > 1 { history::history_figure(&same) } else { None };
-    let note = |figure: &mut FigureSpec| {
-        let measured = measured_on(newest);
-        figure.note =
-            if figure.note.is_empty() { measured } else { format!("{measured}. {}", figure.note) };
-    };
     let history_name = over_training.as_ref().map(|figure| figure.name.clone());
     let mut figures: Vec<FigureSpec> = figures.into_iter().chain(over_training).collect();
     figures.retain(|figure| !figure.panels.is_empty());
-    figures.iter_mut().for_each(note);
     let skipped = skipped.iter().filter(|line| line.probe == probe).cloned();
     if let Some(skipped) = super::skipped(&skipped.collect::<Vec<_>>()) {
         let about = |figure: &&mut FigureSpec| {
             history_name.as_ref().is_none_or(|name| *name == figure.name)
         };
         for figure in figures.iter_mut().filter(about) {
-            figure.note = format!("{}. The probe was {skipped}", figure.note);
+            figure.note = sentences(&[&figure.note, &format!("The probe was {skipped}")]);
         }
     }
-    figures.into_iter().map(|spec| Figure { probe, spec }).collect()
+    figures
 }
 
 impl Figure {
@@ -100,12 +114,7 @@ impl Figure {
     /// # Errors
     /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn svg(&self) -> Result<String, FigureError> {
-        svg_of(&self.spec)
-    }
-
-    /// Returns the content.
-    pub(super) fn into_spec(self) -> FigureSpec {
-        self.spec
+        svg_of(&self.spec, None)
     }
 
     /// Draws the figure as an RGB image for TensorBoard, in the section of its probe.
@@ -114,28 +123,52 @@ impl Figure {
     /// The embedded font cannot be loaded, or the drawing library refuses an operation.
     pub fn image(&self) -> Result<Image, FigureError> {
         register(&self.spec)?;
-        let (width, height) = draw::size(&self.spec);
+        let layout = Layout::of(&self.spec);
+        let (width, height) = layout.size;
         let mut pixels = vec![0; 3 * width as usize * height as usize];
         {
             let backend = BitMapBackend::with_buffer(&mut pixels, (width, height));
             let root = backend.into_drawing_area();
-            draw::draw(&self.spec, &root).map_err(|reason| error(&self.spec, reason))?;
+            draw::draw(&self.spec, &layout, &root).map_err(|reason| error(&self.spec, reason))?;
         }
         let chart = chart(self.probe, [self.spec.name.as_str()]);
         Ok(Image { chart, width, height, pixels })
     }
 }
 
-/// Draws a figure as SVG.
+/// Draws a figure as SVG, in pixels or with its panels arranged for a width in points.
 ///
 /// # Errors
 /// The embedded font cannot be loaded, or the drawing library refuses an operation.
-pub(super) fn svg_of(spec: &FigureSpec) -> Result<String, FigureError> {
+pub(super) fn svg_of(spec: &FigureSpec, width: Option<FigureWidth>) -> Result<String, FigureError> {
+    let Some(width) = width else { return drawn(spec) };
+    Ok(sized(&drawn(&spec.clone().arranged(width))?, width.points()))
+}
+
+/// Returns the text of a drawing with its width in points, and its height in proportion.
+fn sized(svg: &str, points: f64) -> String {
+    let size = |name: &str| -> Option<f64> {
+        let (_, rest) = svg.split_once(&format!(" {name}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let (Some(width), Some(height)) = (size("width"), size("height")) else {
+        return svg.to_owned();
+    };
+    let tall = points * height / width.max(1.0);
+    svg.replacen(&format!(" width=\"{width}\""), &format!(" width=\"{points:.2}pt\""), 1).replacen(
+        &format!(" height=\"{height}\""),
+        &format!(" height=\"{tall:.2}pt\""),
+        1,
+    )
+}
+
+fn drawn(spec: &FigureSpec) -> Result<String, FigureError> {
     register(spec)?;
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, draw::size(spec)).into_drawing_area();
-        draw::draw(spec, &root).map_err(|reason| error(spec, reason))?;
+        let layout = Layout::of(spec);
+        let root = SVGBackend::with_string(&mut svg, layout.size).into_drawing_area();
+        draw::draw(spec, &layout, &root).map_err(|reason| error(spec, reason))?;
     }
     Ok(svg)
 }

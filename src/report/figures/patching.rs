@@ -7,8 +7,8 @@ use super::color;
 use super::spec::{Bars, Digits, FigureSpec, PERCENT, Panel, extent, heat_map, map_height};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    Circuit, DirectEffect, EncoderSwap, HeldOutScore, PatchedCell, RankShift, Replacement, Scores,
-    StagePatching,
+    Circuit, ComponentEffect, DirectEffect, EncoderSwap, HeldOutScore, PatchedCell, RankShift,
+    Replacement, Scores, StagePatching,
 };
 use crate::report::tables::{circuit_label, component_label};
 
@@ -46,9 +46,15 @@ fn percent_axis(name: &str) -> Axis {
     Axis { end: 110.0, ..Axis::linear(name, 0.0, 100.0) }
 }
 
+/// Returns the effects in the order in which a layer runs the components.
+pub(super) fn in_stack_order(result: &DirectEffect) -> Vec<&ComponentEffect> {
+    let of = |component| result.effects.iter().filter(move |e| e.component == component);
+    Component::ALL.into_iter().flat_map(of).collect()
+}
+
 /// P2b: % beyond rank thresholds, and the distribution of ranks.
 pub(super) fn direct_effect(result: &DirectEffect) -> Vec<FigureSpec> {
-    let named = result.effects.iter().map(|effect| {
+    let named = in_stack_order(result).into_iter().map(|effect| {
         let color = color::component(effect.component);
         (format!("{} only", component_label(effect.component)), color, &effect.ranks)
     });

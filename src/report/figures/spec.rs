@@ -29,9 +29,15 @@ pub struct Panel {
     pub y: Axis,
     /// Labelled ranges of the x axis: stages.
     pub bands: Vec<Band>,
+    /// The number of queries that the values at an x are means over: a row above the plot.
+    pub counts: Vec<(f64, String)>,
     pub blocks: Vec<Block>,
     pub labels: Labels,
+    /// The number format of the labels.
+    pub digits: Digits,
     pub lines: Vec<Series>,
+    /// The runs of [`Series::run`], for the legend.
+    pub runs: Vec<String>,
     /// y values of horizontal reference lines.
     pub reference_lines: Vec<f64>,
     pub legend: Legend,
@@ -52,6 +58,10 @@ pub struct Block {
     pub x: (f64, f64),
     pub y: (f64, f64),
     pub color: RGBColor,
+    /// The value that the label and the colour or the length stand for.
+    pub value: f64,
+    /// The ends of an error bar on the y axis.
+    pub spread: Option<(f64, f64)>,
     pub label: String,
 }
 
@@ -72,9 +82,51 @@ pub struct Series {
     pub name: String,
     pub color: RGBColor,
     pub points: Vec<(f64, f64)>,
+    /// The ends of an error bar at each point; empty if there are none. If the x axis is not categorical, they are the
+    /// edges of a band.
+    pub spread: Vec<(f64, f64)>,
+    /// The index in [`Panel::runs`] if lines of several runs are drawn in one panel: they differ by dashes, and lines of
+    /// the same colour have the same marker.
+    pub run: Option<usize>,
+}
+
+impl Series {
+    /// Builds a line without error bars.
+    pub fn new(name: &str, color: RGBColor, points: Vec<(f64, f64)>) -> Self {
+        Self { name: name.to_owned(), color, points, spread: Vec::new(), run: None }
+    }
+
+    /// Returns the points with their error bars, without those that are not finite.
+    pub fn bars(&self) -> impl Iterator<Item = (f64, (f64, f64))> {
+        let bars = self.points.iter().zip(&self.spread).map(|(point, ends)| (point.0, *ends));
+        bars.filter(|(x, (low, high))| [x, low, high].into_iter().all(|end| end.is_finite()))
+    }
 }
 
 impl Panel {
+    /// Builds a panel without content.
+    pub fn empty(title: &str, x: Axis, y: Axis) -> Self {
+        Self {
+            title: title.to_owned(),
+            x,
+            y,
+            bands: Vec::new(),
+            counts: Vec::new(),
+            blocks: Vec::new(),
+            labels: Labels::InEach,
+            digits: Digits::Decimals(1),
+            lines: Vec::new(),
+            runs: Vec::new(),
+            reference_lines: Vec::new(),
+            legend: Legend::Names(Vec::new()),
+        }
+    }
+
+    /// Returns the index of the dashes of a line.
+    pub fn dashes_of(&self, line: &Series) -> usize {
+        line.run.unwrap_or_else(|| self.style_of(line.color))
+    }
+
     /// Returns the index of the style (marker and dashes) of lines of this colour: its place in the legend. Lines that
     /// share a colour, as seeds of an arm do, share a style.
     pub fn style_of(&self, color: RGBColor) -> usize {
@@ -94,7 +146,7 @@ pub enum Legend {
 }
 
 /// Number format in cells and above bars.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Digits {
     /// Number of decimals.
     Decimals(usize),
@@ -115,17 +167,7 @@ impl Digits {
 /// Builds a line chart.
 pub fn lines(title: &str, x: Axis, y: Axis, lines: Vec<Series>) -> Panel {
     let names = lines.iter().map(|line| (line.name.clone(), line.color)).collect();
-    Panel {
-        title: title.to_owned(),
-        x,
-        y,
-        bands: Vec::new(),
-        blocks: Vec::new(),
-        labels: Labels::InEach,
-        lines,
-        reference_lines: Vec::new(),
-        legend: Legend::Names(names),
-    }
+    Panel { lines, legend: Legend::Names(names), ..Panel::empty(title, x, y) }
 }
 
 /// The values of a bar chart: one value per category and series.
@@ -146,15 +188,11 @@ impl Bars<'_> {
         labels: Labels,
     ) -> Panel {
         Panel {
-            title: title.to_owned(),
-            x: Axis::categorical(x, self.categories),
-            y,
-            bands: Vec::new(),
             blocks,
             labels,
-            lines: Vec::new(),
-            reference_lines: Vec::new(),
+            digits: self.digits,
             legend: Legend::Names(self.names.clone()),
+            ..Panel::empty(title, Axis::categorical(x, self.categories), y)
         }
     }
 
@@ -170,6 +208,8 @@ impl Bars<'_> {
                     x: (left, left + width),
                     y: (0.0, height),
                     color: *color,
+                    value: *value,
+                    spread: None,
                     label: self.digits.write(*value),
                 });
             }
@@ -185,15 +225,26 @@ impl Bars<'_> {
             let mut height = 0.0;
             for (value, (_, color)) in values.iter().zip(&self.names) {
                 if value.is_finite() {
-                    let label = self.digits.write(*value);
-                    let y = (height, height + value);
-                    blocks.push(Block { x, y, color: *color, label });
+                    blocks.push(Block {
+                        x,
+                        y: (height, height + value),
+                        color: *color,
+                        value: *value,
+                        spread: None,
+                        label: self.digits.write(*value),
+                    });
                     height += value;
                 }
             }
             if values.iter().all(|value| !value.is_finite()) {
-                let (y, color, label) = ((y.start, y.end), color::UNDEFINED, "-".to_owned());
-                blocks.push(Block { x, y, color, label });
+                blocks.push(Block {
+                    x,
+                    y: (y.start, y.end),
+                    color: color::UNDEFINED,
+                    value: f64::NAN,
+                    spread: None,
+                    label: "-".to_owned(),
+                });
             }
         }
         self.panel(title, (x, y), blocks, Labels::InEach)
@@ -216,20 +267,18 @@ pub fn heat_map(
                 x: (left, left + 1.0),
                 y: (bottom, bottom + 1.0),
                 color: scale.color(*value),
+                value: *value,
+                spread: None,
                 label: if value.is_finite() { digits.write(*value) } else { String::new() },
             });
         }
     }
     Panel {
-        title: title.to_owned(),
-        x,
-        y,
-        bands: Vec::new(),
         blocks,
         labels: Labels::InAll,
-        lines: Vec::new(),
-        reference_lines: Vec::new(),
+        digits,
         legend: Legend::Scale(scale),
+        ..Panel::empty(title, x, y)
     }
 }
 

@@ -137,6 +137,8 @@ pub fn figures(found: &Comparison) -> Vec<FigureSpec> {
                 x,
                 y: (middle - height, middle + height),
                 color: color::series(0),
+                value: of.mean,
+                spread: None,
                 label: text.clone(),
             });
         }
@@ -145,15 +147,8 @@ pub fn figures(found: &Comparison) -> Vec<FigureSpec> {
     let side =
         |from: f64, to: f64, name: &str, shaded| Band { from, to, name: name.to_owned(), shaded };
     let panel = |title: String, x: Axis, blocks: Vec<Block>| Panel {
-        title,
-        x,
-        y: Axis::categorical_from_top("", &labels),
-        bands: Vec::new(),
         blocks,
-        labels: Labels::InEach,
-        lines: Vec::new(),
-        reference_lines: Vec::new(),
-        legend: Legend::Names(Vec::new()),
+        ..Panel::empty(&title, x, Axis::categorical_from_top("", &labels))
     };
     let bands = vec![
         side(x.start, 0.0, if x.start < -room { "worse" } else { "" }, true),
@@ -172,6 +167,8 @@ pub fn figures(found: &Comparison) -> Vec<FigureSpec> {
                 x: (before, before + share),
                 y: (row as f64 + 0.15, row as f64 + 0.85),
                 color,
+                value: share,
+                spread: None,
                 label: number(share, 1),
             });
             before += share;

@@ -1,9 +1,13 @@
 //! Curves of training: loss, metrics, learning rate, throughput and memory, over steps and over seconds.
 
-use super::Arms;
+use super::{ReportedArm, ReportedRun};
+use crate::compare::{mean, standard_deviation};
 use crate::report::figures::axis::Axis;
-use crate::report::figures::color;
-use crate::report::figures::spec::{FigureSpec, Legend, Panel, Series, extent, lines};
+use crate::report::figures::combine::{describe_seeds, mean_line};
+use crate::report::figures::spec::{
+    Bars, Digits, FigureSpec, Legend, Panel, Series, extent, lines,
+};
+use crate::report::figures::{color, sentences};
 
 /// A quantity that is logged in training.
 struct Quantity {
@@ -15,7 +19,7 @@ struct Quantity {
     may_be_log: bool,
 }
 
-fn quantities(arms: &Arms, split: &str) -> Vec<Quantity> {
+fn quantities(arms: &[ReportedArm], split: &str) -> Vec<Quantity> {
     let of = |title: &str, unit, scalar: &str, may_be_log| Quantity {
         title: title.to_owned(),
         unit,
@@ -37,9 +41,13 @@ fn quantities(arms: &Arms, split: &str) -> Vec<Quantity> {
     all.push(of("Gradient norm", "norm", "optimizer/gradient_norm", true));
     all.push(of("Throughput", "examples/s", "time/examples_per_second", false));
     all.push(of("Peak memory (resident set size)", "MiB", "memory/peak_mebibytes", false));
-    let any = |quantity: &Quantity| arms.runs().any(|run| !run.curve(&quantity.scalar).is_empty());
+    let any = |quantity: &Quantity| runs(arms).any(|run| !run.curve(&quantity.scalar).is_empty());
     all.retain(any);
     all
+}
+
+fn runs(arms: &[ReportedArm]) -> impl Iterator<Item = &ReportedRun> {
+    arms.iter().flat_map(|arm| &arm.runs)
 }
 
 /// Largest value divided by the smallest from which on an axis is logarithmic: a loss falls fast at first.
@@ -49,19 +57,15 @@ const WIDE: f64 = 10.0;
 const METRICS: [(&str, &str); 3] =
     [("hits@1", "Hits@1"), ("hits@10", "Hits@10"), ("mrr@10", "MRR@10")];
 
-/// Returns the curves over steps, and over seconds of training.
-pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
+/// Returns the curves over steps, and over seconds of training: a line for each arm, the mean over its seeds.
+pub fn figures(arms: &[ReportedArm], split: &str) -> Vec<FigureSpec> {
     let quantities = quantities(arms, split);
     let steps = quantities.iter().map(|quantity| panel(arms, quantity, Over::Steps));
     let seconds = quantities.iter().map(|quantity| panel(arms, quantity, Over::Seconds));
-    let names: Vec<String> = arms.runs().map(|run| run.subject()).collect();
     let figure = |name: &str, title: &str, panels: Vec<Panel>| FigureSpec {
         name: name.to_owned(),
         title: title.to_owned(),
-        note: match names.len() {
-            0..=4 => names.join("; "),
-            more => format!("{} and {} more runs", names[..3].join("; "), more - 3),
-        },
+        note: note(arms),
         columns: 2,
         panel: (430, 290),
         panels,
@@ -72,6 +76,18 @@ pub fn figures(arms: &Arms, split: &str) -> Vec<FigureSpec> {
     ]
 }
 
+/// Names the runs, and says what is shown of several seeds.
+fn note(arms: &[ReportedArm]) -> String {
+    let names: Vec<String> = runs(arms).map(|run| run.subject()).collect();
+    let names = match names.len() {
+        0..=4 => names.join("; "),
+        more => format!("{} and {} more runs", names[..3].join("; "), more - 3),
+    };
+    let seeds = arms.iter().map(|arm| arm.runs.len()).max().unwrap_or(0);
+    let seeds = if seeds > 1 { describe_seeds(seeds) } else { String::new() };
+    sentences(&[&names, &seeds])
+}
+
 /// The x axis of a curve.
 #[derive(Clone, Copy, PartialEq)]
 enum Over {
@@ -79,22 +95,43 @@ enum Over {
     Seconds,
 }
 
-fn panel(arms: &Arms, quantity: &Quantity, over: Over) -> Panel {
+fn panel(arms: &[ReportedArm], quantity: &Quantity, over: Over) -> Panel {
+    let (low, high) =
+        extent(runs(arms).flat_map(|run| run.curve(&quantity.scalar)).map(|point| point.1));
+    let is_log = low > 0.0 && high > WIDE * low && quantity.may_be_log;
     let mut all = Vec::new();
-    for (index, arm) in arms.arms.iter().enumerate() {
-        for run in arm.runs() {
-            let mut points = thinned(run.curve(&quantity.scalar));
-            if over == Over::Seconds {
-                let seconds = run.seconds();
-                points.iter_mut().for_each(|point| point.0 = seconds(point.0));
+    for (index, arm) in arms.iter().enumerate() {
+        let of_run = |run: &ReportedRun| {
+            let mut points = run.curve(&quantity.scalar);
+            if is_log {
+                points.iter_mut().for_each(|point| point.1 = point.1.log10());
             }
-            all.push(Series { name: run.name.clone(), color: color::series(index), points });
+            Series::new(&arm.name, color::series(index), points)
+        };
+        let seeds: Vec<Series> = arm.runs().map(of_run).collect();
+        let mut line = match seeds.as_slice() {
+            [] => continue,
+            [line] => line.clone(),
+            seeds => mean_line(&seeds.iter().collect::<Vec<_>>()),
+        };
+        line.points = thinned(line.points);
+        line.spread = thinned(line.spread);
+        if over == Over::Seconds {
+            // Of seeds: the mean of the seconds that they took to the step.
+            let seconds: Vec<_> = arm.runs().map(|run| run.seconds()).collect();
+            for point in &mut line.points {
+                let all = seconds.iter().map(|seconds| seconds(point.0));
+                point.0 = all.sum::<f64>() / seconds.len() as f64;
+            }
         }
+        all.push(line);
     }
     all.retain(|series| !series.points.is_empty());
-    let points = || all.iter().flat_map(|series| series.points.iter().copied());
-    let (_, last) = extent(points().map(|point| point.0));
-    let (low, high) = extent(points().map(|point| point.1));
+    let (_, last) = extent(all.iter().flat_map(|series| &series.points).map(|point| point.0));
+    let edges = |line: &Series| line.bars().flat_map(|(_, (low, high))| [low, high]).collect();
+    let edges: Vec<f64> = all.iter().flat_map::<Vec<f64>, _>(edges).collect();
+    let values = all.iter().flat_map(|line| &line.points).map(|point| point.1);
+    let (low, high) = extent(values.chain(edges));
     let name = if over == Over::Steps { "step" } else { "seconds of training" };
     let x = Axis::linear(name, 0.0, last);
     // Round ticks beyond the last point would leave a part of the plot empty.
@@ -103,28 +140,89 @@ fn panel(arms: &Arms, quantity: &Quantity, over: Over) -> Panel {
         ticks: x.ticks.into_iter().filter(|(place, _)| *place <= last).collect(),
         ..x
     };
-    let y = match low > 0.0 && high > WIDE * low && quantity.may_be_log {
+    let y = match is_log {
         true => {
-            let points = all.iter_mut().flat_map(|series| &mut series.points);
-            points.for_each(|point| point.1 = point.1.log10());
+            let (low, high) = (10f64.powf(low), 10f64.powf(high));
             Axis::logarithmic(&format!("{} (log)", quantity.unit), low, high)
         }
         false => Axis::linear(quantity.unit, low.min(0.0), high),
     };
     let mut panel = lines(&quantity.title, x, y, all);
-    let names = arms.arms.iter().enumerate().filter(|(_, arm)| arm.runs().next().is_some());
+    let names = arms.iter().enumerate().filter(|(_, arm)| arm.runs().next().is_some());
     panel.legend =
         Legend::Names(names.map(|(index, arm)| (arm.name.clone(), color::series(index))).collect());
     panel
+}
+
+/// A number of `summary.json`; `None` without one.
+type CostOf = fn(&ReportedRun) -> Option<f64>;
+
+/// What a training costs, with the number of decimals.
+const COSTS: [(&str, usize, CostOf); 4] = [
+    ("Training time (s)", 1, |run| {
+        let seconds = &run.summary.as_ref()?.seconds;
+        Some(seconds.steps + seconds.prefix)
+    }),
+    ("Peak memory (MiB)", 0, |run| Some(mebibytes(run.summary.as_ref()?.peak_memory_bytes?))),
+    ("Optimizer state (MiB)", 1, |run| {
+        Some(mebibytes(run.summary.as_ref()?.optimizer_state_bytes))
+    }),
+    ("Trained parameters (millions)", 2, |run| {
+        Some(run.summary.as_ref()?.parameters.trained as f64 / 1e6)
+    }),
+];
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
+/// Returns the cost of training as bars, one for each arm; of runs that have ended.
+pub fn costs(arms: &[ReportedArm]) -> FigureSpec {
+    let panel = |(title, digits, cost): (&str, usize, CostOf)| {
+        let runs = |arm: &ReportedArm| arm.runs.iter().filter_map(cost).collect::<Vec<f64>>();
+        let values: Vec<Vec<f64>> = arms.iter().map(runs).collect();
+        let names: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
+        let (_, most) = extent(values.iter().flatten().copied());
+        let axis = Axis::linear("", 0.0, 1.15 * most.max(1e-3));
+        // One bar in each category: the colour is the arm's, as in the curves.
+        let bars = Bars {
+            categories: &names,
+            names: vec![(String::new(), color::series(0))],
+            values: values.iter().map(|values| vec![mean_or_nan(values)]).collect(),
+            digits: Digits::Decimals(digits),
+        };
+        let mut panel = bars.grouped(title, "", axis);
+        panel.legend = Legend::Names(Vec::new());
+        for ((index, block), values) in panel.blocks.iter_mut().enumerate().zip(&values) {
+            block.color = color::series(index);
+            let deviation = standard_deviation(values);
+            block.spread = deviation.map(|by| (block.y.1 - by, block.y.1 + by));
+        }
+        panel
+    };
+    let any = |cost: CostOf| runs(arms).any(|run| cost(run).is_some());
+    let panels = COSTS.into_iter().filter(|(.., cost)| any(*cost)).map(panel);
+    FigureSpec {
+        name: "training_costs".to_owned(),
+        title: "What the training costs".to_owned(),
+        note: note(arms),
+        columns: 2,
+        panel: (430, 260),
+        panels: panels.collect(),
+    }
+}
+
+fn mean_or_nan(values: &[f64]) -> f64 {
+    if values.is_empty() { f64::NAN } else { mean(values) }
 }
 
 /// Most points of a line.
 const MOST: usize = 120;
 
 /// Returns every n-th point, and the last one.
-fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+fn thinned<T>(points: Vec<T>) -> Vec<T> {
     let every = points.len().div_ceil(MOST).max(1);
     let last = points.len().saturating_sub(1);
-    let keep = |(index, _): &(usize, (f64, f64))| index % every == 0 || *index == last;
+    let keep = |(index, _): &(usize, T)| index % every == 0 || *index == last;
     points.into_iter().enumerate().filter(keep).map(|(_, point)| point).collect()
 }

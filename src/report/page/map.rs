@@ -89,6 +89,8 @@ fn stack(
                 x: (layer as f64, layer as f64 + 1.0),
                 y: (row as f64, row as f64 + 1.0),
                 color: state.color(),
+                value: f64::NAN,
+                spread: None,
                 label: String::new(),
             });
         }
@@ -96,18 +98,15 @@ fn stack(
     let labels: Vec<String> = (0..depth).map(|layer| layer.to_string()).collect();
     let rows: Vec<String> = components.iter().map(|c| component_label(*c).to_owned()).collect();
     let names = Training::ALL.into_iter().filter(|state| used.contains(state));
+    let x = Axis::categorical(&format!("{stack} layer"), &labels);
     Panel {
-        title: title.to_owned(),
-        x: Axis::categorical(&format!("{stack} layer"), &labels),
-        y: Axis::categorical_from_top("", &rows),
         bands: if stack == Stack::Decoder { bands(model) } else { Vec::new() },
         blocks,
         labels: Labels::InAll,
-        lines: Vec::new(),
-        reference_lines: Vec::new(),
         legend: Legend::Names(
             names.map(|state| (state.name().to_owned(), state.color())).collect(),
         ),
+        ..Panel::empty(title, x, Axis::categorical_from_top("", &rows))
     }
 }
 
@@ -152,6 +151,8 @@ fn causal_effect(run: &ReportedRun, model: &ReportedModel) -> Option<Panel> {
                 x: (layers.start as f64, layers.end as f64),
                 y: (row as f64, row as f64 + 1.0),
                 color: PERCENT.color(effect),
+                value: effect,
+                spread: None,
                 label: number(effect, 1),
             });
         }

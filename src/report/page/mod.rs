@@ -6,7 +6,7 @@
 
 mod answer;
 mod comparison;
-mod curves;
+pub(super) mod curves;
 mod document;
 mod html;
 mod inspection;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::figures::spec::FigureSpec;
-use super::figures::{FigureError, svg_of};
+use super::figures::{FigureError, FigureWidth, svg_of};
 use crate::compare::{CompareError, CompareOptions, Comparison, compare};
 use crate::corpus::Split;
 use crate::probe::files::{StoredError, read_all};
@@ -37,7 +37,7 @@ use crate::run::RunError;
 use document::{PageKind, document};
 use html::Html;
 pub use inspection::inspection_page;
-use run::{ReportedRun, name_of};
+pub(super) use run::{ReportedRun, name_of, subject};
 
 /// Errors of making a report.
 #[derive(Debug, Error)]
@@ -110,9 +110,9 @@ struct Arms {
 }
 
 /// Runs that differ in their seed only, or another system, which has no runs.
-struct ReportedArm {
-    name: String,
-    runs: Vec<ReportedRun>,
+pub(super) struct ReportedArm {
+    pub name: String,
+    pub runs: Vec<ReportedRun>,
 }
 
 impl Arms {
@@ -147,14 +147,14 @@ pub fn report(
     for file in &options.inspections {
         add_inspection(&mut runs, file)?;
     }
-    let split = options.split.unwrap_or_else(|| ranked_split(&runs));
+    let split = options.split.unwrap_or_else(|| ranked_split(runs.iter()));
     let arms = arms(inputs, runs, split, options);
     let figures = figures(&arms, split);
     Ok(Report { html: page(&arms, split), warnings: warnings(&arms), figures })
 }
 
 impl Report {
-    /// Draws the figures as files: names, and SVG that is 178 mm wide, as the text of a page is.
+    /// Draws the figures as files: names, and SVG that is 7 inches wide, as the text of a page is.
     ///
     /// # Errors
     /// [`FigureError`]: the drawing library refuses.
@@ -162,29 +162,11 @@ impl Report {
         let mut all = Vec::new();
         for (run, spec) in &self.figures {
             let directory = run.as_ref().map(PathBuf::from).unwrap_or_default();
-            let svg = page_wide(&svg_of(spec)?);
+            let svg = svg_of(spec, Some(FigureWidth::Page))?;
             all.push((directory.join(format!("{}.svg", spec.name)), svg));
         }
         Ok(all)
     }
-}
-
-/// Returns the text of a drawing with its width and height in millimetres: as wide as a page's text.
-fn page_wide(svg: &str) -> String {
-    const WIDTH: f64 = 178.0;
-    let size = |name: &str| -> Option<f64> {
-        let (_, rest) = svg.split_once(&format!(" {name}=\""))?;
-        rest.split_once('"')?.0.parse().ok()
-    };
-    let (Some(width), Some(height)) = (size("width"), size("height")) else {
-        return svg.to_owned();
-    };
-    let tall = WIDTH * height / width.max(1.0);
-    svg.replacen(&format!(" width=\"{width}\""), &format!(" width=\"{WIDTH}mm\""), 1).replacen(
-        &format!(" height=\"{height}\""),
-        &format!(" height=\"{tall:.1}mm\""),
-        1,
-    )
 }
 
 fn read(inputs: &[(PathBuf, Option<String>)]) -> Result<Vec<ReportedRun>, ReportError> {
@@ -235,10 +217,11 @@ fn run_of<'a>(
     found.ok_or(ReportError::OtherRun { file, checkpoint })
 }
 
-fn ranked_split(runs: &[ReportedRun]) -> Split {
+/// Returns the first of validation, test and train that a run has rankings of.
+pub(super) fn ranked_split<'a>(runs: impl Iterator<Item = &'a ReportedRun> + Clone) -> Split {
     let splits = [Split::Validation, Split::Test, Split::Train];
     let has = |split: &Split| {
-        runs.iter().any(|run| run.directory.retrieval().join(format!("{split}.qrels")).exists())
+        runs.clone().any(|run| run.directory.retrieval().join(format!("{split}.qrels")).exists())
     };
     splits.into_iter().find(has).unwrap_or(Split::Validation)
 }
@@ -299,27 +282,27 @@ fn arms(
     Arms { arms, comparison: found.map_err(|error| error.to_string()) }
 }
 
-/// All figures for files: those of a run with its name, for a directory of its own.
+/// All figures for files: those of an arm with its name, for a directory of its own.
 fn figures(arms: &Arms, split: Split) -> Vec<(Option<String>, FigureSpec)> {
     let mut all: Vec<(Option<String>, FigureSpec)> = Vec::new();
     if let Ok(found) = &arms.comparison {
         all.extend(comparison::figures(found).into_iter().map(|figure| (None, figure)));
     }
-    let curves = curves::figures(arms, split.name());
+    let curves = curves::figures(&arms.arms, split.name());
     all.extend(curves.into_iter().map(|figure| (None, figure)));
-    let several = arms.runs().count() > 1;
+    let several = arms.arms.iter().filter(|arm| !arm.runs.is_empty()).count() > 1;
     let mut used: Vec<String> = Vec::new();
-    for run in arms.runs() {
-        let name = file_name(&run.name);
+    for arm in arms.arms.iter().filter(|arm| !arm.runs.is_empty()) {
+        let name = file_name(&arm.name);
         let name = match used.iter().filter(|other| **other == name).count() {
             0 => name,
             before => format!("{name}-{}", before + 1),
         };
-        used.push(file_name(&run.name));
+        used.push(file_name(&arm.name));
         let directory = several.then_some(name);
-        let of_probes = probes::figures_of(run).into_iter().map(|figure| figure.spec);
-        let of_run = map::figure(run).into_iter().chain(of_probes);
-        all.extend(of_run.map(|figure| (directory.clone(), figure)));
+        let of_probes = probes::figures_of(arm).into_iter().map(|figure| figure.spec);
+        let of_arm = arm.runs().next().and_then(map::figure).into_iter().chain(of_probes);
+        all.extend(of_arm.map(|figure| (directory.clone(), figure)));
     }
     all.retain(|(_, figure)| !figure.panels.is_empty());
     all
@@ -392,9 +375,10 @@ fn page(arms: &Arms, split: Split) -> String {
     section((&mut body, &mut contents), ("model", "Trained components", lead), |html| {
         trained_components(html, arms);
     });
-    let lead = "Each line is a run; the runs of an arm have its colour, its marker and its dashes.";
+    let lead = "Each line is an arm, with its colour, its marker and its dashes: its run, or the mean over its seeds with a \
+                band of one standard deviation in both directions.";
     section((&mut body, &mut contents), ("training", "Training", lead), |html| {
-        for figure in curves::figures(arms, split.name()) {
+        for figure in curves::figures(&arms.arms, split.name()) {
             svg::figure(html, &figure);
         }
     });

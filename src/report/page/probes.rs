@@ -1,11 +1,11 @@
 //! The probes of the runs: figures, tables beside the paper's, results over training.
 
-use super::Arms;
 use super::html::{Html, Table};
 use super::run::ReportedRun;
-use super::{paper, svg};
+use super::{Arms, ReportedArm, paper, svg};
 use crate::probe::Probe;
 use crate::report;
+use crate::report::arm_figures::{ArmFigures, History, together};
 use crate::report::figures::spec::FigureSpec;
 
 /// The name of a probe, its place in the paper, and what to look for.
@@ -55,26 +55,33 @@ fn about(probe: Probe) -> (&'static str, &'static str) {
     }
 }
 
-/// A figure of a run, drawn from its stored results.
+/// A figure of an arm, drawn from the stored results of its runs.
 pub struct ProbeFigure {
     pub probe: Probe,
     pub spec: FigureSpec,
 }
 
-/// Returns the figures of a run's probes, named with the run.
-pub fn figures_of(run: &ReportedRun) -> Vec<ProbeFigure> {
+/// Returns the figures of an arm's probes: means over its runs that have results.
+pub fn figures_of(arm: &ReportedArm) -> Vec<ProbeFigure> {
     let mut all = Vec::new();
     for &probe in Probe::ALL {
-        for figure in report::figures(&run.history(probe), &run.skipped) {
-            let mut spec = figure.into_spec();
-            spec.note = format!("{}. {}", run.subject(), spec.note);
-            all.push(ProbeFigure { probe, spec });
-        }
+        let runs: Vec<History> = arm
+            .runs()
+            .map(|run| History {
+                name: &run.name,
+                keys: &run.keys,
+                records: run.history(probe),
+                skipped: &run.skipped,
+            })
+            .filter(|history| !history.records.is_empty())
+            .collect();
+        let of_arm: Vec<ArmFigures> = ArmFigures::of(&arm.name, runs).into_iter().collect();
+        all.extend(together(&of_arm).into_iter().map(|spec| ProbeFigure { probe, spec }));
     }
     all
 }
 
-/// Appends the section: a part for each probe. Of the seeds of an arm, the first with results is shown.
+/// Appends the section: a part for each probe. Figures are of all runs of an arm, tables of its first one with results.
 pub fn section(html: &mut Html, arms: &Arms) {
     let shown: Vec<&ReportedRun> = arms
         .arms
@@ -84,8 +91,8 @@ pub fn section(html: &mut Html, arms: &Arms) {
             with_results.or(arm.runs().next())
         })
         .collect();
-    let figures: Vec<(&ReportedRun, Vec<ProbeFigure>)> =
-        shown.iter().map(|run| (*run, figures_of(run))).collect();
+    let figures: Vec<(&ReportedArm, Vec<ProbeFigure>)> =
+        arms.arms.iter().map(|arm| (arm, figures_of(arm))).collect();
     let mut missing: Vec<(&ReportedRun, Vec<&str>)> = Vec::new();
     for run in &shown {
         let not_there = Probe::ALL.iter().filter(|probe| run.newest(**probe).is_none());
@@ -113,10 +120,10 @@ pub fn section(html: &mut Html, arms: &Arms) {
         html.raw("<pre tabindex=\"0\">").text(commands).raw("</pre></div>");
     }
     for &probe in Probe::ALL {
-        let of_probe: Vec<(&ReportedRun, &FigureSpec)> = figures
+        let of_probe: Vec<(&ReportedArm, &FigureSpec)> = figures
             .iter()
-            .flat_map(|(run, all)| {
-                all.iter().filter(|f| f.probe == probe).map(move |f| (*run, &f.spec))
+            .flat_map(|(arm, all)| {
+                all.iter().filter(|f| f.probe == probe).map(move |f| (*arm, &f.spec))
             })
             .collect();
         if of_probe.is_empty() {
@@ -127,16 +134,16 @@ pub fn section(html: &mut Html, arms: &Arms) {
         html.element("h3", &[], title).paragraph("lead", text);
         let (over_training, newest): (Vec<_>, Vec<_>) =
             of_probe.into_iter().partition(|(_, spec)| spec.name.ends_with("_history"));
-        for (run, spec) in newest {
-            svg::figure(html, &named(run, spec));
+        for (arm, spec) in newest {
+            svg::figure(html, &named(arm, spec));
         }
         for table in paper::tables(probe, &shown) {
             html.table(&table);
         }
         if !over_training.is_empty() {
             let mut inner = Html::default();
-            for (run, spec) in over_training {
-                svg::figure(&mut inner, &named(run, spec));
+            for (arm, spec) in over_training {
+                svg::figure(&mut inner, &named(arm, spec));
             }
             html.details("Over training", &inner);
         }
@@ -152,8 +159,8 @@ pub fn section(html: &mut Html, arms: &Arms) {
     }
 }
 
-fn named(run: &ReportedRun, spec: &FigureSpec) -> FigureSpec {
-    FigureSpec { title: format!("{}: {}", run.name, spec.title), ..spec.clone() }
+fn named(arm: &ReportedArm, spec: &FigureSpec) -> FigureSpec {
+    FigureSpec { title: format!("{}: {}", arm.name, spec.title), ..spec.clone() }
 }
 
 /// A table for the terminal as one of the page.

@@ -117,23 +117,22 @@ impl ReportedRun {
 
     /// Returns a key of the recipe without quotes; empty if it is not set.
     pub fn key(&self, key: &str) -> String {
-        self.keys.get(key).map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+        key_of(&self.keys, key)
     }
 
     /// Returns the run, the model that it started from and the collection, for titles of figures.
     pub fn subject(&self) -> String {
-        format!("{} \u{b7} {} \u{b7} {}", self.name, self.base(), self.collection())
+        subject(&self.name, &self.keys)
     }
 
     /// Returns the name of the model that the run started from.
     pub fn base(&self) -> String {
-        let from_scratch = if self.key("model.init") == "scratch" { " (from scratch)" } else { "" };
-        format!("{}{from_scratch}", short(&self.key("model.base")))
+        base(&self.keys)
     }
 
     /// Returns the name of the collection.
     pub fn collection(&self) -> String {
-        short(&self.key("corpus.path"))
+        collection(&self.keys)
     }
 
     /// Describes how far the run has come, if it has not performed all of its updates: what was measured then is not its
@@ -223,6 +222,25 @@ impl ReportedModel {
         let names = sizes.into_iter().map(|(name, _)| name).collect();
         Ok(Self { config, stages, trainable, names, table })
     }
+}
+
+/// Returns a run's name, the model that it started from and the collection, by the keys of its recipe.
+pub fn subject(name: &str, keys: &BTreeMap<String, String>) -> String {
+    format!("{name} \u{b7} {} \u{b7} {}", base(keys), collection(keys))
+}
+
+fn key_of(keys: &BTreeMap<String, String>, key: &str) -> String {
+    keys.get(key).map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+}
+
+fn base(keys: &BTreeMap<String, String>) -> String {
+    let is_scratch = key_of(keys, "model.init") == "scratch";
+    let from_scratch = if is_scratch { " (from scratch)" } else { "" };
+    format!("{}{from_scratch}", short(&key_of(keys, "model.base")))
+}
+
+fn collection(keys: &BTreeMap<String, String>) -> String {
+    short(&key_of(keys, "corpus.path"))
 }
 
 /// Returns the last part of a path; other names as they are.

@@ -5,7 +5,7 @@
 use plotters::style::RGBColor;
 
 use super::html::Html;
-use super::values::{Described, is_categorical, of_blocks, of_lines};
+use super::values::{Described, of_blocks, of_lines};
 use crate::report::figures::axis::{Axis, thousands};
 use crate::report::figures::color::{self, ScaleKind};
 use crate::report::figures::spec::{Block, FigureSpec, Labels, Legend, Panel, Series};
@@ -73,7 +73,7 @@ fn draw(html: &mut Html, figure: &str, panel: &Panel, height: u32) {
         false => 190.0,
     };
     let longest = panel.y.ticks.iter().map(|(_, label)| width_of(label)).fold(0.0, f64::max);
-    let top = if panel.bands.is_empty() { 10.0 } else { 24.0 };
+    let top = if panel.bands.is_empty() && panel.counts.is_empty() { 10.0 } else { 24.0 };
     let frame = Frame {
         left: longest.min(140.0) + if panel.y.name.is_empty() { 10.0 } else { 26.0 },
         top,
@@ -97,11 +97,20 @@ fn draw(html: &mut Html, figure: &str, panel: &Panel, height: u32) {
     ];
     html.open("svg", &attributes);
     bands(html, panel, &frame);
+    counts(html, panel, &frame);
     axes(html, panel, &frame);
     for block in &panel.blocks {
         self::block(html, block, panel, &frame);
     }
     block_labels(html, panel, &frame);
+    for block in &panel.blocks {
+        if let Some(ends) = block.spread.filter(|(low, high)| low.is_finite() && high.is_finite()) {
+            error_bar(html, (block.x.0 + block.x.1) / 2.0, ends, color::INK, (panel, &frame));
+        }
+    }
+    for line in &panel.lines {
+        spread(html, line, panel, &frame);
+    }
     for line in &panel.lines {
         self::line(html, line, panel.style_of(line.color), panel, &frame);
     }
@@ -207,14 +216,66 @@ fn bands(html: &mut Html, panel: &Panel, frame: &Frame) {
     }
 }
 
+/// The row of counts above the plot, without those for which there is no room.
+fn counts(html: &mut Html, panel: &Panel, frame: &Frame) {
+    if panel.counts.is_empty() {
+        return;
+    }
+    let row = frame.top - 8.0;
+    label(html, "band-name", "end", (frame.left - 6.0, row), "n =");
+    let mut free = frame.left - 4.0;
+    for (place, count) in &panel.counts {
+        let (x, half) = (frame.x(&panel.x, *place), width_of(count) / 2.0);
+        if x - half >= free {
+            label(html, "band-name", "middle", (x, row), count);
+            free = x + half + 5.0;
+        }
+    }
+}
+
+/// The error bars of a line, or a band if the x axis is not categorical.
+fn spread(html: &mut Html, line: &Series, panel: &Panel, frame: &Frame) {
+    if panel.x.is_categorical() {
+        for (x, ends) in line.bars() {
+            error_bar(html, x, ends, line.color, (panel, frame));
+        }
+        return;
+    }
+    let place =
+        |x: f64, y: f64| format!("{} {}", unit(frame.x(&panel.x, x)), unit(frame.y(&panel.y, y)));
+    let upper = line.bars().map(|(x, (_, high))| place(x, high));
+    let mut lower: Vec<String> = line.bars().map(|(x, (low, _))| place(x, low)).collect();
+    lower.reverse();
+    let edge: Vec<String> = upper.chain(lower).collect();
+    if edge.len() > 2 {
+        let (path, fill) = (format!("M{}Z", edge.join("L")), format!("fill:{}", css(line.color)));
+        html.open("path", &[("d", &path), ("class", "spread"), ("style", &fill)]).close("path");
+    }
+}
+
+fn error_bar(
+    html: &mut Html,
+    x: f64,
+    (low, high): (f64, f64),
+    color: RGBColor,
+    (panel, frame): (&Panel, &Frame),
+) {
+    let (x, half) = (frame.x(&panel.x, x), 3.5);
+    let [low, high] = [low, high].map(|end| unit(frame.y(&panel.y, end)));
+    let [left, right] = [x - half, x + half].map(unit);
+    let x = unit(x);
+    let path = format!("M{x} {low}V{high}M{left} {low}H{right}M{left} {high}H{right}");
+    let stroke = format!("stroke:{}", css(color));
+    html.open("path", &[("d", &path), ("class", "error-bar"), ("style", &stroke)]).close("path");
+}
+
 fn axes(html: &mut Html, panel: &Panel, frame: &Frame) {
     let apart = frame.right - frame.left;
     let x = panel.x.clone().thinned(apart, |text| width_of(text) + 8.0);
     let y = panel.y.clone().thinned(frame.bottom - frame.top, |_| FONT + 3.0);
-    let categorical = |axis: &Axis| is_categorical(axis);
     for (value, text) in &y.ticks {
         let place = frame.y(&panel.y, *value);
-        if !categorical(&panel.y) {
+        if !panel.y.is_categorical() {
             let path = format!("M{} {}H{}", unit(frame.left), unit(place), unit(frame.right));
             html.open("path", &[("d", &path), ("class", "grid")]).close("path");
         }
@@ -226,7 +287,7 @@ fn axes(html: &mut Html, panel: &Panel, frame: &Frame) {
         let path = format!("M{} {place}H{}", unit(frame.left), unit(frame.right));
         html.open("path", &[("d", &path), ("class", "reference")]).close("path");
     }
-    let room = if categorical(&panel.x) { apart / x.ticks.len().max(1) as f64 } else { apart };
+    let room = if panel.x.is_categorical() { apart / x.ticks.len().max(1) as f64 } else { apart };
     for (value, text) in &x.ticks {
         let text = shortened(text, (room / LETTER) as usize);
         // A label at the edge would be cut off by it.

@@ -5,12 +5,6 @@ use super::svg::unit;
 use crate::report::figures::axis::{Axis, thousands};
 use crate::report::figures::spec::{Block, Legend, Panel, Series};
 
-/// Returns whether the ticks of an axis are categories.
-pub fn is_categorical(axis: &Axis) -> bool {
-    let half = |place: f64| (place.fract() - 0.5).abs() < 1e-9;
-    !axis.ticks.is_empty() && axis.ticks.iter().all(|(place, _)| half(*place))
-}
-
 /// A block in words.
 pub struct Described {
     /// Its category on the x axis.
@@ -49,12 +43,12 @@ impl Described {
         };
         let value = match (block.label.is_empty(), series()) {
             (false, _) => block.label.clone(),
-            (true, Some((name, _))) if is_categorical(&panel.y) => name.clone(),
+            (true, Some((name, _))) if panel.y.is_categorical() => name.clone(),
             _ => "undefined".to_owned(),
         };
         let across = || name(&panel.x, within(&panel.x, block.x));
         let down = || name(&panel.y, within(&panel.y, block.y));
-        let (row, column) = match (is_categorical(&panel.x), is_categorical(&panel.y)) {
+        let (row, column) = match (panel.x.is_categorical(), panel.y.is_categorical()) {
             (true, true) => (across(), down()),
             (true, false) => (across(), series().map(|(name, _)| name.clone()).unwrap_or_default()),
             (false, _) => (down(), series().map(|(name, _)| name.clone()).unwrap_or_default()),
@@ -67,7 +61,7 @@ impl Described {
 pub fn of_blocks(panel: &Panel) -> Table {
     let found: Vec<Described> =
         panel.blocks.iter().map(|block| Described::of(block, panel)).collect();
-    let first = match (is_categorical(&panel.x), panel.x.name.is_empty()) {
+    let first = match (panel.x.is_categorical(), panel.x.name.is_empty()) {
         (true, false) => panel.x.name.as_str(),
         (true, true) => "category",
         (false, _) => "row",
@@ -126,11 +120,16 @@ pub fn of_lines<'a>(html: &'a mut Html, panel: &Panel, place: impl Fn(f64) -> f6
         html.open("tr", &[("data-x", &place)]);
         html.element("th", &[("scope", "row")], name_of(&panel.x, x));
         for line in &panel.lines {
-            let found = line.points.iter().find(|point| point.0 == x).map(|point| point.1);
-            let text = match found.filter(|value| value.is_finite()) {
-                Some(value) if is_log => significant(10f64.powf(value)),
-                Some(value) => significant(value),
-                None => String::new(),
+            let show = |value: f64| significant(if is_log { 10f64.powf(value) } else { value });
+            let found = line.points.iter().position(|point| point.0 == x);
+            let value = found.map_or(f64::NAN, |index| line.points[index].1);
+            let ends = found.and_then(|index| line.spread.get(index));
+            let text = match (value.is_finite(), ends) {
+                (true, Some((low, high))) if low.is_finite() && high.is_finite() => {
+                    format!("{} ({} to {})", show(value), show(*low), show(*high))
+                }
+                (true, _) => show(value),
+                (false, _) => String::new(),
             };
             html.element("td", &[("class", "n")], text);
         }
@@ -142,7 +141,7 @@ pub fn of_lines<'a>(html: &'a mut Html, panel: &Panel, place: impl Fn(f64) -> f6
 /// The name of a place on an axis: its category, or the number.
 fn name_of(axis: &Axis, value: f64) -> String {
     let tick = axis.ticks.iter().find(|(place, _)| (place - value).abs() < 1e-9);
-    match tick.filter(|_| is_categorical(axis)) {
+    match tick.filter(|_| axis.is_categorical()) {
         Some((_, name)) => name.clone(),
         None => significant(value),
     }
