@@ -4,6 +4,7 @@
 //! 2503.19715). Each probe has a file of its own, reads the model through taps and weights only, and returns a typed
 //! [`ProbeResult`], which is stored as a [`Record`]. `docs/probes.md` explains each with a figure.
 
+mod ablation;
 mod attention_reads;
 mod attention_writes;
 mod circuit;
@@ -32,6 +33,7 @@ mod subject;
 mod suite;
 mod trace;
 
+pub use ablation::{Ablation, Place};
 pub use attention_writes::{AttentionWrites, DocidShare, HeadTokens};
 pub use circuit::{Circuit, CircuitScore, Scores};
 pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
@@ -43,6 +45,7 @@ pub use input_attribution::{
     AverageFirst, InputAttribution, LayerAttribution, Source, SourceShare, StageAttribution,
     StageShare, StageSource, Variant,
 };
+pub use lens::QueryOutcome;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use memory::ProbeSizes;
 pub use options::ProbeOptions;

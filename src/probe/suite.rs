@@ -23,7 +23,7 @@ use crate::t5::{NoTap, Pass, T5, T5Config};
 /// Probes that are measured together.
 pub struct Suite {
     probes: Vec<Probe>,
-    options: ProbeOptions,
+    pub(super) options: ProbeOptions,
     /// Read from `options`.
     parts: Vec<PatchedPart>,
     circuit: Vec<Patch>,
@@ -104,7 +104,7 @@ impl Suite {
     }
 
     /// Checks that the probes have the models and sets that they need.
-    fn check(
+    pub(super) fn check(
         &self,
         subject: &Subject,
         others: &ComparisonModels,
@@ -131,7 +131,7 @@ impl Suite {
     }
 
     /// Encodes a set with the model's encoder, and with the base's if that is the same.
-    fn encode(
+    pub(super) fn encode(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -168,12 +168,12 @@ impl Suite {
         queries.store(states, subject.encoder_is_frozen);
     }
 
-    fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
+    pub(super) fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
         QueryEncoder { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
     }
 
     /// The relevant docid that each query is measured by, with its rank: the best ranked one, of equals the first.
-    fn targets(
+    pub(super) fn targets(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -225,7 +225,7 @@ impl Suite {
     }
 
     /// The queries that are measured, each with its rank without intervention; notes what was found correct.
-    fn select_queries(
+    pub(super) fn select_queries(
         &self,
         subject: &Subject,
         own: &QueryEncoder,
@@ -283,9 +283,7 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<(ProbeResult, f64)>, ProbeError> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            let mut means = Means::new(context.depth(), subject.device);
-            context.batches(false).for_each(|batch| means.add(&batch.trace));
-            context.means = Some(means);
+            context.means = Some(Means::over(context, subject.device));
         }
         let mut running: Vec<(Box<dyn ProbeAccumulator + '_>, f64)> =
             self.probes.iter().map(|&probe| (self.start(probe, context, subject), 0.0)).collect();
