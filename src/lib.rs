@@ -16,6 +16,7 @@
 //! | read a run's results | [`run::Summary`], [`monitor::read_scalars`], [`probe::files`] |
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
+//! | find what to train, and the stages | [`advise::Advice`], [`advise::StageDetection`] |
 //! | read a corpus | [`corpus::load`] |
 //!
 //! genir is not on crates.io. Its types contain Burn's, so depend on the same version of Burn:
@@ -196,6 +197,7 @@
 // `clippy.toml` lists the functions that create files: only `files` may call them. Tests are exempt.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod advise;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod allocator;
 pub mod checkpoint;

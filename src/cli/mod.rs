@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand: each parses its arguments, calls the library and prints.
 
+mod advise;
 mod baseline;
 mod cache;
 mod check;
@@ -18,6 +19,7 @@ mod report;
 mod run_output;
 mod search;
 mod signals;
+mod stages;
 mod sweep;
 mod sweep_run;
 mod target;
@@ -57,6 +59,7 @@ Examples:
   genir eval runs/quickstart --split test --run test.run
   genir eval runs/quickstart --baseline bm25
   genir probe runs/quickstart --probe logit_lens
+  genir advise runs/quickstart-full
   genir check quickstart
   genir sweep quickstart --arms full,restricted,lora --seeds 1,2,3
   genir recipes copy quickstart my-recipe.toml
@@ -80,6 +83,8 @@ enum Command {
     Search(search::Search),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
     Probe(Box<probe::ProbeCommand>),
+    /// Advise a trainable set: the smallest set of decoder components that retrieval depends on, by ablation.
+    Advise(Box<advise::Advise>),
     /// Plot stored probe results as SVG figures.
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
@@ -166,6 +171,7 @@ pub fn main() -> ExitCode {
             Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
+            Command::Advise(advise) => advise.run(&console).map(success),
             Command::Plot(plot) => plot.run().map(success),
             Command::Check(check) => check.run(&console).map(success),
             Command::Replay(replay) => replay.run(&console),
