@@ -17,6 +17,7 @@
 //! | read and replace activations | [`t5::Tap`], [`t5::Pass`] |
 //! | probe | [`probe::Suite`], [`report`] |
 //! | inspect one query | [`probe::inspect()`], [`probe::Inspection`] |
+//! | find what to train, and the stages | [`advise::Advice`], [`advise::StageDetection`] |
 //! | read a corpus | [`corpus::load`] |
 //!
 //! genir is not on crates.io. Its types contain Burn's, so depend on the same version of Burn:
@@ -197,6 +198,7 @@
 // `clippy.toml` lists the functions that create files: only `files` may call them. Tests are exempt.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod advise;
 #[doc(hidden)] // for the binary, tests and benches
 pub mod allocator;
 pub mod checkpoint;

@@ -8,10 +8,9 @@ use std::slice;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::probe::stages;
 use super::search::is_like_an_option;
 use super::target::Target;
-use super::{output, outputs};
+use super::{output, outputs, stages};
 use crate::component::Stages;
 use crate::corpus::{Corpus, Query, Split};
 use crate::files::write_atomically;
@@ -55,7 +54,7 @@ pub struct Inspect {
 
     /// Decoder layers of the three stages, ends exclusive: 0..7,7..18,18..24 [default: those of the run, else the
     /// paper's scaled to the depth].
-    #[arg(long, value_name = "LAYERS", value_parser = stages)]
+    #[arg(long, value_name = "LAYERS", value_parser = stages::parse_given)]
     stages: Option<Stages>,
 
     /// Queries that the means of mean ablation are taken over: train, validation or test [default: validation; without
@@ -133,13 +132,8 @@ impl Inspect {
             );
         }
         let depth = retriever.checkpoint.model.t5.config().num_decoder_layers;
-        let given = self.stages.clone();
         let options = InspectOptions {
-            stages: match given.or_else(|| recipe.and_then(|recipe| recipe.stages)) {
-                None if depth < Stages::LEAST_DEPTH => None,
-                None => Some(Stages::scaled(depth)?),
-                given => given,
-            },
+            stages: stages::given_or_scaled(self.stages.as_ref(), recipe.as_ref(), depth)?,
             candidates: self.vocabulary,
             over: self.over,
             depth: self.top as usize,

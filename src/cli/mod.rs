@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand: each parses its arguments, calls the library and prints.
 
+mod advise;
 mod baseline;
 mod cache;
 mod check;
@@ -19,6 +20,7 @@ mod report;
 mod run_output;
 mod search;
 mod signals;
+mod stages;
 mod sweep;
 mod sweep_run;
 mod target;
@@ -59,6 +61,7 @@ Examples:
   genir eval runs/quickstart --baseline bm25
   genir probe runs/quickstart --probe logit_lens
   genir inspect runs/quickstart \"Which element has the symbol Fe?\" --html query.html
+  genir advise runs/quickstart-full
   genir check quickstart
   genir sweep quickstart --arms full,restricted,lora --seeds 1,2,3
   genir recipes copy quickstart my-recipe.toml
@@ -84,6 +87,8 @@ enum Command {
     Inspect(Box<inspect::Inspect>),
     /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
     Probe(Box<probe::ProbeCommand>),
+    /// Advise a trainable set: the smallest set of decoder components that retrieval depends on, by ablation.
+    Advise(Box<advise::Advise>),
     /// Plot stored probe results and the training of runs as SVG figures.
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
@@ -171,6 +176,7 @@ pub fn main() -> ExitCode {
             Command::Search(search) => search.run(&console).map(success),
             Command::Inspect(inspect) => inspect.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
+            Command::Advise(advise) => advise.run(&console).map(success),
             Command::Plot(plot) => plot.run(&console).map(success),
             Command::Check(check) => check.run(&console).map(success),
             Command::Replay(replay) => replay.run(&console),

@@ -9,9 +9,10 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::reference_models::ReferenceModels;
+use super::stages::{self, StagesOption};
 use super::target::Target;
 use super::{output, outputs};
-use crate::component::{Stage, Stages, parse_layers};
+use crate::component::Stages;
 use crate::corpus::Split;
 use crate::files::AtomicFile;
 use crate::monitor::Console;
@@ -78,10 +79,10 @@ pub struct ProbeCommand {
     #[arg(long, default_value = "other", value_parser = super::parse_choice::<EncoderNorm>)]
     encoder_norm: EncoderNorm,
 
-    /// Decoder layers of the three stages, ends exclusive: 0..7,7..18,18..24 [default: those of the run, else the
-    /// paper's scaled to the depth].
-    #[arg(long, value_name = "LAYERS", value_parser = stages)]
-    stages: Option<Stages>,
+    /// Decoder layers of the three stages, ends exclusive: 0..7,7..18,18..24; or detect: those that the residual
+    /// contributions show [default: those of the run, else the paper's scaled to the depth].
+    #[arg(long, value_name = "LAYERS|detect", value_parser = stages::parse)]
+    stages: Option<StagesOption>,
 
     #[command(flatten)]
     references: ReferenceModels,
@@ -194,7 +195,14 @@ impl ProbeCommand {
         let checkpoint = &retriever.checkpoint;
         let mut queries = self.query_set(&retriever)?;
         let config = checkpoint.model.t5.config();
-        let options = self.options(recipe.as_ref(), config.num_decoder_layers)?;
+        let subject = retriever.subject(&self.target.directory()?.display().to_string());
+        let mut options = self.options();
+        let option = self.stages.as_ref();
+        let chosen = stages::choose(option, recipe.as_ref(), &subject, &mut queries, &options)?;
+        if let Some(found) = &chosen.detection {
+            console.message(&stages::describe(found));
+        }
+        options.stages = chosen.stages;
         let probes = self.chosen(recipe.as_ref(), &options, config.num_decoder_layers, console)?;
         let suite = Suite::new(&probes, options, config)?;
         let mut test = match probes.contains(&Probe::Circuit) {
@@ -202,7 +210,6 @@ impl ProbeCommand {
             false => None,
         };
         let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
-        let subject = retriever.subject(&self.target.directory()?.display().to_string());
         let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
         let mut progress = |done, of| {
             show(bar.as_ref(), done, of);
@@ -278,15 +285,10 @@ impl ProbeCommand {
         Ok(probes)
     }
 
-    fn options(&self, recipe: Option<&Recipe>, depth: usize) -> Result<ProbeOptions> {
-        let given = self.stages.clone();
-        let stages = given.or_else(|| recipe.and_then(|recipe| recipe.stages.clone()));
-        Ok(ProbeOptions {
-            stages: match stages {
-                None if depth < Stages::LEAST_DEPTH => None,
-                None => Some(Stages::scaled(depth)?),
-                given => given,
-            },
+    /// The options without stages.
+    fn options(&self) -> ProbeOptions {
+        ProbeOptions {
+            stages: None,
             candidates: self.vocabulary,
             over: self.over,
             variant: self.variant,
@@ -297,7 +299,7 @@ impl ProbeCommand {
             samples: self.samples,
             per_query: self.per_query.is_some(),
             batch_size: self.batch_size as usize,
-        })
+        }
     }
 
     /// Returns the queries to measure; those of `--correct` are always included.
@@ -392,29 +394,6 @@ fn show(bar: Option<&ProgressBar>, done: usize, of: usize) {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     }
-}
-
-/// Parses stages from `0..2,2..4,4..6`, with optional names: `I=0..2,II=2..4,III=4..6`.
-pub(super) fn stages(text: &str) -> Result<Stages, String> {
-    let wrong = || {
-        format!(
-            "expected the layers of three stages, ends exclusive, such as 0..7,7..18,18..24 or \
-             I=0..7,II=7..18,III=18..24; found `{text}`"
-        )
-    };
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let [first, second, third] = parts.as_slice() else { return Err(wrong()) };
-    let layers = |stage: Stage, part: &str| {
-        let layers = match part.split_once('=') {
-            Some((name, layers)) if name.trim() == stage.name() => layers,
-            Some(_) => return Err(wrong()),
-            None => part,
-        };
-        parse_layers(layers.trim()).map_err(|error| error.to_string())
-    };
-    let (first, second) = (layers(Stage::First, first)?, layers(Stage::Second, second)?);
-    Stages::consecutive(first, second, layers(Stage::Third, third)?)
-        .map_err(|error| error.to_string())
 }
 
 /// Splits a list at the commas outside of brackets.

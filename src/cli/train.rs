@@ -17,7 +17,7 @@ use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
 use crate::recipe::Init;
-use crate::train::{MemoryEstimate, Plan, Resume, Training, find_start};
+use crate::train::{MemoryEstimate, Plan, Resume, Training, find_start, name_of_base};
 
 /// Fine-tune a model from a recipe.
 ///
@@ -208,6 +208,13 @@ fn docids(plan: &Plan) -> String {
 }
 
 fn stages(plan: &Plan) -> String {
+    if let Some(found) = &plan.detection {
+        let base = name_of_base(&plan.recipe);
+        return format!(
+            "{}\n          measured on the base model {base}; `genir train` writes these numbers into the recipe of the run",
+            found.describe().replace('\n', "\n          ")
+        );
+    }
     match &plan.stages {
         Some(stages) => stages.to_string(),
         None => format!(

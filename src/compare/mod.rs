@@ -25,7 +25,7 @@ pub(crate) use mechanisms::differing_settings;
 pub use mechanisms::{ProbeComparison, Quantity, RankComparison};
 pub use render::{csv, latex, probes_csv, table, wins_and_losses};
 pub use significance::{Difference, holm, mean, standard_deviation};
-pub(crate) use significance::{SIGNIFICANT, mean_of, p_value};
+pub(crate) use significance::{SIGNIFICANT, bootstrap_interval_of, mean_of, p_value};
 pub(crate) use system::keys_with_effect;
 
 use crate::corpus::Split;

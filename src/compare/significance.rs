@@ -109,14 +109,31 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
 }
 
 fn bootstrap_interval(differences: &[f64]) -> [f64; 2] {
+    let mean_of = |drawn: &[usize]| {
+        drawn.iter().map(|&place| differences[place]).sum::<f64>() / differences.len() as f64
+    };
+    bootstrap_interval_of(differences.len(), mean_of)
+}
+
+/// The 95% bootstrap interval of a statistic of `count` queries: the percentiles of its values for 10,000 samples of the
+/// queries, each given as the places of the drawn queries. Samples for which it is not defined (NaN) are left out; NaN if
+/// there are no others.
+pub(crate) fn bootstrap_interval_of(
+    count: usize,
+    statistic: impl Fn(&[usize]) -> f64 + Sync,
+) -> [f64; 2] {
     let sample = |number: u64| {
         let mut generator = random::generator(SEED, number, "bootstrap");
-        let draw = |_| differences[generator.random_range(0..differences.len())];
-        (0..differences.len()).map(draw).sum::<f64>() / differences.len() as f64
+        let drawn: Vec<usize> = (0..count).map(|_| generator.random_range(0..count)).collect();
+        statistic(&drawn)
     };
-    let mut means: Vec<f64> = (0..BOOTSTRAP_SAMPLES).into_par_iter().map(sample).collect();
-    means.sort_by(f64::total_cmp);
-    [0.025, 0.975].map(|share| percentile(&means, share))
+    let mut values: Vec<f64> = (0..BOOTSTRAP_SAMPLES).into_par_iter().map(sample).collect();
+    values.retain(|value| !value.is_nan());
+    values.sort_by(f64::total_cmp);
+    match values.is_empty() {
+        true => [f64::NAN; 2],
+        false => [0.025, 0.975].map(|share| percentile(&values, share)),
+    }
 }
 
 /// The value at a share of sorted values, interpolated linearly as `numpy.percentile` does.
@@ -176,6 +193,17 @@ mod tests {
         );
         assert!(holm(&[]).is_empty());
         assert_eq!(holm(&[0.7, 0.9]), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn an_interval_leaves_out_samples_for_which_the_statistic_is_not_defined() {
+        // 0 / 0 if only the second query is drawn.
+        let ratio = |drawn: &[usize]| {
+            let first = drawn.iter().filter(|&&query| query == 0).count() as f64;
+            first / first
+        };
+        assert_eq!(bootstrap_interval_of(2, ratio), [1.0, 1.0]);
+        assert!(bootstrap_interval_of(2, |_| f64::NAN).iter().all(|end| end.is_nan()));
     }
 
     #[test]

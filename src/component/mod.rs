@@ -24,6 +24,7 @@
 mod by_component;
 mod controls;
 mod lora;
+mod naming;
 mod place;
 mod selector;
 mod stages;
@@ -33,6 +34,7 @@ mod walk;
 pub use by_component::ByComponent;
 pub use controls::{Control, TOLERANCE as CONTROL_TOLERANCE};
 pub use lora::{LoraError, LowRank, Trainable, check_trainable};
+pub use naming::selectors_of;
 pub(crate) use place::factor_names;
 pub use place::{Component, ParameterPlace, Stack, Weight};
 pub use selector::{LayerSet, Selector, SelectorError, Target, trainable_set};

@@ -8,8 +8,8 @@ use burn::tensor::Tensor;
 use super::attention_writes::top_of;
 use super::context::{ComparisonModels, ProbeContext, ProbedBatch};
 use super::inspection::{
-    AblatedCell, Ablation, ChosenBecause, INSPECTION_SCHEMA, InspectedDocid, InspectedQuery,
-    Inspection, LensReading, RankedDocument,
+    AblatedCell, ChosenBecause, INSPECTION_SCHEMA, InspectedAblation, InspectedDocid,
+    InspectedQuery, Inspection, LensReading, RankedDocument,
 };
 use super::logit_lens::at_sites;
 use super::overlap::Applied;
@@ -245,7 +245,7 @@ fn ablation(
     batch: &ProbedBatch,
     docid: &InspectedDocid,
     options: &InspectOptions,
-) -> Result<Ablation, ProbeError> {
+) -> Result<InspectedAblation, ProbeError> {
     let suite = |over| Suite::new(&[], options.of_probes(over), subject.model.t5.config());
     let any = suite(Over::All)?;
     let states = any.encode(subject, &own, &ComparisonModels::default(), queries);
@@ -259,7 +259,7 @@ fn ablation(
     let options = options.of_probes(over);
     let mut context = ProbeContext::new(subject, own, &options, (queries, &states), &measured);
     context.compute_means();
-    Ok(Ablation {
+    Ok(InspectedAblation {
         queries: queries.name.clone(),
         ranked: targets.len(),
         over,

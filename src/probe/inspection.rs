@@ -41,7 +41,7 @@ pub struct Inspection {
     /// Cross-attention's weights: by decoder layer, head, and token of the query. Those of a head sum to 1.
     pub attention: Vec<Vec<Vec<f32>>>,
     /// Mean ablation; `None` if the corpus has no queries to take means over.
-    pub ablation: Option<Ablation>,
+    pub ablation: Option<InspectedAblation>,
 }
 
 /// The query that was inspected.
@@ -130,7 +130,7 @@ pub struct LensReading {
 
 /// The effects of mean ablation on the docid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ablation {
+pub struct InspectedAblation {
     /// The set of queries that means are taken over, such as `validation`.
     pub queries: String,
     /// Queries of the set that were ranked.

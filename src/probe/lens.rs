@@ -33,20 +33,55 @@ impl Lens<'_> {
     /// Ranks of each row's target by the logits of several decoder outputs (after the final RMSNorm), all `[rows,
     /// d_model]`.
     pub fn output_ranks(&self, outputs: Vec<Tensor<2>>, targets: &[u32]) -> Vec<Vec<u32>> {
-        let rows = targets.len();
-        let mut ranks = Vec::with_capacity(outputs.len());
+        self.by_group(outputs, targets.len(), |stacked, docids, count| {
+            self.ranks_in(stacked, &docids, &targets.repeat(count))
+        })
+    }
+
+    /// For each row, the rank of its target and the logarithm of its probability among docids, by the logits of several
+    /// decoder outputs (after the final RMSNorm), all `[rows, d_model]`.
+    pub fn output_outcomes(
+        &self,
+        outputs: Vec<Tensor<2>>,
+        targets: &[u32],
+    ) -> Vec<Vec<QueryOutcome>> {
+        self.by_group(outputs, targets.len(), |stacked, docids, count| {
+            let targets = targets.repeat(count);
+            let ranks = self.ranks_in(stacked, &docids, &targets);
+            let logits = on_host(docids); // [rows * documents]
+            let rows = logits.par_chunks(self.model.documents()).zip(targets).zip(ranks);
+            let outcome = |((logits, target), rank)| QueryOutcome {
+                rank,
+                log_probability: log_probability(logits, target),
+            };
+            rows.map(outcome).collect()
+        })
+    }
+
+    /// Calls `read` with as many `outputs` as fit into memory with their docid logits: those, stacked, `[outputs * rows,
+    /// d_model]`, their logits, `[outputs * rows, documents]`, and their number. Returns what it gives for each row, by
+    /// output.
+    fn by_group<T: Clone>(
+        &self,
+        outputs: Vec<Tensor<2>>,
+        rows: usize,
+        read: impl Fn(Tensor<2>, Tensor<2>, usize) -> Vec<T>,
+    ) -> Vec<Vec<T>> {
+        let mut results = Vec::with_capacity(outputs.len());
         // Only the logits of docids are materialised.
         for group in outputs.chunks(at_once(rows, self.model.documents())) {
             let stacked = Tensor::cat(group.to_vec(), 0); // [group * rows, d_model]
-            let repeated: Vec<&[u32]> = group.iter().flat_map(|_| targets.chunks(1)).collect();
             let docids = self.model.docid_logits(stacked.clone()); // [group * rows, documents]
-            let (model, candidates) = (self.model, self.candidates);
-            let found =
-                relevant_ranks(model, stacked, &docids, candidates, Ties::Shared, &repeated);
-            let found: Vec<u32> = found.into_iter().flatten().map(|found| found.rank).collect();
-            ranks.extend(found.chunks(rows).map(<[u32]>::to_vec));
+            results.extend(read(stacked, docids, group.len()).chunks(rows).map(<[T]>::to_vec));
         }
-        ranks
+        results
+    }
+
+    fn ranks_in(&self, stacked: Tensor<2>, docids: &Tensor<2>, targets: &[u32]) -> Vec<u32> {
+        let relevant: Vec<&[u32]> = targets.chunks(1).collect();
+        let found =
+            relevant_ranks(self.model, stacked, docids, self.candidates, Ties::Shared, &relevant);
+        found.into_iter().flatten().map(|found| found.rank).collect()
     }
 
     /// Calls `read` for each row with the unscaled logits of all `vectors` (each `[rows, d_model]`) in that row, and
@@ -109,6 +144,22 @@ impl Lens<'_> {
     fn normalised(&self, vectors: Tensor<2>) -> Tensor<2> {
         self.model.t5.decoder.final_norm.forward(vectors)
     }
+}
+
+/// What a decoder output gives the relevant docid of a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryOutcome {
+    /// The rank of the docid in the candidate set.
+    pub rank: u32,
+    /// The natural logarithm of its probability among docids, whatever the candidate set is.
+    pub log_probability: f64,
+}
+
+/// The logarithm of the softmax of `logits` at `target`.
+fn log_probability(logits: &[f32], target: u32) -> f64 {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    f64::from(logits[target as usize]) - highest - sum.ln()
 }
 
 /// The values of a matrix as f32, in row-major order.

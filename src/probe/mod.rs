@@ -4,6 +4,7 @@
 //! 2503.19715). Each probe has a file of its own, reads the model through taps and weights only, and returns a typed
 //! [`ProbeResult`], which is stored as a [`Record`]. `docs/probes.md` explains each with a figure.
 
+mod ablation;
 mod attention_reads;
 mod attention_writes;
 mod circuit;
@@ -34,6 +35,7 @@ mod subject;
 mod suite;
 mod trace;
 
+pub use ablation::{Ablation, Place};
 pub use attention_writes::{AttentionWrites, DocidShare, HeadTokens};
 pub use circuit::{Circuit, CircuitScore, Scores};
 pub use context::{ComparisonModel, ComparisonModels, NO_BASE};
@@ -47,9 +49,10 @@ pub use input_attribution::{
 };
 pub use inspect::{Activations, InspectOptions, Question, inspect};
 pub use inspection::{
-    AblatedCell, Ablation, ChosenBecause, INSPECTION_SCHEMA, InspectedDocid, InspectedQuery,
-    Inspection, InspectionError, LensReading, RankedDocument,
+    AblatedCell, ChosenBecause, INSPECTION_SCHEMA, InspectedAblation, InspectedDocid,
+    InspectedQuery, Inspection, InspectionError, LensReading, RankedDocument,
 };
+pub use lens::QueryOutcome;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use memory::ProbeSizes;
 pub use options::ProbeOptions;

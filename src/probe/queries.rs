@@ -95,6 +95,11 @@ impl ProbeQueries {
         self.questions.iter().map(|question| question.tokens.as_slice()).collect()
     }
 
+    /// The name of the set, such as `validation`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Number of queries.
     pub fn len(&self) -> usize {
         self.questions.len()

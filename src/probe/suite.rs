@@ -22,7 +22,7 @@ use crate::t5::{NoTap, Pass, T5, T5Config};
 /// Probes that are measured together.
 pub struct Suite {
     probes: Vec<Probe>,
-    options: ProbeOptions,
+    pub(super) options: ProbeOptions,
     /// Read from `options`.
     parts: Vec<PatchedPart>,
     circuit: Vec<Patch>,
@@ -96,7 +96,7 @@ impl Suite {
     }
 
     /// Checks that the probes have the models and sets that they need.
-    fn check(
+    pub(super) fn check(
         &self,
         subject: &Subject,
         others: &ComparisonModels,
@@ -160,7 +160,7 @@ impl Suite {
         queries.store(states, subject.encoder_is_frozen);
     }
 
-    fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
+    pub(super) fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
         QueryEncoder { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
     }
 

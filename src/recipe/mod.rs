@@ -28,7 +28,7 @@ pub use cache::CacheSection;
 pub use data::{CorpusSection, DenoisingKeys, DocidSection, TaskSection};
 pub use error::{KeyOrigin, Problem, RecipeErrors};
 pub(crate) use flat_keys::flat_keys;
-pub use model::{ConfigSection, Init, ModelSection, RunSection, TrainableSection};
+pub use model::{ConfigSection, Init, ModelSection, RunSection, StagesSetting, TrainableSection};
 pub(crate) use monitoring::MAX_PADDING;
 pub use monitoring::{EvaluateSection, LogSection, SaveSection, StopSection};
 pub use probes::{Every, ProbeOverrides, ProbesSection};
@@ -40,7 +40,6 @@ pub use training::{
 };
 pub use watch::{OnSpike, SpikeWatch, WatchSection};
 
-use crate::component::Stages;
 use crate::files::read_small_to_string;
 use crate::nearest::nearest;
 use crate::retrieval::Metrics;
@@ -63,8 +62,8 @@ pub struct Recipe {
     pub task: TaskSection,
     /// `[trainable]`
     pub trainable: TrainableSection,
-    /// `[stages]`; `None`: the stages of the paper, scaled to the depth of the decoder.
-    pub stages: Option<Stages>,
+    /// `[stages]` or `stages = "detect"`; `None`: the stages of the paper, scaled to the depth of the decoder.
+    pub stages: Option<StagesSetting>,
     /// `[optimizer]`
     pub optimizer: OptimizerSection,
     /// `[schedule]`
@@ -150,7 +149,7 @@ impl Recipe {
             corpus: file.section("corpus", CorpusSection::read),
             docids: file.section("docids", DocidSection::read),
             trainable: file.section("trainable", TrainableSection::read),
-            stages: file.optional_section("stages", model::read_stages).flatten(),
+            stages: model::read_stages(file),
             optimizer: file.section("optimizer", OptimizerSection::read),
             schedule: file.section("schedule", ScheduleSection::read),
             train: file.section("train", TrainSection::read),
@@ -204,7 +203,13 @@ impl Recipe {
             let message = "generated queries are retrieval examples, but task.tasks does not include retrieval";
             file.conflict("corpus.generated_queries", &["task.tasks"], message.to_owned());
         }
-        if let (Some(depth), Some(stages)) = (self.model.config.num_decoder_layers, &self.stages)
+        if self.stages == Some(StagesSetting::Detect) && self.model.init == Init::Scratch {
+            let message = "stages are detected on the weights of the base model, and model.init = \"scratch\" takes \
+                           random ones: give the layers as numbers, or leave `stages` out";
+            file.conflict("stages", &["model.init"], message.to_owned());
+        }
+        let given = self.stages.as_ref().and_then(StagesSetting::given);
+        if let (Some(depth), Some(stages)) = (self.model.config.num_decoder_layers, given)
             && let Err(error) = stages.check_depth(depth)
         {
             let key = "model.config.num_decoder_layers";

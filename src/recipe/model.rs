@@ -1,8 +1,8 @@
-//! The run and its model: `[run]`, `[model]`, `[trainable]` and `[stages]`.
+//! The run and its model: `[run]`, `[model]`, `[trainable]` and `[stages]`, or `stages = "detect"`.
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::ranges::{FRACTION, fraction};
 use super::reader::Section;
@@ -158,8 +158,50 @@ impl TrainableSection {
     }
 }
 
-/// Reads `[stages]`, the decoder layers of each stage.
-pub(super) fn read_stages(section: &mut Section<'_, '_>) -> Option<Stages> {
+/// The stages that a recipe asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StagesSetting {
+    /// `[stages]`: these.
+    Given(Stages),
+    /// `stages = "detect"`: those that the base model shows. The recipe of a run has the numbers that were found.
+    Detect,
+}
+
+/// The word for [`StagesSetting::Detect`].
+const DETECT: &str = "detect";
+
+impl StagesSetting {
+    /// Returns the stages, unless they are to be detected.
+    pub fn given(&self) -> Option<&Stages> {
+        match self {
+            Self::Given(stages) => Some(stages),
+            Self::Detect => None,
+        }
+    }
+}
+
+/// As a recipe has it: a section, or a word.
+impl Serialize for StagesSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Given(stages) => stages.serialize(serializer),
+            Self::Detect => serializer.serialize_str(DETECT),
+        }
+    }
+}
+
+/// Reads `stages = "detect"`, or `[stages]` with the decoder layers of each stage.
+pub(super) fn read_stages(file: &mut Section<'_, '_>) -> Option<StagesSetting> {
+    if file.is_text("stages") {
+        let expected = r#""detect", or a section [stages] with the layers of I, II and III"#;
+        let detect = |text: &str| (text == DETECT).then_some(StagesSetting::Detect);
+        return file.parsed("stages", expected, detect).optional();
+    }
+    file.optional_section("stages", read_layers).flatten().map(StagesSetting::Given)
+}
+
+/// Reads the decoder layers of each stage.
+fn read_layers(section: &mut Section<'_, '_>) -> Option<Stages> {
     let mut layers = |stage: Stage| {
         section
             .parsed(

@@ -201,6 +201,11 @@ impl<'r, 'a> Section<'r, 'a> {
         self.table.is_some_and(|table| table.contains_key(key))
     }
 
+    /// Returns whether the value of `key` is a string.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        self.table.and_then(|table| table.get(key)).is_some_and(Value::is_str)
+    }
+
     /// Reports a problem with `key` (dotted, relative to this section).
     pub(super) fn problem(&mut self, key: &str, message: String) {
         self.reader.problem(join(&self.path, key), message);

@@ -5,7 +5,7 @@ use super::tables::{component_label, number, stage_name, titled};
 use super::{TitledTable, word};
 use crate::component::{Component, Stage};
 use crate::probe::{
-    AblatedCell, Ablation, ChosenBecause, Inspection, LensReading, LensSite, Over,
+    AblatedCell, ChosenBecause, InspectedAblation, Inspection, LensReading, LensSite, Over,
     describe_candidates,
 };
 
@@ -161,15 +161,15 @@ fn promoted(found: &Inspection) -> TitledTable {
 }
 
 /// Describes the queries that means are over: `40 correct of 60 validation queries`.
-pub(super) fn means_over(ablation: &Ablation) -> String {
-    let Ablation { queries, ranked, over, measured, .. } = ablation;
+pub(super) fn means_over(ablation: &InspectedAblation) -> String {
+    let InspectedAblation { queries, ranked, over, measured, .. } = ablation;
     match over {
         Over::Correct => format!("{measured} correct of {ranked} {queries} queries"),
         Over::All => format!("all {measured} {queries} queries"),
     }
 }
 
-fn ablated(found: &Inspection, ablation: &Ablation) -> TitledTable {
+fn ablated(found: &Inspection, ablation: &InspectedAblation) -> TitledTable {
     let cell = |stage: Option<Stage>, layer: Option<usize>, component: Component| {
         let of = (component, stage, layer);
         let cell = |cell: &&AblatedCell| (cell.component, cell.stage, cell.layer) == of;

@@ -16,6 +16,7 @@ pub mod callbacks;
 mod checkpoints;
 mod checks;
 mod costs;
+mod detect_stages;
 mod docid_rows;
 mod failed_step;
 mod held_out;

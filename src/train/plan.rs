@@ -9,10 +9,12 @@ use burn::tensor::Device;
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
 use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_probes};
+use super::detect_stages::{resolve_stages, stages_of};
 use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
+use crate::advise::StageDetection;
 use crate::checkpoint::unmerged;
 use crate::component::{LowRank, Stages, Trainable, TrainableTable};
 use crate::corpus::{self, Corpus, CorpusErrors, Findings, Split};
@@ -61,6 +63,8 @@ pub struct Plan {
     pub sentinels: Sentinels,
     /// Stages of the decoder; none where it has too few layers.
     pub stages: Option<Stages>,
+    /// How the stages were detected, if the recipe asked for it. [`Plan::recipe`] then has their numbers.
+    pub detection: Option<StageDetection>,
     /// Probes of the recipe's `probes.run` that are not measured since the decoder has no stages.
     pub unmeasured: Vec<Probe>,
     /// Dotted names of the trained parameters, low-rank factors among them.
@@ -161,6 +165,14 @@ impl Plan {
             note(&mut problems, docids.map_err(PlanError::from))
         });
         let documents = docids.as_ref().map_or(1, DocidVocabulary::len);
+        let detection = match (&device, &loaded, &base) {
+            // What is measured takes seconds to minutes: it waits until all else is right.
+            (Some(device), Some(loaded), Some(base)) if problems.is_empty() => {
+                let found = resolve_stages(&mut recipe, loaded, base, device);
+                note(&mut problems, found).flatten()
+            }
+            _ => None,
+        };
         let stages = base.as_ref().and_then(|(_, base)| {
             note(&mut problems, stages_of(&recipe, base.config.num_decoder_layers))
         });
@@ -215,6 +227,7 @@ impl Plan {
                 held_out,
                 sentinels,
                 stages,
+                detection,
                 unmeasured,
                 trained,
                 lora,
@@ -431,18 +444,6 @@ fn note<T>(problems: &mut Vec<PlanError>, result: Result<T, PlanError>) -> Optio
             problems.push(problem);
             None
         }
-    }
-}
-
-/// The stages of a decoder of `depth` layers; none where it has too few and the recipe gives none.
-fn stages_of(recipe: &Recipe, depth: usize) -> Result<Option<Stages>, PlanError> {
-    match &recipe.stages {
-        Some(stages) => {
-            stages.check_depth(depth)?;
-            Ok(Some(stages.clone()))
-        }
-        None if depth < Stages::LEAST_DEPTH => Ok(None),
-        None => Ok(Some(Stages::scaled(depth)?)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::advise::{DetectionError, instead};
 use crate::checkpoint::{BaseError, CheckpointError};
 use crate::component::{SelectorError, StagesError};
 use crate::corpus::{CorpusError, Split};
@@ -62,6 +63,26 @@ pub enum PlanError {
     /// The stages do not fit the decoder.
     #[error("stages: {0}")]
     Stages(#[from] StagesError),
+    /// The stages cannot be detected.
+    #[error("stages = \"detect\": {0}")]
+    DetectStages(#[from] DetectionError),
+    /// There are no queries to detect stages with.
+    #[error(
+        "stages = \"detect\": the corpus has neither validation nor training queries to measure the base model on; give \
+         the layers of the stages as numbers"
+    )]
+    NoQueriesForStages,
+    /// Patching does not confirm the stages.
+    #[error(
+        "stages = \"detect\": P3 does not confirm the stages that P1 shows in the base model: {}; {}",
+        found.replace('\n', "; "), instead(*depth)
+    )]
+    StagesNotConfirmed {
+        /// The stages with what was measured.
+        found: String,
+        /// The decoder's number of layers.
+        depth: usize,
+    },
     /// The trainable set is not one.
     #[error("trainable.select: {0}")]
     Selector(#[from] SelectorError),

@@ -12,7 +12,7 @@ use super::plan_error::PlanErrors;
 use super::training_state::{StateError, TrainingState};
 use crate::checkpoint::{CheckpointError, Manifest};
 use crate::files::{FileError, read_regular_to_string, read_small_to_string};
-use crate::recipe::{Recipe, flat_keys};
+use crate::recipe::{Recipe, StagesSetting, flat_keys};
 use crate::run::{NewRun, Overwrite, RunDirectory, RunError, RunOutcome, Summary};
 
 /// What to do with a run that is already in the run directory.
@@ -41,10 +41,18 @@ impl Start {
     ///
     /// # Errors
     /// All problems of the recipe, its corpus, its base model and its run directory at once.
-    pub fn plan(&self, recipe: Recipe) -> Result<Plan, PlanErrors> {
+    pub fn plan(&self, mut recipe: Recipe) -> Result<Plan, PlanErrors> {
         match self {
             Start::New(overwrite) => Plan::to_start(recipe, *overwrite),
-            Start::Continue(_) => Plan::to_continue(recipe),
+            Start::Continue(point) => {
+                // Detected when the run was started: they are part of it, and the base may be gone.
+                if recipe.stages == Some(StagesSetting::Detect)
+                    && let Ok(started) = Recipe::from_text("", &point.state.recipe, &[])
+                {
+                    recipe.stages = started.stages;
+                }
+                Plan::to_continue(recipe)
+            }
         }
     }
 }
@@ -370,7 +378,17 @@ fn other_recipe(before: &str, now: &Recipe) -> Result<Changes, ResumeError> {
 }
 
 fn changes(before: &str, now: &Recipe, may_change: &[&str]) -> Result<Changes, ResumeError> {
-    let (before, now) = (flat_keys(before), flat_keys(&now.to_toml()?));
+    let detects = now.stages == Some(StagesSetting::Detect);
+    let (before, mut now) = (flat_keys(before), flat_keys(&now.to_toml()?));
+    if detects {
+        // The recipe of a run has the numbers that were found when it was started.
+        let found = before.iter().filter(|(key, _)| key.starts_with("stages."));
+        let found: Vec<(String, String)> = found.map(|(k, v)| (k.clone(), v.clone())).collect();
+        if !found.is_empty() {
+            now.remove("stages");
+            now.extend(found);
+        }
+    }
     let may_change = |key: &str| {
         may_change.iter().any(|&allowed| {
             let rest = key.strip_prefix(allowed);

@@ -21,6 +21,7 @@ impl Plan {
         let mut warnings: Vec<String> = findings.collect();
         warnings.extend((!self.alike.is_empty()).then(|| self.alike_documents()));
         warnings.extend(self.ids_not_for_trec());
+        warnings.extend(self.unconfirmed_stages());
         warnings.extend(self.unmeasured.iter().map(|&probe| {
             let depth = self.config().num_decoder_layers;
             format!("probes: not measured: {}", ProbeError::NeedsStages { probe, depth })
@@ -36,6 +37,18 @@ impl Plan {
         warnings.extend(self.memory_problem().map(|(_, problem)| problem.to_string()));
         warnings.extend(self.disk_warning());
         warnings
+    }
+
+    /// A warning if stages were detected on a base model that retrieves nothing.
+    fn unconfirmed_stages(&self) -> Option<String> {
+        let found = self.detection.as_ref().filter(|found| found.confirmation.is_none())?;
+        Some(format!(
+            "stages: {} was detected on the base model before training, which ranks no document of this corpus first, so \
+             that ablation (P3) could not confirm it. The paper finds its stages in a fine-tuned model, and training may \
+             move the boundaries: `genir advise {} --stages detect` measures them after it",
+            found.found.stages,
+            self.recipe.run.directory.display()
+        ))
     }
 
     /// Ids that TREC files cannot hold, where an evaluation would write such files.

@@ -8,7 +8,8 @@ use genir::docid::RowInit;
 use genir::prefix::Element;
 use genir::probe::{Probe, Variant};
 use genir::recipe::{
-    DenoisingKeys, Every, Init, OptimizerSettings, Recipe, ScheduleName, Span, StopSection,
+    DenoisingKeys, Every, Init, OptimizerSettings, Recipe, ScheduleName, Span, StagesSetting,
+    StopSection,
 };
 use genir::retrieval::CandidateSet;
 use genir::task::Task;
@@ -114,12 +115,14 @@ pub fn recipe() -> impl Strategy<Value = Recipe> {
         let (base, revision, dropout, [scratch, sized], depth) = model;
         (recipe.model.base, recipe.model.revision, recipe.model.dropout) =
             (base, revision, dropout);
-        recipe.stages = stages;
+        recipe.stages = stages.clone().map(StagesSetting::Given);
         if scratch {
             recipe.model.init = Init::Scratch;
             recipe.model.config.d_model = sized.then_some(depth * 2);
-            let depth = recipe.stages.as_ref().map_or(depth, Stages::depth);
+            let depth = stages.as_ref().map_or(depth, Stages::depth);
             recipe.model.config.num_decoder_layers = (sized && depth <= 1000).then_some(depth);
+        } else if sized && recipe.stages.is_none() {
+            recipe.stages = Some(StagesSetting::Detect);
         }
         recipe
     });

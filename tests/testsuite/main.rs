@@ -44,6 +44,7 @@ mod tiny_recipe;
 #[path = "../support/tiny_run.rs"]
 mod tiny_run;
 
+mod advise_command;
 mod arms;
 mod base_models;
 mod baseline_bm25;
@@ -59,6 +60,7 @@ mod corpus_readers;
 mod corpus_refusals;
 mod denoising;
 mod dependencies;
+mod detected_stages;
 mod docid_vocabulary;
 mod documents;
 mod eval_command;

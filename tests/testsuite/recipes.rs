@@ -172,7 +172,7 @@ fn overrides_set_values_of_every_kind() {
     assert_eq!(recipe.trainable.select, ["decoder.cross_attention[II,III]"]);
     let ids = vec!["3".to_owned(), "x".to_owned()];
     assert_eq!(recipe.corpus.leave_out, LeaveOut::Ids(ids));
-    assert_eq!(recipe.stages.unwrap().to_string(), "I 0, II 1-2, III 3");
+    assert_eq!(recipe.stages.unwrap().given().unwrap().to_string(), "I 0, II 1-2, III 3");
 }
 
 #[test]

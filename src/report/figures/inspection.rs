@@ -8,7 +8,9 @@ use super::spec::{
     rank_lines,
 };
 use crate::component::{Component, Stage};
-use crate::probe::{AblatedCell, Ablation, Inspection, LensReading, LensSite, describe_candidates};
+use crate::probe::{
+    AblatedCell, InspectedAblation, Inspection, LensReading, LensSite, describe_candidates,
+};
 use crate::report::inspection::means_over;
 use crate::report::tables::component_label;
 use crate::report::word;
@@ -128,7 +130,7 @@ fn stage_bands_of(found: &Inspection) -> Vec<Band> {
     stage_bands(found.stages.as_ref().filter(|stages| stages.depth() == found.depth()))
 }
 
-fn ablated(found: &Inspection, ablation: &Ablation) -> FigureSpec {
+fn ablated(found: &Inspection, ablation: &InspectedAblation) -> FigureSpec {
     let (_, high) = extent(ablation.cells.iter().map(|cell| cell.change.abs()));
     let high = high.max(0.01);
     let scale = Scale { low: -high, high, kind: ScaleKind::Diverging };

@@ -9,7 +9,7 @@ use crate::docid::DocidVocabulary;
 use crate::files::{read_regular_to_string, read_small_to_string};
 use crate::monitor::Scalars;
 use crate::probe::{HistoryLine, Inspection, Probe, Record, Skipped};
-use crate::recipe::{Recipe, flat_keys};
+use crate::recipe::{Recipe, StagesSetting, flat_keys};
 use crate::run::{Environment, LATEST, RunDirectory, RunError, RunOutcome, Summary};
 use crate::t5::{GenirModel, T5Config};
 
@@ -211,7 +211,8 @@ impl ReportedModel {
         let mut parameters =
             GenirModel::parameter_shapes(&config.with_words(words.max(1)), tied, documents.max(1));
         let depth = config.num_decoder_layers;
-        let stages = recipe.stages.clone().or_else(|| Stages::scaled(depth).ok());
+        let given = recipe.stages.as_ref().and_then(StagesSetting::given).cloned();
+        let stages = given.or_else(|| Stages::scaled(depth).ok());
         let stages = stages.filter(|stages| stages.depth() == depth);
         let trainable = Trainable::of(&recipe.trainable.select, stages.as_ref(), &parameters)
             .map_err(|error| format!("{}: {error}", checkpoint.display()))?;
