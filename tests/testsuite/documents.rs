@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use genir::recipe::{Recipe, SHIPPED};
+use genir::recipe::{Recipe, SHIPPED, SweepFile};
 
 /// No key is near this one.
 const NO_KEY: &str = "zqxjzqxjzqxjzqxj";
@@ -111,17 +111,32 @@ fn every_shipped_recipe_is_in_the_documents() {
     }
 }
 
+/// The files of a directory whose names end in `extension`, with their path.
+fn files_in(directory: &str, extension: &str) -> Vec<String> {
+    let entries = fs::read_dir(package(directory)).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| name.ends_with(extension))
+        .map(|name| format!("{directory}/{name}"))
+        .collect()
+}
+
 /// README, and every page of `docs/`.
 fn pages() -> Vec<String> {
-    let mut pages =
-        vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned(), "CONTRIBUTING.md".to_owned()];
-    for entry in fs::read_dir(package("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            pages.push(format!("docs/{name}"));
+    let roots = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(str::to_owned);
+    [roots.to_vec(), files_in("docs", ".md"), files_in("docs/experiments", ".md")].concat()
+}
+
+#[test]
+fn the_recipes_and_sweeps_of_the_experiments_are_valid() {
+    let files = files_in("docs/experiments", ".toml");
+    assert!(!files.is_empty());
+    for file in files {
+        let content = text(&file);
+        if SweepFile::from_text(&file, &content).unwrap().is_none() {
+            Recipe::from_text(&file, &content, &[]).unwrap();
         }
     }
-    pages
 }
 
 /// The anchor that GitHub gives a heading.
@@ -156,8 +171,10 @@ fn links_between_the_documents_lead_somewhere() {
 #[test]
 fn every_page_is_linked_from_the_index_and_from_the_readme() {
     let (index, readme) = (text("docs/README.md"), text("README.md"));
+    // The pages of the experiments are linked from an index of their own.
+    let is_listed = |page: &&str| *page != "README.md" && *page != "experiments/restricted.md";
     for page in pages().iter().filter_map(|page| page.strip_prefix("docs/")) {
-        if page != "README.md" {
+        if is_listed(&page) {
             assert!(index.contains(&format!("({page}")), "docs/README.md does not link {page}");
             assert!(
                 readme.contains(&format!("(docs/{page}")),
