@@ -45,7 +45,7 @@ fn a_shallow_decoder_is_trained_evaluated_and_searched() {
             let found = succeeds(&["search", &run, "what is gold", "-k", "3"]).stdout;
             assert_eq!(found.lines().count(), 6, "{found}");
             let found = succeeds(&["inspect", &run, "what is gold"]).stdout;
-            assert_says(&found, &["Logit lens", "Mean ablation", "| -     |"]);
+            assert_says(&found, &["Logit lens", "Mean ablation", "|     - |"]);
             assert!(!found.contains("| all"), "no stage is ablated: {found}");
             let checkpoint = Path::new(&run).join("checkpoints/best");
             let opened = Checkpoint::open(&checkpoint, &burn::tensor::Device::flex()).unwrap();

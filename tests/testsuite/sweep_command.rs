@@ -357,7 +357,7 @@ fn a_file_holds_a_whole_experiment() {
         &[
             "docids-seed-5  4 steps",
             "slow-seed-5    4 steps",
-            "optimizer.learning_rate: docids 0.003; slow 0.0001",
+            "  optimizer.learning_rate\n    0.003: docids\n    0.0001: slow\n",
         ],
     );
     assert!(!sweep.exists());
