@@ -24,7 +24,7 @@ pub struct FoundStages {
     pub fit: f64,
 }
 
-/// What can prevent that stages are found.
+/// Reasons why no stages are found.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum UnclearStages {
     /// The decoder has too few layers.

@@ -75,7 +75,7 @@ pub struct Estimate {
     pub interval: [f64; 2],
 }
 
-/// What ablating components costs. A fall is positive if the model becomes worse.
+/// The effect of ablating components. A fall is positive if the model becomes worse.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Effect {
     /// The component.

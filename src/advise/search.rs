@@ -10,7 +10,7 @@ pub(super) struct Group {
     pub places: BTreeSet<Place>,
     /// Number of parameters.
     pub parameters: usize,
-    /// What ablating this group alone costs, in any unit.
+    /// The cost of ablating this group alone, in any unit.
     pub cost: f64,
 }
 

@@ -19,7 +19,7 @@ use crate::probe::{
 /// A stage that matters loses at least this many times as many queries as Stage I does. It is 3 to 9 times in the paper.
 const TIMES_STAGE_I: f64 = 2.0;
 
-/// What patching says of stages that were found: P3's mean ablation of the cross-attention of each.
+/// The result of patching stages that were found: P3's mean ablation of the cross-attention of each.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Confirmation {
     /// Number of queries, all with the relevant docid at rank 1.
@@ -90,7 +90,7 @@ pub struct StageDetection {
     pub queries: usize,
     /// The name of the query set.
     pub set: String,
-    /// What P3 says; `None` if the model ranks no relevant docid first, so that there is nothing to lose.
+    /// The result of P3; `None` if the model ranks no relevant docid first, so that there is nothing to lose.
     pub confirmation: Option<Confirmation>,
 }
 
@@ -110,7 +110,7 @@ pub enum DetectionError {
     },
 }
 
-/// What can be given in place of stages that are not found.
+/// Settings that can be given in place of stages that are not found.
 pub(crate) fn instead(depth: usize) -> String {
     match Stages::scaled(depth) {
         Ok(scaled) => format!(

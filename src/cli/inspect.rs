@@ -280,7 +280,7 @@ fn add_texts(found: &mut Inspection, corpus: &Corpus) {
     }
 }
 
-/// What is printed: the model, the query, and the tables with their titles.
+/// Returns the printed text: the model, the query, and the tables with their titles.
 fn shown(found: &Inspection) -> String {
     let heading = inspection_heading(found).join("\n");
     let tables = inspection_tables(found);

@@ -7,7 +7,7 @@ use crate::component::{Stage, Stages, parse_layers};
 use crate::probe::{Over, ProbeOptions, ProbeQueries, Subject};
 use crate::recipe::Recipe;
 
-/// What `--stages` says.
+/// The value of `--stages`.
 #[derive(Debug, Clone)]
 pub(super) enum StagesOption {
     /// These.

@@ -15,7 +15,7 @@ use crate::retrieval::CandidateSet;
 /// Version of the form of [`Inspection`].
 pub const INSPECTION_SCHEMA: u32 = 1;
 
-/// What a model does with one query.
+/// The computation of a model for one query, with its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inspection {
     /// Version of this form, [`INSPECTION_SCHEMA`].

@@ -11,8 +11,6 @@ use crate::probe::{Record, Skipped};
 
 /// The results of one probe in one run, oldest first.
 pub struct History<'a> {
-    /// The run.
-    pub name: &'a str,
     /// The keys of its recipe.
     pub keys: &'a BTreeMap<String, String>,
     pub records: Vec<Record>,
@@ -49,18 +47,7 @@ impl ArmFigures {
         };
         let measured: Vec<String> =
             runs.iter().filter_map(|run| run.records.last()).map(measured_on).collect();
-        let measured = match measured.iter().all(|other| *other == measured[0]) {
-            true => measured[0].clone(),
-            false => runs
-                .iter()
-                .zip(&measured)
-                .map(|(run, measured)| match run.keys.get("run.seed") {
-                    Some(seed) => format!("seed {seed}: {measured}"),
-                    None => format!("{}: {measured}", run.name),
-                })
-                .collect::<Vec<_>>()
-                .join("; "),
-        };
+        let measured = merged(&measured);
         let by_seed: Vec<Vec<FigureSpec>> =
             runs.iter().map(|run| specs(&run.records, run.skipped)).collect();
         let figures = by_seed[0].iter().filter_map(|figure| {
@@ -74,6 +61,23 @@ impl ArmFigures {
             figures: figures.filter(|figure| !figure.panels.is_empty()).collect(),
         })
     }
+}
+
+/// Describes the measurements of several seeds in one phrase, which has the values of all seeds where they differ: `step 670, 6 /
+/// 5 / 2 correct of 100 queries`.
+fn merged(descriptions: &[String]) -> String {
+    let words: Vec<Vec<&str>> = descriptions.iter().map(|text| text.split(' ').collect()).collect();
+    if words.iter().any(|other| other.len() != words[0].len()) {
+        return descriptions.join("; ");
+    }
+    let at = |place: usize| {
+        let of_seeds: Vec<&str> = words.iter().map(|words| words[place]).collect();
+        match of_seeds.iter().all(|word| *word == of_seeds[0]) {
+            true => of_seeds[0].to_owned(),
+            false => of_seeds.join(" / "),
+        }
+    };
+    (0..words[0].len()).map(at).collect::<Vec<_>>().join(" ")
 }
 
 /// Leaves of each history the last measurement of each step at which all were measured; if there is no such step, the
@@ -133,4 +137,18 @@ pub fn together(arms: &[ArmFigures]) -> Vec<FigureSpec> {
         Some(FigureSpec { note, ..beside(&found)? })
     };
     names.iter().filter_map(figure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::merged;
+
+    #[test]
+    fn measurements_of_several_seeds_are_described_in_one_phrase() {
+        let of =
+            |texts: &[&str]| merged(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["step 9, 6 correct"]), "step 9, 6 correct");
+        assert_eq!(of(&["step 9, 6 correct", "step 9, 5 correct"]), "step 9, 6 / 5 correct");
+        assert_eq!(of(&["step 9, 6 correct", "step 9"]), "step 9, 6 correct; step 9");
+    }
 }

@@ -31,7 +31,7 @@ pub enum PlotError {
     NoResults {
         /// The run or the file.
         from: PathBuf,
-        /// What is there instead, or what would write them.
+        /// The files that are there instead, or the command that writes the results.
         why: String,
     },
     /// None of the figures that were asked for can be drawn.
@@ -53,7 +53,7 @@ pub enum PlotError {
     Figure(#[from] FigureError),
 }
 
-/// What is drawn, and how wide.
+/// The figures to draw, and their width.
 #[derive(Debug, Clone, Default)]
 pub struct PlotOptions {
     /// The probes; `None`: those that have results.
@@ -78,7 +78,7 @@ pub struct DrawnFigure {
 pub struct Plots {
     /// The figures, those of training first.
     pub figures: Vec<DrawnFigure>,
-    /// What could not be drawn, and why.
+    /// Reasons why something could not be drawn.
     pub warnings: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ pub fn plot_stored(stored: &Stored) -> Result<Vec<DrawnFigure>, FigureError> {
     let mut drawn = Vec::new();
     for &probe in Probe::ALL {
         let records = of_probe_in(stored, probe);
-        let history = History { name: &name, keys: &keys, records, skipped: &stored.skipped };
+        let history = History { keys: &keys, records, skipped: &stored.skipped };
         let runs = if history.records.is_empty() { Vec::new() } else { vec![history] };
         let arm: Vec<ArmFigures> = ArmFigures::of(&name, runs).into_iter().collect();
         for spec in together(&arm) {
@@ -307,15 +307,13 @@ fn of_probe(
         warnings.push(format!("`{}` has no results of {probe}{command}", arm.name));
     }
     let mut runs: Vec<(usize, History)> = Vec::new();
-    let names: Vec<String> =
-        with.iter().flat_map(|arm| &arm.inputs).map(|input| input.name()).collect();
     let inputs =
         with.iter().enumerate().flat_map(|(at, arm)| arm.inputs.iter().map(move |i| (at, i)));
-    for ((arm, input), name) in inputs.zip(&names) {
+    for (arm, input) in inputs {
         let records = history(input);
         if !records.is_empty() {
             let skipped = &input.stored.skipped;
-            runs.push((arm, History { name, keys: &input.keys, records, skipped }));
+            runs.push((arm, History { keys: &input.keys, records, skipped }));
         }
     }
     if with.len() > 1 {

@@ -76,13 +76,30 @@ pub fn figures(arms: &[ReportedArm], split: &str) -> Vec<FigureSpec> {
     ]
 }
 
-/// Names the runs, and says what is shown of several seeds.
+/// Names the arms with their seeds, base and collection, those together that have the same, and says what is shown of several
+/// seeds.
 fn note(arms: &[ReportedArm]) -> String {
-    let names: Vec<String> = runs(arms).map(|run| run.subject()).collect();
-    let names = match names.len() {
-        0..=4 => names.join("; "),
-        more => format!("{} and {} more runs", names[..3].join("; "), more - 3),
-    };
+    let mut groups: Vec<(String, &ReportedRun, Vec<&str>)> = Vec::new();
+    for arm in arms {
+        let Some(first) = arm.runs.first() else { continue };
+        let seeds: Vec<String> = arm.runs.iter().map(|run| run.key("run.seed")).collect();
+        let seeds = match seeds.len() {
+            1 => String::new(),
+            _ => format!(" (seeds {})", seeds.join(", ")),
+        };
+        let same = |(other, run, _): &&mut (String, &ReportedRun, Vec<&str>)| {
+            *other == seeds && run.subject_of("") == first.subject_of("")
+        };
+        match groups.iter_mut().find(same) {
+            Some((.., names)) => names.push(&arm.name),
+            None => groups.push((seeds, first, vec![&arm.name])),
+        }
+    }
+    let names: Vec<String> = groups
+        .iter()
+        .map(|(seeds, run, names)| run.subject_of(&format!("{}{seeds}", names.join(", "))))
+        .collect();
+    let names = names.join("; ");
     let seeds = arms.iter().map(|arm| arm.runs.len()).max().unwrap_or(0);
     let seeds = if seeds > 1 { describe_seeds(seeds) } else { String::new() };
     sentences(&[&names, &seeds])
@@ -178,10 +195,13 @@ fn mebibytes(bytes: u64) -> f64 {
 
 /// Returns the cost of training as bars, one for each arm; of runs that have ended.
 pub fn costs(arms: &[ReportedArm]) -> FigureSpec {
+    // Names of many arms do not fit below their bars.
+    let is_crowded = arms.len() > 3;
     let panel = |(title, digits, cost): (&str, usize, CostOf)| {
         let runs = |arm: &ReportedArm| arm.runs.iter().filter_map(cost).collect::<Vec<f64>>();
         let values: Vec<Vec<f64>> = arms.iter().map(runs).collect();
-        let names: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
+        let name = |arm: &ReportedArm| if is_crowded { String::new() } else { arm.name.clone() };
+        let names: Vec<String> = arms.iter().map(name).collect();
         let (_, most) = extent(values.iter().flatten().copied());
         let axis = Axis::linear("", 0.0, 1.15 * most.max(1e-3));
         // One bar in each category: the colour is the arm's, as in the curves.
@@ -192,7 +212,10 @@ pub fn costs(arms: &[ReportedArm]) -> FigureSpec {
             digits: Digits::Decimals(digits),
         };
         let mut panel = bars.grouped(title, "", axis);
-        panel.legend = Legend::Names(Vec::new());
+        let of_arms = arms.iter().enumerate().filter(|_| is_crowded);
+        panel.legend = Legend::Names(
+            of_arms.map(|(index, arm)| (arm.name.clone(), color::series(index))).collect(),
+        );
         for ((index, block), values) in panel.blocks.iter_mut().enumerate().zip(&values) {
             block.color = color::series(index);
             let deviation = standard_deviation(values);

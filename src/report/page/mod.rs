@@ -424,7 +424,12 @@ fn trained_components(html: &mut Html, arms: &Arms) {
 /// The page of runs around its sections.
 fn whole(arms: &Arms, sections: &Html, contents: &Html) -> String {
     let names: Vec<&str> = arms.arms.iter().map(|arm| arm.name.as_str()).collect();
-    let title = names.join(" beside ");
+    let title = match names.as_slice() {
+        [first, others @ ..] if others.len() > 3 => {
+            format!("{first} beside {} other arms", others.len())
+        }
+        names => names.join(" beside "),
+    };
     let mut header = Html::default();
     header.element("h1", &[], &title);
     let about: Vec<String> = arms.runs().map(ReportedRun::collection).collect();

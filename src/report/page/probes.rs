@@ -68,7 +68,6 @@ pub fn figures_of(arm: &ReportedArm) -> Vec<ProbeFigure> {
         let runs: Vec<History> = arm
             .runs()
             .map(|run| History {
-                name: &run.name,
                 keys: &run.keys,
                 records: run.history(probe),
                 skipped: &run.skipped,

@@ -122,7 +122,12 @@ impl ReportedRun {
 
     /// Returns the run, the model that it started from and the collection, for titles of figures.
     pub fn subject(&self) -> String {
-        subject(&self.name, &self.keys)
+        self.subject_of(&self.name)
+    }
+
+    /// Names runs like this one with its base and collection.
+    pub fn subject_of(&self, name: &str) -> String {
+        subject(name, &self.keys)
     }
 
     /// Returns the name of the model that the run started from.
