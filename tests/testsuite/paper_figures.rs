@@ -294,7 +294,7 @@ fn figures_of_runs_name_run_model_and_collection_and_show_their_training() {
     assert_eq!(said, "");
     assert!(!figures.join("logit_lens.svg").exists());
     let curves = read(&figures, "training_over_steps");
-    assert_says(&words(&curves), &["full, seed 4", "full, seed 5", "Means over 2 seeds"]);
+    assert_says(&words(&curves), &["full (seeds 4, 5)", "full (seeds 4, 5)", "Means over 2 seeds"]);
     assert!(curves.contains("<polygon opacity=\"0.2\""), "no band");
     let all = texts(&curves);
     for panel in ["Training loss", "Learning rate", "Peak memory (resident set size)"] {

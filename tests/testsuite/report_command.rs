@@ -240,7 +240,7 @@ fn seeds_of_an_arm_are_its_mean_with_a_band() {
         let inputs: Vec<&str> = inputs.into_iter().map(String::as_str).collect();
         let (page, _) = report(&home, &inputs);
         let training = section(&page, "training");
-        assert_says(training, &["full, seed 4", "full, seed 5", "Means over 2 seeds"]);
+        assert_says(training, &["full (seeds 4, 5)", "full (seeds 4, 5)", "Means over 2 seeds"]);
         assert_says(training, &["class=\"spread\"", "<th scope=\"col\" class=\"n\">full</th>"]);
         assert!(!training.contains("class=\"n\">full, seed 4<"), "the seeds are one line");
         let probes = section(&page, "probes");
