@@ -12,7 +12,11 @@ use crate::device::{ComputeDevice, Precision};
 use crate::docid::{EncodeOptions, TokenizerError};
 use crate::probe::Subject;
 use crate::recipe::{Recipe, RecipeErrors};
-use crate::retrieval::{DocidOrder, EvaluationResult, QuerySet, RankOptions, evaluate_with_tap};
+use crate::retrieval::ranking::EncodedQuery;
+use crate::retrieval::{
+    BatchTooLarge, DocidOrder, EvaluationResult, QuerySet, RankOptions, check_batch_memory,
+    evaluate_with_tap,
+};
 use crate::run::{RunDirectory, RunError};
 use crate::t5::{NoTap, Tap};
 
@@ -146,6 +150,19 @@ impl Retriever {
         seed: u64,
     ) -> Result<QuerySet, RetrieverError> {
         self.encoded(split, most, seed, &self.checkpoint.encoding().queries())
+    }
+
+    /// Checks that batches of `batch_size` of these queries can be encoded, as [`check_batch_memory`] does.
+    ///
+    /// # Errors
+    /// A batch of the longest queries needs more memory than the process can have.
+    pub(crate) fn check_batches(
+        &self,
+        queries: &[EncodedQuery],
+        batch_size: usize,
+    ) -> Result<(), BatchTooLarge> {
+        let config = self.checkpoint.model.t5.config();
+        check_batch_memory(config, queries, batch_size, &self.device.device)
     }
 
     /// Returns [`Self::queries`], each truncated and padded to `length` tokens without a mask, as in the paper's

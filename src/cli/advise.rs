@@ -12,7 +12,7 @@ use crate::corpus::Split;
 use crate::monitor::Console;
 use crate::probe::{Over, PROBE_PRECISION, ProbeOptions, ProbeQueries};
 use crate::recipe::Recipe;
-use crate::retrieval::{CandidateSet, check_batch_memory};
+use crate::retrieval::CandidateSet;
 use crate::retriever::Retriever;
 
 /// Advise a trainable set: the smallest set of decoder components that retrieval depends on, by ablation.
@@ -144,9 +144,7 @@ impl Advise {
     fn queries_of(&self, retriever: &Retriever, split: Split) -> Result<ProbeQueries> {
         let set = retriever.queries(split, self.queries.map(|count| count as usize), self.seed);
         let set = set.with_context(|| format!("{split} queries"))?;
-        let config = retriever.checkpoint.model.t5.config();
-        let batch_size = self.batch_size as usize;
-        check_batch_memory(config, &set.queries, batch_size, &retriever.device.device)?;
+        retriever.check_batches(&set.queries, self.batch_size as usize)?;
         Ok(ProbeQueries::new(set))
     }
 }

@@ -24,7 +24,7 @@ use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
 use crate::retrieval::measure::KNOWN;
 use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{check_docids, check_qrels, write_correct_queries, write_qrels};
-use crate::retrieval::{Bm25, Metrics, NamedMeasure, check_batch_memory};
+use crate::retrieval::{Bm25, Metrics, NamedMeasure};
 use crate::retriever::RetrieverError;
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
@@ -298,8 +298,7 @@ impl Eval {
             None => retriever.queries(split, most, seed)?,
             Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
         };
-        let (config, device) = (checkpoint.model.t5.config(), &retriever.device.device);
-        check_batch_memory(config, &set.queries, self.batch_size as usize, device)?;
+        retriever.check_batches(&set.queries, self.batch_size as usize)?;
         self.check_ids(&set, docids)?;
         let options = RankOptions {
             candidates: self.vocabulary,

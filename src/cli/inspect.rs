@@ -20,8 +20,8 @@ use crate::probe::{
     InspectOptions, Inspection, Over, PROBE_PRECISION, ProbeQueries, Question, inspect,
 };
 use crate::report::{inspection_heading, inspection_page, inspection_tables};
+use crate::retrieval::CandidateSet;
 use crate::retrieval::ranking::EncodedQuery;
-use crate::retrieval::{CandidateSet, check_batch_memory};
 use crate::retriever::Retriever;
 
 /// Show what a model does with one query: ranked documents, cross-attention over the query's tokens, the rank of the
@@ -200,8 +200,7 @@ impl Inspect {
             );
         }
         let encoded = EncodedQuery { tokens: tokens.clone(), relevant: Vec::new() };
-        let (config, device) = (checkpoint.model.t5.config(), &retriever.device.device);
-        check_batch_memory(config, slice::from_ref(&encoded), 1, device)?;
+        retriever.check_batches(slice::from_ref(&encoded), 1)?;
         let docids = &checkpoint.docids;
         let docid = self.docid.as_deref().map(|id| match docids.row(id) {
             Some(row) => Ok(row),
@@ -228,8 +227,7 @@ impl Inspect {
             return Ok(None);
         };
         let set = retriever.queries(split, Some(self.queries as usize), self.seed)?;
-        let (config, device) = (retriever.checkpoint.model.t5.config(), &retriever.device.device);
-        check_batch_memory(config, &set.queries, self.batch_size as usize, device)?;
+        retriever.check_batches(&set.queries, self.batch_size as usize)?;
         Ok(Some(ProbeQueries::new(set)))
     }
 }

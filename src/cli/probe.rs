@@ -23,9 +23,9 @@ use crate::probe::{
 };
 use crate::recipe::Recipe;
 use crate::report;
+use crate::retrieval::CandidateSet;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
-use crate::retrieval::{CandidateSet, check_batch_memory};
 use crate::retriever::Retriever;
 use crate::terminal::escaped_lines;
 
@@ -332,9 +332,7 @@ impl ProbeCommand {
         most: Option<usize>,
     ) -> Result<QuerySet> {
         let set = retriever.queries(split, most, self.seed)?;
-        let config = retriever.checkpoint.model.t5.config();
-        let batch_size = self.batch_size as usize;
-        check_batch_memory(config, &set.queries, batch_size, &retriever.device.device)?;
+        retriever.check_batches(&set.queries, self.batch_size as usize)?;
         Ok(set)
     }
 

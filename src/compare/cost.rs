@@ -102,16 +102,12 @@ impl TrainingCost {
                 steps,
                 examples: steps * summary.examples as f64 / summary.steps.max(1) as f64,
                 seconds: prefix + at(&self.curve("time/steps_seconds"), steps)?,
-                processor_seconds: self.processor_seconds(steps),
+                // Where a prefix is stored, the curve begins with its time at step 0.
+                processor_seconds: at(&self.curve("time/processor_seconds"), steps),
                 gradient_bytes: steps * summary.parameters.trained as f64 * GRADIENT,
             })
         });
         CostToLevel { level, reached }
-    }
-
-    /// Processor time until a step. Where a prefix is stored, the curve begins with its time at step 0.
-    fn processor_seconds(&self, steps: f64) -> Option<f64> {
-        at(&self.curve("time/processor_seconds"), steps)
     }
 }
 

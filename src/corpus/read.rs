@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
 use std::path::Path;
@@ -149,14 +150,11 @@ pub(super) fn lines(
 /// read, which the reader of the file reports.
 pub(super) fn first_line_has(file: &Path, id_key: &str) -> bool {
     let first_line = || -> io::Result<Vec<u8>> {
-        let mut plain = BufReader::with_capacity(BUFFER, open_regular(file)?);
-        let gzipped = plain.fill_buf()?.starts_with(GZIP_MAGIC);
-        let mut bytes: Box<dyn BufRead> = match gzipped {
-            true => Box::new(BufReader::new(MultiGzDecoder::new(plain))),
-            false => Box::new(plain),
-        };
+        let plain = BufReader::with_capacity(BUFFER, open_regular(file)?);
+        // The buffer that the end of the line is in may be filled beyond what is taken.
+        let bytes = unpacked(plain, 2 * BUFFER as u64)?;
         let mut line = Vec::new();
-        (&mut bytes).take(BUFFER as u64).read_until(b'\n', &mut line)?;
+        bytes.take(BUFFER as u64).read_until(b'\n', &mut line)?;
         Ok(line)
     };
     first_line().is_ok_and(|line| id_in(&String::from_utf8_lossy(&line), id_key).is_some())
@@ -335,18 +333,20 @@ fn open(file: &Path, builder: &mut CorpusBuilder) -> Result<Utf8<Box<dyn BufRead
     if is_lfs_pointer(beginning) {
         return Err(CorpusError::LfsPointer { file: file.to_path_buf() });
     }
-    let gzipped = beginning.starts_with(GZIP_MAGIC);
-    let mut bytes: Box<dyn BufRead> = if gzipped {
-        let limit = builder.limits.unpacked_of(size);
-        let unpacked = Unpacked { bytes: MultiGzDecoder::new(plain), left: limit, limit };
-        Box::new(BufReader::with_capacity(BUFFER, unpacked))
-    } else {
-        Box::new(plain)
-    };
+    let mut bytes = unpacked(plain, builder.limits.unpacked_of(size)).map_err(failed)?;
     if bytes.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK) {
         bytes.consume(BYTE_ORDER_MARK.len());
     }
     Ok(Utf8 { bytes, line: 1, started: Vec::new() })
+}
+
+/// The bytes of a file, of a gzip file up to `limit` unpacked ones.
+fn unpacked(mut plain: BufReader<File>, limit: u64) -> io::Result<Box<dyn BufRead>> {
+    if !plain.fill_buf()?.starts_with(GZIP_MAGIC) {
+        return Ok(Box::new(plain));
+    }
+    let unpacked = Unpacked { bytes: MultiGzDecoder::new(plain), left: limit, limit };
+    Ok(Box::new(BufReader::with_capacity(BUFFER, unpacked)))
 }
 
 fn read_error(location: FileLocation, source: io::Error) -> CorpusError {

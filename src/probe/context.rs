@@ -189,7 +189,9 @@ impl<'a> ProbeContext<'a> {
 
     /// Computes the means of patches over the measured queries.
     pub fn compute_means(&mut self) {
-        self.means = Some(Means::over(self, self.own.device));
+        let mut means = Means::new(self.depth(), self.own.device);
+        self.batches(false).for_each(|batch| means.add(&batch.trace));
+        self.means = Some(means);
     }
 
     /// One batch of a set, given with its encoder states.

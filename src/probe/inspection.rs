@@ -1,4 +1,4 @@
-//! What [`inspect`](super::inspect()) finds for one query, in the form in which it is stored: one JSON object.
+//! The result of [`inspect`](super::inspect()) for one query, which is stored as one JSON object.
 
 use std::path::{Path, PathBuf};
 

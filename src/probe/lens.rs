@@ -146,7 +146,7 @@ impl Lens<'_> {
     }
 }
 
-/// What a decoder output gives the relevant docid of a query.
+/// The rank and the probability that a decoder output gives the relevant docid of a query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryOutcome {
     /// The rank of the docid in the candidate set.

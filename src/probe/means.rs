@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::context::ProbeContext;
 use super::trace::Trace;
 use crate::component::{ByComponent, Component};
 
@@ -31,13 +30,6 @@ impl Means {
             outputs: (0..layers).map(|_| Default::default()).collect(),
             weighted: (0..layers).map(|_| Default::default()).collect(),
         }
-    }
-
-    /// The means over the measured queries.
-    pub fn over(context: &ProbeContext, device: &Device) -> Self {
-        let mut means = Self::new(context.depth(), device);
-        context.batches(false).for_each(|batch| means.add(&batch.trace));
-        means
     }
 
     /// Adds a batch.

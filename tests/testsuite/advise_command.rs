@@ -15,22 +15,14 @@ use tempfile::TempDir;
 
 use crate::command::{assert_says, genir_with_input, is_refused, succeeds, text};
 use crate::tiny_corpus;
+use crate::tiny_recipe::trained_tiny;
 use crate::tiny_run;
-
-/// Trains the tiny recipe in a directory of its own.
-fn train(overrides: &[&str]) -> TempDir {
-    let home = TempDir::new().unwrap();
-    let recipe = home.path().join("tiny.toml");
-    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
-    succeeds(&[&["train", recipe.to_str().unwrap()], overrides].concat());
-    home
-}
 
 /// A run of four decoder layers with correct queries.
 fn trained() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let home = RUN.get_or_init(|| {
-        train(&[
+        trained_tiny(&[
             "train.steps=250",
             "optimizer.learning_rate=2e-2",
             "model.dropout=0",
@@ -187,7 +179,7 @@ fn other_queries_other_stages_and_all_queries_can_be_asked_for() {
 
 #[test]
 fn what_cannot_be_advised_is_refused_in_words() {
-    let home = train(&["train.steps=1"]);
+    let home = trained_tiny(&["train.steps=1"]);
     let untrained = text(home.path().join("run"));
     is_refused(&["advise", &untrained], &["no correct query", "none of 8 validation queries"]);
     is_refused(
@@ -209,7 +201,7 @@ fn what_cannot_be_advised_is_refused_in_words() {
 
 #[test]
 fn the_run_of_a_restricted_set_is_no_witness_for_what_training_changes() {
-    let home = train(&[
+    let home = trained_tiny(&[
         "train.steps=250",
         "optimizer.learning_rate=2e-2",
         "model.dropout=0",

@@ -11,22 +11,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::command::{assert_says, genir_with_input, is_refused, succeeds, text};
-use crate::tiny_corpus;
-
-/// Trains on the tiny corpus in a directory of its own.
-fn train(overrides: &[&str]) -> TempDir {
-    let home = TempDir::new().unwrap();
-    let recipe = home.path().join("tiny.toml");
-    fs::write(&recipe, tiny_corpus::recipe(home.path())).unwrap();
-    succeeds(&[&["train", recipe.to_str().unwrap()], overrides].concat());
-    home
-}
+use crate::tiny_recipe::trained_tiny;
 
 /// A trained run with some correct queries, and with probes during training.
 fn trained() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let home = RUN.get_or_init(|| {
-        train(&[
+        trained_tiny(&[
             "train.steps=200",
             "optimizer.learning_rate=2e-2",
             "model.dropout=0",
@@ -238,7 +229,7 @@ fn probes_that_are_unavailable_for_a_checkpoint_are_skipped_and_named() {
 #[test]
 fn encoder_swap_reports_the_documents_excluded_from_training() {
     let run = run();
-    let home = train(&["train.steps=5", "corpus.leave_out.ids=[\"neon\", \"lima\"]"]);
+    let home = trained_tiny(&["train.steps=5", "corpus.leave_out.ids=[\"neon\", \"lima\"]"]);
     let other = text(home.path().join("run"));
     let swap = |more: &[&str]| {
         let options = ["--probe", "encoder_swap", "--encoder-from", &other];
@@ -295,7 +286,7 @@ fn options_that_cannot_be_measured_are_errors() {
         &["probe", "checkpoints/atlas-base", "--corpus", &corpus],
         &["no docids", "genir train"],
     );
-    let begun = train(&["train.steps=1"]);
+    let begun = trained_tiny(&["train.steps=1"]);
     is_refused(
         &["probe", &text(begun.path().join("run"))],
         &[
@@ -309,7 +300,7 @@ fn options_that_cannot_be_measured_are_errors() {
 
 #[test]
 fn a_base_of_another_shape_is_refused_with_the_tensor_and_its_sizes() {
-    let wider = train(&["train.steps=1", "model.config.d_model=24"]);
+    let wider = trained_tiny(&["train.steps=1", "model.config.d_model=24"]);
     let base = text(wider.path().join("run/checkpoints/latest"));
     is_refused(
         &["probe", &run(), "--probe", "stage_patching", "--base", &base],
@@ -406,7 +397,7 @@ fn figures_are_drawn_from_stored_results() {
     is_refused(&["plot", &json, &json, "-o", &at("x")], &["two inputs", "`now`"]);
     fs::write(&json, "{\"schema\": 9}\n").unwrap();
     is_refused(&["plot", &json, "-o", &at("x")], &["now.json, line 1", "schema 9"]);
-    let without = train(&["train.steps=1"]);
+    let without = trained_tiny(&["train.steps=1"]);
     let without = text(without.path().join("run"));
     is_refused(
         &["plot", &without, "--figure", "probes", "-o", &at("x")],

@@ -266,7 +266,7 @@ fn beside_first(arms: &Arms, found: &Comparison, arm: usize) -> String {
     format!("{} {effect}{costs}.{}", quoted(&second.name), share().unwrap_or_default())
 }
 
-const MIB: f64 = (1 << 20) as f64;
+pub(super) const MIB: f64 = (1 << 20) as f64;
 
 /// Bytes in a unit of their size.
 pub fn bytes(bytes: f64) -> String {

@@ -1,5 +1,6 @@
 //! Curves of training: loss, metrics, learning rate, throughput and memory, over steps and over seconds.
 
+use super::answer::MIB;
 use super::{ReportedArm, ReportedRun};
 use crate::compare::{mean, standard_deviation};
 use crate::report::figures::axis::Axis;
@@ -174,24 +175,20 @@ fn panel(arms: &[ReportedArm], quantity: &Quantity, over: Over) -> Panel {
 /// A number of `summary.json`; `None` without one.
 type CostOf = fn(&ReportedRun) -> Option<f64>;
 
-/// What a training costs, with the number of decimals.
+/// The costs of a training, each with its number of decimals.
 const COSTS: [(&str, usize, CostOf); 4] = [
     ("Training time (s)", 1, |run| {
         let seconds = &run.summary.as_ref()?.seconds;
         Some(seconds.steps + seconds.prefix)
     }),
-    ("Peak memory (MiB)", 0, |run| Some(mebibytes(run.summary.as_ref()?.peak_memory_bytes?))),
+    ("Peak memory (MiB)", 0, |run| Some(run.summary.as_ref()?.peak_memory_bytes? as f64 / MIB)),
     ("Optimizer state (MiB)", 1, |run| {
-        Some(mebibytes(run.summary.as_ref()?.optimizer_state_bytes))
+        Some(run.summary.as_ref()?.optimizer_state_bytes as f64 / MIB)
     }),
     ("Trained parameters (millions)", 2, |run| {
         Some(run.summary.as_ref()?.parameters.trained as f64 / 1e6)
     }),
 ];
-
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / (1024.0 * 1024.0)
-}
 
 /// Returns the cost of training as bars, one for each arm; of runs that have ended.
 pub fn costs(arms: &[ReportedArm]) -> FigureSpec {

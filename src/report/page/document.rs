@@ -2,7 +2,7 @@
 
 use super::html::Html;
 
-/// What a page shows.
+/// The subject of a page.
 #[derive(Clone, Copy)]
 pub enum PageKind {
     /// Runs.

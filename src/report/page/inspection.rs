@@ -13,6 +13,7 @@ use crate::report::inspection::{inspected_docid, inspection_tables, percent};
 /// Returns an inspected query as one HTML page that loads nothing.
 pub fn inspection_page(found: &Inspection) -> String {
     let (mut body, mut contents) = (Html::default(), Html::default());
+    let drawing = Drawing::of(found, "");
     let parts = (&mut body, &mut contents);
     section(parts, ("documents", "Ranked documents", &inspected_docid(found)), |html| {
         html.table(&ranking(found));
@@ -20,21 +21,21 @@ pub fn inspection_page(found: &Inspection) -> String {
     let lead =
         "What cross-attention of each decoder layer reads: the weights of the query's tokens.";
     section((&mut body, &mut contents), ("attention", "Attention", lead), |html| {
-        attention(html, found, "");
+        drawing.attention(html);
     });
     let lead = "Where the docid is ranked if the model stops after a component, and what it is ranked by the output of \
                 cross-attention or of the MLP alone.";
     section((&mut body, &mut contents), ("lens", "Logit lens", lead), |html| {
-        drawn(html, found, "inspected_lens", "");
-        tables(html, found, &["Logit lens", "Top tokens"], "");
+        drawing.figure(html, "inspected_lens");
+        drawing.tables(html, &["Logit lens", "Top tokens"]);
     });
     let lead = "What changes if the output of a component is replaced by its mean over other queries: what it does for \
                 this query alone is then missing.";
     section((&mut body, &mut contents), ("ablation", "Mean ablation", lead), |html| {
         match &found.ablation {
             Some(_) => {
-                drawn(html, found, "inspected_ablation", "");
-                tables(html, found, &["Mean ablation"], "");
+                drawing.figure(html, "inspected_ablation");
+                drawing.tables(html, &["Mean ablation"]);
             }
             None => {
                 html.paragraph("note", "The corpus has no queries to take means over.");
@@ -61,13 +62,12 @@ fn about(found: &Inspection) -> String {
 pub fn part(html: &mut Html, name: &str, found: &Inspection) {
     let mut inner = Html::default();
     inner.paragraph("note", about(found)).paragraph("note", inspected_docid(found));
-    let named = format!("{name}: ");
     inner.table(&Table { caption: format!("{name}: ranked documents"), ..ranking(found) });
-    attention(&mut inner, found, &named);
-    for figure in ["inspected_lens", "inspected_ablation"] {
-        drawn(&mut inner, found, figure, &named);
-    }
-    tables(&mut inner, found, &["Top tokens"], &named);
+    let drawing = Drawing::of(found, &format!("{name}: "));
+    drawing.attention(&mut inner);
+    drawing.figure(&mut inner, "inspected_lens");
+    drawing.figure(&mut inner, "inspected_ablation");
+    drawing.tables(&mut inner, &["Top tokens"]);
     html.open("details", &[("class", "query")]).raw("<summary>");
     html.element("span", &[("class", "query-text")], &found.query.text);
     html.raw(" ").element("span", &[("class", "why")], format!("inspected in {name}"));
@@ -91,28 +91,46 @@ fn ranking(found: &Inspection) -> Table {
     table
 }
 
-fn attention(html: &mut Html, found: &Inspection, named: &str) {
-    drawn(html, found, "attention_over_layers", named);
-    let mut inner = Html::default();
-    drawn(&mut inner, found, "attention_over_heads", named);
-    html.details("Heads of each layer", &inner);
-    tables(html, found, &["Cross-attention"], named);
+/// The figures and tables of an inspected query.
+struct Drawing {
+    figures: Vec<FigureSpec>,
+    tables: Vec<Table>,
+    /// Length of what stands before each title.
+    named: usize,
 }
 
-/// Appends one of the figures, with `named` before its title.
-fn drawn(html: &mut Html, found: &Inspection, name: &str, named: &str) {
-    for figure in figures(found).into_iter().filter(|figure| figure.name == name) {
-        svg::figure(html, &FigureSpec { title: format!("{named}{}", figure.title), ..figure });
+impl Drawing {
+    /// Draws all of them, with `named` before their titles.
+    fn of(found: &Inspection, named: &str) -> Self {
+        let mut figures = figures(found);
+        figures.iter_mut().for_each(|figure| figure.title.insert_str(0, named));
+        let mut tables: Vec<Table> = inspection_tables(found).iter().map(of_text).collect();
+        tables.iter_mut().for_each(|table| table.caption.insert_str(0, named));
+        Self { figures, tables, named: named.len() }
     }
-}
 
-/// Appends the tables whose titles begin so.
-fn tables(html: &mut Html, found: &Inspection, titles: &[&str], named: &str) {
-    for table in inspection_tables(found) {
-        if titles.iter().any(|title| table.title.starts_with(title)) {
-            let mut table = of_text(&table);
-            table.caption.insert_str(0, named);
-            html.table(&table);
+    fn attention(&self, html: &mut Html) {
+        self.figure(html, "attention_over_layers");
+        let mut inner = Html::default();
+        self.figure(&mut inner, "attention_over_heads");
+        html.details("Heads of each layer", &inner);
+        self.tables(html, &["Cross-attention"]);
+    }
+
+    /// Appends a figure by its name, if there is one.
+    fn figure(&self, html: &mut Html, name: &str) {
+        for figure in self.figures.iter().filter(|figure| figure.name == name) {
+            svg::figure(html, figure);
+        }
+    }
+
+    /// Appends the tables whose titles begin so.
+    fn tables(&self, html: &mut Html, titles: &[&str]) {
+        for table in &self.tables {
+            let title = &table.caption[self.named..];
+            if titles.iter().any(|begins| title.starts_with(begins)) {
+                html.table(table);
+            }
         }
     }
 }

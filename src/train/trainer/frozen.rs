@@ -1,4 +1,4 @@
-//! What a run computes of its frozen prefix before the first update, and the weights that it then needs no more.
+//! Computes the frozen prefix before the first update, and releases the weights that only it needs.
 
 use std::sync::Arc;
 use std::time::Duration;
