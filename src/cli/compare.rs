@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::eval::{Measures, default_measures, measures};
 use super::{output, outputs};
 use crate::compare::{
-    CompareOptions, Comparison, compare, csv, latex, probes_csv, table, wins_and_losses,
+    CompareOptions, Comparison, Pairs, compare, csv, latex, probes_csv, table, wins_and_losses,
 };
 use crate::corpus::Split;
 use crate::files::write_atomically;
@@ -36,9 +36,13 @@ pub struct Compare {
     qrels: Option<PathBuf>,
 
     /// Levels of hits@1 for the cost to reach them, separated by commas [default: 50, 80, 90 and 95% of the best value
-    /// of the arm that is worst].
+    /// of the first arm that was trained].
     #[arg(long, value_delimiter = ',', value_name = "LEVELS")]
     levels: Option<Vec<f64>>,
+
+    /// Pairs of arms to test: all, or first (each arm with the first one). Holm's correction is for their number.
+    #[arg(long, default_value = "all")]
+    pairs: Pairs,
 
     /// Output format. LaTeX has letters for significant differences.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -87,6 +91,7 @@ impl Compare {
             measures: self.metrics.clone().unwrap_or_else(default_measures).0,
             qrels: self.qrels.clone(),
             levels: self.levels.clone(),
+            pairs: self.pairs,
         };
         let found = compare(&inputs, &options)?;
         let contents: [fn(&Comparison) -> String; 2] = [wins_and_losses, probes_csv];

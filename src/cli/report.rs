@@ -9,6 +9,7 @@ use clap::Args;
 use super::compare::named;
 use super::eval::{Measures, default_measures, measures};
 use super::{output, outputs};
+use crate::compare::Pairs;
 use crate::corpus::Split;
 use crate::files::{create_directory, write_atomically};
 use crate::monitor::Console;
@@ -50,6 +51,10 @@ pub struct ReportCommand {
     /// Metrics of the comparison, as one quoted list; the first is that of the answer (see `genir eval --help`).
     #[arg(long, value_name = "NAMES", value_parser = measures)]
     metrics: Option<Measures>,
+
+    /// Pairs of arms to test: all, or first (each arm with the first one). Holm's correction is for their number.
+    #[arg(long, default_value = "all")]
+    pairs: Pairs,
 }
 
 const EXAMPLES: &str = "\
@@ -83,6 +88,8 @@ impl ReportCommand {
             measures: self.metrics.unwrap_or_else(default_measures).0,
             probes: self.probes,
             inspections: self.inspections,
+            pairs: self.pairs,
+            comparison: None,
         };
         let made = report(&inputs, &options)?;
         for warning in &made.warnings {

@@ -13,7 +13,7 @@ use super::eval::{default_measures, measures};
 use super::output;
 use super::signals::listen;
 use super::sweep_run::{Ended, Progress, Runner};
-use crate::compare::{CompareOptions, compare, table};
+use crate::compare::{CompareOptions, Pairs, compare, table};
 use crate::corpus::Split;
 use crate::files::{create_directory, write_atomically};
 use crate::monitor::Console;
@@ -78,6 +78,10 @@ pub struct Sweep {
     #[arg(long, value_name = "NAMES")]
     metrics: Option<String>,
 
+    /// Pairs of arms to test: all, or first (each arm with the first one) [default: sweep.pairs of the file, else all].
+    #[arg(long)]
+    pairs: Option<Pairs>,
+
     /// Device; see `genir train --help`.
     #[arg(long)]
     device: Option<String>,
@@ -140,6 +144,7 @@ impl Sweep {
             directory: self.directory,
             split: self.split,
             metrics: self.metrics,
+            pairs: self.pairs,
         };
         let plan = SweepPlan::new(&options)?;
         let metrics = match &plan.metrics {
@@ -147,8 +152,13 @@ impl Sweep {
             Some(names) => measures(names)
                 .map_err(|error| anyhow::anyhow!("the metrics of the comparison: {error}"))?,
         };
-        let compared =
-            CompareOptions { split: plan.split, measures: metrics.0, qrels: None, levels: None };
+        let compared = CompareOptions {
+            split: plan.split,
+            measures: metrics.0,
+            qrels: None,
+            levels: None,
+            pairs: plan.pairs,
+        };
         if self.dry_run {
             output::line(summary(&plan).trim_end())?;
             return Ok(ExitCode::SUCCESS);
@@ -373,6 +383,9 @@ fn print_comparison(
     let write = |name: &str, text: &str| {
         write_atomically(&plan.directory.join(name), |file| file.write_all(text.as_bytes()))
     };
+    let arms = |arm: &str| inputs.iter().any(|(_, name)| name.as_deref() == Some(arm));
+    let is_pair = record.arms.iter().filter(|arm| arms(arm)).count() > 1;
+    let found = is_pair.then(|| compare(&inputs, options)).transpose();
     // BM25 alone has nothing to report.
     if record.runs.iter().filter(finished).any(|run| run.directory.is_dir()) {
         let options = ReportOptions {
@@ -380,16 +393,16 @@ fn print_comparison(
             measures: options.measures.clone(),
             probes: Vec::new(),
             inspections: Vec::new(),
+            pairs: options.pairs,
+            comparison: found.as_ref().ok().cloned().flatten(),
         };
         write("report.html", &report(&inputs, &options)?.html)?;
     }
-    let arms = |arm: &str| inputs.iter().any(|(_, name)| name.as_deref() == Some(arm));
-    if record.arms.iter().filter(|arm| arms(arm)).count() < 2 {
+    let Some(found) = found? else {
         return Ok(output::line(
             "there is no comparison: fewer than two arms have a finished run",
         )?);
-    }
-    let found = compare(&inputs, options)?;
+    };
     let text = table(&found);
     write("comparison.md", &text)?;
     write("comparison.json", &output::escaped_json(&serde_json::to_string_pretty(&found)?))?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::significance::{Difference, holm, mean, standard_deviation};
+use super::significance::{Difference, bootstrap_interval, holm, mean, standard_deviation};
 use super::system::{Qrels, System};
-use super::{Arm, CompareError, CompareOptions, Pair, SeedComparison, SystemRun};
+use super::{Arm, CompareError, CompareOptions, Pair, Pairs, SeedComparison, SystemRun};
 
 /// The arms: names, and indices of their systems.
 pub(super) fn arms(systems: &[System]) -> Result<Vec<(String, Vec<usize>)>, CompareError> {
@@ -65,16 +65,24 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-pub(super) fn levels(systems: &[System], metric: &str, options: &CompareOptions) -> Vec<f64> {
+/// The levels that were asked for, or else shares of the best value of the first arm that was trained: the mean of its seeds.
+pub(super) fn levels(
+    systems: &[System],
+    groups: &[(String, Vec<usize>)],
+    metric: &str,
+    options: &CompareOptions,
+) -> Vec<f64> {
     if let Some(levels) = &options.levels {
         return levels.clone();
     }
-    let best = systems.iter().filter_map(|system| {
-        let curve = system.training.as_ref()?.cost.curve(metric);
+    let best = |&index: &usize| {
+        let curve = systems[index].training.as_ref()?.cost.curve(metric);
         curve.into_iter().map(|(_, value)| value).reduce(f64::max)
-    });
-    match best.reduce(f64::min) {
-        Some(lowest) if lowest > 0.0 => [0.5, 0.8, 0.9, 0.95].map(|share| share * lowest).to_vec(),
+    };
+    let of_arms = groups.iter().map(|(_, runs)| runs.iter().filter_map(best).collect::<Vec<_>>());
+    let reference = of_arms.into_iter().find(|best| !best.is_empty());
+    match reference.map(|best| mean(&best)) {
+        Some(best) if best > 0.0 => [0.5, 0.8, 0.9, 0.95].map(|share| share * best).to_vec(),
         _ => Vec::new(),
     }
 }
@@ -98,6 +106,7 @@ pub(super) fn run(
         path: system.path.clone(),
         seed: training.map(|training| training.seed.clone()),
         means: values.iter().map(|values| mean(values)).collect(),
+        intervals: values.iter().map(|values| bootstrap_interval(values)).collect(),
         cost: training.and_then(|training| training.cost.total()),
         to_levels: levels.iter().filter_map(to_level).collect(),
         values,
@@ -113,12 +122,25 @@ impl Arm {
         let deviations = (0..measures).map(|measure| standard_deviation(&of(measure))).collect();
         Self { name, runs, means, deviations }
     }
+
+    /// A measure as text: the mean with the standard deviation over the seeds, or with the bootstrap interval of a single run.
+    pub(crate) fn shown(&self, measure: usize) -> String {
+        let (mean, [low, high]) = (self.means[measure], self.runs[0].intervals[measure]);
+        match self.deviations[measure] {
+            Some(deviation) => format!("{mean:.4} ± {deviation:.4}"),
+            None => format!("{mean:.4} [{low:.4}, {high:.4}]"),
+        }
+    }
 }
 
-/// Compares all pairs of arms, and corrects the p-values of each measure over all comparisons.
-pub(super) fn pairs(arms: &[Arm], measures: usize) -> Vec<Pair> {
+/// Compares pairs of arms, and corrects the p-values of each measure over all comparisons.
+pub(super) fn pairs(arms: &[Arm], options: &CompareOptions) -> Vec<Pair> {
     let mut pairs = Vec::new();
-    for first in 0..arms.len() {
+    let references = match options.pairs {
+        Pairs::All => arms.len(),
+        Pairs::First => 1,
+    };
+    for first in 0..references {
         for second in first + 1..arms.len() {
             let compared = arms[first].runs.iter().flat_map(|one| {
                 let same = |other: &&SystemRun| {
@@ -138,7 +160,7 @@ pub(super) fn pairs(arms: &[Arm], measures: usize) -> Vec<Pair> {
             pairs.push(Pair { first, second, seeds: compared.collect() });
         }
     }
-    for measure in 0..measures {
+    for measure in 0..options.measures.len() {
         let all = pairs.iter().flat_map(|pair| &pair.seeds);
         let p_values: Vec<f64> = all.map(|found| found.differences[measure].p).collect();
         let all = pairs.iter_mut().flat_map(|pair| &mut pair.seeds);

@@ -16,6 +16,7 @@ mod system;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -41,9 +42,33 @@ pub struct CompareOptions {
     pub measures: Vec<NamedMeasure>,
     /// Judgements; `None`: those of the runs.
     pub qrels: Option<PathBuf>,
-    /// Levels of `<split>/hits@1` for the cost to reach them; `None`: 50, 80, 90 and 95% of the best value of the arm
-    /// whose best value is lowest, which all arms reach.
+    /// Levels of `<split>/hits@1` for the cost to reach them; `None`: 50, 80, 90 and 95% of the best value of the
+    /// first arm that was trained.
     pub levels: Option<Vec<f64>>,
+    /// The pairs of arms that are tested.
+    pub pairs: Pairs,
+}
+
+/// The pairs of arms that are tested against each other. The correction for multiple comparisons is for these.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pairs {
+    /// Each arm with each other one.
+    #[default]
+    All,
+    /// Each arm with the first one.
+    First,
+}
+
+impl FromStr for Pairs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "first" => Ok(Self::First),
+            _ => Err("expected all or first".to_owned()),
+        }
+    }
 }
 
 /// The result of a comparison.
@@ -57,7 +82,7 @@ pub struct Comparison {
     pub measures: Vec<String>,
     /// The arms, in the order in which their first runs were given.
     pub arms: Vec<Arm>,
-    /// Comparisons of all pairs of arms.
+    /// Comparisons of pairs of arms: see [`CompareOptions::pairs`].
     pub pairs: Vec<Pair>,
     /// Keys of the recipes that differ between arms, with the value of each arm; `None` for arms without a recipe.
     pub differing_keys: BTreeMap<String, Vec<Option<String>>>,
@@ -92,6 +117,8 @@ pub struct SystemRun {
     pub seed: Option<String>,
     /// The mean of each measure over the queries.
     pub means: Vec<f64>,
+    /// The 95% bootstrap interval of each mean, over samples of the queries.
+    pub intervals: Vec<[f64; 2]>,
     /// The cost of its training.
     pub cost: Option<Cost>,
     /// The cost of reaching levels of `<split>/hits@1`.
@@ -154,7 +181,7 @@ pub fn compare(
         return Err(CompareError::OneArm);
     }
     let metric = format!("{}/hits@1", options.split);
-    let levels = levels(&systems, &metric, options);
+    let levels = levels(&systems, &groups, &metric, options);
     let arms: Vec<Arm> = groups
         .iter()
         .map(|(name, members)| {
@@ -164,7 +191,7 @@ pub fn compare(
             Arm::of(name.clone(), runs.collect())
         })
         .collect();
-    let pairs = pairs(&arms, options.measures.len());
+    let pairs = pairs(&arms, options);
     let (probes, doubts) = mechanisms::compare(&systems, &arms)?;
     let mut warnings = warnings(&systems, &arms, &pairs);
     warnings.extend(doubts);

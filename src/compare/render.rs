@@ -28,6 +28,9 @@ pub fn table(comparison: &Comparison) -> String {
     if comparison.arms.iter().any(|arm| arm.runs.len() > 1) {
         text += "±: standard deviation over the seeds.\n";
     }
+    if comparison.arms.iter().any(|arm| arm.runs.len() == 1) {
+        text += "[]: 95% interval of a single run's mean, bootstrap over the queries.\n";
+    }
     for (measure, name) in comparison.measures.iter().enumerate() {
         let _ = write!(
             text,
@@ -69,11 +72,7 @@ fn effectiveness(comparison: &Comparison) -> Table {
     let header = ["arm", "runs"].into_iter().chain(comparison.measures.iter().map(String::as_str));
     let mut table = markdown(header.map(str::to_owned).collect());
     for arm in &comparison.arms {
-        let values =
-            arm.means.iter().zip(&arm.deviations).map(|(mean, deviation)| match deviation {
-                Some(deviation) => format!("{mean:.4} ± {deviation:.4}"),
-                None => format!("{mean:.4}"),
-            });
+        let values = (0..arm.means.len()).map(|measure| arm.shown(measure));
         let row = [arm.name.clone(), arm.runs.len().to_string()].into_iter().chain(values);
         table.add_row(row.collect::<Vec<_>>());
     }

@@ -108,11 +108,12 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     corrected
 }
 
-fn bootstrap_interval(differences: &[f64]) -> [f64; 2] {
+/// The 95% bootstrap interval of the mean of `values`, one for each query.
+pub(super) fn bootstrap_interval(values: &[f64]) -> [f64; 2] {
     let mean_of = |drawn: &[usize]| {
-        drawn.iter().map(|&place| differences[place]).sum::<f64>() / differences.len() as f64
+        drawn.iter().map(|&place| values[place]).sum::<f64>() / values.len() as f64
     };
-    bootstrap_interval_of(differences.len(), mean_of)
+    bootstrap_interval_of(values.len(), mean_of)
 }
 
 /// The 95% bootstrap interval of a statistic of `count` queries: the percentiles of its values for 10,000 samples of the

@@ -20,6 +20,7 @@ use toml::{Table, Value};
 use super::error::{KeyOrigin, Problem, RecipeErrors};
 use super::reader::{self, Section};
 use super::source::{Source, join};
+use crate::compare::Pairs;
 use crate::corpus::Split;
 
 /// The longest name of an arm, in bytes: it is part of the names of directories.
@@ -71,6 +72,8 @@ pub struct SweepFile {
     pub split: Option<Split>,
     /// `sweep.metrics`
     pub metrics: Option<String>,
+    /// `sweep.pairs`
+    pub pairs: Option<Pairs>,
     /// `[sweep.arms.NAME]`, in the order of the file.
     pub arms: Vec<SweepArm>,
     /// `[sweep.vary]`: keys with lists of values; each arm becomes one arm for each value.
@@ -146,6 +149,9 @@ impl SweepFile {
                 .parsed("split", "\"train\", \"validation\" or \"test\"", |text| text.parse().ok())
                 .optional(),
             metrics: section.string("metrics").optional(),
+            pairs: section
+                .parsed("pairs", "\"all\" or \"first\"", |text| text.parse().ok())
+                .optional(),
             arms: Vec::new(),
             vary: Vec::new(),
             shared: Vec::new(),

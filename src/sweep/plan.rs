@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::SweepErrors;
 use super::planner::{Planner, Text};
+use crate::compare::Pairs;
 use crate::corpus::Split;
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe, SweepFile};
 use crate::train::ArmCosts;
@@ -31,6 +32,8 @@ pub struct SweepOptions {
     pub split: Option<Split>,
     /// The metrics of the comparison, as `genir compare --metrics`.
     pub metrics: Option<String>,
+    /// The pairs of arms to test; `None`: those of the file, else all.
+    pub pairs: Option<Pairs>,
 }
 
 /// A sweep that can start.
@@ -42,6 +45,8 @@ pub struct SweepPlan {
     pub split: Split,
     /// The metrics of the comparison; `None`: those of every evaluation.
     pub metrics: Option<String>,
+    /// The pairs of arms to test.
+    pub pairs: Pairs,
     /// The arms, in the order in which they were given.
     pub arms: Vec<PlannedArm>,
     /// The runs, in the order in which they run: all arms of the first seed, then those of the next.

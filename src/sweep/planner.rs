@@ -55,10 +55,12 @@ impl Planner<'_> {
             .metrics
             .clone()
             .or_else(|| of_file.and_then(|sweep| sweep.metrics.clone()));
+        let pairs = self.options.pairs.or(of_file.and_then(|sweep| sweep.pairs));
         let mut plan = SweepPlan {
             directory,
             split: split.unwrap_or(Split::Validation),
             metrics,
+            pairs: pairs.unwrap_or_default(),
             arms: Vec::new(),
             runs: Vec::new(),
             differing_keys: BTreeMap::new(),

@@ -96,6 +96,16 @@ fn matched_has_as_many_parameters_as_restricted_in_what_the_paper_finds_unimport
         }
         // What comes first in the order is there as a whole.
         assert!(model.scaled("decoder.mlp[I]").is_subset(&matched));
+        // Of a kind that is there in part, the last layers are. A single matrix or norm may fill what is left.
+        for (stage, component) in
+            Stage::ALL.into_iter().flat_map(|stage| Component::ALL.map(|part| (stage, part)))
+        {
+            let in_layer = |layer: usize| {
+                places(&matched).filter(|place| (place.0, place.1) == (layer, component)).count()
+            };
+            let counts: Vec<usize> = stages.layers(stage).clone().map(in_layer).collect();
+            assert!(counts.is_sorted(), "{component:?} of stage {stage}: {counts:?}");
+        }
     }
 }
 

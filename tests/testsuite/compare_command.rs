@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use genir::compare::{CompareOptions, Comparison, Difference, compare};
+use genir::compare::{CompareOptions, Comparison, Difference, Pairs, compare, table};
 use genir::corpus::Split;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// The comparison of the three systems of the fixtures.
-fn of_fixtures() -> Comparison {
+fn of_fixtures(pairs: Pairs) -> Comparison {
     let inputs = ["one", "two", "three"].map(|name| (fixture(&format!("{name}.run")), None));
     let names = ["Success@1", "RR@10", "nDCG@10"];
     let options = CompareOptions {
@@ -26,6 +26,7 @@ fn of_fixtures() -> Comparison {
         measures: names.map(|name| name.parse().unwrap()).to_vec(),
         qrels: Some(fixture("qrels")),
         levels: None,
+        pairs,
     };
     compare(&inputs, &options).unwrap()
 }
@@ -37,10 +38,44 @@ fn close(found: f64, expected: &Value, within: f64, what: &str) {
 }
 
 #[test]
+fn pairs_with_the_first_arm_are_tested_alone_and_corrected_for_their_number() {
+    let (all, first) = (of_fixtures(Pairs::All), of_fixtures(Pairs::First));
+    let names = |found: &Comparison| -> Vec<(usize, usize)> {
+        found.pairs.iter().map(|pair| (pair.first, pair.second)).collect()
+    };
+    assert_eq!(names(&all), [(0, 1), (0, 2), (1, 2)]);
+    assert_eq!(names(&first), [(0, 1), (0, 2)]);
+    for measure in 0..first.measures.len() {
+        let p = [0, 1].map(|pair| first.pairs[pair].seeds[0].differences[measure].p);
+        let corrected = [0, 1].map(|pair| first.pairs[pair].seeds[0].corrected[measure]);
+        // Holm's method for two: the smaller p is doubled, and the larger one is no smaller than that.
+        let least = (2.0 * p[0].min(p[1])).min(1.0);
+        assert_eq!(corrected, p.map(|own| own.max(least)));
+        assert_eq!(all.pairs[1].seeds[0].differences[measure].p, p[1], "the test is the same");
+    }
+}
+
+#[test]
+fn the_mean_of_a_run_has_the_interval_of_its_difference_from_zero() {
+    let found = of_fixtures(Pairs::All);
+    for run in found.arms.iter().map(|arm| &arm.runs[0]) {
+        for (measure, values) in run.values.iter().enumerate() {
+            let difference = Difference::of(&vec![0.0; values.len()], values);
+            assert_eq!(run.intervals[measure], difference.interval);
+            let [low, high] = run.intervals[measure];
+            assert!(low < run.means[measure] && run.means[measure] < high);
+        }
+    }
+    let [low, high] = found.arms[0].runs[0].intervals[0];
+    let shown = format!("{:.4} [{low:.4}, {high:.4}]", found.arms[0].means[0]);
+    assert!(table(&found).contains(&shown), "{shown}");
+}
+
+#[test]
 fn values_intervals_and_p_values_are_those_of_ir_measures_and_scipy() {
     let text = fs::read_to_string(fixture("expected.json")).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
-    let found = of_fixtures();
+    let found = of_fixtures(Pairs::All);
     assert_eq!(found.queries, 60);
     for arm in &found.arms {
         for (measure, mean) in found.measures.iter().zip(&arm.means) {
@@ -81,7 +116,7 @@ fn values_intervals_and_p_values_are_those_of_ir_measures_and_scipy() {
         compared += 1;
     }
     assert_eq!(compared, 9);
-    assert_eq!(found, of_fixtures(), "the same inputs give the same numbers");
+    assert_eq!(found, of_fixtures(Pairs::All), "the same inputs give the same numbers");
 }
 
 fn genir(arguments: &[&str]) -> Output {
@@ -121,6 +156,13 @@ fn four_runs(home: &TempDir) -> BTreeMap<&'static str, String> {
     runs
 }
 
+/// The highest Hits@1 of a run's evaluations.
+fn best_hits(run: &str) -> f64 {
+    let text = fs::read_to_string(Path::new(run).join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter_map(|line| line["validation/hits@1"].as_f64()).fold(0.0, f64::max)
+}
+
 #[test]
 fn seeds_of_an_arm_are_averaged_and_compared_seed_by_seed() {
     let home = TempDir::new().unwrap();
@@ -151,6 +193,14 @@ fn seeds_of_an_arm_are_averaged_and_compared_seed_by_seed() {
     assert_eq!(of_seeds, ["1", "2"], "one test for each seed, and none over both");
     let keys: Vec<&String> = found["differing_keys"].as_object().unwrap().keys().collect();
     assert_eq!(keys, ["trainable.select"]);
+    // Levels are shares of what the first arm reaches, over its seeds.
+    let best = ["full-1", "full-2"].map(|name| best_hits(&runs[name]));
+    for run in arms.iter().flat_map(|arm| arm["runs"].as_array().unwrap()) {
+        for (level, share) in [0.5, 0.8, 0.9, 0.95].into_iter().enumerate() {
+            let found = run["to_levels"][level]["level"].as_f64().unwrap();
+            assert!((found - share * (best[0] + best[1]) / 2.0).abs() < 1e-12, "{best:?} {run}");
+        }
+    }
 
     // A TREC run is compared with each seed.
     let system = format!("other={}/retrieval/validation.run", runs["full-1"]);

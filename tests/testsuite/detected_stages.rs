@@ -155,6 +155,31 @@ fn boundaries_that_are_not_clear_are_refused_and_the_remedy_is_named() {
 }
 
 #[test]
+fn boundaries_that_ablation_does_not_confirm_are_refused() {
+    let (home, recipe) = planted(&CLEAR);
+    let of = |name: &str| home.path().join(name).display().to_string();
+    // Docid rows that are learnt on the planted base give queries that it answers, and change no stage of it.
+    let base = format!("model.base={}", of("first"));
+    let directory = format!("run.directory={}", of("second"));
+    let select = r#"trainable.select=["docids"]"#;
+    let keys_of_rows = ["model.init=pretrained", "~model.config", "optimizer.learning_rate=2e-2"];
+    let rows = ["train", &recipe, &base, &directory, select, "train.steps=250"];
+    succeeds(&[&rows[..], &keys_of_rows].concat());
+
+    let mut refused = command(&["check", &recipe], &keys(home.path()));
+    refused.push(format!("model.base={}", of("second")));
+    let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+    is_refused(
+        &refused,
+        &[
+            "P3 does not confirm the stages that P1 shows in the base model: I 0, II 1-3, III 4-5",
+            "not confirmed: mean ablation of cross-attention (P3) costs",
+            "give their layers as numbers, or leave the stages out",
+        ],
+    );
+}
+
+#[test]
 fn random_weights_have_no_stages_to_detect() {
     let problem = small_recipe::problem(&["stages=detect", "model.init=scratch"]);
     assert_says(&problem, &["stages", "model.init = \"scratch\" takes", "random ones"]);

@@ -54,7 +54,7 @@ pub fn section(html: &mut Html, arms: &Arms) {
 fn effectiveness(found: &Comparison) -> Table {
     let mut table = Table::new(
         format!(
-            "Effectiveness on {} {} queries; \u{b1}: standard deviation over seeds",
+            "Effectiveness on {} {} queries; \u{b1}: standard deviation over seeds; []: 95% interval of a single run, bootstrap over the queries",
             thousands(found.queries as f64),
             found.split
         ),
@@ -62,11 +62,7 @@ fn effectiveness(found: &Comparison) -> Table {
     );
     table.header.extend(found.measures.iter().map(|name| measure_label(name)));
     for arm in &found.arms {
-        let values =
-            arm.means.iter().zip(&arm.deviations).map(|(mean, deviation)| match deviation {
-                Some(deviation) => format!("{mean:.4} \u{b1} {deviation:.4}"),
-                None => format!("{mean:.4}"),
-            });
+        let values = (0..arm.means.len()).map(|measure| arm.shown(measure));
         let row = [arm.name.clone(), arm.runs.len().to_string()];
         table.rows.push(row.into_iter().chain(values).collect());
     }

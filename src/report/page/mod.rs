@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use super::figures::spec::FigureSpec;
 use super::figures::{FigureError, FigureWidth, svg_of};
-use crate::compare::{CompareError, CompareOptions, Comparison, compare};
+use crate::compare::{CompareError, CompareOptions, Comparison, Pairs, compare};
 use crate::corpus::Split;
 use crate::probe::files::{StoredError, read_all};
 use crate::probe::{Inspection, InspectionError};
@@ -91,6 +91,10 @@ pub struct ReportOptions {
     pub probes: Vec<PathBuf>,
     /// Files of `genir inspect --json`: queries to show with the attention over their tokens.
     pub inspections: Vec<PathBuf>,
+    /// The pairs of arms that are tested.
+    pub pairs: Pairs,
+    /// The comparison of the same inputs, if it was made already, with the same split, measures and pairs.
+    pub comparison: Option<Comparison>,
 }
 
 /// A report.
@@ -232,8 +236,13 @@ fn arms(
     split: Split,
     options: &ReportOptions,
 ) -> Arms {
-    let measures = options.measures.clone();
-    let found = compare(inputs, &CompareOptions { split, measures, qrels: None, levels: None });
+    let found = match &options.comparison {
+        Some(found) => Ok(found.clone()),
+        None => {
+            let (measures, pairs) = (options.measures.clone(), options.pairs);
+            compare(inputs, &CompareOptions { split, measures, qrels: None, levels: None, pairs })
+        }
+    };
     let mut by_path: BTreeMap<PathBuf, ReportedRun> =
         runs.into_iter().map(|run| (run.path.clone(), run)).collect();
     let mut arms: Vec<ReportedArm> = Vec::new();
