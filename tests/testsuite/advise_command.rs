@@ -58,14 +58,14 @@ fn named(select: &[String], stages: &Stages) -> BTreeSet<Place> {
     all.filter(matches).collect()
 }
 
-/// Hits@1 over the correct validation queries, by the library, with each of `sets` ablated.
-fn hits_without(sets: &[BTreeSet<Place>]) -> Vec<f64> {
+/// Hits@1 over the correct queries of `split`, by the library, with each of `sets` ablated.
+fn hits_without(split: Split, sets: &[BTreeSet<Place>]) -> Vec<f64> {
     let cpu = device("cpu").unwrap();
     let mut retriever = Retriever::open(&trained().join("run"), "best", cpu).unwrap();
     retriever.compute_in(PROBE_PRECISION);
     let config = retriever.checkpoint.model.t5.config().clone();
     let suite = Suite::new(&[], ProbeOptions::new(None), &config).unwrap();
-    let set = retriever.queries(Split::Validation, None, 1).unwrap();
+    let set = retriever.queries(split, None, 1).unwrap();
     let mut queries = ProbeQueries::new(set);
     let subject = retriever.subject("run");
     let outcomes = suite.ablate(&subject, &mut queries, |model| model.without(sets)).unwrap();
@@ -92,7 +92,7 @@ fn the_advised_set_covers_what_is_printed_and_no_component_of_it_can_be_left_out
             less.insert(place);
             less
         }));
-        let hits = hits_without(&sets);
+        let hits = hits_without(Split::Validation, &sets);
         let covered = |hits_1: f64| (hits_1 - hits[1]) / (hits[0] - hits[1]);
         let printed = found["advice"]["coverage"]["share"]["mean"].as_f64().unwrap();
         assert!((covered(hits[2]) - printed).abs() < 1e-9, "{printed} {hits:?}");
@@ -101,6 +101,11 @@ fn the_advised_set_covers_what_is_printed_and_no_component_of_it_can_be_left_out
         for (less, place) in hits[3..].iter().zip(&advised) {
             assert!(covered(*less) < share, "{place:?} can be left out: {hits:?}");
         }
+        // The same set, on queries that the search does not see.
+        let hits = hits_without(Split::Test, &sets[..3]);
+        let covered = (hits[2] - hits[1]) / (hits[0] - hits[1]);
+        let checked = found["advice"]["checked"]["share"]["mean"].as_f64().unwrap();
+        assert!((covered - checked).abs() < 1e-9, "{checked} {hits:?}");
     }
 }
 
