@@ -426,6 +426,7 @@ fn probes_that_are_missing_or_were_measured_in_another_way_are_said() {
     succeeds(&probe);
     let both = fs::read_to_string(&history).unwrap();
     assert!(both.starts_with(&first) && both.lines().count() == 2, "{both}");
+    assert!(both.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{both}");
     fs::write(&history, &first).unwrap();
 
     let history = Path::new(&full).join("probes/stage_patching.jsonl");

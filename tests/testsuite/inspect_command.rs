@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::command::{Done, assert_says, genir_with_input, is_refused, succeeds, text};
 use crate::interrupted_run::Home;
+use crate::tiny_recipe::trained_tiny;
 
 /// Models of the fixtures of probes: ReLU and tied in 3 layers; gated, untied in 8.
 const MODELS: [&str; 2] = ["shallow", "deep"];
@@ -182,6 +183,34 @@ fn replacing_an_output_by_that_of_the_query_itself_changes_nothing() {
     }
     let (of_many, _) = inspected("deep", &["--query-id", &id, "--over", "all"]);
     assert!(of_many.ablation.unwrap().cells.iter().any(|cell| cell.change.abs() > 0.1));
+}
+
+#[test]
+fn means_are_over_the_correct_queries_where_there_are_any() {
+    // Trained until it answers some of its validation queries, and not all.
+    let home = trained_tiny(&[
+        "train.steps=120",
+        "optimizer.learning_rate=1e-2",
+        "model.dropout=0",
+        "model.config.num_decoder_layers=3",
+    ]);
+    let run = text(home.path().join("run"));
+    let file = home.path().join("query.json");
+    let path = text(file.clone());
+    let ablation = |more: &[&str]| {
+        let query = ["inspect", &run, "--query-id", "val-0", "--json", &path];
+        succeeds(&[&query[..], more].concat());
+        Inspection::read(&file).unwrap().ablation.unwrap()
+    };
+    let probe = ["probe", &run, "--probe", "residual_contribution", "--format", "json"];
+    let records: Vec<Record> = serde_json::from_str(&succeeds(&probe).stdout).unwrap();
+    let measured = &records[0].measured_on;
+    let correct = measured.correct;
+    assert!(correct > 0 && correct < measured.ranked, "{measured:?}");
+    let found = ablation(&[]);
+    assert_eq!((found.over, found.measured), (Over::Correct, correct));
+    let all = ablation(&["--over", "all"]);
+    assert_eq!((all.over, all.measured, all.ranked), (Over::All, found.ranked, found.ranked));
 }
 
 #[test]
