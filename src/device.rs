@@ -155,6 +155,36 @@ pub fn describe(device: &Device, precision: Precision) -> String {
     format!("{:?}, products in {precision}", device.clone().inner())
 }
 
+/// Returns the PCI address of the GPU with this name, as NVML writes it: `00000000:3B:00.0`; `None` for the CPU. NVML counts
+/// GPUs in another order than CUDA.
+pub fn pci_bus_id(name: &str) -> Option<String> {
+    match parse(name)? {
+        Name::Cpu => None,
+        Name::Auto => bus_id_of(0),
+        Name::Cuda(index, _) => bus_id_of(index),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn bus_id_of(_index: usize) -> Option<String> {
+    None
+}
+
+#[cfg(feature = "cuda")]
+fn bus_id_of(index: usize) -> Option<String> {
+    use cudarc::driver::result::device::{get, get_attribute};
+    use cudarc::driver::sys::CUdevice_attribute as Attribute;
+    // Without a driver, the functions below would panic.
+    cuda("", index).ok()?;
+    let gpu = get(i32::try_from(index).ok()?).ok()?;
+    // SAFETY: `gpu` is a device that the driver has just returned.
+    let of = |attribute| unsafe { get_attribute(gpu, attribute) }.ok();
+    let domain = of(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
+    let bus = of(Attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
+    let device = of(Attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?;
+    Some(format!("{domain:08X}:{bus:02X}:{device:02X}.0"))
+}
+
 #[cfg(not(feature = "cuda"))]
 fn cuda(name: &str, _index: usize) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { found: name.to_owned() })
@@ -186,6 +216,7 @@ mod tests {
         assert!(is_host(&cpu.device));
         assert_eq!(cpu.precision, Precision::F32, "the CPU computes in f32, whatever a GPU would");
         assert_eq!(ComputeDevice::from(&Device::flex().autodiff()).precision, Precision::F32);
+        assert_eq!(pci_bus_id("cpu"), None);
         assert!(matches!(device("gpu"), Err(DeviceError::Unknown { .. })));
         for name in ["cuda:x", "cuda:", "cuda:99999999", "cpu+f32", "cuda+f16", ""] {
             assert!(matches!(device(name), Err(DeviceError::Unknown { .. })), "{name}");

@@ -11,9 +11,9 @@ use super::{output, outputs};
 use crate::files::{create_directory, write_atomically};
 use crate::monitor::Console;
 use crate::probe::Probe;
-use crate::report::{DrawnFigure, FigureWidth, PlotOptions, plot};
+use crate::report::{DrawnFigure, FigureFormat, FigureWidth, PlotOptions, plot};
 
-/// Plot stored probe results and the training of runs as SVG figures.
+/// Plot stored probe results and the training of runs as figures, SVG or PDF.
 ///
 /// Each figure names the run, its base model and the collection. Several runs are drawn into one figure, at the last step
 /// at which all of them were measured. Runs that differ in their seed only are drawn as their mean, with error bars and
@@ -39,6 +39,10 @@ pub struct Plot {
     /// are for a screen.
     #[arg(long, value_name = "WIDTH", value_parser = super::parse_choice::<FigureWidth>)]
     width: Option<FigureWidth>,
+
+    /// File formats, separated by commas: svg, pdf (for LaTeX, its font embedded).
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "svg", value_parser = super::parse_choice::<FigureFormat>)]
+    format: Vec<FigureFormat>,
 }
 
 const EXAMPLES: &str = "\
@@ -47,10 +51,7 @@ Examples:
   genir plot runs/quickstart/probes/logit_lens.jsonl --output figures
   genir plot runs/full runs/restricted --output figures --width page
   genir plot full=runs/full-1 full=runs/full-2 restricted=runs/restricted-1 restricted=runs/restricted-2 -o figures
-  genir plot runs/full runs/restricted --figure training,logit_lens --output figures --width column
-
-As PDF, for LaTeX:
-  for f in figures/*.svg; do rsvg-convert -f pdf -o \"${f%.svg}.pdf\" \"$f\"; done";
+  genir plot runs/full runs/restricted --figure training,logit_lens --output figures --width column --format pdf";
 
 /// A value of `--figure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,25 +90,42 @@ impl Plot {
         for warning in &plots.warnings {
             console.message(&format!("warning: {warning}"));
         }
-        let paths = write(&plots.figures, &self.output)?;
+        let written = files(&plots.figures, &self.output, &self.format, &[])?;
+        write(&written)?;
         // Printed last, so that a closed pipe leaves no figure unwritten.
-        for path in paths {
+        for (path, _) in written {
             output::line(path.display())?;
         }
         Ok(())
     }
 }
 
-/// Writes all figures into `directory`, or none if a path cannot be written; missing directories are created. Returns the
-/// paths.
-pub(super) fn write(figures: &[DrawnFigure], directory: &Path) -> Result<Vec<PathBuf>> {
-    create_directory(directory)?;
-    let path = |figure: &DrawnFigure| directory.join(format!("{}.svg", figure.name));
-    let paths: Vec<PathBuf> = figures.iter().map(path).collect();
-    let checked: Vec<_> = paths.iter().map(|path| ("figure", Some(path.as_path()))).collect();
-    outputs::check(&checked, &[])?;
-    for (figure, path) in figures.iter().zip(&paths) {
-        write_atomically(path, |file| file.write_all(figure.svg.as_bytes()))?;
+/// Returns the files of all figures in each of the formats, if all of them can be written and none is an input; missing
+/// directories are created.
+pub(super) fn files(
+    figures: &[DrawnFigure],
+    directory: &Path,
+    formats: &[FigureFormat],
+    inputs: &[(&'static str, PathBuf)],
+) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for DrawnFigure { name, svg } in figures {
+        for format in formats {
+            let path = directory.join(format!("{name}.{format}"));
+            create_directory(path.parent().unwrap_or(directory))?;
+            files.push((path, format.encode(name, svg)?));
+        }
     }
-    Ok(paths)
+    create_directory(directory)?;
+    let checked: Vec<_> = files.iter().map(|(path, _)| ("figure", Some(path.as_path()))).collect();
+    outputs::check(&checked, inputs)?;
+    Ok(files)
+}
+
+/// Writes what [`files`] has returned.
+pub(super) fn write(files: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+    for (path, contents) in files {
+        write_atomically(path, |file| file.write_all(contents))?;
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use super::reference_models::ReferenceModels;
 use super::stages::{self, StagesOption};
 use super::target::Target;
-use super::{output, outputs};
+use super::{output, outputs, plot};
 use crate::component::Stages;
 use crate::corpus::Split;
 use crate::files::AtomicFile;
@@ -22,7 +22,7 @@ use crate::probe::{
     ProbeQueries, Record, Suite, Variant,
 };
 use crate::recipe::Recipe;
-use crate::report;
+use crate::report::{self, FigureFormat};
 use crate::retrieval::CandidateSet;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
@@ -236,7 +236,8 @@ impl ProbeCommand {
         }
         if let Some(directory) = &self.plots {
             let stored = Stored { records, ..Stored::default() };
-            super::plot::write(&report::plot_stored(&stored)?, directory)?;
+            let figures = report::plot_stored(&stored)?;
+            plot::write(&plot::files(&figures, directory, &[FigureFormat::Svg], &[])?)?;
         }
         written
     }

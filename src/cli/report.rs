@@ -8,12 +8,12 @@ use clap::Args;
 
 use super::compare::named;
 use super::eval::{Measures, default_measures, measures};
-use super::{output, outputs};
+use super::{output, outputs, plot};
 use crate::compare::Pairs;
 use crate::corpus::Split;
-use crate::files::{create_directory, write_atomically};
+use crate::files::write_atomically;
 use crate::monitor::Console;
-use crate::report::{ReportOptions, report};
+use crate::report::{FigureFormat, ReportOptions, report};
 
 /// Show runs on one page: what each arm loses and saves, curves, trained components, probes, queries, recipes.
 ///
@@ -30,10 +30,14 @@ pub struct ReportCommand {
     #[arg(long, short, value_name = "FILE", default_value = "report.html")]
     output: PathBuf,
 
-    /// Directory for the figures as SVG, as wide as a page's text; those of each run in a subdirectory if there are
+    /// Directory for the figures as files, as wide as a page's text; those of each run in a subdirectory if there are
     /// several.
     #[arg(long, value_name = "DIRECTORY")]
     figures: Option<PathBuf>,
+
+    /// File formats of --figures, separated by commas: svg, pdf (for LaTeX, its font embedded).
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',', default_value = "svg", requires = "figures", value_parser = super::parse_choice::<FigureFormat>)]
+    figure_format: Vec<FigureFormat>,
 
     /// Results of `genir probe RUN --format json --output FILE`, for runs without probes that you may not write into; may
     /// be repeated.
@@ -62,7 +66,7 @@ Examples:
   genir report runs/quickstart
   genir report runs/quickstart-full runs/quickstart-restricted --output pair.html
   genir report full=runs/full-1 full=runs/full-2 restricted=runs/restricted-1 restricted=runs/restricted-2
-  genir report runs/full runs/restricted BM25=bm25.run --figures figures
+  genir report runs/full runs/restricted BM25=bm25.run --figures figures --figure-format svg,pdf
 
 A run without probes:
   genir probe runs/full --save
@@ -95,26 +99,18 @@ impl ReportCommand {
         for warning in &made.warnings {
             console.message(&format!("warning: {warning}"));
         }
-        let mut written = vec![(self.output.clone(), made.html.clone())];
-        if let Some(directory) = &self.figures {
-            let figures = made.figures()?;
-            written.extend(figures.into_iter().map(|(name, svg)| (directory.join(name), svg)));
-            for parent in written.iter().skip(1).filter_map(|(path, _)| path.parent()) {
-                create_directory(parent)?;
+        let figures = match &self.figures {
+            Some(directory) => {
+                plot::files(&made.figures()?, directory, &self.figure_format, &read)?
             }
-            let figures: Vec<_> = written
-                .iter()
-                .skip(1)
-                .map(|(path, _)| ("--figures", Some(path.as_path())))
-                .collect();
-            outputs::check(&figures, &read)?;
-        }
-        for (path, text) in &written {
-            write_atomically(path, |file| file.write_all(text.as_bytes()))?;
-        }
+            None => Vec::new(),
+        };
+        write_atomically(&self.output, |file| file.write_all(made.html.as_bytes()))?;
+        plot::write(&figures)?;
         // Printed last, so that a closed pipe leaves nothing unwritten.
         if !outputs::is_standard_output(&self.output) {
-            for (path, _) in &written {
+            let figures = figures.iter().map(|(path, _)| path);
+            for path in std::iter::once(&self.output).chain(figures) {
                 output::line(path.display())?;
             }
         }

@@ -32,6 +32,8 @@ pub struct Cost {
     pub peak_memory_bytes: Option<u64>,
     /// Joules of the machine's processors over the whole run, with evaluations; `None` where the machine does not tell.
     pub processor_joules: Option<f64>,
+    /// Joules of the GPU over the whole run; `None` on the CPU, and where the machine does not tell.
+    pub gpu_joules: Option<f64>,
     /// Seconds in updates, and in computing the frozen prefix.
     pub training_seconds: f64,
     /// Processor time of these, in seconds, summed over all threads; `None` for runs of versions before it was measured.
@@ -81,6 +83,7 @@ impl TrainingCost {
             optimizer_state_bytes: summary.optimizer_state_bytes,
             peak_memory_bytes: summary.peak_memory_bytes,
             processor_joules: summary.processor_joules,
+            gpu_joules: summary.gpu_joules,
             training_seconds: summary.seconds.steps + summary.seconds.prefix,
             processor_seconds: summary.processor_seconds,
         })

@@ -128,9 +128,15 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         "processor time",
         "examples/s",
     ];
-    let joules = |run: &SystemRun| run.cost.as_ref()?.processor_joules;
-    let tells = comparison.arms.iter().flat_map(|arm| &arm.runs).any(|run| joules(run).is_some());
-    header.extend(tells.then_some("energy of the processors"));
+    type Joules = fn(&super::Cost) -> Option<f64>;
+    let energies: [(&str, Joules); 2] = [
+        ("energy of the processors", |cost| cost.processor_joules),
+        ("energy of the GPU", |cost| cost.gpu_joules),
+    ];
+    let costs = || comparison.arms.iter().flat_map(|arm| &arm.runs).filter_map(|run| run.cost.as_ref());
+    let measured = |(_, joules): &(&str, Joules)| costs().any(|cost| joules(cost).is_some());
+    let energies: Vec<_> = energies.into_iter().filter(measured).collect();
+    header.extend(energies.iter().map(|(name, _)| name));
     let mut table = markdown(header.into_iter().map(str::to_owned).collect());
     for arm in &comparison.arms {
         let of = |value: fn(&super::Cost) -> Option<f64>| {
@@ -142,7 +148,9 @@ fn cost(comparison: &Comparison) -> Option<Table> {
             continue;
         }
         let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / MIB);
-        let energy = show(mean_of(&arm.runs, joules), |joules| format!("{joules:.0} J"));
+        let energy = energies.iter().map(|(_, joules)| {
+            show(of(*joules), |joules| format!("{joules:.0} J"))
+        });
         let numbers = vec![
             arm.name.clone(),
             show(of(|cost| Some(cost.trained_parameters as f64)), |count| format!("{count:.0}")),
@@ -156,7 +164,7 @@ fn cost(comparison: &Comparison) -> Option<Table> {
                 format!("{rate:.0}")
             }),
         ];
-        table.add_row(numbers.into_iter().chain(tells.then_some(energy)).collect::<Vec<_>>());
+        table.add_row(numbers.into_iter().chain(energy).collect::<Vec<_>>());
     }
     (!table.is_empty()).then_some(table)
 }

@@ -11,7 +11,7 @@ mod points;
 mod tables;
 mod tidy;
 
-pub use figures::{Figure, FigureError, FigureWidth, figures};
+pub use figures::{Figure, FigureError, FigureFormat, FigureWidth, figures};
 pub(crate) use inspection::inspection_heading;
 pub use inspection::inspection_tables;
 pub use page::{InputError, Report, ReportError, ReportOptions, inspection_page, report};

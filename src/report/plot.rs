@@ -64,10 +64,10 @@ pub struct PlotOptions {
     pub width: Option<FigureWidth>,
 }
 
-/// A figure as SVG.
+/// A figure that is drawn as SVG.
 #[derive(Debug, Clone)]
 pub struct DrawnFigure {
-    /// Its file name without extension.
+    /// The path of its file without extension, relative to the directory of all figures.
     pub name: String,
     /// The drawing.
     pub svg: String,

@@ -42,9 +42,13 @@ pub struct Summary {
     /// measured.
     pub peak_memory_bytes: Option<u64>,
     /// Joules that the processors of the machine have used, those of other processes included (RAPL); `None` where the
-    /// machine does not tell. The energy of a GPU is not included, and not measured.
+    /// machine does not tell. The energy of a GPU is not included.
     #[serde(default)]
     pub processor_joules: Option<f64>,
+    /// Joules that the GPU has used, those of other processes included (NVML; NVIDIA's Volta and newer); `None` on the CPU,
+    /// and where the machine does not tell.
+    #[serde(default)]
+    pub gpu_joules: Option<f64>,
     /// Processor time of updates and of the frozen prefix, in seconds, summed over all threads; `None` in runs of versions
     /// before it was measured.
     #[serde(default)]

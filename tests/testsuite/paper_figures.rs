@@ -257,6 +257,41 @@ fn figures_fit_a_column_or_a_page_with_type_of_seven_points() {
     assert_says(&wrong.stderr, &["\"column\", \"page\""]);
 }
 
+/// The size of a PDF's page in points.
+fn page_size(pdf: &str) -> [f64; 2] {
+    let (_, rest) = pdf.split_once("/MediaBox [0 0 ").unwrap();
+    let numbers = rest.split_once(']').unwrap().0.split(' ').map(|number| number.parse().unwrap());
+    numbers.collect::<Vec<f64>>().try_into().unwrap()
+}
+
+#[test]
+fn pdf_figures_have_the_size_of_the_svg_and_embed_their_font() {
+    let home = TempDir::new().unwrap();
+    let run = results(&home, "one", &[10, 30], |_| {});
+    let (figures, _) = plot(&home, &[&run, "--width", "column", "--format", "svg,pdf"]);
+    let files: Vec<PathBuf> =
+        fs::read_dir(&figures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (drawings, pages): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        files.iter().partition(|file| file.extension().unwrap() == "svg");
+    assert!(drawings.len() > 15 && drawings.len() == pages.len(), "{files:?}");
+    for page in pages {
+        let pdf = String::from_utf8_lossy(&fs::read(page).unwrap()).into_owned();
+        assert!(pdf.starts_with("%PDF-"), "{}", page.display());
+        let svg = fs::read_to_string(page.with_extension("svg")).unwrap();
+        let (head, _) = svg.split_once('>').unwrap();
+        let [width, height] = page_size(&pdf);
+        assert!((width - attribute(head, "width")).abs() < 0.01, "{width}: {head}");
+        assert!((height - attribute(head, "height")).abs() < 0.01, "{height}: {head}");
+        // The glyphs as a part of the file, and which letters they are.
+        assert_says(&pdf, &["/FontFile2", "+DejaVuSans", "/ToUnicode"]);
+    }
+    let (figures, _) = plot(&home, &[&run, "--format", "pdf"]);
+    assert!(fs::read_dir(&figures).unwrap().count() > 15);
+    let wrong = genir_with_input(&["plot", &run, "-o", "x", "--format", "png"], "");
+    assert_eq!(wrong.code, 2);
+    assert_says(&wrong.stderr, &["\"svg\", \"pdf\""]);
+}
+
 /// A run of the tiny corpus with results of probes.
 fn trained(home: &TempDir, name: &str, overrides: &[&str]) -> String {
     let of_run = Home::new(&home.path().join(name), overrides);

@@ -27,6 +27,7 @@ use thiserror::Error;
 
 use super::figures::spec::FigureSpec;
 use super::figures::{FigureError, FigureWidth, svg_of};
+use super::plot::DrawnFigure;
 use crate::compare::{CompareError, CompareOptions, Comparison, Pairs, compare};
 use crate::corpus::Split;
 use crate::probe::files::{StoredError, read_all};
@@ -158,18 +159,18 @@ pub fn report(
 }
 
 impl Report {
-    /// Draws the figures as files: names, and SVG that is 7 inches wide, as the text of a page is.
+    /// Draws the figures for files, 7 inches wide, as the text of a page is. Those of each run are in a subdirectory if there
+    /// are several.
     ///
     /// # Errors
     /// [`FigureError`]: the drawing library refuses.
-    pub fn figures(&self) -> Result<Vec<(PathBuf, String)>, FigureError> {
-        let mut all = Vec::new();
-        for (run, spec) in &self.figures {
-            let directory = run.as_ref().map(PathBuf::from).unwrap_or_default();
+    pub fn figures(&self) -> Result<Vec<DrawnFigure>, FigureError> {
+        let draw = |(run, spec): &(Option<String>, FigureSpec)| {
+            let directory = run.as_ref().map_or(String::new(), |run| format!("{run}/"));
             let svg = svg_of(spec, Some(FigureWidth::Page))?;
-            all.push((directory.join(format!("{}.svg", spec.name)), svg));
-        }
-        Ok(all)
+            Ok(DrawnFigure { name: format!("{directory}{}", spec.name), svg })
+        };
+        self.figures.iter().map(draw).collect()
     }
 }
 

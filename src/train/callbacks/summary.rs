@@ -14,7 +14,7 @@ use crate::monitor::Hyperparameter;
 use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, EnergyMeter, Evaluation, Parameters, RunDirectory, RunOutcome, Seconds, Summary,
+    Best, EnergyMeter, Evaluation, GpuEnergyMeter, Parameters, RunDirectory, RunOutcome, Seconds, Summary,
     peak_memory,
 };
 use crate::train::TrainError;
@@ -31,24 +31,45 @@ pub struct WriteSummary<'a> {
     last: Option<Evaluation>,
     /// The step whose costs were written last.
     written: Option<u64>,
-    meter: Option<EnergyMeter>,
+    processors: Energy,
+    gpu: Energy,
+}
+
+/// The energy of a part of the machine.
+struct Energy {
+    /// Returns the joules since this process started.
+    meter: Option<Box<dyn FnMut() -> f64>>,
     /// Joules of the processes that this one continues.
-    joules_before: f64,
+    before: f64,
     /// Joules so far; `None` where the machine does not tell.
     joules: Option<f64>,
+}
+
+impl Energy {
+    fn new(meter: Option<impl FnMut() -> f64 + 'static>) -> Self {
+        let joules = meter.is_some().then_some(0.0);
+        let meter = meter.map(|meter| Box::new(meter) as Box<dyn FnMut() -> f64>);
+        Self { meter, before: 0.0, joules }
+    }
+
+    fn measure(&mut self) {
+        self.joules = self.meter.as_mut().map(|meter| self.before + meter());
+    }
 }
 
 impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
-        let meter = EnergyMeter::open();
-        let joules = meter.is_some().then_some(0.0);
-        let (best, last, written) = (None, None, None);
-        Self { plan, run, best, last, written, meter, joules_before: 0.0, joules }
+        let processors = EnergyMeter::open().map(|mut meter| move || meter.joules());
+        let gpu = device::pci_bus_id(&plan.recipe.run.device).and_then(GpuEnergyMeter::open);
+        let gpu = gpu.map(|mut meter| move || meter.joules());
+        let (processors, gpu) = (Energy::new(processors), Energy::new(gpu));
+        Self { plan, run, best: None, last: None, written: None, processors, gpu }
     }
 
     fn measure_energy(&mut self) {
-        self.joules = self.meter.as_mut().map(|meter| self.joules_before + meter.joules());
+        self.processors.measure();
+        self.gpu.measure();
     }
 
     fn note_metrics(&mut self, state: &TrainerState) {
@@ -79,7 +100,9 @@ impl<'a> WriteSummary<'a> {
             ("time/processor_seconds", state.costs.processor_seconds),
             ("memory/optimizer_mebibytes", mebibytes(state.costs.optimizer_bytes)),
         ];
-        values.extend(self.joules.map(|joules| ("energy/processor_joules", joules)));
+        let of_processors = self.processors.joules;
+        values.extend(of_processors.map(|joules| ("energy/processor_joules", joules)));
+        values.extend(self.gpu.joules.map(|joules| ("energy/gpu_joules", joules)));
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
         state.monitor.scalars(state.step, state.epoch, &values);
     }
@@ -112,7 +135,8 @@ impl<'a> WriteSummary<'a> {
             },
             optimizer_state_bytes: state.costs.optimizer_bytes,
             peak_memory_bytes: peak_memory(),
-            processor_joules: self.joules,
+            processor_joules: self.processors.joules,
+            gpu_joules: self.gpu.joules,
             processor_seconds: Some(state.costs.processor_seconds),
             seconds: seconds(&state.costs),
         }
@@ -224,7 +248,11 @@ impl Callback for WriteSummary<'_> {
         let best = best.map(|Best { metric, value, step }| json!([metric, Exact(*value), step]));
         let last = self.last.as_ref();
         let last = last.map(|Evaluation { step, metrics }| json!([step, to_exact(metrics)]));
-        Some(json!({ "best": best, "last": last, "written": self.written, "joules": self.joules }))
+        let (joules, gpu_joules) = (self.processors.joules, self.gpu.joules);
+        Some(json!({
+            "best": best, "last": last, "written": self.written,
+            "joules": joules, "gpu_joules": gpu_joules,
+        }))
     }
 
     fn restore(&mut self, state: Value) -> serde_json::Result<()> {
@@ -235,12 +263,14 @@ impl Callback for WriteSummary<'_> {
             written: Option<u64>,
             /// States of genir before energy was measured have none.
             joules: Option<f64>,
+            gpu_joules: Option<f64>,
         }
-        let State { best, last, written, joules } = serde_json::from_value(state)?;
+        let State { best, last, written, joules, gpu_joules } = serde_json::from_value(state)?;
         self.best = best.map(|(metric, Exact(value), step)| Best { metric, value, step });
         self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
         self.written = written;
-        self.joules_before = joules.unwrap_or(0.0);
+        self.processors.before = joules.unwrap_or(0.0);
+        self.gpu.before = gpu_joules.unwrap_or(0.0);
         Ok(())
     }
 }
@@ -269,8 +299,9 @@ fn in_words(contents: &Summary) -> String {
     let parts: Vec<String> = parts.map(|(name, seconds)| format!("{name} {seconds:.1}")).collect();
     let peak = contents.peak_memory_bytes.map(mebibytes);
     let peak = peak.map_or(String::new(), |peak| format!("; peak memory {peak:.0} MiB"));
-    let energy = contents.processor_joules;
-    let energy = energy.map_or(String::new(), |joules| format!("; processors {joules:.0} J"));
+    let energy = [("processors", contents.processor_joules), ("GPU", contents.gpu_joules)];
+    let energy = energy.iter().filter_map(|(name, joules)| Some((name, (*joules)?)));
+    let energy: String = energy.map(|(name, joules)| format!("; {name} {joules:.0} J")).collect();
     format!("{total:.1} s: {}{peak}{energy}", parts.join(", "))
 }
 
