@@ -1,5 +1,7 @@
 //! `genir advise`
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -8,12 +10,14 @@ use super::output;
 use super::stages::{self, StagesOption};
 use super::target::Target;
 use crate::advise::{Advice, AdviceOptions};
+use crate::component::{Component, ParameterPlace, Stack, Stages, Trainable};
 use crate::corpus::Split;
 use crate::monitor::Console;
 use crate::probe::{Over, PROBE_PRECISION, ProbeOptions, ProbeQueries};
 use crate::recipe::Recipe;
 use crate::retrieval::CandidateSet;
 use crate::retriever::Retriever;
+use crate::t5::GenirModel;
 
 /// Advise a trainable set: the smallest set of decoder components that retrieval depends on, by ablation.
 ///
@@ -109,7 +113,9 @@ impl Advise {
             bar.finish_and_clear();
         }
         let mut advice = found?;
-        advice.weaknesses.extend(recipe.as_ref().and_then(trained_in_part));
+        let stages = options.probes.stages.as_ref();
+        let in_part = recipe.and_then(|recipe| trained_in_part(&recipe, stages, subject.model));
+        advice.weaknesses.extend(in_part);
         if self.json {
             let found = json!({
                 "advice": advice,
@@ -149,18 +155,31 @@ impl Advise {
     }
 }
 
-/// A sentence if the run that is measured did not train all of its decoder.
-fn trained_in_part(recipe: &Recipe) -> Option<String> {
+/// Returns a sentence if there are components of the decoder of which the run that is measured trained nothing.
+fn trained_in_part(recipe: &Recipe, stages: Option<&Stages>, model: &GenirModel) -> Option<String> {
     let select = &recipe.trainable.select;
-    let is_complete =
-        select.iter().any(|text| matches!(text.as_str(), "full" | "decoder" | "decoder.*"))
-            && !select.iter().any(|text| text.starts_with(['-', '!']) && text.contains("decoder"));
-    (!is_complete).then(|| {
+    let is_tied = model.t5.lm_head.is_none();
+    let shapes = GenirModel::parameter_shapes(model.t5.config(), is_tied, model.documents());
+    let trained = Trainable::of(select, stages, &shapes).ok()?.trained;
+    let all = components(shapes.iter().map(|(name, _)| name));
+    (components(trained.iter()) != all).then(|| {
         format!(
             "The run trained {select:?} only: the effects say what its retrieval uses, including frozen components, and not \
              what training has to change. A run that trains \"full\" says more."
         )
     })
+}
+
+/// Returns the layers and components of the decoder that these parameters are of.
+fn components<'a>(names: impl Iterator<Item = &'a String>) -> BTreeSet<(usize, Component)> {
+    let places = names.filter_map(|name| ParameterPlace::of(name));
+    let component = |place| match place {
+        ParameterPlace::Layer { stack: Stack::Decoder, layer, component, .. } => {
+            Some((layer, component))
+        }
+        _ => None,
+    };
+    places.filter_map(component).collect()
 }
 
 /// Parses a share, above 0 and at most 1.

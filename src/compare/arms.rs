@@ -79,8 +79,9 @@ pub(super) fn levels(
         let curve = systems[index].training.as_ref()?.cost.curve(metric);
         curve.into_iter().map(|(_, value)| value).reduce(f64::max)
     };
-    let of_arms = groups.iter().map(|(_, runs)| runs.iter().filter_map(best).collect::<Vec<_>>());
-    let reference = of_arms.into_iter().find(|best| !best.is_empty());
+    let mut of_arms =
+        groups.iter().map(|(_, runs)| runs.iter().filter_map(best).collect::<Vec<_>>());
+    let reference = of_arms.find(|best| !best.is_empty());
     match reference.map(|best| mean(&best)) {
         Some(best) if best > 0.0 => [0.5, 0.8, 0.9, 0.95].map(|share| share * best).to_vec(),
         _ => Vec::new(),

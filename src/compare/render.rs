@@ -133,7 +133,8 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         ("energy of the processors", |cost| cost.processor_joules),
         ("energy of the GPU", |cost| cost.gpu_joules),
     ];
-    let costs = || comparison.arms.iter().flat_map(|arm| &arm.runs).filter_map(|run| run.cost.as_ref());
+    let costs =
+        || comparison.arms.iter().flat_map(|arm| &arm.runs).filter_map(|run| run.cost.as_ref());
     let measured = |(_, joules): &(&str, Joules)| costs().any(|cost| joules(cost).is_some());
     let energies: Vec<_> = energies.into_iter().filter(measured).collect();
     header.extend(energies.iter().map(|(name, _)| name));
@@ -148,9 +149,8 @@ fn cost(comparison: &Comparison) -> Option<Table> {
             continue;
         }
         let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / MIB);
-        let energy = energies.iter().map(|(_, joules)| {
-            show(of(*joules), |joules| format!("{joules:.0} J"))
-        });
+        let energy =
+            energies.iter().map(|(_, joules)| show(of(*joules), |joules| format!("{joules:.0} J")));
         let numbers = vec![
             arm.name.clone(),
             show(of(|cost| Some(cost.trained_parameters as f64)), |count| format!("{count:.0}")),

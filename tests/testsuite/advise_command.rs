@@ -214,4 +214,13 @@ fn the_run_of_a_restricted_set_is_no_witness_for_what_training_changes() {
     ]);
     let shown = succeeds(&["advise", &text(home.path().join("run")), "--vocabulary", "docids"]);
     assert_says(&shown.stdout, &["The run trained [\"restricted\", \"docids\"] only"]);
+    // The same parameters as `full`, in other words.
+    let home = trained_tiny(&[
+        "train.steps=250",
+        "optimizer.learning_rate=2e-2",
+        "model.dropout=0",
+        "trainable.select=[\"full\", \"-decoder.mlp\", \"decoder.mlp\"]",
+    ]);
+    let shown = succeeds(&["advise", &text(home.path().join("run")), "--vocabulary", "docids"]);
+    assert!(!shown.stdout.contains("The run trained"), "{}", shown.stdout);
 }

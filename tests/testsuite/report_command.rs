@@ -68,7 +68,8 @@ fn a_page_of_two_arms_has_the_answer_the_comparison_and_every_figure() {
     let home = TempDir::new().unwrap();
     let [full, restricted] = two_arms(&home).map(text);
     let figures = text(home.path().join("figures"));
-    let (page, said) = report(&home, &[&full, &restricted, "--figures", &figures]);
+    let (page, said) =
+        report(&home, &[&full, &restricted, "--figures", &figures, "--figure-format", "svg,pdf"]);
     assert_eq!(said, "");
     assert!(page.len() < 3_000_000, "{} bytes", page.len());
 
@@ -101,7 +102,43 @@ fn a_page_of_two_arms_has_the_answer_the_comparison_and_every_figure() {
     for name in ["differences.svg", "training_over_steps.svg", "full/logit_lens.svg"] {
         let svg = fs::read_to_string(home.path().join("figures").join(name)).unwrap();
         assert_says(&svg, &["width=\"504.00pt\"", "viewBox"]);
+        let pdf = home.path().join("figures").join(name).with_extension("pdf");
+        assert!(fs::read(pdf).unwrap().starts_with(b"%PDF-"));
     }
+}
+
+#[test]
+fn the_time_to_a_level_is_that_of_the_first_arm_and_others_that_reach_it() {
+    let home = TempDir::new().unwrap();
+    let with_hits = |name: &str, select: &str, best: f64| {
+        let select = format!("trainable.select=[\"{select}\", \"docids\"]");
+        let run = trained(&home, name, &[&select, "evaluate.every_steps=10"]);
+        let metrics = run.join("metrics.jsonl");
+        let mut lines = String::new();
+        for line in fs::read_to_string(&metrics).unwrap().lines() {
+            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let step = line["step"].as_f64().unwrap();
+            if let Some(hits) = line.get_mut("validation/hits@1") {
+                *hits = (best * step / 30.0).into();
+            }
+            lines += &format!("{line}\n");
+        }
+        fs::write(&metrics, lines).unwrap();
+        text(run)
+    };
+    let [first, as_good, worse] = [("full", 0.6), ("decoder", 0.6), ("restricted", 0.2)]
+        .map(|(select, best)| with_hits(select, select, best));
+    let (page, _) = report(&home, &[&first, &as_good]);
+    assert_says(section(&page, "answer"), &["Time to Hits@1 = 0.570"]);
+    assert!(!section(&page, "answer").contains("not reached"));
+    // The level is one that two of them reach; of the other, the page says so.
+    let (page, _) = report(&home, &[&first, &as_good, &worse]);
+    let answer = section(&page, "answer");
+    assert_says(answer, &["Time to Hits@1 = 0.570"]);
+    assert_eq!(answer.matches("not reached").count(), 1);
+    // No other arm reaches any of the levels.
+    let (page, _) = report(&home, &[&first, &worse]);
+    assert!(!section(&page, "answer").contains("Time to Hits@1"));
 }
 
 #[test]

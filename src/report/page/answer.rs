@@ -14,6 +14,8 @@ struct Criterion {
     /// By arm; `None` if it is not known.
     values: Vec<Option<f64>>,
     show: fn(f64) -> String,
+    /// Shown in place of a value that a run does not have.
+    missing: &'static str,
     /// True if the change is shown as a difference, not as a ratio.
     is_difference: bool,
 }
@@ -48,7 +50,8 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
     let first = criterion.values.first().copied().flatten();
     for (index, (arm, value)) in arms.arms.iter().zip(&criterion.values).enumerate() {
         html.raw("<li>").element("span", &[("class", "arm")], &arm.name);
-        let text = value.map_or("not known".to_owned(), criterion.show);
+        let missing = if arm.runs.is_empty() { "not known" } else { criterion.missing };
+        let text = value.map_or(missing.to_owned(), criterion.show);
         html.element("span", &[("class", "value")], text);
         if let Some(value) = value {
             let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
@@ -114,6 +117,7 @@ fn criteria(arms: &Arms, split: &str) -> Vec<Criterion> {
         hint,
         values: arms.arms.iter().map(|arm| mean_of(&arm.runs, value)).collect(),
         show,
+        missing: "not known",
         is_difference: false,
     };
     let mut all: Vec<Criterion> = effectiveness(arms, split).into_iter().collect();
@@ -154,11 +158,13 @@ fn effectiveness(arms: &Arms, split: &str) -> Option<Criterion> {
         hint: "more is better",
         values,
         show: |value| format!("{value:.3}"),
+        missing: "not known",
         is_difference: true,
     })
 }
 
-/// Seconds to reach the highest level of Hits@1 that every arm has reached.
+/// Seconds to reach the highest level of Hits@1 that every arm has reached; or else, the highest that the first arm and
+/// another one have.
 fn time_to_level(arms: &Arms, split: &str) -> Option<Criterion> {
     let found = arms.comparison.as_ref().ok()?;
     let of_arm = |arm: &crate::compare::Arm, index: usize| {
@@ -169,13 +175,20 @@ fn time_to_level(arms: &Arms, split: &str) -> Option<Criterion> {
     let trained: Vec<&crate::compare::Arm> =
         found.arms.iter().filter(|arm| arm.runs.iter().any(|run| run.cost.is_some())).collect();
     let levels = &trained.first()?.runs.first()?.to_levels;
-    let all_reach = |index: &usize| trained.iter().all(|arm| of_arm(arm, *index).is_some());
-    let index = (0..levels.len()).rev().find(all_reach)?;
+    let reached = |index: usize| trained.iter().filter(move |arm| of_arm(arm, index).is_some());
+    let all_reach = |index: &usize| reached(*index).count() == trained.len();
+    let some_reach = |index: &usize| {
+        trained.first().is_some_and(|arm| of_arm(arm, *index).is_some())
+            && reached(*index).count() > 1
+    };
+    let by_level = || (0..levels.len()).rev();
+    let index = by_level().find(all_reach).or_else(|| by_level().find(some_reach))?;
     Some(Criterion {
         name: format!("Time to Hits@1 = {:.3}, {split} queries", levels[index].level),
         hint: "less is better; interpolated between evaluations",
         values: found.arms.iter().map(|arm| of_arm(arm, index)).collect(),
         show: duration,
+        missing: "not reached",
         is_difference: false,
     })
 }

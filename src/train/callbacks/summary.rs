@@ -14,8 +14,8 @@ use crate::monitor::Hyperparameter;
 use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, EnergyMeter, Evaluation, GpuEnergyMeter, Parameters, RunDirectory, RunOutcome, Seconds, Summary,
-    peak_memory,
+    Best, EnergyMeter, Evaluation, GpuEnergyMeter, Parameters, RunDirectory, RunOutcome, Seconds,
+    Summary, peak_memory,
 };
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
