@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use svg2pdf::usvg::fontdb::{Database, Family};
-use svg2pdf::usvg::{FontResolver, Options, Tree};
+use svg2pdf::usvg::fontdb::Database;
+use svg2pdf::usvg::{Options, Tree};
 use svg2pdf::{ConversionOptions, PageOptions};
 
 use super::FigureError;
