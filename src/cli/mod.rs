@@ -149,6 +149,9 @@ impl RecipeArgs {
     }
 }
 
+/// What is logged where RUST_LOG does not say it. The parser of SVG warns of bars without height, which are values of 0.
+const DEFAULT_LOG: &str = "warn,usvg=error";
+
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
 /// command line that cannot be parsed, 1 for a replay that differs, 128 plus the signal for a training that a signal
 /// interrupted). A panic ends the process with exit code 101, and a message on how to report it.
@@ -156,7 +159,7 @@ pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
     let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(console.clone())
