@@ -11,7 +11,8 @@ type Crates<'a> = &'a [(&'a str, &'a str, Option<&'a str>, &'a str, &'a [usize])
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// All of `bans.skip-tree`, which must be dependencies.
-const SKIPPED: [&str; 5] = ["burn", "burn-autodiff", "burn-flex", "tensorboard-rs", "tokenizers"];
+const SKIPPED: [&str; 6] =
+    ["burn", "burn-autodiff", "burn-flex", "svg2pdf", "tensorboard-rs", "tokenizers"];
 
 /// The exit code and the output of a check of `crates`, the dependencies of a project that also has [`SKIPPED`].
 /// `under_burn` are those of `burn`.
