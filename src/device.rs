@@ -156,8 +156,8 @@ pub fn describe(device: &Device, precision: Precision) -> String {
 }
 
 /// Returns the PCI address of the GPU with this name, as NVML writes it: `00000000:3B:00.0`; `None` for the CPU. NVML counts
-/// GPUs in another order than CUDA.
-pub fn pci_bus_id(name: &str) -> Option<String> {
+/// GPUs in another order than CUDA. Of a part of a GPU (MIG), it is the address of the whole.
+pub(crate) fn pci_bus_id(name: &str) -> Option<String> {
     match parse(name)? {
         Name::Cpu => None,
         Name::Auto => bus_id_of(0),

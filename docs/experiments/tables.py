@@ -3,7 +3,7 @@
 
     python3 docs/experiments/tables.py SWEEP MEASURE [FIRST SECOND ...]
 
-MEASURE is one of the comparison, such as RR@10; it is shown over the updates, and as the difference of each pair of arms FIRST and
+MEASURE is one of the comparison (Success@1, Success@10, RR@10 or nDCG@10); it is shown over the updates, and as the difference of each pair of arms FIRST and
 SECOND: of the second arm minus the first one.
 """
 
@@ -67,8 +67,10 @@ def differences(comparison, measure, names):
     arms = [arm["name"] for arm in comparison["arms"]]
     header(["", *(f"seed {seed['seed']}" for seed in comparison["pairs"][0]["seeds"])])
     for first, second in zip(names[::2], names[1::2]):
-        wanted = {arms.index(first), arms.index(second)}
-        pair = next(pair for pair in comparison["pairs"] if {pair["first"], pair["second"]} == wanted)
+        pairs = (pair for pair in comparison["pairs"] if {arms[pair["first"]], arms[pair["second"]]} == {first, second})
+        pair = next(pairs, None)
+        if pair is None:
+            sys.exit(f"the comparison has no pair {first}, {second}; its arms: {', '.join(arms)}")
         sign = 1 if arms[pair["first"]] == first else -1
         cells = []
         for seed in pair["seeds"]:
@@ -81,6 +83,8 @@ def differences(comparison, measure, names):
 def main():
     if len(sys.argv) < 3 or len(sys.argv) % 2 == 0:
         sys.exit(__doc__)
+    if sys.argv[2] not in SCALARS:
+        sys.exit(f"MEASURE: expected one of {', '.join(SCALARS)}, found {sys.argv[2]}")
     comparison = json.loads((Path(sys.argv[1]) / "comparison.json").read_text(encoding="utf-8"))
     result(comparison)
     print()

@@ -1,7 +1,5 @@
 //! `genir advise`
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -10,7 +8,7 @@ use super::output;
 use super::stages::{self, StagesOption};
 use super::target::Target;
 use crate::advise::{Advice, AdviceOptions};
-use crate::component::{Component, ParameterPlace, Stack, Stages, Trainable};
+use crate::component::{ParameterPlace, Stack, Trainable};
 use crate::corpus::Split;
 use crate::monitor::Console;
 use crate::probe::{Over, PROBE_PRECISION, ProbeOptions, ProbeQueries};
@@ -113,9 +111,9 @@ impl Advise {
             bar.finish_and_clear();
         }
         let mut advice = found?;
-        let stages = options.probes.stages.as_ref();
-        let in_part = recipe.and_then(|recipe| trained_in_part(&recipe, stages, subject.model));
-        advice.weaknesses.extend(in_part);
+        if let Some(recipe) = recipe {
+            advice.weaknesses.extend(trained_in_part(&recipe, subject.model)?);
+        }
         if self.json {
             let found = json!({
                 "advice": advice,
@@ -155,31 +153,30 @@ impl Advise {
     }
 }
 
-/// Returns a sentence if there are components of the decoder of which the run that is measured trained nothing.
-fn trained_in_part(recipe: &Recipe, stages: Option<&Stages>, model: &GenirModel) -> Option<String> {
+/// Returns a sentence if the run that is measured did not train all parameters of its decoder's layers. The factors of LoRA are
+/// not the matrices that they adapt.
+fn trained_in_part(recipe: &Recipe, model: &GenirModel) -> Result<Option<String>> {
     let select = &recipe.trainable.select;
+    // Those of the run, which its selectors were read with, whatever the option says.
+    let depth = model.t5.config().num_decoder_layers;
+    let stages = stages::given_or_scaled(None, Some(recipe), depth)?;
     let is_tied = model.t5.lm_head.is_none();
     let shapes = GenirModel::parameter_shapes(model.t5.config(), is_tied, model.documents());
-    let trained = Trainable::of(select, stages, &shapes).ok()?.trained;
-    let all = components(shapes.iter().map(|(name, _)| name));
-    (components(trained.iter()) != all).then(|| {
+    let trained = Trainable::of(select, stages.as_ref(), &shapes)?.trained;
+    let is_of_decoder = |name: &str| {
+        matches!(
+            ParameterPlace::of(name),
+            Some(ParameterPlace::Layer { stack: Stack::Decoder, .. })
+        )
+    };
+    let mut of_decoder = shapes.iter().filter(|(name, _)| is_of_decoder(name));
+    let is_complete = of_decoder.all(|(name, _)| trained.contains(name));
+    Ok((!is_complete).then(|| {
         format!(
             "The run trained {select:?} only: the effects say what its retrieval uses, including frozen components, and not \
              what training has to change. A run that trains \"full\" says more."
         )
-    })
-}
-
-/// Returns the layers and components of the decoder that these parameters are of.
-fn components<'a>(names: impl Iterator<Item = &'a String>) -> BTreeSet<(usize, Component)> {
-    let places = names.filter_map(|name| ParameterPlace::of(name));
-    let component = |place| match place {
-        ParameterPlace::Layer { stack: Stack::Decoder, layer, component, .. } => {
-            Some((layer, component))
-        }
-        _ => None,
-    };
-    places.filter_map(component).collect()
+    }))
 }
 
 /// Parses a share, above 0 and at most 1.

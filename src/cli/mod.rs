@@ -89,7 +89,7 @@ enum Command {
     Probe(Box<probe::ProbeCommand>),
     /// Advise a trainable set: the smallest set of decoder components that retrieval depends on, by ablation.
     Advise(Box<advise::Advise>),
-    /// Plot stored probe results and the training of runs as SVG figures.
+    /// Plot stored probe results and the training of runs as figures, SVG or PDF.
     Plot(plot::Plot),
     /// Validate a recipe and estimate its cost.
     Check(check::Check),

@@ -90,7 +90,7 @@ impl Plot {
         for warning in &plots.warnings {
             console.message(&format!("warning: {warning}"));
         }
-        let written = files(&plots.figures, &self.output, &self.format, &[])?;
+        let written = files(&plots.figures, &self.output, &self.format, &[], &[])?;
         write(&written)?;
         // Printed last, so that a closed pipe leaves no figure unwritten.
         for (path, _) in written {
@@ -100,25 +100,27 @@ impl Plot {
     }
 }
 
-/// Returns the files of all figures in each of the formats, if all of them can be written and none is an input; missing
-/// directories are created.
+/// Returns the files of all figures in each of the formats, if all of them can be written: none is an input, or one of the
+/// `others` that are written, given as in [`outputs::check`]. Missing directories are created.
 pub(super) fn files(
     figures: &[DrawnFigure],
     directory: &Path,
     formats: &[FigureFormat],
+    others: &[(&'static str, Option<&Path>)],
     inputs: &[(&'static str, PathBuf)],
 ) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = Vec::new();
     for DrawnFigure { name, svg } in figures {
-        for format in formats {
-            let path = directory.join(format!("{name}.{format}"));
-            create_directory(path.parent().unwrap_or(directory))?;
-            files.push((path, format.encode(name, svg)?));
+        for format in FigureFormat::ALL.iter().filter(|format| formats.contains(format)) {
+            files.push((directory.join(format!("{name}.{format}")), format.encode(name, svg)?));
         }
     }
     create_directory(directory)?;
-    let checked: Vec<_> = files.iter().map(|(path, _)| ("figure", Some(path.as_path()))).collect();
-    outputs::check(&checked, inputs)?;
+    for parent in files.iter().filter_map(|(path, _)| path.parent()) {
+        create_directory(parent)?;
+    }
+    let figures = files.iter().map(|(path, _)| ("a figure", Some(path.as_path())));
+    outputs::check(&others.iter().copied().chain(figures).collect::<Vec<_>>(), inputs)?;
     Ok(files)
 }
 

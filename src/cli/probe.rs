@@ -237,7 +237,7 @@ impl ProbeCommand {
         if let Some(directory) = &self.plots {
             let stored = Stored { records, ..Stored::default() };
             let figures = report::plot_stored(&stored)?;
-            plot::write(&plot::files(&figures, directory, &[FigureFormat::Svg], &[])?)?;
+            plot::write(&plot::files(&figures, directory, &[FigureFormat::Svg], &[], &[])?)?;
         }
         written
     }

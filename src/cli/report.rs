@@ -101,7 +101,8 @@ impl ReportCommand {
         }
         let figures = match &self.figures {
             Some(directory) => {
-                plot::files(&made.figures()?, directory, &self.figure_format, &read)?
+                let page = [("--output", Some(self.output.as_path()))];
+                plot::files(&made.figures()?, directory, &self.figure_format, &page, &read)?
             }
             None => Vec::new(),
         };

@@ -8,9 +8,8 @@ pub(crate) struct GpuEnergyMeter {
     nvml: Nvml,
     /// The address of the GPU, such as `00000000:3B:00.0`.
     bus_id: String,
-    /// Millijoules at the start, and when it was read last.
+    /// Millijoules at the start.
     start: u64,
-    last: u64,
 }
 
 impl GpuEnergyMeter {
@@ -22,13 +21,13 @@ impl GpuEnergyMeter {
 
     fn with(nvml: Nvml, bus_id: String) -> Option<Self> {
         let start = read(&nvml, &bus_id)?;
-        Some(Self { nvml, bus_id, start, last: start })
+        Some(Self { nvml, bus_id, start })
     }
 
-    /// Returns the joules since the meter was opened.
-    pub fn joules(&mut self) -> f64 {
-        self.last = read(&self.nvml, &self.bus_id).unwrap_or(self.last).max(self.last);
-        (self.last - self.start) as f64 * 1e-3
+    /// Returns the joules since the meter was opened; `None` if the counter cannot be read any more, or began anew.
+    pub fn joules(&self) -> Option<f64> {
+        let now = read(&self.nvml, &self.bus_id)?;
+        Some(now.checked_sub(self.start)? as f64 * 1e-3)
     }
 }
 
@@ -87,11 +86,13 @@ mod tests {
         assert!(open(gpu()).is_none(), "a GPU that does not count its energy");
         put("4000000");
         assert!(open("00000000:5E:00.0".to_owned()).is_none(), "there is no such GPU");
-        let mut meter = open(gpu()).unwrap();
-        assert_eq!(meter.joules(), 0.0);
+        let meter = open(gpu()).unwrap();
+        assert_eq!(meter.joules(), Some(0.0));
         put("4001500");
-        assert_eq!(meter.joules(), 1.5);
+        assert_eq!(meter.joules(), Some(1.5));
         put("nothing");
-        assert_eq!(meter.joules(), 1.5, "a counter that is gone adds nothing");
+        assert_eq!(meter.joules(), None, "a counter that is gone says nothing");
+        put("3999999");
+        assert_eq!(meter.joules(), None, "a driver that was loaded again counts anew");
     }
 }

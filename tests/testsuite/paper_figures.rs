@@ -268,7 +268,8 @@ fn page_size(pdf: &str) -> [f64; 2] {
 fn pdf_figures_have_the_size_of_the_svg_and_embed_their_font() {
     let home = TempDir::new().unwrap();
     let run = results(&home, "one", &[10, 30], |_| {});
-    let (figures, _) = plot(&home, &[&run, "--width", "column", "--format", "svg,pdf"]);
+    let (figures, said) = plot(&home, &[&run, "--width", "column", "--format", "svg,pdf"]);
+    assert_eq!(said, "");
     let files: Vec<PathBuf> =
         fs::read_dir(&figures).unwrap().map(|entry| entry.unwrap().path()).collect();
     let (drawings, pages): (Vec<&PathBuf>, Vec<&PathBuf>) =
@@ -285,8 +286,17 @@ fn pdf_figures_have_the_size_of_the_svg_and_embed_their_font() {
         // The glyphs as a part of the file, and which letters they are.
         assert_says(&pdf, &["/FontFile2", "+DejaVuSans", "/ToUnicode"]);
     }
-    let (figures, _) = plot(&home, &[&run, "--format", "pdf"]);
+    let (figures, _) = plot(&home, &[&run, "--format", "pdf,pdf"]);
     assert!(fs::read_dir(&figures).unwrap().count() > 15);
+    // Nothing is written if a figure cannot be.
+    let other = text(home.path().join("other"));
+    let named = format!("\u{6f22}={run}");
+    is_refused(&["plot", &named, "-o", &other, "--format", "svg,pdf"], &["`\u{6f22}` (U+6F22)"]);
+    assert!(!Path::new(&other).exists());
+    // Characters that XML does not allow, and the separator of paragraphs, are spaces.
+    let named = format!("a\u{1}b\u{2029}c={run}");
+    let (figures, _) = plot(&home, &[&named, "--format", "svg,pdf"]);
+    assert!(words(&read(&figures, "logit_lens")).contains("a b c"));
     let wrong = genir_with_input(&["plot", &run, "-o", "x", "--format", "png"], "");
     assert_eq!(wrong.code, 2);
     assert_says(&wrong.stderr, &["\"svg\", \"pdf\""]);

@@ -105,14 +105,22 @@ fn a_page_of_two_arms_has_the_answer_the_comparison_and_every_figure() {
         let pdf = home.path().join("figures").join(name).with_extension("pdf");
         assert!(fs::read(pdf).unwrap().starts_with(b"%PDF-"));
     }
+    // The page is no figure.
+    let page = home.path().join("figures/differences.svg");
+    fs::remove_file(&page).unwrap();
+    let arguments =
+        ["report", &full, &restricted, "--figures", &figures, "--output", &text(page.clone())];
+    is_refused(&arguments, &["--output is the same file"]);
+    assert!(!page.exists());
 }
 
 #[test]
 fn the_time_to_a_level_is_that_of_the_first_arm_and_others_that_reach_it() {
     let home = TempDir::new().unwrap();
-    let with_hits = |name: &str, select: &str, best: f64| {
+    let with_hits = |name: &str, select: &str, seed: u64, best: f64| {
         let select = format!("trainable.select=[\"{select}\", \"docids\"]");
-        let run = trained(&home, name, &[&select, "evaluate.every_steps=10"]);
+        let seed = format!("run.seed={seed}");
+        let run = trained(&home, name, &[&select, &seed, "evaluate.every_steps=10"]);
         let metrics = run.join("metrics.jsonl");
         let mut lines = String::new();
         for line in fs::read_to_string(&metrics).unwrap().lines() {
@@ -126,19 +134,30 @@ fn the_time_to_a_level_is_that_of_the_first_arm_and_others_that_reach_it() {
         fs::write(&metrics, lines).unwrap();
         text(run)
     };
-    let [first, as_good, worse] = [("full", 0.6), ("decoder", 0.6), ("restricted", 0.2)]
-        .map(|(select, best)| with_hits(select, select, best));
-    let (page, _) = report(&home, &[&first, &as_good]);
-    assert_says(section(&page, "answer"), &["Time to Hits@1 = 0.570"]);
-    assert!(!section(&page, "answer").contains("not reached"));
-    // The level is one that two of them reach; of the other, the page says so.
-    let (page, _) = report(&home, &[&first, &as_good, &worse]);
-    let answer = section(&page, "answer");
-    assert_says(answer, &["Time to Hits@1 = 0.570"]);
-    assert_eq!(answer.matches("not reached").count(), 1);
+    let first = with_hits("first", "full", 1, 0.6);
+    let as_good = with_hits("as-good", "decoder", 1, 0.6);
+    let worse = with_hits("worse", "restricted", 1, 0.2);
+    let answer = |arguments: &[&str]| {
+        let (page, _) = report(&home, arguments);
+        section(&page, "answer").to_owned()
+    };
+    let of_all = answer(&[&first, &as_good]);
+    assert_says(&of_all, &["Time to Hits@1 = 0.570"]);
+    assert!(!of_all.contains("not reached"));
+    // The level is one that two of them reach; of the other, the page says so. Another system is not trained.
+    let system = home.path().join("system.run");
+    fs::copy(Path::new(&first).join("retrieval/validation.run"), &system).unwrap();
+    let of_some = answer(&[&first, &as_good, &worse, &format!("system={}", text(system))]);
+    assert_says(&of_some, &["Time to Hits@1 = 0.570"]);
+    assert_eq!(of_some.matches("not reached").count(), 1);
+    // One seed of two.
+    let again = with_hits("again", "decoder", 2, 0.6);
+    let other = with_hits("other", "full", 2, 0.2);
+    let seeds = [format!("seeds={first}"), format!("seeds={other}")];
+    let of_seeds = answer(&[&format!("good={as_good}"), &format!("again={again}"), &seeds[0], &seeds[1]]);
+    assert_says(&of_seeds, &["by 1 of 2 seeds"]);
     // No other arm reaches any of the levels.
-    let (page, _) = report(&home, &[&first, &worse]);
-    assert!(!section(&page, "answer").contains("Time to Hits@1"));
+    assert!(!answer(&[&first, &worse]).contains("Time to Hits@1"));
 }
 
 #[test]

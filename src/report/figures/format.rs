@@ -1,10 +1,12 @@
 //! Figures as files: SVG, and PDF for LaTeX.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 
 use svg2pdf::usvg::fontdb::Database;
-use svg2pdf::usvg::{Group, Node, Options, TextChunk, Tree};
+use svg2pdf::usvg::{Group, Node, Options, Tree};
 use svg2pdf::{ConversionOptions, PageOptions};
+use ttf_parser::Face;
 
 use super::FigureError;
 use crate::choice::choice;
@@ -14,8 +16,7 @@ choice! {
     FigureFormat {
         /// For the web and for editors of drawings.
         Svg = "svg",
-        /// For LaTeX: one page of the figure's size, with the glyphs that it shows embedded. They are those of DejaVu Sans, or of
-        /// an installed font for characters that it does not have.
+        /// For LaTeX: one page of the figure's size, with the glyphs that it shows of DejaVu Sans embedded.
         Pdf = "pdf",
     }
 }
@@ -27,7 +28,7 @@ impl FigureFormat {
     /// Returns the contents of a file of this format with the figure `name`, which is drawn as SVG.
     ///
     /// # Errors
-    /// No font has a character of the figure's text, or the drawing cannot be converted.
+    /// The font does not have a character of the figure's text, or the drawing cannot be converted.
     pub fn encode(self, name: &str, svg: &str) -> Result<Vec<u8>, FigureError> {
         match self {
             Self::Svg => Ok(svg.as_bytes().to_vec()),
@@ -37,40 +38,42 @@ impl FigureFormat {
 }
 
 fn pdf(svg: &str) -> Result<Vec<u8>, String> {
-    let mut fonts = Database::new();
-    fonts.load_font_data(dejavu::sans::regular().to_vec());
-    let mut tree = parse(svg, fonts.clone())?;
-    if text_without_glyphs(tree.root()).is_some() {
-        fonts.load_system_fonts();
-        tree = parse(svg, fonts)?;
-    }
-    if let Some(text) = text_without_glyphs(tree.root()) {
+    static FONTS: OnceLock<Arc<Database>> = OnceLock::new();
+    let fonts = FONTS.get_or_init(|| {
+        let mut fonts = Database::new();
+        fonts.load_font_data(dejavu::sans::regular().to_vec());
+        Arc::new(fonts)
+    });
+    let options = Options { fontdb: fonts.clone(), dpi: DPI, ..Options::default() };
+    let tree = Tree::from_str(svg, &options).map_err(|error| error.to_string())?;
+    let mut without_glyph = BTreeSet::new();
+    characters_without_glyph(tree.root(), &mut without_glyph);
+    if !without_glyph.is_empty() {
+        let name = |character: &char| format!("`{character}` (U+{:04X})", u32::from(*character));
+        let names: Vec<String> = without_glyph.iter().map(name).collect();
         return Err(format!(
-            "neither DejaVu Sans nor an installed font has all characters of `{text}`; install a font that has them, \
-             or write it as svg"
+            "DejaVu Sans, the font of PDF figures, has no {}; give the run another name (NAME=RUN), or write SVG",
+            names.join(", ")
         ));
     }
     let page = PageOptions { dpi: DPI };
     svg2pdf::to_pdf(&tree, ConversionOptions::default(), page).map_err(|error| error.to_string())
 }
 
-fn parse(svg: &str, fonts: Database) -> Result<Tree, String> {
-    let options = Options { fontdb: Arc::new(fonts), dpi: DPI, ..Options::default() };
-    Tree::from_str(svg, &options).map_err(|error| error.to_string())
-}
-
-/// Returns a text with a character that no font has.
-fn text_without_glyphs(group: &Group) -> Option<String> {
-    group.children().iter().find_map(|node| match node {
-        Node::Group(group) => text_without_glyphs(group),
-        Node::Text(text) => {
-            let mut glyphs = text.layouted().iter().flat_map(|span| &span.positioned_glyphs);
-            let texts = || text.chunks().iter().map(TextChunk::text).collect();
-            // Glyph 0 is a font's box for characters that it does not have.
-            glyphs.any(|glyph| glyph.id.0 == 0).then(texts)
+/// Collects the characters of a drawing's texts that the font does not have.
+fn characters_without_glyph(group: &Group, found: &mut BTreeSet<char>) {
+    // Without the font, plotters has refused to draw.
+    let Ok(font) = Face::parse(dejavu::sans::regular(), 0) else { return };
+    for node in group.children() {
+        match node {
+            Node::Group(group) => characters_without_glyph(group, found),
+            Node::Text(text) => {
+                let characters = text.chunks().iter().flat_map(|chunk| chunk.text().chars());
+                found.extend(characters.filter(|&character| font.glyph_index(character).is_none()));
+            }
+            Node::Path(_) | Node::Image(_) => {}
         }
-        Node::Path(_) | Node::Image(_) => None,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -78,18 +81,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_no_font_can_show_is_named() {
+    fn characters_that_the_font_does_not_have_are_named() {
         let of = |text: &str| {
             let svg = format!(
-                "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"90\" height=\"20\"><text y=\"15\" \
-                 font-family=\"DejaVu Sans, sans-serif\">{text}</text></svg>"
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"90\" height=\"20\"><g><text y=\"15\" \
+                 font-family=\"DejaVu Sans, sans-serif\">{text}</text></g></svg>"
             );
             FigureFormat::Pdf.encode("figure", &svg)
         };
-        assert!(of("caf\u{e9} \u{3b1} \u{b1} \u{2212}1").unwrap().starts_with(b"%PDF-"));
-        // A character for private use: fonts of the machine do not have it either.
-        let error = of("run \u{10fffd}").unwrap_err().to_string();
-        assert!(error.contains("`figure`") && error.contains("`run \u{10fffd}`"), "{error}");
-        assert!(error.contains("as svg"), "{error}");
+        assert!(of("caf\u{e9} \u{3b1} \u{b1} \u{2212}1 \u{b7}").unwrap().starts_with(b"%PDF-"));
+        let error = of("run \u{6f22}\u{5b57} \u{1f9ea}").unwrap_err().to_string();
+        for part in
+            ["`figure`", "`\u{6f22}` (U+6F22)", "`\u{5b57}` (U+5B57)", "(U+1F9EA)", "write SVG"]
+        {
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -42,7 +42,7 @@ pub struct Figure {
 pub struct FigureError {
     /// The name of the figure.
     pub figure: String,
-    /// The error of the plotting library.
+    /// The error of the plotting library, or why there is no PDF of it.
     pub reason: String,
 }
 
@@ -172,7 +172,11 @@ fn drawn(spec: &FigureSpec) -> Result<String, FigureError> {
         let root = SVGBackend::with_string(&mut svg, layout.size).into_drawing_area();
         draw::draw(spec, &layout, &root).map_err(|reason| error(spec, reason))?;
     }
-    Ok(svg)
+    // XML does not allow control characters, which names of runs may have; separators of lines would end a text.
+    let is_allowed = |character: char| {
+        character == '\n' || !(character.is_control() || "\u{2028}\u{2029}".contains(character))
+    };
+    Ok(svg.chars().map(|letter| if is_allowed(letter) { letter } else { ' ' }).collect())
 }
 
 fn error(spec: &FigureSpec, reason: impl ToString) -> FigureError {

@@ -14,8 +14,8 @@ struct Criterion {
     /// By arm; `None` if it is not known.
     values: Vec<Option<f64>>,
     show: fn(f64) -> String,
-    /// Shown in place of a value that a run does not have.
-    missing: &'static str,
+    /// By arm: what is shown in place of a value that there is not.
+    missing: Vec<String>,
     /// True if the change is shown as a difference, not as a ratio.
     is_difference: bool,
 }
@@ -50,8 +50,7 @@ fn card(html: &mut Html, criterion: &Criterion, arms: &Arms) {
     let first = criterion.values.first().copied().flatten();
     for (index, (arm, value)) in arms.arms.iter().zip(&criterion.values).enumerate() {
         html.raw("<li>").element("span", &[("class", "arm")], &arm.name);
-        let missing = if arm.runs.is_empty() { "not known" } else { criterion.missing };
-        let text = value.map_or(missing.to_owned(), criterion.show);
+        let text = value.map_or_else(|| criterion.missing[index].clone(), criterion.show);
         html.element("span", &[("class", "value")], text);
         if let Some(value) = value {
             let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
@@ -117,7 +116,7 @@ fn criteria(arms: &Arms, split: &str) -> Vec<Criterion> {
         hint,
         values: arms.arms.iter().map(|arm| mean_of(&arm.runs, value)).collect(),
         show,
-        missing: "not known",
+        missing: not_known(arms),
         is_difference: false,
     };
     let mut all: Vec<Criterion> = effectiveness(arms, split).into_iter().collect();
@@ -158,13 +157,17 @@ fn effectiveness(arms: &Arms, split: &str) -> Option<Criterion> {
         hint: "more is better",
         values,
         show: |value| format!("{value:.3}"),
-        missing: "not known",
+        missing: not_known(arms),
         is_difference: true,
     })
 }
 
-/// Seconds to reach the highest level of Hits@1 that every arm has reached; or else, the highest that the first arm and
-/// another one have.
+fn not_known(arms: &Arms) -> Vec<String> {
+    vec!["not known".to_owned(); arms.arms.len()]
+}
+
+/// Seconds to reach the highest level of Hits@1 that every trained arm has reached; or else, the highest that the first of them
+/// and another one have.
 fn time_to_level(arms: &Arms, split: &str) -> Option<Criterion> {
     let found = arms.comparison.as_ref().ok()?;
     let of_arm = |arm: &crate::compare::Arm, index: usize| {
@@ -188,9 +191,23 @@ fn time_to_level(arms: &Arms, split: &str) -> Option<Criterion> {
         hint: "less is better; interpolated between evaluations",
         values: found.arms.iter().map(|arm| of_arm(arm, index)).collect(),
         show: duration,
-        missing: "not reached",
+        missing: found.arms.iter().map(|arm| by_how_many(arm, index)).collect(),
         is_difference: false,
     })
+}
+
+/// Says which runs of an arm have reached a level, if not all have: `by 2 of 3 seeds`.
+fn by_how_many(arm: &crate::compare::Arm, level: usize) -> String {
+    let of_run = |run: &crate::compare::SystemRun| {
+        run.cost.as_ref()?;
+        Some(run.to_levels.get(level)?.reached.is_some())
+    };
+    let reached: Option<Vec<bool>> = arm.runs.iter().map(of_run).collect();
+    match reached.map(|reached| (reached.iter().filter(|is| **is).count(), reached.len())) {
+        None | Some((_, 0)) => "not known".to_owned(),
+        Some((0, _)) => "not reached".to_owned(),
+        Some((count, all)) => format!("by {count} of {all} seeds"),
+    }
 }
 
 fn sentences(arms: &Arms, split: &str) -> Vec<String> {

@@ -37,32 +37,41 @@ pub struct WriteSummary<'a> {
 
 /// The energy of a part of the machine.
 struct Energy {
-    /// Returns the joules since this process started.
-    meter: Option<Box<dyn FnMut() -> f64>>,
+    /// Returns the joules since this process started, if they can be read.
+    meter: Option<Box<dyn FnMut() -> Option<f64>>>,
     /// Joules of the processes that this one continues.
     before: f64,
-    /// Joules so far; `None` where the machine does not tell.
+    /// Joules so far; `None` if they are not known of the whole run.
     joules: Option<f64>,
 }
 
 impl Energy {
-    fn new(meter: Option<impl FnMut() -> f64 + 'static>) -> Self {
+    fn new(meter: Option<impl FnMut() -> Option<f64> + 'static>) -> Self {
         let joules = meter.is_some().then_some(0.0);
-        let meter = meter.map(|meter| Box::new(meter) as Box<dyn FnMut() -> f64>);
+        let meter = meter.map(|meter| Box::new(meter) as Box<dyn FnMut() -> Option<f64>>);
         Self { meter, before: 0.0, joules }
     }
 
     fn measure(&mut self) {
-        self.joules = self.meter.as_mut().map(|meter| self.before + meter());
+        self.joules = self.meter.as_mut().and_then(|meter| Some(self.before + meter()?));
+    }
+
+    /// Goes on from the joules of the processes before. If these are not known, those of the whole run are not either.
+    fn restore(&mut self, before: Option<f64>) {
+        match before {
+            Some(joules) => self.before = joules,
+            None => self.meter = None,
+        }
+        self.measure();
     }
 }
 
 impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
-        let processors = EnergyMeter::open().map(|mut meter| move || meter.joules());
+        let processors = EnergyMeter::open().map(|mut meter| move || Some(meter.joules()));
         let gpu = device::pci_bus_id(&plan.recipe.run.device).and_then(GpuEnergyMeter::open);
-        let gpu = gpu.map(|mut meter| move || meter.joules());
+        let gpu = gpu.map(|meter| move || meter.joules());
         let (processors, gpu) = (Energy::new(processors), Energy::new(gpu));
         Self { plan, run, best: None, last: None, written: None, processors, gpu }
     }
@@ -261,7 +270,7 @@ impl Callback for WriteSummary<'_> {
             best: Option<(String, Exact, u64)>,
             last: Option<(u64, BTreeMap<String, Exact>)>,
             written: Option<u64>,
-            /// States of genir before energy was measured have none.
+            /// Not in states of genir from before they were measured.
             joules: Option<f64>,
             gpu_joules: Option<f64>,
         }
@@ -269,8 +278,8 @@ impl Callback for WriteSummary<'_> {
         self.best = best.map(|(metric, Exact(value), step)| Best { metric, value, step });
         self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
         self.written = written;
-        self.processors.before = joules.unwrap_or(0.0);
-        self.gpu.before = gpu_joules.unwrap_or(0.0);
+        self.processors.restore(joules);
+        self.gpu.restore(gpu_joules);
         Ok(())
     }
 }
@@ -311,4 +320,22 @@ fn mebibytes(bytes: u64) -> f64 {
 
 fn words<T: ToString>(values: &[T]) -> String {
     values.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_energy_of_a_run_is_known_if_that_of_all_its_processes_is() {
+        let metered = || Energy::new(Some(|| Some(5.0)));
+        let after = |mut energy: Energy, before| {
+            energy.restore(before);
+            energy.measure();
+            energy.joules
+        };
+        assert_eq!(after(metered(), Some(2.0)), Some(7.0));
+        assert_eq!(after(metered(), None), None, "the processes before were not measured");
+        assert_eq!(after(Energy::new(None::<fn() -> Option<f64>>), Some(2.0)), None);
+    }
 }
