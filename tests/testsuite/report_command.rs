@@ -154,7 +154,8 @@ fn the_time_to_a_level_is_that_of_the_first_arm_and_others_that_reach_it() {
     let again = with_hits("again", "decoder", 2, 0.6);
     let other = with_hits("other", "full", 2, 0.2);
     let seeds = [format!("seeds={first}"), format!("seeds={other}")];
-    let of_seeds = answer(&[&format!("good={as_good}"), &format!("again={again}"), &seeds[0], &seeds[1]]);
+    let of_seeds =
+        answer(&[&format!("good={as_good}"), &format!("again={again}"), &seeds[0], &seeds[1]]);
     assert_says(&of_seeds, &["by 1 of 2 seeds"]);
     // No other arm reaches any of the levels.
     assert!(!answer(&[&first, &worse]).contains("Time to Hits@1"));

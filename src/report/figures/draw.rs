@@ -398,7 +398,7 @@ fn style(size: f64, color: RGBColor, across: HPos, down: VPos) -> TextStyle<'sta
     TextStyle { color, ..TextStyle::from((FONT, size)).pos(Pos::new(across, down)) }
 }
 
-/// Draws text at a pixel.
+/// Draws text at a pixel. Control characters, which fonts show as boxes, are replaced by spaces.
 fn text<DB: DrawingBackend>(
     area: &Area<DB>,
     text: &str,
@@ -408,5 +408,9 @@ fn text<DB: DrawingBackend>(
     if text.is_empty() {
         return Ok(());
     }
-    area.draw(&Text::new(text.to_owned(), place, style))
+    let printable: String = text
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
+    area.draw(&Text::new(printable, place, style))
 }

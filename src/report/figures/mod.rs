@@ -172,7 +172,7 @@ fn drawn(spec: &FigureSpec) -> Result<String, FigureError> {
         let root = SVGBackend::with_string(&mut svg, layout.size).into_drawing_area();
         draw::draw(spec, &layout, &root).map_err(|reason| error(spec, reason))?;
     }
-    // XML does not allow control characters, which names of runs may have; separators of lines would end a text.
+    // XML does not allow control characters, which labels may have; separators of lines would end a text.
     let is_allowed = |character: char| {
         character == '\n' || !(character.is_control() || "\u{2028}\u{2029}".contains(character))
     };
