@@ -6,18 +6,11 @@
 COLLECTION has documents.json and train_queries.json, or both with .gz, as docs/corpus-formats.md describes. OUTPUT must not exist.
 """
 
-import gzip
 import json
 import sys
 from pathlib import Path
 
-
-def read(collection, name):
-    for path, open_file in [(collection / name, open), (collection / f"{name}.gz", gzip.open)]:
-        if path.exists():
-            with open_file(path, "rt", encoding="utf-8") as file:
-                return json.load(file)
-    sys.exit(f"{collection}: there is no {name} and no {name}.gz")
+from text import read
 
 
 def main():

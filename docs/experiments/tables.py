@@ -8,17 +8,13 @@ SECOND: of the second arm minus the first one.
 """
 
 import json
-import statistics
 import sys
 from pathlib import Path
+from statistics import fmean as mean
 
 MEBIBYTE = 2**20
 # The names of measures in metrics.jsonl.
 SCALARS = {"Success@1": "hits@1", "Success@10": "hits@10", "RR@10": "mrr@10", "nDCG@10": "ndcg@10"}
-
-
-def mean(values):
-    return statistics.fmean(values)
 
 
 def row(cells):

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 
-def documents(collection):
-    for name, open_file in [("documents.json", open), ("documents.json.gz", gzip.open)]:
-        if (collection / name).exists():
-            with open_file(collection / name, "rt", encoding="utf-8") as file:
+def read(collection, name):
+    """Returns the contents of a JSON file of a collection, or of the same file with .gz."""
+    for path, open_file in [(collection / name, open), (collection / f"{name}.gz", gzip.open)]:
+        if path.exists():
+            with open_file(path, "rt", encoding="utf-8") as file:
                 return json.load(file)
-    sys.exit(f"{collection}: there is no documents.json and no documents.json.gz")
+    sys.exit(f"{collection}: there is no {name} and no {name}.gz")
 
 
 def main():
@@ -30,7 +31,7 @@ def main():
     texts = {}
     for collection in collections:
         before = len(texts)
-        for document in documents(collection):
+        for document in read(collection, "documents.json"):
             texts.setdefault(" ".join(document["text"].split()))
         print(f"{collection}: {len(texts) - before} documents that no earlier collection has")
     output.mkdir(parents=True)

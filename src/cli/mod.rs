@@ -149,7 +149,7 @@ impl RecipeArgs {
     }
 }
 
-/// What is logged where RUST_LOG does not say it. The parser of SVG warns of bars without height, which are values of 0.
+/// The default of RUST_LOG. Warnings of the SVG parser are left out: it warns of each bar of height 0.
 const DEFAULT_LOG: &str = "warn,usvg=error";
 
 /// Parses the command line and runs its subcommand. Returns exit code 0, or 1 with the error on standard error (2 for a
