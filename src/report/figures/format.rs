@@ -47,7 +47,8 @@ fn pdf(svg: &str) -> Result<Vec<u8>, String> {
     let options = Options { fontdb: fonts.clone(), dpi: DPI, ..Options::default() };
     let tree = Tree::from_str(svg, &options).map_err(|error| error.to_string())?;
     let mut without_glyph = BTreeSet::new();
-    characters_without_glyph(tree.root(), &mut without_glyph);
+    let font = Face::parse(dejavu::sans::regular(), 0).map_err(|error| error.to_string())?;
+    characters_without_glyph(tree.root(), &font, &mut without_glyph);
     if !without_glyph.is_empty() {
         let name = |character: &char| format!("`{character}` (U+{:04X})", u32::from(*character));
         let names: Vec<String> = without_glyph.iter().map(name).collect();
@@ -61,12 +62,10 @@ fn pdf(svg: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Collects the characters of a drawing's texts that the font does not have.
-fn characters_without_glyph(group: &Group, found: &mut BTreeSet<char>) {
-    // Without the font, plotters has refused to draw.
-    let Ok(font) = Face::parse(dejavu::sans::regular(), 0) else { return };
+fn characters_without_glyph(group: &Group, font: &Face, found: &mut BTreeSet<char>) {
     for node in group.children() {
         match node {
-            Node::Group(group) => characters_without_glyph(group, found),
+            Node::Group(group) => characters_without_glyph(group, font, found),
             Node::Text(text) => {
                 let characters = text.chunks().iter().flat_map(|chunk| chunk.text().chars());
                 found.extend(characters.filter(|&character| font.glyph_index(character).is_none()));
