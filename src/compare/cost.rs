@@ -30,6 +30,8 @@ pub struct Cost {
     pub optimizer_state_bytes: u64,
     /// Peak resident memory in bytes; GPU memory is not included.
     pub peak_memory_bytes: Option<u64>,
+    /// The most GPU memory of the process in bytes; `None` on the CPU, and where the machine does not tell.
+    pub peak_gpu_memory_bytes: Option<u64>,
     /// Joules of the machine's processors over the whole run, with evaluations; `None` where the machine does not tell.
     pub processor_joules: Option<f64>,
     /// Joules of the GPU over the whole run; `None` on the CPU, and where the machine does not tell.
@@ -82,6 +84,7 @@ impl TrainingCost {
             trained_parameters: summary.parameters.trained,
             optimizer_state_bytes: summary.optimizer_state_bytes,
             peak_memory_bytes: summary.peak_memory_bytes,
+            peak_gpu_memory_bytes: summary.peak_gpu_memory_bytes,
             processor_joules: summary.processor_joules,
             gpu_joules: summary.gpu_joules,
             training_seconds: summary.seconds.steps + summary.seconds.prefix,

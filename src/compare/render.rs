@@ -128,16 +128,20 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         "processor time",
         "examples/s",
     ];
-    type Joules = fn(&super::Cost) -> Option<f64>;
-    let energies: [(&str, Joules); 2] = [
-        ("energy of the processors", |cost| cost.processor_joules),
-        ("energy of the GPU", |cost| cost.gpu_joules),
+    let mebibytes: fn(f64) -> String = |bytes| format!("{:.1} MiB", bytes / MIB);
+    let joules: fn(f64) -> String = |joules| format!("{joules:.0} J");
+    // What only some machines tell: a column if any run has it.
+    type CostOf = fn(&super::Cost) -> Option<f64>;
+    let extra: [(&str, CostOf, fn(f64) -> String); 3] = [
+        ("peak GPU memory", |cost| cost.peak_gpu_memory_bytes.map(|bytes| bytes as f64), mebibytes),
+        ("energy of the processors", |cost| cost.processor_joules, joules),
+        ("energy of the GPU", |cost| cost.gpu_joules, joules),
     ];
     let costs =
         || comparison.arms.iter().flat_map(|arm| &arm.runs).filter_map(|run| run.cost.as_ref());
-    let measured = |(_, joules): &(&str, Joules)| costs().any(|cost| joules(cost).is_some());
-    let energies: Vec<_> = energies.into_iter().filter(measured).collect();
-    header.extend(energies.iter().map(|(name, _)| name));
+    let extra: Vec<_> =
+        extra.into_iter().filter(|(_, cost, _)| costs().any(|run| cost(run).is_some())).collect();
+    header.extend(extra.iter().map(|(name, ..)| name));
     let mut table = markdown(header.into_iter().map(str::to_owned).collect());
     for arm in &comparison.arms {
         let of = |value: fn(&super::Cost) -> Option<f64>| {
@@ -148,9 +152,7 @@ fn cost(comparison: &Comparison) -> Option<Table> {
         if arm.runs.iter().all(|run| run.cost.is_none()) {
             continue;
         }
-        let mebibytes = |bytes: f64| format!("{:.1} MiB", bytes / MIB);
-        let energy =
-            energies.iter().map(|(_, joules)| show(of(*joules), |joules| format!("{joules:.0} J")));
+        let extra = extra.iter().map(|(_, cost, text)| show(of(*cost), *text));
         let numbers = vec![
             arm.name.clone(),
             show(of(|cost| Some(cost.trained_parameters as f64)), |count| format!("{count:.0}")),
@@ -164,7 +166,7 @@ fn cost(comparison: &Comparison) -> Option<Table> {
                 format!("{rate:.0}")
             }),
         ];
-        table.add_row(numbers.into_iter().chain(energy).collect::<Vec<_>>());
+        table.add_row(numbers.into_iter().chain(extra).collect::<Vec<_>>());
     }
     (!table.is_empty()).then_some(table)
 }

@@ -3,7 +3,7 @@
 mod directory;
 mod energy;
 mod environment;
-mod gpu_energy;
+mod gpu_meter;
 mod lock;
 mod start;
 mod summary;
@@ -13,7 +13,7 @@ pub use directory::{Overwrite, RunDirectory, RunError};
 pub(crate) use energy::EnergyMeter;
 pub use environment::{Environment, GitRevision, Resumption};
 pub(crate) use environment::{available_to_process, peak_memory, resident_memory};
-pub(crate) use gpu_energy::GpuEnergyMeter;
+pub(crate) use gpu_meter::GpuMeter;
 pub(crate) use lock::Lock;
 pub use start::NewRun;
 pub(crate) use start::lock;

@@ -38,9 +38,12 @@ pub struct Summary {
     pub parameters: Parameters,
     /// Size of the optimizer state in bytes.
     pub optimizer_state_bytes: u64,
-    /// Peak resident memory of the process in bytes (Linux; `None` elsewhere). GPU memory is not included, and not
-    /// measured.
+    /// Peak resident memory of the process in bytes (Linux; `None` elsewhere). GPU memory is not included.
     pub peak_memory_bytes: Option<u64>,
+    /// The most GPU memory in bytes that the process held when it was read (NVML), at the cadence of the log; `None` on the
+    /// CPU, and where the machine does not tell. What Burn keeps for later allocations is included.
+    #[serde(default)]
+    pub peak_gpu_memory_bytes: Option<u64>,
     /// Joules that the processors of the machine have used, those of other processes included (RAPL); `None` where the
     /// machine does not tell. The energy of a GPU is not included.
     #[serde(default)]

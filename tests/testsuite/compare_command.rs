@@ -214,30 +214,32 @@ fn seeds_of_an_arm_are_averaged_and_compared_seed_by_seed() {
 }
 
 #[test]
-fn energy_is_shown_for_what_the_machine_has_measured() {
+fn energy_and_gpu_memory_are_shown_where_the_machine_has_measured_them() {
     let home = TempDir::new().unwrap();
     let runs = four_runs(&home);
     let paths: Vec<&str> = runs.values().map(String::as_str).collect();
     // What the machine of this test tells is replaced, and that of a GPU added.
-    let measured = |processors: Value, gpu: Value| {
+    let measured = |processors: Value, gpu: Value, memory: Value| {
         for path in &paths {
             let file = Path::new(path).join("summary.json");
             let mut summary: Value =
                 serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
             summary["processor_joules"] = processors.clone();
             summary["gpu_joules"] = gpu.clone();
+            summary["peak_gpu_memory_bytes"] = memory.clone();
             fs::write(&file, summary.to_string()).unwrap();
         }
         succeeds(&[&["compare"], &paths[..]].concat())
     };
     let (processors, gpu) = ("energy of the processors", "energy of the GPU");
-    let both = measured(31_234.4.into(), 56_789.3.into());
-    let places = [processors, gpu, "31234 J", "56789 J"].map(|part| both.find(part).unwrap());
+    let both = measured(31_234.4.into(), 56_789.3.into(), (123_u64 << 20).into());
+    let parts = ["peak GPU memory", processors, gpu, "123.0 MiB", "31234 J", "56789 J"];
+    let places = parts.map(|part| both.find(part).unwrap());
     assert!(places.is_sorted(), "{both}");
-    let one = measured(Value::Null, 56_789.3.into());
+    let one = measured(Value::Null, 56_789.3.into(), Value::Null);
     assert!(one.contains(gpu) && one.contains("56789 J") && !one.contains(processors), "{one}");
-    let none = measured(Value::Null, Value::Null);
-    assert!(!none.contains("energy"), "{none}");
+    let none = measured(Value::Null, Value::Null, Value::Null);
+    assert!(!none.contains("energy") && !none.contains("GPU"), "{none}");
 }
 
 #[test]

@@ -105,6 +105,12 @@ fn memory(run: &ReportedRun) -> Option<f64> {
     summary.map(|bytes| bytes as f64).or_else(logged)
 }
 
+fn gpu_memory(run: &ReportedRun) -> Option<f64> {
+    let logged = || last(run, "memory/gpu_peak_mebibytes").map(|found| found * MIB);
+    let summary = run.summary.as_ref().and_then(|summary| summary.peak_gpu_memory_bytes);
+    summary.map(|bytes| bytes as f64).or_else(logged)
+}
+
 fn trained(run: &ReportedRun) -> Option<f64> {
     let of_model = || Some(run.model.as_ref()?.table.total.trained as f64);
     run.summary.as_ref().map(|summary| summary.parameters.trained as f64).or_else(of_model)
@@ -123,6 +129,9 @@ fn criteria(arms: &Arms, split: &str) -> Vec<Criterion> {
     all.push(of("Training time", "less is better", seconds, duration));
     all.extend(time_to_level(arms, split));
     all.push(of("Peak memory", "less is better", memory, bytes));
+    // Only runs on a GPU have it.
+    let of_gpu = of("Peak GPU memory", "less is better", gpu_memory, bytes);
+    all.extend(Some(of_gpu).filter(|found| found.values.iter().any(Option::is_some)));
     all.push(of("Trained parameters", "less is cheaper to store", trained, |count| {
         grouped(count as usize)
     }));

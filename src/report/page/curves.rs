@@ -176,12 +176,15 @@ fn panel(arms: &[ReportedArm], quantity: &Quantity, over: Over) -> Panel {
 type CostOf = fn(&ReportedRun) -> Option<f64>;
 
 /// The costs of a training, each with its number of decimals.
-const COSTS: [(&str, usize, CostOf); 4] = [
+const COSTS: [(&str, usize, CostOf); 5] = [
     ("Training time (s)", 1, |run| {
         let seconds = &run.summary.as_ref()?.seconds;
         Some(seconds.steps + seconds.prefix)
     }),
     ("Peak memory (MiB)", 0, |run| Some(run.summary.as_ref()?.peak_memory_bytes? as f64 / MIB)),
+    ("Peak GPU memory (MiB)", 0, |run| {
+        Some(run.summary.as_ref()?.peak_gpu_memory_bytes? as f64 / MIB)
+    }),
     ("Optimizer state (MiB)", 1, |run| {
         Some(run.summary.as_ref()?.optimizer_state_bytes as f64 / MIB)
     }),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::rc::Rc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use crate::monitor::Hyperparameter;
 use crate::recipe::OptimizerSettings;
 use crate::retrieval::names;
 use crate::run::{
-    Best, EnergyMeter, Evaluation, GpuEnergyMeter, Parameters, RunDirectory, RunOutcome, Seconds,
+    Best, EnergyMeter, Evaluation, GpuMeter, Parameters, RunDirectory, RunOutcome, Seconds,
     Summary, peak_memory,
 };
 use crate::train::TrainError;
@@ -33,6 +34,9 @@ pub struct WriteSummary<'a> {
     written: Option<u64>,
     processors: Energy,
     gpu: Energy,
+    gpu_meter: Option<Rc<GpuMeter>>,
+    /// The most GPU memory so far, in bytes.
+    gpu_memory: Option<u64>,
 }
 
 /// The energy of a part of the machine.
@@ -70,15 +74,23 @@ impl<'a> WriteSummary<'a> {
     /// The summary of the run in `run`.
     pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
         let processors = EnergyMeter::open().map(|mut meter| move || Some(meter.joules()));
-        let gpu = device::pci_bus_id(&plan.recipe.run.device).and_then(GpuEnergyMeter::open);
-        let gpu = gpu.map(|meter| move || meter.joules());
-        let (processors, gpu) = (Energy::new(processors), Energy::new(gpu));
-        Self { plan, run, best: None, last: None, written: None, processors, gpu }
+        let bus_id = device::pci_bus_id(&plan.recipe.run.device);
+        let gpu_meter = bus_id.and_then(GpuMeter::open).map(Rc::new);
+        let gpu = gpu_meter.clone().filter(|meter| meter.counts_energy());
+        let gpu = Energy::new(gpu.map(|meter| move || meter.joules()));
+        let processors = Energy::new(processors);
+        let (best, last, written, gpu_memory) = (None, None, None, None);
+        Self { plan, run, best, last, written, processors, gpu, gpu_meter, gpu_memory }
     }
 
     fn measure_energy(&mut self) {
         self.processors.measure();
         self.gpu.measure();
+    }
+
+    fn measure_gpu_memory(&mut self) {
+        let now = self.gpu_meter.as_ref().and_then(|meter| meter.memory());
+        self.gpu_memory = self.gpu_memory.max(now);
     }
 
     fn note_metrics(&mut self, state: &TrainerState) {
@@ -100,6 +112,7 @@ impl<'a> WriteSummary<'a> {
             return;
         }
         self.written = Some(state.step);
+        self.measure_gpu_memory();
         // Those of the prefix and of probes are written where they are measured.
         let mut values = vec![
             ("time/steps_seconds", state.costs.seconds(Phase::Steps)),
@@ -113,6 +126,8 @@ impl<'a> WriteSummary<'a> {
         values.extend(of_processors.map(|joules| ("energy/processor_joules", joules)));
         values.extend(self.gpu.joules.map(|joules| ("energy/gpu_joules", joules)));
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
+        let of_gpu = self.gpu_memory;
+        values.extend(of_gpu.map(|bytes| ("memory/gpu_peak_mebibytes", mebibytes(bytes))));
         state.monitor.scalars(state.step, state.epoch, &values);
     }
 
@@ -144,6 +159,7 @@ impl<'a> WriteSummary<'a> {
             },
             optimizer_state_bytes: state.costs.optimizer_bytes,
             peak_memory_bytes: peak_memory(),
+            peak_gpu_memory_bytes: self.gpu_memory,
             processor_joules: self.processors.joules,
             gpu_joules: self.gpu.joules,
             processor_seconds: Some(state.costs.processor_seconds),
@@ -233,6 +249,7 @@ impl Callback for WriteSummary<'_> {
             self.note_metrics(state);
         }
         self.measure_energy();
+        self.measure_gpu_memory();
         let contents = self.contents(state, ending);
         // A run that continues has no costs at this step, and has not ended for TensorBoard.
         if !matches!(ending, Ending::Interrupted(_)) {
@@ -306,8 +323,10 @@ fn in_words(contents: &Summary) -> String {
     ];
     let parts = parts.iter().filter(|(_, seconds)| *seconds > 0.0);
     let parts: Vec<String> = parts.map(|(name, seconds)| format!("{name} {seconds:.1}")).collect();
-    let peak = contents.peak_memory_bytes.map(mebibytes);
-    let peak = peak.map_or(String::new(), |peak| format!("; peak memory {peak:.0} MiB"));
+    let peak =
+        [("memory", contents.peak_memory_bytes), ("GPU memory", contents.peak_gpu_memory_bytes)];
+    let peak = peak.iter().filter_map(|(name, bytes)| Some((name, mebibytes((*bytes)?))));
+    let peak: String = peak.map(|(name, peak)| format!("; peak {name} {peak:.0} MiB")).collect();
     let energy = [("processors", contents.processor_joules), ("GPU", contents.gpu_joules)];
     let energy = energy.iter().filter_map(|(name, joules)| Some((name, (*joules)?)));
     let energy: String = energy.map(|(name, joules)| format!("; {name} {joules:.0} J")).collect();
