@@ -1,5 +1,6 @@
 //! Says what a run costs and what comes of it: scalars while it runs, `summary.json` when it is over.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::rc::Rc;
@@ -33,7 +34,8 @@ pub struct WriteSummary<'a> {
     /// The step whose costs were written last.
     written: Option<u64>,
     processors: Energy,
-    gpu: Energy,
+    /// Read only where it is reported or stored: one reading takes NVML 7 ms on an H100, as long as a small step.
+    gpu: RefCell<Energy>,
     gpu_meter: Option<Rc<GpuMeter>>,
     /// The most GPU memory so far, in bytes.
     gpu_memory: Option<u64>,
@@ -77,15 +79,17 @@ impl<'a> WriteSummary<'a> {
         let bus_id = device::pci_bus_id(&plan.recipe.run.device);
         let gpu_meter = bus_id.and_then(GpuMeter::open).map(Rc::new);
         let gpu = gpu_meter.clone().filter(|meter| meter.counts_energy());
-        let gpu = Energy::new(gpu.map(|meter| move || meter.joules()));
+        let gpu = RefCell::new(Energy::new(gpu.map(|meter| move || meter.joules())));
         let processors = Energy::new(processors);
         let (best, last, written, gpu_memory) = (None, None, None, None);
         Self { plan, run, best, last, written, processors, gpu, gpu_meter, gpu_memory }
     }
 
-    fn measure_energy(&mut self) {
-        self.processors.measure();
-        self.gpu.measure();
+    /// Joules of the GPU until now.
+    fn gpu_joules(&self) -> Option<f64> {
+        let mut gpu = self.gpu.borrow_mut();
+        gpu.measure();
+        gpu.joules
     }
 
     fn measure_gpu_memory(&mut self) {
@@ -124,7 +128,7 @@ impl<'a> WriteSummary<'a> {
         ];
         let of_processors = self.processors.joules;
         values.extend(of_processors.map(|joules| ("energy/processor_joules", joules)));
-        values.extend(self.gpu.joules.map(|joules| ("energy/gpu_joules", joules)));
+        values.extend(self.gpu_joules().map(|joules| ("energy/gpu_joules", joules)));
         values.extend(peak_memory().map(|bytes| ("memory/peak_mebibytes", mebibytes(bytes))));
         let of_gpu = self.gpu_memory;
         values.extend(of_gpu.map(|bytes| ("memory/gpu_peak_mebibytes", mebibytes(bytes))));
@@ -161,7 +165,7 @@ impl<'a> WriteSummary<'a> {
             peak_memory_bytes: peak_memory(),
             peak_gpu_memory_bytes: self.gpu_memory,
             processor_joules: self.processors.joules,
-            gpu_joules: self.gpu.joules,
+            gpu_joules: self.gpu_joules(),
             processor_seconds: Some(state.costs.processor_seconds),
             seconds: seconds(&state.costs),
         }
@@ -234,7 +238,7 @@ impl Callback for WriteSummary<'_> {
 
     fn call(&mut self, state: &mut TrainerState) -> Result<Verdict, TrainError> {
         self.note_metrics(state);
-        self.measure_energy();
+        self.processors.measure();
         if state.step == 0 {
             state.monitor.hyperparameters(&self.hyperparameters(), &self.metrics());
         } else if !state.is_last && state.step.is_multiple_of(self.plan.recipe.log.every_steps) {
@@ -248,7 +252,7 @@ impl Callback for WriteSummary<'_> {
         if !matches!(ending, Ending::Failed(_)) {
             self.note_metrics(state);
         }
-        self.measure_energy();
+        self.processors.measure();
         self.measure_gpu_memory();
         let contents = self.contents(state, ending);
         // A run that continues has no costs at this step, and has not ended for TensorBoard.
@@ -274,7 +278,7 @@ impl Callback for WriteSummary<'_> {
         let best = best.map(|Best { metric, value, step }| json!([metric, Exact(*value), step]));
         let last = self.last.as_ref();
         let last = last.map(|Evaluation { step, metrics }| json!([step, to_exact(metrics)]));
-        let (joules, gpu_joules) = (self.processors.joules, self.gpu.joules);
+        let (joules, gpu_joules) = (self.processors.joules, self.gpu_joules());
         Some(json!({
             "best": best, "last": last, "written": self.written,
             "joules": joules, "gpu_joules": gpu_joules,
@@ -296,7 +300,7 @@ impl Callback for WriteSummary<'_> {
         self.last = last.map(|(step, metrics)| Evaluation { step, metrics: from_exact(metrics) });
         self.written = written;
         self.processors.restore(joules);
-        self.gpu.restore(gpu_joules);
+        self.gpu.get_mut().restore(gpu_joules);
         Ok(())
     }
 }
