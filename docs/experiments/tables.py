@@ -54,6 +54,20 @@ def curves(comparison, measure):
         row([str(step), *(f"{mean([run[step] for run in runs]):.3f}" for runs in found)])
 
 
+def parts(comparison, measure):
+    """Questions whose documents are in training questions and those of others, and what is remembered of training."""
+    name = SCALARS[measure]
+    keys = [f"{comparison['split']}/seen/{name}", f"{comparison['split']}/unseen/{name}",
+            "memorisation/indexing/hits@1", "memorisation/retrieval/hits@1"]
+    arms = [arm for arm in comparison["arms"] if arm["runs"][0]["cost"]]
+    header(["", *(f"`{arm['name']}`" for arm in arms)])
+    summaries = [[json.loads((Path(run["path"]) / "summary.json").read_text(encoding="utf-8"))["last"]["metrics"]
+                  for run in arm["runs"]] for arm in arms]
+    for key in keys:
+        if key in summaries[0][0]:
+            row([key, *(f"{mean([summary[key] for summary in runs]):.3f}" for runs in summaries)])
+
+
 def p_value(p):
     return "1" if p > 0.995 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
 
@@ -85,6 +99,8 @@ def main():
     result(comparison)
     print()
     curves(comparison, sys.argv[2])
+    print()
+    parts(comparison, sys.argv[2])
     if sys.argv[3:]:
         print()
         differences(comparison, sys.argv[2], sys.argv[3:])
