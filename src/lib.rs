@@ -222,6 +222,7 @@ pub mod ops;
 mod panics;
 pub mod prefix;
 pub mod probe;
+pub mod processes;
 pub mod provenance;
 pub mod random;
 pub mod recipe;

@@ -37,6 +37,7 @@ use tracing_subscriber::EnvFilter;
 use self::output::OutputError;
 use crate::choice::Choice;
 use crate::monitor::{Console, Verbosity};
+use crate::processes::{alone, started_rank};
 use crate::recipe::{Recipe, RecipeErrors, ShippedRecipe};
 use crate::terminal::escaped_lines;
 
@@ -158,8 +159,14 @@ const DEFAULT_LOG: &str = "warn,usvg=error";
 pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
-    let console = Console::stderr(if cli.quiet { Verbosity::Quiet } else { Verbosity::Normal });
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let console = Console::stderr(match cli.quiet || started_rank() > 0 {
+        true => Verbosity::Quiet,
+        false => Verbosity::Normal,
+    });
+    // Of several processes that train together, the first one prints.
+    let follows = matches!(cli.command, Command::Train(_)) && started_rank() > 0;
+    let default_log = if follows { "error" } else { DEFAULT_LOG };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_log));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(console.clone())
@@ -170,6 +177,9 @@ pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let done = rayon::scope(|_| {
         panic::panic_if_asked();
+        if !matches!(cli.command, Command::Train(_)) {
+            alone()?;
+        }
         match cli.command {
             Command::Train(train) => train.run(&console),
             Command::Eval(eval) => eval.run(&console).map(success),
@@ -194,13 +204,18 @@ pub fn main() -> ExitCode {
         // The reader has closed the pipe on purpose: `genir check RECIPE | head -3`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let message = format!("error: {}", escaped_lines(&with_causes(&error)));
-            console.log_line(&message);
-            // If standard error cannot be written either, nothing is left to report to.
-            let _ = writeln!(io::stderr(), "{message}");
+            report_error(&error, &console);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints an error with its causes, and writes it to the log of the run.
+fn report_error(error: &anyhow::Error, console: &Console) {
+    let message = format!("error: {}", escaped_lines(&with_causes(error)));
+    console.log_line(&message);
+    // If standard error cannot be written either, nothing is left to report to.
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 /// Returns whether the reader of an output has closed it: standard output, or a file that is a pipe.

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +27,15 @@ pub(super) fn listen(requests: &Requests) -> Result<()> {
     }
     if !is_ignored(SIGUSR1) {
         flag::register(SIGUSR1, requests.save.clone()).context("cannot handle SIGUSR1")?;
+    }
+    Ok(())
+}
+
+/// Ignores the signals that [`listen`] listens to, in a process that waits for what another one decides.
+pub(super) fn ignore() -> Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1] {
+        flag::register(signal, Arc::default())
+            .with_context(|| format!("cannot handle signal {signal}"))?;
     }
     Ok(())
 }

@@ -8,16 +8,19 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use super::RecipeArgs;
-use super::signals::{listen, listen_to_sweep};
+use super::signals::{ignore, listen, listen_to_sweep};
+use super::{RecipeArgs, report_error};
 use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
+use crate::processes::{ProcessesError, World};
 use crate::recipe::Init;
-use crate::train::{MemoryEstimate, Plan, Resume, Training, find_start, name_of_base};
+use crate::train::{
+    MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow, name_of_base,
+};
 
 /// Fine-tune a model from a recipe.
 ///
@@ -28,6 +31,9 @@ use crate::train::{MemoryEstimate, Plan, Resume, Training, find_start, name_of_b
 /// weights as if it had not been interrupted. SIGINT (Ctrl-C), SIGTERM and SIGHUP finish the current step, write a
 /// checkpoint and exit with 128 plus the signal's number; a second signal exits at once. SIGUSR1 writes a checkpoint and
 /// continues.
+///
+/// `mpirun -np 4 genir train RECIPE` trains the same run with four processes, to the same weights, in a build with
+/// `--features mpi`: docs/processes.md.
 #[derive(Debug, Args)]
 pub struct Train {
     #[command(flatten)]
@@ -49,6 +55,16 @@ pub struct Train {
 impl Train {
     pub fn run(self, console: &Console) -> Result<ExitCode> {
         console.buffer_log();
+        match World::join()? {
+            None => {
+                let (plan, start) = self.plan(console)?;
+                lead(&plan, start, None, console)
+            }
+            Some(world) => self.together(world, console),
+        }
+    }
+
+    fn plan(&self, console: &Console) -> Result<(Plan, Start)> {
         let resume = match self.resume.as_str() {
             "auto" => Resume::Auto,
             "never" => Resume::Never,
@@ -57,34 +73,112 @@ impl Train {
         let recipe = self.recipe.read(console)?;
         let start = find_start(&recipe, self.overwrite, &resume)?;
         let plan = start.plan(recipe)?;
-        let training = Training::start(&plan, start)?;
-        listen(&training.requests())?;
-        listen_to_sweep(&training.requests());
-        let run = training.directory().clone();
-        console.message(&summary(&plan));
-        for warning in plan.warnings() {
-            tracing::warn!("{warning}");
-        }
-        let start = Instant::now();
-        let outcome = training.run(console)?;
-        if let Some(signal) = outcome.signal {
-            console.message(&format!(
-                "interrupted by signal {signal} after step {}; the same command continues the run",
-                outcome.steps
-            ));
-            return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)));
-        }
-        if let Some(reason) = outcome.stopped {
-            console.message(&format!("stopped after step {}: {reason}", outcome.steps));
-        }
-        console.message(&closing_message(
-            run.path(),
-            run.probes().exists(),
-            plan.docids.is_empty(),
-            start.elapsed().as_secs_f64(),
-        ));
-        Ok(ExitCode::SUCCESS)
+        Ok((plan, start))
     }
+
+    /// Trains with other processes. An error ends all of them.
+    fn together(self, world: World, console: &Console) -> Result<ExitCode> {
+        let planned = world.all_succeed(self.plan(console));
+        let planned = planned.and_then(|(plan, start)| {
+            world.check_accumulate(plan.recipe.train.accumulate)?;
+            world.agree(&identity(&plan, &start)?)?;
+            Ok((plan, start))
+        });
+        let (plan, start) = match planned {
+            Ok(planned) => planned,
+            // All processes know that one has failed: the first of them says it.
+            Err(error) => {
+                let is_first = world.is_first();
+                world.finish();
+                return if is_first { Err(error) } else { Ok(ExitCode::FAILURE) };
+            }
+        };
+        let done = match world.is_first() {
+            true => lead(&plan, start, Some(&world), console),
+            false => {
+                ignore()?;
+                match follow(&plan, start, &world) {
+                    // The first process reports it, and ends all.
+                    Err(TrainError::NotFinite { .. }) => Ok(ExitCode::FAILURE),
+                    done => done.map(|_| ExitCode::SUCCESS).map_err(Into::into),
+                }
+            }
+        };
+        match done {
+            Ok(code) => {
+                world.finish();
+                Ok(code)
+            }
+            Err(error) => {
+                let (rank, count) = (world.rank(), world.count());
+                let place = format!("process {rank} of {count}, on {}", world.host());
+                report_error(&error.context(place), console);
+                // The others may wait for this process.
+                world.abort(1)
+            }
+        }
+    }
+}
+
+/// What all processes of a training must have in common, each with its name in an error.
+fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5], ProcessesError> {
+    let digest = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
+    let other = |error: &dyn std::fmt::Display| ProcessesError::Mpi(error.to_string());
+    let program = std::env::current_exe().and_then(std::fs::read).map_err(|error| other(&error))?;
+    let recipe = plan.recipe.to_toml().map_err(|error| other(&error))?;
+    let start = match start {
+        Start::New(_) => "a new run".to_owned(),
+        Start::Continue(point) => format!("the checkpoint of step {}", point.state.step),
+    };
+    Ok([
+        ("their program, by BLAKE3", digest(&program)),
+        ("their recipe, by BLAKE3", digest(recipe.as_bytes())),
+        ("the examples of their corpus, by hash", plan.fingerprint()),
+        ("what they start from", start),
+        ("their device", device::describe(&plan.device, plan.precision)),
+    ])
+}
+
+/// Trains with a run directory: alone, or as the first process of `world`.
+fn lead(plan: &Plan, start: Start, world: Option<&World>, console: &Console) -> Result<ExitCode> {
+    let mut training = Training::start(plan, start)?;
+    if let Some(world) = world {
+        training = training.with(world);
+    }
+    listen(&training.requests())?;
+    listen_to_sweep(&training.requests());
+    let run = training.directory().clone();
+    console.message(&summary(plan));
+    if let Some(world) = world {
+        let accumulate = plan.recipe.train.accumulate;
+        console.message(&format!(
+            "processes {}, each of which computes {} of the {accumulate} batches of an update",
+            world.count(),
+            accumulate / world.count(),
+        ));
+    }
+    for warning in plan.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let start = Instant::now();
+    let outcome = training.run(console)?;
+    if let Some(signal) = outcome.signal {
+        console.message(&format!(
+            "interrupted by signal {signal} after step {}; the same command continues the run",
+            outcome.steps
+        ));
+        return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX)));
+    }
+    if let Some(reason) = outcome.stopped {
+        console.message(&format!("stopped after step {}: {reason}", outcome.steps));
+    }
+    console.message(&closing_message(
+        run.path(),
+        run.probes().exists(),
+        plan.docids.is_empty(),
+        start.elapsed().as_secs_f64(),
+    ));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Summarises what will be trained, on which data and with what memory: printed before the first step.

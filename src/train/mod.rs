@@ -18,11 +18,13 @@ mod checks;
 mod costs;
 mod detect_stages;
 mod docid_rows;
+mod exchange;
 mod failed_step;
 mod held_out;
 mod memory;
 mod optimizer;
 mod optimizer_state;
+mod pairwise_sum;
 mod plan;
 mod plan_error;
 mod probe_base;
@@ -66,13 +68,14 @@ pub use schedule::Schedule;
 pub use step::{StepInput, StepOptions, forward_backward};
 pub use text_step::{TextBatch, forward_backward_text, text_loss};
 pub use trainer::{Outcome, Trainer};
-pub use training::Training;
+pub use training::{Training, follow};
 pub use training_state::{Arithmetic, StateError, TrainingState};
 
 use crate::checkpoint::CheckpointError;
 use crate::docid::TokenizerError;
 use crate::files::FileError;
 use crate::probe::ProbeError;
+use crate::processes::ProcessesError;
 use crate::retrieval::run_files::RunFileError;
 use crate::run::RunError;
 use crate::t5::weights::WeightsError;
@@ -201,6 +204,9 @@ pub enum TrainError {
     /// The recipe cannot be written as TOML.
     #[error("the recipe cannot be written as TOML: {0}")]
     Recipe(#[from] toml::ser::Error),
+    /// The processes that train together cannot go on.
+    #[error(transparent)]
+    Processes(#[from] ProcessesError),
     /// Another file of the run cannot be written.
     #[error(transparent)]
     File(#[from] FileError),

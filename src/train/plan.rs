@@ -314,7 +314,7 @@ impl Plan {
     }
 
     /// A hash of the training examples in order, of the docids and of the queries that are evaluated.
-    pub(super) fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut text = |text: &str| {
             hasher.update(&(text.len() as u64).to_le_bytes());

@@ -4,17 +4,20 @@ mod between_updates;
 mod frozen;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase, processor_time};
+use super::exchange::sum_of_all;
 use super::optimizer::{Optimizer, UpdateError};
+use super::pairwise_sum::PairwiseSum;
 use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::requests::Requests;
@@ -24,11 +27,12 @@ use super::text_step::{TextBatch, forward_backward_text};
 use super::training_state::{Called, OPTIMIZER, TrainingState, UpdateRecord};
 use super::{NonFinite, TrainError};
 use crate::allocator::release_freed_memory;
-use crate::component::freeze_all_but;
+use crate::component::{VisitParameter, freeze_all_but, visit_parameters};
 use crate::device::pad_to_multiple_of;
 use crate::exact::from_exact;
 use crate::monitor::Monitor;
 use crate::prefix::{Prefetcher, Prefix};
+use crate::processes::{ProcessesError, World};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
@@ -56,6 +60,8 @@ pub struct Trainer<'a> {
     stopped: Option<String>,
     /// The recipe as TOML, and the hash of the examples.
     identity: (String, String),
+    /// The processes that train this run together; none if this one trains it alone.
+    world: Option<&'a World>,
 }
 
 /// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
@@ -118,8 +124,20 @@ impl<'a> Trainer<'a> {
             stopped: None,
             identity: (recipe.to_toml()?, plan.fingerprint()),
             device: plan.device.clone().autodiff(),
+            world: None,
             plan,
         })
+    }
+
+    /// Trains together with the other processes of `world`, each of which has a trainer of the same plan: the first one
+    /// with [`Trainer::run`], the others with [`Trainer::follow`].
+    ///
+    /// # Errors
+    /// They cannot share the batches of an update.
+    pub fn join(&mut self, world: &'a World) -> Result<(), ProcessesError> {
+        world.check_accumulate(self.plan.recipe.train.accumulate)?;
+        self.world = Some(world);
+        Ok(())
     }
 
     /// Listens to `requests` while it trains.
@@ -180,7 +198,7 @@ impl<'a> Trainer<'a> {
         callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<(GenirModel, Outcome), TrainError> {
-        let (mut model, outcome) = self.train(model, callbacks, monitor)?;
+        let (mut model, outcome) = self.train(model, Some((callbacks, monitor)))?;
         model.t5 = model.t5.restored().map_err(PlanError::from)?;
         Ok((model.merged(), outcome))
     }
@@ -196,31 +214,58 @@ impl<'a> Trainer<'a> {
         callbacks: &mut Callbacks<'_>,
         monitor: &mut Monitor,
     ) -> Result<Outcome, TrainError> {
-        Ok(self.train(model, callbacks, monitor)?.1)
+        Ok(self.train(model, Some((callbacks, monitor)))?.1)
     }
 
+    /// Trains `model` together with the first process, which has all callbacks and decides when the training ends.
+    ///
+    /// # Errors
+    /// A loss or gradient that is not finite, which the first process reports; or MPI fails.
+    pub(super) fn follow(&mut self, model: GenirModel) -> Result<Outcome, TrainError> {
+        Ok(self.train(model, None)?.1)
+    }
+
+    /// `leader` are the callbacks and the monitor of the process that has them.
     fn train(
         &mut self,
         model: GenirModel,
-        callbacks: &mut Callbacks<'_>,
-        monitor: &mut Monitor,
+        mut leader: Option<(&mut Callbacks<'_>, &mut Monitor)>,
     ) -> Result<(GenirModel, Outcome), TrainError> {
-        let steps = self.total_steps;
-        let asked = callbacks.all().flat_map(|callback| callback.text_sets(steps)).collect();
-        self.prepare(&model, asked, &mut |name, done, of| {
-            monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
-        });
-        self.report_prefix(monitor);
-        let mut model = match callbacks.all().all(|callback| callback.reads_no_other_texts()) {
-            true => self.release_frozen(model, Some(monitor))?,
-            false => model,
+        self.check_weights(&model)?;
+        let mut model = match &mut leader {
+            Some((callbacks, monitor)) => {
+                let steps = self.total_steps;
+                let asked =
+                    callbacks.all().flat_map(|callback| callback.text_sets(steps)).collect();
+                self.prepare(&model, asked, &mut |name, done, of| {
+                    monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
+                });
+                self.report_prefix(monitor);
+                self.goes_on(true)?;
+                match callbacks.all().all(|callback| callback.reads_no_other_texts()) {
+                    true => self.release_frozen(model, Some(monitor))?,
+                    false => model,
+                }
+            }
+            None => {
+                // What the first process has stored is read, where both see the same cache.
+                self.goes_on(true)?;
+                self.prepare(&model, Vec::new(), &mut |_, _, _| {});
+                self.release_frozen(model, None)?
+            }
         };
         release_freed_memory();
         self.requests.accept();
         let ended = loop {
-            match self.between_updates(&model, callbacks, monitor) {
-                Ok(None) if self.newest.number < self.total_steps => {}
-                ended => break ended,
+            let ended = match &mut leader {
+                Some((callbacks, monitor)) => self.between_updates(&model, callbacks, monitor),
+                None => Ok(None),
+            };
+            let goes_on = matches!(ended, Ok(None)) && self.newest.number < self.total_steps;
+            match self.goes_on(goes_on) {
+                Ok(true) => {}
+                Ok(false) => break ended,
+                Err(error) => break ended.and(Err(error.into())),
             }
             let (begun, processors) = (Instant::now(), processor_time());
             let done;
@@ -229,14 +274,27 @@ impl<'a> Trainer<'a> {
             self.costs.processor_seconds += (processor_time() - processors).as_secs_f64();
             match done {
                 Ok(done) => self.newest = done,
-                Err(error) => break Err(self.stored_before(error, &model, callbacks, monitor)),
+                Err(error) => {
+                    break Err(match &mut leader {
+                        Some((callbacks, monitor)) => {
+                            self.stored_before(error, &model, callbacks, monitor)
+                        }
+                        None => error,
+                    });
+                }
             }
             self.called = Called::None;
             self.costs.examples += self.newest.examples;
             self.costs.optimizer_bytes = self.optimizer.state_bytes();
-            monitor.step(self.newest.number, self.newest.loss, self.costs.examples);
+            if let Some((_, monitor)) = &mut leader {
+                monitor.step(self.newest.number, self.newest.loss, self.costs.examples);
+            }
         };
-        let (stopped, signal) = match self.end(ended, &model, callbacks, monitor)? {
+        let ended = match leader {
+            Some((callbacks, monitor)) => self.end(ended, &model, callbacks, monitor),
+            None => ended,
+        };
+        let (stopped, signal) = match ended? {
             None => (None, None),
             Some(Stop::Early(reason)) => (Some(reason), None),
             Some(Stop::Signal(signal)) => (None, Some(signal)),
@@ -244,8 +302,49 @@ impl<'a> Trainer<'a> {
         Ok((model, Outcome { steps: self.newest.number, stopped, signal }))
     }
 
+    /// The first process tells the others whether the training goes on; returns whether it does.
+    fn goes_on(&self, goes_on: bool) -> Result<bool, ProcessesError> {
+        match self.world {
+            None => Ok(goes_on),
+            Some(world) if world.is_first() => world.tell(goes_on).map(|()| goes_on),
+            Some(world) => world.hear(),
+        }
+    }
+
+    /// Checks that all processes begin with the same weights, to the bit.
+    fn check_weights(&self, model: &GenirModel) -> Result<(), ProcessesError> {
+        match self.world {
+            None => Ok(()),
+            Some(world) => {
+                let digest = weights_digest(model);
+                world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
+            }
+        }
+    }
+
+    /// The places of this process's parts among those of an update: whole batches, as many for each process where the
+    /// update is not a short one.
+    fn own(&self, parts: &[BatchPart]) -> Range<usize> {
+        match self.world {
+            None => 0..parts.len(),
+            Some(world) => {
+                let up_to = |rank| parts.partition_point(|part| self.owner(parts, part) < rank);
+                up_to(world.rank())..up_to(world.rank() + 1)
+            }
+        }
+    }
+
+    /// The rank of the process that computes one of the `parts` of an update.
+    fn owner(&self, parts: &[BatchPart], part: &BatchPart) -> usize {
+        let share = self.plan.recipe.train.accumulate / self.world.map_or(1, World::count);
+        (part.batch - parts[0].batch) as usize / share.max(1)
+    }
+
     /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model is
     /// moved in and out, so that the optimizer is the only owner of each tensor that it updates in place.
+    ///
+    /// Gradients are summed along a fixed binary tree over the batches, so that no bit depends on how they are divided
+    /// among processes ([`PairwiseSum`]).
     ///
     /// Batches are assembled here and not by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
@@ -258,34 +357,53 @@ impl<'a> Trainer<'a> {
         let parts = self.sampler.parts(update);
         let shares = Shares::of(&parts, self.plan);
         let examples = self.plan.epochs.examples_of(update);
-        let mut accumulator = GradientsAccumulator::new();
-        let mut gradients = None;
-        let mut loss = 0.0;
-        for (at, part) in parts.iter().enumerate() {
-            let share = shares.of_part(at);
+        let own = self.own(&parts);
+        let mut losses = vec![0.0; parts.len()];
+        let (mut sum, mut of_batch) = (PairwiseSum::default(), None);
+        for at in own.clone() {
+            let (part, share) = (&parts[at], shares.of_part(at));
             let (value, found) = match &part.examples {
                 PartExamples::Docids(indices) => {
                     let (pad_id, multiple) =
                         (self.plan.tokenizer.pad_id(), pad_to_multiple_of(&self.device));
                     let batch = collate(&self.plan.examples, indices, pad_id, multiple);
                     let input = self.input(&model, &batch);
-                    self.prefetch_next(&parts[at + 1..], step);
+                    self.prefetch_next(&parts[at + 1..own.end], step);
                     self.forward_backward(&model, &batch, input, part.batch, share)
                 }
                 PartExamples::Denoising(chosen) => self.denoise(&model, chosen, part.batch, share),
             };
+            losses[at] = value;
             if !value.is_finite() {
-                let error = self.non_finite(NonFinite::Loss, value, step, learning_rate);
-                return (model, Err(error));
+                break;
             }
-            loss += value * share;
-            if parts.len() == 1 {
-                gradients = Some(found);
-            } else {
-                accumulator.accumulate(&model, found);
+            // Both kinds of a batch, of docids and of texts, are one value of the sum.
+            let found = match of_batch.take() {
+                Some(first) => added(&model, first, found),
+                None => found,
+            };
+            match parts.get(at + 1) {
+                Some(next) if next.batch == part.batch => of_batch = Some(found),
+                _ => sum.push(found, |left, right| added(&model, left, right)),
             }
         }
-        let gradients = gradients.unwrap_or_else(|| accumulator.grads());
+        let losses = match self.losses_of_all(&parts, losses) {
+            Ok(losses) => losses,
+            Err(error) => return (model, Err(error.into())),
+        };
+        if let Some(&value) = losses.iter().find(|value| !value.is_finite()) {
+            let error = self.non_finite(NonFinite::Loss, value, step, learning_rate);
+            return (model, Err(error));
+        }
+        let loss = (0..parts.len()).map(|at| losses[at] * shares.of_part(at)).sum();
+        let gradients = sum.total(|left, right| added(&model, left, right)).unwrap_or_default();
+        let gradients = match self.world {
+            None => gradients,
+            Some(world) => match sum_of_all(world, &model, gradients, &self.plan.device) {
+                Ok(gradients) => gradients,
+                Err(error) => return (model, Err(error.into())),
+            },
+        };
         let (model, updated) = self.optimizer.step(model, gradients, learning_rate);
         let done = match updated {
             Ok(updated) => {
@@ -298,6 +416,18 @@ impl<'a> Trainer<'a> {
             }
         };
         (model, done)
+    }
+
+    /// The losses of all parts of an update, each of the process that has computed it.
+    fn losses_of_all(
+        &self,
+        parts: &[BatchPart],
+        own: Vec<f64>,
+    ) -> Result<Vec<f64>, ProcessesError> {
+        let Some(world) = self.world else { return Ok(own) };
+        let all = world.all_gather(&own)?; // [processes, parts]
+        let of_part = |(at, part)| all[self.owner(parts, part) * parts.len() + at];
+        Ok(parts.iter().enumerate().map(of_part).collect())
     }
 
     /// Mean loss of a batch, and its gradients times `share`. Dropout is a function of the seed and of `position`, the
@@ -362,7 +492,9 @@ impl<'a> Trainer<'a> {
     /// Starts gathering the stored prefix of the next batch of docids among those `following` in update number `step`, or
     /// of the first one of the next update.
     fn prefetch_next(&mut self, following: &[BatchPart], step: u64) {
-        let Some(ahead) = &mut self.ahead else { return };
+        if self.ahead.is_none() {
+            return;
+        }
         let of_docids = |parts: &[BatchPart]| {
             parts.iter().find_map(|part| match &part.examples {
                 PartExamples::Docids(indices) => Some(indices.clone()),
@@ -371,9 +503,10 @@ impl<'a> Trainer<'a> {
         };
         let mut next = of_docids(following);
         if next.is_none() && step < self.total_steps {
-            next = of_docids(&self.sampler.parts(step));
+            let parts = self.sampler.parts(step);
+            next = of_docids(&parts[self.own(&parts)]);
         }
-        if let Some(next) = next {
+        if let (Some(next), Some(ahead)) = (next, &mut self.ahead) {
             ahead.request(&self.plan.examples.texts(&next));
         }
     }
@@ -390,6 +523,14 @@ impl<'a> Trainer<'a> {
             update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples, dump: None }
     }
+}
+
+/// The sum of the gradients of two batches.
+fn added(model: &GenirModel, left: GradientsParams, right: GradientsParams) -> GradientsParams {
+    let mut sum = GradientsAccumulator::new();
+    sum.accumulate(model, left);
+    sum.accumulate(model, right);
+    sum.grads()
 }
 
 /// The share of an update's gradients that each of its parts has. Every example has the same weight among the others of
@@ -440,4 +581,18 @@ impl Shares {
 pub(super) fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
     let parameters = weights::parameters(model).into_iter();
     parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
+}
+
+/// The BLAKE3 hash of all parameters.
+fn weights_digest(model: &GenirModel) -> String {
+    struct Digest(blake3::Hasher);
+    impl VisitParameter for Digest {
+        fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
+            self.0.update(name.as_bytes());
+            self.0.update_rayon(parameter.val().into_data().as_bytes());
+        }
+    }
+    let mut digest = Digest(blake3::Hasher::new());
+    visit_parameters(model, &mut digest);
+    digest.0.finalize().to_hex()[..16].to_owned()
 }

@@ -17,6 +17,7 @@ use super::training_state::Arithmetic;
 use crate::device;
 use crate::files::read_small_to_string;
 use crate::monitor::{Console, Monitor};
+use crate::processes::World;
 use crate::run::{Environment, NewRun, Overwrite, RunDirectory, RunError};
 use crate::t5::weights::StoredType;
 
@@ -44,6 +45,23 @@ pub struct Training<'a> {
     /// The checkpoint from which the run continues; `None` for a new run.
     point: Option<Box<ResumePoint>>,
     requests: Requests,
+    /// The processes that train together with this one, which is the first of them.
+    world: Option<&'a World>,
+}
+
+/// Trains the run of `plan` together with the other processes of `world`, as one that is not the first: without a run
+/// directory, callbacks or progress.
+///
+/// # Errors
+/// The model cannot be made, a loss or gradient is not finite, or MPI fails.
+pub fn follow(plan: &Plan, start: Start, world: &World) -> Result<Outcome, TrainError> {
+    let mut trainer = Trainer::new(plan)?;
+    trainer.join(world)?;
+    let model = match start {
+        Start::New(_) => trainer.initial_model()?,
+        Start::Continue(point) => trainer.restore(point.state, &point.directory)?,
+    };
+    trainer.follow(model)
 }
 
 impl<'a> Training<'a> {
@@ -54,7 +72,7 @@ impl<'a> Training<'a> {
     pub fn claim(plan: &'a Plan, overwrite: Overwrite) -> Result<Self, RunError> {
         let new = NewRun::claim(&plan.recipe.run.directory, overwrite)?;
         let requests = Requests::default();
-        Ok(Self { plan, new, callbacks: Vec::new(), point: None, requests })
+        Ok(Self { plan, new, callbacks: Vec::new(), point: None, requests, world: None })
     }
 
     /// Locks the run directory of `plan` and starts as [`find_start`](super::find_start) has found.
@@ -79,7 +97,13 @@ impl<'a> Training<'a> {
             return Err(ResumeError::OtherModel { directory: directory.clone(), found }.into());
         }
         let (callbacks, requests) = (Vec::new(), Requests::default());
-        Ok(Self { plan, new, callbacks, point: Some(point), requests })
+        Ok(Self { plan, new, callbacks, point: Some(point), requests, world: None })
+    }
+
+    /// Trains together with the other processes of `world`, which call [`follow`].
+    pub fn with(mut self, world: &'a World) -> Self {
+        self.world = Some(world);
+        self
     }
 
     /// Requests to this training, to be sent by signal handlers or other threads.
@@ -114,6 +138,9 @@ impl<'a> Training<'a> {
         let recipe = plan.recipe.to_toml()?;
         let mut trainer = Trainer::new(plan)?;
         trainer.listen_to(&self.requests);
+        if let Some(world) = self.world {
+            trainer.join(world)?;
+        }
         let mut callbacks = Callbacks::standard(plan, &run, self.callbacks)?;
         let (model, mut monitor) = match self.point {
             None => {

@@ -8,6 +8,7 @@ mod step;
 
 use std::fmt;
 
+use super::pairwise_sum::most_held;
 use super::plan::Plan;
 use crate::allocator::release_freed_memory;
 use crate::component::{Component, ParameterPlace, Stack, Weight};
@@ -112,8 +113,8 @@ impl MemoryEstimate {
             // A row and a column of second moments for each matrix: the square roots of its size, about.
             OptimizerSettings::Adafactor { .. } => trained_count / config.d_model.max(1) * 2,
         };
-        // Accumulated gradients exist at the same time as those of the latest batch.
-        let copies = if plan.epochs.max_batches() > 1 { 2 } else { 1 };
+        // Sums of gradients exist at the same time as those of the latest batch.
+        let copies = 1 + most_held(plan.epochs.max_batches() as usize);
         let Stored { training, evaluated, probed, texts } = stored(plan);
         let asked = evaluated + probed;
         let made = F32 * prefix_temporaries(config, longest, texts);

@@ -1,0 +1,212 @@
+//! Several processes that train one run together, started by MPI (`mpirun`, `srun`); the cargo feature `mpi`.
+
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(not(feature = "mpi"))]
+mod none;
+
+use std::env;
+
+use thiserror::Error;
+
+#[cfg(feature = "mpi")]
+pub use mpi::World;
+#[cfg(not(feature = "mpi"))]
+pub use none::World;
+
+/// Errors of working together with other processes.
+#[derive(Debug, Error)]
+pub enum ProcessesError {
+    /// MPI has started several processes of a build without MPI.
+    #[error(
+        "MPI has started {count} processes, and this build of genir has no MPI: each would train the whole run. Build it \
+         with `--features mpi` (docs/processes.md), or start one process"
+    )]
+    NotBuilt {
+        /// Number of processes.
+        count: usize,
+    },
+    /// MPI has started several processes of a command that works alone.
+    #[error(
+        "MPI has started {count} processes, and only `genir train` works in several: each would do all of the work"
+    )]
+    Several {
+        /// Number of processes.
+        count: usize,
+    },
+    /// A function of MPI failed.
+    #[error("MPI: {0}")]
+    Mpi(String),
+    /// Processes do not have the same of something.
+    #[error("the processes differ in {what}: {}", of_processes(found))]
+    Disagree {
+        /// What they differ in.
+        what: &'static str,
+        /// What each of them has.
+        found: Vec<String>,
+    },
+    /// Another process has failed.
+    #[error("process {rank} of {count}: {message}")]
+    Other {
+        /// The number of the process, from 0.
+        rank: usize,
+        /// Number of processes.
+        count: usize,
+        /// Its error.
+        message: String,
+    },
+    /// The batches of an update cannot be divided among the processes.
+    #[error(
+        "{count} processes cannot share the {accumulate} batches of an update equally: train.accumulate must be {count} \
+         times a power of two; the nearest such value is {nearest}"
+    )]
+    Accumulate {
+        /// Number of processes.
+        count: usize,
+        /// The recipe's `train.accumulate`.
+        accumulate: usize,
+        /// The nearest value that can be shared.
+        nearest: usize,
+    },
+}
+
+/// `process 0 has a; process 1 has b`, each value with the first process that has it.
+fn of_processes(found: &[String]) -> String {
+    let mut seen: Vec<(usize, &String)> = Vec::new();
+    for (rank, value) in found.iter().enumerate() {
+        if !seen.iter().any(|(_, known)| *known == value) {
+            seen.push((rank, value));
+        }
+    }
+    let words = seen.iter().map(|(rank, value)| format!("process {rank} has {value}"));
+    words.collect::<Vec<String>>().join("; ")
+}
+
+impl World {
+    /// Joins the processes that MPI has started with this one; `None` if it was started alone.
+    ///
+    /// # Errors
+    /// This build has no MPI, or MPI cannot be initialised.
+    pub fn join() -> Result<Option<Self>, ProcessesError> {
+        match started() {
+            None | Some(1) => Ok(None),
+            Some(count) => Self::open(count),
+        }
+    }
+
+    /// Returns whether this process is the one that writes, evaluates and shows progress.
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// Returns the texts of all processes, in their order.
+    ///
+    /// # Errors
+    /// A function of MPI failed.
+    pub fn texts(&self, own: &str) -> Result<Vec<String>, ProcessesError> {
+        let sizes = self.all_gather(&[own.len() as f64])?;
+        let longest = sizes.iter().copied().fold(0.0, f64::max) as usize;
+        if longest == 0 {
+            return Ok(vec![String::new(); self.count()]);
+        }
+        let mut bytes = own.as_bytes().to_vec();
+        bytes.resize(longest, 0);
+        let all = self.all_gather(&bytes)?;
+        let text = |(bytes, &size): (&[u8], &f64)| {
+            String::from_utf8_lossy(&bytes[..size as usize]).into_owned()
+        };
+        Ok(all.chunks_exact(longest).zip(&sizes).map(text).collect())
+    }
+
+    /// Checks that all processes have the same of each of `all`, which is a list of names with values.
+    ///
+    /// # Errors
+    /// The first one in which they differ, on all processes.
+    pub fn agree(&self, all: &[(&'static str, String)]) -> Result<(), ProcessesError> {
+        for (what, own) in all {
+            let found = self.texts(own)?;
+            if found.iter().any(|other| *other != found[0]) {
+                return Err(ProcessesError::Disagree { what, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the value of `own` if all processes have one, and otherwise an error on all of them: on the first process
+    /// that failed its own, on the others that of the first one that failed.
+    ///
+    /// # Errors
+    /// A process failed, or a function of MPI did.
+    pub fn all_succeed<T>(&self, own: anyhow::Result<T>) -> anyhow::Result<T> {
+        let message = own.as_ref().err().map_or(String::new(), |error| format!("{error:#}"));
+        let all = self.texts(&message)?;
+        let Some(rank) = all.iter().position(|message| !message.is_empty()) else { return own };
+        match own {
+            Err(error) if rank == self.rank() => Err(error),
+            _ => {
+                let (count, message) = (self.count(), all[rank].clone());
+                Err(ProcessesError::Other { rank, count, message }.into())
+            }
+        }
+    }
+
+    /// Checks that `accumulate` batches can be divided among the processes so that the sum of their gradients does not
+    /// depend on the number of processes: each one owns a whole branch of the tree of [`crate::train`]'s sum.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub fn check_accumulate(&self, accumulate: usize) -> Result<(), ProcessesError> {
+        let count = self.count();
+        let shared = |accumulate: usize| {
+            accumulate.is_multiple_of(count) && (accumulate / count).is_power_of_two()
+        };
+        if shared(accumulate) {
+            return Ok(());
+        }
+        let powers =
+            (0..usize::BITS).map_while(|power| count.checked_mul(1_usize.checked_shl(power)?));
+        let nearest = powers.min_by_key(|value| value.abs_diff(accumulate)).unwrap_or(count);
+        Err(ProcessesError::Accumulate { count, accumulate, nearest })
+    }
+}
+
+/// The number of processes that MPI has started with this one, as the variables of Open MPI, MPICH, Intel MPI and Slurm
+/// tell it; `None` without any.
+fn started() -> Option<usize> {
+    let number = |name: &str| env::var(name).ok()?.trim().parse::<usize>().ok();
+    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"].into_iter().find_map(number).or_else(
+        || {
+            // `srun --mpi=pmix` sets PMIX_RANK; a step of srun without MPI has only the variables of Slurm.
+            env::var_os("PMIX_RANK")?;
+            number("SLURM_STEP_NUM_TASKS").or_else(|| number("SLURM_NTASKS"))
+        },
+    )
+}
+
+/// Checks that MPI has not started other processes with this one.
+///
+/// # Errors
+/// It has.
+pub(crate) fn alone() -> Result<(), ProcessesError> {
+    match started() {
+        Some(count @ 2..) => Err(ProcessesError::Several { count }),
+        _ => Ok(()),
+    }
+}
+
+/// The rank of this process among those that MPI has started, before MPI is initialised; 0 if it was started alone.
+pub(crate) fn started_rank() -> usize {
+    let number = |name: &str| env::var(name).ok()?.trim().parse::<usize>().ok();
+    ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"].into_iter().find_map(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_differ_are_named_once_with_the_first_process_that_has_them() {
+        let found = ["a", "b", "a", "b", "c"].map(str::to_owned);
+        assert_eq!(of_processes(&found), "process 0 has a; process 1 has b; process 4 has c");
+    }
+}

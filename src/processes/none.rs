@@ -1,0 +1,54 @@
+//! Builds without MPI: there are never several processes.
+
+use super::ProcessesError;
+
+/// The processes that train together; none in a build without MPI.
+#[derive(Debug)]
+pub enum World {}
+
+impl World {
+    pub(super) fn open(count: usize) -> Result<Option<Self>, ProcessesError> {
+        Err(ProcessesError::NotBuilt { count })
+    }
+
+    /// The number of this process, from 0.
+    pub fn rank(&self) -> usize {
+        match *self {}
+    }
+
+    /// Number of processes.
+    pub fn count(&self) -> usize {
+        match *self {}
+    }
+
+    /// The name of this process's machine.
+    pub fn host(&self) -> String {
+        match *self {}
+    }
+
+    pub(crate) fn all_gather<T>(&self, _own: &[T]) -> Result<Vec<T>, ProcessesError> {
+        match *self {}
+    }
+
+    pub(crate) fn all_to_all<T>(&self, _parts: &[T]) -> Result<Vec<T>, ProcessesError> {
+        match *self {}
+    }
+
+    pub(crate) fn tell(&self, _goes_on: bool) -> Result<(), ProcessesError> {
+        match *self {}
+    }
+
+    pub(crate) fn hear(&self) -> Result<bool, ProcessesError> {
+        match *self {}
+    }
+
+    /// Ends MPI, which waits for all processes to do so.
+    pub fn finish(self) {
+        match self {}
+    }
+
+    /// Ends all processes at once, with this exit code.
+    pub fn abort(&self, _code: i32) -> ! {
+        match *self {}
+    }
+}

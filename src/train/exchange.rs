@@ -1,0 +1,108 @@
+//! Sums the gradients of several processes.
+
+use std::collections::BTreeSet;
+
+use burn::module::Param;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::adamw::floats;
+use super::pairwise_sum::PairwiseSum;
+use crate::component::{VisitParameter, visit_parameters};
+use crate::processes::{ProcessesError, World};
+use crate::t5::GenirModel;
+
+/// Adding it to any number, 0.0 and -0.0 among them, gives that number: the gradient of a parameter on a process that has
+/// none.
+const NOTHING: f32 = -0.0;
+
+/// Returns the sum of the gradients of all processes on each of them, along the tree of [`PairwiseSum`] over the processes.
+/// Each sums an equal part of all values, so that twice their bytes leave and reach each process, whatever their number.
+///
+/// # Errors
+/// A function of MPI failed.
+pub(super) fn sum_of_all(
+    world: &World,
+    model: &GenirModel,
+    own: GradientsParams,
+    device: &Device,
+) -> Result<GradientsParams, ProcessesError> {
+    let mut sent = Flatten { gradients: own, values: Vec::new(), is_there: Vec::new() };
+    visit_parameters(model, &mut sent);
+    let Flatten { mut values, is_there, .. } = sent;
+    let count = values.len();
+    let part = count.div_ceil(world.count());
+    values.resize(part * world.count(), NOTHING);
+    let mut parts = world.all_to_all(&values)?; // [processes, part]
+    let mut sum = PairwiseSum::default();
+    for of_process in parts.chunks_exact_mut(part.max(1)) {
+        sum.push(of_process, add);
+    }
+    let sum: &[f32] = sum.total(add).unwrap_or_default(); // [part]
+    let mut values = world.all_gather(sum)?; // [processes, part]
+    values.truncate(count);
+    let there = world.all_gather(&is_there)?; // [processes, parameters]
+    let anywhere = |at: usize| there.iter().skip(at).step_by(is_there.len()).any(|&is| is == 1);
+    let found = (0..is_there.len()).filter(|&at| anywhere(at)).collect();
+    let gradients = GradientsParams::new();
+    let mut all = Unflatten { values, taken: 0, parameter: 0, found, gradients, device };
+    visit_parameters(model, &mut all);
+    Ok(all.gradients)
+}
+
+fn add<'a>(left: &'a mut [f32], right: &'a mut [f32]) -> &'a mut [f32] {
+    left.iter_mut().zip(right).for_each(|(left, right)| *left += *right);
+    left
+}
+
+/// Takes the gradients of all trained parameters, one after another in the order of a checkpoint.
+struct Flatten {
+    gradients: GradientsParams,
+    values: Vec<f32>,
+    /// For each trained parameter, 1 if it has a gradient.
+    is_there: Vec<u8>,
+}
+
+impl VisitParameter for Flatten {
+    fn visit<const D: usize>(&mut self, _name: &str, parameter: &Param<Tensor<D>>) {
+        if !parameter.is_require_grad() {
+            return;
+        }
+        let gradient = self.gradients.remove::<D>(parameter.id);
+        self.is_there.push(u8::from(gradient.is_some()));
+        match gradient {
+            Some(gradient) => self.values.extend_from_slice(floats(&gradient.into_data())),
+            None => {
+                let end = self.values.len() + parameter.shape().num_elements();
+                self.values.resize(end, NOTHING);
+            }
+        }
+    }
+}
+
+/// Gives each trained parameter its part of the values.
+struct Unflatten<'a> {
+    values: Vec<f32>,
+    taken: usize,
+    parameter: usize,
+    /// The trained parameters, counted from 0, that have a gradient on any process.
+    found: BTreeSet<usize>,
+    gradients: GradientsParams,
+    device: &'a Device,
+}
+
+impl VisitParameter for Unflatten<'_> {
+    fn visit<const D: usize>(&mut self, _name: &str, parameter: &Param<Tensor<D>>) {
+        if !parameter.is_require_grad() {
+            return;
+        }
+        let shape = parameter.shape();
+        let end = self.taken + shape.num_elements();
+        if self.found.contains(&self.parameter) {
+            let values = self.values[self.taken..end].to_vec();
+            let gradient = Tensor::<D>::from_data(TensorData::new(values, shape), self.device);
+            self.gradients.register(parameter.id, gradient);
+        }
+        (self.taken, self.parameter) = (end, self.parameter + 1);
+    }
+}
