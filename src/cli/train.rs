@@ -88,9 +88,12 @@ impl Train {
             Ok(planned) => planned,
             // All processes know that one has failed: the first of them says it.
             Err(error) => {
-                let is_first = world.is_first();
+                if world.is_first() {
+                    report_error(&error, console);
+                }
+                // After the message: mpirun ends all processes when one has failed.
                 world.finish();
-                return if is_first { Err(error) } else { Ok(ExitCode::FAILURE) };
+                return Ok(ExitCode::FAILURE);
             }
         };
         let done = match world.is_first() {

@@ -87,6 +87,7 @@ mod probe_options;
 mod probe_reports;
 mod probes_against_reference;
 mod probes_in_training;
+mod processes;
 mod properties;
 mod ranking;
 mod recipe_refusals;

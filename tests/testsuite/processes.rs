@@ -1,0 +1,34 @@
+//! Several processes that train one run together, started by MPI. Most of it needs a build with `--features mpi`.
+
+use std::process::Command;
+
+#[cfg(feature = "mpi")]
+mod together;
+
+/// What a command says that believes to be one of `count` processes.
+fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_genir"))
+        .args(arguments)
+        .env("OMPI_COMM_WORLD_SIZE", count.to_string())
+        .env("OMPI_COMM_WORLD_RANK", "0")
+        .output()
+        .unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_command_that_is_no_training_does_not_run_in_several_processes() {
+    let found = started_as_one_of(4, &["recipes"]);
+    assert!(found.contains("MPI has started 4 processes, and only `genir train`"), "{found}");
+}
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_build_without_mpi_refuses_to_train_a_run_several_times() {
+    let home = tempfile::TempDir::new().unwrap();
+    let found = started_as_one_of(2, &["train", &crate::tiny_recipe::tiny_recipe(&home)]);
+    assert!(found.contains("MPI has started 2 processes"), "{found}");
+    assert!(found.contains("`--features mpi`"), "{found}");
+    assert!(!home.path().join("run").exists(), "nothing is written");
+}

@@ -1,0 +1,222 @@
+//! Trainings of several processes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::interrupted_run::Home;
+use crate::sentinels;
+
+/// Starts `command` as `count` processes.
+fn processes(count: usize, command: &Command) -> Command {
+    let mut started = Command::new("mpirun");
+    started
+        .args(["--oversubscribe", "-np", &count.to_string()])
+        .arg(command.get_program())
+        .args(command.get_args())
+        // Containers run tests as root.
+        .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
+        .env("RAYON_NUM_THREADS", "1")
+        .stdin(Stdio::null());
+    started
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().expect("mpirun, of Debian's package openmpi-bin")
+}
+
+/// Trains the run of `home` with `count` processes.
+#[track_caller]
+fn train(home: &Home, count: usize) {
+    let output = output(&mut processes(count, &home.command()));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{count} processes: {text}");
+}
+
+/// Trains with one process without MPI, then with 1, 2 and 4 by MPI, to the same checkpoints and metrics.
+#[track_caller]
+fn assert_same_with_any_number(overrides: &[&str]) {
+    let home = TempDir::new().unwrap();
+    let alone = Home::new(&home.path().join("alone"), overrides);
+    alone.train();
+    for count in [1, 2, 4] {
+        let together = Home::new(&home.path().join(format!("of-{count}")), overrides);
+        train(&together, count);
+        together
+            .results()
+            .assert_same(&alone.results(), &format!("{overrides:?}, {count} processes"));
+    }
+}
+
+/// 22 examples an epoch: the last update of each has two batches of four, the second of them with two examples.
+const FOUR_BATCHES: [&str; 3] = ["train.batch_size=4", "train.accumulate=4", "~train.steps"];
+
+#[test]
+fn a_full_run_has_the_same_bits_with_any_number_of_processes() {
+    let more = ["train.epochs=4", "evaluate.every_epochs=1"];
+    assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+}
+
+#[test]
+fn a_restricted_run_has_the_same_bits_with_any_number_of_processes() {
+    for enabled in ["cache.enabled=true", "cache.enabled=false"] {
+        let more = ["train.epochs=3", "trainable.select=[\"restricted\",\"docids\"]", enabled];
+        assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+    }
+}
+
+#[test]
+fn a_run_with_lora_adafactor_and_probes_has_the_same_bits_with_any_number_of_processes() {
+    let more = [
+        "train.epochs=3",
+        "trainable.select=[\"lora(decoder.layers[1,2], rank=3, alpha=8)\", \"docids\"]",
+        "optimizer.name=adafactor",
+        "probes.run=[\"residual_contribution\"]",
+        "probes.over=all",
+        "probes.at_end=true",
+    ];
+    assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+}
+
+#[test]
+fn a_run_with_denoising_has_the_same_bits_with_any_number_of_processes() {
+    // Batches of texts alone have no gradients of docid rows: a process may have none that another has.
+    let bases = TempDir::new().unwrap();
+    sentinels::write_base(bases.path(), 10);
+    let base = format!("model.base={}", bases.path().display());
+    let tasks = "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]";
+    let more = ["train.epochs=3", tasks, "task.denoising_held_out=0.25", &base];
+    assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+}
+
+/// A process of a training, by its rank.
+fn process_of_rank(mpirun: &Child, rank: usize) -> Option<String> {
+    let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
+    let children = format!("/proc/{0}/task/{0}/children", mpirun.id());
+    let children = fs::read_to_string(children).ok()?;
+    let of_rank = |id: &&str| {
+        let environment = fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    children.split_whitespace().find(of_rank).map(str::to_owned)
+}
+
+fn signal(process: &str, signal: &str) {
+    assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
+}
+
+/// Waits until the run has a checkpoint other than `before`.
+fn wait_for_checkpoint(run: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read_link(run.join("checkpoints/latest")).is_err() {
+        assert!(Instant::now() < deadline, "no checkpoint within a minute");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts a long run with four processes, sends one of them a signal after its first checkpoint, and continues with two;
+/// returns what mpirun has printed, and after how long it ended.
+fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
+    let overrides =
+        ["train.batch_size=4", "train.accumulate=4", "train.steps=120", "save.every_steps=7"];
+    let home = TempDir::new().unwrap();
+    let alone = Home::new(&home.path().join("alone"), &overrides);
+    alone.train();
+    let disturbed = Home::new(&home.path().join("disturbed"), &overrides);
+    let mut command = processes(4, &disturbed.command());
+    let mpirun = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_checkpoint(&disturbed.run());
+    signal(&process_of_rank(&mpirun, rank).unwrap(), sent);
+    let begun = Instant::now();
+    let output = mpirun.wait_with_output().unwrap();
+    let took = begun.elapsed();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!disturbed.run().join("summary.json").exists() || sent == "-TERM", "too fast: {text}");
+    train(&disturbed, 2);
+    // Checkpoints that were written for the signal are others.
+    let (found, expected) = (disturbed.results(), alone.results());
+    found.assert_same_history(&expected, &format!("{sent} to {rank}"));
+    let weights =
+        |home: &Home| fs::read(home.run().join("checkpoints/latest/model.safetensors")).unwrap();
+    assert!(weights(&disturbed) == weights(&alone), "{sent} to {rank}: the weights differ");
+    (output, took)
+}
+
+#[test]
+fn a_run_that_a_signal_stops_continues_with_fewer_processes_to_the_same_bits() {
+    let (output, _) = interrupt(0, "-TERM");
+    assert_eq!(output.status.code(), Some(128 + 15));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("the same command continues the run"), "{text}");
+}
+
+#[test]
+fn a_killed_process_ends_all_and_the_run_continues_to_the_same_bits() {
+    for rank in [0, 3] {
+        let (output, took) = interrupt(rank, "-KILL");
+        assert!(!output.status.success());
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("signal 9"), "{text}");
+    }
+}
+
+/// What a training of `command` prints that is refused.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn batches_that_cannot_be_shared_equally_are_refused_with_the_nearest_number() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=5"]);
+    for (count, nearest) in [(2, 4), (3, 6)] {
+        let found = refused(&mut processes(count, &run.command()));
+        let expected = format!("{count} processes cannot share the 5 batches of an update equally");
+        assert!(found.contains(&expected), "{found}");
+        assert!(found.contains(&format!("the nearest such value is {nearest}")), "{found}");
+        assert_eq!(found.matches("error: ").count(), 1, "one process says it: {found}");
+    }
+    assert!(!run.run().exists(), "nothing is written");
+}
+
+#[test]
+fn processes_with_different_recipes_are_refused() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=2"]);
+    let (one, mut both) = (run.command(), processes(1, &run.command()));
+    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg("run.seed=4");
+    let found = refused(&mut both);
+    assert!(found.contains("the processes differ in their recipe"), "{found}");
+    assert!(!run.run().exists(), "nothing is written");
+}
+
+#[test]
+fn an_error_that_one_process_alone_has_ends_all_with_its_place() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=2"]);
+    let (one, mut both) = (run.command(), processes(1, &run.command()));
+    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg("nonsense=4");
+    let found = refused(&mut both);
+    assert!(found.contains("error: process 1 of 2: "), "{found}");
+    assert!(found.contains("nonsense"), "{found}");
+    assert!(!run.run().exists(), "nothing is written");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_all_processes_and_is_reported_once() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=2", "optimizer.learning_rate=1e38"]);
+    let found = refused(&mut processes(2, &run.command()));
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    assert!(found.contains("at step"), "{found}");
+    assert!(run.run().join("failed-step").is_dir(), "the state before the step is stored");
+}
