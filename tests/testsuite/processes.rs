@@ -1,9 +1,7 @@
-//! Several processes that train one run together, started by MPI. Most of it needs a build with `--features mpi`.
+//! What a process says that MPI has started among others and that does not train with them. Trainings of several processes
+//! are in `tests/processes.rs`.
 
 use std::process::Command;
-
-#[cfg(feature = "mpi")]
-mod together;
 
 /// What a command says that believes to be one of `count` processes.
 fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
@@ -19,7 +17,7 @@ fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
 
 #[test]
 fn a_command_that_is_no_training_does_not_run_in_several_processes() {
-    let found = started_as_one_of(4, &["recipes"]);
+    let found = started_as_one_of(4, &["recipes", "list"]);
     assert!(found.contains("MPI has started 4 processes, and only `genir train`"), "{found}");
 }
 

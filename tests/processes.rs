@@ -1,4 +1,12 @@
-//! Trainings of several processes.
+//! Several processes train one run: to the bits of one process, and all of them or none. Needs a build with `--features mpi`
+//! and `mpirun`.
+
+#[path = "support/interrupted_run.rs"]
+mod interrupted_run;
+#[path = "support/sentinels.rs"]
+mod sentinels;
+#[path = "support/tiny_corpus.rs"]
+mod tiny_corpus;
 
 use std::fs;
 use std::path::Path;
