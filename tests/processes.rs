@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::interrupted_run::Home;
-use crate::sentinels;
 
 /// Starts `command` as `count` processes.
 fn processes(count: usize, command: &Command) -> Command {
