@@ -132,7 +132,8 @@ fn cost(comparison: &Comparison) -> Option<Table> {
     let joules: fn(f64) -> String = |joules| format!("{joules:.0} J");
     // What only some machines tell: a column if any run has it.
     type CostOf = fn(&super::Cost) -> Option<f64>;
-    let extra: [(&str, CostOf, fn(f64) -> String); 3] = [
+    type Column = (&'static str, CostOf, fn(f64) -> String);
+    let extra: [Column; 3] = [
         ("peak GPU memory", |cost| cost.peak_gpu_memory_bytes.map(|bytes| bytes as f64), mebibytes),
         ("energy of the processors", |cost| cost.processor_joules, joules),
         ("energy of the GPU", |cost| cost.gpu_joules, joules),

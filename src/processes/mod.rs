@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Checks that `accumulate` batches can be divided among the processes so that the sum of their gradients does not
-    /// depend on the number of processes: each one owns a whole branch of the tree of [`crate::train`]'s sum.
+    /// depend on the number of processes: each one owns a whole branch of the tree of the sum (`src/train/pairwise_sum.rs`).
     ///
     /// # Errors
     /// They cannot.

@@ -130,7 +130,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Trains together with the other processes of `world`, each of which has a trainer of the same plan: the first one
-    /// with [`Trainer::run`], the others with [`Trainer::follow`].
+    /// with [`Trainer::run`], the others with [`follow`](super::follow).
     ///
     /// # Errors
     /// They cannot share the batches of an update.
