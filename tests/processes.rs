@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::interrupted_run::Home;
@@ -56,6 +57,10 @@ fn assert_same_with_any_number(overrides: &[&str]) {
         together
             .results()
             .assert_same(&alone.results(), &format!("{overrides:?}, {count} processes"));
+        let environment = fs::read_to_string(together.run().join("environment.json")).unwrap();
+        let environment: Value = serde_json::from_str(&environment).unwrap();
+        let several = (count > 1).then_some(count as u64);
+        assert_eq!(environment.get("processes").and_then(Value::as_u64), several);
     }
 }
 

@@ -159,12 +159,10 @@ const DEFAULT_LOG: &str = "warn,usvg=error";
 pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
-    let console = Console::stderr(match cli.quiet || started_rank() > 0 {
-        true => Verbosity::Quiet,
-        false => Verbosity::Normal,
-    });
     // Of several processes that train together, the first one prints.
     let follows = matches!(cli.command, Command::Train(_)) && started_rank() > 0;
+    let quiet = cli.quiet || follows;
+    let console = Console::stderr(if quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let default_log = if follows { "error" } else { DEFAULT_LOG };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_log));
     tracing_subscriber::fmt()
@@ -177,13 +175,14 @@ pub fn main() -> ExitCode {
     let success = |()| ExitCode::SUCCESS;
     let done = rayon::scope(|_| {
         panic::panic_if_asked();
-        if !matches!(cli.command, Command::Train(_)) {
-            alone()?;
-        }
         match cli.command {
             Command::Train(train) => train.run(&console),
             Command::Eval(eval) => eval.run(&console).map(success),
-            Command::Sweep(sweep) => sweep.run(&console),
+            Command::Sweep(sweep) => {
+                // Its trainings would take themselves for one process of several.
+                alone()?;
+                sweep.run(&console)
+            }
             Command::Compare(compare) => compare.run().map(success),
             Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console).map(success),

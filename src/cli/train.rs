@@ -1,11 +1,13 @@
 //! `genir train`
 
 use std::collections::BTreeMap;
+use std::env;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::signals::{ignore, listen, listen_to_sweep};
@@ -16,7 +18,7 @@ use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
-use crate::processes::{ProcessesError, World};
+use crate::processes::World;
 use crate::recipe::Init;
 use crate::train::{
     MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow, name_of_base,
@@ -78,10 +80,14 @@ impl Train {
 
     /// Trains with other processes. An error ends all of them.
     fn together(self, world: World, console: &Console) -> Result<ExitCode> {
-        let planned = world.all_succeed(self.plan(console));
-        let planned = planned.and_then(|(plan, start)| {
+        // What may fail in one process alone comes first: all of them learn of it here.
+        let planned = world.all_succeed(self.plan(console).and_then(|(plan, start)| {
+            let identity = identity(&plan, &start)?;
+            Ok((plan, start, identity))
+        }));
+        let planned = planned.and_then(|(plan, start, identity)| {
+            world.agree(&identity)?;
             world.check_accumulate(plan.recipe.train.accumulate)?;
-            world.agree(&identity(&plan, &start)?)?;
             Ok((plan, start))
         });
         let (plan, start) = match planned {
@@ -98,14 +104,11 @@ impl Train {
         };
         let done = match world.is_first() {
             true => lead(&plan, start, Some(&world), console),
-            false => {
-                ignore()?;
-                match follow(&plan, start, &world) {
-                    // The first process reports it, and ends all.
-                    Err(TrainError::NotFinite { .. }) => Ok(ExitCode::FAILURE),
-                    done => done.map(|_| ExitCode::SUCCESS).map_err(Into::into),
-                }
-            }
+            false => ignore().and_then(|()| match follow(&plan, start, &world) {
+                // The first process reports it, and ends all.
+                Err(TrainError::NotFinite { .. }) => Ok(ExitCode::FAILURE),
+                done => Ok(done.map(|_| ExitCode::SUCCESS)?),
+            }),
         };
         match done {
             Ok(code) => {
@@ -124,11 +127,10 @@ impl Train {
 }
 
 /// What all processes of a training must have in common, each with its name in an error.
-fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5], ProcessesError> {
+fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
     let digest = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
-    let other = |error: &dyn std::fmt::Display| ProcessesError::Mpi(error.to_string());
-    let program = std::env::current_exe().and_then(std::fs::read).map_err(|error| other(&error))?;
-    let recipe = plan.recipe.to_toml().map_err(|error| other(&error))?;
+    let program = env::current_exe().and_then(fs::read).context("this program cannot be read")?;
+    let recipe = plan.recipe.to_toml()?;
     let start = match start {
         Start::New(_) => "a new run".to_owned(),
         Start::Continue(point) => format!("the checkpoint of step {}", point.state.step),

@@ -26,9 +26,9 @@ pub enum ProcessesError {
         /// Number of processes.
         count: usize,
     },
-    /// MPI has started several processes of a command that works alone.
+    /// MPI has started several processes of a sweep.
     #[error(
-        "MPI has started {count} processes, and only `genir train` works in several: each would do all of the work"
+        "MPI has started {count} processes of a sweep, which trains its runs one after another: start one process, without MPI"
     )]
     Several {
         /// Number of processes.

@@ -34,6 +34,9 @@ pub struct Environment {
     pub cpu: Option<String>,
     /// The number of threads that the process may run in parallel.
     pub cores: Option<usize>,
+    /// The number of processes that train the run together, if there are several; all else is of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<usize>,
     /// The machine's memory in bytes.
     pub memory: Option<u64>,
     /// The git revision of the current directory at the start.
@@ -79,6 +82,7 @@ impl Environment {
             system: system(),
             cpu: field("/proc/cpuinfo", "model name"),
             cores: thread::available_parallelism().ok().map(Into::into),
+            processes: None,
             memory: bytes(field("/proc/meminfo", "MemTotal")),
             git: git_revision(),
             corpus: BTreeMap::new(),

@@ -34,12 +34,14 @@ pub(super) fn sum_of_all(
     let part = count.div_ceil(world.count());
     values.resize(part * world.count(), NOTHING);
     let mut parts = world.all_to_all(&values)?; // [processes, part]
+    drop(values);
     let mut sum = PairwiseSum::default();
     for of_process in parts.chunks_exact_mut(part.max(1)) {
         sum.push(of_process, add);
     }
     let sum: &[f32] = sum.total(add).unwrap_or_default(); // [part]
     let mut values = world.all_gather(sum)?; // [processes, part]
+    drop(parts);
     values.truncate(count);
     let there = world.all_gather(&is_there)?; // [processes, parameters]
     let anywhere = |at: usize| there.iter().skip(at).step_by(is_there.len()).any(|&is| is == 1);

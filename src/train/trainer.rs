@@ -271,7 +271,11 @@ impl<'a> Trainer<'a> {
             let done;
             (model, done) = self.step(model, self.newest.number + 1);
             self.costs.spend(Phase::Steps, begun.elapsed());
-            self.costs.processor_seconds += (processor_time() - processors).as_secs_f64();
+            let spent = (processor_time() - processors).as_secs_f64();
+            let done = done.and_then(|done| {
+                self.costs.processor_seconds += self.of_all(spent)?;
+                Ok(done)
+            });
             match done {
                 Ok(done) => self.newest = done,
                 Err(error) => {
@@ -308,6 +312,14 @@ impl<'a> Trainer<'a> {
             None => Ok(goes_on),
             Some(world) if world.is_first() => world.tell(goes_on).map(|()| goes_on),
             Some(world) => world.hear(),
+        }
+    }
+
+    /// The sum of a number over all processes.
+    fn of_all(&self, own: f64) -> Result<f64, ProcessesError> {
+        match self.world {
+            None => Ok(own),
+            Some(world) => Ok(world.all_gather(&[own])?.iter().sum()),
         }
     }
 

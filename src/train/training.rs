@@ -133,6 +133,7 @@ impl<'a> Training<'a> {
         // All that can fail comes before the run that is to be replaced is touched.
         let environment = Environment {
             corpus: plan.warning_counts(),
+            processes: self.world.map(World::count),
             ..Environment::capture(&device::describe(&plan.device, plan.precision))
         };
         let recipe = plan.recipe.to_toml()?;

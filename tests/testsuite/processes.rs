@@ -16,9 +16,9 @@ fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_command_that_is_no_training_does_not_run_in_several_processes() {
-    let found = started_as_one_of(4, &["recipes", "list"]);
-    assert!(found.contains("MPI has started 4 processes, and only `genir train`"), "{found}");
+fn a_sweep_does_not_run_in_several_processes() {
+    let found = started_as_one_of(4, &["sweep", "sweep-quickstart"]);
+    assert!(found.contains("MPI has started 4 processes of a sweep"), "{found}");
 }
 
 #[cfg(not(feature = "mpi"))]

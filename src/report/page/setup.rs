@@ -47,7 +47,7 @@ fn environment(arms: &Arms) -> Table {
     let mut table = Table::new("Environment at the start of each run", &["property"]);
     table.header.extend(arms.runs().map(|run| run.name.clone()));
     type Value = fn(&ReportedRun) -> String;
-    let rows: [(&str, Value); 13] = [
+    let rows: [(&str, Value); 14] = [
         ("run directory", |run| run.path.display().to_string()),
         ("ended", |run| run.unfinished().unwrap_or("finished".to_owned())),
         ("started", |run| run.environment.started.clone()),
@@ -61,6 +61,7 @@ fn environment(arms: &Arms) -> Table {
         ("device", |run| run.environment.device.clone()),
         ("processor", |run| run.environment.cpu.clone().unwrap_or_default()),
         ("cores", |run| run.environment.cores.map(|cores| cores.to_string()).unwrap_or_default()),
+        ("processes", |run| run.environment.processes.unwrap_or(1).to_string()),
         ("memory", |run| {
             run.environment.memory.map(|bytes| answer::bytes(bytes as f64)).unwrap_or_default()
         }),
