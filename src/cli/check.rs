@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::{RecipeArgs, output};
 use crate::monitor::Console;
+use crate::processes::Needs;
 use crate::train::{MemoryEstimate, Resume, Start, arms_table, find_start};
 
 /// Validate a recipe and estimate its cost.
@@ -25,6 +26,11 @@ pub struct Check {
     /// and docids.
     #[arg(long)]
     arms: bool,
+
+    /// Also show what a training by this number of processes needs (docs/processes.md): its share of an update, memory, and
+    /// the network.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..))]
+    processes: Option<u16>,
 }
 
 impl Check {
@@ -33,15 +39,21 @@ impl Check {
         let start = find_start(&recipe, self.overwrite, &Resume::Auto)?;
         let mut plan = start.plan(recipe)?;
         plan.check_values()?;
+        let memory = MemoryEstimate::of(&plan);
+        let costs = plan.costs(&memory);
+        let needs = |count| Needs::of(&plan, usize::from(count), &costs, &memory);
+        let needs = self.processes.map(needs).transpose()?;
         if let Start::Continue(point) = &start {
             let directory = point.directory.display();
             output::line(format_args!("`genir train` would continue the run from {directory}\n"))?;
         }
         output::line(super::train::summary(&plan))?;
         if self.arms {
-            let of_recipe = plan.costs(&MemoryEstimate::of(&plan));
             let arms = plan.arms();
-            output::line(arms_table(&of_recipe, &arms))?;
+            output::line(arms_table(&costs, &arms))?;
+        }
+        if let Some(needs) = needs {
+            output::line(format_args!("{needs}\n"))?;
         }
         for warning in plan.warnings() {
             output::line(format_args!("{warning}\n"))?;

@@ -18,7 +18,7 @@ use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
-use crate::processes::World;
+use crate::processes::{World, share};
 use crate::recipe::Init;
 use crate::train::{
     MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow, name_of_base,
@@ -87,7 +87,7 @@ impl Train {
         }));
         let planned = planned.and_then(|(plan, start, identity)| {
             world.agree(&identity)?;
-            world.check_accumulate(plan.recipe.train.accumulate)?;
+            share(plan.recipe.train.accumulate, world.count())?;
             Ok((plan, start))
         });
         let (plan, start) = match planned {

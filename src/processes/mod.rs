@@ -5,12 +5,15 @@ mod mpi;
 #[cfg(not(feature = "mpi"))]
 mod none;
 
+mod needs;
+
 use std::env;
 
 use thiserror::Error;
 
 #[cfg(feature = "mpi")]
 pub use mpi::World;
+pub use needs::Needs;
 #[cfg(not(feature = "mpi"))]
 pub use none::World;
 
@@ -149,25 +152,22 @@ impl World {
             }
         }
     }
+}
 
-    /// Checks that `accumulate` batches can be divided among the processes so that the sum of their gradients does not
-    /// depend on the number of processes: each one owns a whole branch of the tree of the sum (`src/train/pairwise_sum.rs`).
-    ///
-    /// # Errors
-    /// They cannot.
-    pub fn check_accumulate(&self, accumulate: usize) -> Result<(), ProcessesError> {
-        let count = self.count();
-        let shared = |accumulate: usize| {
-            accumulate.is_multiple_of(count) && (accumulate / count).is_power_of_two()
-        };
-        if shared(accumulate) {
-            return Ok(());
-        }
-        let powers =
-            (0..usize::BITS).map_while(|power| count.checked_mul(1_usize.checked_shl(power)?));
-        let nearest = powers.min_by_key(|value| value.abs_diff(accumulate)).unwrap_or(count);
-        Err(ProcessesError::Accumulate { count, accumulate, nearest })
+/// Returns the number of an update's `accumulate` batches that each of `count` processes computes. The sum of their
+/// gradients does not depend on the number of processes, since each one owns a whole branch of its tree
+/// (`src/train/pairwise_sum.rs`).
+///
+/// # Errors
+/// The batches cannot be divided so.
+pub fn share(accumulate: usize, count: usize) -> Result<usize, ProcessesError> {
+    let is_shared = accumulate.is_multiple_of(count) && (accumulate / count).is_power_of_two();
+    if is_shared {
+        return Ok(accumulate / count);
     }
+    let powers = (0..usize::BITS).map_while(|power| count.checked_mul(1_usize.checked_shl(power)?));
+    let nearest = powers.min_by_key(|value| value.abs_diff(accumulate)).unwrap_or(count);
+    Err(ProcessesError::Accumulate { count, accumulate, nearest })
 }
 
 /// The number of processes that MPI has started with this one, as the variables of Open MPI, MPICH, Intel MPI and Slurm

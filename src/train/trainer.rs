@@ -32,7 +32,7 @@ use crate::device::pad_to_multiple_of;
 use crate::exact::from_exact;
 use crate::monitor::Monitor;
 use crate::prefix::{Prefetcher, Prefix};
-use crate::processes::{ProcessesError, World};
+use crate::processes::{ProcessesError, World, share};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
@@ -135,7 +135,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// They cannot share the batches of an update.
     pub fn join(&mut self, world: &'a World) -> Result<(), ProcessesError> {
-        world.check_accumulate(self.plan.recipe.train.accumulate)?;
+        share(self.plan.recipe.train.accumulate, world.count())?;
         self.world = Some(world);
         Ok(())
     }

@@ -3,6 +3,9 @@
 
 use std::process::Command;
 
+use crate::command::{is_refused, succeeds};
+use crate::tiny_recipe::tiny_recipe;
+
 /// What a command says that believes to be one of `count` processes.
 fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_genir"))
@@ -25,8 +28,29 @@ fn a_sweep_does_not_run_in_several_processes() {
 #[test]
 fn a_build_without_mpi_refuses_to_train_a_run_several_times() {
     let home = tempfile::TempDir::new().unwrap();
-    let found = started_as_one_of(2, &["train", &crate::tiny_recipe::tiny_recipe(&home)]);
+    let found = started_as_one_of(2, &["train", &tiny_recipe(&home)]);
     assert!(found.contains("MPI has started 2 processes"), "{found}");
     assert!(found.contains("`--features mpi`"), "{found}");
     assert!(!home.path().join("run").exists(), "nothing is written");
+}
+
+#[test]
+fn check_tells_what_several_processes_need() {
+    let home = tempfile::TempDir::new().unwrap();
+    let directory = format!("run.directory={}", home.path().join("run").display());
+    let arguments = |processes| {
+        ["check", "quickstart-full", &directory, "train.accumulate=8", "--processes", processes]
+            .map(str::to_owned)
+    };
+    let check = |processes| succeeds(&arguments(processes).each_ref().map(String::as_str)).stdout;
+    let found = check("2");
+    assert!(found.contains("processes 2: 4 of the 8 batches of an update each"), "{found}");
+    // Twice half of the gradients.
+    let gradients = found.split_once(" of gradients").unwrap().0.rsplit_once(", ").unwrap().1;
+    assert!(found.contains(&format!("exchange  {gradients} leave each process")), "{found}");
+    assert!(found.contains("for 90% efficiency"), "{found}");
+    let alone = check("1");
+    assert!(alone.contains("exchange  0.0 MiB leave"), "{alone}");
+    let refused = ["check", &tiny_recipe(&home), "train.accumulate=8", "--processes", "3"];
+    is_refused(&refused, &["the nearest such value is 6"]);
 }
