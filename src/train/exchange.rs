@@ -17,7 +17,7 @@ use crate::t5::GenirModel;
 const NOTHING: f32 = -0.0;
 
 /// Returns the sum of the gradients of all processes on each of them, along the tree of [`PairwiseSum`] over the processes.
-/// Each sums an equal part of all values, so that twice their bytes leave and reach each process, whatever their number.
+/// Each sums an equal part of all values, so that less than twice their bytes leave each process, whatever their number.
 ///
 /// # Errors
 /// A function of MPI failed.
