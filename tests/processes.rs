@@ -26,6 +26,7 @@ fn processes(count: usize, command: &Command) -> Command {
         .args(["--oversubscribe", "-np", &count.to_string()])
         .arg(command.get_program())
         .args(command.get_args())
+        .env_remove("RUST_LOG")
         // Containers run tests as root.
         .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
         .env("RAYON_NUM_THREADS", "1")
@@ -121,7 +122,7 @@ fn signal(process: &str, signal: &str) {
     assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
 }
 
-/// Waits until the run has a checkpoint other than `before`.
+/// Waits until the run has a checkpoint.
 fn wait_for_checkpoint(run: &Path) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while fs::read_link(run.join("checkpoints/latest")).is_err() {
@@ -231,4 +232,44 @@ fn a_loss_that_is_not_finite_ends_all_processes_and_is_reported_once() {
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
     assert!(found.contains("at step"), "{found}");
     assert!(run.run().join("failed-step").is_dir(), "the state before the step is stored");
+}
+
+#[test]
+fn processes_with_different_base_models_are_refused_once() {
+    let home = TempDir::new().unwrap();
+    let base = home.path().join("pretrained");
+    let trained = Home::new(&base, &["train.steps=2"]);
+    trained.train();
+    // The same recipe in two working directories, with another base model in each.
+    for (name, step) in [("one", "train.steps=1"), ("two", "train.steps=3")] {
+        let run = Home::new(&base.join(name), &[step]);
+        run.train();
+        let to = home.path().join(name).join("base");
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::rename(run.run().join("checkpoints/latest").canonicalize().unwrap(), to).unwrap();
+    }
+    let overrides =
+        ["train.accumulate=2", "model.base=base", "model.init=pretrained", "~model.config"];
+    let run = Home::new(&home.path().join("tuned"), &overrides);
+    let (one, mut both) = (run.command(), processes(1, &run.command()));
+    // Before the program: the working directory of the first process.
+    let mut arguments: Vec<_> = both.get_args().map(|word| word.to_owned()).collect();
+    arguments.splice(0..0, ["-wdir".into(), home.path().join("one").into_os_string()]);
+    both = Command::new("mpirun");
+    both.args(arguments).args([":", "-np", "1", "-wdir"]).arg(home.path().join("two"));
+    both.arg(one.get_program()).args(one.get_args());
+    both.envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
+    let found = refused(&mut both);
+    assert!(found.contains("the processes differ in the weights that they begin with"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+}
+
+#[test]
+fn a_launcher_of_another_mpi_is_refused() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=2"]);
+    let found = refused(run.command().env("PMI_SIZE", "2").env("PMI_RANK", "0"));
+    assert!(found.contains("MPI has started 2 processes (PMI_SIZE=2)"), "{found}");
+    assert!(found.contains("knows of 1"), "{found}");
+    assert!(!run.run().exists(), "nothing is written");
 }

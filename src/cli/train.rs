@@ -12,16 +12,18 @@ use clap::Args;
 
 use super::signals::{ignore, listen, listen_to_sweep};
 use super::{RecipeArgs, report_error};
+use crate::checkpoint::MANIFEST;
 use crate::component::Stages;
 use crate::corpus::Corpus;
 use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
-use crate::processes::{World, share};
+use crate::processes::{ProcessesError, World, share};
 use crate::recipe::Init;
 use crate::train::{
-    MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow, name_of_base,
+    Arithmetic, MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow,
+    name_of_base,
 };
 
 /// Fine-tune a model from a recipe.
@@ -106,7 +108,10 @@ impl Train {
             true => lead(&plan, start, Some(&world), console),
             false => ignore().and_then(|()| match follow(&plan, start, &world) {
                 // The first process reports it, and ends all.
-                Err(TrainError::NotFinite { .. }) => Ok(ExitCode::FAILURE),
+                Err(
+                    TrainError::NotFinite { .. }
+                    | TrainError::Processes(ProcessesError::Disagree { .. }),
+                ) => Ok(ExitCode::FAILURE),
                 done => Ok(done.map(|_| ExitCode::SUCCESS)?),
             }),
         };
@@ -133,14 +138,20 @@ fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
     let recipe = plan.recipe.to_toml()?;
     let start = match start {
         Start::New(_) => "a new run".to_owned(),
-        Start::Continue(point) => format!("the checkpoint of step {}", point.state.step),
+        // The manifest has the checksums of all files.
+        Start::Continue(point) => {
+            let manifest = fs::read(point.directory.join(MANIFEST))?;
+            format!("the checkpoint of step {}, {}", point.state.step, digest(&manifest))
+        }
     };
+    let Arithmetic { device, instructions, .. } =
+        Arithmetic::of(device::describe(&plan.device, plan.precision));
     Ok([
         ("their program, by BLAKE3", digest(&program)),
         ("their recipe, by BLAKE3", digest(recipe.as_bytes())),
         ("the examples of their corpus, by hash", plan.fingerprint()),
         ("what they start from", start),
-        ("their device", device::describe(&plan.device, plan.precision)),
+        ("their device and instructions", format!("{device}, {instructions}")),
     ])
 }
 

@@ -8,6 +8,7 @@ mod none;
 mod needs;
 
 use std::env;
+use std::fmt;
 
 use thiserror::Error;
 
@@ -22,20 +23,31 @@ pub use none::World;
 pub enum ProcessesError {
     /// MPI has started several processes of a build without MPI.
     #[error(
-        "MPI has started {count} processes, and this build of genir has no MPI: each would train the whole run. Build it \
-         with `--features mpi` (docs/processes.md), or start one process"
+        "{started}, and this build of genir has no MPI: each would train the whole run. Build it with `--features mpi`, or \
+         start one process without {} (docs/processes.md)", started.variable
     )]
     NotBuilt {
-        /// Number of processes.
-        count: usize,
+        /// What MPI has started.
+        started: Started,
+    },
+    /// The launcher belongs to another MPI than the one that genir was built with.
+    #[error(
+        "{started}, and the MPI that this genir was built with knows of {found}: use the mpirun of that MPI, or the \
+         `srun --mpi=...` that it supports (docs/processes.md)"
+    )]
+    OtherMpi {
+        /// What the launcher has started.
+        started: Started,
+        /// Number of processes that MPI knows of.
+        found: usize,
     },
     /// MPI has started several processes of a sweep.
     #[error(
-        "MPI has started {count} processes of a sweep, which trains its runs one after another: start one process, without MPI"
+        "{started}, and a sweep trains its runs one after another: start one process, without {}", started.variable
     )]
     Several {
-        /// Number of processes.
-        count: usize,
+        /// What MPI has started.
+        started: Started,
     },
     /// A function of MPI failed.
     #[error("MPI: {0}")]
@@ -91,10 +103,7 @@ impl World {
     /// # Errors
     /// This build has no MPI, or MPI cannot be initialised.
     pub fn join() -> Result<Option<Self>, ProcessesError> {
-        match started() {
-            None | Some(1) => Ok(None),
-            Some(count) => Self::open(count),
-        }
+        Started::found().map(Self::open).transpose()
     }
 
     /// Returns whether this process is the one that writes, evaluates and shows progress.
@@ -170,17 +179,37 @@ pub fn share(accumulate: usize, count: usize) -> Result<usize, ProcessesError> {
     Err(ProcessesError::Accumulate { count, accumulate, nearest })
 }
 
-/// The number of processes that MPI has started with this one, as the variables of Open MPI, MPICH, Intel MPI and Slurm
-/// tell it; `None` without any.
-fn started() -> Option<usize> {
-    let number = |name: &str| env::var(name).ok()?.trim().parse::<usize>().ok();
-    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"].into_iter().find_map(number).or_else(
-        || {
-            // `srun --mpi=pmix` sets PMIX_RANK; a step of srun without MPI has only the variables of Slurm.
+/// Several processes that MPI has started, as an environment variable tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Number of processes.
+    pub count: usize,
+    /// The environment variable.
+    pub variable: &'static str,
+}
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MPI has started {0} processes ({1}={0})", self.count, self.variable)
+    }
+}
+
+impl Started {
+    /// The processes that MPI has started with this one, by the variables of Open MPI, MPICH, Intel MPI and Slurm; `None`
+    /// if there are no others.
+    fn found() -> Option<Self> {
+        let several = |variable: &'static str| {
+            let count = env::var(variable).ok()?.trim().parse().ok()?;
+            Some(Self { count, variable })
+        };
+        let of_mpi = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"];
+        let found = of_mpi.into_iter().find_map(several).or_else(|| {
+            // `srun --mpi=pmix` sets PMIX_RANK; without MPI, srun sets the variables of Slurm alone.
             env::var_os("PMIX_RANK")?;
-            number("SLURM_STEP_NUM_TASKS").or_else(|| number("SLURM_NTASKS"))
-        },
-    )
+            several("SLURM_STEP_NUM_TASKS").or_else(|| several("SLURM_NTASKS"))
+        });
+        found.filter(|started| started.count > 1)
+    }
 }
 
 /// Checks that MPI has not started other processes with this one.
@@ -188,10 +217,7 @@ fn started() -> Option<usize> {
 /// # Errors
 /// It has.
 pub(crate) fn alone() -> Result<(), ProcessesError> {
-    match started() {
-        Some(count @ 2..) => Err(ProcessesError::Several { count }),
-        _ => Ok(()),
-    }
+    Started::found().map_or(Ok(()), |started| Err(ProcessesError::Several { started }))
 }
 
 /// The rank of this process among those that MPI has started, before MPI is initialised; 0 if it was started alone.

@@ -1,11 +1,12 @@
 //! Processes that MPI has started.
 
+use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
-use ferrompi::{Communicator, Error, Mpi, MpiDatatype};
+use ferrompi::{Communicator, Error, Mpi, MpiDatatype, ThreadLevel};
 
-use super::ProcessesError;
+use super::{ProcessesError, Started};
 
 /// The processes that train together. Dropped before [`World::finish`], it ends all of them: the others would wait for
 /// this one.
@@ -34,15 +35,18 @@ const GOES_ON: i32 = 1;
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 impl World {
-    pub(super) fn open(_count: usize) -> Result<Option<Self>, ProcessesError> {
-        let mpi = Mpi::init()?;
+    pub(super) fn open(started: Started) -> Result<Self, ProcessesError> {
+        // All calls of MPI come from this thread.
+        let mpi = Mpi::init_thread(ThreadLevel::Funneled)?;
         let communicator = mpi.world();
         let world = Self { mpi: Some(mpi), communicator };
-        if world.count() == 1 {
-            world.finish();
-            return Ok(None);
+        match world.count() {
+            found if found == started.count => Ok(world),
+            found => {
+                world.finish();
+                Err(ProcessesError::OtherMpi { started, found })
+            }
         }
-        Ok(Some(world))
     }
 
     /// The number of this process, from 0.
@@ -115,7 +119,13 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if self.mpi.is_some() {
-            self.abort(if thread::panicking() { 101 } else { 1 });
+            if thread::panicking() {
+                let place = format!("error: the panic is of {self:?}, on {}", self.host());
+                // If standard error cannot be written, nothing is left to report to.
+                let _ = writeln!(io::stderr(), "{place}");
+                self.abort(101);
+            }
+            self.abort(1);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Builds without MPI: there are never several processes.
 
-use super::ProcessesError;
+use super::{ProcessesError, Started};
 
 /// The processes that train together; none in a build without MPI.
 #[derive(Debug)]
 pub enum World {}
 
 impl World {
-    pub(super) fn open(count: usize) -> Result<Option<Self>, ProcessesError> {
-        Err(ProcessesError::NotBuilt { count })
+    pub(super) fn open(started: Started) -> Result<Self, ProcessesError> {
+        Err(ProcessesError::NotBuilt { started })
     }
 
     /// The number of this process, from 0.

@@ -254,6 +254,7 @@ impl<'a> Trainer<'a> {
                 self.release_frozen(model, None)?
             }
         };
+        self.check_prefix()?;
         release_freed_memory();
         self.requests.accept();
         let ended = loop {
@@ -332,6 +333,15 @@ impl<'a> Trainer<'a> {
                 world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
             }
         }
+    }
+
+    /// Checks that all processes have stored the frozen prefix of the training texts, or none: stored states may be rounded
+    /// (`cache.type`).
+    fn check_prefix(&self) -> Result<(), ProcessesError> {
+        let Some(world) = self.world else { return Ok(()) };
+        let is_stored = self.prefix.as_ref().is_some_and(|prefix| prefix.has_training());
+        let words = if is_stored { "stored it" } else { "not stored it" };
+        world.agree(&[("the frozen prefix of the training texts", words.to_owned())])
     }
 
     /// The places of this process's parts among those of an update: whole batches, as many for each process where the

@@ -106,7 +106,7 @@ pub struct Arithmetic {
 
 impl Arithmetic {
     /// Of this process on `device`.
-    pub(super) fn of(device: String) -> Self {
+    pub(crate) fn of(device: String) -> Self {
         Self {
             genir: env!("CARGO_PKG_VERSION").to_owned(),
             device,

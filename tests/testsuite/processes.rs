@@ -21,7 +21,10 @@ fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
 #[test]
 fn a_sweep_does_not_run_in_several_processes() {
     let found = started_as_one_of(4, &["sweep", "sweep-quickstart"]);
-    assert!(found.contains("MPI has started 4 processes of a sweep"), "{found}");
+    assert!(
+        found.contains("MPI has started 4 processes (OMPI_COMM_WORLD_SIZE=4), and a sweep"),
+        "{found}"
+    );
 }
 
 #[cfg(not(feature = "mpi"))]
