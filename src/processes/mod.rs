@@ -202,7 +202,7 @@ impl Started {
             let count = env::var(variable).ok()?.trim().parse().ok()?;
             Some(Self { count, variable })
         };
-        let of_mpi = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"];
+        let of_mpi = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
         let found = of_mpi.into_iter().find_map(several).or_else(|| {
             // `srun --mpi=pmix` sets PMIX_RANK; without MPI, srun sets the variables of Slurm alone.
             env::var_os("PMIX_RANK")?;
