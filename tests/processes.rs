@@ -179,7 +179,7 @@ fn a_killed_process_ends_all_and_the_run_continues_to_the_same_bits() {
     }
 }
 
-/// What a training of `command` prints that is refused.
+/// The error of a training that is refused.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let output = output(command);
@@ -201,13 +201,18 @@ fn batches_that_cannot_be_shared_equally_are_refused_with_the_nearest_number() {
     assert!(!run.run().exists(), "nothing is written");
 }
 
+/// Starts two processes, the second one with another recipe: that of `run` with `key` set.
+fn two_with(run: &Home, key: &str) -> Command {
+    let (one, mut both) = (run.command(), processes(1, &run.command()));
+    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg(key);
+    both
+}
+
 #[test]
 fn processes_with_different_recipes_are_refused() {
     let home = TempDir::new().unwrap();
     let run = Home::new(home.path(), &["train.accumulate=2"]);
-    let (one, mut both) = (run.command(), processes(1, &run.command()));
-    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg("run.seed=4");
-    let found = refused(&mut both);
+    let found = refused(&mut two_with(&run, "run.seed=4"));
     assert!(found.contains("the processes differ in their recipe"), "{found}");
     assert!(!run.run().exists(), "nothing is written");
 }
@@ -216,9 +221,7 @@ fn processes_with_different_recipes_are_refused() {
 fn an_error_that_one_process_alone_has_ends_all_with_its_place() {
     let home = TempDir::new().unwrap();
     let run = Home::new(home.path(), &["train.accumulate=2"]);
-    let (one, mut both) = (run.command(), processes(1, &run.command()));
-    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg("nonsense=4");
-    let found = refused(&mut both);
+    let found = refused(&mut two_with(&run, "nonsense=4"));
     assert!(found.contains("error: process 1 of 2: "), "{found}");
     assert!(found.contains("nonsense"), "{found}");
     assert!(!run.run().exists(), "nothing is written");

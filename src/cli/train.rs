@@ -131,7 +131,7 @@ impl Train {
     }
 }
 
-/// What all processes of a training must have in common, each with its name in an error.
+/// The values that all processes of a training must have in common, each with its name in an error.
 fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
     let digest = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
     let program = env::current_exe().and_then(fs::read).context("this program cannot be read")?;

@@ -27,7 +27,7 @@ pub enum ProcessesError {
          start one process without {} (docs/processes.md)", started.variable
     )]
     NotBuilt {
-        /// What MPI has started.
+        /// The processes that MPI has started.
         started: Started,
     },
     /// The launcher belongs to another MPI than the one that genir was built with.
@@ -36,7 +36,7 @@ pub enum ProcessesError {
          `srun --mpi=...` that it supports (docs/processes.md)"
     )]
     OtherMpi {
-        /// What the launcher has started.
+        /// The processes that the launcher has started.
         started: Started,
         /// Number of processes that MPI knows of.
         found: usize,
@@ -46,7 +46,7 @@ pub enum ProcessesError {
         "{started}, and a sweep trains its runs one after another: start one process, without {}", started.variable
     )]
     Several {
-        /// What MPI has started.
+        /// The processes that MPI has started.
         started: Started,
     },
     /// A function of MPI failed.
@@ -55,9 +55,9 @@ pub enum ProcessesError {
     /// Processes do not have the same of something.
     #[error("the processes differ in {what}: {}", of_processes(found))]
     Disagree {
-        /// What they differ in.
+        /// The name of the value in which they differ.
         what: &'static str,
-        /// What each of them has.
+        /// The value of each process.
         found: Vec<String>,
     },
     /// Another process has failed.

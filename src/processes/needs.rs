@@ -1,4 +1,4 @@
-//! What a training by several processes needs of each of them, and of the network between them.
+//! The memory, computing and network that a training by several processes needs.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a process says that MPI has started among others and that does not train with them. Trainings of several processes
+//! Refusals of a process that MPI has started among others, and `genir check --processes`. Trainings of several processes
 //! are in `tests/processes.rs`.
 
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::command::{is_refused, succeeds};
 use crate::tiny_recipe::tiny_recipe;
 
-/// What a command says that believes to be one of `count` processes.
+/// The error of a command that is told by its environment to be one of `count` processes.
 fn started_as_one_of(count: usize, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_genir"))
         .args(arguments)
