@@ -92,8 +92,8 @@ pub enum DeviceError {
 enum Name {
     Auto,
     Cpu,
-    /// The index of a GPU, and the requested precision.
-    Cuda(usize, Precision),
+    /// The index of a GPU, if the name has one, and the requested precision.
+    Cuda(Option<usize>, Precision),
 }
 
 fn parse(name: &str) -> Option<Name> {
@@ -104,10 +104,10 @@ fn parse(name: &str) -> Option<Name> {
     match (name, gpu) {
         ("auto", _) => Some(Name::Auto),
         ("cpu", _) => Some(Name::Cpu),
-        (_, "cuda") => Some(Name::Cuda(0, precision)),
+        (_, "cuda") => Some(Name::Cuda(None, precision)),
         _ => {
             let number: u16 = gpu.strip_prefix("cuda:")?.parse().ok()?;
-            Some(Name::Cuda(usize::from(number), precision))
+            Some(Name::Cuda(Some(usize::from(number)), precision))
         }
     }
 }
@@ -117,16 +117,18 @@ pub fn is_valid_name(name: &str) -> bool {
     parse(name).is_some()
 }
 
-/// Returns the device with this name: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this build and this machine
-/// support one, else the CPU). With `+f32` after the name of a GPU, and on GPUs without bf16, products are computed in
-/// f32.
+/// Returns the device with this name: `cpu`, `cuda`, `cuda:N`, or `auto` (as `cuda` if this build and this machine support
+/// a GPU, else the CPU). With `+f32` after the name of a GPU, and on GPUs without bf16, products are computed in f32.
+///
+/// `cuda` is the first GPU. Of several processes that MPI has started on a machine, the first has the first GPU, the second
+/// the second one, and so on; with more processes than GPUs, they begin again at the first.
 ///
 /// # Errors
 /// The device is unavailable. This is checked before Burn is called, which panics without a GPU (0.22).
 pub fn device(name: &str) -> Result<ComputeDevice, DeviceError> {
     let (device, precision) = match parse(name) {
         None => return Err(DeviceError::Unknown { found: name.to_owned() }),
-        Some(Name::Auto) => (cuda(name, 0).unwrap_or_else(|_| Device::flex()), Precision::Bf16),
+        Some(Name::Auto) => (cuda(name, None).unwrap_or_else(|_| Device::flex()), Precision::Bf16),
         Some(Name::Cpu) => (Device::flex(), Precision::F32),
         Some(Name::Cuda(index, precision)) => (cuda(name, index)?, precision),
     };
@@ -160,22 +162,22 @@ pub fn describe(device: &Device, precision: Precision) -> String {
 pub(crate) fn pci_bus_id(name: &str) -> Option<String> {
     match parse(name)? {
         Name::Cpu => None,
-        Name::Auto => bus_id_of(0),
+        Name::Auto => bus_id_of(None),
         Name::Cuda(index, _) => bus_id_of(index),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn bus_id_of(_index: usize) -> Option<String> {
+fn bus_id_of(_index: Option<usize>) -> Option<String> {
     None
 }
 
 #[cfg(feature = "cuda")]
-fn bus_id_of(index: usize) -> Option<String> {
+fn bus_id_of(index: Option<usize>) -> Option<String> {
     use cudarc::driver::result::device::{get, get_attribute};
     use cudarc::driver::sys::CUdevice_attribute as Attribute;
     // Without a driver, the functions below would panic.
-    cuda("", index).ok()?;
+    let index = gpu_index("", index).ok()?;
     let gpu = get(i32::try_from(index).ok()?).ok()?;
     // SAFETY: `gpu` is a device that the driver has just returned.
     let of = |attribute| unsafe { get_attribute(gpu, attribute) }.ok();
@@ -186,12 +188,18 @@ fn bus_id_of(index: usize) -> Option<String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(name: &str, _index: usize) -> Result<Device, DeviceError> {
+fn cuda(name: &str, _index: Option<usize>) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { found: name.to_owned() })
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(name: &str, index: usize) -> Result<Device, DeviceError> {
+fn cuda(name: &str, index: Option<usize>) -> Result<Device, DeviceError> {
+    gpu_index(name, index).map(Device::cuda)
+}
+
+/// The number of the GPU with this index, or of this process's own.
+#[cfg(feature = "cuda")]
+fn gpu_index(name: &str, index: Option<usize>) -> Result<usize, DeviceError> {
     let found = name.to_owned();
     // SAFETY: the function only checks whether the library of the driver can be loaded.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
@@ -200,10 +208,17 @@ fn cuda(name: &str, index: usize) -> Result<Device, DeviceError> {
     let count = cudarc::driver::result::init()
         .and_then(|()| cudarc::driver::result::device::get_count())
         .map_err(|_| DeviceError::NoDriver { found: found.clone() })? as usize;
+    let index = index.unwrap_or_else(|| own_gpu(crate::processes::started_local_rank(), count));
     if index >= count {
         return Err(DeviceError::NoSuchGpu { found, count });
     }
-    Ok(Device::cuda(index))
+    Ok(index)
+}
+
+/// The GPU of a process among `gpus`. A launcher may have given each process one GPU, so that it sees no other.
+#[cfg(any(feature = "cuda", test))]
+fn own_gpu(local_rank: usize, gpus: usize) -> usize {
+    local_rank.checked_rem(gpus).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -225,5 +240,14 @@ mod tests {
         for name in ["cuda", "cuda:1", "cuda:1+f32"] {
             assert!(matches!(device(name), Err(DeviceError::NotBuilt { .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn processes_of_a_machine_have_a_gpu_each_as_far_as_there_are_enough() {
+        let of_six = |gpus| (0..6).map(|rank| own_gpu(rank, gpus)).collect::<Vec<usize>>();
+        assert_eq!(of_six(8), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(of_six(4), [0, 1, 2, 3, 0, 1]);
+        assert_eq!(of_six(1), [0; 6]);
+        assert_eq!(own_gpu(2, 0), 0, "that this machine has no GPU is said elsewhere");
     }
 }

@@ -144,8 +144,13 @@ fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
             format!("the checkpoint of step {}, {}", point.state.step, digest(&manifest))
         }
     };
-    let Arithmetic { device, instructions, .. } =
-        Arithmetic::of(device::describe(&plan.device, plan.precision));
+    let described = device::describe(&plan.device, plan.precision);
+    let Arithmetic { instructions, .. } = Arithmetic::of(described);
+    // Each process may have a GPU of its own.
+    let device = match device::is_host(&plan.device) {
+        true => "the CPU".to_owned(),
+        false => format!("a GPU, products in {}", plan.precision),
+    };
     Ok([
         ("their program, by BLAKE3", digest(&program)),
         ("their recipe, by BLAKE3", digest(recipe.as_bytes())),

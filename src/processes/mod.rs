@@ -222,8 +222,20 @@ pub(crate) fn alone() -> Result<(), ProcessesError> {
 
 /// The rank of this process among those that MPI has started, before MPI is initialised; 0 if it was started alone.
 pub(crate) fn started_rank() -> usize {
-    let number = |name: &str| env::var(name).ok()?.trim().parse::<usize>().ok();
-    ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"].into_iter().find_map(number).unwrap_or(0)
+    number(&["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"])
+}
+
+/// The rank of this process among those that MPI has started on this machine; 0 if it was started alone.
+#[cfg(feature = "cuda")]
+pub(crate) fn started_local_rank() -> usize {
+    let variables = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+    Started::found().map_or(0, |_| number(&variables))
+}
+
+/// The number in the first of these environment variables that has one, or 0.
+fn number(variables: &[&str]) -> usize {
+    let number = |name: &&str| env::var(name).ok()?.trim().parse().ok();
+    variables.iter().find_map(number).unwrap_or(0)
 }
 
 #[cfg(test)]
