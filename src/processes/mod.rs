@@ -6,6 +6,7 @@ mod mpi;
 mod none;
 
 mod needs;
+mod order;
 
 use std::env;
 use std::fmt;
@@ -17,6 +18,7 @@ pub use mpi::World;
 pub use needs::Needs;
 #[cfg(not(feature = "mpi"))]
 pub use none::World;
+pub(crate) use order::Order;
 
 /// Errors of working together with other processes.
 #[derive(Debug, Error)]
@@ -116,18 +118,8 @@ impl World {
     /// # Errors
     /// A function of MPI failed.
     pub fn texts(&self, own: &str) -> Result<Vec<String>, ProcessesError> {
-        let sizes = self.all_gather(&[own.len() as f64])?;
-        let longest = sizes.iter().copied().fold(0.0, f64::max) as usize;
-        if longest == 0 {
-            return Ok(vec![String::new(); self.count()]);
-        }
-        let mut bytes = own.as_bytes().to_vec();
-        bytes.resize(longest, 0);
-        let all = self.all_gather(&bytes)?;
-        let text = |(bytes, &size): (&[u8], &f64)| {
-            String::from_utf8_lossy(&bytes[..size as usize]).into_owned()
-        };
-        Ok(all.chunks_exact(longest).zip(&sizes).map(text).collect())
+        let all = self.all_gather_each(own.as_bytes())?;
+        Ok(all.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect())
     }
 
     /// Checks that all processes have the same of each of `all`, which is a list of names with values.

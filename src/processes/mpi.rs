@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrompi::{Communicator, Error, Mpi, MpiDatatype, ThreadLevel};
 
-use super::{ProcessesError, Started};
+use super::{Order, ProcessesError, Started};
 
 /// The processes that train together. Dropped before [`World::finish`], it ends all of them: the others would wait for
 /// this one.
@@ -27,11 +27,14 @@ impl From<Error> for ProcessesError {
     }
 }
 
-/// The tag of what [`World::tell`] sends.
-const GOES_ON: i32 = 1;
+/// The tag of an [`Order`].
+const ORDER: i32 = 1;
 
-/// The longest time between two looks for a message of [`World::tell`]. A process that waits in MPI would occupy a core
-/// while the first process evaluates.
+/// The tag of what [`World::send`] sends.
+const VALUES: i32 = 2;
+
+/// The longest time between two looks for an [`Order`]. A process that waits in MPI would occupy a core while the first
+/// process evaluates.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 
 impl World {
@@ -74,6 +77,21 @@ impl World {
         Ok(all)
     }
 
+    /// Returns the values of each process, in their order. Each may give another number of them.
+    pub(crate) fn all_gather_each<T: MpiDatatype + Default>(
+        &self,
+        own: &[T],
+    ) -> Result<Vec<Vec<T>>, ProcessesError> {
+        let counts = self.all_gather(&[own.len() as i32])?;
+        let before = |rank| counts[..rank].iter().sum::<i32>();
+        let starts: Vec<i32> = (0..self.count()).map(before).collect();
+        let mut all = vec![T::default(); counts.iter().sum::<i32>() as usize];
+        self.communicator.allgatherv(own, &mut all, &counts, &starts)?;
+        let of_rank =
+            |(&start, &count): (&i32, &i32)| all[start as usize..][..count as usize].to_vec();
+        Ok(starts.iter().zip(&counts).map(of_rank).collect())
+    }
+
     /// Sends each process one of the equal `parts`, and returns those that all processes have for this one, in their
     /// order.
     pub(crate) fn all_to_all<T: MpiDatatype + Default>(
@@ -85,24 +103,37 @@ impl World {
         Ok(all)
     }
 
-    /// Tells all others whether the training goes on. Only the first process may.
-    pub(crate) fn tell(&self, goes_on: bool) -> Result<(), ProcessesError> {
-        for rank in 1..self.communicator.size() {
-            self.communicator.send(&[u8::from(goes_on)], rank, GOES_ON)?;
-        }
-        Ok(())
+    /// Gives the others an order. Only the first process may.
+    pub(crate) fn order(&self, order: Order) -> Result<(), ProcessesError> {
+        (1..self.count()).try_for_each(|rank| self.order_one(rank, order))
     }
 
-    /// Waits for what the first process [tells](World::tell), without occupying a core.
-    pub(crate) fn hear(&self) -> Result<bool, ProcessesError> {
+    /// Gives the process of this rank an order. Only the first process may.
+    pub(crate) fn order_one(&self, rank: usize, order: Order) -> Result<(), ProcessesError> {
+        Ok(self.communicator.send(&order.to_words(), rank as i32, ORDER)?)
+    }
+
+    /// Waits for an order of the first process, without occupying a core.
+    pub(crate) fn hear(&self) -> Result<Order, ProcessesError> {
         let mut pause = Duration::from_micros(20);
-        while self.communicator.iprobe::<u8>(0, GOES_ON)?.is_none() {
+        while self.communicator.iprobe::<u64>(0, ORDER)?.is_none() {
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        let mut word = [0_u8];
-        self.communicator.recv(&mut word, 0, GOES_ON)?;
-        Ok(word[0] == 1)
+        let mut words = Order::End.to_words();
+        self.communicator.recv(&mut words, 0, ORDER)?;
+        Ok(Order::of_words(words))
+    }
+
+    /// Sends values to the first process, which [receives](World::receive) as many.
+    pub(crate) fn send(&self, values: &[f32]) -> Result<(), ProcessesError> {
+        Ok(self.communicator.send(values, 0, VALUES)?)
+    }
+
+    /// Receives values of the process of this rank, as many as there are in `values`.
+    pub(crate) fn receive(&self, rank: usize, values: &mut [f32]) -> Result<(), ProcessesError> {
+        self.communicator.recv(values, rank as i32, VALUES)?;
+        Ok(())
     }
 
     /// Ends MPI, which waits for all processes to do so.

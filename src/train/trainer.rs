@@ -32,7 +32,7 @@ use crate::device::pad_to_multiple_of;
 use crate::exact::from_exact;
 use crate::monitor::Monitor;
 use crate::prefix::{Prefetcher, Prefix};
-use crate::processes::{ProcessesError, World, share};
+use crate::processes::{Order, ProcessesError, World, share};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
@@ -241,7 +241,7 @@ impl<'a> Trainer<'a> {
                     monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
                 });
                 self.report_prefix(monitor);
-                self.goes_on(true)?;
+                self.order(Order::Update)?;
                 match callbacks.all().all(|callback| callback.reads_no_other_texts()) {
                     true => self.release_frozen(model, Some(monitor))?,
                     false => model,
@@ -249,7 +249,7 @@ impl<'a> Trainer<'a> {
             }
             None => {
                 // What the first process has stored is read, where both see the same cache.
-                self.goes_on(true)?;
+                self.follow_orders(&model)?;
                 self.prepare(&model, Vec::new(), &mut |_, _, _| {});
                 self.release_frozen(model, None)?
             }
@@ -258,15 +258,21 @@ impl<'a> Trainer<'a> {
         release_freed_memory();
         self.requests.accept();
         let ended = loop {
-            let ended = match &mut leader {
-                Some((callbacks, monitor)) => self.between_updates(&model, callbacks, monitor),
-                None => Ok(None),
-            };
-            let goes_on = matches!(ended, Ok(None)) && self.newest.number < self.total_steps;
-            match self.goes_on(goes_on) {
-                Ok(true) => {}
-                Ok(false) => break ended,
-                Err(error) => break ended.and(Err(error.into())),
+            match &mut leader {
+                Some((callbacks, monitor)) => {
+                    let ended = self.between_updates(&model, callbacks, monitor);
+                    if !matches!(ended, Ok(None)) || self.newest.number == self.total_steps {
+                        break ended;
+                    }
+                    if let Err(error) = self.order(Order::Update) {
+                        break Err(error.into());
+                    }
+                }
+                None => match self.follow_orders(&model) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok((model, self.outcome(None))),
+                    Err(error) => return Err(error.into()),
+                },
             }
             let (begun, processors) = (Instant::now(), processor_time());
             let done;
@@ -279,14 +285,18 @@ impl<'a> Trainer<'a> {
             });
             match done {
                 Ok(done) => self.newest = done,
-                Err(error) => {
-                    break Err(match &mut leader {
-                        Some((callbacks, monitor)) => {
-                            self.stored_before(error, &model, callbacks, monitor)
+                Err(error) => match &mut leader {
+                    Some((callbacks, monitor)) => {
+                        break Err(self.stored_before(error, &model, callbacks, monitor));
+                    }
+                    None => {
+                        // The first process has the same error, and stores the state before the step.
+                        if let TrainError::NotFinite { .. } = error {
+                            self.follow_orders(&model)?;
                         }
-                        None => error,
-                    });
-                }
+                        return Err(error);
+                    }
+                },
             }
             self.called = Called::None;
             self.costs.examples += self.newest.examples;
@@ -299,20 +309,36 @@ impl<'a> Trainer<'a> {
             Some((callbacks, monitor)) => self.end(ended, &model, callbacks, monitor),
             None => ended,
         };
-        let (stopped, signal) = match ended? {
+        // Any other error ends the other processes at once.
+        if let Ok(_) | Err(TrainError::NotFinite { .. }) = ended {
+            self.order(Order::End)?;
+        }
+        Ok((model, self.outcome(ended?)))
+    }
+
+    fn outcome(&self, stop: Option<Stop>) -> Outcome {
+        let (stopped, signal) = match stop {
             None => (None, None),
             Some(Stop::Early(reason)) => (Some(reason), None),
             Some(Stop::Signal(signal)) => (None, Some(signal)),
         };
-        Ok((model, Outcome { steps: self.newest.number, stopped, signal }))
+        Outcome { steps: self.newest.number, stopped, signal }
     }
 
-    /// The first process tells the others whether the training goes on; returns whether it does.
-    fn goes_on(&self, goes_on: bool) -> Result<bool, ProcessesError> {
-        match self.world {
-            None => Ok(goes_on),
-            Some(world) if world.is_first() => world.tell(goes_on).map(|()| goes_on),
-            Some(world) => world.hear(),
+    /// Gives the other processes an order, if there are any.
+    fn order(&self, order: Order) -> Result<(), ProcessesError> {
+        self.world.map_or(Ok(()), |world| world.order(order))
+    }
+
+    /// Does what the first process orders, and returns whether an update follows.
+    fn follow_orders(&self, _model: &GenirModel) -> Result<bool, ProcessesError> {
+        let Some(world) = self.world else { return Ok(false) };
+        loop {
+            match world.hear()? {
+                Order::Update => return Ok(true),
+                Order::End => return Ok(false),
+                Order::Rank { .. } => {}
+            }
         }
     }
 

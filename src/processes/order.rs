@@ -1,0 +1,39 @@
+//! The orders of the first process to the others.
+
+/// The next thing that all processes do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// They train the next update, or go on with what precedes the first.
+    Update,
+    /// They rank a share of the queries of a set.
+    Rank {
+        /// The place of the set among those that the run evaluates.
+        set: usize,
+        /// The batches of the set that are ranked now: one for each process, in their order, after those of earlier rounds.
+        round: usize,
+    },
+    /// The training has ended.
+    End,
+}
+
+impl Order {
+    /// The order as a message.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "nothing is sent"))]
+    pub(super) fn to_words(self) -> [u64; 3] {
+        match self {
+            Self::Update => [0, 0, 0],
+            Self::Rank { set, round } => [1, set as u64, round as u64],
+            Self::End => [2, 0, 0],
+        }
+    }
+
+    /// The order of a message.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "nothing is received"))]
+    pub(super) fn of_words(words: [u64; 3]) -> Self {
+        match words {
+            [0, ..] => Self::Update,
+            [1, set, round] => Self::Rank { set: set as usize, round: round as usize },
+            _ => Self::End,
+        }
+    }
+}
