@@ -1,14 +1,21 @@
 //! Several processes train one run: to the bits of one process, and all of them or none. Needs a build with `--features mpi`
 //! and `mpirun`.
 
+#[path = "support/everything.rs"]
+mod everything;
 #[path = "support/interrupted_run.rs"]
 mod interrupted_run;
+#[path = "processes/kills.rs"]
+mod kills;
+#[path = "support/preloaded.rs"]
+mod preloaded;
 #[path = "support/sentinels.rs"]
 mod sentinels;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -21,11 +28,21 @@ use crate::interrupted_run::Home;
 
 /// Starts `command` as `count` processes.
 fn processes(count: usize, command: &Command) -> Command {
+    started_together(&[(count, command)])
+}
+
+/// Starts each command as that many processes, of which those of the first command have the first ranks.
+fn started_together(parts: &[(usize, &Command)]) -> Command {
     let mut started = Command::new("mpirun");
+    started.arg("--oversubscribe");
+    for (at, (count, command)) in parts.iter().enumerate() {
+        started.args((at > 0).then_some(":")).args(["-np", &count.to_string()]);
+        if let Some(directory) = command.get_current_dir() {
+            started.arg("-wdir").arg(directory);
+        }
+        started.arg(command.get_program()).args(command.get_args());
+    }
     started
-        .args(["--oversubscribe", "-np", &count.to_string()])
-        .arg(command.get_program())
-        .args(command.get_args())
         .env_remove("RUST_LOG")
         // Containers run tests as root.
         .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
@@ -131,6 +148,16 @@ fn wait_for_checkpoint(run: &Path) {
     }
 }
 
+/// Compares the history and the last weights of a run with those of one that was not interrupted. The checkpoints before
+/// may be others: some were written for a signal, which mpirun sends, too, when a process was killed.
+#[track_caller]
+fn assert_same_end(run: &Home, expected: &Home, when: &str) {
+    run.results().assert_same_history(&expected.results(), when);
+    let weights =
+        |home: &Home| fs::read(home.run().join("checkpoints/latest/model.safetensors")).unwrap();
+    assert!(weights(run) == weights(expected), "{when}: the weights differ");
+}
+
 /// Starts a long run with four processes, sends one of them a signal after its first checkpoint, and continues with two;
 /// returns what mpirun has printed, and after how long it ended.
 fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
@@ -150,12 +177,7 @@ fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!disturbed.run().join("summary.json").exists() || sent == "-TERM", "too fast: {text}");
     train(&disturbed, 2);
-    // Checkpoints that were written for the signal are others.
-    let (found, expected) = (disturbed.results(), alone.results());
-    found.assert_same_history(&expected, &format!("{sent} to {rank}"));
-    let weights =
-        |home: &Home| fs::read(home.run().join("checkpoints/latest/model.safetensors")).unwrap();
-    assert!(weights(&disturbed) == weights(&alone), "{sent} to {rank}: the weights differ");
+    assert_same_end(&disturbed, &alone, &format!("{sent} to {rank}"));
     (output, took)
 }
 
@@ -203,9 +225,19 @@ fn batches_that_cannot_be_shared_equally_are_refused_with_the_nearest_number() {
 
 /// Starts two processes, the second one with another recipe: that of `run` with `key` set.
 fn two_with(run: &Home, key: &str) -> Command {
-    let (one, mut both) = (run.command(), processes(1, &run.command()));
-    both.args([":", "-np", "1"]).arg(one.get_program()).args(one.get_args()).arg(key);
-    both
+    let mut other = run.command();
+    other.arg(key);
+    started_together(&[(1, &run.command()), (1, &other)])
+}
+
+/// Starts two processes of `run`, each in a working directory of its own.
+fn two_in(directories: [&Path; 2], run: &Home) -> Command {
+    let [one, two] = directories.map(|directory| {
+        let mut command = run.command();
+        command.current_dir(directory);
+        command
+    });
+    started_together(&[(1, &one), (1, &two)])
 }
 
 #[test]
@@ -225,6 +257,24 @@ fn an_error_that_one_process_alone_has_ends_all_with_its_place() {
     assert!(found.contains("error: process 1 of 2: "), "{found}");
     assert!(found.contains("nonsense"), "{found}");
     assert!(!run.run().exists(), "nothing is written");
+}
+
+#[test]
+fn a_panic_in_one_process_ends_all_with_its_place() {
+    let home = TempDir::new().unwrap();
+    let Some(library) = preloaded::build("failing_clock", home.path()) else { return };
+    let overrides = ["train.accumulate=2", "train.steps=2000", "save.every_steps=3"];
+    let run = Home::new(home.path(), &overrides);
+    // The standard library panics where a clock cannot be read: here in the middle of the training.
+    let (this, mut other) = (run.command(), Command::new("env"));
+    let latest = run.run().join("checkpoints/latest");
+    other.arg(format!("LD_PRELOAD={}", library.display()));
+    other.arg(format!("CLOCK_FAILS_AFTER={}", latest.display()));
+    other.arg(this.get_program()).args(this.get_args());
+    let found = refused(&mut started_together(&[(1, &this), (1, &other)]));
+    assert!(found.contains("error: genir has panicked: "), "{found}");
+    assert!(found.contains("error: the panic is of process 1 of 2, on "), "{found}");
+    assert!(latest.is_dir(), "the training has begun");
 }
 
 #[test]
@@ -254,17 +304,50 @@ fn processes_with_different_base_models_are_refused_once() {
     let overrides =
         ["train.accumulate=2", "model.base=base", "model.init=pretrained", "~model.config"];
     let run = Home::new(&home.path().join("tuned"), &overrides);
-    let (one, mut both) = (run.command(), processes(1, &run.command()));
-    // Before the program: the working directory of the first process.
-    let mut arguments: Vec<_> = both.get_args().map(|word| word.to_owned()).collect();
-    arguments.splice(0..0, ["-wdir".into(), home.path().join("one").into_os_string()]);
-    both = Command::new("mpirun");
-    both.args(arguments).args([":", "-np", "1", "-wdir"]).arg(home.path().join("two"));
-    both.arg(one.get_program()).args(one.get_args());
-    both.envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")]);
-    let found = refused(&mut both);
+    let found = refused(&mut two_in([&home.path().join("one"), &home.path().join("two")], &run));
     assert!(found.contains("the processes differ in the weights that they begin with"), "{found}");
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
+}
+
+#[test]
+fn processes_that_continue_from_different_checkpoints_are_refused() {
+    let home = TempDir::new().unwrap();
+    // The same command in two working directories, whose runs have been trained by other numbers of updates.
+    let runs = [("one", 2), ("two", 3)].map(|(name, steps)| {
+        let run = Home::new(
+            &home.path().join(name),
+            &[&format!("train.steps={steps}"), "train.accumulate=2"],
+        );
+        run.train();
+        run
+    });
+    let overrides = ["run.directory=run", "train.accumulate=2", "train.steps=4", "--resume=latest"];
+    let both = Home::new(&home.path().join("both"), &overrides);
+    let before = runs.each_ref().map(|run| everything::everything(&run.run()));
+    let found = refused(&mut two_in([&runs[0].path, &runs[1].path], &both));
+    assert!(found.contains("the processes differ in what they start from"), "{found}");
+    assert!(found.contains("process 0 has the checkpoint of step 2, "), "{found}");
+    assert!(found.contains("process 1 has the checkpoint of step 3, "), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "one process says it: {found}");
+    let after = runs.each_ref().map(|run| everything::everything(&run.run()));
+    assert!(before == after, "nothing is written");
+}
+
+#[test]
+fn processes_of_different_programs_are_refused() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &["train.accumulate=2"]);
+    // It runs as the program itself does.
+    let copy = home.path().join("genir");
+    let this = run.command();
+    fs::copy(this.get_program(), &copy).unwrap();
+    fs::OpenOptions::new().append(true).open(&copy).unwrap().write_all(&[0]).unwrap();
+    let mut other = Command::new(&copy);
+    other.args(this.get_args());
+    let found = refused(&mut started_together(&[(1, &this), (1, &other)]));
+    assert!(found.contains("the processes differ in their program"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "one process says it: {found}");
+    assert!(!run.run().exists(), "nothing is written");
 }
 
 #[test]

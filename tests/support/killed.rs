@@ -4,6 +4,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::preloaded;
+
 /// What kills: a library that is loaded into the process.
 pub struct Killer {
     library: PathBuf,
@@ -12,16 +14,7 @@ pub struct Killer {
 impl Killer {
     /// Compiles it into `directory`; none where that cannot be done.
     pub fn build(directory: &Path) -> Option<Self> {
-        let library = directory.join("kill_at.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/kill_at.c");
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
-        let built = compiler.stderr(Stdio::null()).status();
-        if built.is_ok_and(|status| status.success()) {
-            return Some(Self { library });
-        }
-        eprintln!("skipped: no C compiler for Linux");
-        None
+        Some(Self { library: preloaded::build("kill_at", directory)? })
     }
 
     /// Loads the library into `command`, which is killed before its `at`th change below `directory`.

@@ -23,6 +23,8 @@ mod killed;
 mod near;
 #[path = "../support/parameter_bits.rs"]
 mod parameter_bits;
+#[path = "../support/preloaded.rs"]
+mod preloaded;
 #[path = "../support/probe_records.rs"]
 mod probe_records;
 #[path = "../support/sentinels.rs"]
