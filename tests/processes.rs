@@ -82,12 +82,20 @@ fn assert_same_with_any_number(overrides: &[&str]) {
     }
 }
 
-/// 22 examples an epoch: the last update of each has two batches of four, the second of them with two examples.
-const FOUR_BATCHES: [&str; 3] = ["train.batch_size=4", "train.accumulate=4", "~train.steps"];
+/// 22 examples an epoch: the last update of each has two batches of four, the second of them with two examples. The four
+/// sets of eight queries are evaluated in three batches each, the last of them with two queries.
+const FOUR_BATCHES: [&str; 6] = [
+    "train.batch_size=4",
+    "train.accumulate=4",
+    "~train.steps",
+    "evaluate.batch_size=3",
+    "evaluate.every_epochs=1",
+    "evaluate.splits=[\"validation\", \"test\"]",
+];
 
 #[test]
 fn a_full_run_has_the_same_bits_with_any_number_of_processes() {
-    let more = ["train.epochs=4", "evaluate.every_epochs=1"];
+    let more = ["train.epochs=4", "evaluate.at_start=true", "evaluate.vocabulary=all"];
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
 }
 
@@ -121,6 +129,30 @@ fn a_run_with_denoising_has_the_same_bits_with_any_number_of_processes() {
     let tasks = "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]";
     let more = ["train.epochs=3", tasks, "task.denoising_held_out=0.25", &base];
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+}
+
+/// The queries that each of `count` processes ranks in its batches, in the order of the messages that tell it.
+fn ranked(home: &Home, count: usize) -> Vec<Vec<usize>> {
+    let mut command = processes(count, &home.command());
+    let output = output(command.env("RUST_LOG", "genir=debug"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let of_rank = |rank| {
+        let said = format!("process {rank} of {count} has ranked ");
+        let numbers = text.lines().filter_map(|line| line.split_once(&said)?.1.split(' ').next());
+        numbers.map(|number| number.parse().unwrap()).collect()
+    };
+    (0..count).map(of_rank).collect()
+}
+
+#[test]
+fn each_process_ranks_other_queries_of_an_evaluation() {
+    let home = TempDir::new().unwrap();
+    let more = ["train.epochs=1", "evaluate.splits=[\"validation\"]", "evaluate.memorisation=0"];
+    let overrides = [&FOUR_BATCHES[..], &more].concat();
+    let run = |name: &str| Home::new(&home.path().join(name), &overrides);
+    assert_eq!(ranked(&run("of-2"), 2), [[3, 2], [3, 0]]);
+    assert_eq!(ranked(&run("of-4"), 4), [[3], [3], [2], [0]]);
 }
 
 /// A process of a training, by its rank.
@@ -161,8 +193,15 @@ fn assert_same_end(run: &Home, expected: &Home, when: &str) {
 /// Starts a long run with four processes, sends one of them a signal after its first checkpoint, and continues with two;
 /// returns what mpirun has printed, and after how long it ended.
 fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
-    let overrides =
-        ["train.batch_size=4", "train.accumulate=4", "train.steps=120", "save.every_steps=7"];
+    // Most of the time is that of evaluations, which a signal interrupts between two rounds.
+    let overrides = [
+        "train.batch_size=4",
+        "train.accumulate=4",
+        "train.steps=120",
+        "save.every_steps=7",
+        "evaluate.every_steps=2",
+        "evaluate.batch_size=1",
+    ];
     let home = TempDir::new().unwrap();
     let alone = Home::new(&home.path().join("alone"), &overrides);
     alone.train();

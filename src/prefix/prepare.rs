@@ -108,11 +108,6 @@ impl Prefix {
         self.training.clone().and_then(Prefetcher::new)
     }
 
-    /// Returns whether the training texts are stored.
-    pub fn has_training(&self) -> bool {
-        self.training.is_some()
-    }
-
     /// The stored prefix of a batch of texts, if all of them are stored in one set.
     pub fn of(&self, texts: &[&[u32]]) -> Option<PrefixOutput> {
         self.stores().find_map(|store| store.output(texts))

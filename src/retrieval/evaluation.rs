@@ -9,13 +9,13 @@ use super::measure::JudgedRanks;
 use super::metrics::{MetricSums, Metrics};
 use super::names;
 use super::names::QuerySubset;
-use super::ranking::{EncodedQuery, RankOptions, Ranking, rank_through};
+use super::ranking::{EncodedQuery, RankOptions, Ranking, rank, rank_with_tap};
 use super::run_files::{RunFileError, RunWriter};
 use crate::corpus::{Corpus, Query};
 use crate::docid::{DocidVocabulary, EncodeOptions, TextTokenizer, TokenizerError};
 use crate::prefix::TextSet;
 use crate::random;
-use crate::t5::{GenirModel, NoTap, Tap};
+use crate::t5::{GenirModel, Tap};
 
 /// Tokenized queries (or documents used as queries) with their relevance judgements.
 pub struct QuerySet {
@@ -283,29 +283,34 @@ pub fn evaluate(
     options: RankOptions,
     run: Option<(&mut RunWriter, &DocidVocabulary)>,
 ) -> Result<EvaluationResult, RunFileError> {
-    evaluate_while(model, device, set, options, run, || Ok(()))
+    evaluate_by(set, run, || Ok(()), |each| rank(model, device, &set.queries, options, each))
 }
 
-/// Like [`evaluate`], but calls `check` after each query and ends with its first error.
+/// Receives the index of each query and its ranking.
+pub(crate) type TakeRanking<'a, E> = dyn FnMut(usize, Ranking) -> Result<(), E> + 'a;
+
+/// Like [`evaluate`], but takes the rankings that `rank` passes to its argument. It calls `check` after each query and ends
+/// with its first error.
 ///
 /// # Errors
-/// That error, or the run file cannot be written.
-pub(crate) fn evaluate_while<E: From<RunFileError>>(
-    model: &GenirModel,
-    device: &Device,
+/// That error, that of `rank`, or the run file cannot be written.
+pub(crate) fn evaluate_by<E: From<RunFileError>>(
     set: &QuerySet,
-    options: RankOptions,
     mut run: Option<(&mut RunWriter, &DocidVocabulary)>,
     mut check: impl FnMut() -> Result<(), E>,
+    rank: impl FnOnce(&mut TakeRanking<E>) -> Result<(), E>,
 ) -> Result<EvaluationResult, E> {
-    evaluate_through(model, device, set, options, &mut NoTap, |index, ranking| {
+    let mut evaluation = Evaluation::of(set);
+    rank(&mut |index, ranking| {
+        evaluation.add(index, &ranking);
         check()?;
         if let Some((run, docids)) = &mut run {
             let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
             run.write(&set.ids[index], best)?;
         }
         Ok(())
-    })
+    })?;
+    Ok(evaluation.finish())
 }
 
 /// Like [`evaluate`], but every forward pass goes through `tap`, which may read or replace activations: the metrics of
@@ -319,28 +324,12 @@ pub fn evaluate_with_tap(
     options: RankOptions,
     tap: &mut dyn Tap,
 ) -> EvaluationResult {
-    let options = RankOptions { prefix: None, ..options };
-    let Ok(result) =
-        evaluate_through(model, device, set, options, tap, |_, _| Ok::<_, Infallible>(()));
-    result
-}
-
-/// Ranks with passes through `tap`, which must not want what `options.prefix` has computed before, and calls `each` with
-/// the index of the query and its ranking.
-fn evaluate_through<E>(
-    model: &GenirModel,
-    device: &Device,
-    set: &QuerySet,
-    options: RankOptions,
-    tap: &mut dyn Tap,
-    mut each: impl FnMut(usize, &Ranking) -> Result<(), E>,
-) -> Result<EvaluationResult, E> {
     let mut evaluation = Evaluation::of(set);
-    rank_through(model, device, &set.queries, options, tap, |index, ranking| {
+    let Ok(()) = rank_with_tap(model, device, &set.queries, options, tap, |index, ranking| {
         evaluation.add(index, &ranking);
-        each(index, &ranking)
-    })?;
-    Ok(evaluation.finish())
+        Ok::<_, Infallible>(())
+    });
+    evaluation.finish()
 }
 
 /// The rankings of the queries of a set, as they come.

@@ -10,6 +10,7 @@ pub mod ranking;
 pub mod run_files;
 mod search;
 pub mod ties;
+pub(crate) mod together;
 mod top_k;
 
 pub use batch_memory::{BatchTooLarge, check_batch_memory};

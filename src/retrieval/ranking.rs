@@ -112,27 +112,45 @@ pub fn rank_with_tap<E>(
 }
 
 /// Ranks with passes through `tap`, which must not want what `options.prefix` has computed before.
-pub(super) fn rank_through<E>(
+fn rank_through<E>(
     model: &GenirModel,
     device: &Device,
     queries: &[EncodedQuery],
     options: RankOptions,
     tap: &mut dyn Tap,
-    mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
+    each: impl FnMut(usize, Ranking) -> Result<(), E>,
 ) -> Result<(), E> {
     // Shares all tensors, and does nothing to a model that is off the graph already.
     let model = &model.valid();
-    let all = (0..queries.len()).collect();
-    let length = |&index: &usize| queries[index].tokens.len();
-    for batch in by_length(all, options.batch_size, length) {
-        let batch_queries: Vec<&EncodedQuery> =
-            batch.iter().map(|&index| &queries[index]).collect();
-        let rankings = rank_batch(model, device, &batch_queries, options, tap);
-        for (index, ranking) in batch.into_iter().zip(rankings) {
+    let rank = |_, batches: &[Vec<usize>]| {
+        let rank = |batch: &Vec<usize>| rank_batch(model, device, queries, batch, options, tap);
+        Ok(batches.iter().flat_map(rank).collect())
+    };
+    rank_in_rounds(queries, options.batch_size, 1, rank, each)
+}
+
+/// Calls `rank` with each round's number and its batches, which are `at_once` or fewer of the indices of `queries`, and
+/// `each` with the index of every query and its ranking among those that `rank` returns, in the order of the batches.
+pub(super) fn rank_in_rounds<E>(
+    queries: &[EncodedQuery],
+    batch_size: usize,
+    at_once: usize,
+    mut rank: impl FnMut(usize, &[Vec<usize>]) -> Result<Vec<Ranking>, E>,
+    mut each: impl FnMut(usize, Ranking) -> Result<(), E>,
+) -> Result<(), E> {
+    for (round, batches) in batches_of(queries, batch_size).chunks(at_once).enumerate() {
+        let rankings = rank(round, batches)?;
+        for (&index, ranking) in batches.iter().flatten().zip(rankings) {
             each(index, ranking)?;
         }
     }
     Ok(())
+}
+
+/// The batches in which `queries` are ranked, as their indices.
+pub(super) fn batches_of(queries: &[EncodedQuery], batch_size: usize) -> Vec<Vec<usize>> {
+    let all = (0..queries.len()).collect();
+    by_length(all, batch_size, |&index: &usize| queries[index].tokens.len())
 }
 
 /// Divides `items` into batches of similar `length`, to reduce padding.
@@ -145,13 +163,16 @@ pub(crate) fn by_length<T: Clone>(
     items.chunks(batch_size.max(1)).map(<[T]>::to_vec).collect()
 }
 
-fn rank_batch(
+/// Ranks documents for the `queries` that have the indices in `batch`, with a model that is off the autodiff graph.
+pub(super) fn rank_batch(
     model: &GenirModel,
     device: &Device,
-    queries: &[&EncodedQuery],
+    queries: &[EncodedQuery],
+    batch: &[usize],
     options: RankOptions,
     tap: &mut dyn Tap,
 ) -> Vec<Ranking> {
+    let queries: Vec<&EncodedQuery> = batch.iter().map(|&index| &queries[index]).collect();
     let mut pass = Pass::evaluate(tap);
     let texts: Vec<&[u32]> = queries.iter().map(|query| query.tokens.as_slice()).collect();
     let output = match options.prefix.and_then(|prefix| prefix.of(&texts)) {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::monitor::Monitor;
 use crate::prefix::{Prefix, TextSet};
+use crate::processes::World;
 use crate::t5::GenirModel;
 
 use super::TrainError;
@@ -77,6 +78,8 @@ pub struct TrainerState<'a> {
     pub monitor: &'a mut Monitor,
     /// Requests to stop.
     pub(super) requests: Requests,
+    /// The processes that train together; none if this one trains alone.
+    pub(super) world: Option<&'a World>,
 }
 
 impl TrainerState<'_> {

@@ -29,6 +29,7 @@ mod plan;
 mod plan_error;
 mod probe_base;
 mod query_sets;
+mod ranked_sets;
 mod replay;
 mod requests;
 mod resume;

@@ -1,6 +1,7 @@
 //! The training loop.
 
 mod between_updates;
+mod follow;
 mod frozen;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use super::optimizer::{Optimizer, UpdateError};
 use super::pairwise_sum::PairwiseSum;
 use super::plan::Plan;
 use super::plan_error::PlanError;
+use super::ranked_sets::RankedSets;
 use super::requests::Requests;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
@@ -62,6 +64,8 @@ pub struct Trainer<'a> {
     identity: (String, String),
     /// The processes that train this run together; none if this one trains it alone.
     world: Option<&'a World>,
+    /// What this process ranks for the first one; none if it is the first.
+    ranked: Option<RankedSets<'a>>,
 }
 
 /// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
@@ -125,6 +129,7 @@ impl<'a> Trainer<'a> {
             identity: (recipe.to_toml()?, plan.fingerprint()),
             device: plan.device.clone().autodiff(),
             world: None,
+            ranked: None,
             plan,
         })
     }
@@ -217,14 +222,6 @@ impl<'a> Trainer<'a> {
         Ok(self.train(model, Some((callbacks, monitor)))?.1)
     }
 
-    /// Trains `model` together with the first process, which has all callbacks and decides when the training ends.
-    ///
-    /// # Errors
-    /// A loss or gradient that is not finite, which the first process reports; or MPI fails.
-    pub(super) fn follow(&mut self, model: GenirModel) -> Result<Outcome, TrainError> {
-        Ok(self.train(model, None)?.1)
-    }
-
     /// `leader` are the callbacks and the monitor of the process that has them.
     fn train(
         &mut self,
@@ -242,16 +239,15 @@ impl<'a> Trainer<'a> {
                 });
                 self.report_prefix(monitor);
                 self.order(Order::Update)?;
-                match callbacks.all().all(|callback| callback.reads_no_other_texts()) {
-                    true => self.release_frozen(model, Some(monitor))?,
-                    false => model,
-                }
+                let is_enough = callbacks.all().all(|callback| callback.reads_no_other_texts());
+                self.release_unless_used(model, is_enough, Some(monitor))?
             }
             None => {
                 // What the first process has stored is read, where both see the same cache.
                 self.follow_orders(&model)?;
-                self.prepare(&model, Vec::new(), &mut |_, _, _| {});
-                self.release_frozen(model, None)?
+                let asked = self.ranked.as_ref().map(|ranked| ranked.text_sets(self.total_steps));
+                self.prepare(&model, asked.unwrap_or_default(), &mut |_, _, _| {});
+                self.release_unless_used(model, true, None)?
             }
         };
         self.check_prefix()?;
@@ -330,18 +326,6 @@ impl<'a> Trainer<'a> {
         self.world.map_or(Ok(()), |world| world.order(order))
     }
 
-    /// Does what the first process orders, and returns whether an update follows.
-    fn follow_orders(&self, _model: &GenirModel) -> Result<bool, ProcessesError> {
-        let Some(world) = self.world else { return Ok(false) };
-        loop {
-            match world.hear()? {
-                Order::Update => return Ok(true),
-                Order::End => return Ok(false),
-                Order::Rank { .. } => {}
-            }
-        }
-    }
-
     /// The sum of a number over all processes.
     fn of_all(&self, own: f64) -> Result<f64, ProcessesError> {
         match self.world {
@@ -359,15 +343,6 @@ impl<'a> Trainer<'a> {
                 world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
             }
         }
-    }
-
-    /// Checks that all processes have stored the frozen prefix of the training texts, or none: stored states may be rounded
-    /// (`cache.type`).
-    fn check_prefix(&self) -> Result<(), ProcessesError> {
-        let Some(world) = self.world else { return Ok(()) };
-        let is_stored = self.prefix.as_ref().is_some_and(|prefix| prefix.has_training());
-        let words = if is_stored { "stored it" } else { "not stored it" };
-        world.agree(&[("the frozen prefix of the training texts", words.to_owned())])
     }
 
     /// The places of this process's parts among those of an update: whole batches, as many for each process where the

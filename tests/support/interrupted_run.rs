@@ -68,6 +68,8 @@ pub struct Results {
     /// Results of probes without their times.
     probes: BTreeMap<String, Vec<String>>,
     links: BTreeMap<String, PathBuf>,
+    /// The files of the last evaluation, without the metadata beside run files, which has times and memory.
+    rankings: BTreeMap<String, Vec<u8>>,
 }
 
 impl Results {
@@ -100,6 +102,7 @@ impl Results {
             events: events(&run.join("tensorboard")),
             probes: probes(&run.join("probes")),
             links,
+            rankings: rankings(&run.join("retrieval")),
         }
     }
 
@@ -111,6 +114,11 @@ impl Results {
         assert_eq!(names(self), names(expected), "{when}: checkpoints");
         for (name, bytes) in &self.tensors {
             assert!(*bytes == expected.tensors[name], "{when}: {name} differs");
+        }
+        let names = |results: &Self| results.rankings.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(self), names(expected), "{when}: files of the evaluation");
+        for (name, bytes) in &self.rankings {
+            assert!(*bytes == expected.rankings[name], "{when}: {name} differs");
         }
         self.assert_same_history(expected, when);
     }
@@ -178,6 +186,19 @@ fn events(directory: &Path) -> Vec<(i64, String)> {
         }
     }
     found
+}
+
+fn rankings(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let is_result = |name: &str| {
+        !name.starts_with('.') && [".run", ".qrels", ".json"].iter().any(|end| name.ends_with(end))
+    };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path))
+        .filter(|(name, _)| is_result(name))
+        .map(|(name, path)| (name, fs::read(path).unwrap()))
+        .collect()
 }
 
 fn probes(directory: &Path) -> BTreeMap<String, Vec<String>> {

@@ -11,28 +11,26 @@ use crate::corpus::Split;
 use crate::device;
 use crate::prefix::TextSet;
 use crate::provenance::{IrMetadata, trained_method};
-use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_while};
+use crate::retrieval::Metrics;
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_by};
 use crate::retrieval::names::{DENOISING_LOSS, QuerySubset};
-use crate::retrieval::ranking::RankOptions;
-use crate::retrieval::run_files::{
-    RunFileError, RunWriter, check_docids, check_qrels, write_correct_queries, write_qrels,
-};
-use crate::retrieval::{DocidOrder, Metrics};
+use crate::retrieval::run_files::{RunWriter, write_correct_queries, write_qrels};
 use crate::run::{Environment, RunDirectory, peak_memory};
 use crate::t5::GenirModel;
 use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
+use crate::train::ranked_sets::RankedSets;
 
 /// Evaluates the query sets of a plan.
 pub struct Evaluate<'a> {
     plan: &'a Plan,
     run: &'a RunDirectory,
     cadence: Cadence,
-    order: DocidOrder,
-    /// Each with the metadata of its run file; `None` if its rankings are not written.
-    sets: Vec<(&'a QuerySet, Option<IrMetadata>)>,
+    ranked: RankedSets<'a>,
+    /// Of each set of the plan the metadata of its run file; `None` if its rankings are not written.
+    metadata: Vec<Option<IrMetadata>>,
     /// Remarks that were logged already.
     logged: HashSet<String>,
     /// The step of the latest evaluation.
@@ -41,63 +39,41 @@ pub struct Evaluate<'a> {
 
 impl<'a> Evaluate<'a> {
     /// Nothing is written yet: the run has not begun.
-    ///
-    /// # Errors
-    /// The paths of TREC files cannot be checked. Ids that such files cannot represent are no error: the files are then
-    /// not written.
-    pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Result<Self, TrainError> {
-        let mut sets = Vec::new();
-        for (set, split) in &plan.query_sets {
-            let &Some(split) = split else {
-                sets.push((set, None));
-                continue;
-            };
-            let qrels = run.retrieval().join(format!("{}.qrels", set.name));
-            // Any document may be in a ranking, judged or not.
-            let ids = check_docids(&qrels, plan.docids.ids());
-            let checked = ids.and_then(|()| check_qrels(&qrels, set.judgements(&plan.docids)));
-            let writable = match checked {
-                Ok(()) => Some(metadata(plan, split)),
-                // Not a reason to lose a run: metrics need no files. The plan warns of it.
-                Err(RunFileError::Id { .. }) => None,
-                Err(error) => return Err(error.into()),
-            };
-            sets.push((set, writable));
-        }
-        Ok(Self {
+    pub fn new(plan: &'a Plan, run: &'a RunDirectory) -> Self {
+        let ranked = RankedSets::new(plan);
+        let metadata = |(at, (_, split)): (usize, &(QuerySet, Option<Split>))| {
+            split.filter(|_| ranked.is_written(at)).map(|split| metadata(plan, split))
+        };
+        Self {
             plan,
             run,
             cadence: plan.evaluations(),
-            order: DocidOrder::new(&plan.docids),
-            sets,
+            metadata: plan.query_sets.iter().enumerate().map(metadata).collect(),
+            ranked,
             logged: HashSet::new(),
             evaluated: None,
-        })
+        }
     }
 
+    /// Evaluates the set with the index `at` among those of the plan.
     fn evaluate(
         &self,
-        set: &QuerySet,
-        metadata: Option<&IrMetadata>,
+        at: usize,
         model: &GenirModel,
         state: &TrainerState,
     ) -> Result<EvaluationResult, TrainError> {
-        let section = &self.plan.recipe.evaluate;
-        let options = RankOptions {
-            order: &self.order,
-            candidates: section.vocabulary,
-            depth: if metadata.is_some() { section.run_depth } else { 0 },
-            batch_size: section.batch_size,
-            pad_id: self.plan.tokenizer.pad_id(),
-            prefix: state.prefix.as_deref(),
-        };
+        let set = &self.plan.query_sets[at].0;
         let evaluate = |run: Option<&mut RunWriter>| {
-            let docids = &self.plan.docids;
-            let run = run.map(|run| (run, docids));
-            let each = || state.check_interrupt();
-            evaluate_while(model, &self.plan.device, set, options, run, each)
+            let run = run.map(|run| (run, &self.plan.docids));
+            let prefix = state.prefix.as_deref();
+            evaluate_by(
+                set,
+                run,
+                || state.check_interrupt(),
+                |each| self.ranked.rank(at, state.world, model, prefix, each),
+            )
         };
-        let Some(metadata) = metadata else { return evaluate(None) };
+        let Some(metadata) = &self.metadata[at] else { return evaluate(None) };
         let directory = self.run.retrieval();
         let qrels = directory.join(format!("{}.qrels", set.name));
         write_qrels(&qrels, set.judgements(&self.plan.docids))?;
@@ -137,8 +113,7 @@ impl Callback for Evaluate<'_> {
     }
 
     fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
-        let times = self.cadence.times(steps);
-        self.sets.iter().map(|(set, _)| set.text_set(times)).collect()
+        self.ranked.text_sets(steps)
     }
 
     fn reads_no_other_texts(&self) -> bool {
@@ -161,12 +136,11 @@ impl Callback for Evaluate<'_> {
         // As a checkpoint has it: the same bits.
         let model = &state.model.merged();
         // All of them before anything is logged: an interrupted evaluation leaves nothing that would be repeated.
-        let evaluate = |(set, metadata): &(&QuerySet, Option<IrMetadata>)| {
-            self.evaluate(set, metadata.as_ref(), model, state)
-        };
-        let evaluated: Vec<_> = self.sets.iter().map(evaluate).collect::<Result<_, _>>()?;
+        let sets = &self.plan.query_sets;
+        let evaluate = |at| self.evaluate(at, model, state);
+        let evaluated: Vec<_> = (0..sets.len()).map(evaluate).collect::<Result<_, _>>()?;
         self.evaluated = Some(state.step);
-        for ((set, _), found) in self.sets.iter().zip(evaluated) {
+        for ((set, _), found) in sets.iter().zip(evaluated) {
             let doubts = found.diagnostics.warnings().into_iter();
             remarks.extend(doubts.map(|remark| format!("{}: {remark}", set.name)));
             let rankings = set.rankings();

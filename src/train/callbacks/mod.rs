@@ -43,7 +43,7 @@ impl<'a> Callbacks<'a> {
     /// run ends here, and a probe that fails costs no checkpoint. The summary counts what all of them cost.
     ///
     /// # Errors
-    /// A file of the run cannot have the names of its queries, or a text cannot be encoded.
+    /// A text cannot be encoded.
     pub fn standard(
         plan: &'a Plan,
         run: &'a RunDirectory,
@@ -61,7 +61,7 @@ impl<'a> Callbacks<'a> {
             }
         }
         before.push(Box::new(log));
-        before.push(Box::new(Evaluate::new(plan, run)?));
+        before.push(Box::new(Evaluate::new(plan, run)));
         before.extend(more);
         if let Some(stop) = &plan.recipe.stop {
             before.push(Box::new(EarlyStop::new(stop)));

@@ -307,6 +307,7 @@ impl<'a> Trainer<'a> {
             metrics: std::mem::take(&mut newest.metrics),
             monitor,
             requests: self.requests.clone(),
+            world: self.world,
         }
     }
 }

@@ -11,7 +11,8 @@ use super::super::plan::Plan;
 use super::super::plan_error::PlanError;
 use super::Trainer;
 use crate::monitor::Monitor;
-use crate::prefix::{FrozenModel, Prefix, TextSet, mebibytes};
+use crate::prefix::{FrozenModel, Prefix, PrefixStorage, TextSet, mebibytes};
+use crate::processes::ProcessesError;
 use crate::t5::GenirModel;
 
 impl Trainer<'_> {
@@ -51,6 +52,43 @@ impl Trainer<'_> {
             let mut values = prefix.summary();
             values.push(("time/processor_seconds", self.costs.processor_seconds));
             monitor.scalars(0, 0.0, &values);
+        }
+    }
+
+    /// Checks that all processes have stored the same of the texts that all of them read: stored states may be rounded
+    /// (`cache.type`).
+    pub(super) fn check_prefix(&self) -> Result<(), ProcessesError> {
+        let Some(world) = self.world else { return Ok(()) };
+        let training = self.plan.training_texts().name;
+        let evaluated = self.plan.query_sets.iter().map(|(set, _)| &set.name);
+        let read_by_all: Vec<&String> = [&training].into_iter().chain(evaluated).collect();
+        let stored = self.prefix.iter().flat_map(|prefix| prefix.stored());
+        let names: Vec<&str> = stored
+            .filter(|set| !matches!(set.storage, PrefixStorage::NotStored(_)))
+            .filter(|set| read_by_all.contains(&&set.name))
+            .map(|set| set.name.as_str())
+            .collect();
+        world.agree(&[(
+            "the texts whose frozen prefix is stored",
+            format!("[{}]", names.join(", ")),
+        )])
+    }
+
+    /// Releases the weights that only the frozen prefix uses, unless this process or another one uses them beside what is
+    /// stored. `is_enough` is false if this process does.
+    pub(super) fn release_unless_used(
+        &self,
+        model: GenirModel,
+        is_enough: bool,
+        monitor: Option<&Monitor>,
+    ) -> Result<GenirModel, TrainError> {
+        let is_enough = match self.world {
+            None => is_enough,
+            Some(world) => !world.all_gather(&[u8::from(is_enough)])?.contains(&0),
+        };
+        match is_enough {
+            true => self.release_frozen(model, monitor),
+            false => Ok(model),
         }
     }
 
