@@ -108,16 +108,34 @@ fn a_restricted_run_has_the_same_bits_with_any_number_of_processes() {
 }
 
 #[test]
-fn a_run_with_lora_adafactor_and_probes_has_the_same_bits_with_any_number_of_processes() {
+fn a_run_with_lora_and_adafactor_has_the_same_bits_with_any_number_of_processes() {
     let more = [
         "train.epochs=3",
         "trainable.select=[\"lora(decoder.layers[1,2], rank=3, alpha=8)\", \"docids\"]",
         "optimizer.name=adafactor",
-        "probes.run=[\"residual_contribution\"]",
+        "probes.run=[\"residual_contribution\", \"logit_lens\"]",
         "probes.over=all",
         "probes.at_end=true",
     ];
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+}
+
+/// All probes, of which one has other queries. At the start no text is retrieved among all tokens: the probes are skipped.
+const PROBES: [&str; 6] = [
+    "train.epochs=2",
+    "probes.at_start=true",
+    "probes.every_epochs=1",
+    "probes.vocabulary=all",
+    "probes.direct_effect.queries=5",
+    "evaluate.memorisation=0",
+];
+
+#[test]
+fn probes_have_the_same_results_with_any_number_of_processes() {
+    let restricted = "trainable.select=[\"restricted\",\"docids\"]";
+    for more in [&["probes.over=correct"][..], &["probes.over=all", restricted]] {
+        assert_same_with_any_number(&[&FOUR_BATCHES[..], &PROBES, more].concat());
+    }
 }
 
 #[test]
@@ -131,16 +149,16 @@ fn a_run_with_denoising_has_the_same_bits_with_any_number_of_processes() {
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
 }
 
-/// The queries that each of `count` processes ranks in its batches, in the order of the messages that tell it.
-fn ranked(home: &Home, count: usize) -> Vec<Vec<usize>> {
+/// What each of `count` processes says that it has done, after `words`, in the order in which it has done it.
+fn said(home: &Home, count: usize, words: &str) -> Vec<Vec<String>> {
     let mut command = processes(count, &home.command());
     let output = output(command.env("RUST_LOG", "genir=debug"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     let of_rank = |rank| {
-        let said = format!("process {rank} of {count} has ranked ");
-        let numbers = text.lines().filter_map(|line| line.split_once(&said)?.1.split(' ').next());
-        numbers.map(|number| number.parse().unwrap()).collect()
+        let words = format!("process {rank} of {count} {words} ");
+        let said = text.lines().filter_map(|line| Some(line.split_once(&words)?.1.to_owned()));
+        said.collect()
     };
     (0..count).map(of_rank).collect()
 }
@@ -150,9 +168,25 @@ fn each_process_ranks_other_queries_of_an_evaluation() {
     let home = TempDir::new().unwrap();
     let more = ["train.epochs=1", "evaluate.splits=[\"validation\"]", "evaluate.memorisation=0"];
     let overrides = [&FOUR_BATCHES[..], &more].concat();
-    let run = |name: &str| Home::new(&home.path().join(name), &overrides);
-    assert_eq!(ranked(&run("of-2"), 2), [[3, 2], [3, 0]]);
-    assert_eq!(ranked(&run("of-4"), 4), [[3], [3], [2], [0]]);
+    let ranked = |count: usize| {
+        let run = Home::new(&home.path().join(format!("of-{count}")), &overrides);
+        said(&run, count, "has ranked")
+    };
+    assert_eq!(ranked(2), [["3 queries", "2 queries"], ["3 queries", "0 queries"]]);
+    assert_eq!(ranked(4), [["3 queries"], ["3 queries"], ["2 queries"], ["0 queries"]]);
+}
+
+#[test]
+fn each_process_measures_other_probes() {
+    let home = TempDir::new().unwrap();
+    let more = [
+        "train.epochs=1",
+        "probes.run=[\"logit_lens\", \"direct_effect\", \"stage_patching\"]",
+        "probes.over=all",
+    ];
+    let run = Home::new(home.path(), &[&FOUR_BATCHES[..], &more].concat());
+    let measured = said(&run, 2, "measures");
+    assert_eq!(measured, [["[logit_lens, stage_patching]"], ["[direct_effect]"]]);
 }
 
 /// A process of a training, by its rank.
@@ -193,7 +227,7 @@ fn assert_same_end(run: &Home, expected: &Home, when: &str) {
 /// Starts a long run with four processes, sends one of them a signal after its first checkpoint, and continues with two;
 /// returns what mpirun has printed, and after how long it ended.
 fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
-    // Most of the time is that of evaluations, which a signal interrupts between two rounds.
+    // Most of the time is that of evaluations and probes, which a signal interrupts.
     let overrides = [
         "train.batch_size=4",
         "train.accumulate=4",
@@ -201,6 +235,9 @@ fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
         "save.every_steps=7",
         "evaluate.every_steps=2",
         "evaluate.batch_size=1",
+        "probes.run=[\"logit_lens\", \"direct_effect\"]",
+        "probes.every_steps=2",
+        "probes.over=all",
     ];
     let home = TempDir::new().unwrap();
     let alone = Home::new(&home.path().join("alone"), &overrides);

@@ -56,6 +56,7 @@ pub use lens::QueryOutcome;
 pub use logit_lens::{LensSite, LogitLens, PopulationRanks, SiteRank, TokenGroup};
 pub use memory::ProbeSizes;
 pub use options::ProbeOptions;
+pub(crate) use queries::PROBED;
 pub use queries::ProbeQueries;
 pub use record::{
     HistoryLine, MeasuredOn, NamedQueries, ProbeResult, QueryRanks, Record, RecordError, SCHEMA,

@@ -16,6 +16,9 @@ use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
 /// T5-large.
 pub(super) const STORED_BYTES: usize = 256 << 20;
 
+/// The beginning of the name of the texts of a set that probes read: `probed validation`.
+pub(crate) const PROBED: &str = "probed ";
+
 /// A set of queries that probes use.
 pub struct ProbeQueries {
     /// The set's name, such as `validation`.
@@ -77,7 +80,7 @@ impl ProbeQueries {
     /// The queries' texts, to be read `times` times.
     pub fn text_set(&self, times: u64) -> TextSet<'_> {
         TextSet {
-            name: format!("probed {}", self.name),
+            name: format!("{PROBED}{}", self.name),
             texts: self.texts(),
             reads: times * self.questions.len() as u64,
         }

@@ -12,6 +12,13 @@ pub(crate) enum Order {
         /// The batches of the set that are ranked now: one for each process, in their order, after those of earlier rounds.
         round: usize,
     },
+    /// They measure a share of some probes, and send the results to the first process.
+    Probe {
+        /// A bit for each of the probes that the recipe names, in its order.
+        probes: u64,
+    },
+    /// They break off what they measure. Those that have measured it already do nothing.
+    Stop,
     /// The training has ended.
     End,
 }
@@ -23,7 +30,9 @@ impl Order {
         match self {
             Self::Update => [0, 0, 0],
             Self::Rank { set, round } => [1, set as u64, round as u64],
-            Self::End => [2, 0, 0],
+            Self::Probe { probes } => [2, probes, 0],
+            Self::Stop => [3, 0, 0],
+            Self::End => [4, 0, 0],
         }
     }
 
@@ -33,6 +42,8 @@ impl Order {
         match words {
             [0, ..] => Self::Update,
             [1, set, round] => Self::Rank { set: set as usize, round: round as usize },
+            [2, probes, _] => Self::Probe { probes },
+            [3, ..] => Self::Stop,
             _ => Self::End,
         }
     }

@@ -14,6 +14,7 @@ use burn::module::{Module, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use self::follow::Follower;
 use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase, processor_time};
 use super::exchange::sum_of_all;
@@ -21,7 +22,6 @@ use super::optimizer::{Optimizer, UpdateError};
 use super::pairwise_sum::PairwiseSum;
 use super::plan::Plan;
 use super::plan_error::PlanError;
-use super::ranked_sets::RankedSets;
 use super::requests::Requests;
 use super::schedule::Schedule;
 use super::step::{StepInput, StepOptions, forward_backward};
@@ -64,8 +64,8 @@ pub struct Trainer<'a> {
     identity: (String, String),
     /// The processes that train this run together; none if this one trains it alone.
     world: Option<&'a World>,
-    /// What this process ranks for the first one; none if it is the first.
-    ranked: Option<RankedSets<'a>>,
+    /// What this process does for the first one; none if it is the first.
+    follower: Option<Follower<'a>>,
 }
 
 /// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
@@ -129,7 +129,7 @@ impl<'a> Trainer<'a> {
             identity: (recipe.to_toml()?, plan.fingerprint()),
             device: plan.device.clone().autodiff(),
             world: None,
-            ranked: None,
+            follower: None,
             plan,
         })
     }
@@ -245,8 +245,10 @@ impl<'a> Trainer<'a> {
             None => {
                 // What the first process has stored is read, where both see the same cache.
                 self.follow_orders(&model)?;
-                let asked = self.ranked.as_ref().map(|ranked| ranked.text_sets(self.total_steps));
+                let follower = self.follower.take();
+                let asked = follower.as_ref().map(|follower| follower.text_sets(self.total_steps));
                 self.prepare(&model, asked.unwrap_or_default(), &mut |_, _, _| {});
+                self.follower = follower;
                 self.release_unless_used(model, true, None)?
             }
         };
@@ -267,7 +269,7 @@ impl<'a> Trainer<'a> {
                 None => match self.follow_orders(&model) {
                     Ok(true) => {}
                     Ok(false) => return Ok((model, self.outcome(None))),
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 },
             }
             let (begun, processors) = (Instant::now(), processor_time());

@@ -10,6 +10,7 @@ mod watch;
 pub use evaluate::Evaluate;
 pub use log::Log;
 pub use probes::Probes;
+pub(super) use probes::{ProbeSets, Probed};
 pub use stop::EarlyStop;
 pub use summary::WriteSummary;
 pub use watch::{WatchLoss, WatchParameters};

@@ -1,11 +1,34 @@
 //! What a process does that is not the first: it trains with the others, and does its share of what the first one orders.
 
 use super::super::TrainError;
+use super::super::callbacks::{ProbeSets, Probed};
+use super::super::plan::Plan;
 use super::super::ranked_sets::RankedSets;
 use super::{Outcome, Trainer};
 use crate::allocator::MemoryScope;
-use crate::processes::{Order, ProcessesError};
+use crate::prefix::TextSet;
+use crate::processes::Order;
 use crate::t5::GenirModel;
+
+/// What a process that is not the first evaluates and measures for it.
+pub(super) struct Follower<'a> {
+    ranked: RankedSets<'a>,
+    probed: Option<ProbeSets<'a>>,
+}
+
+impl<'a> Follower<'a> {
+    fn new(plan: &'a Plan) -> Result<Self, TrainError> {
+        let probed = plan.recipe.probes.as_ref().map(|section| ProbeSets::new(plan, section));
+        Ok(Self { ranked: RankedSets::new(plan), probed: probed.transpose()? })
+    }
+
+    /// The texts that it reads in a run of `steps` updates, as the callbacks of the first process ask for them.
+    pub fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
+        let mut sets = self.ranked.text_sets(steps);
+        sets.extend(self.probed.iter().flat_map(|probed| probed.text_sets(steps)));
+        sets
+    }
+}
 
 impl Trainer<'_> {
     /// Trains `model` together with the first process, which has all callbacks and decides when the training ends.
@@ -13,13 +36,15 @@ impl Trainer<'_> {
     /// # Errors
     /// A loss or gradient that is not finite, which the first process reports; or MPI fails.
     pub(in super::super) fn follow(&mut self, model: GenirModel) -> Result<Outcome, TrainError> {
-        self.ranked = Some(RankedSets::new(self.plan));
+        self.follower = Some(Follower::new(self.plan)?);
         Ok(self.train(model, None)?.1)
     }
 
     /// Does what the first process orders, and returns whether an update follows.
-    pub(super) fn follow_orders(&self, model: &GenirModel) -> Result<bool, ProcessesError> {
-        let (Some(world), Some(ranked)) = (self.world, &self.ranked) else { return Ok(false) };
+    pub(super) fn follow_orders(&mut self, model: &GenirModel) -> Result<bool, TrainError> {
+        let (Some(world), Some(follower)) = (self.world, &mut self.follower) else {
+            return Ok(false);
+        };
         // Between two updates the model is the same. Freed first, so that its memory is returned with the rest.
         let mut ranking: Option<(GenirModel, MemoryScope)> = None;
         loop {
@@ -29,8 +54,18 @@ impl Trainer<'_> {
                 Order::Rank { set, round } => {
                     let begin = || (model.merged(), MemoryScope::begin());
                     let (model, _) = ranking.get_or_insert_with(begin);
-                    ranked.rank_share((set, round), world, model, self.prefix.as_deref())?;
+                    let prefix = self.prefix.as_deref();
+                    follower.ranked.rank_share((set, round), world, model, prefix)?;
                 }
+                Order::Probe { probes } => {
+                    ranking = None;
+                    let (step, prefix) = (self.newest.number, self.prefix.as_ref());
+                    let probed = Probed { model, step, prefix };
+                    if let Some(sets) = &mut follower.probed {
+                        sets.measure_share(world, probes, probed)?;
+                    }
+                }
+                Order::Stop => {}
             }
         }
     }

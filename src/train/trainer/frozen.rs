@@ -12,6 +12,7 @@ use super::super::plan_error::PlanError;
 use super::Trainer;
 use crate::monitor::Monitor;
 use crate::prefix::{FrozenModel, Prefix, PrefixStorage, TextSet, mebibytes};
+use crate::probe::PROBED;
 use crate::processes::ProcessesError;
 use crate::t5::GenirModel;
 
@@ -60,18 +61,20 @@ impl Trainer<'_> {
     pub(super) fn check_prefix(&self) -> Result<(), ProcessesError> {
         let Some(world) = self.world else { return Ok(()) };
         let training = self.plan.training_texts().name;
-        let evaluated = self.plan.query_sets.iter().map(|(set, _)| &set.name);
-        let read_by_all: Vec<&String> = [&training].into_iter().chain(evaluated).collect();
+        // Callbacks that only the first process has may ask for others.
+        let is_read_by_all = |name: &String| {
+            *name == training
+                || self.plan.query_sets.iter().any(|(set, _)| set.name == *name)
+                || name.starts_with(PROBED)
+        };
         let stored = self.prefix.iter().flat_map(|prefix| prefix.stored());
         let names: Vec<&str> = stored
             .filter(|set| !matches!(set.storage, PrefixStorage::NotStored(_)))
-            .filter(|set| read_by_all.contains(&&set.name))
+            .filter(|set| is_read_by_all(&set.name))
             .map(|set| set.name.as_str())
             .collect();
-        world.agree(&[(
-            "the texts whose frozen prefix is stored",
-            format!("[{}]", names.join(", ")),
-        )])
+        let names = format!("[{}]", names.join(", "));
+        world.agree(&[("the texts whose frozen prefix is stored", names)])
     }
 
     /// Releases the weights that only the frozen prefix uses, unless this process or another one uses them beside what is

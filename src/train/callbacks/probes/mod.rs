@@ -1,43 +1,36 @@
 //! Measures probes during training, each at its own cadence, within a share of the training time.
 
 mod budget;
+mod sets;
 
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use burn::module::Module;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::allocator;
-use crate::component::Stages;
 use crate::prefix::TextSet;
-use crate::probe::{
-    ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
-    SkipReason, Skipped, Stored, Subject, Suite, files,
-};
+use crate::probe::{Probe, Record, SkipReason, Skipped, Stored, files};
+use crate::processes::World;
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
-use crate::t5::GenirModel;
+use crate::train::TrainError;
 use crate::train::callback::{Cadence, Callback, Ending, TrainerState, Verdict};
-use crate::train::checks::splits_to_probe;
 use crate::train::costs::Phase;
 use crate::train::plan::Plan;
-use crate::train::{PlanError, PlanErrors, TrainError};
 use budget::{Budget, Wait};
+use sets::Measured;
+pub(in crate::train) use sets::{ProbeSets, Probed};
 
-/// The probes of a run with their queries, encoded once.
+/// The probes of a run, their results, and when they are due.
 pub struct Probes<'a> {
     plan: &'a Plan,
     section: &'a ProbesSection,
-    stages: Option<&'a Stages>,
     run: &'a RunDirectory,
-    /// When each probe is due; none for never in between.
-    every: Vec<(Probe, Option<u64>)>,
-    /// One for each number of queries that a probe asks for.
-    sets: Vec<Set>,
-    others: ComparisonModels,
+    sets: ProbeSets<'a>,
+    /// True if it was logged where the base model was found.
+    has_named_base: bool,
     budget: Budget,
     /// Probes that were due and had to wait.
     waiting: Vec<Probe>,
@@ -49,61 +42,22 @@ pub struct Probes<'a> {
     skipped: Vec<Skipped>,
 }
 
-/// Probes that use the same queries.
-struct Set {
-    probes: Vec<Probe>,
-    queries: ProbeQueries,
-    /// The queries that circuits are evaluated on.
-    test: ProbeQueries,
-}
-
-/// Results of a measurement.
-#[derive(Default)]
-struct Measured {
-    records: Vec<Record>,
-    /// Probes that found no query to measure, with the reason as text.
-    without: Vec<(Vec<Probe>, String)>,
-}
-
 impl<'a> Probes<'a> {
     /// Encodes the queries.
     ///
     /// # Errors
-    /// The split to probe has no queries, a query cannot be encoded, or the decoder has no stages and a probe needs
-    /// them.
+    /// The split to probe has no queries, or a query cannot be encoded.
     pub fn new(
         plan: &'a Plan,
         section: &'a ProbesSection,
         run: &'a RunDirectory,
     ) -> Result<Self, TrainError> {
-        let (split, test) = splits_to_probe(section, &plan.corpus).map_err(PlanErrors)?;
-        let mut sets: Vec<(usize, Vec<Probe>)> = Vec::new();
-        for &probe in &section.run {
-            let count = section.queries(probe);
-            match sets.iter_mut().find(|(known, _)| *known == count) {
-                Some((_, probes)) => probes.push(probe),
-                None => sets.push((count, vec![probe])),
-            }
-        }
-        let set = |(count, probes)| {
-            Ok(Set {
-                probes,
-                queries: ProbeQueries::new(plan.queries_of(split, Some(count))?),
-                test: ProbeQueries::new(plan.queries_of(test, Some(count))?),
-            })
-        };
-        let steps = |probe| {
-            let evaluate = plan.recipe.evaluate.every;
-            section.every(probe)?.steps(evaluate, &plan.epochs)
-        };
         Ok(Self {
             plan,
             section,
-            stages: plan.stages.as_ref(),
             run,
-            every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
-            sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
-            others: ComparisonModels::default(),
+            sets: ProbeSets::new(plan, section)?,
+            has_named_base: false,
             budget: Budget::new(section.max_share),
             waiting: Vec::new(),
             histories: section.run.iter().map(|&probe| (probe, Vec::new())).collect(),
@@ -115,7 +69,8 @@ impl<'a> Probes<'a> {
     /// The probes that are due in between by their own cadence.
     fn newly_due(&self, step: u64) -> Vec<Probe> {
         let is_due = |every: &Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
-        self.every.iter().filter(|(_, every)| is_due(every)).map(|(probe, _)| *probe).collect()
+        let every = self.sets.every.iter();
+        every.filter(|(_, every)| is_due(every)).map(|(probe, _)| *probe).collect()
     }
 
     /// The probes that are due in between, those that had to wait among them.
@@ -124,7 +79,7 @@ impl<'a> Probes<'a> {
         if newly.is_empty() {
             return Vec::new();
         }
-        let due = self.every.iter().map(|(probe, _)| *probe);
+        let due = self.sets.every.iter().map(|(probe, _)| *probe);
         due.filter(|probe| newly.contains(probe) || self.waiting.contains(probe)).collect()
     }
 
@@ -146,7 +101,7 @@ impl<'a> Probes<'a> {
         self.skip(&self.newly_due(state.step), state, SkipReason::MaxShare, &reason)?;
         if self.waiting.is_empty() {
             let steps = state.step as f64 * wait.training / state.training_seconds;
-            let every = self.every.iter().filter(|(probe, _)| due.contains(probe));
+            let every = self.sets.every.iter().filter(|(probe, _)| due.contains(probe));
             let least = every.filter_map(|(_, every)| *every).min().unwrap_or(1);
             let next = (steps / least as f64).ceil() as u64 * least;
             let when = match next <= state.total_steps {
@@ -185,10 +140,17 @@ impl<'a> Probes<'a> {
     ) -> Result<(), TrainError> {
         let begun = Instant::now();
         let _memory = allocator::MemoryScope::begin();
-        let model = state.model.valid().merged();
-        self.open_base(due, state, &model)?;
-        let measured = self.measure(due, &model, state)?;
-        let cost = |record: &Record| (record.result.probe(), record.seconds);
+        self.name_base(due, state);
+        let (step, prefix) = (state.step, state.prefix.as_ref());
+        let probed = Probed { model: state.model, step, prefix };
+        let check = || state.check_interrupt();
+        let measured = match state.world {
+            None => self.sets.measure(due, probed, &check)?,
+            Some(world) => self.sets.measure_together(world, due, probed, &check)?,
+        };
+        // As many probes are measured at once as there are processes.
+        let at_once = state.world.map_or(1, World::count) as f64;
+        let cost = |record: &Record| (record.result.probe(), record.seconds / at_once);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, state)?;
         let seconds = begun.elapsed().as_secs_f64();
@@ -211,83 +173,14 @@ impl<'a> Probes<'a> {
         Ok(())
     }
 
-    /// Opens the base model beside `model` the first time that one of `due` uses it, and logs where it was found.
-    fn open_base(
-        &mut self,
-        due: &[Probe],
-        state: &TrainerState,
-        model: &GenirModel,
-    ) -> Result<(), TrainError> {
-        let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
-        if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
-            let plan = self.plan;
-            let mut other = match base.is_start() {
-                true => ComparisonModel {
-                    name: base.name.clone(),
-                    t5: plan.base_sharing_frozen(&model.t5)?,
-                    has_same_encoder: true,
-                    left_out: Default::default(),
-                },
-                false => base.open(&plan.device).map_err(PlanError::from)?,
-            };
-            other.t5 = other.t5.with_precision(PROBE_PRECISION);
-            self.others.base = Some(other);
-            if let Some(note) = &base.note {
+    /// Logs where the base model was found, the first time that one of `due` uses it.
+    fn name_base(&mut self, due: &[Probe], state: &TrainerState) {
+        if !self.has_named_base && due.iter().any(|probe| probe.uses_base()) {
+            self.has_named_base = true;
+            if let Some(note) = self.plan.probe_base().and_then(|base| base.note.as_ref()) {
                 state.monitor.message(note);
             }
         }
-        Ok(())
-    }
-
-    /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
-    /// no error.
-    fn measure(
-        &mut self,
-        due: &[Probe],
-        model: &GenirModel,
-        state: &TrainerState,
-    ) -> Result<Measured, TrainError> {
-        let (plan, prefix) = (self.plan, state.prefix.as_ref());
-        let model = &model.clone().with_precision(PROBE_PRECISION);
-        let subject = Subject {
-            model,
-            device: &plan.device,
-            tokenizer: &plan.tokenizer,
-            docids: &plan.docids,
-            checkpoint: self.run.path().display().to_string(),
-            step: Some(state.step),
-            encoder_is_frozen: prefix.is_some(),
-        };
-        let mut measured = Measured::default();
-        for set in &mut self.sets {
-            let probes: Vec<Probe> =
-                set.probes.iter().copied().filter(|probe| due.contains(probe)).collect();
-            if probes.is_empty() {
-                continue;
-            }
-            let suite = Suite::new(&probes, self.section.options(self.stages), plan.config())?;
-            if let Some(prefix) = prefix {
-                set.queries.use_stored_prefix(prefix);
-                set.test.use_stored_prefix(prefix);
-            }
-            let (queries, test) = (&mut set.queries, Some(&mut set.test));
-            let mut check = |_, _| match state.check_interrupt() {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            };
-            match suite.measure(&subject, queries, test, &self.others, &mut check) {
-                Ok(records) => measured.records.extend(records),
-                Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
-                    let why = format!(
-                        "none of {ranked} {set} queries has its relevant docid at rank 1, best rank {best_rank}"
-                    );
-                    measured.without.push((probes, why));
-                }
-                Err(ProbeError::Interrupted) => return Err(TrainError::Interrupted),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(measured)
     }
 
     /// Writes results to the run's files and to TensorBoard.
@@ -334,24 +227,12 @@ impl Callback for Probes<'_> {
     }
 
     fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
-        let (at_start, at_end) = (self.section.at_start, self.section.at_end);
-        let times = |set: &Set| {
-            let every = self.every.iter().filter(|(probe, _)| set.probes.contains(probe));
-            let every = every.filter_map(|(_, every)| *every).min();
-            Cadence { every, at_start, at_end }.times(steps)
-        };
-        let sets = self.sets.iter().map(|set| (set, times(set)));
-        sets.flat_map(|(set, times)| {
-            let judges = set.probes.contains(&Probe::Circuit);
-            let test = judges.then(|| set.test.text_set(times));
-            [set.queries.text_set(times)].into_iter().chain(test)
-        })
-        .collect()
+        self.sets.text_sets(steps)
     }
 
     fn reads_no_other_texts(&self) -> bool {
         // Probes record activations of complete stacks.
-        self.every.is_empty()
+        self.section.run.is_empty()
     }
 
     fn phase(&self) -> Option<Phase> {

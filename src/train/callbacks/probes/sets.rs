@@ -1,0 +1,304 @@
+//! The probes of a run with their queries, which one process measures, or several together.
+//!
+//! Several processes measure other probes each, with all queries: of the probes that are due, the first process measures
+//! the first one, the second process the second one, and so on. No probe depends on those that are measured with it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+use crate::allocator;
+use crate::prefix::{Prefix, TextSet};
+use crate::probe::{
+    ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
+    Subject, Suite,
+};
+use crate::processes::{Order, ProcessesError, World};
+use crate::recipe::ProbesSection;
+use crate::t5::GenirModel;
+use crate::train::callback::Cadence;
+use crate::train::checks::splits_to_probe;
+use crate::train::plan::Plan;
+use crate::train::{PlanError, PlanErrors, TrainError};
+
+/// The probes of a run with their queries, encoded once.
+pub(in crate::train) struct ProbeSets<'a> {
+    plan: &'a Plan,
+    section: &'a ProbesSection,
+    /// When each probe is due; none for never in between.
+    pub every: Vec<(Probe, Option<u64>)>,
+    /// One for each number of queries that a probe asks for.
+    sets: Vec<Set>,
+    others: ComparisonModels,
+}
+
+/// Probes that use the same queries.
+struct Set {
+    probes: Vec<Probe>,
+    queries: ProbeQueries,
+    /// The queries that circuits are evaluated on.
+    test: ProbeQueries,
+}
+
+/// The model that is measured.
+#[derive(Clone, Copy)]
+pub(in crate::train) struct Probed<'a> {
+    /// With autodiff.
+    pub model: &'a GenirModel,
+    /// Updates done.
+    pub step: u64,
+    pub prefix: Option<&'a Arc<Prefix>>,
+}
+
+/// Results of a measurement.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Measured {
+    pub records: Vec<Record>,
+    /// Probes that found no query to measure, with the reason as text.
+    pub without: Vec<(Vec<Probe>, String)>,
+}
+
+/// The time between two looks for the results of another process.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl<'a> ProbeSets<'a> {
+    /// Encodes the queries.
+    ///
+    /// # Errors
+    /// The split to probe has no queries, or a query cannot be encoded.
+    pub fn new(plan: &'a Plan, section: &'a ProbesSection) -> Result<Self, TrainError> {
+        let (split, test) = splits_to_probe(section, &plan.corpus).map_err(PlanErrors)?;
+        let mut sets: Vec<(usize, Vec<Probe>)> = Vec::new();
+        for &probe in &section.run {
+            let count = section.queries(probe);
+            match sets.iter_mut().find(|(known, _)| *known == count) {
+                Some((_, probes)) => probes.push(probe),
+                None => sets.push((count, vec![probe])),
+            }
+        }
+        let set = |(count, probes)| {
+            Ok(Set {
+                probes,
+                queries: ProbeQueries::new(plan.queries_of(split, Some(count))?),
+                test: ProbeQueries::new(plan.queries_of(test, Some(count))?),
+            })
+        };
+        let steps = |probe| {
+            let evaluate = plan.recipe.evaluate.every;
+            section.every(probe)?.steps(evaluate, &plan.epochs)
+        };
+        Ok(Self {
+            plan,
+            section,
+            every: section.run.iter().map(|&probe| (probe, steps(probe))).collect(),
+            sets: sets.into_iter().map(set).collect::<Result<_, TrainError>>()?,
+            others: ComparisonModels::default(),
+        })
+    }
+
+    /// The texts of all sets in a run of `steps` updates.
+    pub fn text_sets(&self, steps: u64) -> Vec<TextSet<'_>> {
+        let (at_start, at_end) = (self.section.at_start, self.section.at_end);
+        let times = |set: &Set| {
+            let every = self.every.iter().filter(|(probe, _)| set.probes.contains(probe));
+            let every = every.filter_map(|(_, every)| *every).min();
+            Cadence { every, at_start, at_end }.times(steps)
+        };
+        let sets = self.sets.iter().map(|set| (set, times(set)));
+        sets.flat_map(|(set, times)| {
+            let judges = set.probes.contains(&Probe::Circuit);
+            let test = judges.then(|| set.test.text_set(times));
+            [set.queries.text_set(times)].into_iter().chain(test)
+        })
+        .collect()
+    }
+
+    /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
+    /// no error. `check` is called between batches of queries.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] if `check` fails; or a probe cannot be measured.
+    pub(super) fn measure(
+        &mut self,
+        due: &[Probe],
+        probed: Probed,
+        check: &dyn Fn() -> Result<(), TrainError>,
+    ) -> Result<Measured, TrainError> {
+        let model = probed.model.valid().merged();
+        self.open_base(due, &model)?;
+        let plan = self.plan;
+        let subject = Subject {
+            model: &model.with_precision(PROBE_PRECISION),
+            device: &plan.device,
+            tokenizer: &plan.tokenizer,
+            docids: &plan.docids,
+            checkpoint: plan.recipe.run.directory.display().to_string(),
+            step: Some(probed.step),
+            encoder_is_frozen: probed.prefix.is_some(),
+        };
+        let mut measured = Measured::default();
+        for set in &mut self.sets {
+            let probes: Vec<Probe> =
+                set.probes.iter().copied().filter(|probe| due.contains(probe)).collect();
+            if probes.is_empty() {
+                continue;
+            }
+            let options = self.section.options(plan.stages.as_ref());
+            let suite = Suite::new(&probes, options, plan.config())?;
+            if let Some(prefix) = probed.prefix {
+                set.queries.use_stored_prefix(prefix);
+                set.test.use_stored_prefix(prefix);
+            }
+            let (queries, test) = (&mut set.queries, Some(&mut set.test));
+            let mut check = |_, _| match check() {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            match suite.measure(&subject, queries, test, &self.others, &mut check) {
+                Ok(records) => measured.records.extend(records),
+                Err(ProbeError::NoCorrect { set, ranked, best_rank, .. }) => {
+                    let why = format!(
+                        "none of {ranked} {set} queries has its relevant docid at rank 1, best rank {best_rank}"
+                    );
+                    measured.without.push((probes, why));
+                }
+                Err(ProbeError::Interrupted) => return Err(TrainError::Interrupted),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Opens the base model beside `model` the first time that one of `due` uses it.
+    fn open_base(&mut self, due: &[Probe], model: &GenirModel) -> Result<(), TrainError> {
+        let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
+        if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
+            let plan = self.plan;
+            let mut other = match base.is_start() {
+                true => ComparisonModel {
+                    name: base.name.clone(),
+                    t5: plan.base_sharing_frozen(&model.t5)?,
+                    has_same_encoder: true,
+                    left_out: Default::default(),
+                },
+                false => base.open(&plan.device).map_err(PlanError::from)?,
+            };
+            other.t5 = other.t5.with_precision(PROBE_PRECISION);
+            self.others.base = Some(other);
+        }
+        Ok(())
+    }
+
+    /// As [`ProbeSets::measure`], together with the other processes of `world`. Only the first process calls it: in the
+    /// others it calls [`ProbeSets::measure_share`].
+    pub(super) fn measure_together(
+        &mut self,
+        world: &World,
+        due: &[Probe],
+        probed: Probed,
+        check: &dyn Fn() -> Result<(), TrainError>,
+    ) -> Result<Measured, TrainError> {
+        let place = |probe: &Probe| self.section.run.iter().position(|other| other == probe);
+        let probes = due.iter().filter_map(place).fold(0, |probes, place| probes | 1 << place);
+        world.order(Order::Probe { probes })?;
+        let own = self.measure(&own_of(due, world), probed, check);
+        if !matches!(own, Ok(_) | Err(TrainError::Interrupted)) {
+            return own;
+        }
+        // Every process answers, so that nothing is left to receive when an interrupted run saves.
+        let (mut others, mut is_stopped) = (Vec::new(), false);
+        for rank in 1..world.count() {
+            others.push(loop {
+                if !is_stopped && check().is_err() {
+                    world.order(Order::Stop)?;
+                    is_stopped = true;
+                }
+                match world.try_receive::<u8>(rank)? {
+                    Some(bytes) => break bytes,
+                    None => thread::sleep(PAUSE),
+                }
+            });
+        }
+        if is_stopped {
+            return Err(TrainError::Interrupted);
+        }
+        let mut all = vec![own?];
+        for bytes in others {
+            let measured: Option<Measured> =
+                ciborium::from_reader(bytes.as_slice()).map_err(not_transferred)?;
+            all.extend(measured);
+        }
+        Ok(self.in_order(all))
+    }
+
+    /// Measures the share of this process, which is not the first, of the probes that the first one has ordered.
+    ///
+    /// # Errors
+    /// A probe cannot be measured, or MPI failed.
+    pub fn measure_share(
+        &mut self,
+        world: &World,
+        probes: u64,
+        probed: Probed,
+    ) -> Result<(), TrainError> {
+        let _memory = allocator::MemoryScope::begin();
+        let run = self.section.run.iter().enumerate();
+        let due: Vec<Probe> =
+            run.filter(|(place, _)| probes >> place & 1 == 1).map(|(_, probe)| *probe).collect();
+        // While probes are measured, the only order is to stop.
+        let check = || match world.is_ordered()? {
+            true => Err(TrainError::Interrupted),
+            false => Ok(()),
+        };
+        let measured = match self.measure(&own_of(&due, world), probed, &check) {
+            Ok(measured) => Some(measured),
+            Err(TrainError::Interrupted) => None,
+            Err(error) => return Err(error),
+        };
+        // CBOR holds every number exactly, NaN too.
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&measured, &mut bytes).map_err(not_transferred)?;
+        Ok(world.send(&bytes)?)
+    }
+
+    /// All results in the order in which one process measures them.
+    fn in_order(&self, all: Vec<Measured>) -> Measured {
+        let (mut records, mut without) = (Vec::new(), Vec::new());
+        for measured in all {
+            records.extend(measured.records);
+            without.extend(measured.without);
+        }
+        let probes = || self.sets.iter().flat_map(|set| &set.probes);
+        let place = |probe: Probe| probes().position(|other| *other == probe);
+        records.sort_by_key(|record| place(record.result.probe()));
+        // A set has a query to measure for all of its probes or for none.
+        let without_of = |set: &Set| {
+            let is_of_set = |(some, _): &&(Vec<Probe>, String)| {
+                some.iter().any(|probe| set.probes.contains(probe))
+            };
+            let of_set: Vec<_> = without.iter().filter(is_of_set).collect();
+            let (_, why) = of_set.first()?;
+            let mut probes: Vec<Probe> = of_set.iter().flat_map(|(some, _)| some.clone()).collect();
+            probes.sort_by_key(|probe| place(*probe));
+            Some((probes, why.clone()))
+        };
+        let without = self.sets.iter().filter_map(without_of).collect();
+        Measured { records, without }
+    }
+}
+
+/// The probes among those that are `due` that this process measures.
+fn own_of(due: &[Probe], world: &World) -> Vec<Probe> {
+    let own: Vec<Probe> = due.iter().skip(world.rank()).step_by(world.count()).copied().collect();
+    let names: Vec<&str> = own.iter().map(|probe| probe.name()).collect();
+    tracing::debug!("{world:?} measures [{}]", names.join(", "));
+    own
+}
+
+fn not_transferred(error: impl std::fmt::Display) -> ProcessesError {
+    ProcessesError::Mpi(format!("results of probes were not transferred: {error}"))
+}
