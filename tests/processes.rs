@@ -14,6 +14,8 @@ mod sentinels;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -21,7 +23,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::interrupted_run::Home;
@@ -187,6 +189,67 @@ fn each_process_measures_other_probes() {
     let run = Home::new(home.path(), &[&FOUR_BATCHES[..], &more].concat());
     let measured = said(&run, 2, "measures");
     assert_eq!(measured, [["[logit_lens, stage_patching]"], ["[direct_effect]"]]);
+}
+
+/// Writes a corpus of 240 documents of several lengths, with a query each: the frozen prefix of its texts is computed in
+/// several batches.
+fn write_long_corpus(directory: &Path) {
+    fs::create_dir_all(directory).unwrap();
+    let put = |name: &str, values: Vec<Value>| {
+        fs::write(directory.join(name), Value::from(values).to_string()).unwrap();
+    };
+    let text = |row: usize| {
+        let words = (0..40 + row % 60).map(|word| format!("metal {}", row * 31 + word * 7));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    put("documents.json", (0..240).map(|row| json!({"id": row, "text": text(row)})).collect());
+    for (name, words) in [("train", "which has"), ("val", "tell me of"), ("test", "what is")] {
+        let query = |row: usize| {
+            let query = format!("{words} metal {}", row * 31);
+            json!({"id": format!("{name}-{row}"), "query": query, "relevant_docs": [row]})
+        };
+        put(&format!("{name}_queries.json"), (0..240).map(query).collect());
+    }
+}
+
+/// The files of the frozen prefix that are stored for a run.
+fn stored(home: &Home) -> BTreeMap<OsString, Vec<u8>> {
+    let entries = fs::read_dir(home.path.join("cache")).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn each_process_computes_other_batches_of_the_frozen_prefix_to_the_same_bytes() {
+    let home = TempDir::new().unwrap();
+    for select in ["\"decoder.mlp\", \"docids\"", "\"decoder.layers[1,2].mlp\", \"docids\""] {
+        let select = format!("trainable.select=[{select}]");
+        let overrides = [
+            "train.batch_size=32",
+            "train.accumulate=4",
+            "~train.steps",
+            "train.epochs=2",
+            "evaluate.every_epochs=1",
+            "evaluate.memorisation=60",
+            "task.document_tokens=256",
+            &select,
+        ];
+        let run = |name: String| {
+            let path = home.path().join(name);
+            write_long_corpus(&path.join("corpus"));
+            Home::new(&path, &overrides)
+        };
+        let alone = run(format!("alone {}", select.len()));
+        alone.train();
+        for count in [2, 4] {
+            let together = run(format!("of-{count} {}", select.len()));
+            let computed = said(&together, count, "computes the frozen prefix of");
+            assert!(computed.iter().all(|batches| !batches.is_empty()), "{computed:?}");
+            assert!(computed[1].len().abs_diff(computed[0].len()) <= 2, "{computed:?}");
+            assert!(stored(&together) == stored(&alone), "{count} processes: the cache differs");
+            let when = format!("{select}, {count} processes");
+            together.results().assert_same(&alone.results(), &when);
+        }
+    }
 }
 
 /// A process of a training, by its rank.

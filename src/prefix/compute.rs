@@ -1,5 +1,7 @@
 //! Computes the frozen prefix of many texts, in batches of about one length.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{FrozenPrefix, PrefixOutput};
@@ -37,20 +39,30 @@ impl FrozenModel<'_> {
         residual: bool,
         mut each: impl FnMut(&[f32], usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut done = 0;
-        while done < texts.len() {
-            let rest = &texts[done..];
-            let fits = |&count: &usize| count * rest[count - 1].len() <= BATCH_POSITIONS;
-            let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
-            let batch = &rest[..count];
-            done += count;
-            let rows = unpadded(self.compute(batch), batch, residual).into_data();
-            let rows: &[f32] =
-                rows.as_slice().unwrap_or_else(|_| unreachable!("activations are f32"));
-            each(rows, done)?;
+        for batch in batches_of(texts) {
+            each(&self.rows_of(&texts[batch.clone()], residual), batch.end)?;
         }
         Ok(())
     }
+
+    /// The rows of one batch of texts, `[rows * d_model]`.
+    pub(super) fn rows_of(&self, batch: &[&[u32]], residual: bool) -> Vec<f32> {
+        let rows = unpadded(self.compute(batch), batch, residual); // [rows, d_model]
+        rows.into_data().try_into_vec().unwrap_or_else(|_| unreachable!("activations are f32"))
+    }
+}
+
+/// The batches in which the prefix of `texts`, which come shortest first, is computed.
+pub(super) fn batches_of(texts: &[&[u32]]) -> Vec<Range<usize>> {
+    let (mut batches, mut done) = (Vec::new(), 0);
+    while done < texts.len() {
+        let rest = &texts[done..];
+        let fits = |&count: &usize| count * rest[count - 1].len() <= BATCH_POSITIONS;
+        let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+        batches.push(done..done + count);
+        done += count;
+    }
+    batches
 }
 
 /// `[rows, d_model]`: of each text the states of its tokens, then its residual if that is wanted.

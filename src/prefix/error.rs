@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::Element;
 use crate::files::FileError;
+use crate::processes::ProcessesError;
 
 /// Errors of reading or writing a file of stored prefixes. None of them ends a run: the prefix is recomputed.
 #[derive(Debug, Error)]
@@ -13,6 +14,9 @@ pub enum CacheError {
     /// The system refuses.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Other processes cannot compute their share.
+    #[error(transparent)]
+    Processes(#[from] ProcessesError),
     /// The file is no such file.
     #[error("{}: it begins with {found:?}, expected {expected:?}", file.display())]
     Magic {

@@ -67,12 +67,7 @@ impl Weights {
         hasher.update(&VERSION.to_le_bytes());
         hasher.update(&element.number().to_le_bytes());
         hasher.update(&self.0);
-        hasher.update(&(texts.len() as u64).to_le_bytes());
-        for tokens in &texts.tokens {
-            hasher.update(&(tokens.len() as u64).to_le_bytes());
-            let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-            hasher.update(&bytes);
-        }
+        texts.hash(&mut hasher);
         *hasher.finalize().as_bytes()
     }
 }

@@ -22,6 +22,7 @@ mod settings;
 mod store;
 mod stored;
 mod texts;
+mod together;
 mod write_lock;
 
 pub use compute::{BATCH_POSITIONS, FrozenModel};
@@ -35,3 +36,4 @@ pub use settings::{CacheSettings, default_directory};
 pub(crate) use store::Store;
 pub(crate) use stored::mebibytes;
 pub use stored::{PrefixStorage, StoredPrefix, bytes_held, describe_storage};
+pub(crate) use together::SharedTexts;

@@ -16,6 +16,7 @@ use super::write_lock::{WriteLock, name_of};
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
 use crate::allocator::release_freed_memory;
 use crate::files::FileError;
+use crate::processes::World;
 
 /// A set of texts that a run reads.
 pub struct TextSet<'a> {
@@ -53,8 +54,22 @@ impl Prefix {
         others: Vec<TextSet>,
         progress: &mut Progress,
     ) -> Self {
+        Self::prepare_together(None, frozen, settings, training, others, progress)
+    }
+
+    /// As [`Prefix::prepare`], but what goes into files is computed together with the other processes of `world`, of which
+    /// this one is the first.
+    pub(crate) fn prepare_together(
+        world: Option<&World>,
+        frozen: &FrozenModel,
+        settings: &CacheSettings,
+        training: TextSet,
+        others: Vec<TextSet>,
+        progress: &mut Progress,
+    ) -> Self {
         let mut builder = StoreBuilder {
             frozen,
+            world,
             settings,
             memory: settings.memory,
             disk: settings.disk,
@@ -141,6 +156,8 @@ impl Prefix {
 /// Stores sets one after another within the budgets.
 struct StoreBuilder<'a> {
     frozen: &'a FrozenModel<'a>,
+    /// The processes that compute together; none if this one computes alone.
+    world: Option<&'a World>,
     settings: &'a CacheSettings,
     /// Remaining budgets in bytes.
     memory: u64,
@@ -270,13 +287,18 @@ impl StoreBuilder<'_> {
         let element = contents.element;
         let mut file = BufWriter::with_capacity(1 << 20, claim.file());
         let fill = |take: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
-            self.frozen.rows(&texts.tokens, self.frozen.prefix.layer() > 0, |rows, done| {
+            let each = |rows: &[f32], done| {
                 let bytes = element.encode(rows);
                 let bytes = bytes.map_err(|value| CacheError::Overflow { value, element })?;
                 take(&bytes).map_err(failed)?;
                 progress(done);
                 Ok(())
-            })
+            };
+            let residual = self.frozen.prefix.layer() > 0;
+            match self.world {
+                None => self.frozen.rows(&texts.tokens, residual, each),
+                Some(world) => self.frozen.rows_together(world, texts, residual, each),
+            }
         };
         contents.write(&mut file, fill, failed)?;
         file.flush().map_err(failed)

@@ -48,6 +48,25 @@ impl<'a> Texts<'a> {
         self.tokens.len()
     }
 
+    /// Hashes all of them.
+    pub fn hash(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&(self.len() as u64).to_le_bytes());
+        for tokens in &self.tokens {
+            hasher.update(&(tokens.len() as u64).to_le_bytes());
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+    }
+
+    /// A number that tells the set from others: the beginning of a hash.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = blake3::Hasher::new();
+        self.hash(&mut hasher);
+        let mut bytes = [0; 8];
+        hasher.finalize_xof().fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     /// Where the rows of each begin, and where the last end: a row a token, and one more with `residual`.
     pub fn starts(&self, residual: bool) -> Vec<u64> {
         let mut starts = Vec::with_capacity(self.len() + 1);

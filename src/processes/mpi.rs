@@ -105,12 +105,9 @@ impl World {
 
     /// Gives the others an order. Only the first process may.
     pub(crate) fn order(&self, order: Order) -> Result<(), ProcessesError> {
-        (1..self.count()).try_for_each(|rank| self.order_one(rank, order))
-    }
-
-    /// Gives the process of this rank an order. Only the first process may.
-    pub(crate) fn order_one(&self, rank: usize, order: Order) -> Result<(), ProcessesError> {
-        Ok(self.communicator.send(&order.to_words(), rank as i32, ORDER)?)
+        let words = order.to_words();
+        (1..self.count())
+            .try_for_each(|rank| Ok(self.communicator.send(&words, rank as i32, ORDER)?))
     }
 
     /// Waits for an order of the first process, without occupying a core.

@@ -42,10 +42,6 @@ impl World {
         match *self {}
     }
 
-    pub(crate) fn order_one(&self, _rank: usize, _order: Order) -> Result<(), ProcessesError> {
-        match *self {}
-    }
-
     pub(crate) fn hear(&self) -> Result<Order, ProcessesError> {
         match *self {}
     }

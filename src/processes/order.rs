@@ -5,6 +5,13 @@
 pub(crate) enum Order {
     /// They train the next update, or go on with what precedes the first.
     Update,
+    /// They compute a share of the frozen prefix of some texts, and send it to the first process.
+    Prefix {
+        /// A number that tells these texts from others.
+        texts: u64,
+        /// The batches that are computed now: one for each process, in their order, after those of earlier rounds.
+        round: usize,
+    },
     /// They rank a share of the queries of a set.
     Rank {
         /// The place of the set among those that the run evaluates.
@@ -32,7 +39,8 @@ impl Order {
             Self::Rank { set, round } => [1, set as u64, round as u64],
             Self::Probe { probes } => [2, probes, 0],
             Self::Stop => [3, 0, 0],
-            Self::End => [4, 0, 0],
+            Self::Prefix { texts, round } => [4, texts, round as u64],
+            Self::End => [5, 0, 0],
         }
     }
 
@@ -44,6 +52,7 @@ impl Order {
             [1, set, round] => Self::Rank { set: set as usize, round: round as usize },
             [2, probes, _] => Self::Probe { probes },
             [3, ..] => Self::Stop,
+            [4, texts, round] => Self::Prefix { texts, round: round as usize },
             _ => Self::End,
         }
     }

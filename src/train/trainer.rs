@@ -237,18 +237,16 @@ impl<'a> Trainer<'a> {
                 self.prepare(&model, asked, &mut |name, done, of| {
                     monitor.preparing(&format!("frozen prefix of {name}"), done as u64, of as u64);
                 });
-                self.report_prefix(monitor);
                 self.order(Order::Update)?;
+                // That of this process is counted already.
+                self.costs.processor_seconds += self.of_all(0.0)?;
+                self.report_prefix(monitor);
                 let is_enough = callbacks.all().all(|callback| callback.reads_no_other_texts());
                 self.release_unless_used(model, is_enough, Some(monitor))?
             }
             None => {
-                // What the first process has stored is read, where both see the same cache.
-                self.follow_orders(&model)?;
-                let follower = self.follower.take();
-                let asked = follower.as_ref().map(|follower| follower.text_sets(self.total_steps));
-                self.prepare(&model, asked.unwrap_or_default(), &mut |_, _, _| {});
-                self.follower = follower;
+                let spent = self.prepare_share(&model)?;
+                self.costs.processor_seconds += self.of_all(spent)?;
                 self.release_unless_used(model, true, None)?
             }
         };

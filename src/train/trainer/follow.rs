@@ -65,7 +65,8 @@ impl Trainer<'_> {
                         sets.measure_share(world, probes, probed)?;
                     }
                 }
-                Order::Stop => {}
+                // This process has measured its share already; the prefix comes before all updates.
+                Order::Stop | Order::Prefix { .. } => {}
             }
         }
     }

@@ -11,10 +11,10 @@ use super::super::plan::Plan;
 use super::super::plan_error::PlanError;
 use super::Trainer;
 use crate::monitor::Monitor;
-use crate::prefix::{FrozenModel, Prefix, PrefixStorage, TextSet, mebibytes};
+use crate::prefix::{FrozenModel, Prefix, PrefixStorage, SharedTexts, TextSet, mebibytes};
 use crate::probe::PROBED;
-use crate::processes::ProcessesError;
-use crate::t5::GenirModel;
+use crate::processes::{Order, ProcessesError};
+use crate::t5::{GenirModel, T5};
 
 impl Trainer<'_> {
     /// Finds or computes the frozen prefix of the training texts, and of those `asked` for.
@@ -27,19 +27,47 @@ impl Trainer<'_> {
         asked: Vec<TextSet<'_>>,
         progress: &mut dyn FnMut(&str, usize, usize),
     ) {
-        let Plan { recipe, tokenizer, device, .. } = self.plan;
-        let Some(prefix) = self.plan.frozen_prefix() else { return };
         let t5 = model.t5.valid();
-        let frozen = FrozenModel { t5: &t5, prefix, device, pad_id: tokenizer.pad_id() };
+        let Some(frozen) = self.frozen(&t5) else { return };
         let training = self.plan.training_texts();
-        let settings = recipe.cache.settings();
+        let settings = self.plan.recipe.cache.settings();
         let processors = processor_time();
-        let prefix = Prefix::prepare(&frozen, &settings, training, asked, progress);
+        let world = self.world.filter(|world| world.is_first());
+        let prefix = Prefix::prepare_together(world, &frozen, &settings, training, asked, progress);
         self.costs.processor_seconds += (processor_time() - processors).as_secs_f64();
         let seconds: f64 = prefix.stored().iter().map(|stored| stored.seconds).sum();
         self.costs.spend(Phase::Prefix, Duration::from_secs_f64(seconds));
         self.ahead = prefix.training_prefetcher();
         self.prefix = Some(Arc::new(prefix));
+    }
+
+    fn frozen<'t>(&'t self, t5: &'t T5) -> Option<FrozenModel<'t>> {
+        let Plan { tokenizer, device, .. } = self.plan;
+        let prefix = self.plan.frozen_prefix()?;
+        Some(FrozenModel { t5, prefix, device, pad_id: tokenizer.pad_id() })
+    }
+
+    /// As [`Trainer::prepare`], on a process that is not the first: computes the share that the first one orders, and then
+    /// reads what that one has stored, where both see the same cache. Returns the processor time of this in seconds.
+    pub(super) fn prepare_share(&mut self, model: &GenirModel) -> Result<f64, TrainError> {
+        let processors = processor_time();
+        let follower = self.follower.take();
+        let asked = || follower.iter().flat_map(|follower| follower.text_sets(self.total_steps));
+        if let Some(world) = self.world {
+            let t5 = model.t5.valid();
+            let frozen = self.frozen(&t5);
+            let mut texts =
+                SharedTexts::new([self.plan.training_texts()].into_iter().chain(asked()).collect());
+            while let Order::Prefix { texts: digest, round } = world.hear()? {
+                if let Some(frozen) = &frozen {
+                    texts.compute(frozen, world, (digest, round))?;
+                }
+            }
+        }
+        let asked = asked().collect();
+        self.prepare(model, asked, &mut |_, _, _| {});
+        self.follower = follower;
+        Ok((processor_time() - processors).as_secs_f64())
     }
 
     /// Logs what is stored of the frozen prefix.
