@@ -108,7 +108,7 @@ impl Training {
         let config = shape.config(words)?;
         // Before the model, whose memory then is what this gave back.
         let mut parameters = GenirModel::parameter_shapes(&config, true, documents);
-        let docids = weights::random_rows(&config, documents, 1);
+        let docids = weights::random_rows(&config, 0..documents, 1);
         let model = GenirModel {
             t5: weights::initialise(&config, 1, &on),
             docids: weights::docids_from(docids, config.d_model, &device),

@@ -11,7 +11,7 @@ use super::{CheckpointError, FileRecord, MANIFEST, Manifest};
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::files::{FileError, create_directory, rename, sync_parent, write_atomically};
 use crate::t5::GenirModel;
-use crate::t5::weights::{self, INDEX, StoredType};
+use crate::t5::weights::{self, INDEX, OtherRows, StoredType};
 
 /// The prefix of unfinished checkpoints, which hides them from all readers.
 const UNFINISHED: &str = ".unfinished-";
@@ -60,6 +60,8 @@ pub struct CheckpointContents<'a> {
     pub stored: StoredType,
     /// The manifest; its `files` are set when they are written.
     pub manifest: &'a Manifest,
+    /// Docid rows that other processes have; `None`: all are in `model`.
+    pub other_rows: Option<OtherRows<'a>>,
     /// Writes further files into the directory; `None`: a model without a training state.
     pub training: Option<WriteFiles<'a>>,
 }
@@ -101,7 +103,8 @@ pub fn write(
 }
 
 fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), CheckpointError> {
-    let &CheckpointContents { model, tokenizer, docids, stored, manifest, training } = contents;
+    let &CheckpointContents { model, tokenizer, docids, stored, other_rows, manifest, training } =
+        contents;
     // Other tools know of no factors beside a matrix.
     let model = &model.merged();
     let config = model.t5.config();
@@ -114,7 +117,7 @@ fn write_files(directory: &Path, contents: &CheckpointContents) -> Result<(), Ch
         "eos_token_id": tokenizer.end_id(),
     });
     write_json(directory, "generation_config.json", &generation)?;
-    weights::write(model, directory, stored, docids.is_some())?;
+    weights::write(model, directory, stored, docids.is_some(), other_rows)?;
     tokenizer.export(directory, docids)?;
     if let Some(docids) = docids {
         docids.write(&directory.join("docids.json"))?;

@@ -54,6 +54,7 @@ impl Export {
                 .filter(|docids| !self.without_docids && !docids.is_empty()),
             stored: self.dtype,
             manifest: &manifest,
+            other_rows: None,
             training: None,
         };
         let written = write(parent, name, &contents)

@@ -9,7 +9,7 @@ use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
 use super::{ProbeResult, QueryRanks, Replacement};
 use crate::component::{Component, Stage, Stages};
-use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ranks::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::retrieval::{JudgedRanks, MetricSums};
 

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::retrieval::CandidateSet;
-use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ranks::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::GenirModel;
 

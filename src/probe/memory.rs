@@ -3,7 +3,7 @@
 use super::queries::STORED_BYTES;
 use super::{Probe, lens};
 use crate::retrieval::CandidateSet;
-use crate::retrieval::ranking::ranked_bytes;
+use crate::retrieval::ranks::ranked_bytes;
 use crate::t5::T5Config;
 
 const F32: usize = size_of::<f32>();

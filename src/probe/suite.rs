@@ -15,7 +15,7 @@ use super::{
     attention_reads, attention_writes, circuit, direct_effect, encoder_swap, logit_lens,
     neuron_reads, residual_contribution, stage_patching,
 };
-use crate::retrieval::ranking::relevant_ranks;
+use crate::retrieval::ranks::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::{NoTap, Pass, T5, T5Config};
 

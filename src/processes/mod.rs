@@ -72,6 +72,18 @@ pub enum ProcessesError {
         /// Its error.
         message: String,
     },
+    /// The docid rows cannot be divided among the processes.
+    #[error(
+        "docids.shard: {documents} docid rows cannot be divided among {count} processes: start at most {most}"
+    )]
+    Shards {
+        /// Docid rows.
+        documents: usize,
+        /// Number of processes.
+        count: usize,
+        /// The most processes among which they can be divided.
+        most: usize,
+    },
     /// The batches of an update cannot be divided among the processes.
     #[error(
         "{count} processes cannot share the {accumulate} batches of an update equally: train.accumulate must be {count} \

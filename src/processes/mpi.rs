@@ -83,13 +83,9 @@ impl World {
         own: &[T],
     ) -> Result<Vec<Vec<T>>, ProcessesError> {
         let counts = self.all_gather(&[own.len() as i32])?;
-        let before = |rank| counts[..rank].iter().sum::<i32>();
-        let starts: Vec<i32> = (0..self.count()).map(before).collect();
         let mut all = vec![T::default(); counts.iter().sum::<i32>() as usize];
-        self.communicator.allgatherv(own, &mut all, &counts, &starts)?;
-        let of_rank =
-            |(&start, &count): (&i32, &i32)| all[start as usize..][..count as usize].to_vec();
-        Ok(starts.iter().zip(&counts).map(of_rank).collect())
+        self.communicator.allgatherv(own, &mut all, &counts, &starts(&counts))?;
+        Ok(divided(&all, &counts))
     }
 
     /// Sends each process one of the equal `parts`, and returns those that all processes have for this one, in their
@@ -103,11 +99,27 @@ impl World {
         Ok(all)
     }
 
+    /// Sends each process its part, of any size, and returns those that all processes have for this one, in their order.
+    pub(crate) fn exchange_each<T: MpiDatatype + Default>(
+        &self,
+        parts: &[Vec<T>],
+    ) -> Result<Vec<Vec<T>>, ProcessesError> {
+        let counts: Vec<i32> = parts.iter().map(|part| part.len() as i32).collect();
+        let received = self.all_to_all(&counts)?;
+        let mut all = vec![T::default(); received.iter().sum::<i32>() as usize];
+        let (from, to) = (starts(&counts), starts(&received));
+        self.communicator.alltoallv(&parts.concat(), &counts, &from, &mut all, &received, &to)?;
+        Ok(divided(&all, &received))
+    }
+
     /// Gives the others an order. Only the first process may.
     pub(crate) fn order(&self, order: Order) -> Result<(), ProcessesError> {
-        let words = order.to_words();
-        (1..self.count())
-            .try_for_each(|rank| Ok(self.communicator.send(&words, rank as i32, ORDER)?))
+        (1..self.count()).try_for_each(|rank| self.order_one(rank, order))
+    }
+
+    /// Gives the process of this rank an order. Only the first process may.
+    pub(crate) fn order_one(&self, rank: usize, order: Order) -> Result<(), ProcessesError> {
+        Ok(self.communicator.send(&order.to_words(), rank as i32, ORDER)?)
     }
 
     /// Waits for an order of the first process, without occupying a core.
@@ -160,6 +172,18 @@ impl World {
     pub fn abort(&self, code: i32) -> ! {
         self.communicator.abort(code)
     }
+}
+
+/// The start of each part among parts with so many values.
+fn starts(counts: &[i32]) -> Vec<i32> {
+    let before = counts.iter().scan(0, |sum, &count| Some(std::mem::replace(sum, *sum + count)));
+    before.collect()
+}
+
+/// The parts with so many values.
+fn divided<T: Clone>(all: &[T], counts: &[i32]) -> Vec<Vec<T>> {
+    let part = |(start, &count): (i32, &i32)| all[start as usize..][..count as usize].to_vec();
+    starts(counts).into_iter().zip(counts).map(part).collect()
 }
 
 impl Drop for World {

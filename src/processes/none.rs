@@ -34,11 +34,22 @@ impl World {
         match *self {}
     }
 
+    pub(crate) fn exchange_each<T>(
+        &self,
+        _parts: &[Vec<T>],
+    ) -> Result<Vec<Vec<T>>, ProcessesError> {
+        match *self {}
+    }
+
     pub(crate) fn all_to_all<T>(&self, _parts: &[T]) -> Result<Vec<T>, ProcessesError> {
         match *self {}
     }
 
     pub(crate) fn order(&self, _order: Order) -> Result<(), ProcessesError> {
+        match *self {}
+    }
+
+    pub(crate) fn order_one(&self, _rank: usize, _order: Order) -> Result<(), ProcessesError> {
         match *self {}
     }
 

@@ -26,6 +26,11 @@ pub(crate) enum Order {
     },
     /// They break off what they measure. Those that have measured it already do nothing.
     Stop,
+    /// They send values of their docid rows to the first process.
+    Rows {
+        /// The rows themselves (0), or the number of a moment of their optimizer, from 1.
+        what: usize,
+    },
     /// The training has ended.
     End,
 }
@@ -40,7 +45,8 @@ impl Order {
             Self::Probe { probes } => [2, probes, 0],
             Self::Stop => [3, 0, 0],
             Self::Prefix { texts, round } => [4, texts, round as u64],
-            Self::End => [5, 0, 0],
+            Self::Rows { what } => [5, what as u64, 0],
+            Self::End => [6, 0, 0],
         }
     }
 
@@ -53,6 +59,7 @@ impl Order {
             [2, probes, _] => Self::Probe { probes },
             [3, ..] => Self::Stop,
             [4, texts, round] => Self::Prefix { texts, round: round as usize },
+            [5, what, _] => Self::Rows { what: what as usize },
             _ => Self::End,
         }
     }

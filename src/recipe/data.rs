@@ -101,11 +101,16 @@ fn read_leave_out(section: &mut Section<'_, '_>) -> Option<LeaveOut> {
 pub struct DocidSection {
     /// Initialisation of docid embeddings.
     pub rows: RowInit,
+    /// True if each of several processes has its own docid embeddings, with their gradients and their optimizer state.
+    pub shard: bool,
 }
 
 impl DocidSection {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Self {
-        Self { rows: section.choice("rows").or(RowInit::Random) }
+        Self {
+            rows: section.choice("rows").or(RowInit::Random),
+            shard: section.boolean("shard").or(false),
+        }
     }
 }
 

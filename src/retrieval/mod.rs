@@ -2,11 +2,13 @@
 
 mod batch_memory;
 pub mod bm25;
+mod divided;
 pub mod evaluation;
 pub mod measure;
 pub mod metrics;
 pub mod names;
 pub mod ranking;
+pub(crate) mod ranks;
 pub mod run_files;
 mod search;
 pub mod ties;

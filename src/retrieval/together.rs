@@ -5,6 +5,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
+use super::divided::rank_divided;
 use super::ranking::{
     EncodedQuery, Rank, RankOptions, Ranking, batches_of, rank_batch, rank_in_rounds,
 };
@@ -58,6 +59,9 @@ fn rank_round(
     options: RankOptions,
     batches: &[Vec<usize>],
 ) -> Result<Vec<Ranking>, ProcessesError> {
+    if model.docids.weight.dims()[0] < options.order.positions().len() {
+        return rank_divided(world, model, device, queries, options, batches);
+    }
     let rank = |batch: &Vec<usize>| {
         rank_batch(&model.valid(), device, queries, batch, options, &mut NoTap)
     };

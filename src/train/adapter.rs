@@ -13,12 +13,16 @@ impl Plan {
             Some(reason) => Err(reason),
         };
         let Self { lora, trained, .. } = self;
-        (!lora.is_empty()).then_some(Adapter { model, lora, trained, base })
+        let is_written = !lora.is_empty() && !self.recipe.docids.shard;
+        is_written.then_some(Adapter { model, lora, trained, base })
     }
 
     /// Why `peft` cannot load the adapter of this run, if it cannot.
     pub fn no_peft_adapter(&self) -> Option<String> {
         match self.recipe.model.init {
+            _ if self.recipe.docids.shard => {
+                Some("docids.shard divides its docid rows among processes".to_owned())
+            }
             Init::Scratch => Some(
                 "the run starts from a random initialisation, which peft cannot load".to_owned(),
             ),

@@ -13,6 +13,7 @@ use crate::t5::GenirModel;
 use super::TrainError;
 use super::costs::{Costs, Phase};
 use super::requests::Requests;
+use super::shards::Shards;
 
 /// When a callback runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct TrainerState<'a> {
     /// The model, with autodiff. Evaluate on `model.valid()`; what reads the matrices of a LoRA run takes them from
     /// `model.merged()`.
     pub model: &'a GenirModel,
+    /// Where docid rows are divided among processes; the model has this process's rows.
+    pub(super) shards: Option<Shards<'a>>,
     /// The stored frozen prefix; `None` if the encoder is trained.
     pub prefix: Option<Arc<Prefix>>,
     /// Mean loss of the newest update's examples; NaN before the first.

@@ -18,13 +18,14 @@ use super::callback::TrainerState;
 use super::callbacks::improves;
 use super::optimizer::Optimizer;
 use super::plan::Plan;
+use super::shards::Shards;
 use super::training_state::{OPTIMIZER, TrainingState};
 use crate::allocator::MemoryScope;
 use crate::checkpoint::{self, CheckpointContents, Manifest};
 use crate::exact::Exact;
 use crate::files::FileError;
 use crate::run::{LATEST, RunDirectory};
-use crate::t5::weights::StoredType;
+use crate::t5::weights::{OtherRows, Put, StoredType};
 use crate::task::Encoding;
 
 /// The checkpoints of a run: `step-<step>` at the cadence of the recipe, and whenever the best metric so far is
@@ -157,8 +158,11 @@ impl<'a> Checkpoints<'a> {
         let training = training.with_files(state.monitor.flushed()?);
         let model = state.model.valid();
         let adapter = self.plan.adapter(&model);
+        let shards = state.shards.as_ref();
+        let receive =
+            |put: &mut Put| shards.map_or(Ok(()), |shards| shards.receive(Shards::ROWS, put));
         let more = |directory: &Path| {
-            optimizer.write(&directory.join(OPTIMIZER))?;
+            optimizer.write(&directory.join(OPTIMIZER), shards)?;
             if let Some(adapter) = &adapter {
                 adapter.write(directory)?;
             }
@@ -177,6 +181,7 @@ impl<'a> Checkpoints<'a> {
             tokenizer: &self.plan.tokenizer,
             docids: Some(&self.plan.docids),
             stored: StoredType::Float32,
+            other_rows: shards.map(|shards| OtherRows { count: shards.others(), values: &receive }),
             manifest: &manifest,
             training: Some(&more),
         };

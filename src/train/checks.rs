@@ -1,11 +1,18 @@
 //! Checks that a run can evaluate, save, stop and probe as its recipe says.
 
+use std::collections::BTreeSet;
+
+use burn::tensor::Device;
+
 use super::plan_error::PlanError;
 use super::query_sets::metrics_of;
+use super::shards::DOCIDS;
 use crate::component::Stages;
 use crate::corpus::{Corpus, Split};
+use crate::device::is_host;
+use crate::docid::RowInit;
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
-use crate::recipe::{ProbesSection, Recipe};
+use crate::recipe::{OptimizerSettings, ProbesSection, Recipe};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::T5Config;
 
@@ -74,6 +81,40 @@ pub(super) fn splits_to_probe(
         .map(|(key, split)| PlanError::NoProbeQueries { key, split })
         .collect();
     if missing.is_empty() { Ok((section.split, test)) } else { Err(missing) }
+}
+
+/// A problem for each thing that cannot be done while docid rows are divided among processes. `trained`: the names of the
+/// trained parameters.
+pub(super) fn unfit_for_shards(
+    recipe: &Recipe,
+    device: &Device,
+    trained: &BTreeSet<String>,
+) -> Vec<PlanError> {
+    let Recipe { docids, optimizer, watch, probes, .. } = recipe;
+    let adafactor = matches!(optimizer.optimizer, OptimizerSettings::Adafactor { .. });
+    let watched = watch.as_ref().and_then(|watch| watch.parameters_every_steps).is_some();
+    let problems = [
+        (!is_host(device), "docid rows can be divided on the CPU only; set run.device = \"cpu\""),
+        (
+            !trained.contains(DOCIDS),
+            "frozen docid rows cannot be divided; add \"docids\" to trainable.select",
+        ),
+        (
+            adafactor,
+            "Adafactor needs all docid rows for its column moments; set optimizer.name = \"adamw\"",
+        ),
+        (
+            docids.rows == RowInit::Encoder,
+            "docids.rows = \"encoder\" scales all rows together; use \"random\" or \"text\"",
+        ),
+        (
+            probes.is_some(),
+            "probes need all docid rows in one process; remove [probes], and use `genir probe` after the run",
+        ),
+        (watched, "watch.parameters_every_steps reads all parameters in one process; remove it"),
+    ];
+    let unfit = problems.into_iter().filter(|(is_unfit, _)| docids.shard && *is_unfit);
+    unfit.map(|(_, problem)| PlanError::Shard(problem)).collect()
 }
 
 /// The problems of the patches in `[probes]`, and a problem for each probe that needs stages where there

@@ -1,5 +1,7 @@
 //! Initial docid rows, as `docids.rows` says.
 
+use std::ops::Range;
+
 use burn::module::Module;
 use burn::tensor::Device;
 
@@ -11,33 +13,36 @@ use crate::t5::T5;
 use crate::t5::weights;
 
 impl Plan {
-    /// Rows for all documents as `docids.rows` says, `[documents, d_model]`. `t5` is on `device`, with or without
+    /// The `rows` of those for all documents as `docids.rows` says, `[rows, d_model]`. `t5` is on `device`, with or without
     /// autodiff.
-    pub(super) fn new_rows(&self, t5: &T5, device: &Device) -> Result<Vec<f32>, TokenizerError> {
+    pub(super) fn new_rows(
+        &self,
+        t5: &T5,
+        device: &Device,
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, TokenizerError> {
         match self.recipe.docids.rows {
-            RowInit::Random => {
-                Ok(weights::random_rows(t5.config(), self.docids.len(), self.recipe.run.seed))
-            }
+            RowInit::Random => Ok(weights::random_rows(t5.config(), rows, self.recipe.run.seed)),
             RowInit::Text => {
                 let tokens: Vec<Vec<u32>> =
-                    self.document_tokens()?.iter().map(|texts| texts.concat()).collect();
+                    self.document_tokens(rows)?.iter().map(|texts| texts.concat()).collect();
                 Ok(weights::rows_from_text(t5, &tokens))
             }
             RowInit::Encoder => {
                 let model = (&t5.valid(), &device.clone().inner(), self.tokenizer.pad_id());
-                let mut rows = FrozenModel::mean_states(model, &self.document_tokens()?);
+                let mut made = FrozenModel::mean_states(model, &self.document_tokens(rows)?);
                 // States after a norm are larger or smaller than embeddings by a factor of the model's own. The logits of
                 // docids and text tokens share one softmax, so rows begin with the size of text token rows.
-                weights::scale_to_text_rows(t5, &mut rows);
-                Ok(rows)
+                weights::scale_to_text_rows(t5, &mut made);
+                Ok(made)
             }
         }
     }
 
-    /// The tokens of each text of each document; a document without text has `</s>`.
-    fn document_tokens(&self) -> Result<Vec<Vec<Vec<u32>>>, TokenizerError> {
+    /// The tokens of each text of each document in `rows`; a document without text has `</s>`.
+    fn document_tokens(&self, rows: Range<usize>) -> Result<Vec<Vec<Vec<u32>>>, TokenizerError> {
         let encoding = self.recipe.task.encoding().documents();
-        let documents = &self.corpus.documents;
+        let documents = &self.corpus.documents[rows];
         let texts: Vec<&str> = documents
             .iter()
             .flat_map(|document| match document.texts.as_slice() {

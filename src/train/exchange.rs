@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::adamw::floats;
 use super::pairwise_sum::PairwiseSum;
+use super::shards::DOCIDS;
 use crate::component::{VisitParameter, visit_parameters};
 use crate::processes::{ProcessesError, World};
 use crate::t5::GenirModel;
@@ -18,6 +19,7 @@ const NOTHING: f32 = -0.0;
 
 /// Returns the sum of the gradients of all processes on each of them, along the tree of [`PairwiseSum`] over the processes.
 /// Each sums an equal part of all values, so that less than twice their bytes leave each process, whatever their number.
+/// `divided`: docid rows are divided among the processes, and stay.
 ///
 /// # Errors
 /// A function of MPI failed.
@@ -25,9 +27,10 @@ pub(super) fn sum_of_all(
     world: &World,
     model: &GenirModel,
     own: GradientsParams,
+    divided: bool,
     device: &Device,
 ) -> Result<GradientsParams, ProcessesError> {
-    let mut sent = Flatten { gradients: own, values: Vec::new(), is_there: Vec::new() };
+    let mut sent = Flatten { gradients: own, divided, values: Vec::new(), is_there: Vec::new() };
     visit_parameters(model, &mut sent);
     let Flatten { mut values, is_there, .. } = sent;
     let count = values.len();
@@ -47,7 +50,7 @@ pub(super) fn sum_of_all(
     let anywhere = |at: usize| there.iter().skip(at).step_by(is_there.len()).any(|&is| is == 1);
     let found = (0..is_there.len()).filter(|&at| anywhere(at)).collect();
     let gradients = GradientsParams::new();
-    let mut all = Unflatten { values, taken: 0, parameter: 0, found, gradients, device };
+    let mut all = Unflatten { values, taken: 0, parameter: 0, found, gradients, divided, device };
     visit_parameters(model, &mut all);
     Ok(all.gradients)
 }
@@ -60,14 +63,15 @@ fn add<'a>(left: &'a mut [f32], right: &'a mut [f32]) -> &'a mut [f32] {
 /// Takes the gradients of all trained parameters, one after another in the order of a checkpoint.
 struct Flatten {
     gradients: GradientsParams,
+    divided: bool,
     values: Vec<f32>,
     /// For each trained parameter, 1 if it has a gradient.
     is_there: Vec<u8>,
 }
 
 impl VisitParameter for Flatten {
-    fn visit<const D: usize>(&mut self, _name: &str, parameter: &Param<Tensor<D>>) {
-        if !parameter.is_require_grad() {
+    fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
+        if !parameter.is_require_grad() || (self.divided && name == DOCIDS) {
             return;
         }
         let gradient = self.gradients.remove::<D>(parameter.id);
@@ -90,12 +94,13 @@ struct Unflatten<'a> {
     /// The trained parameters, counted from 0, that have a gradient on any process.
     found: BTreeSet<usize>,
     gradients: GradientsParams,
+    divided: bool,
     device: &'a Device,
 }
 
 impl VisitParameter for Unflatten<'_> {
-    fn visit<const D: usize>(&mut self, _name: &str, parameter: &Param<Tensor<D>>) {
-        if !parameter.is_require_grad() {
+    fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
+        if !parameter.is_require_grad() || (self.divided && name == DOCIDS) {
             return;
         }
         let shape = parameter.shape();

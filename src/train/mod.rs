@@ -34,6 +34,7 @@ mod replay;
 mod requests;
 mod resume;
 mod schedule;
+mod shards;
 mod step;
 mod text_step;
 mod to_start;

@@ -13,9 +13,11 @@ use thiserror::Error;
 
 use super::adafactor::Adafactor;
 use super::adamw::{AdamW, floats};
+use super::shards::DOCIDS;
 use crate::component::{MapParameter, VisitParameter, map_parameters, visit_parameters};
 use crate::device::is_host;
 use crate::kernel;
+use crate::ops::task_rows;
 use crate::recipe;
 
 /// The optimizer of a run: a rule, and a state for each parameter that it has updated.
@@ -112,10 +114,23 @@ impl Optimizer {
     pub fn step<M: Module>(
         &mut self,
         module: M,
-        mut gradients: GradientsParams,
+        gradients: GradientsParams,
         learning_rate: f64,
     ) -> (M, Result<Updated, UpdateError>) {
-        let mut norm = NormOf { gradients: &mut gradients, on_host: 0.0, on_device: None };
+        self.step_with(module, gradients, learning_rate, None)
+    }
+
+    /// The same, where `module` has some of the docid rows only: `of_docids` is the sum of the squares of the gradients of
+    /// all of them, by [`sums_of_squares`].
+    pub(super) fn step_with<M: Module>(
+        &mut self,
+        module: M,
+        mut gradients: GradientsParams,
+        learning_rate: f64,
+        of_docids: Option<f64>,
+    ) -> (M, Result<Updated, UpdateError>) {
+        let mut norm =
+            NormOf { gradients: &mut gradients, on_host: 0.0, on_device: None, of_docids };
         visit_parameters(&module, &mut norm);
         let gradient_norm = norm.value();
         if !gradient_norm.is_finite() {
@@ -143,6 +158,8 @@ struct NormOf<'a> {
     on_host: f64,
     /// `[1]`: a GPU's sums are added up there and read once, or it would be waited for at each parameter.
     on_device: Option<Tensor<1>>,
+    /// The squares of the docid rows, if they are not to be computed here.
+    of_docids: Option<f64>,
 }
 
 impl NormOf<'_> {
@@ -153,12 +170,18 @@ impl NormOf<'_> {
 }
 
 impl VisitParameter for NormOf<'_> {
-    fn visit<const D: usize>(&mut self, _name: &str, param: &Param<Tensor<D>>) {
+    fn visit<const D: usize>(&mut self, name: &str, param: &Param<Tensor<D>>) {
+        if let (DOCIDS, Some(squares)) = (name, self.of_docids) {
+            self.on_host += squares;
+            return;
+        }
         // Taken out and put back: a tensor with one owner gives its data without a copy.
         let Some(gradient) = self.gradients.remove::<D>(param.id) else { return };
         let gradient = if is_host(&gradient.device()) {
-            let (sum, gradient) = sum_of_squares(gradient);
-            self.on_host += sum;
+            let rows = gradient.dims()[0];
+            let task = if name == DOCIDS { task_rows(rows) } else { rows };
+            let (sums, gradient) = sums_of_squares(gradient, task);
+            self.on_host += sums.iter().sum::<f64>();
             gradient
         } else {
             let sum = gradient.clone().square().sum();
@@ -172,13 +195,20 @@ impl VisitParameter for NormOf<'_> {
     }
 }
 
-/// Of a tensor that lies in the CPU's memory.
-fn sum_of_squares<const D: usize>(gradient: Tensor<D>) -> (f64, Tensor<D>) {
+/// Sums of the squares of a tensor that lies in the CPU's memory, in chunks that begin anew with each task of rows. They are
+/// to be added up in this order: the sum depends neither on the number of threads nor on how tasks are divided among
+/// processes.
+pub(super) fn sums_of_squares<const D: usize>(
+    gradient: Tensor<D>,
+    task: usize,
+) -> (Vec<f64>, Tensor<D>) {
     let device = gradient.device();
+    let row = gradient.shape().num_elements() / gradient.dims()[0].max(1);
     let data = gradient.into_data();
-    // Fixed chunks summed in order: the result does not depend on the number of threads.
-    let sums: Vec<f64> = floats(&data).par_chunks(1 << 14).map(kernel::sum_of_squares).collect();
-    (sums.iter().sum(), Tensor::from_data(data, &device))
+    let tasks = floats(&data).chunks((task * row).max(1));
+    let chunks: Vec<&[f32]> = tasks.flat_map(|task| task.chunks(1 << 14)).collect();
+    let sums = chunks.into_par_iter().map(kernel::sum_of_squares).collect();
+    (sums, Tensor::from_data(data, &device))
 }
 
 /// Walks a module and updates each parameter that has a gradient.

@@ -1,13 +1,17 @@
 //! The states of the optimizer in a checkpoint: `optimizer.safetensors`, with PyTorch's names of the moments.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use burn::optim::{AdafactorState, AdamWState, AdaptiveMomentumState, DynState};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::optimizer::{Optimizer, State, UpdateRule};
-use crate::t5::weights::{StoredTensors, StoredType, TensorEntry, WeightsError, write_tensors};
+use super::shards::{DOCIDS, Shards};
+use crate::t5::weights::{
+    Put, StoredTensors, StoredType, TensorEntry, WeightsError, write_tensors,
+};
 
 /// The moments of one parameter: names, and values off the autodiff graph.
 type Moments<const D: usize> = Vec<(&'static str, Tensor<D>)>;
@@ -25,17 +29,39 @@ impl Optimizer {
         steps.collect()
     }
 
-    /// Writes the moments of all parameters, each as `<parameter>.<moment>`, in f32.
+    /// Writes the moments of all parameters, each as `<parameter>.<moment>`, in f32. `shards`: where docid rows are divided
+    /// among processes.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub(super) fn write(&self, path: &Path) -> Result<(), WeightsError> {
-        let entries =
-            self.states.iter().flat_map(|(name, State { state, .. })| match state.rank() {
+    /// The file cannot be written, or another process's moments are not received.
+    pub(super) fn write(&self, path: &Path, shards: Option<&Shards>) -> Result<(), WeightsError> {
+        let others = [1, 2].map(|moment| {
+            move |put: &mut Put| shards.map_or(Ok(()), |shards| shards.receive(moment, put))
+        });
+        let mut all: Vec<TensorEntry> = Vec::new();
+        for (name, State { state, .. }) in &self.states {
+            let own = match state.rank() {
                 1 => entries(name, self.rule.moments::<1>(state).1),
                 _ => entries(name, self.rule.moments::<2>(state).1),
-            });
-        write_tensors(path, entries.collect(), StoredType::Float32, &[])
+            };
+            match shards.filter(|_| name == DOCIDS) {
+                None => all.extend(own),
+                Some(shards) => {
+                    all.extend(own.into_iter().zip(&others).map(|(mut entry, more)| {
+                        entry.shape[0] += shards.others();
+                        entry.followed_by(more)
+                    }))
+                }
+            }
+        }
+        write_tensors(path, all, StoredType::Float32, &[])
+    }
+
+    /// The moments of the docid rows that this process has, `[rows, d_model]` each; none before their first update.
+    pub(super) fn docid_moments(&self) -> Vec<Tensor<2>> {
+        let state = self.states.get(DOCIDS);
+        let moments = state.map(|State { state, .. }| self.rule.moments::<2>(state).1);
+        moments.into_iter().flatten().map(|(_, values)| values).collect()
     }
 
     /// The moments of all parameters with their names in the file, copied one at a time.
@@ -46,7 +72,8 @@ impl Optimizer {
         })
     }
 
-    /// Reads the moments of the parameters in `steps`, which were updated so many times. `shapes`: their dimensions.
+    /// Reads the moments of the parameters in `steps`, which were updated so many times. `shapes`: their dimensions; `rows`:
+    /// the docid rows that this process has, if it has not all.
     ///
     /// # Errors
     /// The file cannot be read, or does not have the moments of this optimizer.
@@ -56,6 +83,7 @@ impl Optimizer {
         steps: &BTreeMap<String, usize>,
         shapes: &BTreeMap<String, Vec<usize>>,
         device: &Device,
+        rows: Option<Range<usize>>,
     ) -> Result<(), WeightsError> {
         let tensors = StoredTensors::open_file(path)?;
         for (name, &steps) in steps {
@@ -65,7 +93,8 @@ impl Optimizer {
                 expected: Vec::new(),
             };
             let shape = shapes.get(name).ok_or_else(missing)?;
-            let stored = Stored { tensors: &tensors, name, device };
+            let rows = rows.clone().filter(|_| name == DOCIDS);
+            let stored = Stored { tensors: &tensors, name, device, rows };
             let state = match *shape.as_slice() {
                 [length] => self.rule.restored::<1>(&stored, steps, [length])?,
                 [rows, columns] => self.rule.restored::<2>(&stored, steps, [rows, columns])?,
@@ -99,6 +128,8 @@ struct Stored<'a> {
     tensors: &'a StoredTensors,
     name: &'a str,
     device: &'a Device,
+    /// The rows to be read; none for all.
+    rows: Option<Range<usize>>,
 }
 
 impl Stored<'_> {
@@ -107,7 +138,11 @@ impl Stored<'_> {
         moment: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, WeightsError> {
-        let values = self.tensors.values(&format!("{}.{moment}", self.name), &shape)?;
+        let name = format!("{}.{moment}", self.name);
+        let values = match &self.rows {
+            None => self.tensors.values(&name, &shape)?,
+            Some(rows) => self.tensors.rows(&name, rows.clone(), shape[D - 1])?,
+        };
         Ok(Tensor::from_data(TensorData::new(values, shape), self.device))
     }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
 use super::base::{Base, DocidSources};
 use super::callback::Cadence;
-use super::checks::{missing_metrics, missing_splits, splits_to_probe, unfit_probes};
+use super::checks::{
+    missing_metrics, missing_splits, splits_to_probe, unfit_for_shards, unfit_probes,
+};
 use super::detect_stages::{resolve_stages, stages_of};
 use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
@@ -200,6 +203,9 @@ impl Plan {
                 probe_base = note(&mut problems, find_probe_base(&recipe, section, base)).flatten();
             }
         }
+        if let (Some(ComputeDevice { device, .. }), Some((trainable, _))) = (&device, &trained) {
+            problems.extend(unfit_for_shards(&recipe, device, &trainable.trained));
+        }
         match (device, loaded, base, examples, query_sets, docids, stages, trained) {
             (
                 Some(ComputeDevice { device, precision }),
@@ -270,11 +276,20 @@ impl Plan {
     /// As for [`Plan::base`]; [`PlanError::Tokenizer`] if the text of a document cannot be encoded for its row;
     /// [`PlanError::Weights`] if the rows of known docids cannot be read.
     pub fn model(&self, device: &Device) -> Result<GenirModel, PlanError> {
+        self.model_with_rows(device, 0..self.docids.len())
+    }
+
+    /// The same with some of its docid rows only.
+    pub(super) fn model_with_rows(
+        &self,
+        device: &Device,
+        own: Range<usize>,
+    ) -> Result<GenirModel, PlanError> {
         let t5 = self.base(device)?;
-        let mut rows = self.new_rows(&t5, device)?;
+        let mut rows = self.new_rows(&t5, device, own.clone())?;
         let width = self.config().d_model;
         if let Some((known, values)) = self.base.known_docids()? {
-            for (row, id) in self.docids.ids().enumerate() {
+            for (row, id) in self.docids.ids().skip(own.start).take(own.len()).enumerate() {
                 if let Some(from) = known.row(id) {
                     let from = from as usize * width;
                     rows[row * width..][..width].copy_from_slice(&values[from..from + width]);
@@ -291,7 +306,7 @@ impl Plan {
         }
     }
 
-    /// The model in a checkpoint of this plan's run, on `device` (with or without autodiff).
+    /// The model in a checkpoint of this plan's run, with some of its docid rows, on `device` (with or without autodiff).
     ///
     /// # Errors
     /// The weights cannot be read, or are not those of a model of this plan.
@@ -299,9 +314,10 @@ impl Plan {
         &self,
         checkpoint: &Path,
         device: &Device,
+        own: Range<usize>,
     ) -> Result<GenirModel, WeightsError> {
-        let (words, documents) = (self.config().vocab_size as u32, self.docids.len() as u32);
-        let rows: Vec<u32> = (words..words + documents).collect();
+        let words = self.config().vocab_size as u32;
+        let rows: Vec<u32> = own.map(|row| words + row as u32).collect();
         let tensors = StoredTensors::open(checkpoint)?;
         let docids = weights::load_docids(&tensors, self.config(), &rows, device)?;
         let compute = &ComputeDevice { device: device.clone(), precision: self.precision };

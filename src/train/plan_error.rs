@@ -83,6 +83,9 @@ pub enum PlanError {
         /// The decoder's number of layers.
         depth: usize,
     },
+    /// The docid rows cannot be divided among processes.
+    #[error("docids.shard: {0}")]
+    Shard(&'static str),
     /// The trainable set is not one.
     #[error("trainable.select: {0}")]
     Selector(#[from] SelectorError),

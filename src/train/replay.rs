@@ -364,7 +364,7 @@ fn tensor_differences(
     model: &GenirModel,
     optimizer: &Optimizer,
 ) -> Result<Vec<String>, TrainError> {
-    let stored = plan.model_of(&point.directory, &plan.device)?;
+    let stored = plan.model_of(&point.directory, &plan.device, 0..plan.docids.len())?;
     let whole = GenirModel {
         t5: model.t5.clone().restored().map_err(PlanError::from)?,
         docids: model.docids.clone(),
@@ -381,7 +381,7 @@ fn tensor_differences(
     let mut recorded = Optimizer::new(&plan.recipe.optimizer);
     let path = point.directory.join(OPTIMIZER);
     let shapes = parameter_shapes(&stored);
-    recorded.restore(&path, &point.state.optimizer_steps, &shapes, &plan.device)?;
+    recorded.restore(&path, &point.state.optimizer_steps, &shapes, &plan.device, None)?;
     let mut moments = Differing::default();
     let mut differences = Vec::new();
     if optimizer.steps() != recorded.steps() {

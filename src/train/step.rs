@@ -1,9 +1,11 @@
 //! Forward and backward of one batch.
 
+use std::convert::Infallible;
+
 use burn::optim::GradientsParams;
 use burn::tensor::{Gradients, IndexingUpdateOp, Int, Tensor};
 
-use crate::ops::{Dropout, Loss, cross_entropy};
+use crate::ops::{Dropout, Head, Loss, cross_entropy};
 use crate::prefix::PrefixOutput;
 use crate::t5::{Embedding, GenirModel, NoTap, Pass, Tokens};
 
@@ -38,8 +40,24 @@ pub fn forward_backward(
     targets: Tensor<1, Int>,
     options: StepOptions,
 ) -> (f64, GradientsParams) {
+    let loss = |head| cross_entropy(head, targets, options.label_smoothing, options.weight);
+    match forward_backward_with(model, input, options.dropout, |head| {
+        Ok::<_, Infallible>(loss(head))
+    }) {
+        Ok(found) => found,
+        Err(never) => match never {},
+    }
+}
+
+/// The same with a loss that is computed from the output layer by `loss`, which may fail.
+pub(super) fn forward_backward_with<E>(
+    model: &GenirModel,
+    input: StepInput,
+    dropout: Dropout,
+    loss: impl FnOnce(Head) -> Result<Loss, E>,
+) -> Result<(f64, GradientsParams), E> {
     let mut tap = NoTap;
-    let mut pass = Pass::train(&mut tap, options.dropout);
+    let mut pass = Pass::train(&mut tap, dropout);
     let (output, lookup) = match input {
         StepInput::Tokens(source) => {
             let lookup = Lookup::new(&model.t5.shared, model.t5.input_tokens(&source));
@@ -48,9 +66,7 @@ pub fn forward_backward(
         }
         StepInput::Prefix(prefix) => (prefix.on_graph().output(&model.t5, &mut pass), None),
     }; // [batch, d_model]
-    let head = model.head(output);
-    let loss = cross_entropy(head, targets, options.label_smoothing, options.weight);
-    gradients(model, loss, lookup)
+    Ok(gradients(model, loss(model.head(output))?, lookup))
 }
 
 /// The value of a loss, and the gradients of every trained parameter of `model`, the `lookup` of its word embedding among

@@ -3,6 +3,7 @@
 mod between_updates;
 mod follow;
 mod frozen;
+mod sharded;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,6 +25,7 @@ use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::requests::Requests;
 use super::schedule::Schedule;
+use super::shards::{DOCIDS, Shards};
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::text_step::{TextBatch, forward_backward_text};
 use super::training_state::{Called, OPTIMIZER, TrainingState, UpdateRecord};
@@ -38,6 +40,7 @@ use crate::processes::{Order, ProcessesError, World, share};
 use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
+use sharded::Rounds;
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -66,6 +69,8 @@ pub struct Trainer<'a> {
     world: Option<&'a World>,
     /// What this process does for the first one; none if it is the first.
     follower: Option<Follower<'a>>,
+    /// Where docid rows are divided among them.
+    shards: Option<Shards<'a>>,
 }
 
 /// The result of a run. Its checkpoints and metrics are in the run directory: see [`crate::checkpoint::checkpoint_at`].
@@ -130,6 +135,7 @@ impl<'a> Trainer<'a> {
             device: plan.device.clone().autodiff(),
             world: None,
             follower: None,
+            shards: None,
             plan,
         })
     }
@@ -138,9 +144,13 @@ impl<'a> Trainer<'a> {
     /// with [`Trainer::run`], the others with [`follow`](super::follow).
     ///
     /// # Errors
-    /// They cannot share the batches of an update.
+    /// They cannot share the batches of an update, or the docid rows.
     pub fn join(&mut self, world: &'a World) -> Result<(), ProcessesError> {
-        share(self.plan.recipe.train.accumulate, world.count())?;
+        let plan = self.plan;
+        share(plan.recipe.train.accumulate, world.count())?;
+        if plan.recipe.docids.shard {
+            self.shards = Some(Shards::new(world, plan.docids.len(), plan.config().d_model)?);
+        }
         self.world = Some(world);
         Ok(())
     }
@@ -159,11 +169,13 @@ impl<'a> Trainer<'a> {
         state: TrainingState,
         directory: &Path,
     ) -> Result<GenirModel, TrainError> {
-        let model = self.plan.model_of(directory, &self.device)?;
+        let own = self.own_rows();
+        let model = self.plan.model_of(directory, &self.device, own.clone())?;
         let model = freeze_all_but(model, &self.plan.trained);
         let shapes = parameter_shapes(&model);
         let path = directory.join(OPTIMIZER);
-        self.optimizer.restore(&path, &state.optimizer_steps, &shapes, &self.plan.device)?;
+        let (device, rows) = (&self.plan.device, self.shards.is_some().then_some(own));
+        self.optimizer.restore(&path, &state.optimizer_steps, &shapes, device, rows)?;
         self.costs = Costs::continued(&state.costs, self.optimizer.state_bytes());
         let UpdateRecord { loss, learning_rate, gradient_norm, examples, metrics } = state.update;
         self.newest = Step {
@@ -183,7 +195,13 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As for [`Plan::model`].
     pub fn initial_model(&self) -> Result<GenirModel, TrainError> {
-        Ok(freeze_all_but(self.plan.model(&self.device)?, &self.plan.trained))
+        let model = self.plan.model_with_rows(&self.device, self.own_rows())?;
+        Ok(freeze_all_but(model, &self.plan.trained))
+    }
+
+    /// The docid rows that this process has.
+    fn own_rows(&self) -> Range<usize> {
+        self.shards.as_ref().map_or(0..self.plan.docids.len(), Shards::own)
     }
 
     /// Names of the parameters that have an optimizer state.
@@ -339,7 +357,7 @@ impl<'a> Trainer<'a> {
         match self.world {
             None => Ok(()),
             Some(world) => {
-                let digest = weights_digest(model);
+                let digest = weights_digest(model, self.shards.is_some());
                 world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
             }
         }
@@ -383,6 +401,7 @@ impl<'a> Trainer<'a> {
         let own = self.own(&parts);
         let mut losses = vec![0.0; parts.len()];
         let (mut sum, mut of_batch) = (PairwiseSum::default(), None);
+        let mut rounds = Rounds::of(self, &parts, &shares);
         for at in own.clone() {
             let (part, share) = (&parts[at], shares.of_part(at));
             let (value, found) = match &part.examples {
@@ -392,12 +411,21 @@ impl<'a> Trainer<'a> {
                     let batch = collate(&self.plan.examples, indices, pad_id, multiple);
                     let input = self.input(&model, &batch);
                     self.prefetch_next(&parts[at + 1..own.end], step);
-                    self.forward_backward(&model, &batch, input, part.batch, share)
+                    match &mut rounds {
+                        None => self.forward_backward(&model, &batch, input, part.batch, share),
+                        Some(rounds) => {
+                            match self.forward_backward_of_all(&model, input, part.batch, rounds) {
+                                Ok(found) => found,
+                                Err(error) => return (model, Err(error.into())),
+                            }
+                        }
+                    }
                 }
                 PartExamples::Denoising(chosen) => self.denoise(&model, chosen, part.batch, share),
             };
             losses[at] = value;
-            if !value.is_finite() {
+            // Where docid rows are divided, the others wait for the rest of this process's batches.
+            if !value.is_finite() && rounds.is_none() {
                 break;
             }
             // Both kinds of a batch, of docids and of texts, are one value of the sum.
@@ -410,6 +438,10 @@ impl<'a> Trainer<'a> {
                 _ => sum.push(found, |left, right| added(&model, left, right)),
             }
         }
+        let divided = match rounds.map(|rounds| rounds.finish(self, &model)).transpose() {
+            Ok(divided) => divided,
+            Err(error) => return (model, Err(error.into())),
+        };
         let losses = match self.losses_of_all(&parts, losses) {
             Ok(losses) => losses,
             Err(error) => return (model, Err(error.into())),
@@ -421,13 +453,18 @@ impl<'a> Trainer<'a> {
         let loss = (0..parts.len()).map(|at| losses[at] * shares.of_part(at)).sum();
         let gradients = sum.total(|left, right| added(&model, left, right)).unwrap_or_default();
         let gradients = match self.world {
-            None => gradients,
-            Some(world) => match sum_of_all(world, &model, gradients, &self.plan.device) {
-                Ok(gradients) => gradients,
-                Err(error) => return (model, Err(error.into())),
-            },
+            None => Ok((gradients, None)),
+            Some(world) => {
+                let device = &self.plan.device;
+                sum_of_all(world, &model, gradients, divided.is_some(), device)
+                    .and_then(|gradients| self.with_own_rows(&model, gradients, divided))
+            }
         };
-        let (model, updated) = self.optimizer.step(model, gradients, learning_rate);
+        let (gradients, squares) = match gradients {
+            Ok(gradients) => gradients,
+            Err(error) => return (model, Err(error.into())),
+        };
+        let (model, updated) = self.optimizer.step_with(model, gradients, learning_rate, squares);
         let done = match updated {
             Ok(updated) => {
                 let gradient_norm = updated.gradient_norm;
@@ -606,16 +643,19 @@ pub(super) fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize
     parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
 }
 
-/// The BLAKE3 hash of all parameters.
-fn weights_digest(model: &GenirModel) -> String {
-    struct Digest(blake3::Hasher);
+/// The BLAKE3 hash of all parameters, without docid rows if they are `divided` among processes.
+fn weights_digest(model: &GenirModel, divided: bool) -> String {
+    struct Digest(blake3::Hasher, bool);
     impl VisitParameter for Digest {
         fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
+            if self.1 && name == DOCIDS {
+                return;
+            }
             self.0.update(name.as_bytes());
             self.0.update_rayon(parameter.val().into_data().as_bytes());
         }
     }
-    let mut digest = Digest(blake3::Hasher::new());
+    let mut digest = Digest(blake3::Hasher::new(), divided);
     visit_parameters(model, &mut digest);
     digest.0.finalize().to_hex()[..16].to_owned()
 }

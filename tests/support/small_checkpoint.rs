@@ -46,6 +46,7 @@ pub fn write_model(parent: &Path, name: &str, model: &GenirModel) -> Result<Path
         docids: Some(&docids),
         stored: StoredType::Float32,
         manifest: &manifest,
+        other_rows: None,
         training: None,
     };
     write(parent, name, &contents).map_err(|error| error.to_string())

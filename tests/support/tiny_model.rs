@@ -40,7 +40,7 @@ pub fn docids() -> DocidVocabulary {
 /// A model of these sizes with a row for each of [`DOCIDS`].
 pub fn model(config: &T5Config) -> GenirModel {
     let device = Device::flex();
-    let rows = random_rows(config, DOCIDS.len(), 2);
+    let rows = random_rows(config, 0..DOCIDS.len(), 2);
     GenirModel {
         t5: initialise(config, 2, &device),
         docids: docids_from(rows, config.d_model, &device),

@@ -96,6 +96,7 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
         docids: Some(&tiny_model::docids()),
         stored: StoredType::Float32,
         manifest: &tiny_model::manifest(),
+        other_rows: None,
         training: None,
     };
     let checkpoint = write(home.path(), "step-000012", &contents).unwrap();
@@ -112,6 +113,7 @@ fn check_with(python: &Path, script: &str, fixture: &str, tied: bool, base: &Pat
         docids: Some(&opened.docids),
         stored: StoredType::Float32,
         manifest: &tiny_model::manifest(),
+        other_rows: None,
         training: None,
     };
     let again = write(home.path(), "again", &contents).unwrap();

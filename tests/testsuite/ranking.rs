@@ -23,7 +23,7 @@ fn model(documents: usize, change: impl FnOnce(&mut Vec<f32>, usize)) -> GenirMo
     let device = Device::flex();
     let t5 = small_models::model(false, false, &device);
     let width = t5.config().d_model;
-    let mut rows = weights::random_rows(t5.config(), documents, 9);
+    let mut rows = weights::random_rows(t5.config(), 0..documents, 9);
     change(&mut rows, width);
     GenirModel { t5, docids: weights::docids_from(rows, width, &device) }
 }

@@ -135,6 +135,7 @@ fn docids_keep_their_rows_in_any_order_after_the_text_tokens() {
                 docids: Some(&opened.docids),
                 stored: StoredType::Float32,
                 manifest: &manifest(),
+                other_rows: None,
                 training: None,
             };
             let again = write(parent.path(), "again", &contents).unwrap();

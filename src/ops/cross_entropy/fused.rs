@@ -8,7 +8,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows};
+use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows, task_rows};
 use crate::kernel::{add_scaled, dot};
 use crate::ops::autograd::{Operation, apply};
 use crate::ops::head::Head;
@@ -78,43 +78,66 @@ fn forward<const N: usize>(
     let columns = BatchColumns::of(&rows);
     let matrices: Vec<OutputRows> = matrices
         .into_iter()
-        .map(|(matrix, trained)| match trained {
-            true => OutputRows::saved(matrix.contiguous(), &columns),
-            false => OutputRows::streamed(matrix.contiguous(), &columns, for_x, smoothing > 0.0),
+        .map(|(matrix, trained)| {
+            output_rows(matrix.contiguous(), trained, &columns, for_x, smoothing)
         })
         .collect();
     let classes: usize = matrices.iter().map(|matrix| matrix.values.shape::<2>()[0]).sum();
-    let parts = || matrices.iter().flat_map(|matrix| &matrix.parts);
-    let logsumexp = logsumexp(parts(), batch);
+    let parts: Vec<&OnlineSoftmax> = matrices.iter().flat_map(|matrix| &matrix.parts).collect();
+    let logsumexp = logsumexp(&parts, batch);
 
-    let mut sum = 0.0;
     let of_targets = matrices[N - 1].values.values();
-    for (example, (&target, &logsumexp)) in targets.iter().zip(&logsumexp).enumerate() {
+    let at_target = targets.iter().enumerate().map(|(example, &target)| {
         let row = &of_targets[target * width..][..width];
-        let at_target = f64::from(dot(&rows.values()[example * width..][..width], row));
+        f64::from(dot(&rows.values()[example * width..][..width], row))
+    });
+    let mean = mean_loss(&logsumexp, at_target, &parts, smoothing, classes);
+    let factors = Factors::of(weight, smoothing, batch, classes);
+    (mean, Saved { rows, matrices, targets, logsumexp, factors, elsewhere: None })
+}
+
+/// The rows of a matrix times a batch; `for_x`: the batch needs a gradient.
+pub(super) fn output_rows(
+    matrix: Contiguous,
+    trained: bool,
+    columns: &BatchColumns,
+    for_x: bool,
+    smoothing: f64,
+) -> OutputRows {
+    let [rows, _] = matrix.shape();
+    match trained {
+        true => OutputRows::saved(matrix, columns, task_rows(rows)),
+        false => OutputRows::streamed(matrix, columns, for_x, smoothing > 0.0),
+    }
+}
+
+/// The mean over a batch, from each example's logit `at_target`.
+pub(super) fn mean_loss(
+    logsumexp: &[f64],
+    at_target: impl Iterator<Item = f64>,
+    parts: &[&OnlineSoftmax],
+    smoothing: f64,
+    classes: usize,
+) -> f32 {
+    let mut sum = 0.0;
+    for (example, (at_target, &logsumexp)) in at_target.zip(logsumexp).enumerate() {
         sum += logsumexp - (1.0 - smoothing) * at_target;
         if smoothing > 0.0 {
-            let logits: f64 = parts().map(|part| part.logits[example]).sum();
+            let logits: f64 = parts.iter().map(|part| part.logits[example]).sum();
             sum -= smoothing * logits / classes as f64;
         }
     }
-    let factors = Factors {
-        weight: weight / batch as f64,
-        at_target: -weight * (1.0 - smoothing) / batch as f64,
-        even: -weight * smoothing / (batch as f64 * classes as f64),
-    };
-    let saved = Saved { rows, matrices, targets, logsumexp, factors };
-    ((sum / batch as f64) as f32, saved)
+    (sum / logsumexp.len() as f64) as f32
 }
 
 /// Each example's logarithm of the sum of exponentials over all parts.
-fn logsumexp<'a>(parts: impl Iterator<Item = &'a OnlineSoftmax> + Clone, batch: usize) -> Vec<f64> {
+pub(super) fn logsumexp(parts: &[&OnlineSoftmax], batch: usize) -> Vec<f64> {
     (0..batch)
         .map(|example| {
             let highest =
-                parts.clone().map(|part| part.maxima[example]).fold(f32::NEG_INFINITY, f32::max);
+                parts.iter().map(|part| part.maxima[example]).fold(f32::NEG_INFINITY, f32::max);
             let total: f64 = parts
-                .clone()
+                .iter()
                 .map(|part| part.sums[example] * f64::from(part.maxima[example] - highest).exp())
                 .sum();
             total.ln() + f64::from(highest)
@@ -124,13 +147,22 @@ fn logsumexp<'a>(parts: impl Iterator<Item = &'a OnlineSoftmax> + Clone, batch: 
 
 /// The logits' gradients are `weight * softmax + even`, plus `at_target` at the target.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    weight: f64,
-    at_target: f64,
-    even: f64,
+pub(super) struct Factors {
+    pub weight: f64,
+    pub at_target: f64,
+    pub even: f64,
 }
 
 impl Factors {
+    /// Of the mean over a batch, times `weight`.
+    pub fn of(weight: f64, smoothing: f64, batch: usize, classes: usize) -> Self {
+        Self {
+            weight: weight / batch as f64,
+            at_target: -weight * (1.0 - smoothing) / batch as f64,
+            even: -weight * smoothing / (batch as f64 * classes as f64),
+        }
+    }
+
     fn times(self, factor: f64) -> Self {
         Self {
             weight: self.weight * factor,
@@ -140,18 +172,21 @@ impl Factors {
     }
 }
 
-struct CrossEntropy;
+pub(super) struct CrossEntropy;
 
 #[derive(Debug, Clone)]
-struct Saved {
+pub(super) struct Saved {
     /// The input, `[batch, width]`
-    rows: Contiguous,
-    matrices: Vec<OutputRows>,
+    pub rows: Contiguous,
+    pub matrices: Vec<OutputRows>,
     /// Rows of the last matrix, `[batch]`
-    targets: Vec<usize>,
+    pub targets: Vec<usize>,
     /// `[batch]`
-    logsumexp: Vec<f64>,
-    factors: Factors,
+    pub logsumexp: Vec<f64>,
+    pub factors: Factors,
+    /// Where the docid rows, which have the targets, are divided among processes: their parts of the input's gradient, each
+    /// `[width, batch]`.
+    pub elsewhere: Option<Vec<Vec<f32>>>,
 }
 
 /// Of text tokens and docids.
@@ -191,7 +226,7 @@ impl Saved {
         let factors = self.factors.times(f64::from(upstream));
         let mut to_input = Vec::new();
         let last = self.matrices.len() - 1;
-        let Self { rows, matrices, targets, logsumexp, .. } = &mut self;
+        let Self { rows, matrices, targets, logsumexp, elsewhere, .. } = &mut self;
         let input = rows.matrix();
         let found: Vec<Option<HostTensor>> = matrices
             .iter_mut()
@@ -205,14 +240,18 @@ impl Saved {
                 }
                 let (weight, even) = (factors.weight as f32, factors.even as f32);
                 matrix.logits_to_gradients(logsumexp, weight, even);
-                if at == last {
-                    matrix.add_at_targets(targets, factors.at_target as f32);
+                if at == last && elsewhere.is_none() {
+                    matrix.add_at_targets(
+                        targets.iter().copied().map(Some),
+                        factors.at_target as f32,
+                    );
                 }
                 let (gradient, of_input) = matrix.gradients(input, for_x);
                 to_input.extend(of_input);
                 Some(gradient)
             })
             .collect();
+        to_input.extend(elsewhere.iter_mut().flat_map(std::mem::take));
         let to_x = for_x.then(|| self.input_gradient(&to_input, factors));
         let mut all = [to_x].into_iter().chain(found);
         std::array::from_fn(|_| all.next().flatten())
@@ -229,7 +268,8 @@ impl Saved {
                 even.iter_mut().zip(&part.row_sum).for_each(|(sum, value)| *sum += value);
             }
         }
-        let of_targets = self.matrices.last().filter(frozen);
+        let here = self.matrices.last().filter(|_| self.elsewhere.is_none());
+        let of_targets = here.filter(frozen);
         for (example, gradient) in gradient.chunks_exact_mut(width).enumerate() {
             for (at, value) in gradient.iter_mut().enumerate() {
                 *value = parts.iter().map(|part| part[at * batch + example]).sum();

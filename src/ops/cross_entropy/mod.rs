@@ -6,8 +6,12 @@
 
 mod fused;
 mod output_rows;
+mod sharded;
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+
+pub(crate) use output_rows::task_rows;
+pub(crate) use sharded::{LogitGradients, Round, most_shards, shard};
 
 use super::head::{Head, Logits, TextHead};
 use super::linear::{WeightLayout, linear};

@@ -11,8 +11,9 @@ use crate::kernel::{
 };
 use crate::ops::host::{Contiguous, HostTensor};
 
-/// Tasks that a matrix is divided into, whatever the number of threads: results do not depend on it.
-const TASKS: usize = 16;
+/// Tasks that a matrix is divided into, whatever the number of threads: results do not depend on it. Several processes that
+/// divide the rows of a matrix have whole tasks each, so that results do not depend on their number either.
+pub(crate) const TASKS: usize = 16;
 /// Floats of a block, its logits included: half a megabyte, which stays in a core's cache.
 const BLOCK: usize = 1 << 17;
 
@@ -42,11 +43,11 @@ impl BatchColumns {
         // The product computes six rows at a time.
         (BLOCK / (self.width + self.batch) / 6 * 6).max(6)
     }
+}
 
-    /// Rows of a task: whole blocks.
-    fn task(&self, rows: usize) -> usize {
-        rows.div_ceil(TASKS).next_multiple_of(self.block())
-    }
+/// Rows of a task of a matrix with so many `rows`; the last task may have fewer.
+pub(crate) fn task_rows(rows: usize) -> usize {
+    rows.div_ceil(TASKS).max(1)
 }
 
 /// The running softmax of one task's rows, by example.
@@ -88,7 +89,7 @@ impl OutputRows {
     ) -> Self {
         let (width, batch) = (columns.width, columns.batch);
         let [rows, _] = values.shape();
-        let task = columns.task(rows);
+        let task = task_rows(rows);
         let parts = values
             .values()
             .par_chunks(task * width)
@@ -116,11 +117,11 @@ impl OutputRows {
         Self { values, parts, logits: None, task, block: columns.block() }
     }
 
-    /// Trained rows, whose logits are saved for backward.
-    pub fn saved(values: Contiguous, columns: &BatchColumns) -> Self {
+    /// Trained rows, whose logits are saved for backward, in tasks of `task` rows.
+    pub fn saved(values: Contiguous, columns: &BatchColumns, task: usize) -> Self {
         let (width, batch) = (columns.width, columns.batch);
         let [rows, _] = values.shape();
-        let (task, block) = (columns.task(rows), columns.block());
+        let block = columns.block();
         let mut parts = Vec::new();
         let logits = filled(rows * batch, |logits| {
             let (logits, found) = par_fill_chunks(logits, task * batch, |number, logits| {
@@ -175,13 +176,38 @@ impl OutputRows {
         }
     }
 
-    /// Adds `value` to the gradient of each example's target.
-    pub fn add_at_targets(&mut self, targets: &[usize], value: f32) {
-        for gradients in self.logits.iter_mut() {
-            for (example, target) in targets.iter().enumerate() {
-                gradients[target * targets.len() + example] += value;
+    /// Adds `value` to the gradient of each example's target, if that is among these rows.
+    pub fn add_at_targets(
+        &mut self,
+        targets: impl ExactSizeIterator<Item = Option<usize>>,
+        value: f32,
+    ) {
+        let batch = targets.len();
+        let Some(gradients) = &mut self.logits else { return };
+        for (example, target) in targets.enumerate() {
+            if let Some(target) = target {
+                gradients[target * batch + example] += value;
             }
         }
+    }
+
+    /// From the logits' gradients: that of the input, `[width, batch]` for each task.
+    pub fn input_gradients(&self) -> Vec<Vec<f32>> {
+        let [rows, width] = self.values.shape();
+        let of_logits = self.logits.as_deref().unwrap_or_default();
+        let batch = of_logits.len() / rows.max(1);
+        let tasks = of_logits.par_chunks((self.task * batch).max(1)).enumerate();
+        tasks
+            .map(|(number, of_logits)| {
+                let rows = &self.values.values()[number * self.task * width..];
+                let mut sum = vec![0.0; width * batch];
+                for (number, of_logits) in of_logits.chunks(self.block * batch).enumerate() {
+                    let rows = &rows[number * self.block * width..];
+                    add_input_gradient(&mut sum, rows, of_logits, width, batch);
+                }
+                sum
+            })
+            .collect()
     }
 
     /// From the logits' gradients: that of the rows, `[rows, width]`, and, if needed, that of the input, `[width,
@@ -199,16 +225,13 @@ impl OutputRows {
                 let mut sum = vec![0.0; if for_input { width * batch } else { 0 }];
                 let gradient = fill_chunks(gradient, block * width, |number, gradient| {
                     let count = gradient.len() / width;
-                    let rows = &rows[number * block * width..][..count * width];
+                    let rows = &rows[number * block * width..];
                     let of_logits = &of_logits[number * block * batch..][..count * batch];
-                    let of_logits = Matrix::rows(of_logits, batch);
-                    let gradient = multiply_to_uninit(gradient, of_logits, input, Threads::One);
                     if for_input {
-                        let rows = Matrix::rows(rows, width).transposed();
-                        let to = MatrixMut::rows(&mut sum, batch);
-                        multiply_into(to, rows, of_logits, true, Threads::One);
+                        add_input_gradient(&mut sum, rows, of_logits, width, batch);
                     }
-                    gradient
+                    let of_logits = Matrix::rows(of_logits, batch);
+                    multiply_to_uninit(gradient, of_logits, input, Threads::One)
                 });
                 (gradient, sum)
             });
@@ -220,7 +243,27 @@ impl OutputRows {
     }
 }
 
+/// Adds a block's part of the input's gradient, `[width, batch]`: the first of the `rows` (`[.., width]`) transposed, times
+/// the gradients of their logits, `[block, batch]`.
+fn add_input_gradient(
+    sum: &mut [f32],
+    rows: &[f32],
+    of_logits: &[f32],
+    width: usize,
+    batch: usize,
+) {
+    let rows = &rows[..of_logits.len() / batch * width];
+    let rows = Matrix::rows(rows, width).transposed(); // [width, block]
+    let to = MatrixMut::rows(sum, batch);
+    multiply_into(to, rows, Matrix::rows(of_logits, batch), true, Threads::One);
+}
+
 impl OnlineSoftmax {
+    /// Of logits whose maxima and sums were computed elsewhere, `[batch]` each.
+    pub fn of_parts(maxima: Vec<f32>, sums: Vec<f64>, logits: Vec<f64>) -> Self {
+        Self { maxima, sums, logits, row_sum: Vec::new(), input_gradient: Vec::new() }
+    }
+
     fn new(columns: &BatchColumns, input_gradient: bool, row_sum: bool) -> Self {
         let (width, batch) = (columns.width, columns.batch);
         Self {

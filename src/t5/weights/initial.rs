@@ -1,5 +1,7 @@
 //! T5's own initialisation, as transformers does it (`T5PreTrainedModel._init_weights`).
 
+use std::ops::Range;
+
 use rand_distr::{Distribution, Normal};
 
 use crate::component::{Component, ParameterPlace, Weight};
@@ -10,15 +12,20 @@ use crate::t5::T5Config;
 ///
 /// Each parameter draws from a generator of its own, so its values depend on `seed` and its name alone.
 pub fn initial(config: &T5Config, seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let count = shape.iter().product();
+    initial_some(config, seed, name, 0..shape.iter().product())
+}
+
+/// The same of some of its values only.
+pub fn initial_some(config: &T5Config, seed: u64, name: &str, values: Range<usize>) -> Vec<f32> {
     match deviation(config, name) {
-        None => vec![config.initializer_factor as f32; count],
+        None => vec![config.initializer_factor as f32; values.len()],
         Some(deviation) => {
             let mut generator = random::generator(seed, 0, name);
             let normal = Normal::new(0.0_f32, deviation as f32).unwrap_or_else(|_| {
                 unreachable!("sizes are positive and the factor is finite, so is {deviation}")
             });
-            (0..count).map(|_| normal.sample(&mut generator)).collect()
+            // A value takes more or fewer random numbers: those before are drawn too.
+            (0..values.end).map(|_| normal.sample(&mut generator)).skip(values.start).collect()
         }
     }
 }

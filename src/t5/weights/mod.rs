@@ -11,6 +11,7 @@ mod source;
 mod tensor_file;
 mod write;
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
@@ -25,8 +26,8 @@ pub use origin::Origin;
 pub use read::StoredTensors;
 pub(crate) use read::{INDEX, SINGLE, shards};
 pub use tensor_file::StoredType;
-pub(crate) use tensor_file::{TensorEntry, write_tensors};
-pub use write::write;
+pub(crate) use tensor_file::{Put, TensorEntry, write_tensors};
+pub use write::{OtherRows, write};
 
 use super::layers::Embedding;
 use super::{FeedForward, GenirModel, T5, T5Config};
@@ -45,6 +46,9 @@ pub enum WeightsError {
         /// The checkpoint directory.
         directory: PathBuf,
     },
+    /// Docid rows of another process were not received.
+    #[error("{0}")]
+    Processes(String),
     /// A file cannot be read.
     #[error("{file}: cannot be read: {source}")]
     Read {
@@ -285,9 +289,10 @@ pub fn docids_from(values: Vec<f32>, d_model: usize, device: &Device) -> Embeddi
     }
 }
 
-/// Docid rows as T5 initialises embeddings: `[count, d_model]`, row after row.
-pub fn random_rows(config: &T5Config, count: usize, seed: u64) -> Vec<f32> {
-    initial::initial(config, seed, "docids.weight", &[count, config.d_model])
+/// Docid rows as T5 initialises embeddings, the `rows` of all: `[rows, d_model]`, row after row.
+pub fn random_rows(config: &T5Config, rows: Range<usize>, seed: u64) -> Vec<f32> {
+    let values = rows.start * config.d_model..rows.end * config.d_model;
+    initial::initial_some(config, seed, "docids.weight", values)
 }
 
 /// A docid row for each text: the mean of its tokens' rows in the output matrix.

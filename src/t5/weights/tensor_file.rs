@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -44,47 +44,62 @@ impl StoredType {
         }
     }
 
-    /// Converts values of f32 in little endian.
-    fn encode(self, bytes: Vec<u8>) -> Vec<u8> {
+    /// Replaces `bytes` by these values in little endian.
+    fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
+        bytes.clear();
         match self {
-            Self::Float32 => bytes,
-            Self::Bfloat16 => {
-                let values =
-                    bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value));
-                values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect()
+            Self::Float32 => {
+                values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
             }
+            Self::Bfloat16 => values
+                .iter()
+                .for_each(|&value| bytes.extend_from_slice(&bf16::from_f32(value).to_le_bytes())),
         }
     }
 }
 
-/// A tensor of f32 that is converted to bytes only when it is written.
+/// Takes the values of a tensor, block after block.
+pub type Put<'a> = dyn FnMut(&[f32]) -> Result<(), WeightsError> + 'a;
+
+/// Gives the values of a tensor, or of some of its rows, to a [`Put`].
+pub type GiveValues<'a> = dyn Fn(&mut Put) -> Result<(), WeightsError> + 'a;
+
+/// A tensor of f32 that is copied only when it is written.
 pub struct TensorEntry<'a> {
     /// Name in the file.
     pub name: String,
     /// Dimensions in the file.
     pub shape: Vec<usize>,
-    /// Returns the values, row after row, in little endian.
-    pub bytes: Box<dyn Fn() -> Result<Vec<u8>, WeightsError> + 'a>,
+    /// Gives the values, row after row.
+    pub values: Box<GiveValues<'a>>,
 }
 
 impl<'a> TensorEntry<'a> {
     /// A tensor in memory, as blocks of rows of equal width (each off the autodiff graph).
     pub fn held(name: String, shape: Vec<usize>, parts: Vec<Tensor<2>>) -> Self {
-        let size = shape.iter().product::<usize>() * size_of::<f32>();
-        let bytes = move || {
-            let mut bytes = Vec::with_capacity(size);
+        let values = move |put: &mut Put| {
             for part in &parts {
                 // In blocks of rows: a tensor that the model holds too is copied to be read.
                 let [rows, columns] = part.dims();
                 let block = (BLOCK / columns.max(1)).max(1);
                 for first in (0..rows).step_by(block) {
                     let values = part.clone().slice(first..rows.min(first + block));
-                    bytes.extend_from_slice(values.into_data().as_bytes());
+                    put(floats(&values.into_data()))?;
                 }
             }
-            Ok(bytes)
+            Ok(())
         };
-        Self { name, shape, bytes: Box::new(bytes) }
+        Self { name, shape, values: Box::new(values) }
+    }
+
+    /// The same tensor with further rows behind its own.
+    pub fn followed_by(self, more: &'a GiveValues<'a>) -> Self {
+        let own = self.values;
+        let values = move |put: &mut Put| {
+            own(put)?;
+            more(put)
+        };
+        Self { values: Box::new(values), ..self }
     }
 }
 
@@ -109,10 +124,19 @@ pub fn write_tensors(
         file.write_all(bytes).map_err(|error| failed(FileError::new("write", path)(error)))
     };
     put(&header(path, &entries, stored, metadata)?)?;
+    let mut bytes = Vec::new();
     for entry in &entries {
-        put(&stored.encode((entry.bytes)()?))?;
+        (entry.values)(&mut |values| {
+            stored.encode(values, &mut bytes);
+            put(&bytes)
+        })?;
     }
     file.commit().map_err(failed)
+}
+
+/// The values of a tensor of f32.
+fn floats(data: &TensorData) -> &[f32] {
+    data.as_slice().unwrap_or_else(|_| unreachable!("parameters are f32"))
 }
 
 /// The bytes before the tensors: the length of the JSON that names and locates them, then this JSON.

@@ -4,12 +4,21 @@ use std::path::Path;
 
 use super::fill::{parameters_where, shapes};
 use super::names;
-use super::tensor_file::{StoredType, TensorEntry, write_tensors};
+use super::tensor_file::{GiveValues, Put, StoredType, TensorEntry, write_tensors};
 use super::{SINGLE, WeightsError, transposed};
 use crate::t5::{FeedForward, GenirModel};
 
+/// Rows of the docid matrix that other processes have, behind those of the model.
+#[derive(Clone, Copy)]
+pub struct OtherRows<'a> {
+    /// Number of these rows.
+    pub count: usize,
+    /// Gives them.
+    pub values: &'a GiveValues<'a>,
+}
+
 /// Writes `model.safetensors` into `directory`, its values as `stored`: docid rows behind the word rows in one matrix, or
-/// the T5 alone without `with_docids`.
+/// the T5 alone without `with_docids`. `others` have docid rows that are not in `model`.
 ///
 /// A tied model has one such matrix. An untied one has two; docids are never an input, so the rows of
 /// `lm_head.weight` stand in `shared.weight` too. One tensor is copied at a time; released weights are read
@@ -22,6 +31,7 @@ pub fn write(
     directory: &Path,
     stored: StoredType,
     with_docids: bool,
+    others: Option<OtherRows>,
 ) -> Result<(), WeightsError> {
     let gated = model.t5.config().feed_forward == FeedForward::GatedGelu;
     let docids = model.docids.weight.val().inner();
@@ -36,25 +46,30 @@ pub fn write(
         };
         if let Some(released) = released.filter(|released| released.includes(&name)) {
             let (origin, in_file) = (released.origin(), reversed(&shape));
-            let bytes = move || {
+            let values = move |put: &mut Put| {
                 let values = origin.values(&name, &shape)?;
-                let values = match place.transposed {
-                    true => transposed(&values, shape[0], shape[1]),
-                    false => values,
-                };
-                Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+                match place.transposed {
+                    true => put(&transposed(&values, shape[0], shape[1])),
+                    false => put(&values),
+                }
             };
-            return Some(TensorEntry { name: place.name, shape: in_file, bytes: Box::new(bytes) });
+            let values = Box::new(values);
+            return Some(TensorEntry { name: place.name, shape: in_file, values });
         }
         let values = held.next()?.values;
         let mut parts = vec![if place.transposed { values.transpose() } else { values }];
         let is_table = matches!(place.name.as_str(), "shared.weight" | "lm_head.weight");
+        let others = others.filter(|_| is_table && with_docids);
         if is_table && with_docids && docids.dims()[0] > 0 {
             shape[0] += docids.dims()[0];
             parts.push(docids.clone());
         }
-        let in_file = reversed(&shape);
-        Some(TensorEntry::held(place.name, in_file, parts))
+        shape[0] += others.map_or(0, |others| others.count);
+        let entry = TensorEntry::held(place.name, reversed(&shape), parts);
+        Some(match others {
+            Some(others) => entry.followed_by(others.values),
+            None => entry,
+        })
     });
     write_tensors(&directory.join(SINGLE), entries.collect(), stored, &[])
 }

@@ -5,7 +5,7 @@ use super::{F32, LoraSizes};
 use crate::device::is_host;
 use crate::probe::{Over, Probe, ProbeSizes};
 use crate::recipe::ProbesSection;
-use crate::retrieval::ranking::ranked_bytes;
+use crate::retrieval::ranks::ranked_bytes;
 use crate::t5::T5Config;
 use crate::train::callback::Cadence;
 use crate::train::checks::splits_to_probe;

@@ -297,6 +297,7 @@ impl<'a> Trainer<'a> {
             epoch: self.plan.epochs.epochs_after(newest.number),
             is_last: newest.number == self.total_steps || self.stopped.is_some(),
             model,
+            shards: self.shards.clone(),
             prefix: self.prefix.clone(),
             loss: newest.loss,
             examples: newest.examples,

@@ -65,6 +65,11 @@ impl Trainer<'_> {
                         sets.measure_share(world, probes, probed)?;
                     }
                 }
+                Order::Rows { what } => {
+                    if let Some(shards) = &self.shards {
+                        shards.send(what, model, &self.optimizer)?;
+                    }
+                }
                 // This process has measured its share already; the prefix comes before all updates.
                 Order::Stop | Order::Prefix { .. } => {}
             }

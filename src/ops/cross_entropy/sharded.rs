@@ -1,0 +1,293 @@
+//! The loss of [`super::fused`] where the docid rows are divided among processes.
+//!
+//! Each process has whole tasks of the rows ([`shard`]). The processes compute the losses of one batch of each together: all
+//! get the decoder's outputs of all, multiply them by their own rows, and exchange the maxima and sums of each task. Then each
+//! has the softmax of all batches over its own rows, and sends their part of the gradient of its output to each process.
+//! All sums are those of one process that has all rows, in the same order: the same bits. Rows and their gradients stay.
+
+use std::ops::Range;
+
+use burn::tensor::Tensor;
+
+use super::Loss;
+use super::fused::{CrossEntropy, Factors, Saved, logsumexp, mean_loss, output_rows};
+use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows, TASKS, task_rows};
+use crate::kernel::{Matrix, Threads, dot, filled, multiply_to_uninit};
+use crate::ops::autograd::apply;
+use crate::ops::head::Head;
+use crate::ops::host::{Contiguous, HostTensor};
+use crate::processes::{ProcessesError, World};
+
+/// The rows, of `rows` in all, that process `rank` of `count` has: whole tasks of the loss, as equally as possible.
+/// Empty if there are fewer tasks than processes.
+pub(crate) fn shard(rows: usize, rank: usize, count: usize) -> Range<usize> {
+    let task = task_rows(rows);
+    let tasks = rows.div_ceil(task);
+    let first = |rank: usize| (tasks * rank / count * task).min(rows);
+    first(rank)..first(rank + 1)
+}
+
+/// The most processes that can divide `rows` among them.
+pub(crate) fn most_shards(rows: usize) -> usize {
+    rows.div_ceil(task_rows(rows)).min(TASKS)
+}
+
+/// The batches of which the processes compute the losses together: one of each process that has one.
+pub(crate) struct Round<'a> {
+    pub world: &'a World,
+    /// Docids of all processes.
+    pub documents: usize,
+    /// Words of the output layer.
+    pub words: usize,
+    /// The rows of this process, `[own rows, width]`, off the graph.
+    pub rows: Tensor<2>,
+    pub smoothing: f64,
+    /// For each process the docid rows that its batch has as targets, and the factor on its gradients; none without a batch.
+    pub batches: &'a [Option<(Vec<usize>, f64)>],
+    /// True if anything is trained beside the docid rows.
+    pub reaches_input: bool,
+}
+
+/// A batch of another process or of this one, and the gradients of its logits of this process's rows.
+pub(crate) struct LogitGradients {
+    /// The decoder's output, `[batch, width]`
+    input: Contiguous,
+    /// `[own rows, batch]`
+    of_logits: Vec<f32>,
+}
+
+/// What a round found for this process's own batch.
+struct Found {
+    mean: f32,
+    logsumexp: Vec<f64>,
+    /// As in [`Saved`].
+    elsewhere: Vec<Vec<f32>>,
+}
+
+impl LogitGradients {
+    /// The gradient of some of this process's rows, `[rows, width]`.
+    pub fn of_rows(&self, rows: Range<usize>) -> Vec<f32> {
+        let [batch, width] = self.input.shape();
+        let of_logits = Matrix::rows(&self.of_logits[rows.start * batch..rows.end * batch], batch);
+        filled(rows.len() * width, |gradient| {
+            multiply_to_uninit(gradient, of_logits, self.input.matrix(), Threads::One)
+        })
+    }
+}
+
+impl Round<'_> {
+    /// Computes the loss of this process's batch, if it has one, whose `head` has the rows of text tokens. Also returns the
+    /// gradients of the logits of every process's batch, in the order of the processes.
+    ///
+    /// # Errors
+    /// MPI fails.
+    pub fn cross_entropy(
+        &self,
+        head: Option<Head>,
+    ) -> Result<(Option<Loss>, Vec<Option<LogitGradients>>), ProcessesError> {
+        let Some((Head { rows, text, .. }, (_, weight))) =
+            head.zip(self.batches[self.world.rank()].as_ref())
+        else {
+            let (_, gradients) = self.exchange(&[], &[])?;
+            return Ok((None, gradients));
+        };
+        let (mut value, mut done) = (f32::NAN, Ok(Vec::new()));
+        let root = apply::<CrossEntropy, 2, 1>([rows.into(), text.into()], |[x, text], needed| {
+            let [for_x, for_text] = needed;
+            let rows = x.contiguous(); // [batch, width]
+            let [batch, _] = rows.shape();
+            let columns = BatchColumns::of(&rows);
+            let text = output_rows(text.contiguous(), for_text, &columns, for_x, self.smoothing);
+            let factors = Factors::of(*weight, self.smoothing, batch, self.classes());
+            let found = match self.exchange(rows.values(), &text.parts) {
+                Ok((found, gradients)) => {
+                    done = Ok(gradients);
+                    found
+                }
+                Err(error) => {
+                    done = Err(error);
+                    None
+                }
+            };
+            let Found { mean, logsumexp, elsewhere } = found.unwrap_or_else(|| Found {
+                mean: f32::NAN,
+                logsumexp: vec![f64::NAN; batch],
+                elsewhere: Vec::new(),
+            });
+            value = mean;
+            let (matrices, elsewhere) = (vec![text], Some(elsewhere));
+            let saved =
+                Saved { rows, matrices, targets: Vec::new(), logsumexp, factors, elsewhere };
+            (HostTensor::new(vec![mean], [1]), saved)
+        });
+        let value = HostTensor::new(vec![value], [1]).into_tensor();
+        Ok((Some(Loss { value, root }), done?))
+    }
+
+    fn classes(&self) -> usize {
+        self.words + self.documents
+    }
+
+    /// Exchanges all that the losses of the round need. `own`: the output of this process's batch, `[batch, width]`, or
+    /// nothing; `text`: the softmax of its text tokens.
+    fn exchange(
+        &self,
+        own: &[f32],
+        text: &[OnlineSoftmax],
+    ) -> Result<(Option<Found>, Vec<Option<LogitGradients>>), ProcessesError> {
+        let (world, smoothing) = (self.world, self.smoothing);
+        let (me, count) = (world.rank(), world.count());
+        let own_rows = HostTensor::of(self.rows.clone()).contiguous();
+        let [_, width] = own_rows.shape();
+        let range = shard(self.documents, me, count);
+        let task = task_rows(self.documents);
+
+        let outputs = world.all_gather_each(own)?; // of each process, [batch, width]
+        let of_text = world.all_gather_each(&flat(text))?; // of each process, its tasks
+        // A batch of each process that has one, times this process's rows.
+        let mut products: Vec<Option<(Contiguous, OutputRows)>> = outputs
+            .into_iter()
+            .map(|output| {
+                if output.is_empty() {
+                    return None;
+                }
+                let batch = output.len() / width;
+                let input = HostTensor::new(output, [batch, width]).contiguous();
+                let columns = BatchColumns::of(&input);
+                Some((input, OutputRows::saved(own_rows.clone(), &columns, task)))
+            })
+            .collect();
+        let (mut at_targets, mut parts) = (Vec::new(), Vec::new());
+        for ((input, rows), (targets, _)) in there(&products, self.batches) {
+            parts.extend(flat(&rows.parts));
+            at_targets.extend(targets.iter().enumerate().map(|(example, target)| {
+                if !range.contains(target) {
+                    return 0.0;
+                }
+                let row = &own_rows.values()[(target - range.start) * width..][..width];
+                f64::from(dot(&input.values()[example * width..][..width], row))
+            }));
+        }
+        let parts = world.all_gather_each(&parts)?; // of each process, those of each batch
+        let targets = world.all_gather(&at_targets)?; // of each process, those of each batch
+
+        let tasks_of = |rank| shard(self.documents, rank, count).len().div_ceil(task);
+        let mut taken = vec![0; count];
+        let (mut before, mut found, mut sent) = (0, None, vec![Vec::new(); count]);
+        for (rank, of_text) in of_text.iter().enumerate() {
+            let (Some((_, rows)), Some((of_batch, weight))) =
+                (&mut products[rank], &self.batches[rank])
+            else {
+                continue;
+            };
+            let batch = of_batch.len();
+            let mut softmax = unflat(of_text, batch);
+            for (owner, parts) in parts.iter().enumerate() {
+                let end = taken[owner] + tasks_of(owner) * VALUES * batch;
+                softmax.extend(unflat(&parts[taken[owner]..end], batch));
+                taken[owner] = end;
+            }
+            let softmax: Vec<&OnlineSoftmax> = softmax.iter().collect();
+            let logsumexp = logsumexp(&softmax, batch);
+            let factors = Factors::of(*weight, smoothing, batch, self.classes());
+            rows.logits_to_gradients(&logsumexp, factors.weight as f32, factors.even as f32);
+            let here =
+                of_batch.iter().map(|target| range.contains(target).then(|| target - range.start));
+            rows.add_at_targets(here, factors.at_target as f32);
+            if self.reaches_input {
+                sent[rank] = rows.input_gradients().concat();
+            }
+            if rank == me {
+                let at_target = of_batch.iter().enumerate().map(|(example, target)| {
+                    let owner = (0..count)
+                        .find(|&owner| shard(self.documents, owner, count).contains(target))
+                        .unwrap_or(0);
+                    targets[owner * at_targets.len() + before + example]
+                });
+                let mean = mean_loss(&logsumexp, at_target, &softmax, smoothing, self.classes());
+                found = Some(Found { mean, logsumexp, elsewhere: Vec::new() });
+            }
+            before += batch;
+        }
+        let received = world.exchange_each(&sent)?; // of each process, [tasks, width, batch]
+        if let Some(found) = &mut found {
+            let size = width * found.logsumexp.len();
+            let tasks = received.iter().flat_map(|tasks| tasks.chunks_exact(size));
+            found.elsewhere = tasks.map(<[f32]>::to_vec).collect();
+        }
+        let gradients = products.into_iter().map(|product| {
+            let (input, rows) = product?;
+            Some(LogitGradients { input, of_logits: rows.logits.unwrap_or_default() })
+        });
+        Ok((found, gradients.collect()))
+    }
+}
+
+/// The products and batches of the processes that have one.
+fn there<'a, P, B>(
+    products: &'a [Option<P>],
+    batches: &'a [Option<B>],
+) -> impl Iterator<Item = (&'a P, &'a B)> {
+    products.iter().zip(batches).filter_map(|(product, batch)| product.as_ref().zip(batch.as_ref()))
+}
+
+/// Values of a task for each example of a batch: maximum, sum of exponentials, and sum of logits.
+const VALUES: usize = 3;
+
+/// The values of tasks, one after another.
+fn flat(parts: &[OnlineSoftmax]) -> Vec<f64> {
+    let values = |part: &OnlineSoftmax| {
+        let maxima = part.maxima.iter().map(|&maximum| f64::from(maximum));
+        maxima.chain(part.sums.iter().copied()).chain(part.logits.iter().copied()).collect()
+    };
+    parts.iter().flat_map(|part| -> Vec<f64> { values(part) }).collect()
+}
+
+/// The tasks of values that [`flat`] has made of a batch.
+fn unflat(values: &[f64], batch: usize) -> Vec<OnlineSoftmax> {
+    let part = |values: &[f64]| {
+        let maxima = values[..batch].iter().map(|&maximum| maximum as f32).collect();
+        let (sums, logits) = values[batch..].split_at(batch);
+        OnlineSoftmax::of_parts(maxima, sums.to_vec(), logits.to_vec())
+    };
+    values.chunks_exact(VALUES * batch).map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_whole_tasks_that_cover_all_rows_once() {
+        for rows in [1, 2, 15, 16, 17, 31, 100, 1000, 4_000_000] {
+            for count in 1..=most_shards(rows) {
+                let mut end = 0;
+                for rank in 0..count {
+                    let own = shard(rows, rank, count);
+                    assert_eq!(own.start, end);
+                    assert!(!own.is_empty(), "{rows} rows, {rank} of {count}");
+                    assert!(own.start.is_multiple_of(task_rows(rows)));
+                    end = own.end;
+                }
+                assert_eq!(end, rows);
+            }
+        }
+    }
+
+    #[test]
+    fn the_softmax_of_tasks_is_the_same_after_it_was_sent() {
+        let part = |at: f32| {
+            let values = [at, f32::NEG_INFINITY, f32::NAN];
+            OnlineSoftmax::of_parts(values.to_vec(), vec![0.1, at.into(), 1e300], vec![-0.0; 3])
+        };
+        let parts = [part(0.1), part(-7.3)];
+        let found = unflat(&flat(&parts), 3);
+        for (found, expected) in found.iter().zip(&parts) {
+            let bits =
+                |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&found.maxima), bits(&expected.maxima));
+            assert_eq!((&found.sums, &found.logits), (&expected.sums, &expected.logits));
+        }
+        assert_eq!(found.len(), 2);
+    }
+}

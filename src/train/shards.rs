@@ -1,0 +1,190 @@
+//! Docid rows that are divided among processes (`docids.shard`): each has some of them, with their gradients and moments.
+
+use std::ops::Range;
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::adamw::floats;
+use super::optimizer::{Optimizer, sums_of_squares};
+use super::pairwise_sum::PairwiseSum;
+use crate::ops::{Head, LogitGradients, Loss, Round, most_shards, shard, task_rows};
+use crate::processes::{Order, ProcessesError, World};
+use crate::t5::GenirModel;
+use crate::t5::weights::{Put, WeightsError};
+
+/// The name of the parameter that is divided.
+pub(super) const DOCIDS: &str = "docids.weight";
+
+/// Values that a process sends at once.
+const BLOCK: usize = 1 << 18;
+
+/// The docid rows of one process among those of all.
+#[derive(Clone)]
+pub(super) struct Shards<'a> {
+    world: &'a World,
+    documents: usize,
+    width: usize,
+}
+
+/// Examples of one batch: their targets, and the factor on their gradients.
+pub(super) type Targets = (Vec<usize>, f64);
+
+impl<'a> Shards<'a> {
+    /// The rows themselves, as an [`Order::Rows`] names them.
+    pub const ROWS: usize = 0;
+
+    /// Divides the docid rows of a model, `[documents, width]`, among the processes of `world`.
+    ///
+    /// # Errors
+    /// There are too many processes.
+    pub fn new(world: &'a World, documents: usize, width: usize) -> Result<Self, ProcessesError> {
+        let (count, most) = (world.count(), most_shards(documents));
+        match count <= most {
+            true => Ok(Self { world, documents, width }),
+            false => Err(ProcessesError::Shards { documents, count, most }),
+        }
+    }
+
+    /// The rows of this process.
+    pub fn own(&self) -> Range<usize> {
+        self.of(self.world.rank())
+    }
+
+    fn of(&self, rank: usize) -> Range<usize> {
+        shard(self.documents, rank, self.world.count())
+    }
+
+    /// Number of rows that other processes have.
+    pub fn others(&self) -> usize {
+        self.documents - self.own().len()
+    }
+
+    /// Computes the loss of one batch of each process together with all others, which do the same: `batches` has their
+    /// targets, `head` the output layer of this process's own batch. Returns its loss, and the gradients of the logits of this
+    /// process's rows for each batch.
+    ///
+    /// # Errors
+    /// MPI fails.
+    pub fn cross_entropy(
+        &self,
+        model: &GenirModel,
+        head: Option<Head>,
+        batches: &[Option<Targets>],
+        smoothing: f64,
+        reaches_input: bool,
+    ) -> Result<(Option<Loss>, Vec<Option<LogitGradients>>), ProcessesError> {
+        let round = Round {
+            world: self.world,
+            documents: self.documents,
+            words: model.t5.config().vocab_size,
+            rows: model.docids.weight.val().inner(),
+            smoothing,
+            batches,
+            reaches_input,
+        };
+        round.cross_entropy(head)
+    }
+
+    /// Adds the gradient of this process's rows to those of an update, summed over its batches along the tree of
+    /// [`PairwiseSum`] block by block: no other sum of its size is held. `batches`: for each batch of the update the gradients
+    /// of its logits, if it has any. Returns the sum of the squares of the gradients of all rows, of all processes.
+    ///
+    /// # Errors
+    /// MPI fails.
+    pub fn add_gradient(
+        &self,
+        model: &GenirModel,
+        batches: &[Option<LogitGradients>],
+        gradients: &mut GradientsParams,
+    ) -> Result<f64, ProcessesError> {
+        if batches.iter().all(Option::is_none) {
+            return Ok(0.0);
+        }
+        let (own, width) = (self.own(), self.width);
+        let block = (BLOCK / width.max(1)).max(1);
+        let mut values = vec![0.0; own.len() * width];
+        values.par_chunks_mut(block * width).enumerate().for_each(|(number, values)| {
+            let rows = number * block..number * block + values.len() / width;
+            let mut sum = PairwiseSum::default();
+            for batch in batches {
+                let of_batch = batch.as_ref().map(|batch| batch.of_rows(rows.clone()));
+                sum.push(of_batch, added); // [block, width]
+            }
+            if let Some(sum) = sum.total(added).flatten() {
+                values.copy_from_slice(&sum);
+            }
+        });
+        let device = model.docids.weight.val().inner().device();
+        let gradient = TensorData::new(values, [own.len(), width]);
+        let gradient = Tensor::<2>::from_data(gradient, &device);
+        let (squares, gradient) = sums_of_squares(gradient, task_rows(self.documents));
+        gradients.register(model.docids.weight.id, gradient);
+        Ok(self.world.all_gather_each(&squares)?.iter().flatten().sum())
+    }
+
+    /// Gives the rows of all other processes, or a moment of them, to `put`, in their order. Only the first process may.
+    ///
+    /// # Errors
+    /// MPI fails, a value is not finite, or the first error of `put`.
+    pub fn receive(&self, what: usize, put: &mut Put) -> Result<(), WeightsError> {
+        let failed = |error: ProcessesError| WeightsError::Processes(error.to_string());
+        for rank in 1..self.world.count() {
+            self.world.order_one(rank, Order::Rows { what }).map_err(failed)?;
+            let mut values = vec![0.0; BLOCK];
+            let mut left = self.of(rank).len() * self.width;
+            while left > 0 {
+                let block = &mut values[..left.min(BLOCK)];
+                self.world.receive(rank, block).map_err(failed)?;
+                if !block.iter().all(|value| value.is_finite()) {
+                    let rows = format!("a docid row of process {rank} is not finite");
+                    return Err(WeightsError::Processes(rows));
+                }
+                put(block)?;
+                left -= block.len();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the rows of this process, or a moment of them, to the first process, which [receives](Self::receive) them.
+    ///
+    /// # Errors
+    /// MPI fails.
+    pub fn send(
+        &self,
+        what: usize,
+        model: &GenirModel,
+        optimizer: &Optimizer,
+    ) -> Result<(), ProcessesError> {
+        let values = match what {
+            Self::ROWS => Some(model.docids.weight.val().inner()),
+            moment => optimizer.docid_moments().into_iter().nth(moment - 1),
+        }; // [own rows, width]
+        let Some(values) = values else { return Ok(()) };
+        let (rows, block) = (self.own().len(), (BLOCK / self.width.max(1)).max(1));
+        let mut sent: Vec<f32> = Vec::with_capacity(2 * BLOCK);
+        // Blocks of rows are copied, since the model holds them too; messages have as many values as the receiver expects.
+        for first in (0..rows).step_by(block) {
+            let part = values.clone().slice(first..rows.min(first + block)).into_data();
+            sent.extend_from_slice(floats(&part));
+            while sent.len() >= BLOCK {
+                self.world.send(&sent[..BLOCK])?;
+                sent.drain(..BLOCK);
+            }
+        }
+        if sent.is_empty() { Ok(()) } else { self.world.send(&sent) }
+    }
+}
+
+/// The sum of the gradients of two batches, if they have any.
+fn added(left: Option<Vec<f32>>, right: Option<Vec<f32>>) -> Option<Vec<f32>> {
+    match (left, right) {
+        (Some(mut left), Some(right)) => {
+            left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+            Some(left)
+        }
+        (left, right) => left.or(right),
+    }
+}
