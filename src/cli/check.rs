@@ -41,7 +41,7 @@ impl Check {
         plan.check_values()?;
         let memory = MemoryEstimate::of(&plan);
         let costs = plan.costs(&memory);
-        let needs = |count| Needs::of(&plan, usize::from(count), &costs, &memory);
+        let needs = |count| Needs::of(&plan, usize::from(count), &costs);
         let needs = self.processes.map(needs).transpose()?;
         if let Start::Continue(point) = &start {
             let directory = point.directory.display();

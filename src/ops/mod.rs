@@ -28,7 +28,9 @@ pub use attention::{
     absorbed_scores, absorbed_values, attention_scores, merge_heads, split_heads, weighted_values,
 };
 pub use cross_attention::{CrossAttention, cross_attention};
-pub(crate) use cross_entropy::{LogitGradients, Round, most_shards, shard, task_rows};
+pub(crate) use cross_entropy::{
+    LogitGradients, Round, largest_shard, most_shards, shard, task_rows,
+};
 pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits, text_cross_entropy};
 pub use dropout::Dropout;
 pub use head::{Head, Logits, TextHead};

@@ -224,6 +224,11 @@ pub(crate) fn alone() -> Result<(), ProcessesError> {
     Started::found().map_or(Ok(()), |started| Err(ProcessesError::Several { started }))
 }
 
+/// The number of processes that MPI has started; 1 for one that was started alone.
+pub(crate) fn started_count() -> usize {
+    Started::found().map_or(1, |started| started.count)
+}
+
 /// The rank of this process among those that MPI has started, before MPI is initialised; 0 if it was started alone.
 pub(crate) fn started_rank() -> usize {
     number(&["OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"])

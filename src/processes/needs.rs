@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{ProcessesError, share};
+use crate::ops::{most_shards, task_rows};
 use crate::prefix::mebibytes;
 use crate::train::{ArmCosts, MemoryEstimate, Plan};
 
@@ -25,25 +26,35 @@ pub struct Needs {
 const EFFICIENCY: f64 = 0.9;
 
 impl Needs {
-    /// Of the run of `plan` on `count` processes; `memory` and `costs` are its estimates for one.
+    /// Of the run of `plan` on `count` processes; `costs` is its estimate for one.
     ///
     /// # Errors
-    /// The batches of an update cannot be shared equally.
-    pub fn of(
-        plan: &Plan,
-        count: usize,
-        costs: &ArmCosts,
-        memory: &MemoryEstimate,
-    ) -> Result<Self, ProcessesError> {
+    /// The batches of an update, or the docid rows, cannot be shared.
+    pub fn of(plan: &Plan, count: usize, costs: &ArmCosts) -> Result<Self, ProcessesError> {
         let accumulate = plan.recipe.train.accumulate;
+        let (documents, width) = (plan.docids.len(), plan.config().d_model);
         let others = count.saturating_sub(1) as f64 / count.max(1) as f64;
-        let buffers = if count > 1 { 2 * costs.gradients } else { 0 };
+        let own_batches = share(accumulate, count)?;
+        let examples = plan.epochs.max_update_size() as f64;
+        let (mut gradients, mut of_outputs) = (costs.gradients, 0.0);
+        if plan.recipe.docids.shard && count > 1 {
+            let most = most_shards(documents);
+            if count > most {
+                return Err(ProcessesError::Shards { documents, count, most });
+            }
+            // Docid rows stay. Instead, an output goes to all others, and each returns the parts of its gradient by tasks.
+            gradients -= size_of::<f32>() * documents * width;
+            let tasks = documents.div_ceil(task_rows(documents)) as f64;
+            let floats = width as f64 * others * (1.0 + tasks / count as f64);
+            of_outputs = size_of::<f32>() as f64 * examples * floats;
+        }
+        let buffers = if count > 1 { 2 * gradients } else { 0 };
         Ok(Self {
             count,
-            batches: (share(accumulate, count)?, accumulate),
-            exchanged: 2.0 * others * costs.gradients as f64,
-            memory: memory.total() + buffers,
-            operations: costs.operations * plan.epochs.max_update_size() as f64 / count as f64,
+            batches: (own_batches, accumulate),
+            exchanged: 2.0 * others * gradients as f64 + of_outputs,
+            memory: MemoryEstimate::with_processes(plan, count).total() + buffers,
+            operations: costs.operations * examples / count as f64,
         })
     }
 

@@ -27,6 +27,11 @@ pub(crate) fn shard(rows: usize, rank: usize, count: usize) -> Range<usize> {
     first(rank)..first(rank + 1)
 }
 
+/// The most rows that one of `count` processes has.
+pub(crate) fn largest_shard(rows: usize, count: usize) -> usize {
+    (0..count).map(|rank| shard(rows, rank, count).len()).max().unwrap_or(rows)
+}
+
 /// The most processes that can divide `rows` among them.
 pub(crate) fn most_shards(rows: usize) -> usize {
     rows.div_ceil(task_rows(rows)).min(TASKS)

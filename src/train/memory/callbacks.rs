@@ -12,7 +12,7 @@ use crate::train::checks::splits_to_probe;
 use crate::train::plan::Plan;
 
 /// Bytes that an evaluation needs at once: the states of a batch of queries, its logits and their comparison.
-pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
+pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool, documents: usize) -> usize {
     let (section, config) = (&plan.recipe.evaluate, plan.config());
     // Queries may be longer than any text of training, also by unmasked padding.
     let queries = plan.query_sets.iter().flat_map(|(set, _)| &set.queries);
@@ -22,7 +22,6 @@ pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool) -> usize {
     let batch_size = section.batch_size.min(most);
     let states = batch_size * longest * config.d_model;
     let made = if stored { 0 } else { config.layer_temporaries(batch_size, longest) };
-    let documents = plan.docids.len();
     let ranked = match most {
         0 => 0,
         _ => {

@@ -14,7 +14,9 @@ use crate::allocator::release_freed_memory;
 use crate::component::{Component, ParameterPlace, Stack, Weight};
 use crate::device::is_host;
 use crate::docid::RowInit;
+use crate::ops::largest_shard;
 use crate::prefix::{BATCH_POSITIONS, TextSet, bytes_held};
+use crate::processes::started_count;
 use crate::recipe::OptimizerSettings;
 use crate::run::{peak_memory, resident_memory};
 use crate::t5::GenirModel;
@@ -100,14 +102,23 @@ const OVERHEAD_PER_THREAD: usize = 3 << 20;
 const PACKED: usize = 7 << 20;
 
 impl MemoryEstimate {
-    /// For the run of `plan`.
+    /// For the run of `plan` on as many processes as were started: of one of them.
     pub fn of(plan: &Plan) -> Self {
+        Self::with_processes(plan, started_count())
+    }
+
+    /// The same for the run on `count` processes.
+    pub(crate) fn with_processes(plan: &Plan, count: usize) -> Self {
         let (recipe, config, table) = (&plan.recipe, plan.config(), &plan.table);
-        let documents = plan.docids.len();
+        let divided = count > 1 && recipe.docids.shard;
+        let all = plan.docids.len();
+        let documents = if divided { largest_shard(all, count) } else { all };
+        // Values of docid rows that this process does not have.
+        let elsewhere = (all - documents) * config.d_model;
         let of_docids = 0..plan.examples.of_docids();
         let lengths = of_docids.map(|index| plan.examples.tokens(index).len());
         let longest = lengths.max().unwrap_or(0);
-        let trained_count = table.total.trained;
+        let trained_count = table.total.trained.saturating_sub(elsewhere);
         let states = match recipe.optimizer.optimizer {
             OptimizerSettings::AdamW { .. } => 2 * trained_count,
             // A row and a column of second moments for each matrix: the square roots of its size, about.
@@ -115,6 +126,14 @@ impl MemoryEstimate {
         };
         // Sums of gradients exist at the same time as those of the latest batch.
         let copies = 1 + most_held(plan.epochs.max_batches() as usize);
+        // Divided docid rows have one gradient: it is summed block by block from those of the logits of all batches.
+        let (summed_at_once, of_logits) = match divided {
+            true => (
+                (copies - 1) * documents * config.d_model,
+                plan.epochs.max_update_size() as usize * documents,
+            ),
+            false => (0, 0),
+        };
         let Stored { training, evaluated, probed, texts } = stored(plan);
         let asked = evaluated + probed;
         let made = F32 * prefix_temporaries(config, longest, texts);
@@ -154,7 +173,7 @@ impl MemoryEstimate {
             before: peak_memory().unwrap_or(0) as usize,
             process: resident_memory().unwrap_or(0) as usize + overhead,
             on_host: is_host(&plan.device),
-            parameters: F32 * table.total.parameters,
+            parameters: F32 * table.total.parameters.saturating_sub(elsewhere),
             released: if training > 0 { F32 * released_parameters(plan) } else { 0 },
             optimizer: F32 * states,
             stored: training + asked,
@@ -171,10 +190,10 @@ impl MemoryEstimate {
                 RowInit::Encoder => F32 * prefix_temporaries(config, longest, documents),
                 RowInit::Random | RowInit::Text => 0,
             },
-            gradients: F32 * trained_count * copies,
-            activations: F32 * (activations + lora.merged_in_step),
+            gradients: F32 * (trained_count * copies - summed_at_once),
+            activations: F32 * (activations + lora.merged_in_step + of_logits),
             temporaries: F32 * temporaries,
-            evaluation: callbacks::evaluation(plan, longest, evaluated > 0),
+            evaluation: callbacks::evaluation(plan, longest, evaluated > 0, documents),
             checkpoint: F32 * callbacks::saved(config, documents),
             probes: recipe
                 .probes
