@@ -41,10 +41,12 @@ impl<'a> Shards<'a> {
     /// There are too many processes.
     pub fn new(world: &'a World, documents: usize, width: usize) -> Result<Self, ProcessesError> {
         let (count, most) = (world.count(), most_shards(documents));
-        match count <= most {
-            true => Ok(Self { world, documents, width }),
-            false => Err(ProcessesError::Shards { documents, count, most }),
+        if count > most {
+            return Err(ProcessesError::Shards { documents, count, most });
         }
+        let shards = Self { world, documents, width };
+        tracing::debug!("{world:?} has docid rows {:?} of {documents}", shards.own());
+        Ok(shards)
     }
 
     /// The rows of this process.
