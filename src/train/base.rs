@@ -170,7 +170,10 @@ impl Base {
             return Ok(());
         }
         self.origin(0)?.check_values(self.tied)?;
-        self.known_docids().map(drop)
+        let Some(imported) = &self.imported else { return Ok(()) };
+        let tensors = self.tensors()?;
+        let mut blocks = imported.rows.chunks(1 << 16);
+        Ok(blocks.try_for_each(|rows| self.rows_of(&tensors, rows).map(drop))?)
     }
 
     /// The origin of its weights.
@@ -184,15 +187,39 @@ impl Base {
 
     /// The docids that the base knows with their rows of `[docids, d_model]`, where a run starts from its weights.
     pub(crate) fn known_docids(&self) -> Result<Option<(&DocidVocabulary, Vec<f32>)>, PlanError> {
+        let imported = self.imported.as_ref().filter(|_| self.init == Init::Pretrained);
+        let Some(imported) = imported else { return Ok(None) };
+        Ok(Some((&imported.vocabulary, self.rows_of(&self.tensors()?, &imported.rows)?)))
+    }
+
+    /// The rows of those of `ids` that are docids of the base, `[found, d_model]`, where a run starts from its weights, and the
+    /// places of these ids. No other rows are read.
+    ///
+    /// # Errors
+    /// The weights cannot be read.
+    pub(crate) fn known_rows<'i>(
+        &self,
+        ids: impl Iterator<Item = &'i str>,
+    ) -> Result<(Vec<usize>, Vec<f32>), PlanError> {
         let Some(imported) = self.imported.as_ref().filter(|_| self.init == Init::Pretrained)
         else {
-            return Ok(None);
+            return Ok(Default::default());
         };
-        let tensors = self.tensors()?;
-        let rows = weights::load_docids(&tensors, &self.config, &imported.rows, &Device::flex())?;
+        let row = |id| Some(imported.rows[imported.vocabulary.row(id)? as usize]);
+        let known = ids.enumerate().filter_map(|(place, id)| Some((place, row(id)?)));
+        let (places, rows): (Vec<usize>, Vec<u32>) = known.unzip();
+        if rows.is_empty() {
+            return Ok(Default::default());
+        }
+        let values = self.rows_of(&self.tensors()?, &rows)?;
+        Ok((places, values))
+    }
+
+    /// Rows of the output matrix, `[rows, d_model]`.
+    fn rows_of(&self, tensors: &StoredTensors, rows: &[u32]) -> Result<Vec<f32>, WeightsError> {
+        let rows = weights::load_docids(tensors, &self.config, rows, &Device::flex())?;
         let rows = rows.weight.val().into_data();
-        let rows: &[f32] = rows.as_slice().unwrap_or_default();
-        Ok(Some((&imported.vocabulary, rows.to_vec())))
+        Ok(rows.as_slice().unwrap_or_default().to_vec())
     }
 
     /// Where the rows of `docids` will come from.

@@ -288,13 +288,10 @@ impl Plan {
         let t5 = self.base(device)?;
         let mut rows = self.new_rows(&t5, device, own.clone())?;
         let width = self.config().d_model;
-        if let Some((known, values)) = self.base.known_docids()? {
-            for (row, id) in self.docids.ids().skip(own.start).take(own.len()).enumerate() {
-                if let Some(from) = known.row(id) {
-                    let from = from as usize * width;
-                    rows[row * width..][..width].copy_from_slice(&values[from..from + width]);
-                }
-            }
+        let ids = self.docids.ids().skip(own.start).take(own.len());
+        let (places, values) = self.base.known_rows(ids)?;
+        for (row, values) in places.into_iter().zip(values.chunks_exact(width)) {
+            rows[row * width..][..width].copy_from_slice(values);
         }
         let model = GenirModel { docids: weights::docids_from(rows, width, device), t5 };
         let seed = self.recipe.run.seed;
