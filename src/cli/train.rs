@@ -171,11 +171,14 @@ fn lead(plan: &Plan, start: Start, world: Option<&World>, console: &Console) -> 
     let run = training.directory().clone();
     console.message(&summary(plan));
     if let Some(world) = world {
-        let accumulate = plan.recipe.train.accumulate;
+        let (accumulate, count) = (plan.recipe.train.accumulate, world.count());
+        let own = share(accumulate, count)?;
+        let rows = match plan.recipe.docids.shard {
+            true => "; the docid rows are divided among them",
+            false => "",
+        };
         console.message(&format!(
-            "processes {}, each of which computes {} of the {accumulate} batches of an update",
-            world.count(),
-            accumulate / world.count(),
+            "processes {count}, each of which computes {own} of the {accumulate} batches of an update{rows}"
         ));
     }
     for warning in plan.warnings() {
