@@ -11,6 +11,8 @@ mod kills;
 mod preloaded;
 #[path = "support/sentinels.rs"]
 mod sentinels;
+#[path = "processes/shards.rs"]
+mod shards;
 #[path = "support/tiny_corpus.rs"]
 mod tiny_corpus;
 
@@ -289,8 +291,7 @@ fn assert_same_end(run: &Home, expected: &Home, when: &str) {
 
 /// Starts a long run with four processes, sends one of them a signal after its first checkpoint, and continues with two;
 /// returns what mpirun has printed, and after how long it ended.
-fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
-    // Most of the time is that of evaluations and probes, which a signal interrupts.
+fn interrupt(rank: usize, sent: &str, more: &[&str]) -> (Output, Duration) {
     let overrides = [
         "train.batch_size=4",
         "train.accumulate=4",
@@ -298,10 +299,8 @@ fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
         "save.every_steps=7",
         "evaluate.every_steps=2",
         "evaluate.batch_size=1",
-        "probes.run=[\"logit_lens\", \"direct_effect\"]",
-        "probes.every_steps=2",
-        "probes.over=all",
     ];
+    let overrides = [&overrides[..], more].concat();
     let home = TempDir::new().unwrap();
     let alone = Home::new(&home.path().join("alone"), &overrides);
     alone.train();
@@ -320,9 +319,13 @@ fn interrupt(rank: usize, sent: &str) -> (Output, Duration) {
     (output, took)
 }
 
+/// Most of the time is that of evaluations and probes, which a signal interrupts.
+const PROBED: [&str; 3] =
+    ["probes.run=[\"logit_lens\", \"direct_effect\"]", "probes.every_steps=2", "probes.over=all"];
+
 #[test]
 fn a_run_that_a_signal_stops_continues_with_fewer_processes_to_the_same_bits() {
-    let (output, _) = interrupt(0, "-TERM");
+    let (output, _) = interrupt(0, "-TERM", &PROBED);
     assert_eq!(output.status.code(), Some(128 + 15));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("the same command continues the run"), "{text}");
@@ -331,7 +334,7 @@ fn a_run_that_a_signal_stops_continues_with_fewer_processes_to_the_same_bits() {
 #[test]
 fn a_killed_process_ends_all_and_the_run_continues_to_the_same_bits() {
     for rank in [0, 3] {
-        let (output, took) = interrupt(rank, "-KILL");
+        let (output, took) = interrupt(rank, "-KILL", &PROBED);
         assert!(!output.status.success());
         assert!(took < Duration::from_secs(10), "{took:?}");
         let text = String::from_utf8_lossy(&output.stderr).into_owned()

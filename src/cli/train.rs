@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -134,7 +134,12 @@ impl Train {
 /// The values that all processes of a training must have in common, each with its name in an error.
 fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
     let digest = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
-    let program = env::current_exe().and_then(fs::read).context("this program cannot be read")?;
+    let program = env::current_exe().and_then(|program| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(program)?)?;
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    });
+    let program = program.context("this program cannot be read")?;
     let recipe = plan.recipe.to_toml()?;
     let start = match start {
         Start::New(_) => "a new run".to_owned(),
@@ -152,7 +157,7 @@ fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
         false => format!("a GPU, products in {}", plan.precision),
     };
     Ok([
-        ("their program, by BLAKE3", digest(&program)),
+        ("their program, by BLAKE3", program),
         ("their recipe, by BLAKE3", digest(recipe.as_bytes())),
         ("the examples of their corpus, by hash", plan.fingerprint()),
         ("what they start from", start),
