@@ -14,8 +14,8 @@ use super::write::write_json;
 use crate::component::{LowRank, ParameterPlace, factor_names};
 use crate::files::create_directory;
 use crate::t5::weights::{
-    Origin, Parameter, StoredTensors, StoredType, TensorEntry, WeightsError, parameters, stored,
-    transposed, write_tensors,
+    Origin, OtherRows, Parameter, StoredTensors, StoredType, TensorEntry, WeightsError, parameters,
+    stored, transposed, write_tensors,
 };
 use crate::t5::{FeedForward, GenirModel};
 
@@ -35,11 +35,13 @@ pub struct Adapter<'a> {
     pub lora: &'a BTreeMap<String, LowRank>,
     /// Dotted names of all trained parameters.
     pub trained: &'a BTreeSet<String>,
+    /// Docid rows that other processes have; `None`: all are in `model`.
+    pub other_rows: Option<OtherRows<'a>>,
     /// The name of the base model, or why `peft` cannot load the adapter: `adapter_config.json` is left out then.
     pub base: Result<&'a str, String>,
 }
 
-impl Adapter<'_> {
+impl<'a> Adapter<'a> {
     /// Why `peft` cannot express a model in which these parameters (dotted names) are trained, if it cannot.
     pub fn inexpressible(trained: &BTreeSet<String>) -> Option<String> {
         let of_all_rows = |name: &&String| {
@@ -92,7 +94,7 @@ impl Adapter<'_> {
         self.trained.iter().filter(in_full)
     }
 
-    fn tensors(&self) -> Vec<TensorEntry<'static>> {
+    fn tensors(&self) -> Vec<TensorEntry<'a>> {
         let mut parameters: BTreeMap<String, Parameter> =
             parameters(self.model).into_iter().map(|each| (each.name.clone(), each)).collect();
         let mut entries = Vec::new();
@@ -124,13 +126,23 @@ impl Adapter<'_> {
         }
         let rows = self.model.docids.weight.val().inner();
         let name = format!("{PREFIX}{}.token_adapter.trainable_tokens_delta", self.docid_module());
-        entries.push(TensorEntry::held(name, rows.dims().to_vec(), vec![rows]));
+        let mut shape = rows.dims().to_vec();
+        shape[0] = self.documents();
+        let rows = TensorEntry::held(name, shape, vec![rows]);
+        entries.push(match self.other_rows {
+            Some(others) => rows.followed_by(others.values),
+            None => rows,
+        });
         entries
+    }
+
+    fn documents(&self) -> usize {
+        self.model.documents() + self.other_rows.map_or(0, |others| others.count)
     }
 
     fn config(&self, base: &str) -> Value {
         let words = self.model.t5.config().vocab_size;
-        let rows: Vec<usize> = (words..words + self.model.documents()).collect();
+        let rows: Vec<usize> = (words..words + self.documents()).collect();
         let adapted: Vec<(String, LowRank)> = self
             .lora
             .iter()

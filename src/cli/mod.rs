@@ -161,8 +161,11 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // Of several processes that train together, the first one prints.
     let follows = matches!(cli.command, Command::Train(_)) && started_rank() > 0;
-    let quiet = cli.quiet || follows;
-    let console = Console::stderr(if quiet { Verbosity::Quiet } else { Verbosity::Normal });
+    let console = Console::stderr(match (follows, cli.quiet) {
+        (true, _) => Verbosity::Log,
+        (false, true) => Verbosity::Quiet,
+        (false, false) => Verbosity::Normal,
+    });
     let default_log = if follows { "error" } else { DEFAULT_LOG };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_log));
     tracing_subscriber::fmt()

@@ -19,7 +19,7 @@ use crate::device;
 use crate::files::can_create_in;
 use crate::monitor::Console;
 use crate::prefix::describe_storage;
-use crate::processes::{ProcessesError, World, share};
+use crate::processes::{ProcessesError, World, check_shards, share};
 use crate::recipe::Init;
 use crate::train::{
     Arithmetic, MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow,
@@ -90,6 +90,9 @@ impl Train {
         let planned = planned.and_then(|(plan, start, identity)| {
             world.agree(&identity)?;
             share(plan.recipe.train.accumulate, world.count())?;
+            if plan.recipe.docids.shard {
+                check_shards(plan.docids.len(), world.count())?;
+            }
             Ok((plan, start))
         });
         let (plan, start) = match planned {

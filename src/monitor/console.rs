@@ -20,6 +20,8 @@ pub enum Verbosity {
     Normal,
     /// Only logged warnings and errors.
     Quiet,
+    /// Only log lines: those of a process that is not the first of several.
+    Log,
 }
 
 /// The console: standard error and, once [`Console::log_to`] is called, the log of a run.
@@ -92,9 +94,9 @@ impl Console {
         self.shared.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether only warnings and errors are printed.
+    /// Returns whether only log lines are printed.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.shared.verbosity == Verbosity::Quiet
+        self.shared.verbosity != Verbosity::Normal
     }
 
     /// Prints text of one or several lines, above the progress bar if there is one, and writes it to the log. Control
@@ -153,7 +155,7 @@ impl<'a> MakeWriter<'a> for Console {
     fn make_writer_for(&'a self, meta: &Metadata<'_>) -> LogLine<'a> {
         LogLine {
             console: self,
-            screen: self.shared.verbosity == Verbosity::Normal || *meta.level() <= Level::WARN,
+            screen: self.shared.verbosity != Verbosity::Quiet || *meta.level() <= Level::WARN,
         }
     }
 }

@@ -60,6 +60,11 @@ impl HostTensor {
     }
 }
 
+/// The values of parameters, of their gradients or of their moments.
+pub(crate) fn floats(data: &TensorData) -> &[f32] {
+    data.as_slice().unwrap_or_else(|_| unreachable!("they are f32"))
+}
+
 /// A [`HostTensor`] whose values are contiguous, in row-major order.
 #[derive(Debug, Clone)]
 pub(crate) struct Contiguous(HostTensor);

@@ -29,12 +29,12 @@ pub use attention::{
 };
 pub use cross_attention::{CrossAttention, cross_attention};
 pub(crate) use cross_entropy::{
-    LogitGradients, Round, largest_shard, most_shards, shard, task_rows,
+    LogitGradients, Round, gradient_block, largest_shard, most_shards, owner, shard, task_rows,
 };
 pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits, text_cross_entropy};
 pub use dropout::Dropout;
 pub use head::{Head, Logits, TextHead};
-pub(crate) use host::HostTensor;
+pub(crate) use host::{HostTensor, floats};
 pub use linear::{WeightLayout, linear};
 pub use rms_norm::rms_norm;
 pub use self_attention::{SelfAttention, self_attention};

@@ -2,6 +2,8 @@
 //!
 //! The batches are those of one process, so that no bit of what is stored depends on the number of processes.
 
+use std::ops::Range;
+
 use super::compute::{FrozenModel, batches_of};
 use super::prepare::TextSet;
 use super::texts::Texts;
@@ -60,7 +62,7 @@ fn is_known_to_all(world: &World, is_known: bool) -> Result<bool, ProcessesError
 pub(crate) struct SharedTexts<'a> {
     sets: Vec<TextSet<'a>>,
     /// The texts of the latest orders, if all processes know them.
-    ordered: Option<Texts<'a>>,
+    ordered: Option<(Texts<'a>, Vec<Range<usize>>)>,
 }
 
 impl<'a> SharedTexts<'a> {
@@ -84,12 +86,14 @@ impl<'a> SharedTexts<'a> {
             let mut sets = self.sets.iter().map(|set| Texts::distinct(set.texts.iter().copied()));
             let found = sets.find(|texts| texts.digest() == digest);
             self.ordered = match is_known_to_all(world, found.is_some())? {
-                true => found,
+                true => found.map(|texts| {
+                    let batches = batches_of(&texts.tokens);
+                    (texts, batches)
+                }),
                 false => None,
             };
         }
-        let Some(texts) = &self.ordered else { return Ok(()) };
-        let batches = batches_of(&texts.tokens);
+        let Some((texts, batches)) = &self.ordered else { return Ok(()) };
         let batches = batches.chunks(world.count()).nth(round).unwrap_or_default();
         let Some(batch) = batches.get(world.rank()) else { return Ok(()) };
         let tokens = &texts.tokens[batch.clone()];

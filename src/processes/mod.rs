@@ -13,6 +13,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::ops::most_shards;
+
 #[cfg(feature = "mpi")]
 pub use mpi::World;
 pub use needs::Needs;
@@ -181,6 +183,17 @@ pub fn share(accumulate: usize, count: usize) -> Result<usize, ProcessesError> {
     let powers = (0..usize::BITS).map_while(|power| count.checked_mul(1_usize.checked_shl(power)?));
     let nearest = powers.min_by_key(|value| value.abs_diff(accumulate)).unwrap_or(count);
     Err(ProcessesError::Accumulate { count, accumulate, nearest })
+}
+
+/// Checks that `count` processes can divide so many docid rows (`docids.shard`).
+///
+/// # Errors
+/// They are too many.
+pub fn check_shards(documents: usize, count: usize) -> Result<(), ProcessesError> {
+    match most_shards(documents) {
+        most if count > most => Err(ProcessesError::Shards { documents, count, most }),
+        _ => Ok(()),
+    }
 }
 
 /// Several processes that MPI has started, as an environment variable tells.

@@ -82,7 +82,8 @@ impl World {
         &self,
         own: &[T],
     ) -> Result<Vec<Vec<T>>, ProcessesError> {
-        let counts = self.all_gather(&[own.len() as i32])?;
+        let counts = self.all_gather(&[own.len() as u64])?;
+        let counts = message_sizes(&counts)?;
         let mut all = vec![T::default(); counts.iter().sum::<i32>() as usize];
         self.communicator.allgatherv(own, &mut all, &counts, &starts(&counts))?;
         Ok(divided(&all, &counts))
@@ -104,8 +105,9 @@ impl World {
         &self,
         parts: &[Vec<T>],
     ) -> Result<Vec<Vec<T>>, ProcessesError> {
-        let counts: Vec<i32> = parts.iter().map(|part| part.len() as i32).collect();
-        let received = self.all_to_all(&counts)?;
+        let counts: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
+        let received = message_sizes(&self.all_to_all(&counts)?)?;
+        let counts = message_sizes(&counts)?;
         let mut all = vec![T::default(); received.iter().sum::<i32>() as usize];
         let (from, to) = (starts(&counts), starts(&received));
         self.communicator.alltoallv(&parts.concat(), &counts, &from, &mut all, &received, &to)?;
@@ -172,6 +174,19 @@ impl World {
     pub fn abort(&self, code: i32) -> ! {
         self.communicator.abort(code)
     }
+}
+
+/// The numbers of values in messages, as MPI has them.
+fn message_sizes(counts: &[u64]) -> Result<Vec<i32>, ProcessesError> {
+    let sum: u64 = counts.iter().sum();
+    let too_large = |_| {
+        let most = i32::MAX;
+        let words =
+            "use a smaller batch (train.batch_size, or evaluate.batch_size and evaluate.run_depth)";
+        ProcessesError::Mpi(format!("a message of {sum} values, of at most {most}: {words}"))
+    };
+    i32::try_from(sum).map_err(too_large)?;
+    Ok(counts.iter().map(|&count| count as i32).collect())
 }
 
 /// The start of each part among parts with so many values.

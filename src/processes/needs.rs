@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{ProcessesError, share};
-use crate::ops::{most_shards, task_rows};
+use super::{ProcessesError, check_shards, share};
+use crate::ops::task_rows;
 use crate::prefix::mebibytes;
 use crate::train::{ArmCosts, MemoryEstimate, Plan};
 
@@ -38,10 +38,7 @@ impl Needs {
         let examples = plan.epochs.max_update_size() as f64;
         let (mut gradients, mut of_outputs) = (costs.gradients, 0.0);
         if plan.recipe.docids.shard && count > 1 {
-            let most = most_shards(documents);
-            if count > most {
-                return Err(ProcessesError::Shards { documents, count, most });
-            }
+            check_shards(documents, count)?;
             // Docid rows stay. Instead, an output goes to all others, and each returns the parts of its gradient by tasks.
             gradients -= size_of::<f32>() * documents * width;
             let tasks = documents.div_ceil(task_rows(documents)) as f64;

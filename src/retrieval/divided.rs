@@ -4,11 +4,13 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::ranking::{EncodedQuery, Rank, RankOptions, Ranking, decoder_output, relevant_of};
+use super::ranking::{
+    EncodedQuery, Rank, RankOptions, Ranking, decoder_output, docid_logits, relevant_of,
+};
 use super::ranks::{LogitComparison, compare_docids, compare_text_tokens, compared_text_tokens};
 use super::ties::Ties;
 use super::top_k::{merged, top_documents};
-use crate::ops::{HostTensor, shard};
+use crate::ops::{HostTensor, owner, shard};
 use crate::processes::{ProcessesError, World};
 use crate::t5::{GenirModel, NoTap};
 
@@ -37,7 +39,8 @@ pub(super) fn rank_divided(
         let own = output.clone().filter(|_| rank == world.rank());
         let values = TensorData::new(values, [batch.len(), model.t5.config().d_model]);
         let output = Tensor::from_data(values, device); // [batch, d_model]
-        let logits = model.docid_logits(output); // [batch, own documents]
+        let documents = options.order.positions().len();
+        let logits = docid_logits(model, output, documents); // [batch, own documents]
         let relevant = ranks(world, model, own, &logits, options, &relevant)?;
         let best = best(world, logits, options, batch.len())?;
         rankings.extend(
@@ -74,8 +77,7 @@ fn ranks(
     let all = world.all_gather(&here.collect::<Vec<f32>>())?; // [processes, relevant]
     let count = asked().count();
     let of_owner = |(at, (_, docid)): (usize, (usize, usize))| {
-        let owner = (0..world.count()).find(|&rank| of_rank(rank).contains(&docid));
-        all[owner.unwrap_or(0) * count + at]
+        all[owner(docid, documents, world.count()) * count + at]
     };
     let mut own = asked().enumerate().map(of_owner);
     let own: Vec<Vec<f32>> =

@@ -7,6 +7,8 @@ use super::ranks::relevant_ranks;
 use super::ties::{DocidOrder, Ties};
 use super::top_k::top_documents;
 use crate::choice::choice;
+use crate::device::is_host;
+use crate::ops::task_rows;
 use crate::prefix::Prefix;
 use crate::t5::{GenirModel, NoTap, Pass, Tap, Tokens};
 
@@ -146,7 +148,7 @@ pub(super) fn rank_in_rounds<E>(
 }
 
 /// The batches in which `queries` are ranked, as their indices.
-pub(super) fn batches_of(queries: &[EncodedQuery], batch_size: usize) -> Vec<Vec<usize>> {
+pub(crate) fn batches_of(queries: &[EncodedQuery], batch_size: usize) -> Vec<Vec<usize>> {
     let all = (0..queries.len()).collect();
     by_length(all, batch_size, |&index: &usize| queries[index].tokens.len())
 }
@@ -171,12 +173,22 @@ pub(super) fn rank_batch(
     tap: &mut dyn Tap,
 ) -> Vec<Ranking> {
     let output = decoder_output(model, device, queries, batch, options, tap); // [batch, d_model]
-    let docids = model.docid_logits(output.clone()); // [batch, documents]
+    let documents = options.order.positions().len();
+    let docids = docid_logits(model, output.clone(), documents); // [batch, documents]
     let relevant = relevant_of(queries, batch);
     let (candidates, ties) = (options.candidates, Ties::ById(options.order));
     let relevant = relevant_ranks(model, output, &docids, candidates, ties, &relevant);
     let best = top_documents(docids, options.order, options.depth, batch.len(), 0);
     relevant.into_iter().zip(best).map(|(relevant, best)| Ranking { relevant, best }).collect()
+}
+
+/// The logits of the docid rows that the model has, of `documents` in all. On the CPU they are computed in the tasks by which
+/// processes divide the rows: products of other sizes may have other last bits.
+pub(super) fn docid_logits(model: &GenirModel, output: Tensor<2>, documents: usize) -> Tensor<2> {
+    match documents > 0 && is_host(&output.device()) {
+        true => model.docid_logits_in_blocks(output, task_rows(documents)),
+        false => model.docid_logits(output),
+    }
 }
 
 /// The relevant docids of the queries that have the indices in `batch`.

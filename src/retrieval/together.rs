@@ -6,9 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::divided::rank_divided;
-use super::ranking::{
-    EncodedQuery, Rank, RankOptions, Ranking, batches_of, rank_batch, rank_in_rounds,
-};
+use super::ranking::{EncodedQuery, Rank, RankOptions, Ranking, rank_batch, rank_in_rounds};
 use crate::processes::{Order, ProcessesError, World};
 use crate::t5::{GenirModel, NoTap};
 
@@ -32,7 +30,7 @@ pub(crate) fn rank_together<E: From<ProcessesError>>(
     rank_in_rounds(queries, options.batch_size, world.count(), rank, each)
 }
 
-/// Ranks the share of this process in a round that the first process has ordered.
+/// Ranks the share of this process in a round that the first process has ordered. `batches`: all of the set.
 ///
 /// # Errors
 /// MPI failed.
@@ -42,14 +40,14 @@ pub(crate) fn rank_share(
     device: &Device,
     queries: &[EncodedQuery],
     options: RankOptions,
+    batches: &[Vec<usize>],
 ) -> Result<(), ProcessesError> {
-    let batches = batches_of(queries, options.batch_size);
     let batches = batches.chunks(world.count()).nth(round).unwrap_or_default();
     rank_round(world, model, device, queries, options, batches)?;
     Ok(())
 }
 
-/// What all processes do in a round: each ranks the one of `batches` that has its rank, if there is one, and learns the
+/// One round of all processes: each ranks the one of `batches` that has its rank, if there is one, and learns the
 /// rankings of all, batch by batch.
 fn rank_round(
     world: &World,

@@ -250,6 +250,17 @@ impl GenirModel {
         self.docids.logits(self.t5.scaled(output), self.t5.precision)
     }
 
+    /// The same from products with at most `at_once` docid rows each.
+    pub fn docid_logits_in_blocks(&self, output: Tensor<2>, at_once: usize) -> Tensor<2> {
+        let (output, precision) = (self.t5.scaled(output), self.t5.precision);
+        let documents = self.docids.weight.dims()[0];
+        let blocks = (0..documents).step_by(at_once.max(1)).map(|first| {
+            let rows = first..documents.min(first + at_once);
+            self.docids.logits_of(output.clone(), rows, precision) // [batch, block]
+        });
+        Tensor::cat(blocks.collect(), 1)
+    }
+
     /// Logits of one docid: `[batch, d_model] -> [batch, 1]`.
     pub fn docid_logit(&self, output: Tensor<2>, row: u32) -> Tensor<2> {
         let row = row as usize;

@@ -4,9 +4,10 @@ use burn::optim::{Adafactor as OfBurn, AdafactorConfig, AdafactorState, Learning
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::adamw::{floats, floats_mut};
+use super::adamw::floats_mut;
 use crate::device::is_host;
 use crate::kernel::{sum_of_squares, wide};
+use crate::ops::floats;
 
 /// Adafactor with factored second moments for matrices, without a first moment.
 ///

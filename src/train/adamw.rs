@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::device::is_host;
 use crate::kernel::wide;
+use crate::ops::floats;
 
 /// AdamW as `torch.optim.AdamW` computes it.
 ///
@@ -175,10 +176,6 @@ wide! {
             *parameter = keep * *parameter - rate * *first / (second.sqrt() * correction + epsilon);
         }
     }
-}
-
-pub(super) fn floats(data: &TensorData) -> &[f32] {
-    data.as_slice().unwrap_or_else(|_| unreachable!("parameters and their gradients are f32"))
 }
 
 pub(super) fn floats_mut(data: &mut TensorData) -> &mut [f32] {

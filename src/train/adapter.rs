@@ -4,25 +4,27 @@ use super::plan::Plan;
 use crate::checkpoint::Adapter;
 use crate::recipe::Init;
 use crate::t5::GenirModel;
+use crate::t5::weights::OtherRows;
 
 impl Plan {
-    /// The adapter of a `model` of this plan's run; none if LoRA adapts nothing.
-    pub(super) fn adapter<'a>(&'a self, model: &'a GenirModel) -> Option<Adapter<'a>> {
+    /// The adapter of a `model` of this plan's run, of whose docid rows other processes have some; none if LoRA adapts
+    /// nothing.
+    pub(super) fn adapter<'a>(
+        &'a self,
+        model: &'a GenirModel,
+        other_rows: Option<OtherRows<'a>>,
+    ) -> Option<Adapter<'a>> {
         let base = match self.no_peft_adapter() {
             None => Ok(self.recipe.model.base.as_str()),
             Some(reason) => Err(reason),
         };
         let Self { lora, trained, .. } = self;
-        let is_written = !lora.is_empty() && !self.recipe.docids.shard;
-        is_written.then_some(Adapter { model, lora, trained, base })
+        (!lora.is_empty()).then_some(Adapter { model, lora, trained, other_rows, base })
     }
 
     /// Why `peft` cannot load the adapter of this run, if it cannot.
     pub fn no_peft_adapter(&self) -> Option<String> {
         match self.recipe.model.init {
-            _ if self.recipe.docids.shard => {
-                Some("docids.shard divides its docid rows among processes".to_owned())
-            }
             Init::Scratch => Some(
                 "the run starts from a random initialisation, which peft cannot load".to_owned(),
             ),

@@ -55,7 +55,7 @@ pub struct TrainerState<'a> {
     /// a later callback stops the run, only [`Callback::end`] is called.
     pub is_last: bool,
     /// The model, with autodiff. Evaluate on `model.valid()`; what reads the matrices of a LoRA run takes them from
-    /// `model.merged()`.
+    /// `model.merged()`. With `docids.shard = true` and several processes it has the docid rows of this process only.
     pub model: &'a GenirModel,
     /// Where docid rows are divided among processes; the model has this process's rows.
     pub(super) shards: Option<Shards<'a>>,

@@ -157,10 +157,12 @@ impl<'a> Checkpoints<'a> {
     ) -> Result<PathBuf, TrainError> {
         let training = training.with_files(state.monitor.flushed()?);
         let model = state.model.valid();
-        let adapter = self.plan.adapter(&model);
         let shards = state.shards.as_ref();
         let receive =
             |put: &mut Put| shards.map_or(Ok(()), |shards| shards.receive(Shards::ROWS, put));
+        let other_rows =
+            shards.map(|shards| OtherRows { count: shards.others(), values: &receive });
+        let adapter = self.plan.adapter(&model, other_rows);
         let more = |directory: &Path| {
             optimizer.write(&directory.join(OPTIMIZER), shards)?;
             if let Some(adapter) = &adapter {
@@ -181,7 +183,7 @@ impl<'a> Checkpoints<'a> {
             tokenizer: &self.plan.tokenizer,
             docids: Some(&self.plan.docids),
             stored: StoredType::Float32,
-            other_rows: shards.map(|shards| OtherRows { count: shards.others(), values: &receive }),
+            other_rows,
             manifest: &manifest,
             training: Some(&more),
         };

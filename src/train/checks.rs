@@ -90,6 +90,10 @@ pub(super) fn unfit_for_shards(
     device: &Device,
     trained: &BTreeSet<String>,
 ) -> Vec<PlanError> {
+    if recipe.docids.shard && recipe.task.of_docids() == 0 {
+        let problem = "no task has docids as its target; remove the key";
+        return vec![PlanError::Shard(problem)];
+    }
     let Recipe { docids, optimizer, watch, probes, .. } = recipe;
     let adafactor = matches!(optimizer.optimizer, OptimizerSettings::Adafactor { .. });
     let watched = watch.as_ref().and_then(|watch| watch.parameters_every_steps).is_some();

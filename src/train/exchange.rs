@@ -6,10 +6,10 @@ use burn::module::Param;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::adamw::floats;
 use super::pairwise_sum::PairwiseSum;
 use super::shards::DOCIDS;
 use crate::component::{VisitParameter, visit_parameters};
+use crate::ops::floats;
 use crate::processes::{ProcessesError, World};
 use crate::t5::GenirModel;
 

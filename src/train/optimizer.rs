@@ -12,12 +12,12 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::adafactor::Adafactor;
-use super::adamw::{AdamW, floats};
+use super::adamw::AdamW;
 use super::shards::DOCIDS;
 use crate::component::{MapParameter, VisitParameter, map_parameters, visit_parameters};
 use crate::device::is_host;
 use crate::kernel;
-use crate::ops::task_rows;
+use crate::ops::{floats, task_rows};
 use crate::recipe;
 
 /// The optimizer of a run: a rule, and a state for each parameter that it has updated.

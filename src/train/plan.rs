@@ -25,7 +25,7 @@ use crate::device::{ComputeDevice, Precision, device};
 use crate::docid::{DocidVocabulary, TextTokenizer, TokenizerError};
 use crate::prefix::FrozenPrefix;
 use crate::probe::Probe;
-use crate::recipe::{ProbesSection, Recipe};
+use crate::recipe::{ProbesSection, Recipe, StagesSetting};
 use crate::retrieval::evaluation::QuerySet;
 use crate::t5::weights::{self, Origin, StoredTensors, WeightsError};
 use crate::t5::{GenirModel, T5, T5Config, initial_factor};
@@ -168,6 +168,11 @@ impl Plan {
             note(&mut problems, docids.map_err(PlanError::from))
         });
         let documents = docids.as_ref().map_or(1, DocidVocabulary::len);
+        if recipe.docids.shard && recipe.stages == Some(StagesSetting::Detect) {
+            let problem = "stages = \"detect\" reads all docid rows of the base in one process; give the layers of the stages \
+                           as numbers";
+            problems.push(PlanError::Shard(problem));
+        }
         let detection = match (&device, &loaded, &base) {
             // What is measured takes seconds to minutes: it waits until all else is right.
             (Some(device), Some(loaded), Some(base)) if problems.is_empty() => {

@@ -1,11 +1,13 @@
-//! How the query sets of a run are ranked: the same on the process that evaluates and on those that rank a share.
+//! Ranks the query sets of a run: the same on the process that evaluates and on those that rank a share.
+
+use std::cell::OnceCell;
 
 use super::plan::Plan;
 use crate::prefix::{Prefix, TextSet};
 use crate::processes::{ProcessesError, World};
 use crate::retrieval::DocidOrder;
 use crate::retrieval::evaluation::QuerySet;
-use crate::retrieval::ranking::{RankOptions, Ranking, rank};
+use crate::retrieval::ranking::{RankOptions, Ranking, batches_of, rank};
 use crate::retrieval::run_files::fits_trec;
 use crate::retrieval::together::{rank_share, rank_together};
 use crate::t5::GenirModel;
@@ -16,6 +18,8 @@ pub(super) struct RankedSets<'a> {
     order: DocidOrder,
     /// For each set, whether its rankings are written to a run file.
     is_written: Vec<bool>,
+    /// The batches of each set, for its shares.
+    batches: Vec<OnceCell<Vec<Vec<usize>>>>,
 }
 
 impl<'a> RankedSets<'a> {
@@ -31,7 +35,8 @@ impl<'a> RankedSets<'a> {
             .iter()
             .map(|(set, split)| split.is_some() && docids_fit && queries_fit(set))
             .collect();
-        Self { plan, order: DocidOrder::new(&plan.docids), is_written }
+        let batches = plan.query_sets.iter().map(|_| OnceCell::new()).collect();
+        Self { plan, order: DocidOrder::new(&plan.docids), is_written, batches }
     }
 
     /// Returns whether the rankings of the set with this index are written to a run file.
@@ -73,7 +78,8 @@ impl<'a> RankedSets<'a> {
     ) -> Result<(), ProcessesError> {
         let (options, device) = (self.options(set, prefix), &self.plan.device);
         let queries = &self.plan.query_sets[set].0.queries;
-        rank_share((world, round), model, device, queries, options)
+        let batches = self.batches[set].get_or_init(|| batches_of(queries, options.batch_size));
+        rank_share((world, round), model, device, queries, options, batches)
     }
 
     fn options<'o>(&'o self, set: usize, prefix: Option<&'o Prefix>) -> RankOptions<'o> {

@@ -351,10 +351,11 @@ struct Changes {
 
 /// Keys, and sections with all of their keys, that may change when a run continues: what computes the same updates, and
 /// how many there are.
-pub const MAY_CHANGE: [&str; 19] = [
+pub const MAY_CHANGE: [&str; 20] = [
     "run.directory",
     "run.device",
     "corpus.path",
+    "docids.shard",
     "train.steps",
     "train.epochs",
     "evaluate.every_steps",

@@ -6,11 +6,10 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::adamw::floats;
 use super::optimizer::{Optimizer, sums_of_squares};
 use super::pairwise_sum::PairwiseSum;
-use crate::ops::{Head, LogitGradients, Loss, Round, most_shards, shard, task_rows};
-use crate::processes::{Order, ProcessesError, World};
+use crate::ops::{Head, LogitGradients, Loss, Round, floats, gradient_block, shard, task_rows};
+use crate::processes::{Order, ProcessesError, World, check_shards};
 use crate::t5::GenirModel;
 use crate::t5::weights::{Put, WeightsError};
 
@@ -40,10 +39,7 @@ impl<'a> Shards<'a> {
     /// # Errors
     /// There are too many processes.
     pub fn new(world: &'a World, documents: usize, width: usize) -> Result<Self, ProcessesError> {
-        let (count, most) = (world.count(), most_shards(documents));
-        if count > most {
-            return Err(ProcessesError::Shards { documents, count, most });
-        }
+        check_shards(documents, world.count())?;
         let shards = Self { world, documents, width };
         tracing::debug!("{world:?} has docid rows {:?} of {documents}", shards.own());
         Ok(shards)
@@ -105,10 +101,16 @@ impl<'a> Shards<'a> {
             return Ok(0.0);
         }
         let (own, width) = (self.own(), self.width);
-        let block = (BLOCK / width.max(1)).max(1);
+        let (task, block) = (task_rows(self.documents), gradient_block(width));
         let mut values = vec![0.0; own.len() * width];
-        values.par_chunks_mut(block * width).enumerate().for_each(|(number, values)| {
-            let rows = number * block..number * block + values.len() / width;
+        // In the blocks in which one process multiplies them.
+        let tasks = values.chunks_mut(task * width).enumerate();
+        let blocks = tasks.flat_map(|(number, values)| {
+            let first = move |at| number * task + at * block;
+            values.chunks_mut(block * width).enumerate().map(move |(at, rows)| (first(at), rows))
+        });
+        blocks.par_bridge().for_each(|(first, values)| {
+            let rows = first..first + values.len() / width;
             let mut sum = PairwiseSum::default();
             for batch in batches {
                 let of_batch = batch.as_ref().map(|batch| batch.of_rows(rows.clone()));
@@ -121,7 +123,7 @@ impl<'a> Shards<'a> {
         let device = model.docids.weight.val().inner().device();
         let gradient = TensorData::new(values, [own.len(), width]);
         let gradient = Tensor::<2>::from_data(gradient, &device);
-        let (squares, gradient) = sums_of_squares(gradient, task_rows(self.documents));
+        let (squares, gradient) = sums_of_squares(gradient, task);
         gradients.register(model.docids.weight.id, gradient);
         Ok(self.world.all_gather_each(&squares)?.iter().flatten().sum())
     }
@@ -139,7 +141,7 @@ impl<'a> Shards<'a> {
             while left > 0 {
                 let block = &mut values[..left.min(BLOCK)];
                 self.world.receive(rank, block).map_err(failed)?;
-                if !block.iter().all(|value| value.is_finite()) {
+                if what == Self::ROWS && !block.iter().all(|value| value.is_finite()) {
                     let rows = format!("a docid row of process {rank} is not finite");
                     return Err(WeightsError::Processes(rows));
                 }
@@ -164,7 +166,8 @@ impl<'a> Shards<'a> {
             Self::ROWS => Some(model.docids.weight.val().inner()),
             moment => optimizer.docid_moments().into_iter().nth(moment - 1),
         }; // [own rows, width]
-        let Some(values) = values else { return Ok(()) };
+        let missing = || ProcessesError::Mpi(format!("{DOCIDS} has no moment {what}"));
+        let values = values.ok_or_else(missing)?;
         let (rows, block) = (self.own().len(), (BLOCK / self.width.max(1)).max(1));
         let mut sent: Vec<f32> = Vec::with_capacity(2 * BLOCK);
         // Blocks of rows are copied, since the model holds them too; messages have as many values as the receiver expects.

@@ -76,12 +76,17 @@ pub(super) fn gradients(
     loss: Loss,
     lookup: Option<Lookup>,
 ) -> (f64, GradientsParams) {
+    let value = loss.value.into_scalar::<f32>();
+    if !loss.root.is_tracked() {
+        // Nothing is trained but docid rows that are divided among processes: their gradient is computed apart.
+        return (f64::from(value), GradientsParams::new());
+    }
     let mut found = loss.root.backward();
     let mut gradients = GradientsParams::from_module(&mut found, model);
     if let Some(lookup) = lookup {
         lookup.add_gradient(&mut found, &model.t5.shared, &mut gradients);
     }
-    (f64::from(loss.value.into_scalar::<f32>()), gradients)
+    (f64::from(value), gradients)
 }
 
 /// Rows of a word embedding as a step reads them: a leaf of the graph, not an operation on the embedding.

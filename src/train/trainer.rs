@@ -67,7 +67,7 @@ pub struct Trainer<'a> {
     identity: (String, String),
     /// The processes that train this run together; none if this one trains it alone.
     world: Option<&'a World>,
-    /// What this process does for the first one; none if it is the first.
+    /// The work of this process for the first one; none if it is the first.
     follower: Option<Follower<'a>>,
     /// Where docid rows are divided among them.
     shards: Option<Shards<'a>>,

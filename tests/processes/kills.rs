@@ -176,7 +176,7 @@ fn kill_each(numbers: Range<usize>, whole: Duration, homes: &Path, alone: &Home)
 }
 
 #[test]
-fn a_kill_of_any_process_at_any_moment_ends_all_and_the_run_continues_to_the_same_bits() {
+fn kills_of_any_process_at_random_moments_end_all_and_the_run_continues_to_the_same_bits() {
     // In memory if that can be: what is flushed there costs nothing, so that more kills hit something else.
     let homes = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
     let home = |name: &str| Home::new(&homes.path().join(name), &OVERRIDES);

@@ -79,11 +79,50 @@ fn a_run_with_divided_rows_that_is_killed_continues_with_fewer_processes_to_the_
 #[test]
 fn a_loss_that_is_not_finite_stores_all_divided_rows() {
     let home = TempDir::new().unwrap();
-    let wrong = ["train.accumulate=2", "optimizer.learning_rate=1e38"];
-    let run = Home::new(home.path(), &[&SHARD[..], &wrong].concat());
-    let found = refused(&mut processes(2, &run.command()));
+    let wrong = ["train.accumulate=2", "optimizer.learning_rate=1e30"];
+    let whole = Home::new(&home.path().join("whole"), &wrong);
+    let divided = Home::new(&home.path().join("divided"), &[&SHARD[..], &wrong].concat());
+    refused(&mut whole.command());
+    let found = refused(&mut processes(2, &divided.command()));
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
-    assert!(found.contains("at step"), "{found}");
+    let stored = |home: &Home, name: &str| {
+        let mut found = fs::read_dir(home.run().join("failed-step")).unwrap();
+        let state = found.find(|entry| entry.as_ref().unwrap().path().is_dir());
+        fs::read(state.unwrap().unwrap().path().join(name)).unwrap()
+    };
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(stored(&divided, name) == stored(&whole, name), "{name} differs");
+    }
+}
+
+#[test]
+fn more_processes_than_tasks_of_rows_are_refused_once() {
+    let home = TempDir::new().unwrap();
+    let run = Home::new(home.path(), &[&SHARD[..], &["train.accumulate=16"]].concat());
+    let found = refused(&mut processes(16, &run.command()));
+    let expected = "8 docid rows cannot be divided among 16 processes: start at most 8";
+    assert!(found.contains(expected), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    assert!(!run.run().exists(), "nothing is written");
+}
+
+#[test]
+fn a_run_continues_with_divided_rows_and_with_all_of_them() {
+    let home = TempDir::new().unwrap();
+    let whole = [&FOUR_BATCHES[..], &["train.epochs=3"]].concat();
+    let whole = Home::new(&home.path().join("whole"), &whole);
+    whole.train();
+    let changed = home.path().join("changed");
+    let steps = |count: &str, more: &[&str]| {
+        let overrides = [&FOUR_BATCHES[..], &[count], more].concat();
+        Home::new(&changed, &overrides)
+    };
+    steps("train.epochs=1", &[]).train();
+    train(&steps("train.epochs=2", &SHARD), 2);
+    let last = steps("train.epochs=3", &[]);
+    last.train();
+    let weights = |home: &Home| fs::read(home.run().join("checkpoints/latest/model.safetensors"));
+    assert!(weights(&last).unwrap() == weights(&whole).unwrap());
 }
 
 #[test]

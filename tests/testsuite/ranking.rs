@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::sync::LazyLock;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use genir::corpus::{Corpus, Document, Judgement, Query};
 use genir::docid::{DocidVocabulary, EncodeOptions, TextTokenizer};
 use genir::retrieval::evaluation::{EvaluationResult, QuerySet, ScoreDiagnostics, evaluate};
@@ -30,6 +30,29 @@ fn model(documents: usize, change: impl FnOnce(&mut Vec<f32>, usize)) -> GenirMo
 
 fn plain_model() -> GenirModel {
     model(DOCUMENTS, |_, _| {})
+}
+
+#[test]
+fn logits_of_some_docid_rows_are_those_of_all_rows_to_the_bit() {
+    // Products of a row with few others, and of many rows with many, are computed by other inner loops.
+    let (documents, task) = (1000, 63);
+    let device = Device::flex();
+    let whole = model(documents, |_, _| {});
+    let width = whole.t5.config().d_model;
+    let rows = weights::random_rows(whole.t5.config(), 0..documents, 9);
+    for batch in [1, 3, 128] {
+        let output = (0..batch * width).map(|at| (at as f32).sin()).collect();
+        let output = Tensor::<2>::from_data(TensorData::new(output, [batch, width]), &device);
+        let all = whole.docid_logits_in_blocks(output.clone(), task);
+        for own in [0..4 * task, 4 * task..8 * task, 12 * task..documents] {
+            let rows = rows[own.start * width..own.end * width].to_vec();
+            let docids = weights::docids_from(rows, width, &device);
+            let part = GenirModel { t5: whole.t5.clone(), docids };
+            let found = part.docid_logits_in_blocks(output.clone(), task).into_data();
+            let expected = all.clone().slice([0..batch, own.clone()]).into_data();
+            assert_eq!(found, expected, "{batch} queries, rows {own:?}");
+        }
+    }
 }
 
 /// Returns queries of 1 to 7 tokens with 0 to 3 relevant documents.

@@ -45,6 +45,12 @@ impl BatchColumns {
     }
 }
 
+/// Rows of the blocks in which the gradients of trained rows of this width are computed, from the first of each task. Whatever
+/// the batch: blocks of other sizes may be multiplied by other inner loops, to other last bits.
+pub(crate) fn gradient_block(width: usize) -> usize {
+    (BLOCK / 2 / width.max(1) / 6 * 6).max(6)
+}
+
 /// Rows of a task of a matrix with so many `rows`; the last task may have fewer.
 pub(crate) fn task_rows(rows: usize) -> usize {
     rows.div_ceil(TASKS).max(1)
@@ -75,7 +81,6 @@ pub(super) struct OutputRows {
     /// `[rows, batch]`, of trained rows.
     pub logits: Option<Vec<f32>>,
     task: usize,
-    block: usize,
 }
 
 impl OutputRows {
@@ -114,7 +119,7 @@ impl OutputRows {
                 part
             })
             .collect();
-        Self { values, parts, logits: None, task, block: columns.block() }
+        Self { values, parts, logits: None, task }
     }
 
     /// Trained rows, whose logits are saved for backward, in tasks of `task` rows.
@@ -143,7 +148,7 @@ impl OutputRows {
             parts = found;
             logits
         });
-        Self { values, parts, logits: Some(logits), task, block }
+        Self { values, parts, logits: Some(logits), task }
     }
 
     /// Gradient of the input from frozen rows, `[width, batch]`, without the target's and the even part.
@@ -196,13 +201,14 @@ impl OutputRows {
         let [rows, width] = self.values.shape();
         let of_logits = self.logits.as_deref().unwrap_or_default();
         let batch = of_logits.len() / rows.max(1);
+        let block = gradient_block(width);
         let tasks = of_logits.par_chunks((self.task * batch).max(1)).enumerate();
         tasks
             .map(|(number, of_logits)| {
                 let rows = &self.values.values()[number * self.task * width..];
                 let mut sum = vec![0.0; width * batch];
-                for (number, of_logits) in of_logits.chunks(self.block * batch).enumerate() {
-                    let rows = &rows[number * self.block * width..];
+                for (number, of_logits) in of_logits.chunks(block * batch).enumerate() {
+                    let rows = &rows[number * block * width..];
                     add_input_gradient(&mut sum, rows, of_logits, width, batch);
                 }
                 sum
@@ -216,7 +222,7 @@ impl OutputRows {
         let [rows, width] = self.values.shape();
         let of_logits = self.logits.as_deref().unwrap_or_default();
         let batch = of_logits.len() / rows.max(1);
-        let (task, block) = (self.task, self.block);
+        let (task, block) = (self.task, gradient_block(width));
         let mut to_input = Vec::new();
         let gradient = filled(rows * width, |gradient| {
             let (gradient, sums) = par_fill_chunks(gradient, task * width, |number, gradient| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -12,6 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::WeightsError;
 use crate::choice::choice;
 use crate::files::{AtomicFile, FileError};
+use crate::ops::floats;
 
 /// Values that are copied at once to be written.
 const BLOCK: usize = 1 << 20;
@@ -132,11 +133,6 @@ pub fn write_tensors(
         })?;
     }
     file.commit().map_err(failed)
-}
-
-/// The values of a tensor of f32.
-fn floats(data: &TensorData) -> &[f32] {
-    data.as_slice().unwrap_or_else(|_| unreachable!("parameters are f32"))
 }
 
 /// The bytes before the tensors: the length of the JSON that names and locates them, then this JSON.

@@ -194,7 +194,8 @@ impl MemoryEstimate {
             activations: F32 * (activations + lora.merged_in_step + of_logits),
             temporaries: F32 * temporaries,
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0, documents),
-            checkpoint: F32 * callbacks::saved(config, documents),
+            // Divided rows are written in blocks.
+            checkpoint: F32 * callbacks::saved(config, if divided { 0 } else { documents }),
             probes: recipe
                 .probes
                 .as_ref()

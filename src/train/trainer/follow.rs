@@ -1,4 +1,4 @@
-//! What a process does that is not the first: it trains with the others, and does its share of what the first one orders.
+//! The work of a process that is not the first: it trains with the others, and does its share of what the first one orders.
 
 use super::super::TrainError;
 use super::super::callbacks::{ProbeSets, Probed};
@@ -10,7 +10,7 @@ use crate::prefix::TextSet;
 use crate::processes::Order;
 use crate::t5::GenirModel;
 
-/// What a process that is not the first evaluates and measures for it.
+/// The sets that a process which is not the first evaluates and measures for it.
 pub(super) struct Follower<'a> {
     ranked: RankedSets<'a>,
     probed: Option<ProbeSets<'a>>,
