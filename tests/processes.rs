@@ -223,7 +223,7 @@ fn stored(home: &Home) -> BTreeMap<OsString, Vec<u8>> {
 #[test]
 fn each_process_computes_other_batches_of_the_frozen_prefix_to_the_same_bytes() {
     let home = TempDir::new().unwrap();
-    for select in ["\"decoder.mlp\", \"docids\"", "\"decoder.layers[1,2].mlp\", \"docids\""] {
+    for select in ["\"decoder.mlp\", \"docids\"", "\"decoder.mlp[1,2]\", \"docids\""] {
         let select = format!("trainable.select=[{select}]");
         let overrides = [
             "train.batch_size=32",

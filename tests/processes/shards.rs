@@ -118,9 +118,12 @@ fn a_run_continues_with_divided_rows_and_with_all_of_them() {
         Home::new(&changed, &overrides)
     };
     steps("train.epochs=1", &[]).train();
-    train(&steps("train.epochs=2", &SHARD), 2);
+    let mut longer = steps("train.epochs=2", &SHARD).command();
+    let divided = output(&mut processes(2, longer.args(["--resume", "latest"])));
+    assert!(divided.status.success(), "{}", String::from_utf8_lossy(&divided.stderr));
     let last = steps("train.epochs=3", &[]);
-    last.train();
+    let whole_again = output(last.command().args(["--resume", "latest"]));
+    assert!(whole_again.status.success(), "{}", String::from_utf8_lossy(&whole_again.stderr));
     let weights = |home: &Home| fs::read(home.run().join("checkpoints/latest/model.safetensors"));
     assert!(weights(&last).unwrap() == weights(&whole).unwrap());
 }
