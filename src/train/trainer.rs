@@ -4,6 +4,8 @@ mod between_updates;
 mod follow;
 mod frozen;
 mod sharded;
+mod shares;
+mod together;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -25,13 +27,13 @@ use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::requests::Requests;
 use super::schedule::Schedule;
-use super::shards::{DOCIDS, Shards};
+use super::shards::Shards;
 use super::step::{StepInput, StepOptions, forward_backward};
 use super::text_step::{TextBatch, forward_backward_text};
 use super::training_state::{Called, OPTIMIZER, TrainingState, UpdateRecord};
 use super::{NonFinite, TrainError};
 use crate::allocator::release_freed_memory;
-use crate::component::{VisitParameter, freeze_all_but, visit_parameters};
+use crate::component::freeze_all_but;
 use crate::device::pad_to_multiple_of;
 use crate::exact::from_exact;
 use crate::monitor::Monitor;
@@ -41,6 +43,7 @@ use crate::random;
 use crate::t5::{Dropout, GenirModel, Tokens, weights};
 use crate::task::{Batch, BatchPart, PartExamples, Sampler, collate, collate_corrupted};
 use sharded::Rounds;
+use shares::Shares;
 
 /// A run in progress.
 pub struct Trainer<'a> {
@@ -339,48 +342,6 @@ impl<'a> Trainer<'a> {
         Outcome { steps: self.newest.number, stopped, signal }
     }
 
-    /// Gives the other processes an order, if there are any.
-    fn order(&self, order: Order) -> Result<(), ProcessesError> {
-        self.world.map_or(Ok(()), |world| world.order(order))
-    }
-
-    /// The sum of a number over all processes.
-    fn of_all(&self, own: f64) -> Result<f64, ProcessesError> {
-        match self.world {
-            None => Ok(own),
-            Some(world) => Ok(world.all_gather(&[own])?.iter().sum()),
-        }
-    }
-
-    /// Checks that all processes begin with the same weights, to the bit.
-    fn check_weights(&self, model: &GenirModel) -> Result<(), ProcessesError> {
-        match self.world {
-            None => Ok(()),
-            Some(world) => {
-                let digest = weights_digest(model, self.shards.is_some());
-                world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
-            }
-        }
-    }
-
-    /// The places of this process's parts among those of an update: whole batches, as many for each process where the
-    /// update is not a short one.
-    fn own(&self, parts: &[BatchPart]) -> Range<usize> {
-        match self.world {
-            None => 0..parts.len(),
-            Some(world) => {
-                let up_to = |rank| parts.partition_point(|part| self.owner(parts, part) < rank);
-                up_to(world.rank())..up_to(world.rank() + 1)
-            }
-        }
-    }
-
-    /// The rank of the process that computes one of the `parts` of an update.
-    fn owner(&self, parts: &[BatchPart], part: &BatchPart) -> usize {
-        let share = self.plan.recipe.train.accumulate / self.world.map_or(1, World::count);
-        (part.batch - parts[0].batch) as usize / share.max(1)
-    }
-
     /// Update number `step`, from 1: forward and backward for each of its batches, then the optimizer. The model is
     /// moved in and out, so that the optimizer is the only owner of each tensor that it updates in place.
     ///
@@ -476,18 +437,6 @@ impl<'a> Trainer<'a> {
             }
         };
         (model, done)
-    }
-
-    /// The losses of all parts of an update, each of the process that has computed it.
-    fn losses_of_all(
-        &self,
-        parts: &[BatchPart],
-        own: Vec<f64>,
-    ) -> Result<Vec<f64>, ProcessesError> {
-        let Some(world) = self.world else { return Ok(own) };
-        let all = world.all_gather(&own)?; // [processes, parts]
-        let of_part = |(at, part)| all[self.owner(parts, part) * parts.len() + at];
-        Ok(parts.iter().enumerate().map(of_part).collect())
     }
 
     /// Mean loss of a batch, and its gradients times `share`. Dropout is a function of the seed and of `position`, the
@@ -593,69 +542,8 @@ fn added(model: &GenirModel, left: GradientsParams, right: GradientsParams) -> G
     sum.grads()
 }
 
-/// The share of an update's gradients that each of its parts has. Every example has the same weight among the others of
-/// its update, whichever batch it is in; among the labels of denoising, which are several an example, every label has.
-struct Shares {
-    /// Examples of the update.
-    examples: f64,
-    /// Examples of denoising, and their labels.
-    texts: f64,
-    labels: f64,
-    /// Of each part: its examples, and its labels where it is one of denoising.
-    parts: Vec<(f64, Option<f64>)>,
-}
-
-impl Shares {
-    fn of(parts: &[BatchPart], plan: &Plan) -> Self {
-        let denoising = &plan.recipe.task.options().denoising;
-        let labels = |&(example, _): &(u32, u64)| {
-            denoising.counts(plan.examples.tokens(example as usize).len()).target() as f64
-        };
-        let parts: Vec<(f64, Option<f64>)> = parts
-            .iter()
-            .map(|part| match &part.examples {
-                PartExamples::Docids(examples) => (examples.len() as f64, None),
-                PartExamples::Denoising(examples) => {
-                    (examples.len() as f64, Some(examples.iter().map(labels).sum()))
-                }
-            })
-            .collect();
-        let of_texts = || parts.iter().filter(|(_, labels)| labels.is_some());
-        Self {
-            examples: parts.iter().map(|(examples, _)| examples).sum(),
-            texts: of_texts().map(|(examples, _)| examples).sum(),
-            labels: of_texts().filter_map(|(_, labels)| *labels).sum(),
-            parts,
-        }
-    }
-
-    fn of_part(&self, at: usize) -> f64 {
-        match self.parts[at] {
-            (examples, None) => examples / self.examples,
-            (_, Some(labels)) => labels / self.labels * (self.texts / self.examples),
-        }
-    }
-}
-
 /// Dimensions of every parameter by name.
 pub(super) fn parameter_shapes(model: &GenirModel) -> BTreeMap<String, Vec<usize>> {
     let parameters = weights::parameters(model).into_iter();
     parameters.map(|parameter| (parameter.name, parameter.shape)).collect()
-}
-
-/// The BLAKE3 hash of all parameters, without docid rows if they are `divided` among processes.
-fn weights_digest(model: &GenirModel, divided: bool) -> String {
-    struct Digest(blake3::Hasher, bool);
-    impl VisitParameter for Digest {
-        fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
-            if self.1 && name == DOCIDS {
-                return;
-            }
-            self.0.update(name.as_bytes());
-            self.0.update_rayon(parameter.val().into_data().as_bytes());
-        }
-    }
-    let mut digest = Digest(blake3::Hasher::new(), divided);
-    visit_parameters(model, &mut digest);
-    digest.0.finalize().to_hex()[..16].to_owned()
 }

@@ -3,7 +3,8 @@
 use burn::optim::GradientsParams;
 
 use super::super::step::{StepInput, forward_backward_with};
-use super::{Shares, Trainer};
+use super::Trainer;
+use super::shares::Shares;
 use crate::ops::{Head, LogitGradients, Loss};
 use crate::processes::ProcessesError;
 use crate::t5::GenirModel;
