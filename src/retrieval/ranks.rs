@@ -325,6 +325,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn counts_of_some_docids_each_add_up_to_the_ranks_among_all() {
+        let ids: Vec<String> = (0..37).map(|row| format!("d{}", row * 31 % 40)).collect();
+        let order = DocidOrder::new(&DocidVocabulary::new(&ids).unwrap());
+        let [docids, text_tokens] = scores(5, 37, 50);
+        let relevant: [&[u32]; 5] = [&[0, 1, 2, 3, 36], &[], &[5], &[30, 8], &[22, 21]];
+        let ties = Ties::ById(&order);
+        let text_tokens = || [text_tokens.clone()].into_iter();
+        let expected = ranks_on_host(&docids, text_tokens(), ties, &relevant);
+        assert!(expected.iter().flatten().any(|rank| rank.is_tied));
+        let all: Vec<f32> = docids.clone().into_data().try_to_vec().unwrap();
+        let own: Vec<Vec<f32>> = relevant
+            .iter()
+            .enumerate()
+            .map(|(row, of)| of.iter().map(|&docid| all[row * 37 + docid as usize]).collect())
+            .collect();
+        let mut parts: Vec<Vec<Vec<LogitComparison>>> = [0..3, 3..20, 20..37]
+            .into_iter()
+            .map(|range| {
+                let slice = docids.clone().slice([0..5, range.clone()]).into_data();
+                let slice: Vec<f32> = slice.try_to_vec().unwrap();
+                compare_docids(&slice, range, ties, &relevant, &own)
+            })
+            .collect();
+        compare_text_tokens(&mut parts[1], text_tokens(), &own);
+        for (row, expected) in expected.iter().enumerate() {
+            for (at, expected) in expected.iter().enumerate() {
+                let counts = parts.iter().map(|part| part[row][at].counts());
+                let found = LogitComparison::sum(counts).rank(ties);
+                assert_eq!(found, *expected, "row {row}, docid {}", relevant[row][at]);
+            }
+        }
+    }
+
     /// A file in `tests/fixtures/metrics`.
     fn fixture(name: &str) -> std::path::PathBuf {
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics").join(name)
