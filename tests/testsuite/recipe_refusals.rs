@@ -70,7 +70,7 @@ fn unknown_keys_show_the_nearest_known_one() {
             .ends_with("`evaluate.batch_size` or `train.batch_size` or `probes.batch_size`?")
     );
     assert!(problem(&["probes.logit_lense.queries=3"]).ends_with("did you mean `logit_lens`?"));
-    assert!(problem(&["docids.zzz=3"]).ends_with("known here are rows"));
+    assert!(problem(&["docids.zzz=3"]).ends_with("known here are rows, shard"));
 }
 
 #[test]
