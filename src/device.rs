@@ -248,6 +248,6 @@ mod tests {
         assert_eq!(of_six(8), [0, 1, 2, 3, 4, 5]);
         assert_eq!(of_six(4), [0, 1, 2, 3, 0, 1]);
         assert_eq!(of_six(1), [0; 6]);
-        assert_eq!(own_gpu(2, 0), 0, "that this machine has no GPU is said elsewhere");
+        assert_eq!(own_gpu(2, 0), 0, "the error of a machine without a GPU comes later");
     }
 }

@@ -153,7 +153,7 @@ fn a_run_with_denoising_has_the_same_bits_with_any_number_of_processes() {
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
 }
 
-/// What each of `count` processes says that it has done, after `words`, in the order in which it has done it.
+/// The log lines of each of `count` processes that have `words` after its name: the rest of each line, in order.
 fn said(home: &Home, count: usize, words: &str) -> Vec<Vec<String>> {
     let mut command = processes(count, &home.command());
     let output = output(command.env("RUST_LOG", "genir=debug"));

@@ -143,7 +143,7 @@ fn processes_of(home: &Home) -> Vec<String> {
     names.filter(|name| name.parse::<u32>().is_ok()).filter(is_of_home).collect()
 }
 
-/// What has become of a number of kills.
+/// The results of a number of kills.
 struct Survived {
     /// Runs that have ended meanwhile.
     ended: usize,
