@@ -104,6 +104,15 @@ fn a_full_run_has_the_same_bits_with_any_number_of_processes() {
 }
 
 #[test]
+fn gradients_in_bfloat16_have_the_same_bits_with_any_number_of_processes() {
+    let lora = "trainable.select=[\"lora(decoder.layers[1,2], rank=3, alpha=8)\", \"docids\"]";
+    for select in ["trainable.select=[\"full\"]", lora] {
+        let more = ["train.epochs=3", "train.gradient_dtype=bfloat16", select];
+        assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+    }
+}
+
+#[test]
 fn a_restricted_run_has_the_same_bits_with_any_number_of_processes() {
     for enabled in ["cache.enabled=true", "cache.enabled=false"] {
         let more = ["train.epochs=3", "trainable.select=[\"restricted\",\"docids\"]", enabled];

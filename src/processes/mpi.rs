@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 impl World {
     pub(super) fn open(started: Started) -> Result<Self, ProcessesError> {
         // All calls of MPI come from this thread.
-        let mpi = Mpi::init_thread(ThreadLevel::Funneled)?;
+        let mpi = with_launcher(|| Mpi::init_thread(ThreadLevel::Funneled))?;
         let communicator = mpi.world();
         let world = Self { mpi: Some(mpi), communicator };
         match world.count() {
@@ -175,6 +175,28 @@ impl World {
         self.communicator.abort(code)
     }
 }
+
+/// Runs `initialise` so that this process ends with its parent, the launcher: if another process is killed meanwhile, Open
+/// MPI 4 waits for ever in its own start, although mpirun has ended. Afterwards MPI itself notices.
+fn with_launcher<T>(initialise: impl FnOnce() -> T) -> T {
+    end_with_parent(true);
+    let done = initialise();
+    end_with_parent(false);
+    done
+}
+
+/// Has the kernel kill this process when its parent ends, or not any more.
+#[cfg(target_os = "linux")]
+fn end_with_parent(ends: bool) {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    if let Err(error) = set_parent_process_death_signal(ends.then_some(Signal::KILL)) {
+        tracing::debug!("this process cannot end with its parent: {error}");
+    }
+}
+
+/// Other systems cannot.
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent(_: bool) {}
 
 /// The numbers of values in messages, as MPI has them.
 fn message_sizes(counts: &[u64]) -> Result<Vec<i32>, ProcessesError> {

@@ -40,12 +40,14 @@ impl Needs {
         if plan.recipe.docids.shard && count > 1 {
             check_shards(documents, count)?;
             // Docid rows stay. Instead, an output goes to all others, and each returns the parts of its gradient by tasks.
-            gradients -= size_of::<f32>() * documents * width;
+            gradients -= plan.recipe.train.gradient_dtype.size() * documents * width;
             let tasks = documents.div_ceil(task_rows(documents)) as f64;
             let floats = width as f64 * others * (1.0 + tasks / count as f64);
             of_outputs = size_of::<f32>() as f64 * examples * floats;
         }
-        let buffers = if count > 1 { 2 * gradients } else { 0 };
+        // They are summed in f32.
+        let values = gradients / plan.recipe.train.gradient_dtype.size();
+        let buffers = if count > 1 { 2 * size_of::<f32>() * values } else { 0 };
         Ok(Self {
             count,
             batches: (own_batches, accumulate),

@@ -36,7 +36,8 @@ pub use shipped::{SHIPPED, SHIPPED_SWEEPS, ShippedRecipe};
 pub(crate) use sweep::check_arm_name;
 pub use sweep::{Setting, SweepArm, SweepFile};
 pub use training::{
-    OptimizerSection, OptimizerSettings, ScheduleName, ScheduleSection, Span, TrainSection,
+    GradientDtype, OptimizerSection, OptimizerSettings, ScheduleName, ScheduleSection, Span,
+    TrainSection,
 };
 pub use watch::{OnSpike, SpikeWatch, WatchSection};
 

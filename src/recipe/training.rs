@@ -189,6 +189,26 @@ impl Span {
     }
 }
 
+choice! {
+    /// Type of the gradients of a batch and of their sums, by PyTorch's names.
+    GradientDtype {
+        /// 32 bits, as they are computed.
+        Float32 = "float32",
+        /// The upper 16 bits of a float32, rounded to the nearest, of equal ones to the even.
+        Bfloat16 = "bfloat16",
+    }
+}
+
+impl GradientDtype {
+    /// Size of a value in bytes, where several processes exchange it.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Bfloat16 => 2,
+        }
+    }
+}
+
 /// `[train]`
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainSection {
@@ -200,6 +220,8 @@ pub struct TrainSection {
     /// Number of batches whose gradients are accumulated for a step; the last step of an epoch may have fewer. All
     /// examples of a step have the same weight, regardless of their batch.
     pub accumulate: usize,
+    /// To this type are rounded the gradients of each batch, and each sum of them. Several processes exchange them in it.
+    pub gradient_dtype: GradientDtype,
     /// Fraction of the target probability that is distributed uniformly over the output vocabulary.
     pub label_smoothing: f64,
 }
@@ -214,6 +236,7 @@ impl TrainSection {
             length: length.unwrap_or(Span::Steps(1)),
             batch_size: section.integer("batch_size", 1).required(),
             accumulate: section.integer("accumulate", 1).or(1),
+            gradient_dtype: section.choice("gradient_dtype").or(GradientDtype::Float32),
             label_smoothing: section.float("label_smoothing", FRACTION, fraction).or(0.0),
         }
     }

@@ -111,7 +111,7 @@ impl Plan {
             select: self.recipe.trainable.select.clone(),
             trained: self.table.total.trained,
             optimizer: memory.optimizer,
-            gradients: size_of::<f32>() * self.table.total.trained,
+            gradients: self.recipe.train.gradient_dtype.size() * self.table.total.trained,
             prefix: stored.map(|(prefix, bytes)| (prefix.to_string(), bytes)),
             memory: memory.total(),
             operations: operations(&trained, held),
@@ -176,7 +176,7 @@ pub fn costs_table<'a>(rows: impl IntoIterator<Item = (String, &'a ArmCosts)>) -
     }
     format!(
         "{table}\n\
-         gradients: what several processes would exchange in an update, in f32.\n\
+         gradients: what several processes would exchange in an update.\n\
          peak memory: estimated. step time: relative to full fine-tuning, estimated from the floating-point\n\
          operations of an example; cheap steps are slower than that, since reading memory is not counted.\n"
     )

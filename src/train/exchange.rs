@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use half::bf16;
 
+use super::gradient_sum::round_all;
 use super::pairwise_sum::PairwiseSum;
 use super::shards::DOCIDS;
 use crate::component::{VisitParameter, visit_parameters};
 use crate::ops::floats;
 use crate::processes::{ProcessesError, World};
+use crate::recipe::GradientDtype;
 use crate::t5::GenirModel;
 
 /// Adding it to any number, 0.0 and -0.0 among them, gives that number: the gradient of a parameter on a process that has
@@ -19,7 +22,8 @@ const NOTHING: f32 = -0.0;
 
 /// Returns the sum of the gradients of all processes on each of them, along the tree of [`PairwiseSum`] over the processes.
 /// Each sums an equal part of all values, so that less than twice their bytes leave each process, whatever their number.
-/// `divided`: docid rows are divided among the processes, and stay.
+/// `dtype`: the type to which `own` is rounded, and each sum is. `divided`: docid rows are divided among the processes, and
+/// stay.
 ///
 /// # Errors
 /// A function of MPI failed.
@@ -27,6 +31,7 @@ pub(super) fn sum_of_all(
     world: &World,
     model: &GenirModel,
     own: GradientsParams,
+    dtype: GradientDtype,
     divided: bool,
     device: &Device,
 ) -> Result<GradientsParams, ProcessesError> {
@@ -34,17 +39,29 @@ pub(super) fn sum_of_all(
     visit_parameters(model, &mut sent);
     let Flatten { mut values, is_there, .. } = sent;
     let count = values.len();
-    let part = count.div_ceil(world.count());
+    // Even, since two bfloat16 are one word.
+    let part = count.div_ceil(world.count()).next_multiple_of(2);
     values.resize(part * world.count(), NOTHING);
-    let mut parts = world.all_to_all(&values)?; // [processes, part]
+    let mut parts = match dtype {
+        GradientDtype::Float32 => world.all_to_all(&values)?,
+        GradientDtype::Bfloat16 => {
+            let words = packed(&values);
+            values = Vec::new();
+            unpacked(&world.all_to_all(&words)?)
+        }
+    }; // [processes, part]
     drop(values);
+    let add = |left, right| added(left, right, dtype);
     let mut sum = PairwiseSum::default();
     for of_process in parts.chunks_exact_mut(part.max(1)) {
         sum.push(of_process, add);
     }
-    let sum: &[f32] = sum.total(add).unwrap_or_default(); // [part]
-    let mut values = world.all_gather(sum)?; // [processes, part]
+    let sum = sum.total(add).unwrap_or_default().to_vec(); // [part]
     drop(parts);
+    let mut values = match dtype {
+        GradientDtype::Float32 => world.all_gather(&sum)?,
+        GradientDtype::Bfloat16 => unpacked(&world.all_gather(&packed(&sum))?),
+    }; // [processes, part]
     values.truncate(count);
     let there = world.all_gather(&is_there)?; // [processes, parameters]
     let anywhere = |at: usize| there.iter().skip(at).step_by(is_there.len()).any(|&is| is == 1);
@@ -55,9 +72,21 @@ pub(super) fn sum_of_all(
     Ok(all.gradients)
 }
 
-fn add<'a>(left: &'a mut [f32], right: &'a mut [f32]) -> &'a mut [f32] {
+fn added<'a>(left: &'a mut [f32], right: &'a mut [f32], dtype: GradientDtype) -> &'a mut [f32] {
     left.iter_mut().zip(right).for_each(|(left, right)| *left += *right);
+    round_all(left, dtype);
     left
+}
+
+/// An even number of values that bfloat16 has, two in a word.
+fn packed(values: &[f32]) -> Vec<u32> {
+    let upper = |value: f32| u32::from(bf16::from_f32(value).to_bits());
+    let (pairs, _) = values.as_chunks();
+    pairs.iter().map(|&[first, second]| upper(first) | (upper(second) << 16)).collect()
+}
+
+fn unpacked(words: &[u32]) -> Vec<f32> {
+    words.iter().flat_map(|&word| [word << 16, word & 0xffff_0000]).map(f32::from_bits).collect()
 }
 
 /// Takes the gradients of all trained parameters, one after another in the order of a checkpoint.
@@ -111,5 +140,22 @@ impl VisitParameter for Unflatten<'_> {
             self.gradients.register(parameter.id, gradient);
         }
         (self.taken, self.parameter) = (end, self.parameter + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_bfloat16_are_packed_without_loss() {
+        let values = [1.5, -0.0, 0.0, -3.0e38, f32::INFINITY, 1.0e-40, f32::MIN_POSITIVE, -256.0];
+        let values = values.map(|value| bf16::from_f32(value).to_f32());
+        let found = unpacked(&packed(&values));
+        assert_eq!(
+            found.iter().map(|value| value.to_bits()).collect::<Vec<_>>(),
+            values.map(f32::to_bits)
+        );
+        assert!(unpacked(&packed(&[f32::NAN, 1.0]))[0].is_nan());
     }
 }

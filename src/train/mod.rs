@@ -20,6 +20,7 @@ mod detect_stages;
 mod docid_rows;
 mod exchange;
 mod failed_step;
+mod gradient_sum;
 mod held_out;
 mod memory;
 mod optimizer;

@@ -6,10 +6,12 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::gradient_sum::round_all;
 use super::optimizer::{Optimizer, sums_of_squares};
 use super::pairwise_sum::PairwiseSum;
 use crate::ops::{Head, LogitGradients, Loss, Round, floats, gradient_block, shard, task_rows};
 use crate::processes::{Order, ProcessesError, World, check_shards};
+use crate::recipe::GradientDtype;
 use crate::t5::GenirModel;
 use crate::t5::weights::{Put, WeightsError};
 
@@ -87,7 +89,7 @@ impl<'a> Shards<'a> {
 
     /// Adds the gradient of this process's rows to those of an update, summed over its batches along the tree of
     /// [`PairwiseSum`] block by block: no other sum of its size is held. `batches`: for each batch of the update the gradients
-    /// of its logits, if it has any. Returns the sum of the squares of the gradients of all rows, of all processes.
+    /// of its logits, if it has any. Each batch's, and each sum, is rounded to `dtype`. Returns the sum of the squares of the gradients of all rows, of all processes.
     ///
     /// # Errors
     /// MPI fails.
@@ -95,6 +97,7 @@ impl<'a> Shards<'a> {
         &self,
         model: &GenirModel,
         batches: &[Option<LogitGradients>],
+        dtype: GradientDtype,
         gradients: &mut GradientsParams,
     ) -> Result<f64, ProcessesError> {
         if batches.iter().all(Option::is_none) {
@@ -112,11 +115,16 @@ impl<'a> Shards<'a> {
         blocks.par_bridge().for_each(|(first, values)| {
             let rows = first..first + values.len() / width;
             let mut sum = PairwiseSum::default();
+            let add = |left, right| added(left, right, dtype);
             for batch in batches {
-                let of_batch = batch.as_ref().map(|batch| batch.of_rows(rows.clone()));
-                sum.push(of_batch, added); // [block, width]
+                let of_batch = batch.as_ref().map(|batch| {
+                    let mut values = batch.of_rows(rows.clone());
+                    round_all(&mut values, dtype);
+                    values
+                });
+                sum.push(of_batch, add); // [block, width]
             }
-            if let Some(sum) = sum.total(added).flatten() {
+            if let Some(sum) = sum.total(add).flatten() {
                 values.copy_from_slice(&sum);
             }
         });
@@ -184,10 +192,15 @@ impl<'a> Shards<'a> {
 }
 
 /// The sum of the gradients of two batches, if they have any.
-fn added(left: Option<Vec<f32>>, right: Option<Vec<f32>>) -> Option<Vec<f32>> {
+fn added(
+    left: Option<Vec<f32>>,
+    right: Option<Vec<f32>>,
+    dtype: GradientDtype,
+) -> Option<Vec<f32>> {
     match (left, right) {
         (Some(mut left), Some(right)) => {
             left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+            round_all(&mut left, dtype);
             Some(left)
         }
         (left, right) => left.or(right),

@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use self::follow::Follower;
 use super::callbacks::Callbacks;
 use super::costs::{Costs, Phase, processor_time};
 use super::exchange::sum_of_all;
+use super::gradient_sum::{GradientSum, added};
 use super::optimizer::{Optimizer, UpdateError};
-use super::pairwise_sum::PairwiseSum;
 use super::plan::Plan;
 use super::plan_error::PlanError;
 use super::requests::Requests;
@@ -346,7 +346,7 @@ impl<'a> Trainer<'a> {
     /// moved in and out, so that the optimizer is the only owner of each tensor that it updates in place.
     ///
     /// Gradients are summed along a fixed binary tree over the batches, so that no bit depends on how they are divided
-    /// among processes ([`PairwiseSum`]).
+    /// among processes ([`GradientSum`]).
     ///
     /// Batches are assembled here and not by another thread: tokens are encoded once before the first step, so
     /// a batch is a copy of a few kilobytes (`benches/README.md`).
@@ -361,7 +361,8 @@ impl<'a> Trainer<'a> {
         let examples = self.plan.epochs.examples_of(update);
         let own = self.own(&parts);
         let mut losses = vec![0.0; parts.len()];
-        let (mut sum, mut of_batch) = (PairwiseSum::default(), None);
+        let dtype = self.plan.recipe.train.gradient_dtype;
+        let (mut sum, mut of_batch) = (GradientSum::new(dtype), None);
         let mut rounds = Rounds::of(self, &parts, &shares);
         for at in own.clone() {
             let (part, share) = (&parts[at], shares.of_part(at));
@@ -396,7 +397,7 @@ impl<'a> Trainer<'a> {
             };
             match parts.get(at + 1) {
                 Some(next) if next.batch == part.batch => of_batch = Some(found),
-                _ => sum.push(found, |left, right| added(&model, left, right)),
+                _ => sum.push(&model, found),
             }
         }
         let divided = match rounds.map(|rounds| rounds.finish(self, &model)).transpose() {
@@ -412,12 +413,12 @@ impl<'a> Trainer<'a> {
             return (model, Err(error));
         }
         let loss = (0..parts.len()).map(|at| losses[at] * shares.of_part(at)).sum();
-        let gradients = sum.total(|left, right| added(&model, left, right)).unwrap_or_default();
+        let gradients = sum.total(&model);
         let gradients = match self.world {
             None => Ok((gradients, None)),
             Some(world) => {
                 let device = &self.plan.device;
-                sum_of_all(world, &model, gradients, divided.is_some(), device)
+                sum_of_all(world, &model, gradients, dtype, divided.is_some(), device)
                     .and_then(|gradients| self.with_own_rows(&model, gradients, divided))
             }
         };
@@ -532,14 +533,6 @@ impl<'a> Trainer<'a> {
             update.map(|&example| self.plan.examples.source_id(example as usize)).collect();
         TrainError::NotFinite { what, value, step, learning_rate, examples, dump: None }
     }
-}
-
-/// The sum of the gradients of two batches.
-fn added(model: &GenirModel, left: GradientsParams, right: GradientsParams) -> GradientsParams {
-    let mut sum = GradientsAccumulator::new();
-    sum.accumulate(model, left);
-    sum.accumulate(model, right);
-    sum.grads()
 }
 
 /// Dimensions of every parameter by name.

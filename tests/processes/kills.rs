@@ -161,8 +161,7 @@ fn kill_each(numbers: Range<usize>, whole: Duration, homes: &Path, alone: &Home)
     let mut left = numbers.clone().peekable();
     while let Some(&number) = left.peek() {
         let count = [2, 4][number / 4 % 2];
-        // Not while MPI itself starts: Open MPI 4 may then leave the others waiting (docs/processes.md).
-        let after = whole.mul_f64(random.random_range(0.3..1.0));
+        let after = whole.mul_f64(random.random_range(0.0..1.0));
         let attempt = Attempt { number, count, rank: number % count, after };
         attempt.run(&killed);
         // A process may also be killed between the end of the run and its own end.

@@ -33,6 +33,11 @@ fn divided_rows_have_the_bits_of_all_rows_in_a_full_run() {
 }
 
 #[test]
+fn divided_rows_have_the_bits_of_all_rows_with_gradients_in_bfloat16() {
+    assert_same_divided(&["train.epochs=3", "train.gradient_dtype=bfloat16"]);
+}
+
+#[test]
 fn divided_rows_have_the_bits_of_all_rows_with_label_smoothing_and_restricted_training() {
     let select = "trainable.select=[\"restricted\",\"docids\"]";
     assert_same_divided(&["train.epochs=3", "train.label_smoothing=0.1", select]);

@@ -52,6 +52,14 @@ fn check_tells_what_several_processes_need() {
     let gradients = found.split_once(" of gradients").unwrap().0.rsplit_once(", ").unwrap().1;
     assert!(found.contains(&format!("exchange  {gradients} leave each process")), "{found}");
     assert!(found.contains("for 90% efficiency"), "{found}");
+    let mut halved = arguments("2").to_vec();
+    halved.push("train.gradient_dtype=bfloat16".to_owned());
+    let halved = succeeds(&halved.iter().map(String::as_str).collect::<Vec<_>>()).stdout;
+    let sent = |text: &str| -> f64 {
+        let words = text.split_once("exchange  ").unwrap().1;
+        words.split_once(" MiB").unwrap().0.parse().unwrap()
+    };
+    assert!((2.0 * sent(&halved) - sent(&found)).abs() <= 0.11, "{halved}\n{found}");
     let alone = check("1");
     assert!(alone.contains("exchange  0.0 MiB leave"), "{alone}");
     let refused = ["check", &tiny_recipe(&home), "train.accumulate=8", "--processes", "3"];

@@ -214,6 +214,7 @@ fn invalid_values_are_refused_in_every_section() {
         ("optimizer.learning_rate=inf", "above 0"),
         ("schedule.name=step", "\"cosine\""),
         ("train.label_smoothing=1.0", "less than 1"),
+        ("train.gradient_dtype=bf16", "\"bfloat16\""),
         ("evaluate.vocabulary=words", "\"all\""),
         ("save.keep_last=0", "at least 1"),
         ("task.lowercase=yes", "true or false"),

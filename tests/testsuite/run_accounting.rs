@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use genir::checkpoint::Checkpoint;
 use genir::run::{RunOutcome, Summary};
 use genir::train::{Cadence, Callback, Outcome, TrainError, TrainerState, Verdict};
+use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 use crate::parameter_bits::{Bits, assert_same, bits};
@@ -82,6 +83,47 @@ fn batches_of_several_updates_an_epoch_are_those_of_one_larger_batch() {
     for (step, loss) in losses {
         assert!((loss - other_losses[&step]).abs() < 1e-5, "step {step}");
     }
+}
+
+/// The first moments after one update, by parameter. They are the gradients where `betas[0]` is 0.
+fn first_moments(dtype: &str) -> BTreeMap<String, Vec<f32>> {
+    let home = TempDir::new().unwrap();
+    train(&plan(
+        home.path(),
+        &[
+            "train.steps=1",
+            "train.batch_size=3",
+            "train.accumulate=5",
+            "optimizer.betas=[0, 0.999]",
+            "optimizer.clip_norm=0",
+            &format!("train.gradient_dtype={dtype}"),
+        ],
+    ));
+    let file = fs::read(home.path().join("run/checkpoints/latest/optimizer.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let moments = tensors.tensors().into_iter().filter(|(name, _)| name.ends_with(".exp_avg"));
+    let values =
+        |bytes: &[u8]| bytes.as_chunks().0.iter().copied().map(f32::from_le_bytes).collect();
+    moments.map(|(name, tensor)| (name, values(tensor.data()))).collect()
+}
+
+#[test]
+fn gradients_in_bfloat16_are_rounded_sums_of_rounded_gradients() {
+    let (exact, rounded) = (first_moments("float32"), first_moments("bfloat16"));
+    assert!(!exact.is_empty() && exact.keys().eq(rounded.keys()));
+    let (mut count, mut of_bfloat16) = (0, 0);
+    for (name, values) in &exact {
+        // A gradient has five parts that may cancel: a part of 2^-9 of each is lost, and of each of four sums.
+        let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        for (value, found) in values.iter().zip(&rounded[name]) {
+            assert_eq!(found.to_bits() & 0xffff, 0, "{name}: {found} is no bfloat16");
+            let apart = (value - found).abs();
+            assert!(apart <= largest / 32.0, "{name}: {found} instead of {value}");
+            count += 1;
+            of_bfloat16 += usize::from(value.to_bits() & 0xffff == 0);
+        }
+    }
+    assert!(2 * of_bfloat16 < count, "{of_bfloat16} of {count} values are bfloat16 without it");
 }
 
 #[test]

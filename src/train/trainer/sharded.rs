@@ -115,7 +115,8 @@ impl Trainer<'_> {
     ) -> Result<(GradientsParams, Option<f64>), ProcessesError> {
         let squares = match (&self.shards, divided) {
             (Some(shards), Some(batches)) => {
-                Some(shards.add_gradient(model, &batches, &mut gradients)?)
+                let dtype = self.plan.recipe.train.gradient_dtype;
+                Some(shards.add_gradient(model, &batches, dtype, &mut gradients)?)
             }
             _ => None,
         };
