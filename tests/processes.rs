@@ -9,6 +9,8 @@ mod interrupted_run;
 mod kills;
 #[path = "support/preloaded.rs"]
 mod preloaded;
+#[path = "processes/ranking.rs"]
+mod ranking;
 #[path = "support/sentinels.rs"]
 mod sentinels;
 #[path = "processes/shards.rs"]

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, Manifest};
-use crate::device::ComputeDevice;
+use crate::device::{ComputeDevice, is_host};
 use crate::docid::{DocidVocabulary, TextTokenizer};
+use crate::ops::{most_shards, shard};
+use crate::processes::World;
 use crate::run::{CHECKPOINTS, LATEST};
 use crate::t5::weights::{self, StoredTensors};
 use crate::t5::{GenirModel, T5Config};
@@ -32,7 +34,20 @@ impl Checkpoint {
         directory: &Path,
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
-        Self::read(directory, &device.into(), true)
+        Self::read(directory, &device.into(), true, None)
+    }
+
+    /// Like [`Checkpoint::open`], for a ranking by all processes of `world` together: the model has this process's part of
+    /// the docid rows. On a GPU, and for more processes than can divide the rows, it has all of them.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub(crate) fn open_part(
+        directory: &Path,
+        device: impl Into<ComputeDevice>,
+        world: &World,
+    ) -> Result<Self, CheckpointError> {
+        Self::read(directory, &device.into(), true, Some(world))
     }
 
     /// Like [`Checkpoint::open`], also for a model without docids: a base model, or a checkpoint of a run that trained
@@ -44,13 +59,14 @@ impl Checkpoint {
         directory: &Path,
         device: impl Into<ComputeDevice>,
     ) -> Result<Self, CheckpointError> {
-        Self::read(directory, &device.into(), false)
+        Self::read(directory, &device.into(), false, None)
     }
 
     fn read(
         directory: &Path,
         device: &ComputeDevice,
         needs_docids: bool,
+        world: Option<&World>,
     ) -> Result<Self, CheckpointError> {
         let config = T5Config::read(directory)?;
         let loaded = TextTokenizer::load(directory)?;
@@ -69,9 +85,18 @@ impl Checkpoint {
         weights::check(&tensors, &config, tied, &imported.rows)?;
         weights::warn_of_unread(&tensors, &config, tied, &imported.rows);
         imported.check_list(directory)?;
-        weights::check_memory(directory, &config, tied, imported.rows.len(), device)?;
+        let count = imported.rows.len();
+        let rows = match world {
+            Some(world) if is_host(&device.device) && world.count() <= most_shards(count) => {
+                let own = shard(count, world.rank(), world.count());
+                tracing::debug!("{world:?} has docid rows {own:?} of {count}");
+                &imported.rows[own]
+            }
+            _ => &imported.rows[..],
+        };
+        weights::check_memory(directory, &config, tied, rows.len(), device)?;
         let t5 = weights::load(&tensors, &config, loaded.tokenizer.vocab_size(), device)?;
-        let docids = weights::load_docids(&tensors, &config, &imported.rows, &device.device)?;
+        let docids = weights::load_docids(&tensors, &config, rows, &device.device)?;
         // Last: the errors above name the tensor or the line. This finds what they cannot see, such as a changed bit.
         if let Some(manifest) = &manifest {
             manifest.verify(directory)?;

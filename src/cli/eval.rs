@@ -1,31 +1,35 @@
 //! `genir eval`
 
+mod results;
+
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use comfy_table::{Table, presets};
-use serde_json::{Map, Value, json};
 
+use self::results::{RunResult, SubsetMeans, subset_means};
 use super::baseline::{BaselineArgs, recipe_of};
 use super::run_output::RunOutput;
 use super::target::{Target, TargetOptions, warn_of_skipped};
+use super::together::{digest, program, together};
 use super::{output, outputs};
 use crate::corpus::{LoadedCorpus, Split};
 use crate::docid::DocidVocabulary;
 use crate::files::write_atomically;
 use crate::monitor::Console;
-use crate::probe::describe_candidates;
+use crate::processes::{Order, World};
 use crate::provenance::IrMetadata;
-use crate::recipe::MAX_PADDING;
+use crate::recipe::{MAX_PADDING, Recipe};
 use crate::report::per_query;
-use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate, evaluate_by};
 use crate::retrieval::measure::KNOWN;
 use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{check_docids, check_qrels, write_correct_queries, write_qrels};
+use crate::retrieval::together::rank_with_all;
 use crate::retrieval::{Bm25, Metrics, NamedMeasure};
-use crate::retriever::RetrieverError;
+use crate::retriever::{Retriever, RetrieverError};
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
 #[derive(Debug, Args)]
@@ -150,38 +154,83 @@ pub(super) fn default_measures() -> Measures {
     Measures(Metrics::NAMES.into_iter().zip(Metrics::MEASURES).map(named).collect())
 }
 
+/// The result of this process where all of `world` have one; otherwise the error of one of them.
+fn of_all<T>(world: Option<&World>, own: Result<T>) -> Result<T> {
+    match world {
+        None => own,
+        Some(world) => world.all_succeed(own),
+    }
+}
+
+/// A hash of what processes must have in common to rank queries together.
+fn identity(retriever: &Retriever, set: &QuerySet) -> Result<String> {
+    // It has the checksums of all files.
+    let manifest = serde_json::to_string(&retriever.checkpoint.manifest)?;
+    let queries = set.queries.iter().map(|query| (&query.tokens, &query.relevant));
+    let queries = serde_json::to_string(&queries.collect::<Vec<_>>())?;
+    Ok(digest(format!("{manifest} {queries}").as_bytes()))
+}
+
+/// A checkpoint with its name in results.
+type NamedTarget = (String, Target);
+
 /// The name of the baseline among the runs, and in run files.
 const BM25: &str = "bm25";
 
-/// The results of one run, or of the baseline.
-struct RunResult<'a> {
-    name: &'a str,
-    parts: Vec<SubsetMeans>,
-    is_baseline: bool,
-}
-
-/// The means over a subset of the queries: all, seen or unseen.
-struct SubsetMeans {
-    name: &'static str,
-    queries: usize,
-    means: Vec<f64>,
-}
-
 impl Eval {
-    pub fn run(mut self, console: &Console) -> Result<()> {
+    pub fn run(self, console: &Console) -> Result<ExitCode> {
+        together(console, |world| self.with(console, world))
+    }
+
+    /// Evaluates, together with the other processes of `world`. The first one writes and prints.
+    fn with(mut self, console: &Console, world: Option<&World>) -> Result<()> {
+        let is_first = world.is_none_or(World::is_first);
+        let (targets, recipe) = of_all(world, self.prepare(console, is_first))?;
+        let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
+        let mut per_query = Vec::new();
+        per_query::write_header(&measures, &mut per_query)?;
+        let mut runs = Vec::new();
+        for (name, target) in &targets {
+            let parts = self.evaluate(name, target, &measures, &mut per_query, world)?;
+            runs.push(RunResult { name, parts, is_baseline: false });
+        }
+        if let Some(world) = world.filter(|_| !is_first) {
+            while world.hear()? != Order::End {}
+            return Ok(());
+        }
+        if self.baseline.baseline.is_some() {
+            let loaded = self.options.load_corpus(recipe.as_ref())?;
+            let path = self.options.corpus_path(recipe.as_ref());
+            let parts = self.evaluate_baseline((&path, &loaded), &measures, &mut per_query)?;
+            runs.push(RunResult { name: BM25, parts, is_baseline: true });
+        }
+        if let Some(path) = &self.per_query {
+            write_atomically(path, |file| {
+                file.write_all(&outputs::escaped_for_terminal(path, per_query))
+            })?;
+        }
+        self.print(&measures, &runs)
+    }
+
+    /// Checks all options and paths before the first evaluation, which may take long. Returns the checkpoints with their names,
+    /// and the recipe with the corpus of the baseline.
+    fn prepare(
+        &mut self,
+        console: &Console,
+        writes: bool,
+    ) -> Result<(Vec<NamedTarget>, Option<Recipe>)> {
         let alone = self.baseline.recipe(&self.checkpoints, console)?;
         if alone.is_some() {
             self.checkpoints.clear();
         }
         self.check()?;
-        let targets: Vec<(String, Target)> = self
+        let targets: Vec<NamedTarget> = self
             .checkpoints
             .iter()
             .map(|path| {
                 (path.display().to_string(), Target::new(path.clone(), self.options.clone()))
             })
             .collect();
-        // All paths are checked before the first evaluation, which may take long.
         let errors: Vec<String> = targets
             .iter()
             .filter_map(|(_, target)| target.directory().err().map(|error| format!("{error:#}")))
@@ -198,31 +247,15 @@ impl Eval {
             None => None,
         };
         inputs.extend(self.options.corpus_inputs(recipe.clone()));
-        // A file of that name, which would be replaced.
-        let beside = self.run.as_deref().and_then(RunOutput::beside).filter(|path| path.exists());
-        let outputs = self.output_files().map(|(option, path)| (option, path.as_deref()));
-        let outputs = [&outputs[..], &[("the metadata of --run", beside.as_deref())]].concat();
-        outputs::check(&outputs, &inputs)?;
-        let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
-        let mut per_query = Vec::new();
-        per_query::write_header(&measures, &mut per_query)?;
-        let mut runs = Vec::new();
-        for (name, target) in &targets {
-            let parts = self.evaluate(name, target, &measures, &mut per_query)?;
-            runs.push(RunResult { name, parts, is_baseline: false });
+        if writes {
+            // A file of that name, which would be replaced.
+            let beside =
+                self.run.as_deref().and_then(RunOutput::beside).filter(|path| path.exists());
+            let outputs = self.output_files().map(|(option, path)| (option, path.as_deref()));
+            let outputs = [&outputs[..], &[("the metadata of --run", beside.as_deref())]].concat();
+            outputs::check(&outputs, &inputs)?;
         }
-        if self.baseline.baseline.is_some() {
-            let loaded = self.options.load_corpus(recipe.as_ref())?;
-            let path = self.options.corpus_path(recipe.as_ref());
-            let parts = self.evaluate_baseline((&path, &loaded), &measures, &mut per_query)?;
-            runs.push(RunResult { name: BM25, parts, is_baseline: true });
-        }
-        if let Some(path) = &self.per_query {
-            write_atomically(path, |file| {
-                file.write_all(&outputs::escaped_for_terminal(path, per_query))
-            })?;
-        }
-        self.print(&measures, &runs)
+        Ok((targets, recipe))
     }
 
     /// Returns the output files with their options.
@@ -289,32 +322,58 @@ impl Eval {
         target: &Target,
         measures: &[NamedMeasure],
         per_query: &mut Vec<u8>,
+        world: Option<&World>,
     ) -> Result<Vec<SubsetMeans>> {
-        let retriever = target.retriever()?;
+        let (retriever, set) = of_all(world, self.queries_of(target, world))?;
         let checkpoint = &retriever.checkpoint;
-        let docids = &checkpoint.docids;
-        let (split, most, seed) = (self.split, self.queries, self.seed);
-        let set = match self.unmasked_padding {
-            None => retriever.queries(split, most, seed)?,
-            Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
-        };
-        retriever.check_batches(&set.queries, self.batch_size as usize)?;
-        self.check_ids(&set, docids)?;
+        let (docids, device) = (&checkpoint.docids, &retriever.device.device);
+        if let Some(world) = world {
+            world.agree(&[
+                program()?,
+                ("what they evaluate, by BLAKE3", identity(&retriever, &set)?),
+            ])?;
+        }
         let options = RankOptions {
             candidates: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
             ..retriever.rank_options()
         };
-        let metadata = || target.metadata(&retriever, split);
+        if let Some(world) = world.filter(|world| !world.is_first()) {
+            let nothing = |_, _| anyhow::Ok(());
+            rank_with_all(world, &checkpoint.model, device, &set.queries, options, nothing)?;
+            return Ok(Vec::new());
+        }
+        let metadata = || target.metadata(&retriever, self.split);
         let mut run = self.run_output("genir", metadata)?;
         let writer = run.as_mut().map(|run| (&mut run.writer, docids));
-        let found = evaluate(&checkpoint.model, &retriever.device.device, &set, options, writer)?;
+        let found = match world {
+            None => evaluate(&checkpoint.model, device, &set, options, writer)?,
+            Some(world) => evaluate_by(
+                &set,
+                writer,
+                || anyhow::Ok(()),
+                |each| rank_with_all(world, &checkpoint.model, device, &set.queries, options, each),
+            )?,
+        };
         if let Some(run) = run {
             run.finish()?;
         }
         self.write_results(name, (&set, &found), docids, measures, per_query)?;
         Ok(subset_means(&set, &found, measures))
+    }
+
+    /// Opens a checkpoint and its corpus, and checks what can be checked before the evaluation.
+    fn queries_of(&self, target: &Target, world: Option<&World>) -> Result<(Retriever, QuerySet)> {
+        let retriever = target.retriever_of(world)?;
+        let (split, most, seed) = (self.split, self.queries, self.seed);
+        let set = match self.unmasked_padding {
+            None => retriever.queries(split, most, seed)?,
+            Some(length) => retriever.unmasked_queries(split, most, seed, length as usize)?,
+        };
+        retriever.check_batches(&set.queries, self.batch_size as usize)?;
+        self.check_ids(&set, &retriever.checkpoint.docids)?;
+        Ok((retriever, set))
     }
 
     /// Evaluates BM25 on the corpus at `path`, as [`Self::evaluate`] does a checkpoint.
@@ -406,102 +465,4 @@ impl Eval {
         }
         Ok(output::line(text)?)
     }
-
-    /// Returns the subsets of one run as an object, or a list of such objects for several runs.
-    fn json(&self, measures: &[NamedMeasure], runs: &[RunResult]) -> Value {
-        let of_part = |part: &SubsetMeans| {
-            let values = measures.iter().zip(&part.means);
-            let values = values.map(|(measure, mean)| (measure.name.clone(), json!(mean)));
-            let queries = ("queries".to_owned(), json!(part.queries));
-            Value::Object([queries].into_iter().chain(values).collect())
-        };
-        let of_run = |run: &RunResult| -> Map<String, Value> {
-            let padding = self.unmasked_padding.filter(|_| !run.is_baseline);
-            let padding = padding.map(|length| ("unmasked_padding", json!(length)));
-            let baseline = run.is_baseline.then(|| ("baseline", self.baseline.json()));
-            let parts = run.parts.iter().map(|part| (part.name, of_part(part)));
-            let all = padding.into_iter().chain(baseline).chain(parts);
-            all.map(|(name, value)| (name.to_owned(), value)).collect()
-        };
-        match runs {
-            [run] => Value::Object(of_run(run)),
-            _ => runs
-                .iter()
-                .map(|run| {
-                    let mut named = Map::from_iter([("run".to_owned(), json!(run.name))]);
-                    named.extend(of_run(run));
-                    Value::Object(named)
-                })
-                .collect(),
-        }
-    }
-
-    fn table(&self, measures: &[NamedMeasure], runs: &[RunResult]) -> String {
-        let several = runs.len() > 1;
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN);
-        let mut header = if several { vec!["run", "part"] } else { vec!["part"] };
-        header.extend(measures.iter().map(|measure| measure.name.as_str()));
-        header.push("queries");
-        table.set_header(header);
-        for run in runs {
-            for part in &run.parts {
-                let mut row = Vec::new();
-                row.extend(several.then(|| run.name.to_owned()));
-                row.push(part.name.to_owned());
-                row.extend(part.means.iter().map(|mean| format!("{mean:.4}")));
-                row.push(part.queries.to_string());
-                table.add_row(row);
-            }
-        }
-        let mut text = format!(
-            "{table}\nseen: queries with a relevant document that had a training query; unseen: the others."
-        );
-        if runs.iter().any(|run| !run.is_baseline) {
-            text += &format!("\nCandidate set: {}.", describe_candidates(self.vocabulary));
-        }
-        if runs.iter().any(|run| run.is_baseline) {
-            text += &format!("\n{}", self.baseline.describe());
-        }
-        if self.metrics.is_some() {
-            text +=
-                "\nRelevant: grade 1 or higher, or as given by rel=; nDCG uses the grade as gain.";
-        }
-        if let Some(length) = self.unmasked_padding {
-            text += &format!(
-                "\nQueries were truncated and padded to {length} tokens without an attention mask, as in the \
-                 paper's eval.py."
-            );
-        }
-        text
-    }
-}
-
-/// Returns the means over all queries, and over those seen and unseen; empty subsets are omitted.
-fn subset_means(
-    set: &QuerySet,
-    found: &EvaluationResult,
-    measures: &[NamedMeasure],
-) -> Vec<SubsetMeans> {
-    let subset = |name, contains: &dyn Fn(usize) -> bool| {
-        let mut part = SubsetMeans { name, queries: 0, means: vec![0.0; measures.len()] };
-        for (index, judged) in found.judged.iter().enumerate() {
-            if judged.relevant.is_empty() || !contains(index) {
-                continue;
-            }
-            part.queries += 1;
-            let values = judged.values(measures.iter().map(|measure| measure.measure));
-            part.means.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        }
-        part.means.iter_mut().for_each(|mean| *mean /= part.queries as f64);
-        (part.queries > 0).then_some(part)
-    };
-    [
-        subset("all", &|_| true),
-        subset("seen", &|index| set.is_seen(index) == Some(true)),
-        subset("unseen", &|index| set.is_seen(index) == Some(false)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }

@@ -24,6 +24,7 @@ mod stages;
 mod sweep;
 mod sweep_run;
 mod target;
+mod together;
 mod tokenizer;
 mod train;
 
@@ -159,8 +160,9 @@ const DEFAULT_LOG: &str = "warn,usvg=error";
 pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
-    // Of several processes that train together, the first one prints.
-    let follows = matches!(cli.command, Command::Train(_)) && started_rank() > 0;
+    // Of several processes that work together, the first one prints.
+    let shared = matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Search(_));
+    let follows = shared && started_rank() > 0;
     let console = Console::stderr(match (follows, cli.quiet) {
         (true, _) => Verbosity::Log,
         (false, true) => Verbosity::Quiet,
@@ -180,7 +182,7 @@ pub fn main() -> ExitCode {
         panic::panic_if_asked();
         match cli.command {
             Command::Train(train) => train.run(&console),
-            Command::Eval(eval) => eval.run(&console).map(success),
+            Command::Eval(eval) => eval.run(&console),
             Command::Sweep(sweep) => {
                 // Its trainings would take themselves for one process of several.
                 alone()?;
@@ -188,7 +190,7 @@ pub fn main() -> ExitCode {
             }
             Command::Compare(compare) => compare.run().map(success),
             Command::Report(report) => report.run(&console).map(success),
-            Command::Search(search) => search.run(&console).map(success),
+            Command::Search(search) => search.run(&console),
             Command::Inspect(inspect) => inspect.run(&console).map(success),
             Command::Probe(probe) => probe.run(&console).map(success),
             Command::Advise(advise) => advise.run(&console).map(success),

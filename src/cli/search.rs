@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::output;
 use super::target::Target;
+use super::together::together;
 use crate::monitor::Console;
+use crate::processes::World;
 use crate::retrieval::{Hit, Searcher};
 use crate::terminal::Escaped;
 
@@ -46,7 +49,12 @@ pub(super) fn is_like_an_option(text: &str) -> bool {
 }
 
 impl Search {
-    pub fn run(self, console: &Console) -> Result<()> {
+    pub fn run(self, console: &Console) -> Result<ExitCode> {
+        together(console, |world| self.search(console, world))
+    }
+
+    /// Checks the query of the command line.
+    fn check(&self) -> Result<()> {
         if self.query.as_ref().is_some_and(|query| query.trim().is_empty()) {
             bail!("the query is empty; omit it to read queries from standard input, one per line");
         }
@@ -56,7 +64,19 @@ impl Search {
                  space before it: ' {word}'"
             );
         }
-        let (checkpoint, _) = self.target.open()?;
+        Ok(())
+    }
+
+    fn search(&self, console: &Console, world: Option<&World>) -> Result<()> {
+        let opened = self.check().and_then(|()| self.target.open(world));
+        let (checkpoint, _) = match world {
+            None => opened?,
+            Some(world) => world.all_succeed(opened)?,
+        };
+        let searcher = Searcher::new(&checkpoint).with(world);
+        if let Some(world) = world.filter(|world| !world.is_first()) {
+            return Ok(searcher.follow(world, self.top)?);
+        }
         // The results are docids; texts are printed only if the corpus can be read.
         let texts: HashMap<String, String> = match self.target.corpus() {
             // Of a document with several texts the first is printed.
@@ -72,7 +92,6 @@ impl Search {
                 HashMap::new()
             }
         };
-        let searcher = Searcher::new(&checkpoint);
         let answer = |query: &str| -> Result<()> {
             self.print(&texts, query, &searcher.search(query, self.top)?)
         };

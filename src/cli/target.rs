@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::checkpoint::{Checkpoint, checkpoint_at};
 use crate::corpus::{self, CorpusOptions, Layout, LoadedCorpus, OnProblem, Split};
 use crate::device::{ComputeDevice, describe, device};
+use crate::processes::World;
 use crate::provenance::{IrMetadata, trained_method};
 use crate::recipe::Recipe;
 use crate::retriever::Retriever;
@@ -109,11 +110,16 @@ impl Target {
         Self { checkpoint, options }
     }
 
-    /// Opens the checkpoint on the selected device.
-    pub fn open(&self) -> Result<(Checkpoint, ComputeDevice)> {
+    /// Opens the checkpoint on the selected device: with all docid rows, or with this process's part of them, for a ranking
+    /// by all processes of `world`.
+    pub fn open(&self, world: Option<&World>) -> Result<(Checkpoint, ComputeDevice)> {
         let device = device(&self.options.device)?;
         let directory = self.directory()?;
-        Ok((Checkpoint::open(&directory, &device)?, device))
+        let checkpoint = match world {
+            None => Checkpoint::open(&directory, &device),
+            Some(world) => Checkpoint::open_part(&directory, &device, world),
+        };
+        Ok((checkpoint?, device))
     }
 
     /// Returns the directory of the checkpoint.
@@ -209,9 +215,14 @@ impl Target {
 
     /// Opens the checkpoint and its corpus.
     pub fn retriever(&self) -> Result<Retriever> {
+        self.retriever_of(None)
+    }
+
+    /// As [`Self::retriever`]; for `world` see [`Self::open`].
+    pub fn retriever_of(&self, world: Option<&World>) -> Result<Retriever> {
         let loaded = self.corpus()?;
         warn_of_skipped(&loaded);
-        let (checkpoint, device) = self.open()?;
+        let (checkpoint, device) = self.open(world)?;
         Ok(Retriever::new(checkpoint, loaded, device)?)
     }
 }

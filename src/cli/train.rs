@@ -1,16 +1,16 @@
 //! `genir train`
 
 use std::collections::BTreeMap;
-use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::signals::{ignore, listen, listen_to_sweep};
+use super::together::{digest, end_all, program};
 use super::{RecipeArgs, report_error};
 use crate::checkpoint::MANIFEST;
 use crate::component::Stages;
@@ -123,26 +123,13 @@ impl Train {
                 world.finish();
                 Ok(code)
             }
-            Err(error) => {
-                let (rank, count) = (world.rank(), world.count());
-                let place = format!("process {rank} of {count}, on {}", world.host());
-                report_error(&error.context(place), console);
-                // The others may wait for this process.
-                world.abort(1)
-            }
+            Err(error) => end_all(world, error, console),
         }
     }
 }
 
 /// The values that all processes of a training must have in common, each with its name in an error.
 fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
-    let digest = |bytes: &[u8]| blake3::hash(bytes).to_hex()[..16].to_owned();
-    let program = env::current_exe().and_then(|program| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(program)?)?;
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
-    });
-    let program = program.context("this program cannot be read")?;
     let recipe = plan.recipe.to_toml()?;
     let start = match start {
         Start::New(_) => "a new run".to_owned(),
@@ -160,7 +147,7 @@ fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
         false => format!("a GPU, products in {}", plan.precision),
     };
     Ok([
-        ("their program, by BLAKE3", program),
+        program()?,
         ("their recipe, by BLAKE3", digest(recipe.as_bytes())),
         ("the examples of their corpus, by hash", plan.fingerprint()),
         ("what they start from", start),

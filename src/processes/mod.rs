@@ -27,7 +27,7 @@ pub(crate) use order::Order;
 pub enum ProcessesError {
     /// MPI has started several processes of a build without MPI.
     #[error(
-        "{started}, and this build of genir has no MPI: each would train the whole run. Build it with `--features mpi`, or \
+        "{started}, and this build of genir has no MPI: each would do the whole of the work. Build it with `--features mpi`, or \
          start one process without {} (docs/processes.md)", started.variable
     )]
     NotBuilt {

@@ -30,6 +30,24 @@ pub(crate) fn rank_together<E: From<ProcessesError>>(
     rank_in_rounds(queries, options.batch_size, world.count(), rank, each)
 }
 
+/// As [`rank_together`], where all processes call it.
+///
+/// # Errors
+/// The first error of `each`, which ends the ranking of this process alone; or MPI failed.
+pub(crate) fn rank_with_all<E: From<ProcessesError>>(
+    world: &World,
+    model: &GenirModel,
+    device: &Device,
+    queries: &[EncodedQuery],
+    options: RankOptions,
+    each: impl FnMut(usize, Ranking) -> Result<(), E>,
+) -> Result<(), E> {
+    let rank = |_, batches: &[Vec<usize>]| {
+        Ok(rank_round(world, model, device, queries, options, batches)?)
+    };
+    rank_in_rounds(queries, options.batch_size, world.count(), rank, each)
+}
+
 /// Ranks the share of this process in a round that the first process has ordered. `batches`: all of the set.
 ///
 /// # Errors

@@ -1,0 +1,137 @@
+//! `genir eval` and `genir search` by several processes: what one process writes and prints.
+
+use super::*;
+
+/// A trained run of the tiny corpus.
+fn trained(path: &Path) -> Home {
+    let run = Home::new(path, &["train.epochs=3", "~train.steps"]);
+    run.train();
+    run
+}
+
+/// A command of the program on the run of `home`.
+fn command(home: &Home, name: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_genir"));
+    command.arg(name).arg(home.run()).args(more).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn printed(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn several_processes_evaluate_to_the_same_files_and_metrics() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    for more in [&["--vocabulary", "all", "--format", "json"][..], &["--baseline", "bm25"]] {
+        let evaluate = |count: Option<usize>| {
+            let files = ["run", "qrels", "correct", "per-query"].map(|name| {
+                let name = if more.contains(&"bm25") { "per-query" } else { name };
+                (format!("--{name}"), home.path().join(format!("{name}-{count:?}")))
+            });
+            let mut alone = command(&run, "eval", &["--batch-size", "3", "--depth", "5"]);
+            alone.args(more);
+            let files: BTreeMap<String, _> = files.into_iter().collect();
+            files.iter().for_each(|(option, path)| _ = alone.arg(option).arg(path));
+            let text = match count {
+                None => printed(&mut alone),
+                Some(count) => printed(&mut processes(count, &alone)),
+            };
+            let files = files.values().map(|path| fs::read_to_string(path).unwrap());
+            (text, files.collect::<Vec<_>>())
+        };
+        let alone = evaluate(None);
+        assert!(alone.0.len() > 50 && alone.1.iter().all(|file| file.lines().count() > 1));
+        for count in [1, 2, 4] {
+            assert_eq!(evaluate(Some(count)), alone, "{more:?}, {count} processes");
+        }
+    }
+}
+
+#[test]
+fn each_process_has_its_own_rows_in_an_evaluation_and_a_search() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    for command in [command(&run, "eval", &[]), command(&run, "search", &["a noble gas"])] {
+        let output = output(processes(4, &command).env("RUST_LOG", "genir=debug"));
+        let text = String::from_utf8_lossy(&output.stderr);
+        for process in 0..4 {
+            let (first, end) = (2 * process, 2 * process + 2);
+            let expected = format!("process {process} of 4 has docid rows {first}..{end} of 8");
+            assert!(text.contains(&expected), "{text}");
+        }
+    }
+    // Eight rows cannot be divided among nine processes: each has all of them, and ranks other queries.
+    let all = processes(9, &command(&run, "eval", &["--batch-size", "2"]));
+    assert_eq!(printed(&mut { all }), printed(&mut command(&run, "eval", &["--batch-size", "2"])));
+}
+
+#[test]
+fn several_processes_search_to_the_same_hits() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    let arguments = ["which metal has the symbol Au", "--json", "-k", "6"];
+    let alone = printed(&mut command(&run, "search", &arguments));
+    assert_eq!(alone.lines().count(), 6);
+    for count in [2, 4] {
+        let found = printed(&mut processes(count, &command(&run, "search", &arguments)));
+        assert_eq!(found, alone, "{count} processes");
+    }
+    // Queries from the standard input, of which one is empty.
+    let file = home.path().join("queries");
+    fs::write(&file, "a noble gas\n\na city on a lake\n").unwrap();
+    let input = || Stdio::from(fs::File::open(&file).unwrap());
+    let alone = printed(command(&run, "search", &[]).stdin(input()));
+    assert!(alone.contains("query: a city on a lake"));
+    assert_eq!(printed(processes(2, &command(&run, "search", &[])).stdin(input())), alone);
+}
+
+#[test]
+fn an_error_of_an_evaluation_or_a_search_ends_all_processes_and_is_said_once() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    let missing = home.path().join("missing");
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_genir"));
+    wrong.arg("eval").arg(&missing);
+    let found = refused(&mut processes(2, &wrong));
+    assert!(found.contains("neither a checkpoint"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+
+    let found = refused(&mut processes(2, &command(&run, "search", &[" "])));
+    assert!(found.contains("the query is empty"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+
+    // The first process alone cannot write.
+    let file = missing.join("test.run");
+    let found =
+        refused(&mut processes(2, &command(&run, "eval", &["--run", file.to_str().unwrap()])));
+    assert!(found.contains("error: process 0 of 2, on "), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+
+    // The other process has other queries.
+    let (one, other) = (command(&run, "eval", &[]), command(&run, "eval", &["--split", "test"]));
+    let found = refused(&mut started_together(&[(1, &one), (1, &other)]));
+    assert!(found.contains("the processes differ in what they evaluate"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+}
+
+#[test]
+fn a_reader_that_closes_its_pipe_ends_a_search_of_several_processes() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    let file = home.path().join("queries");
+    fs::write(&file, "a noble gas\n".repeat(3000)).unwrap();
+    let mut search = processes(2, &command(&run, "search", &[]));
+    search.stdin(fs::File::open(&file).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut started = search.spawn().unwrap();
+    drop(started.stdout.take());
+    let begun = Instant::now();
+    let output = started.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!text.contains("panicked") && !text.contains("error: "), "{text}");
+}
