@@ -12,12 +12,15 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # Without `B:`: to the processes, not to this script. The first one finishes its update, writes a checkpoint and exits with
-# 143. (A SIGTERM to srun itself would kill them.)
+# 143. (A SIGTERM to srun itself would kill them.) SLURM may send it up to a minute earlier.
 #SBATCH --signal=TERM@300
 
-srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" genir train "$@"
+# Where SLURM does not bind a process to its cores, it would use all of them.
+[ -n "$SLURM_CPUS_PER_TASK" ] && export RAYON_NUM_THREADS="$SLURM_CPUS_PER_TASK"
+srun --mpi=pmix --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} genir train "$@"
 code=$?
-if [ "$code" -eq 143 ]; then
+# 143 is also the code of a signal before the first update: the limit keeps a time that is too short from being tried for ever.
+if [ "$code" -eq 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 1000 ]; then
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

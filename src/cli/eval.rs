@@ -32,6 +32,9 @@ use crate::retrieval::{Bm25, Metrics, NamedMeasure};
 use crate::retriever::{Retriever, RetrieverError};
 
 /// Evaluate checkpoints on a split: metrics, TREC run files, values of each query.
+///
+/// `mpirun -np 4 genir eval ...` shares queries and documents among four processes, in a build with `--features mpi`:
+/// docs/processes.md.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Eval {

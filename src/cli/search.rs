@@ -16,6 +16,9 @@ use crate::retrieval::{Hit, Searcher};
 use crate::terminal::Escaped;
 
 /// Rank documents for queries from the command line or standard input.
+///
+/// `mpirun -np 4 genir search ...` shares the documents among four processes, in a build with `--features mpi`:
+/// docs/processes.md.
 #[derive(Debug, Args)]
 pub struct Search {
     #[command(flatten)]

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use signal_hook::flag;
 
 use crate::train::Requests;
 
-/// SIGINT, SIGTERM and SIGHUP ask the training to stop; while it has nothing to save, and at a second signal, they end
-/// the process at once. SIGUSR1 asks it to save. A signal that the parent process has ignored stays ignored, as `nohup`
+/// SIGINT, SIGTERM and SIGHUP ask the training to stop; while it has nothing to save, and at a second signal a second
+/// later, they end the process at once. SIGUSR1 asks it to save. A signal that the parent process has ignored stays ignored, as `nohup`
 /// and background jobs of a shell expect.
 pub(super) fn listen(requests: &Requests) -> Result<()> {
     let ignored = ignored_signals();
@@ -28,8 +29,19 @@ pub(super) fn listen(requests: &Requests) -> Result<()> {
     if !is_ignored(SIGUSR1) {
         flag::register(SIGUSR1, requests.save.clone()).context("cannot handle SIGUSR1")?;
     }
+    let requests = requests.clone();
+    thread::spawn(move || {
+        while requests.signal().is_none() {
+            thread::sleep(SAME_SIGNAL);
+        }
+        thread::sleep(REPEATED);
+        requests.at_once.store(true, Ordering::SeqCst);
+    });
     Ok(())
 }
+
+/// The time in which a repeated signal is no second one: at a job's time limit, SLURM sends SIGTERM twice within milliseconds.
+const REPEATED: Duration = Duration::from_secs(1);
 
 /// Ignores the signals that [`listen`] listens to, in a process that waits for what another one decides.
 pub(super) fn ignore() -> Result<()> {
@@ -82,9 +94,7 @@ pub(super) fn listen_to_sweep(requests: &Requests) {
 }
 
 fn connect(signal: i32, requests: &Requests) -> io::Result<()> {
-    // In this order: the first signal must not see its own mark.
     flag::register_conditional_shutdown(signal, 128 + signal, requests.at_once.clone())?;
-    flag::register(signal, requests.at_once.clone())?;
     let number = usize::try_from(signal).unwrap_or_default();
     flag::register_usize(signal, requests.stop.clone(), number)?;
     Ok(())

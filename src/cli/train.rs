@@ -33,7 +33,7 @@ use crate::train::{
 ///
 /// If the run directory holds an unfinished run of this recipe, it continues from its newest checkpoint, to the same
 /// weights as if it had not been interrupted. SIGINT (Ctrl-C), SIGTERM and SIGHUP finish the current step, write a
-/// checkpoint and exit with 128 plus the signal's number; a second signal exits at once. SIGUSR1 writes a checkpoint and
+/// checkpoint and exit with 128 plus the signal's number; another signal a second later exits at once. SIGUSR1 writes a checkpoint and
 /// continues.
 ///
 /// `mpirun -np 4 genir train RECIPE` trains the same run with four processes, to the same weights, in a build with

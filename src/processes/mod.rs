@@ -7,6 +7,8 @@ mod none;
 
 mod needs;
 mod order;
+#[cfg(feature = "mpi")]
+mod watch;
 
 use std::env;
 use std::fmt;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ferrompi::{Communicator, Error, Mpi, MpiDatatype, ThreadLevel};
 
+use super::watch::Watch;
 use super::{Order, ProcessesError, Started};
 
 /// The processes that train together. Dropped before [`World::finish`], it ends all of them: the others would wait for
@@ -13,6 +14,7 @@ use super::{Order, ProcessesError, Started};
 pub struct World {
     mpi: Option<Mpi>,
     communicator: Communicator,
+    watch: Option<Watch>,
 }
 
 impl std::fmt::Debug for World {
@@ -42,9 +44,12 @@ impl World {
         // All calls of MPI come from this thread.
         let mpi = with_launcher(|| Mpi::init_thread(ThreadLevel::Funneled))?;
         let communicator = mpi.world();
-        let world = Self { mpi: Some(mpi), communicator };
+        let mut world = Self { mpi: Some(mpi), communicator, watch: None };
         match world.count() {
-            found if found == started.count => Ok(world),
+            found if found == started.count => {
+                world.watch = Some(Watch::start(&world)?);
+                Ok(world)
+            }
             found => {
                 world.finish();
                 Err(ProcessesError::OtherMpi { started, found })
@@ -167,11 +172,13 @@ impl World {
 
     /// Ends MPI, which waits for all processes to do so.
     pub fn finish(mut self) {
+        self.watch.iter().for_each(Watch::done);
         self.mpi = None;
     }
 
     /// Ends all processes at once, with this exit code.
     pub fn abort(&self, code: i32) -> ! {
+        self.watch.iter().for_each(Watch::failed);
         self.communicator.abort(code)
     }
 }

@@ -1,6 +1,7 @@
 //! Sums the gradients of several processes.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use burn::module::Param;
 use burn::optim::GradientsParams;
@@ -35,6 +36,7 @@ pub(super) fn sum_of_all(
     divided: bool,
     device: &Device,
 ) -> Result<GradientsParams, ProcessesError> {
+    let begun = Instant::now();
     let mut sent = Flatten { gradients: own, divided, values: Vec::new(), is_there: Vec::new() };
     visit_parameters(model, &mut sent);
     let Flatten { mut values, is_there, .. } = sent;
@@ -69,6 +71,7 @@ pub(super) fn sum_of_all(
     let gradients = GradientsParams::new();
     let mut all = Unflatten { values, taken: 0, parameter: 0, found, gradients, divided, device };
     visit_parameters(model, &mut all);
+    tracing::debug!("{world:?} has exchanged {count} gradients in {:.1?}", begun.elapsed());
     Ok(all.gradients)
 }
 

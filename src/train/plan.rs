@@ -17,6 +17,7 @@ use super::held_out::HeldOut;
 use super::plan_error::{PlanError, PlanErrors};
 use super::probe_base::ProbeBase;
 use super::query_sets::{QuerySource, metrics_of};
+use super::shards::DOCIDS;
 use crate::advise::StageDetection;
 use crate::checkpoint::unmerged;
 use crate::component::{LowRank, Stages, Trainable, TrainableTable};
@@ -476,7 +477,7 @@ fn trained_of(
     parameters.retain(|(_, shape)| !shape.contains(&0));
     let trainable = Trainable::of(&recipe.trainable.select, stages, &parameters)?;
     let is_denoising = recipe.task.denoising.is_some();
-    if is_denoising && trainable.trained.iter().all(|name| name == "docids.weight") {
+    if is_denoising && trainable.trained.iter().all(|name| name == DOCIDS) {
         return Err(TaskError::NothingToDenoise.into());
     }
     parameters.extend(trainable.factors(&parameters));

@@ -11,7 +11,7 @@ pub struct Requests {
     /// The signal that asked to stop; 0: none.
     pub(crate) stop: Arc<AtomicUsize>,
     pub(crate) save: Arc<AtomicBool>,
-    /// True if there is nothing to save, or a first signal was received: the next signal ends the process at once.
+    /// True if there is nothing to save, or a first signal was received a second before: the next signal ends the process at once.
     pub(crate) at_once: Arc<AtomicBool>,
 }
 

@@ -18,7 +18,7 @@ use crate::t5::weights::{Put, WeightsError};
 /// The name of the parameter that is divided.
 pub(super) const DOCIDS: &str = "docids.weight";
 
-/// Values that a process sends at once.
+/// Values that a process sends at once, if a row has not more.
 const BLOCK: usize = 1 << 18;
 
 /// The docid rows of one process among those of all.
@@ -144,10 +144,11 @@ impl<'a> Shards<'a> {
         let failed = |error: ProcessesError| WeightsError::Processes(error.to_string());
         for rank in 1..self.world.count() {
             self.world.order_one(rank, Order::Rows { what }).map_err(failed)?;
-            let mut values = vec![0.0; BLOCK];
+            let mut values = vec![0.0; self.block() * self.width];
             let mut left = self.of(rank).len() * self.width;
             while left > 0 {
-                let block = &mut values[..left.min(BLOCK)];
+                let most = left.min(values.len());
+                let block = &mut values[..most];
                 self.world.receive(rank, block).map_err(failed)?;
                 if what == Self::ROWS && !block.iter().all(|value| value.is_finite()) {
                     let rows = format!("a docid row of process {rank} is not finite");
@@ -176,18 +177,18 @@ impl<'a> Shards<'a> {
         }; // [own rows, width]
         let missing = || ProcessesError::Mpi(format!("{DOCIDS} has no moment {what}"));
         let values = values.ok_or_else(missing)?;
-        let (rows, block) = (self.own().len(), (BLOCK / self.width.max(1)).max(1));
-        let mut sent: Vec<f32> = Vec::with_capacity(2 * BLOCK);
-        // Blocks of rows are copied, since the model holds them too; messages have as many values as the receiver expects.
+        let (rows, block) = (self.own().len(), self.block());
+        // Blocks of rows are copied, since the model holds them too.
         for first in (0..rows).step_by(block) {
             let part = values.clone().slice(first..rows.min(first + block)).into_data();
-            sent.extend_from_slice(floats(&part));
-            while sent.len() >= BLOCK {
-                self.world.send(&sent[..BLOCK])?;
-                sent.drain(..BLOCK);
-            }
+            self.world.send(floats(&part))?;
         }
-        if sent.is_empty() { Ok(()) } else { self.world.send(&sent) }
+        Ok(())
+    }
+
+    /// The rows of a message.
+    fn block(&self) -> usize {
+        (BLOCK / self.width).max(1)
     }
 }
 

@@ -45,7 +45,7 @@ fn several_processes_evaluate_to_the_same_files_and_metrics() {
             (text, files.collect::<Vec<_>>())
         };
         let alone = evaluate(None);
-        assert!(alone.0.len() > 50 && alone.1.iter().all(|file| file.lines().count() > 1));
+        assert!(alone.0.len() > 50 && alone.1.iter().all(|file| !file.is_empty()), "{alone:?}");
         for count in [1, 2, 4] {
             assert_eq!(evaluate(Some(count)), alone, "{more:?}, {count} processes");
         }

@@ -121,13 +121,14 @@ fn a_killed_run_with_probes_and_early_stopping_continues_to_the_same_results() {
 /// Trains with `signal` sent once there is a checkpoint; returns its exit code and what it printed.
 fn signalled(home: &Home, signal: &str) -> (Option<i32>, String) {
     let latest = home.run().join("checkpoints/latest");
-    signalled_when(home, &[signal], || latest.exists())
+    signalled_when(home, &[signal], Duration::ZERO, || latest.exists())
 }
 
-/// Trains with `signals` sent a moment after each other from when `is_time`.
+/// Trains with `signals` sent from when `is_time`, with a `pause` after each.
 fn signalled_when(
     home: &Home,
     signals: &[&str],
+    pause: Duration,
     is_time: impl Fn() -> bool,
 ) -> (Option<i32>, String) {
     // A shell in the background ignores SIGINT, and so would the training.
@@ -144,7 +145,7 @@ fn signalled_when(
     for &signal in signals {
         let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(sent.success());
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(pause);
     }
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -231,7 +232,7 @@ fn a_signal_interrupts_an_evaluation_or_a_probe_and_the_run_repeats_it() {
             }
             _ => run.join(format!("checkpoints/step-{step:06}")).exists(),
         };
-        let (code, text) = signalled_when(&disturbed, &["-TERM"], is_time);
+        let (code, text) = signalled_when(&disturbed, &["-TERM"], Duration::ZERO, is_time);
         assert_eq!(code, Some(143), "{when}: {text}");
         assert!(text.contains(&format!("by signal 15 after step {step};")), "{when}: {text}");
         let checkpoint = run.join(format!("checkpoints/step-{step:06}"));
@@ -251,7 +252,7 @@ fn a_signal_interrupts_an_evaluation_or_a_probe_and_the_run_repeats_it() {
 }
 
 #[test]
-fn a_second_signal_exits_at_once() {
+fn a_signal_a_second_after_another_exits_at_once() {
     let home = TempDir::new().unwrap();
     // An update takes seconds.
     let overrides = ["train.steps=3", "train.accumulate=4000", "save.every_steps=1"];
@@ -265,9 +266,22 @@ fn a_second_signal_exits_at_once() {
         }
         exists
     };
-    let (code, text) = signalled_when(&home, &["-INT", "-TERM"], in_the_next_update);
+    let pause = Duration::from_millis(1300);
+    let (code, text) = signalled_when(&home, &["-INT", "-TERM"], pause, in_the_next_update);
     assert_eq!(code, Some(143), "{text}");
     assert_eq!(checkpoints(&home.run()), ["step-000001"]);
+}
+
+#[test]
+fn a_signal_that_is_sent_twice_at_a_time_saves() {
+    // As SLURM sends SIGTERM at the time limit of a job.
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=100000", "save.every_steps=5"]);
+    let latest = home.run().join("checkpoints/latest");
+    let pause = Duration::from_millis(16);
+    let (code, text) = signalled_when(&home, &["-TERM", "-TERM"], pause, || latest.exists());
+    assert_eq!(code, Some(143), "{text}");
+    assert!(text.contains("interrupted by signal 15 after step "), "{text}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::ops::host::{Contiguous, HostTensor};
 
 /// Tasks that a matrix is divided into, whatever the number of threads: results do not depend on it. Several processes that
 /// divide the rows of a matrix have whole tasks each, so that results do not depend on their number either.
-pub(crate) const TASKS: usize = 16;
+const TASKS: usize = 16;
 /// Floats of a block, its logits included: half a megabyte, which stays in a core's cache.
 const BLOCK: usize = 1 << 17;
 

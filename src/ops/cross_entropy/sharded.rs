@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 
 use super::Loss;
 use super::fused::{CrossEntropy, Factors, Saved, logsumexp, mean_loss, output_rows};
-use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows, TASKS, task_rows};
+use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows, task_rows};
 use crate::kernel::{Matrix, Threads, dot, filled, multiply_to_uninit};
 use crate::ops::autograd::apply;
 use crate::ops::head::Head;
@@ -39,7 +39,7 @@ pub(crate) fn largest_shard(rows: usize, count: usize) -> usize {
 
 /// The most processes that can divide `rows` among them.
 pub(crate) fn most_shards(rows: usize) -> usize {
-    rows.div_ceil(task_rows(rows)).min(TASKS)
+    rows.div_ceil(task_rows(rows))
 }
 
 /// The batches of which the processes compute the losses together: one of each process that has one.

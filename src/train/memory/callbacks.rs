@@ -10,6 +10,7 @@ use crate::t5::T5Config;
 use crate::train::callback::Cadence;
 use crate::train::checks::splits_to_probe;
 use crate::train::plan::Plan;
+use crate::train::shards::DOCIDS;
 
 /// Bytes that an evaluation needs at once: the states of a batch of queries, its logits and their comparison.
 pub(super) fn evaluation(plan: &Plan, longest: usize, stored: bool, documents: usize) -> usize {
@@ -58,7 +59,7 @@ pub(super) fn base(plan: &Plan) -> (usize, bool) {
     let using = || section.run.iter().filter(|probe| probe.uses_base());
     let Some(base) = plan.probe_base() else { return (0, false) };
     let between = using().any(|&probe| section.every(probe).is_some());
-    let docids = match plan.trained.contains("docids.weight") {
+    let docids = match plan.trained.contains(DOCIDS) {
         true => plan.docids.len() * plan.config().d_model,
         false => 0,
     };
