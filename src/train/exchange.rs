@@ -6,7 +6,6 @@ use std::time::Instant;
 use burn::module::Param;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use half::bf16;
 
 use super::gradient_sum::round_all;
 use super::pairwise_sum::PairwiseSum;
@@ -83,9 +82,9 @@ fn added<'a>(left: &'a mut [f32], right: &'a mut [f32], dtype: GradientDtype) ->
 
 /// An even number of values that bfloat16 has, two in a word.
 fn packed(values: &[f32]) -> Vec<u32> {
-    let upper = |value: f32| u32::from(bf16::from_f32(value).to_bits());
     let (pairs, _) = values.as_chunks();
-    pairs.iter().map(|&[first, second]| upper(first) | (upper(second) << 16)).collect()
+    let word = |&[first, second]: &[f32; 2]| first.to_bits() >> 16 | second.to_bits() & 0xffff_0000;
+    pairs.iter().map(word).collect()
 }
 
 fn unpacked(words: &[u32]) -> Vec<f32> {
@@ -148,6 +147,8 @@ impl VisitParameter for Unflatten<'_> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     #[test]
