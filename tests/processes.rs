@@ -351,6 +351,21 @@ fn a_killed_process_ends_all_and_the_run_continues_to_the_same_bits() {
         let text = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("signal 9"), "{text}");
+        assert!(text.contains(&format!("error: process {rank} of 4, on ")), "{text}");
+    }
+}
+
+#[test]
+fn a_process_that_gives_no_sign_of_life_ends_all_and_the_run_continues_to_the_same_bits() {
+    // As one on a machine that is lost. mpirun takes a second or two to end after the others.
+    for (rank, lost) in [(2, "process 2 of 4"), (0, "process 0 of 4")] {
+        let (output, took) = interrupt(rank, "-STOP", &[]);
+        assert!(!output.status.success());
+        assert!(took < Duration::from_secs(13), "{took:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        let expected = "has given no sign of life for 7 seconds: the others end, too";
+        assert!(text.contains(lost) && text.contains(expected), "{text}");
+        assert_eq!(text.matches("error: ").count(), 1, "{text}");
     }
 }
 
