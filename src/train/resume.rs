@@ -380,7 +380,12 @@ fn other_recipe(before: &str, now: &Recipe) -> Result<Changes, ResumeError> {
 
 fn changes(before: &str, now: &Recipe, may_change: &[&str]) -> Result<Changes, ResumeError> {
     let detects = now.stages == Some(StagesSetting::Detect);
-    let (before, mut now) = (flat_keys(before), flat_keys(&now.to_toml()?));
+    // A run of an earlier version has not all keys: those that it lacks have their defaults.
+    let with_defaults = Recipe::from_text("recipe.toml", before, &[])
+        .ok()
+        .and_then(|recipe| recipe.to_toml().ok())
+        .unwrap_or_else(|| before.to_owned());
+    let (before, mut now) = (flat_keys(&with_defaults), flat_keys(&now.to_toml()?));
     if detects {
         // The recipe of a run has the numbers that were found when it was started.
         let found = before.iter().filter(|(key, _)| key.starts_with("stages."));
