@@ -13,7 +13,7 @@ use self::results::{RunResult, SubsetMeans, subset_means};
 use super::baseline::{BaselineArgs, recipe_of};
 use super::run_output::RunOutput;
 use super::target::{Target, TargetOptions, warn_of_skipped};
-use super::together::{digest, program, together};
+use super::together::{digest, identity, of_all, together};
 use super::{output, outputs};
 use crate::corpus::{LoadedCorpus, Split};
 use crate::docid::DocidVocabulary;
@@ -157,23 +157,6 @@ pub(super) fn default_measures() -> Measures {
     Measures(Metrics::NAMES.into_iter().zip(Metrics::MEASURES).map(named).collect())
 }
 
-/// The result of this process where all of `world` have one; otherwise the error of one of them.
-fn of_all<T>(world: Option<&World>, own: Result<T>) -> Result<T> {
-    match world {
-        None => own,
-        Some(world) => world.all_succeed(own),
-    }
-}
-
-/// A hash of what processes must have in common to rank queries together.
-fn identity(retriever: &Retriever, set: &QuerySet) -> Result<String> {
-    // It has the checksums of all files.
-    let manifest = serde_json::to_string(&retriever.checkpoint.manifest)?;
-    let queries = set.queries.iter().map(|query| (&query.tokens, &query.relevant));
-    let queries = serde_json::to_string(&queries.collect::<Vec<_>>())?;
-    Ok(digest(format!("{manifest} {queries}").as_bytes()))
-}
-
 /// A checkpoint with its name in results.
 type NamedTarget = (String, Target);
 
@@ -189,6 +172,9 @@ impl Eval {
     fn with(mut self, console: &Console, world: Option<&World>) -> Result<()> {
         let is_first = world.is_none_or(World::is_first);
         let (targets, recipe) = of_all(world, self.prepare(console, is_first))?;
+        if let Some(world) = world {
+            world.agree(&[("their number of checkpoints", targets.len().to_string())])?;
+        }
         let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();
         per_query::write_header(&measures, &mut per_query)?;
@@ -330,18 +316,22 @@ impl Eval {
         let (retriever, set) = of_all(world, self.queries_of(target, world))?;
         let checkpoint = &retriever.checkpoint;
         let (docids, device) = (&checkpoint.docids, &retriever.device.device);
-        if let Some(world) = world {
-            world.agree(&[
-                program()?,
-                ("what they evaluate, by BLAKE3", identity(&retriever, &set)?),
-            ])?;
-        }
         let options = RankOptions {
             candidates: self.vocabulary,
             depth: if self.run.is_some() { self.depth } else { 0 },
             batch_size: self.batch_size as usize,
             ..retriever.rank_options()
         };
+        if let Some(world) = world {
+            let queries = set.queries.iter().map(|query| (&query.tokens, &query.relevant));
+            let queries = digest(&serde_json::to_vec(&queries.collect::<Vec<_>>())?);
+            let options = format!(
+                "--batch-size {}, --vocabulary {}, {} documents a query, queries {queries} by BLAKE3",
+                options.batch_size, options.candidates, options.depth
+            );
+            let directory = target.directory()?;
+            world.agree(&identity(&directory, checkpoint, &retriever.device, options)?)?;
+        }
         if let Some(world) = world.filter(|world| !world.is_first()) {
             let nothing = |_, _| anyhow::Ok(());
             rank_with_all(world, &checkpoint.model, device, &set.queries, options, nothing)?;

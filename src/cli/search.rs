@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output;
 use super::target::Target;
-use super::together::together;
+use super::together::{identity, of_all, together};
 use crate::monitor::Console;
 use crate::processes::World;
 use crate::retrieval::{Hit, Searcher};
@@ -72,10 +72,12 @@ impl Search {
 
     fn search(&self, console: &Console, world: Option<&World>) -> Result<()> {
         let opened = self.check().and_then(|()| self.target.open(world));
-        let (checkpoint, _) = match world {
-            None => opened?,
-            Some(world) => world.all_succeed(opened)?,
-        };
+        let (checkpoint, device) = of_all(world, opened)?;
+        if let Some(world) = world {
+            let options = format!("-k {}", self.top);
+            let directory = self.target.directory()?;
+            world.agree(&identity(&directory, &checkpoint, &device, options)?)?;
+        }
         let searcher = Searcher::new(&checkpoint).with(world);
         if let Some(world) = world.filter(|world| !world.is_first()) {
             return Ok(searcher.follow(world, self.top)?);

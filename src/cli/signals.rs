@@ -40,7 +40,7 @@ pub(super) fn listen(requests: &Requests) -> Result<()> {
     Ok(())
 }
 
-/// The time in which a repeated signal is no second one: at a job's time limit, SLURM sends SIGTERM twice within milliseconds.
+/// A signal that is repeated within this time is ignored: at a job's time limit, SLURM sends SIGTERM twice within milliseconds.
 const REPEATED: Duration = Duration::from_secs(1);
 
 /// Ignores the signals that [`listen`] listens to, in a process that waits for what another one decides.

@@ -1,14 +1,20 @@
 //! Commands that several processes do together, started by MPI.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, DirEntry, File};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use burn::tensor::Device;
+use thiserror::Error;
 
-use super::{is_broken_pipe, report_error};
+use super::{is_broken_pipe, report_error, with_causes};
+use crate::checkpoint::Checkpoint;
+use crate::device::{ComputeDevice, Precision, describe, is_host};
 use crate::monitor::Console;
 use crate::processes::{Order, ProcessesError, World};
+use crate::train::Arithmetic;
 
 /// Does `work`, together with the other processes that MPI has started, if there are any. Those that are not the first do it
 /// until the first one orders the end. An error of one ends all of them.
@@ -17,45 +23,92 @@ pub(super) fn together(
     work: impl FnOnce(Option<&World>) -> Result<()>,
 ) -> Result<ExitCode> {
     let Some(world) = World::join()? else { return work(None).map(|()| ExitCode::SUCCESS) };
-    let done = match work(Some(&world)) {
-        // The others wait for the next order of the first one.
-        Ok(()) if world.is_first() => world.order(Order::End).map_err(anyhow::Error::from),
-        Err(error) if world.is_first() && is_broken_pipe(&error) => {
-            world.order(Order::End).map_err(anyhow::Error::from)
-        }
-        done => done,
-    };
+    let done = work(Some(&world)).and_then(|()| match world.is_first() {
+        true => Ok(world.order(Order::End)?),
+        false => Ok(()),
+    });
     match done {
         Ok(()) => {
             world.finish();
             Ok(ExitCode::SUCCESS)
         }
+        // The reader of an output has closed it on purpose. The others may be in the middle of a ranking.
+        Err(error) if is_broken_pipe(&error) => world.abort(0),
         Err(error) => end_all(world, error, console),
     }
 }
 
+/// An error that all processes know of.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct KnownToAll(String);
+
+/// The result of this process where all of `world` have one; otherwise an error on all.
+pub(super) fn of_all<T>(world: Option<&World>, own: Result<T>) -> Result<T> {
+    let Some(world) = world else { return own };
+    let known = |error| KnownToAll(with_causes(&error)).into();
+    world.all_succeed(own).map_err(known)
+}
+
 /// Ends all processes for an error of this one: one of them reports it.
 pub(super) fn end_all(world: World, error: anyhow::Error, console: &Console) -> Result<ExitCode> {
-    match error.downcast_ref() {
-        // The process that has it reports it.
-        Some(ProcessesError::Other { .. }) => {}
-        // All have it.
-        Some(ProcessesError::Disagree { .. }) => {
-            if world.is_first() {
-                report_error(&error, console);
-            }
-        }
-        _ => {
-            let (rank, count) = (world.rank(), world.count());
-            let place = format!("process {rank} of {count}, on {}", world.host());
-            report_error(&error.context(place), console);
-            // The others may wait for this process.
-            world.abort(1)
-        }
+    let differ = matches!(error.downcast_ref(), Some(ProcessesError::Disagree { .. }));
+    if !differ && !error.is::<KnownToAll>() {
+        let (rank, count) = (world.rank(), world.count());
+        let place = format!("process {rank} of {count}, on {}", world.host());
+        report_error(&error.context(place), console);
+        // The others may wait for this process.
+        world.abort(1)
+    }
+    if world.is_first() {
+        report_error(&error, console);
     }
     // After the message: mpirun ends all processes when one has failed.
     world.finish();
     Ok(ExitCode::FAILURE)
+}
+
+/// What all processes must have in common to rank queries with a checkpoint, with `options` of their own: names in errors, and
+/// values.
+pub(super) fn identity(
+    directory: &Path,
+    checkpoint: &Checkpoint,
+    device: &ComputeDevice,
+    options: String,
+) -> Result<[(&'static str, String); 4]> {
+    let checkpoint = match &checkpoint.manifest {
+        // It has the checksums of all files.
+        Some(manifest) => digest(&serde_json::to_vec(manifest)?),
+        None => {
+            let mut files = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
+            files.sort_by_key(DirEntry::file_name);
+            let mut hasher = blake3::Hasher::new();
+            for file in files.iter().map(DirEntry::path).filter(|path| path.is_file()) {
+                hasher.update_reader(File::open(file)?)?;
+            }
+            hasher.finalize().to_hex()[..16].to_owned()
+        }
+    };
+    Ok([
+        program()?,
+        ("their checkpoint, by BLAKE3", checkpoint),
+        (
+            "their device and instructions",
+            device_and_instructions(&device.device, device.precision),
+        ),
+        ("their options", options),
+    ])
+}
+
+/// What decides on the last bits of what is computed.
+pub(super) fn device_and_instructions(device: &Device, precision: Precision) -> String {
+    let Arithmetic { instructions, .. } = Arithmetic::of(describe(device, precision));
+    // Each process may have a GPU of its own.
+    let device = match is_host(device) {
+        true => "the CPU".to_owned(),
+        false => format!("a GPU, products in {precision}"),
+    };
+    format!("{device}, {instructions}")
 }
 
 /// The hash of this program, which all processes must have in common, with its name in an error.

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::signals::{ignore, listen, listen_to_sweep};
-use super::together::{digest, end_all, program};
+use super::together::{device_and_instructions, digest, end_all, program};
 use super::{RecipeArgs, report_error};
 use crate::checkpoint::MANIFEST;
 use crate::component::Stages;
@@ -22,8 +22,7 @@ use crate::prefix::describe_storage;
 use crate::processes::{ProcessesError, World, check_shards, share};
 use crate::recipe::Init;
 use crate::train::{
-    Arithmetic, MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow,
-    name_of_base,
+    MemoryEstimate, Plan, Resume, Start, TrainError, Training, find_start, follow, name_of_base,
 };
 
 /// Fine-tune a model from a recipe.
@@ -139,19 +138,12 @@ fn identity(plan: &Plan, start: &Start) -> Result<[(&'static str, String); 5]> {
             format!("the checkpoint of step {}, {}", point.state.step, digest(&manifest))
         }
     };
-    let described = device::describe(&plan.device, plan.precision);
-    let Arithmetic { instructions, .. } = Arithmetic::of(described);
-    // Each process may have a GPU of its own.
-    let device = match device::is_host(&plan.device) {
-        true => "the CPU".to_owned(),
-        false => format!("a GPU, products in {}", plan.precision),
-    };
     Ok([
         program()?,
         ("their recipe, by BLAKE3", digest(recipe.as_bytes())),
         ("the examples of their corpus, by hash", plan.fingerprint()),
         ("what they start from", start),
-        ("their device and instructions", format!("{device}, {instructions}")),
+        ("their device and instructions", device_and_instructions(&plan.device, plan.precision)),
     ])
 }
 

@@ -47,7 +47,18 @@ impl World {
         let mut world = Self { mpi: Some(mpi), communicator, watch: None };
         match world.count() {
             found if found == started.count => {
-                world.watch = Some(Watch::start(&world)?);
+                match Watch::start(&world) {
+                    Ok(watch) => world.watch = Some(watch),
+                    Err(error) => {
+                        // If standard error cannot be written, nothing is left to report to.
+                        let _ = writeln!(
+                            io::stderr(),
+                            "error: {world:?}, on {}: {error}",
+                            world.host()
+                        );
+                        world.abort(1);
+                    }
+                }
                 Ok(world)
             }
             found => {
@@ -174,6 +185,7 @@ impl World {
     pub fn finish(mut self) {
         self.watch.iter().for_each(Watch::done);
         self.mpi = None;
+        self.watch.iter().for_each(Watch::end);
     }
 
     /// Ends all processes at once, with this exit code.
@@ -183,8 +195,8 @@ impl World {
     }
 }
 
-/// Runs `initialise` so that this process ends with its parent, the launcher: if another process is killed meanwhile, Open
-/// MPI 4 waits for ever in its own start, although mpirun has ended. Afterwards MPI itself notices.
+/// Runs `initialise` so that this process ends with its parent, which is the launcher or was started by it: if another process is
+/// killed meanwhile, Open MPI 4 may wait for ever in its own start. Afterwards the processes watch each other.
 fn with_launcher<T>(initialise: impl FnOnce() -> T) -> T {
     end_with_parent(true);
     let done = initialise();
@@ -210,8 +222,7 @@ fn message_sizes(counts: &[u64]) -> Result<Vec<i32>, ProcessesError> {
     let sum: u64 = counts.iter().sum();
     let too_large = |_| {
         let most = i32::MAX;
-        let words =
-            "use a smaller batch (train.batch_size, or evaluate.batch_size and evaluate.run_depth)";
+        let words = "use a smaller batch (train.batch_size; evaluate.batch_size and evaluate.run_depth, or --batch-size and --depth)";
         ProcessesError::Mpi(format!("a message of {sum} values, of at most {most}: {words}"))
     };
     i32::try_from(sum).map_err(too_large)?;

@@ -4,6 +4,7 @@
 //! The first process has a TCP connection to each of the others. A byte travels on it each second, both ways. A process whose
 //! connection ends, or that nothing comes from, is gone.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ const FAILED: u8 = b'f';
 /// The connections of this process.
 pub(super) struct Watch {
     peers: Arc<[Peer]>,
-    /// True once this process has said that it ends.
+    /// True once all processes have ended MPI, or this one has failed.
     is_over: Arc<AtomicBool>,
 }
 
@@ -68,12 +69,14 @@ impl Watch {
             accepting = Some(thread::spawn(move || accept(&listener, token, &stop)));
         }
         let offer = world.texts(&offer)?.swap_remove(0);
-        let own = (!world.is_first()).then(|| connect(&offer, world.rank())).flatten();
+        let is_near = hosts[world.rank()] == hosts[0];
+        let own = (!world.is_first()).then(|| connect(&offer, world.rank(), is_near)).flatten();
         // Afterwards each process has its answer, or has given up.
-        world.all_gather(&[0_u8])?;
+        let reached = world.all_gather(&[u8::from(own.is_some())])?; // [processes]
         stop.store(true, Ordering::SeqCst);
-        let accepted = accepting.and_then(|thread| thread.join().ok()).unwrap_or_default();
-        let known = accepted.iter().map(|(rank, _)| *rank as u64).collect::<Vec<_>>();
+        let mut accepted = accepting.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        accepted.retain(|rank, _| reached.get(*rank) == Some(&1));
+        let known = accepted.keys().map(|&rank| rank as u64).collect::<Vec<_>>();
         let known = world.all_gather_each(&known)?.swap_remove(0);
         let unknown: Vec<String> = (1..world.count())
             .filter(|&rank| !known.contains(&(rank as u64)))
@@ -81,7 +84,7 @@ impl Watch {
             .collect();
         if world.is_first() && !unknown.is_empty() {
             tracing::warn!(
-                "process {} cannot be reached by TCP from the first one, on {}: if its machine is lost, this may be noticed late",
+                "process {} cannot connect to the first one, on {}, by TCP: if its machine is lost, this may be noticed late",
                 unknown.join(", "),
                 hosts[0]
             );
@@ -91,11 +94,16 @@ impl Watch {
         let peers = accepted.into_iter().chain(to_first);
         let peers = peers.map(|(rank, stream)| Peer { rank, host: hosts[rank].clone(), stream });
         let watch = Self { peers: peers.collect(), is_over: Arc::default() };
-        watch.begin(world.rank(), world.count());
+        // Of those that lose the first process, one of each other machine says it, or the next one on its own.
+        let is_speaker = match world.rank() {
+            0 | 1 => true,
+            rank => !is_near && hosts[..rank].iter().all(|host| *host != hosts[rank]),
+        };
+        watch.begin(is_speaker, world.count());
         Ok(watch)
     }
 
-    fn begin(&self, rank: usize, count: usize) {
+    fn begin(&self, is_speaker: bool, count: usize) {
         for at in 0..self.peers.len() {
             let (peers, is_over) = (self.peers.clone(), self.is_over.clone());
             thread::spawn(move || {
@@ -104,8 +112,7 @@ impl Watch {
                 if matches!(end, End::Done) || is_over.load(Ordering::SeqCst) {
                     return;
                 }
-                // Of those that lose the first process, one says it.
-                if let (End::Gone(why), true) = (end, rank <= 1) {
+                if let (End::Gone(why), true) = (end, is_speaker) {
                     let (lost, host) = (peer.rank, &peer.host);
                     let words = format!(
                         "error: process {lost} of {count}, on {host}, {why}: the others end, too"
@@ -127,10 +134,15 @@ impl Watch {
         });
     }
 
-    /// Tells the others that this process has done its work, and ends.
+    /// Tells the others that this process has done its work, and waits for them in MPI. It still watches those that have not
+    /// said so.
     pub fn done(&self) {
-        self.is_over.store(true, Ordering::SeqCst);
         say(&self.peers, DONE);
+    }
+
+    /// Ends the watch: all processes have ended MPI.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
     }
 
     /// Tells the others that this process has failed, and has said why.
@@ -187,12 +199,13 @@ fn listen() -> io::Result<(TcpListener, Vec<SocketAddr>)> {
     Ok((listener, addresses.into_iter().map(|address| (address, port).into()).collect()))
 }
 
-/// Connects to the first process by one of the addresses that it has offered.
-fn connect(offer: &str, rank: usize) -> Option<TcpStream> {
+/// Connects to the first process by one of the addresses that it has offered. `is_near`: it is on the same machine.
+fn connect(offer: &str, rank: usize, is_near: bool) -> Option<TcpStream> {
     let (token, addresses) = offer.split_once(' ')?;
     let token: u64 = token.parse().ok()?;
     let deadline = Instant::now() + CONNECT;
-    addresses.split(' ').filter_map(|address| address.parse().ok()).find_map(|address| {
+    let addresses = addresses.split(' ').filter_map(|address| address.parse::<SocketAddr>().ok());
+    addresses.filter(|address| is_near || !address.ip().is_loopback()).find_map(|address| {
         let left = deadline.checked_duration_since(Instant::now())?;
         let mut stream = TcpStream::connect_timeout(&address, left.min(BEAT)).ok()?;
         set_up(&stream).ok()?;
@@ -200,13 +213,14 @@ fn connect(offer: &str, rank: usize) -> Option<TcpStream> {
         // Another program may listen at this address of another machine.
         let mut answer = [0; 8];
         stream.read_exact(&mut answer).ok()?;
+        stream.set_read_timeout(Some(SILENCE)).ok()?;
         (u64::from_le_bytes(answer) == token).then_some(stream)
     })
 }
 
-/// The connections of processes that know the token, with their ranks, until `stop`.
-fn accept(listener: &TcpListener, token: u64, stop: &AtomicBool) -> Vec<(usize, TcpStream)> {
-    let mut accepted = Vec::new();
+/// The connections of processes that know the token, by rank, until `stop`: the last one of each.
+fn accept(listener: &TcpListener, token: u64, stop: &AtomicBool) -> BTreeMap<usize, TcpStream> {
+    let mut accepted = BTreeMap::new();
     if listener.set_nonblocking(true).is_err() {
         return accepted;
     }
@@ -225,7 +239,6 @@ fn accept(listener: &TcpListener, token: u64, stop: &AtomicBool) -> Vec<(usize, 
 fn answer(mut stream: &TcpStream, token: u64) -> io::Result<usize> {
     stream.set_nonblocking(false)?;
     set_up(stream)?;
-    stream.set_read_timeout(Some(BEAT))?;
     let mut words = [[0; 8]; 2];
     stream.read_exact(words.as_flattened_mut())?;
     let [found, rank] = words.map(u64::from_le_bytes);
@@ -237,9 +250,10 @@ fn answer(mut stream: &TcpStream, token: u64) -> io::Result<usize> {
     Ok(rank as usize)
 }
 
+/// Prepares a connection for the exchange of the token.
 fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_read_timeout(Some(BEAT))?;
     stream.set_write_timeout(Some(BEAT))
 }
 
@@ -256,11 +270,12 @@ mod tests {
             move || accept(&listener, 7, &stop)
         });
         let offer = |token: u64| format!("{token} 127.0.0.1:1 {}", addresses[0]);
-        assert!(connect(&offer(8), 2).is_none());
-        let own = connect(&offer(7), 3).unwrap();
+        assert!(connect(&offer(8), 2, true).is_none());
+        assert!(connect(&offer(7), 2, false).is_none(), "the address of another machine itself");
+        let own = connect(&offer(7), 3, true).unwrap();
         stop.store(true, Ordering::SeqCst);
         let accepted = accepting.join().unwrap();
-        assert_eq!(accepted.iter().map(|(rank, _)| *rank).collect::<Vec<_>>(), [3]);
+        assert_eq!(accepted.keys().collect::<Vec<_>>(), [&3]);
 
         let peer = |stream| Peer { rank: 0, host: String::new(), stream };
         let peers = [peer(own)];
@@ -270,13 +285,13 @@ mod tests {
         ] {
             say(&peers, ALIVE);
             say(&peers, byte);
-            assert!(is_expected(listen_to(&accepted[0].1)));
+            assert!(is_expected(listen_to(&accepted[&3])));
         }
-        accepted[0].1.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-        let silent = listen_to(&accepted[0].1);
+        accepted[&3].set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let silent = listen_to(&accepted[&3]);
         assert!(matches!(silent, End::Gone(why) if why.contains("no sign of life for 7 seconds")));
         assert_eq!(SILENCE.as_secs(), 7);
         drop(peers);
-        assert!(matches!(listen_to(&accepted[0].1), End::Gone("has ended")));
+        assert!(matches!(listen_to(&accepted[&3]), End::Gone("has ended")));
     }
 }

@@ -194,7 +194,7 @@ choice! {
     GradientDtype {
         /// 32 bits, as they are computed.
         Float32 = "float32",
-        /// The upper 16 bits of a float32, rounded to the nearest, of equal ones to the even.
+        /// The upper 16 bits of a float32, rounded to nearest, ties to even.
         Bfloat16 = "bfloat16",
     }
 }

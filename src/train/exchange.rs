@@ -152,6 +152,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_sum_is_rounded() {
+        let part = 2.0_f32.powi(-8);
+        let sum = |dtype| {
+            let (mut values, mut parts) = ([1.0], [part; 2]);
+            let (first, second) = parts.split_at_mut(1);
+            added(added(&mut values, first, dtype), second, dtype)[0]
+        };
+        assert_eq!(sum(GradientDtype::Float32), 1.0 + 2.0 * part);
+        assert_eq!(sum(GradientDtype::Bfloat16), 1.0);
+    }
+
+    #[test]
     fn values_of_bfloat16_are_packed_without_loss() {
         let values = [1.5, -0.0, 0.0, -3.0e38, f32::INFINITY, 1.0e-40, f32::MIN_POSITIVE, -256.0];
         let values = values.map(|value| bf16::from_f32(value).to_f32());

@@ -98,7 +98,7 @@ pub(super) fn round_all(values: &mut [f32], dtype: GradientDtype) {
     }
 }
 
-/// The nearest value of bfloat16, of two equally near ones the even one, as `half` computes it: without a branch, so that the
+/// The value rounded to bfloat16, to nearest, ties to even, as `half` does it: without a branch, so that the
 /// compiler uses vectors.
 fn rounded_value(value: f32) -> f32 {
     const UPPER: u32 = 0xffff_0000;

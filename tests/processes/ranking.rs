@@ -111,27 +111,61 @@ fn an_error_of_an_evaluation_or_a_search_ends_all_processes_and_is_said_once() {
         refused(&mut processes(2, &command(&run, "eval", &["--run", file.to_str().unwrap()])));
     assert!(found.contains("error: process 0 of 2, on "), "{found}");
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
-
-    // The other process has other queries.
-    let (one, other) = (command(&run, "eval", &[]), command(&run, "eval", &["--split", "test"]));
-    let found = refused(&mut started_together(&[(1, &one), (1, &other)]));
-    assert!(found.contains("the processes differ in what they evaluate"), "{found}");
-    assert_eq!(found.matches("error: ").count(), 1, "{found}");
 }
 
 #[test]
-fn a_reader_that_closes_its_pipe_ends_a_search_of_several_processes() {
+fn processes_that_would_rank_other_things_are_refused_once() {
+    let home = TempDir::new().unwrap();
+    let run = trained(&home.path().join("one"));
+    let other = Home::new(&home.path().join("other"), &["train.epochs=2", "~train.steps"]);
+    other.train();
+    let (search, eval) = (["search", "gold"], ["eval", "--split=test"]);
+    let both = format!("{}", other.run().display());
+    for (words, this, that) in [
+        ("their checkpoint", command(&run, "eval", &[]), command(&other, "eval", &[])),
+        ("their options", command(&run, "eval", &[]), command(&run, eval[0], &eval[1..])),
+        ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--batch-size=3"])),
+        (
+            "their number of checkpoints",
+            command(&run, "eval", &[]),
+            command(&run, "eval", &[&both]),
+        ),
+        (
+            "their checkpoint",
+            command(&run, "search", &["gold"]),
+            command(&other, search[0], &search[1..]),
+        ),
+        (
+            "their options",
+            command(&run, "search", &["gold"]),
+            command(&run, "search", &["gold", "-k2"]),
+        ),
+    ] {
+        let found = refused(&mut started_together(&[(1, &this), (1, &that)]));
+        assert!(found.contains(&format!("the processes differ in {words}")), "{found}");
+        assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    }
+}
+
+#[test]
+fn a_reader_that_closes_its_pipe_ends_an_evaluation_of_several_processes() {
     let home = TempDir::new().unwrap();
     let run = trained(home.path());
-    let file = home.path().join("queries");
-    fs::write(&file, "a noble gas\n".repeat(3000)).unwrap();
-    let mut search = processes(2, &command(&run, "search", &[]));
-    search.stdin(fs::File::open(&file).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut started = search.spawn().unwrap();
-    drop(started.stdout.take());
+    let pipe = home.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = thread::spawn({
+        let pipe = pipe.clone();
+        // It opens the pipe, and closes it.
+        move || drop(fs::File::open(pipe).unwrap())
+    });
+    // More than a pipe holds.
+    let many = ["--batch-size=1", "--depth=8", "--run", pipe.to_str().unwrap()];
+    let mut eval = processes(2, &command(&run, "eval", &many));
+    let started = eval.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     let output = started.wait_with_output().unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    reader.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("panicked") && !text.contains("error: "), "{text}");
 }

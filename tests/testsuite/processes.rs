@@ -29,12 +29,16 @@ fn a_sweep_does_not_run_in_several_processes() {
 
 #[cfg(not(feature = "mpi"))]
 #[test]
-fn a_build_without_mpi_refuses_to_train_a_run_several_times() {
+fn a_build_without_mpi_refuses_to_do_the_same_work_several_times() {
     let home = tempfile::TempDir::new().unwrap();
     let found = started_as_one_of(2, &["train", &tiny_recipe(&home)]);
     assert!(found.contains("MPI has started 2 processes"), "{found}");
     assert!(found.contains("`--features mpi`"), "{found}");
     assert!(!home.path().join("run").exists(), "nothing is written");
+    for shared in [&["eval", "run"][..], &["search", "run", "a query"]] {
+        let found = started_as_one_of(2, shared);
+        assert!(found.contains("each would do the whole of the work"), "{found}");
+    }
 }
 
 #[test]

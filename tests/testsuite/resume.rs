@@ -388,6 +388,26 @@ fn a_changed_recipe_is_refused_with_its_keys_unless_the_change_is_harmless() {
 }
 
 #[test]
+fn a_run_of_a_version_without_a_key_continues_with_its_default_alone() {
+    let home = TempDir::new().unwrap();
+    let home = Home::new(home.path(), &["train.steps=4"]);
+    home.train();
+    let recipe = home.run().join("recipe.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("gradient_dtype"));
+    let without: String = lines.flat_map(|line| [line, "\n"]).collect();
+    assert!(without.len() < text.len());
+    fs::write(&recipe, without).unwrap();
+    let more = ["train.steps=6", "--resume", "latest"];
+    refuses(
+        home.command().args(more).arg("train.gradient_dtype=bfloat16"),
+        &["train.gradient_dtype: \"float32\" in the run, \"bfloat16\" now"],
+    );
+    let output = home.command().args(more).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_changed_corpus_is_refused() {
     let home = TempDir::new().unwrap();
     let home = Home::new(home.path(), &["train.steps=400", "evaluate.every_steps=20"]);
