@@ -148,7 +148,7 @@ mod tests {
             for (rounded, plain) in compute(in_bf16).into_iter().zip(compute(by_burn)) {
                 assert_eq!(rounded.dtype(), DType::F32);
                 let apart = apart(rounded, plain);
-                // Each factor is off by 2^-9 of itself at most.
+                // Each factor is off by 2^-8 of itself at most.
                 assert!(apart > 0.0 && apart < 1.0 / 128.0, "{layout:?}: {apart}");
             }
         }
