@@ -29,6 +29,7 @@ from pathlib import Path
 
 ARMS = {
     "full": ("quickstart-full", []),
+    "full, bfloat16": ("quickstart-full", ["train.gradient_dtype=bfloat16"]),
     "restricted, cached": ("quickstart-restricted", []),
     "LoRA on restricted, cached": (
         "quickstart-restricted",
@@ -53,7 +54,7 @@ def main():
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     print(f"{arguments.batches} batches of {arguments.batch_size} an update, {arguments.steps} updates, medians of {arguments.rounds} rounds; {cores} cores\n")
-    print("| trained | gradients | processes | each sends an update | ms an update | one process with as many threads | time against it | peak MiB of each process | same weights |")
+    print("| trained | gradients in float32 | processes | each sends an update | ms an update | one process with as many threads | time against it | peak MiB of each process | same weights |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     weights = {}
     with tempfile.TemporaryDirectory() as home:
