@@ -94,7 +94,7 @@ impl Watch {
         let peers = accepted.into_iter().chain(to_first);
         let peers = peers.map(|(rank, stream)| Peer { rank, host: hosts[rank].clone(), stream });
         let watch = Self { peers: peers.collect(), is_over: Arc::default() };
-        // Of those that lose the first process, one of each other machine says it, or the next one on its own.
+        // Of those that lose the first process, the next one says it, and the first one on each other machine.
         let is_speaker = match world.rank() {
             0 | 1 => true,
             rank => !is_near && hosts[..rank].iter().all(|host| *host != hosts[rank]),
