@@ -150,7 +150,9 @@ fn processes_that_would_rank_other_things_are_refused_once() {
 #[test]
 fn a_reader_that_closes_its_pipe_ends_an_evaluation_of_several_processes() {
     let home = TempDir::new().unwrap();
-    let run = trained(home.path());
+    write_long_corpus(&home.path().join("corpus"));
+    let run = Home::new(home.path(), &["train.steps=1"]);
+    run.train();
     let pipe = home.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let reader = thread::spawn({
@@ -158,8 +160,8 @@ fn a_reader_that_closes_its_pipe_ends_an_evaluation_of_several_processes() {
         // It opens the pipe, and closes it.
         move || drop(fs::File::open(pipe).unwrap())
     });
-    // More than a pipe holds.
-    let many = ["--batch-size=1", "--depth=8", "--run", pipe.to_str().unwrap()];
+    // More than is buffered, so that writing fails in the middle of the ranking.
+    let many = ["--batch-size=1", "--depth=100", "--run", pipe.to_str().unwrap()];
     let mut eval = processes(2, &command(&run, "eval", &many));
     let started = eval.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
