@@ -13,7 +13,7 @@ use self::results::{RunResult, SubsetMeans, subset_means};
 use super::baseline::{BaselineArgs, recipe_of};
 use super::run_output::RunOutput;
 use super::target::{Target, TargetOptions, warn_of_skipped};
-use super::together::{digest, identity, of_all, together};
+use super::together::{digest, identity, of_all, program, together};
 use super::{output, outputs};
 use crate::corpus::{LoadedCorpus, Split};
 use crate::docid::DocidVocabulary;
@@ -23,7 +23,7 @@ use crate::processes::{Order, World};
 use crate::provenance::IrMetadata;
 use crate::recipe::{MAX_PADDING, Recipe};
 use crate::report::per_query;
-use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate, evaluate_by};
+use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_by};
 use crate::retrieval::measure::KNOWN;
 use crate::retrieval::ranking::{CandidateSet, RankOptions};
 use crate::retrieval::run_files::{check_docids, check_qrels, write_correct_queries, write_qrels};
@@ -173,7 +173,8 @@ impl Eval {
         let is_first = world.is_none_or(World::is_first);
         let (targets, recipe) = of_all(world, self.prepare(console, is_first))?;
         if let Some(world) = world {
-            world.agree(&[("their number of checkpoints", targets.len().to_string())])?;
+            let count = targets.len().to_string();
+            world.agree(&[program()?, ("their number of checkpoints", count)])?;
         }
         let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();
@@ -332,23 +333,21 @@ impl Eval {
             let directory = target.directory()?;
             world.agree(&identity(&directory, checkpoint, &retriever.device, options)?)?;
         }
-        if let Some(world) = world.filter(|world| !world.is_first()) {
+        let model = &checkpoint.model;
+        if world.is_some_and(|world| !world.is_first()) {
             let nothing = |_, _| anyhow::Ok(());
-            rank_with_all(world, &checkpoint.model, device, &set.queries, options, nothing)?;
+            rank_with_all(world, model, device, &set.queries, options, nothing)?;
             return Ok(Vec::new());
         }
         let metadata = || target.metadata(&retriever, self.split);
         let mut run = self.run_output("genir", metadata)?;
         let writer = run.as_mut().map(|run| (&mut run.writer, docids));
-        let found = match world {
-            None => evaluate(&checkpoint.model, device, &set, options, writer)?,
-            Some(world) => evaluate_by(
-                &set,
-                writer,
-                || anyhow::Ok(()),
-                |each| rank_with_all(world, &checkpoint.model, device, &set.queries, options, each),
-            )?,
-        };
+        let found = evaluate_by(
+            &set,
+            writer,
+            || anyhow::Ok(()),
+            |each| rank_with_all(world, model, device, &set.queries, options, each),
+        )?;
         if let Some(run) = run {
             run.finish()?;
         }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output;
 use super::target::Target;
-use super::together::{identity, of_all, together};
+use super::together::{identity, of_all, program, together};
 use crate::monitor::Console;
 use crate::processes::World;
 use crate::retrieval::{Hit, Searcher};
@@ -76,6 +76,7 @@ impl Search {
         if let Some(world) = world {
             let options = format!("-k {}", self.top);
             let directory = self.target.directory()?;
+            world.agree(&[program()?])?;
             world.agree(&identity(&directory, &checkpoint, &device, options)?)?;
         }
         let searcher = Searcher::new(&checkpoint).with(world);

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::fs::{self, DirEntry, File};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -60,37 +61,37 @@ pub(super) fn end_all(world: World, error: anyhow::Error, console: &Console) -> 
         // The others may wait for this process.
         world.abort(1)
     }
+    Ok(end_known(world, &error, console))
+}
+
+/// Ends all processes for an error that all of them know of: the first one reports it.
+pub(super) fn end_known(world: World, error: &anyhow::Error, console: &Console) -> ExitCode {
     if world.is_first() {
-        report_error(&error, console);
+        report_error(error, console);
     }
     // After the message: mpirun ends all processes when one has failed.
     world.finish();
-    Ok(ExitCode::FAILURE)
+    ExitCode::FAILURE
 }
 
-/// What all processes must have in common to rank queries with a checkpoint, with `options` of their own: names in errors, and
-/// values.
+/// Returns the values that all processes must have in common to rank queries with a checkpoint, each with its name in an error.
+/// `options` are those of the ranking.
 pub(super) fn identity(
     directory: &Path,
     checkpoint: &Checkpoint,
     device: &ComputeDevice,
     options: String,
-) -> Result<[(&'static str, String); 4]> {
+) -> Result<[(&'static str, String); 3]> {
     let checkpoint = match &checkpoint.manifest {
         // It has the checksums of all files.
         Some(manifest) => digest(&serde_json::to_vec(manifest)?),
         None => {
             let mut files = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
             files.sort_by_key(DirEntry::file_name);
-            let mut hasher = blake3::Hasher::new();
-            for file in files.iter().map(DirEntry::path).filter(|path| path.is_file()) {
-                hasher.update_reader(File::open(file)?)?;
-            }
-            hasher.finalize().to_hex()[..16].to_owned()
+            digest_of_files(files.iter().map(DirEntry::path).filter(|path| path.is_file()))?
         }
     };
     Ok([
-        program()?,
         ("their checkpoint, by BLAKE3", checkpoint),
         (
             "their device and instructions",
@@ -100,7 +101,7 @@ pub(super) fn identity(
     ])
 }
 
-/// What decides on the last bits of what is computed.
+/// Describes the device and the instruction set, on which the last bits of all results depend.
 pub(super) fn device_and_instructions(device: &Device, precision: Precision) -> String {
     let Arithmetic { instructions, .. } = Arithmetic::of(describe(device, precision));
     // Each process may have a GPU of its own.
@@ -113,15 +114,20 @@ pub(super) fn device_and_instructions(device: &Device, precision: Precision) -> 
 
 /// The hash of this program, which all processes must have in common, with its name in an error.
 pub(super) fn program() -> Result<(&'static str, String)> {
-    let program = env::current_exe().and_then(|program| {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(program)?)?;
-        Ok(hasher.finalize().to_hex()[..16].to_owned())
-    });
+    let program = env::current_exe().and_then(|program| digest_of_files([program]));
     Ok(("their program, by BLAKE3", program.context("this program cannot be read")?))
 }
 
 /// The first 16 hexadecimal digits of the BLAKE3 hash of some bytes.
 pub(super) fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..16].to_owned()
+}
+
+/// The same of the contents of files, one after another.
+fn digest_of_files(paths: impl IntoIterator<Item = PathBuf>) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for path in paths {
+        hasher.update_reader(File::open(path)?)?;
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
+use super::RecipeArgs;
 use super::signals::{ignore, listen, listen_to_sweep};
-use super::together::{device_and_instructions, digest, end_all, program};
-use super::{RecipeArgs, report_error};
+use super::together::{device_and_instructions, digest, end_all, end_known, program};
 use crate::checkpoint::MANIFEST;
 use crate::component::Stages;
 use crate::corpus::Corpus;
@@ -96,15 +96,7 @@ impl Train {
         });
         let (plan, start) = match planned {
             Ok(planned) => planned,
-            // All processes know that one has failed: the first of them says it.
-            Err(error) => {
-                if world.is_first() {
-                    report_error(&error, console);
-                }
-                // After the message: mpirun ends all processes when one has failed.
-                world.finish();
-                return Ok(ExitCode::FAILURE);
-            }
+            Err(error) => return Ok(end_known(world, &error, console)),
         };
         let done = match world.is_first() {
             true => lead(&plan, start, Some(&world), console),

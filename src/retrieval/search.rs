@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::ranking::{EncodedQuery, RankOptions, Ranking, rank};
+use super::ranking::{EncodedQuery, RankOptions, Ranking};
 use super::together::rank_with_all;
 use super::{BatchTooLarge, DocidOrder, check_batch_memory};
 use crate::checkpoint::Checkpoint;
@@ -101,10 +101,7 @@ impl<'a> Searcher<'a> {
             best = ranking.best;
             Ok::<_, ProcessesError>(())
         };
-        match self.world {
-            None => rank(model, &device, queries, options, each),
-            Some(world) => rank_with_all(world, model, &device, queries, options, each),
-        }?;
+        rank_with_all(self.world, model, &device, queries, options, each)?;
         Ok(best)
     }
 }

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use super::divided::rank_divided;
-use super::ranking::{EncodedQuery, Rank, RankOptions, Ranking, rank_batch, rank_in_rounds};
+use super::ranking::{EncodedQuery, Rank, RankOptions, Ranking, rank, rank_batch, rank_in_rounds};
 use crate::processes::{Order, ProcessesError, World};
 use crate::t5::{GenirModel, NoTap};
 
@@ -30,18 +30,19 @@ pub(crate) fn rank_together<E: From<ProcessesError>>(
     rank_in_rounds(queries, options.batch_size, world.count(), rank, each)
 }
 
-/// As [`rank_together`], where all processes call it.
+/// As [`rank`](super::rank), together with the other processes of `world` if there are any. All of them call it, without orders.
 ///
 /// # Errors
 /// The first error of `each`, which ends the ranking of this process alone; or MPI failed.
 pub(crate) fn rank_with_all<E: From<ProcessesError>>(
-    world: &World,
+    world: Option<&World>,
     model: &GenirModel,
     device: &Device,
     queries: &[EncodedQuery],
     options: RankOptions,
     each: impl FnMut(usize, Ranking) -> Result<(), E>,
 ) -> Result<(), E> {
+    let Some(world) = world else { return rank(model, device, queries, options, each) };
     let rank = |_, batches: &[Vec<usize>]| {
         Ok(rank_round(world, model, device, queries, options, batches)?)
     };

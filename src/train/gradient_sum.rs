@@ -27,14 +27,21 @@ impl GradientSum {
     pub fn push(&mut self, model: &GenirModel, gradients: GradientsParams) {
         let dtype = self.dtype;
         let gradients = rounded(model, gradients, dtype);
-        self.sum.push(gradients, |left, right| rounded(model, added(model, left, right), dtype));
+        self.sum.push(gradients, rounded_sum(model, dtype));
     }
 
     /// Returns the sum; no gradients of no batches.
     pub fn total(self, model: &GenirModel) -> GradientsParams {
-        let add = |left, right| rounded(model, added(model, left, right), self.dtype);
-        self.sum.total(add).unwrap_or_default()
+        self.sum.total(rounded_sum(model, self.dtype)).unwrap_or_default()
     }
+}
+
+/// Returns the addition of the gradients of two batches, or of two sums.
+fn rounded_sum(
+    model: &GenirModel,
+    dtype: GradientDtype,
+) -> impl Fn(GradientsParams, GradientsParams) -> GradientsParams {
+    move |left, right| rounded(model, added(model, left, right), dtype)
 }
 
 /// The sum of the gradients of two batches, or of two parts of one, in f32.

@@ -119,21 +119,21 @@ fn processes_that_would_rank_other_things_are_refused_once() {
     let run = trained(&home.path().join("one"));
     let other = Home::new(&home.path().join("other"), &["train.epochs=2", "~train.steps"]);
     other.train();
-    let (search, eval) = (["search", "gold"], ["eval", "--split=test"]);
-    let both = format!("{}", other.run().display());
+    let second = other.run();
+    let second = second.to_str().unwrap();
     for (words, this, that) in [
         ("their checkpoint", command(&run, "eval", &[]), command(&other, "eval", &[])),
-        ("their options", command(&run, "eval", &[]), command(&run, eval[0], &eval[1..])),
+        ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--split=test"])),
         ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--batch-size=3"])),
         (
             "their number of checkpoints",
             command(&run, "eval", &[]),
-            command(&run, "eval", &[&both]),
+            command(&run, "eval", &[second]),
         ),
         (
             "their checkpoint",
             command(&run, "search", &["gold"]),
-            command(&other, search[0], &search[1..]),
+            command(&other, "search", &["gold"]),
         ),
         (
             "their options",
