@@ -153,15 +153,32 @@ fn probes_have_the_same_results_with_any_number_of_processes() {
     }
 }
 
+/// Denoising too, with three documents held out, which are two batches; a base with sentinels must be given.
+const DENOISING: [&str; 3] = [
+    "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]",
+    "task.denoising_held_out=0.4",
+    "evaluate.batch_size=2",
+];
+
 #[test]
 fn a_run_with_denoising_has_the_same_bits_with_any_number_of_processes() {
     // Batches of texts alone have no gradients of docid rows: a process may have none that another has.
     let bases = TempDir::new().unwrap();
     sentinels::write_base(bases.path(), 10);
     let base = format!("model.base={}", bases.path().display());
-    let tasks = "task.tasks=[\"indexing\", \"retrieval\", \"denoising\"]";
-    let more = ["train.epochs=3", tasks, "task.denoising_held_out=0.25", &base];
-    assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
+    let more = ["train.epochs=3", &base];
+    assert_same_with_any_number(&[&FOUR_BATCHES[..], &DENOISING, &more].concat());
+}
+
+#[test]
+fn each_process_computes_other_batches_of_the_loss_of_held_out_documents() {
+    let home = TempDir::new().unwrap();
+    sentinels::write_base(home.path(), 10);
+    let base = format!("model.base={}", home.path().display());
+    let overrides = [&FOUR_BATCHES[..], &DENOISING, &["train.steps=1", &base]].concat();
+    let run = Home::new(&home.path().join("of-4"), &overrides);
+    let computed = said(&run, 4, "has the loss of held-out documents:");
+    assert_eq!(computed, [["1 batches"], ["1 batches"], ["0 batches"], ["0 batches"]]);
 }
 
 /// The log lines of each of `count` processes that have `words` after its name: the rest of each line, in order.

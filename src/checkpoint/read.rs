@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{CheckpointError, Manifest};
-use crate::device::{ComputeDevice, is_host};
+use crate::device::ComputeDevice;
 use crate::docid::{DocidVocabulary, TextTokenizer};
 use crate::ops::{most_shards, shard};
 use crate::processes::World;
@@ -87,7 +87,7 @@ impl Checkpoint {
         imported.check_list(directory)?;
         let count = imported.rows.len();
         let rows = match world {
-            Some(world) if is_host(&device.device) && world.count() <= most_shards(count) => {
+            Some(world) if world.count() <= most_shards(count) => {
                 let own = shard(count, world.rank(), world.count());
                 tracing::debug!("{world:?} has docid rows {own:?} of {count}");
                 &imported.rows[own]

@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
+use crate::device::is_host;
 use crate::kernel::Matrix;
 
 /// An f32 tensor in the CPU's memory, in any layout and off the autodiff graph. Clones share memory.
@@ -17,6 +18,14 @@ impl HostTensor {
             tensor
                 .unwrap_or_else(|_| unreachable!("callers ask `is_host` and `is_autodiff` first")),
         )
+    }
+
+    /// The values of a tensor of any device that is not on the autodiff graph; copied only if they are elsewhere.
+    pub fn read<const D: usize>(tensor: Tensor<D>) -> Self {
+        match is_host(&tensor.device()) {
+            true => Self::of(tensor),
+            false => Self(FlexTensor::from_data(tensor.into_data())),
+        }
     }
 
     /// Contiguous values in row-major order.

@@ -19,6 +19,8 @@ pub(crate) enum Order {
         /// The batches of the set that are ranked now: one for each process, in their order, after those of earlier rounds.
         round: usize,
     },
+    /// They compute a share of the denoising loss of documents that are held out.
+    HeldOut,
     /// They measure a share of some probes, and send the results to the first process.
     Probe {
         /// A bit for each of the probes that the recipe names, in its order.
@@ -46,7 +48,8 @@ impl Order {
             Self::Stop => [3, 0, 0],
             Self::Prefix { texts, round } => [4, texts, round as u64],
             Self::Rows { what } => [5, what as u64, 0],
-            Self::End => [6, 0, 0],
+            Self::HeldOut => [6, 0, 0],
+            Self::End => [7, 0, 0],
         }
     }
 
@@ -60,6 +63,7 @@ impl Order {
             [3, ..] => Self::Stop,
             [4, texts, round] => Self::Prefix { texts, round: round as usize },
             [5, what, _] => Self::Rows { what: what as usize },
+            [6, ..] => Self::HeldOut,
             _ => Self::End,
         }
     }

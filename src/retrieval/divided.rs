@@ -31,7 +31,7 @@ pub(super) fn rank_divided(
     let output = batches.get(world.rank()).map(|batch| {
         decoder_output(model, device, queries, batch, options, &mut NoTap) // [batch, d_model]
     });
-    let own = output.clone().map(|output| HostTensor::of(output).contiguous());
+    let own = output.clone().map(|output| HostTensor::read(output).contiguous());
     let all = world.all_gather_each(own.as_ref().map_or(&[][..], |own| own.values()))?;
     let mut rankings = Vec::new();
     for (rank, (batch, values)) in batches.iter().zip(all).enumerate() {
@@ -40,7 +40,8 @@ pub(super) fn rank_divided(
         let values = TensorData::new(values, [batch.len(), model.t5.config().d_model]);
         let output = Tensor::from_data(values, device); // [batch, d_model]
         let documents = options.order.positions().len();
-        let logits = docid_logits(model, output, documents); // [batch, own documents]
+        let logits = HostTensor::read(docid_logits(model, output, documents)); // [batch, own documents]
+        let logits = logits.into_tensor();
         let relevant = ranks(world, model, own, &logits, options, &relevant)?;
         let best = best(world, logits, options, batch.len())?;
         rankings.extend(

@@ -180,7 +180,8 @@ pub(super) fn compare_docids(
         .collect()
 }
 
-/// Compares blocks of the logits of text tokens, `[rows, ..]` each, with the logits `own` of each row, on the CPU.
+/// Compares blocks of the logits of text tokens, `[rows, ..]` each, of any device, with the logits `own` of each row, on the
+/// CPU.
 pub(super) fn compare_text_tokens(
     found: &mut [Vec<LogitComparison>],
     text_tokens: impl Iterator<Item = Tensor<2>>,
@@ -188,7 +189,7 @@ pub(super) fn compare_text_tokens(
 ) {
     for part in text_tokens {
         let [_, width] = part.dims();
-        let part = HostTensor::of(part).contiguous(); // [rows, width]
+        let part = HostTensor::read(part).contiguous(); // [rows, width]
         let part = part.values();
         found.par_iter_mut().zip(own).enumerate().for_each(|(row, (found, own))| {
             for (found, &own) in found.iter_mut().zip(own) {

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use burn::tensor::Device;
-
 use super::plan_error::PlanError;
 use super::query_sets::metrics_of;
 use super::shards::DOCIDS;
 use crate::component::Stages;
 use crate::corpus::{Corpus, Split};
-use crate::device::is_host;
 use crate::docid::RowInit;
 use crate::probe::{Probe, ProbeError, ProbeOptions, Suite};
 use crate::recipe::{OptimizerSettings, ProbesSection, Recipe};
@@ -85,11 +82,7 @@ pub(super) fn splits_to_probe(
 
 /// A problem for each thing that cannot be done while docid rows are divided among processes. `trained`: the names of the
 /// trained parameters.
-pub(super) fn unfit_for_shards(
-    recipe: &Recipe,
-    device: &Device,
-    trained: &BTreeSet<String>,
-) -> Vec<PlanError> {
+pub(super) fn unfit_for_shards(recipe: &Recipe, trained: &BTreeSet<String>) -> Vec<PlanError> {
     if recipe.docids.shard && recipe.task.of_docids() == 0 {
         let problem = "no task has docids as its target; remove the key";
         return vec![PlanError::Shard(problem)];
@@ -98,7 +91,6 @@ pub(super) fn unfit_for_shards(
     let adafactor = matches!(optimizer.optimizer, OptimizerSettings::Adafactor { .. });
     let watched = watch.as_ref().and_then(|watch| watch.parameters_every_steps).is_some();
     let problems = [
-        (!is_host(device), "docid rows can be divided on the CPU only; set run.device = \"cpu\""),
         (
             !trained.contains(DOCIDS),
             "frozen docid rows cannot be divided; add \"docids\" to trainable.select",

@@ -62,33 +62,41 @@ fn rounded(
     dtype: GradientDtype,
 ) -> GradientsParams {
     /// Rounds one parameter's gradient after the other, so that no second copy of all of them is held.
-    struct Round(GradientsParams);
+    struct Round(GradientsParams, GradientDtype);
     impl VisitParameter for Round {
         fn visit<const D: usize>(&mut self, _: &str, parameter: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.remove::<D>(parameter.id) {
-                self.0.register(parameter.id, in_bfloat16(gradient));
+                self.0.register(parameter.id, rounded_tensor(gradient, self.1));
             }
         }
     }
     match dtype {
         GradientDtype::Float32 => gradients,
         GradientDtype::Bfloat16 => {
-            let mut round = Round(gradients);
+            let mut round = Round(gradients, dtype);
             visit_parameters(model, &mut round);
             round.0
         }
     }
 }
 
-fn in_bfloat16<const D: usize>(gradient: Tensor<D>) -> Tensor<D> {
+/// Rounds one gradient.
+pub(super) fn rounded_tensor<const D: usize>(
+    gradient: Tensor<D>,
+    dtype: GradientDtype,
+) -> Tensor<D> {
     let device = gradient.device();
+    match dtype {
+        GradientDtype::Float32 => return gradient,
+        GradientDtype::Bfloat16 => {}
+    }
     if !is_host(&device) {
         return gradient.cast(FloatDType::BF16).cast(FloatDType::F32);
     }
     // On the host two casts would write and read all values twice.
     let mut data = gradient.into_data();
     let values = data.as_mut_slice().unwrap_or_else(|_| unreachable!("gradients are f32"));
-    round_all(values, GradientDtype::Bfloat16);
+    round_all(values, dtype);
     Tensor::from_data(data, &device)
 }
 

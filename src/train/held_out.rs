@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use super::plan::Plan;
 use super::text_step::{TextBatch, text_loss};
 use crate::device::pad_to_multiple_of;
+use crate::processes::{ProcessesError, World};
 use crate::t5::GenirModel;
 use crate::task::{Examples, collate_corrupted};
 
@@ -51,19 +52,52 @@ impl HeldOut {
     /// Mean loss of all labels, in nats per token, without dropout; `None` if nothing is held out. Labels are the
     /// sentinels, the tokens that they replace, and `</s>`.
     pub fn loss(&self, plan: &Plan, model: &GenirModel) -> Option<f64> {
+        mean(self.losses(plan, model, 0, 1).into_iter())
+    }
+
+    /// The same, computed together with the other processes of `world`, which all call it: each computes other batches.
+    ///
+    /// # Errors
+    /// MPI fails.
+    pub(super) fn loss_of_all(
+        &self,
+        world: &World,
+        plan: &Plan,
+        model: &GenirModel,
+    ) -> Result<Option<f64>, ProcessesError> {
+        let count = world.count();
+        let own = self.losses(plan, model, world.rank(), count);
+        tracing::debug!("{world:?} has the loss of held-out documents: {} batches", own.len());
+        let all = world.all_gather_each(own.as_flattened())?;
+        let batches = all.iter().map(|losses| losses.as_chunks().0.iter()).collect::<Vec<_>>();
+        // The first batch of each process, then the second one of each: the order and the bits of one process.
+        let rounds = batches[0].len();
+        let of_all =
+            (0..rounds * count).filter_map(|at| batches[at % count].as_slice().get(at / count));
+        Ok(mean(of_all.copied()))
+    }
+
+    /// Of every `step`th batch from the one with the number `first`: the sum of the losses of its labels, and their number.
+    fn losses(&self, plan: &Plan, model: &GenirModel, first: usize, step: usize) -> Vec<[f64; 2]> {
         let device: &Device = &plan.device;
         let model = model.valid();
         let denoising = &plan.recipe.task.options().denoising;
         let how = (denoising, &plan.sentinels);
-        let (mut sum, mut count) = (0.0, 0);
-        for chosen in self.order.chunks(plan.recipe.evaluate.batch_size) {
-            let (pad_id, multiple) = (plan.tokenizer.pad_id(), pad_to_multiple_of(device));
+        let (pad_id, multiple) = (plan.tokenizer.pad_id(), pad_to_multiple_of(device));
+        let batches = self.order.chunks(plan.recipe.evaluate.batch_size).skip(first).step_by(step);
+        let loss = |chosen| {
             let batch = collate_corrupted(&self.examples, chosen, how, SEED, pad_id, multiple);
             let (loss, labels) =
                 text_loss(&model.t5, &TextBatch::of(&batch, plan.config(), device));
-            sum += loss * labels as f64;
-            count += labels;
-        }
-        (count > 0).then(|| sum / count as f64)
+            [loss * labels as f64, labels as f64]
+        };
+        batches.map(loss).collect()
     }
+}
+
+/// The mean loss of all labels of some batches, from what [`HeldOut::losses`] returns; `None` of no labels.
+fn mean(batches: impl Iterator<Item = [f64; 2]>) -> Option<f64> {
+    let [sum, count] =
+        batches.fold([0.0; 2], |[sum, count], [loss, labels]| [sum + loss, count + labels]);
+    (count > 0.0).then(|| sum / count)
 }

@@ -209,8 +209,8 @@ impl Plan {
                 probe_base = note(&mut problems, find_probe_base(&recipe, section, base)).flatten();
             }
         }
-        if let (Some(ComputeDevice { device, .. }), Some((trainable, _))) = (&device, &trained) {
-            problems.extend(unfit_for_shards(&recipe, device, &trainable.trained));
+        if let Some((trainable, _)) = &trained {
+            problems.extend(unfit_for_shards(&recipe, &trainable.trained));
         }
         match (device, loaded, base, examples, query_sets, docids, stages, trained) {
             (

@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use burn::optim::GradientsParams;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::gradient_sum::round_all;
+use super::gradient_sum::{round_all, rounded_tensor};
 use super::optimizer::{Optimizer, sums_of_squares};
 use super::pairwise_sum::PairwiseSum;
-use crate::ops::{Head, LogitGradients, Loss, Round, floats, gradient_block, shard, task_rows};
+use crate::device::is_host;
+use crate::ops::{
+    Head, HostTensor, LogitGradients, Loss, Round, floats, gradient_block, shard, task_rows,
+};
 use crate::processes::{Order, ProcessesError, World, check_shards};
 use crate::recipe::GradientDtype;
 use crate::t5::GenirModel;
@@ -20,6 +23,9 @@ pub(super) const DOCIDS: &str = "docids.weight";
 
 /// Values that a process sends at once, if a row has not more.
 const BLOCK: usize = 1 << 18;
+
+/// Values of a gradient that a GPU computes at once: 64 MiB, so that those of several batches do not add up.
+const DEVICE_BLOCK: usize = 1 << 24;
 
 /// The docid rows of one process among those of all.
 #[derive(Clone)]
@@ -83,6 +89,7 @@ impl<'a> Shards<'a> {
             smoothing,
             batches,
             reaches_input,
+            precision: model.t5.precision(),
         };
         round.cross_entropy(head)
     }
@@ -103,6 +110,20 @@ impl<'a> Shards<'a> {
         if batches.iter().all(Option::is_none) {
             return Ok(0.0);
         }
+        let (squares, gradient) = match is_host(&model.docids.weight.val().device()) {
+            true => self.gradient_on_host(batches, dtype),
+            false => self.gradient_by_burn(batches, dtype),
+        };
+        gradients.register(model.docids.weight.id, gradient);
+        Ok(self.world.all_gather_each(&squares)?.iter().flatten().sum())
+    }
+
+    /// The gradient of this process's rows, `[own rows, width]`, and the squares of its values, summed in parts.
+    fn gradient_on_host(
+        &self,
+        batches: &[Option<LogitGradients>],
+        dtype: GradientDtype,
+    ) -> (Vec<f64>, Tensor<2>) {
         let (own, width) = (self.own(), self.width);
         let (task, block) = (task_rows(self.documents), gradient_block(width));
         let mut values = vec![0.0; own.len() * width];
@@ -114,26 +135,41 @@ impl<'a> Shards<'a> {
         });
         blocks.par_bridge().for_each(|(first, values)| {
             let rows = first..first + values.len() / width;
-            let mut sum = PairwiseSum::default();
-            let add = |left, right| added(left, right, dtype);
-            for batch in batches {
-                let of_batch = batch.as_ref().map(|batch| {
-                    let mut values = batch.of_rows(rows.clone());
-                    round_all(&mut values, dtype);
-                    values
-                });
-                sum.push(of_batch, add); // [block, width]
-            }
-            if let Some(sum) = sum.total(add).flatten() {
+            let round = |mut values: Vec<f32>| {
+                round_all(&mut values, dtype);
+                values
+            };
+            let add = |mut left: Vec<f32>, right: Vec<f32>| {
+                left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
+                round(left)
+            };
+            let of_batch = |batch: &LogitGradients| round(batch.of_rows(rows.clone()));
+            if let Some(sum) = sum_of_batches(batches, of_batch, add) {
                 values.copy_from_slice(&sum);
             }
         });
-        let device = model.docids.weight.val().inner().device();
-        let gradient = TensorData::new(values, [own.len(), width]);
-        let gradient = Tensor::<2>::from_data(gradient, &device);
-        let (squares, gradient) = sums_of_squares(gradient, task);
-        gradients.register(model.docids.weight.id, gradient);
-        Ok(self.world.all_gather_each(&squares)?.iter().flatten().sum())
+        let gradient = HostTensor::new(values, [own.len(), width]).into_tensor();
+        sums_of_squares(gradient, task)
+    }
+
+    /// The same on other devices.
+    fn gradient_by_burn(
+        &self,
+        batches: &[Option<LogitGradients>],
+        dtype: GradientDtype,
+    ) -> (Vec<f64>, Tensor<2>) {
+        let (rows, block) = (self.own().len(), DEVICE_BLOCK.div_ceil(self.width));
+        let of_block = |first: usize| {
+            let rows = first..rows.min(first + block);
+            let of_batch = |batch: &LogitGradients| {
+                rounded_tensor(batch.of_rows_by_burn(rows.clone()), dtype) // [block, width]
+            };
+            sum_of_batches(batches, of_batch, |left, right| rounded_tensor(left + right, dtype))
+        };
+        let blocks = (0..rows).step_by(block).filter_map(of_block).collect();
+        let gradient = Tensor::cat(blocks, 0); // [own rows, width]
+        let squares = gradient.clone().square().sum().into_scalar::<f32>();
+        (vec![f64::from(squares)], gradient)
     }
 
     /// Gives the rows of all other processes, or a moment of them, to `put`, in their order. Only the first process may.
@@ -192,18 +228,19 @@ impl<'a> Shards<'a> {
     }
 }
 
-/// The sum of the gradients of two batches, if they have any.
-fn added(
-    left: Option<Vec<f32>>,
-    right: Option<Vec<f32>>,
-    dtype: GradientDtype,
-) -> Option<Vec<f32>> {
-    match (left, right) {
-        (Some(mut left), Some(right)) => {
-            left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
-            round_all(&mut left, dtype);
-            Some(left)
-        }
+/// The sum of the gradients of all batches that have one, along the tree of [`PairwiseSum`].
+fn sum_of_batches<T>(
+    batches: &[Option<LogitGradients>],
+    of_batch: impl Fn(&LogitGradients) -> T,
+    add: impl Fn(T, T) -> T,
+) -> Option<T> {
+    let mut sum = PairwiseSum::default();
+    let added = |left: Option<T>, right: Option<T>| match (left, right) {
+        (Some(left), Some(right)) => Some(add(left, right)),
         (left, right) => left.or(right),
+    };
+    for batch in batches {
+        sum.push(batch.as_ref().map(&of_batch), added);
     }
+    sum.total(added).flatten()
 }

@@ -10,6 +10,7 @@ use crate::allocator;
 use crate::corpus::Split;
 use crate::device;
 use crate::prefix::TextSet;
+use crate::processes::Order;
 use crate::provenance::{IrMetadata, trained_method};
 use crate::retrieval::Metrics;
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_by};
@@ -90,6 +91,18 @@ impl<'a> Evaluate<'a> {
         write_correct_queries(&correct, &set.correct_pairs(&evaluated, &self.plan.docids))?;
         Ok(evaluated)
     }
+
+    /// The denoising loss of held-out documents, if there are any; all processes compute it together.
+    fn loss_of_held_out(&self, state: &TrainerState) -> Result<Option<f64>, TrainError> {
+        let held_out = &self.plan.held_out;
+        match state.world.filter(|_| !held_out.is_empty()) {
+            None => Ok(held_out.loss(self.plan, state.model)),
+            Some(world) => {
+                world.order(Order::HeldOut)?;
+                Ok(held_out.loss_of_all(world, self.plan, state.model)?)
+            }
+        }
+    }
 }
 
 /// The last column of run files.
@@ -155,7 +168,7 @@ impl Callback for Evaluate<'_> {
                 state.metrics.extend(named);
             }
         }
-        if let Some(loss) = self.plan.held_out.loss(self.plan, state.model) {
+        if let Some(loss) = self.loss_of_held_out(state)? {
             state.monitor.loss(state.step, state.epoch, DENOISING_LOSS, loss);
             state.metrics.insert(DENOISING_LOSS.to_owned(), loss);
         }

@@ -126,10 +126,12 @@ impl MemoryEstimate {
         };
         // Sums of gradients exist at the same time as those of the latest batch.
         let copies = 1 + most_held(plan.epochs.max_batches() as usize);
-        // Divided docid rows have one gradient: it is summed block by block from those of the logits of all batches.
+        // Divided docid rows have one gradient: it is summed block by block from those of the logits of all batches. A GPU
+        // joins the blocks to a copy.
+        let blocks = usize::from(!is_host(&plan.device));
         let (summed_at_once, of_logits) = match divided {
             true => (
-                (copies - 1) * documents * config.d_model,
+                copies.saturating_sub(1 + blocks) * documents * config.d_model,
                 plan.epochs.max_update_size() as usize * documents,
             ),
             false => (0, 0),

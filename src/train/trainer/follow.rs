@@ -57,6 +57,9 @@ impl Trainer<'_> {
                     let prefix = self.prefix.as_deref();
                     follower.ranked.rank_share((set, round), world, model, prefix)?;
                 }
+                Order::HeldOut => {
+                    self.plan.held_out.loss_of_all(world, self.plan, model)?;
+                }
                 Order::Probe { probes } => {
                     ranking = None;
                     let (step, prefix) = (self.newest.number, self.prefix.as_ref());

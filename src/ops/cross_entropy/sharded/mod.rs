@@ -1,22 +1,28 @@
-//! The loss of [`super::fused`] where the docid rows are divided among processes.
+//! The loss where the docid rows are divided among processes.
 //!
 //! Each process has whole tasks of the rows ([`shard`]). The processes compute the losses of one batch of each together: all
 //! get the decoder's outputs of all, multiply them by their own rows, and exchange the maxima and sums of each task. Then each
 //! has the softmax of all batches over its own rows, and sends their part of the gradient of its output to each process.
-//! All sums are those of one process that has all rows, in the same order: the same bits. Rows and their gradients stay.
+//! Rows and their gradients stay. On the CPU all sums are those of one process that has all rows ([`super::fused`]), in the
+//! same order: the same bits. On a GPU the rows of a process are one task, and results are the same up to rounding.
+
+mod product;
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use super::Loss;
 use super::fused::{CrossEntropy, Factors, Saved, logsumexp, mean_loss, output_rows};
-use super::output_rows::{BatchColumns, OnlineSoftmax, OutputRows, task_rows};
-use crate::kernel::{Matrix, Threads, dot, filled, multiply_to_uninit};
+use super::output_rows::{BatchColumns, OnlineSoftmax, task_rows};
+use crate::device::{Precision, is_host};
+use crate::kernel::{Matrix, Threads, filled, multiply_to_uninit};
 use crate::ops::autograd::apply;
 use crate::ops::head::Head;
-use crate::ops::host::{Contiguous, HostTensor};
+use crate::ops::host::{HostTensor, floats};
+use crate::ops::linear::{WeightLayout, linear};
 use crate::processes::{ProcessesError, World};
+use product::{Product, part_of, softmax_gradients};
 
 /// The rows, of `rows` in all, that process `rank` of `count` has: whole tasks of the loss, as equally as possible.
 /// Empty if there are fewer tasks than processes.
@@ -56,32 +62,44 @@ pub(crate) struct Round<'a> {
     pub batches: &'a [Option<(Vec<usize>, f64)>],
     /// True if anything is trained beside the docid rows.
     pub reaches_input: bool,
+    /// The type in which a GPU multiplies rows.
+    pub precision: Precision,
 }
 
 /// A batch of another process or of this one, and the gradients of its logits of this process's rows.
 pub(crate) struct LogitGradients {
     /// The decoder's output, `[batch, width]`
-    input: Contiguous,
+    input: Tensor<2>,
     /// `[own rows, batch]`
-    of_logits: Vec<f32>,
+    of_logits: Tensor<2>,
+    precision: Precision,
 }
 
 /// The results of a round for this process's own batch.
 struct Found {
     mean: f32,
     logsumexp: Vec<f64>,
-    /// As in [`Saved`].
+    /// As in [`Saved`]; `[batch, width]` each on another device than the CPU.
     elsewhere: Vec<Vec<f32>>,
 }
 
 impl LogitGradients {
-    /// The gradient of some of this process's rows, `[rows, width]`.
+    /// The gradient of some of this process's rows, `[rows, width]`, on the CPU.
     pub fn of_rows(&self, rows: Range<usize>) -> Vec<f32> {
-        let [batch, width] = self.input.shape();
-        let of_logits = Matrix::rows(&self.of_logits[rows.start * batch..rows.end * batch], batch);
+        let [batch, width] = self.input.dims();
+        let input = HostTensor::of(self.input.clone());
+        let of_logits = HostTensor::of(self.of_logits.clone()).contiguous();
+        let of_logits = &of_logits.values()[rows.start * batch..rows.end * batch];
+        let of_logits = Matrix::rows(of_logits, batch); // [rows, batch]
         filled(rows.len() * width, |gradient| {
-            multiply_to_uninit(gradient, of_logits, self.input.matrix(), Threads::One)
+            multiply_to_uninit(gradient, of_logits, input.matrix(), Threads::One)
         })
+    }
+
+    /// The same by Burn's operations, on any device.
+    pub fn of_rows_by_burn(&self, rows: Range<usize>) -> Tensor<2> {
+        let of_logits = self.of_logits.clone().slice(rows); // [rows, batch]
+        linear(of_logits, self.input.clone(), WeightLayout::InOut, self.precision)
     }
 }
 
@@ -101,14 +119,28 @@ impl Round<'_> {
             let (_, gradients) = self.exchange(&[], &[])?;
             return Ok((None, gradients));
         };
+        let (loss, gradients) = match is_host(&rows.device()) {
+            true => self.on_host(rows, text, *weight),
+            false => self.by_burn(rows, text, *weight),
+        }?;
+        Ok((Some(loss), gradients))
+    }
+
+    /// The loss of a batch whose decoder's output is `x`, `[batch, width]`, by an operation of our own.
+    fn on_host(
+        &self,
+        x: Tensor<2>,
+        text: Tensor<2>,
+        weight: f64,
+    ) -> Result<(Loss, Vec<Option<LogitGradients>>), ProcessesError> {
         let (mut value, mut done) = (f32::NAN, Ok(Vec::new()));
-        let root = apply::<CrossEntropy, 2, 1>([rows.into(), text.into()], |[x, text], needed| {
+        let root = apply::<CrossEntropy, 2, 1>([x.into(), text.into()], |[x, text], needed| {
             let [for_x, for_text] = needed;
             let rows = x.contiguous(); // [batch, width]
             let [batch, _] = rows.shape();
             let columns = BatchColumns::of(&rows);
             let text = output_rows(text.contiguous(), for_text, &columns, for_x, self.smoothing);
-            let factors = Factors::of(*weight, self.smoothing, batch, self.classes());
+            let factors = Factors::of(weight, self.smoothing, batch, self.classes());
             let found = match self.exchange(rows.values(), &text.parts) {
                 Ok((found, gradients)) => {
                     done = Ok(gradients);
@@ -131,7 +163,34 @@ impl Round<'_> {
             (HostTensor::new(vec![mean], [1]), saved)
         });
         let value = HostTensor::new(vec![value], [1]).into_tensor();
-        Ok((Some(Loss { value, root }), done?))
+        Ok((Loss { value, root }, done?))
+    }
+
+    /// The same by Burn's operations.
+    fn by_burn(
+        &self,
+        x: Tensor<2>,
+        text: Tensor<2>,
+        weight: f64,
+    ) -> Result<(Loss, Vec<Option<LogitGradients>>), ProcessesError> {
+        let ([batch, width], device) = (x.dims(), x.device());
+        let logits = linear(x.clone(), text, WeightLayout::OutIn, self.precision); // [batch, words]
+        let output = x.clone().inner().into_data();
+        let (found, gradients) =
+            self.exchange(floats(&output), &[part_of(&logits.clone().inner())])?;
+        let Some(Found { mean, logsumexp, elsewhere }) = found else {
+            unreachable!("this process has a batch")
+        };
+        let factors = Factors::of(weight, self.smoothing, batch, self.classes());
+        let of_text = softmax_gradients(logits.clone().inner(), &logsumexp, factors); // [batch, words]
+        let mut of_rows = vec![0.0; batch * width];
+        for part in elsewhere {
+            of_rows.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        let of_rows = Tensor::from_data(TensorData::new(of_rows, [batch, width]), &device);
+        let root = (logits * Tensor::from_inner(of_text)).sum() + (x * of_rows).sum();
+        let value = Tensor::from_data(TensorData::new(vec![mean], [1]), &device.inner());
+        Ok((Loss { value, root }, gradients))
     }
 
     fn classes(&self) -> usize {
@@ -147,45 +206,39 @@ impl Round<'_> {
     ) -> Result<(Option<Found>, Vec<Option<LogitGradients>>), ProcessesError> {
         let (world, smoothing) = (self.world, self.smoothing);
         let (me, count) = (world.rank(), world.count());
-        let own_rows = HostTensor::of(self.rows.clone()).contiguous();
-        let [_, width] = own_rows.shape();
+        let [_, width] = self.rows.dims();
         let range = shard(self.documents, me, count);
         let task = task_rows(self.documents);
+        let is_host = is_host(&self.rows.device());
 
         let outputs = world.all_gather_each(own)?; // of each process, [batch, width]
         let of_text = world.all_gather_each(&flat(text))?; // of each process, its tasks
-        // A batch of each process that has one, times this process's rows.
-        let mut products: Vec<Option<(Contiguous, OutputRows)>> = outputs
-            .into_iter()
-            .map(|output| {
-                if output.is_empty() {
-                    return None;
-                }
-                let batch = output.len() / width;
-                let input = HostTensor::new(output, [batch, width]).contiguous();
-                let columns = BatchColumns::of(&input);
-                Some((input, OutputRows::saved(own_rows.clone(), &columns, task)))
-            })
-            .collect();
+        // A batch of each process that has one, times this process's rows, with the targets among these.
+        let product = |output: Vec<f32>, batch: &Option<(Vec<usize>, f64)>| {
+            let (targets, _) = batch.as_ref()?;
+            let here = |target: &usize| range.contains(target).then(|| target - range.start);
+            let here: Vec<Option<usize>> = targets.iter().map(here).collect();
+            Some((Product::of(output, &self.rows, task, self.precision), here))
+        };
+        let products = outputs.into_iter().zip(self.batches);
+        let mut products: Vec<Option<(Product, Vec<Option<usize>>)>> =
+            products.map(|(output, batch)| product(output, batch)).collect();
         let (mut at_targets, mut parts) = (Vec::new(), Vec::new());
-        for ((input, rows), (targets, _)) in there(&products, self.batches) {
-            parts.extend(flat(&rows.parts));
-            at_targets.extend(targets.iter().enumerate().map(|(example, target)| {
-                if !range.contains(target) {
-                    return 0.0;
-                }
-                let row = &own_rows.values()[(target - range.start) * width..][..width];
-                f64::from(dot(&input.values()[example * width..][..width], row))
-            }));
+        for (product, here) in products.iter().flatten() {
+            parts.extend(flat(&product.parts()));
+            at_targets.extend(product.at_targets(here));
         }
         let parts = world.all_gather_each(&parts)?; // of each process, those of each batch
         let targets = world.all_gather(&at_targets)?; // of each process, those of each batch
 
-        let tasks_of = |rank| shard(self.documents, rank, count).len().div_ceil(task);
+        let parts_of = |rank| match is_host {
+            true => shard(self.documents, rank, count).len().div_ceil(task),
+            false => 1,
+        };
         let mut taken = vec![0; count];
         let (mut before, mut found, mut sent) = (0, None, vec![Vec::new(); count]);
         for (rank, of_text) in of_text.iter().enumerate() {
-            let (Some((_, rows)), Some((of_batch, weight))) =
+            let (Some((product, here)), Some((of_batch, weight))) =
                 (&mut products[rank], &self.batches[rank])
             else {
                 continue;
@@ -193,19 +246,16 @@ impl Round<'_> {
             let batch = of_batch.len();
             let mut softmax = unflat(of_text, batch);
             for (owner, parts) in parts.iter().enumerate() {
-                let end = taken[owner] + tasks_of(owner) * VALUES * batch;
+                let end = taken[owner] + parts_of(owner) * VALUES * batch;
                 softmax.extend(unflat(&parts[taken[owner]..end], batch));
                 taken[owner] = end;
             }
             let softmax: Vec<&OnlineSoftmax> = softmax.iter().collect();
             let logsumexp = logsumexp(&softmax, batch);
             let factors = Factors::of(*weight, smoothing, batch, self.classes());
-            rows.logits_to_gradients(&logsumexp, factors.weight as f32, factors.even as f32);
-            let here =
-                of_batch.iter().map(|target| range.contains(target).then(|| target - range.start));
-            rows.add_at_targets(here, factors.at_target as f32);
+            product.logits_to_gradients(&logsumexp, factors, here);
             if self.reaches_input {
-                sent[rank] = rows.input_gradients().concat();
+                sent[rank] = product.input_gradients();
             }
             if rank == me {
                 let at_target = of_batch.iter().enumerate().map(|(example, target)| {
@@ -217,26 +267,15 @@ impl Round<'_> {
             }
             before += batch;
         }
-        let received = world.exchange_each(&sent)?; // of each process, [tasks, width, batch]
+        let received = world.exchange_each(&sent)?; // of each process, its parts of the gradient
         if let Some(found) = &mut found {
             let size = width * found.logsumexp.len();
             let tasks = received.iter().flat_map(|tasks| tasks.chunks_exact(size));
             found.elsewhere = tasks.map(<[f32]>::to_vec).collect();
         }
-        let gradients = products.into_iter().map(|product| {
-            let (input, rows) = product?;
-            Some(LogitGradients { input, of_logits: rows.logits.unwrap_or_default() })
-        });
+        let gradients = products.into_iter().map(|product| Some(product?.0.into_gradients()));
         Ok((found, gradients.collect()))
     }
-}
-
-/// The products and batches of the processes that have one.
-fn there<'a, P, B>(
-    products: &'a [Option<P>],
-    batches: &'a [Option<B>],
-) -> impl Iterator<Item = (&'a P, &'a B)> {
-    products.iter().zip(batches).filter_map(|(product, batch)| product.as_ref().zip(batch.as_ref()))
 }
 
 /// Values of a task for each example of a batch: maximum, sum of exponentials, and sum of logits.
@@ -263,7 +302,7 @@ fn unflat(values: &[f64], batch: usize) -> Vec<OnlineSoftmax> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::output_rows::gradient_block;
+    use super::super::output_rows::{OutputRows, gradient_block};
     use super::*;
 
     #[test]
@@ -303,8 +342,7 @@ mod tests {
         let own = shard(rows, 1, 2);
         let part = saved(own.clone());
         assert_eq!(part.input_gradients(), to_input[to_input.len() / 2..]);
-        let of_logits = part.logits.unwrap();
-        let part = LogitGradients { input: input.clone(), of_logits };
+        let part = Product::Host { input: input.clone(), rows: part }.into_gradients();
         let block = gradient_block(width);
         for first in (0..own.len()).step_by(task) {
             for first in (first..first + task).step_by(block) {
