@@ -38,7 +38,7 @@ impl Checkpoint {
     }
 
     /// Like [`Checkpoint::open`], for a ranking by all processes of `world` together: the model has this process's part of
-    /// the docid rows. On a GPU, and for more processes than can divide the rows, it has all of them.
+    /// the docid rows. Where there are more processes than can divide the rows, it has all of them.
     ///
     /// # Errors
     /// As for [`Checkpoint::open`].

@@ -29,7 +29,8 @@ pub use attention::{
 };
 pub use cross_attention::{CrossAttention, cross_attention};
 pub(crate) use cross_entropy::{
-    LogitGradients, Round, gradient_block, largest_shard, most_shards, owner, shard, task_rows,
+    HostLogitGradients, LogitGradients, Round, gradient_block, largest_shard, most_shards, owner,
+    shard, task_rows,
 };
 pub use cross_entropy::{Loss, cross_entropy, cross_entropy_of_logits, text_cross_entropy};
 pub use dropout::Dropout;

@@ -19,7 +19,7 @@ pub(crate) enum Order {
         /// The batches of the set that are ranked now: one for each process, in their order, after those of earlier rounds.
         round: usize,
     },
-    /// They compute a share of the denoising loss of documents that are held out.
+    /// They compute a share of the denoising loss of held-out documents.
     HeldOut,
     /// They measure a share of some probes, and send the results to the first process.
     Probe {

@@ -62,41 +62,44 @@ fn rounded(
     dtype: GradientDtype,
 ) -> GradientsParams {
     /// Rounds one parameter's gradient after the other, so that no second copy of all of them is held.
-    struct Round(GradientsParams, GradientDtype);
+    struct Round(GradientsParams);
     impl VisitParameter for Round {
         fn visit<const D: usize>(&mut self, _: &str, parameter: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.remove::<D>(parameter.id) {
-                self.0.register(parameter.id, rounded_tensor(gradient, self.1));
+                self.0.register(parameter.id, in_bfloat16(gradient));
             }
         }
     }
     match dtype {
         GradientDtype::Float32 => gradients,
         GradientDtype::Bfloat16 => {
-            let mut round = Round(gradients, dtype);
+            let mut round = Round(gradients);
             visit_parameters(model, &mut round);
             round.0
         }
     }
 }
 
-/// Rounds one gradient.
+/// Rounds one gradient to `dtype`.
 pub(super) fn rounded_tensor<const D: usize>(
     gradient: Tensor<D>,
     dtype: GradientDtype,
 ) -> Tensor<D> {
-    let device = gradient.device();
     match dtype {
-        GradientDtype::Float32 => return gradient,
-        GradientDtype::Bfloat16 => {}
+        GradientDtype::Float32 => gradient,
+        GradientDtype::Bfloat16 => in_bfloat16(gradient),
     }
+}
+
+fn in_bfloat16<const D: usize>(gradient: Tensor<D>) -> Tensor<D> {
+    let device = gradient.device();
     if !is_host(&device) {
         return gradient.cast(FloatDType::BF16).cast(FloatDType::F32);
     }
     // On the host two casts would write and read all values twice.
     let mut data = gradient.into_data();
     let values = data.as_mut_slice().unwrap_or_else(|_| unreachable!("gradients are f32"));
-    round_all(values, dtype);
+    round_all(values, GradientDtype::Bfloat16);
     Tensor::from_data(data, &device)
 }
 

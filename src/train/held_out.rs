@@ -55,7 +55,7 @@ impl HeldOut {
         mean(self.losses(plan, model, 0, 1).into_iter())
     }
 
-    /// The same, computed together with the other processes of `world`, which all call it: each computes other batches.
+    /// The same, together with the other processes of `world`. All of them call it, and each computes other batches.
     ///
     /// # Errors
     /// MPI fails.

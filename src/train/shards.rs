@@ -11,7 +11,8 @@ use super::optimizer::{Optimizer, sums_of_squares};
 use super::pairwise_sum::PairwiseSum;
 use crate::device::is_host;
 use crate::ops::{
-    Head, HostTensor, LogitGradients, Loss, Round, floats, gradient_block, shard, task_rows,
+    Head, HostLogitGradients, HostTensor, LogitGradients, Loss, Round, floats, gradient_block,
+    shard, task_rows,
 };
 use crate::processes::{Order, ProcessesError, World, check_shards};
 use crate::recipe::GradientDtype;
@@ -95,8 +96,8 @@ impl<'a> Shards<'a> {
     }
 
     /// Adds the gradient of this process's rows to those of an update, summed over its batches along the tree of
-    /// [`PairwiseSum`] block by block: no other sum of its size is held, but a GPU joins the blocks to a copy. `batches`: for each
-    /// batch of the update the gradients of its logits, if it has any. Each batch's, and each sum, is rounded to `dtype`. Returns
+    /// [`PairwiseSum`] block by block: no other sum of its size is held. On a GPU the blocks are copied into one tensor at the end, so that
+    /// the gradient is held twice for a moment. `batches`: for each batch of the update the gradients of its logits, if it has any. Each batch's, and each sum, is rounded to `dtype`. Returns
     /// the sum of the squares of the gradients of all rows, of all processes.
     ///
     /// # Errors
@@ -127,6 +128,8 @@ impl<'a> Shards<'a> {
     ) -> (Vec<f64>, Tensor<2>) {
         let (own, width) = (self.own(), self.width);
         let (task, block) = (task_rows(self.documents), gradient_block(width));
+        let batches: Vec<_> =
+            batches.iter().map(|batch| batch.as_ref().map(LogitGradients::on_host)).collect();
         let mut values = vec![0.0; own.len() * width];
         // In the blocks in which one process multiplies them.
         let tasks = values.chunks_mut(task * width).enumerate();
@@ -144,8 +147,8 @@ impl<'a> Shards<'a> {
                 left.iter_mut().zip(right).for_each(|(left, right)| *left += right);
                 round(left)
             };
-            let of_batch = |batch: &LogitGradients| round(batch.of_rows(rows.clone()));
-            if let Some(sum) = sum_of_batches(batches, of_batch, add) {
+            let of_batch = |batch: &HostLogitGradients| round(batch.of_rows(rows.clone()));
+            if let Some(sum) = sum_of_batches(&batches, of_batch, add) {
                 values.copy_from_slice(&sum);
             }
         });
@@ -230,9 +233,9 @@ impl<'a> Shards<'a> {
 }
 
 /// The sum of the gradients of all batches that have one, along the tree of [`PairwiseSum`].
-fn sum_of_batches<T>(
-    batches: &[Option<LogitGradients>],
-    of_batch: impl Fn(&LogitGradients) -> T,
+fn sum_of_batches<G, T>(
+    batches: &[Option<G>],
+    of_batch: impl Fn(&G) -> T,
     add: impl Fn(T, T) -> T,
 ) -> Option<T> {
     let mut sum = PairwiseSum::default();

@@ -11,7 +11,9 @@ mod sharded;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
 pub(crate) use output_rows::{gradient_block, task_rows};
-pub(crate) use sharded::{LogitGradients, Round, largest_shard, most_shards, owner, shard};
+pub(crate) use sharded::{
+    HostLogitGradients, LogitGradients, Round, largest_shard, most_shards, owner, shard,
+};
 
 use super::head::{Head, Logits, TextHead};
 use super::linear::{WeightLayout, linear};

@@ -126,15 +126,16 @@ impl MemoryEstimate {
         };
         // Sums of gradients exist at the same time as those of the latest batch.
         let copies = 1 + most_held(plan.epochs.max_batches() as usize);
-        // Divided docid rows have one gradient: it is summed block by block from those of the logits of all batches. A GPU
-        // joins the blocks to a copy.
-        let blocks = usize::from(!is_host(&plan.device));
-        let (summed_at_once, of_logits) = match divided {
+        // Divided docid rows have one gradient: it is summed block by block from those of the logits of all batches. On a GPU
+        // the blocks are copied into one tensor.
+        let rows = documents * config.d_model;
+        let copies_of_rows = if is_host(&plan.device) { 1 } else { 2 };
+        let (gradients, of_logits) = match divided {
             true => (
-                copies.saturating_sub(1 + blocks) * documents * config.d_model,
+                trained_count.saturating_sub(rows) * copies + rows * copies_of_rows,
                 plan.epochs.max_update_size() as usize * documents,
             ),
-            false => (0, 0),
+            false => (trained_count * copies, 0),
         };
         let Stored { training, evaluated, probed, texts } = stored(plan);
         let asked = evaluated + probed;
@@ -192,7 +193,7 @@ impl MemoryEstimate {
                 RowInit::Encoder => F32 * prefix_temporaries(config, longest, documents),
                 RowInit::Random | RowInit::Text => 0,
             },
-            gradients: F32 * (trained_count * copies - summed_at_once),
+            gradients: F32 * gradients,
             activations: F32 * (activations + lora.merged_in_step + of_logits),
             temporaries: F32 * temporaries,
             evaluation: callbacks::evaluation(plan, longest, evaluated > 0, documents),

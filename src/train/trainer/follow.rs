@@ -58,6 +58,7 @@ impl Trainer<'_> {
                     follower.ranked.rank_share((set, round), world, model, prefix)?;
                 }
                 Order::HeldOut => {
+                    let _memory = MemoryScope::begin();
                     self.plan.held_out.loss_of_all(world, self.plan, model)?;
                 }
                 Order::Probe { probes } => {

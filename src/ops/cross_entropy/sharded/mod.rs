@@ -10,7 +10,7 @@ mod product;
 
 use std::ops::Range;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::Loss;
 use super::fused::{CrossEntropy, Factors, Saved, logsumexp, mean_loss, output_rows};
@@ -19,10 +19,10 @@ use crate::device::{Precision, is_host};
 use crate::kernel::{Matrix, Threads, filled, multiply_to_uninit};
 use crate::ops::autograd::apply;
 use crate::ops::head::Head;
-use crate::ops::host::{HostTensor, floats};
+use crate::ops::host::{Contiguous, HostTensor, floats};
 use crate::ops::linear::{WeightLayout, linear};
 use crate::processes::{ProcessesError, World};
-use product::{Product, part_of, softmax_gradients};
+use product::{Product, part_of, root_by_burn};
 
 /// The rows, of `rows` in all, that process `rank` of `count` has: whole tasks of the loss, as equally as possible.
 /// Empty if there are fewer tasks than processes.
@@ -83,23 +83,37 @@ struct Found {
     elsewhere: Vec<Vec<f32>>,
 }
 
+/// [`LogitGradients`] in the CPU's memory.
+pub(crate) struct HostLogitGradients {
+    /// `[batch, width]`
+    input: HostTensor,
+    /// `[own rows, batch]`
+    of_logits: Contiguous,
+}
+
 impl LogitGradients {
-    /// The gradient of some of this process's rows, `[rows, width]`, on the CPU.
-    pub fn of_rows(&self, rows: Range<usize>) -> Vec<f32> {
-        let [batch, width] = self.input.dims();
-        let input = HostTensor::of(self.input.clone());
+    /// The same values, for loops of our own; nothing is copied. Only on the CPU.
+    pub fn on_host(&self) -> HostLogitGradients {
         let of_logits = HostTensor::of(self.of_logits.clone()).contiguous();
-        let of_logits = &of_logits.values()[rows.start * batch..rows.end * batch];
-        let of_logits = Matrix::rows(of_logits, batch); // [rows, batch]
-        filled(rows.len() * width, |gradient| {
-            multiply_to_uninit(gradient, of_logits, input.matrix(), Threads::One)
-        })
+        HostLogitGradients { input: HostTensor::of(self.input.clone()), of_logits }
     }
 
-    /// The same by Burn's operations, on any device.
+    /// The gradient of some of this process's rows, `[rows, width]`, by Burn's operations.
     pub fn of_rows_by_burn(&self, rows: Range<usize>) -> Tensor<2> {
         let of_logits = self.of_logits.clone().slice(rows); // [rows, batch]
         linear(of_logits, self.input.clone(), WeightLayout::InOut, self.precision)
+    }
+}
+
+impl HostLogitGradients {
+    /// The gradient of some of this process's rows, `[rows, width]`.
+    pub fn of_rows(&self, rows: Range<usize>) -> Vec<f32> {
+        let [batch, width] = self.input.shape();
+        let of_logits = &self.of_logits.values()[rows.start * batch..rows.end * batch];
+        let of_logits = Matrix::rows(of_logits, batch); // [rows, batch]
+        filled(rows.len() * width, |gradient| {
+            multiply_to_uninit(gradient, of_logits, self.input.matrix(), Threads::One)
+        })
     }
 }
 
@@ -173,7 +187,7 @@ impl Round<'_> {
         text: Tensor<2>,
         weight: f64,
     ) -> Result<(Loss, Vec<Option<LogitGradients>>), ProcessesError> {
-        let ([batch, width], device) = (x.dims(), x.device());
+        let [batch, _] = x.dims();
         let logits = linear(x.clone(), text, WeightLayout::OutIn, self.precision); // [batch, words]
         let output = x.clone().inner().into_data();
         let (found, gradients) =
@@ -182,14 +196,8 @@ impl Round<'_> {
             unreachable!("this process has a batch")
         };
         let factors = Factors::of(weight, self.smoothing, batch, self.classes());
-        let of_text = softmax_gradients(logits.clone().inner(), &logsumexp, factors); // [batch, words]
-        let mut of_rows = vec![0.0; batch * width];
-        for part in elsewhere {
-            of_rows.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-        }
-        let of_rows = Tensor::from_data(TensorData::new(of_rows, [batch, width]), &device);
-        let root = (logits * Tensor::from_inner(of_text)).sum() + (x * of_rows).sum();
-        let value = Tensor::from_data(TensorData::new(vec![mean], [1]), &device.inner());
+        let root = root_by_burn(logits, x, (&logsumexp, factors), elsewhere);
+        let value = HostTensor::new(vec![mean], [1]).into_tensor();
         Ok((Loss { value, root }, gradients))
     }
 
@@ -209,7 +217,6 @@ impl Round<'_> {
         let [_, width] = self.rows.dims();
         let range = shard(self.documents, me, count);
         let task = task_rows(self.documents);
-        let is_host = is_host(&self.rows.device());
 
         let outputs = world.all_gather_each(own)?; // of each process, [batch, width]
         let of_text = world.all_gather_each(&flat(text))?; // of each process, its tasks
@@ -225,16 +232,14 @@ impl Round<'_> {
             products.map(|(output, batch)| product(output, batch)).collect();
         let (mut at_targets, mut parts) = (Vec::new(), Vec::new());
         for (product, here) in products.iter().flatten() {
-            parts.extend(flat(&product.parts()));
-            at_targets.extend(product.at_targets(here));
+            let (of_product, at) = product.softmax(here);
+            parts.extend(flat(&of_product));
+            at_targets.extend(at);
         }
         let parts = world.all_gather_each(&parts)?; // of each process, those of each batch
         let targets = world.all_gather(&at_targets)?; // of each process, those of each batch
 
-        let parts_of = |rank| match is_host {
-            true => shard(self.documents, rank, count).len().div_ceil(task),
-            false => 1,
-        };
+        let examples = at_targets.len();
         let mut taken = vec![0; count];
         let (mut before, mut found, mut sent) = (0, None, vec![Vec::new(); count]);
         for (rank, of_text) in of_text.iter().enumerate() {
@@ -246,7 +251,7 @@ impl Round<'_> {
             let batch = of_batch.len();
             let mut softmax = unflat(of_text, batch);
             for (owner, parts) in parts.iter().enumerate() {
-                let end = taken[owner] + parts_of(owner) * VALUES * batch;
+                let end = taken[owner] + parts.len() / examples * batch;
                 softmax.extend(unflat(&parts[taken[owner]..end], batch));
                 taken[owner] = end;
             }
@@ -260,7 +265,7 @@ impl Round<'_> {
             if rank == me {
                 let at_target = of_batch.iter().enumerate().map(|(example, target)| {
                     let owner = owner(*target, self.documents, count);
-                    targets[owner * at_targets.len() + before + example]
+                    targets[owner * examples + before + example]
                 });
                 let mean = mean_loss(&logsumexp, at_target, &softmax, smoothing, self.classes());
                 found = Some(Found { mean, logsumexp, elsewhere: Vec::new() });
@@ -349,7 +354,7 @@ mod tests {
                 let end = (first + block).min(first / task * task + task);
                 let expected = own.start + first..own.start + end;
                 let expected = &gradient.values()[expected.start * width..expected.end * width];
-                assert_eq!(part.of_rows(first..end), expected, "rows {first}..{end}");
+                assert_eq!(part.on_host().of_rows(first..end), expected, "rows {first}..{end}");
             }
         }
     }

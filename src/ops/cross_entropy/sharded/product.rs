@@ -32,27 +32,20 @@ impl Product {
         Self::Device(DeviceProduct::new(input, rows.clone(), precision))
     }
 
-    /// The softmax of each task of rows; of all rows together on another device than the CPU.
-    pub fn parts(&self) -> Vec<OnlineSoftmax> {
-        match self {
-            Self::Host { rows, .. } => rows.parts.clone(),
-            Self::Device(product) => vec![part_of(&product.logits)],
-        }
-    }
-
-    /// Each example's logit of its target, a row of this process; 0 where that is a row of another one.
-    pub fn at_targets(&self, targets: &[Option<usize>]) -> Vec<f64> {
+    /// The softmax of each task of rows, and of all rows together on another device than the CPU; and each example's logit of its
+    /// target, a row of this process, with 0 where that is a row of another one.
+    pub fn softmax(&self, targets: &[Option<usize>]) -> (Vec<OnlineSoftmax>, Vec<f64>) {
         match self {
             Self::Host { input, rows } => {
                 let [_, width] = input.shape();
-                let logit = |(example, row): (usize, usize)| {
+                let logit = |(example, row): (usize, &Option<usize>)| {
+                    let Some(row) = row else { return 0.0 };
                     let row = &rows.values.values()[row * width..][..width];
                     f64::from(dot(&input.values()[example * width..][..width], row))
                 };
-                let at = targets.iter().enumerate();
-                at.map(|(example, row)| row.map_or(0.0, |row| logit((example, row)))).collect()
+                (rows.parts.clone(), targets.iter().enumerate().map(logit).collect())
             }
-            Self::Device(product) => product.at_targets(targets),
+            Self::Device(product) => product.softmax(targets),
         }
     }
 
@@ -117,11 +110,15 @@ impl DeviceProduct {
         Self { input, rows, logits, precision }
     }
 
-    fn at_targets(&self, targets: &[Option<usize>]) -> Vec<f64> {
-        let logits = self.logits.clone().gather(1, self.columns(targets)); // [batch, 1]
-        let logits = logits.into_data();
-        let found = targets.iter().zip(floats(&logits));
-        found.map(|(row, &logit)| row.map_or(0.0, |_| f64::from(logit))).collect()
+    fn softmax(&self, targets: &[Option<usize>]) -> (Vec<OnlineSoftmax>, Vec<f64>) {
+        let at_targets = self.logits.clone().gather(1, self.columns(targets)); // [batch, 1]
+        let values = Tensor::cat(vec![softmax_columns(&self.logits), at_targets], 1); // [batch, 4]
+        // Once: the GPU is waited for.
+        let values = values.into_data();
+        let (values, _) = floats(&values).as_chunks::<4>();
+        let at_targets = targets.iter().zip(values);
+        let at_targets = at_targets.map(|(row, of)| row.map_or(0.0, |_| f64::from(of[3])));
+        (vec![softmax_of(values)], at_targets.collect())
     }
 
     fn logits_to_gradients(
@@ -153,13 +150,39 @@ impl DeviceProduct {
 
 /// The softmax of all logits, `[batch, classes]`, of any device.
 pub(super) fn part_of(logits: &Tensor<2>) -> OnlineSoftmax {
+    let values = softmax_columns(logits).into_data();
+    softmax_of(floats(&values).as_chunks::<3>().0)
+}
+
+/// Each example's highest logit, sum of exponentials and sum of logits, `[batch, 3]`
+fn softmax_columns(logits: &Tensor<2>) -> Tensor<2> {
     let maxima = logits.clone().max_dim(1); // [batch, 1]
     let sums = (logits.clone() - maxima.clone()).exp().sum_dim(1); // [batch, 1]
-    let values = Tensor::cat(vec![maxima, sums, logits.clone().sum_dim(1)], 1); // [batch, 3]
-    let values = values.into_data();
-    let column = |at: usize| floats(&values).iter().skip(at).step_by(3);
-    let wide = |at| column(at).map(|&value| f64::from(value)).collect();
-    OnlineSoftmax::of_parts(column(0).copied().collect(), wide(1), wide(2))
+    Tensor::cat(vec![maxima, sums, logits.clone().sum_dim(1)], 1)
+}
+
+/// From what [`softmax_columns`] returns, with other columns after it.
+fn softmax_of<const N: usize>(values: &[[f32; N]]) -> OnlineSoftmax {
+    let wide = |at: usize| values.iter().map(|of| f64::from(of[at])).collect();
+    OnlineSoftmax::of_parts(values.iter().map(|of| of[0]).collect(), wide(1), wide(2))
+}
+
+/// A scalar with the gradients of the loss, from the logits of text tokens, `[batch, words]`, the decoder's output `x`,
+/// `[batch, width]`, and the parts of its gradient that come from the docid rows, each with as many values.
+pub(super) fn root_by_burn(
+    logits: Tensor<2>,
+    x: Tensor<2>,
+    (logsumexp, factors): (&[f64], Factors),
+    elsewhere: Vec<Vec<f32>>,
+) -> Tensor<1> {
+    let of_text = softmax_gradients(logits.clone().inner(), logsumexp, factors); // [batch, words]
+    let [batch, width] = x.dims();
+    let mut of_rows = vec![0.0; batch * width];
+    for part in elsewhere {
+        of_rows.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+    let of_rows = Tensor::from_data(TensorData::new(of_rows, [batch, width]), &x.device()); // [batch, width]
+    (logits * Tensor::from_inner(of_text)).sum() + (x * of_rows).sum()
 }
 
 /// The gradients of logits, `[batch, classes]`, without the part of the target.
@@ -178,7 +201,7 @@ pub(super) fn softmax_gradients(
 mod tests {
     use super::super::super::cross_entropy_of_logits;
     use super::super::super::fused::{logsumexp, mean_loss};
-    use super::super::shard;
+    use super::super::{shard, task_rows};
     use super::*;
     use crate::ops::agreement::values;
     use crate::ops::head::Logits;
@@ -215,64 +238,36 @@ mod tests {
             let rows_of_targets = Tensor::from_data(targets, &x.device().autodiff());
             let loss = cross_entropy_of_logits(logits, rows_of_targets, smoothing, weight);
             let gradients = loss.root.backward();
-            let [of_x, of_rows, _] = tracked.map(|input| input.grad(&gradients).unwrap());
+            let [of_x, of_rows, of_text_rows] =
+                tracked.map(|input| input.grad(&gradients).unwrap());
             let value: f32 = loss.value.into_scalar();
 
             for (count, is_host) in
                 [1, 2, 3].into_iter().flat_map(|count| [(count, true), (count, false)])
             {
                 let name = format!("{count} processes, smoothing {smoothing}, CPU: {is_host}");
-                let task = super::super::task_rows(documents);
-                let of_text = linear(x.clone(), text.clone(), WeightLayout::OutIn, Precision::F32); // [batch, words]
-                let ranges: Vec<_> = (0..count).map(|rank| shard(documents, rank, count)).collect();
-                let mut products: Vec<Product> = ranges
-                    .iter()
-                    .map(|own| product(&x, rows.clone().slice(own.clone()), task, is_host))
-                    .collect();
-                let mut parts = vec![part_of(&of_text)];
-                parts.extend(products.iter().flat_map(Product::parts));
-                let parts: Vec<&OnlineSoftmax> = parts.iter().collect();
-                let logsumexp = logsumexp(&parts, batch);
-                let factors = Factors::of(weight, smoothing, batch, documents + words);
-                let mut at_targets = vec![0.0; batch];
-                // Those of the text tokens are added to those of the docid rows.
-                let of_text = softmax_gradients(of_text, &logsumexp, factors); // [batch, words]
-                let mut to_x = of_text.matmul(text.clone()); // [batch, width]
-                let mut to_rows = Vec::new();
-                for (product, own) in products.iter_mut().zip(&ranges) {
+                let task = task_rows(documents);
+                let tracked = [&x, &text].map(|of| Tensor::from_inner(of.clone()).require_grad());
+                let [x, text] = tracked.clone();
+                let of_text = linear(x.clone(), text, WeightLayout::OutIn, Precision::F32); // [batch, words]
+                let of_rank = |rank| {
+                    let own = shard(documents, rank, count);
                     let here = targets.map(|row| {
                         let row = row as usize;
                         own.contains(&row).then(|| row - own.start)
                     });
-                    let found = product.at_targets(&here);
-                    at_targets.iter_mut().zip(found).for_each(|(sum, logit)| *sum += logit);
-                    product.logits_to_gradients(&logsumexp, factors, &here);
-                    for part in product.input_gradients().chunks(batch * width) {
-                        let part = part.to_vec();
-                        to_x = to_x
-                            + match is_host {
-                                true => Tensor::from_data(
-                                    TensorData::new(part, [width, batch]),
-                                    &x.device(),
-                                )
-                                .transpose(),
-                                false => Tensor::from_data(
-                                    TensorData::new(part, [batch, width]),
-                                    &x.device(),
-                                ),
-                            };
-                    }
+                    (product(&x.clone().inner(), rows.clone().slice(own), task, is_host), here)
+                };
+                let products: Vec<_> = (0..count).map(of_rank).collect();
+                let (mut parts, mut at_targets) =
+                    (vec![part_of(&of_text.clone().inner())], vec![0.0; batch]);
+                for (product, here) in &products {
+                    let (found, at) = product.softmax(here);
+                    parts.extend(found);
+                    at_targets.iter_mut().zip(at).for_each(|(sum, logit)| *sum += logit);
                 }
-                for (product, own) in products.into_iter().zip(&ranges) {
-                    let product = product.into_gradients();
-                    let (all, split) = (0..own.len(), own.len() / 2);
-                    let by_burn =
-                        [0..split, split..all.end].map(|rows| product.of_rows_by_burn(rows));
-                    let by_burn = Tensor::cat(by_burn.to_vec(), 0); // [own rows, width]
-                    let on_host = HostTensor::new(product.of_rows(all), [own.len(), width]);
-                    assert_near(on_host.into_tensor(), by_burn.clone(), &name);
-                    to_rows.push(by_burn);
-                }
+                let parts: Vec<&OnlineSoftmax> = parts.iter().collect();
+                let logsumexp = logsumexp(&parts, batch);
                 let mean = mean_loss(
                     &logsumexp,
                     at_targets.into_iter(),
@@ -281,7 +276,32 @@ mod tests {
                     documents + words,
                 );
                 assert!((mean - value).abs() <= 1e-5 * value, "{name}: {mean}, not {value}");
+
+                let factors = Factors::of(weight, smoothing, batch, documents + words);
+                let (mut elsewhere, mut to_rows) = (Vec::new(), Vec::new());
+                for (mut product, here) in products {
+                    product.logits_to_gradients(&logsumexp, factors, &here);
+                    for part in product.input_gradients().chunks(batch * width) {
+                        // The CPU has the transpose.
+                        let at = |value: usize| value % width * batch + value / width;
+                        let value = |at_burn| part[if is_host { at(at_burn) } else { at_burn }];
+                        elsewhere.push((0..part.len()).map(value).collect());
+                    }
+                    let gradients = product.into_gradients();
+                    let [own, _] = gradients.of_logits.dims();
+                    let by_burn =
+                        [0..own / 2, own / 2..own].map(|rows| gradients.of_rows_by_burn(rows));
+                    let by_burn = Tensor::cat(by_burn.to_vec(), 0); // [own rows, width]
+                    let on_host =
+                        HostTensor::new(gradients.on_host().of_rows(0..own), [own, width]);
+                    assert_near(on_host.into_tensor(), by_burn.clone(), &name);
+                    to_rows.push(by_burn);
+                }
+                let root = root_by_burn(of_text, x, (&logsumexp, factors), elsewhere);
+                let gradients = root.backward();
+                let [to_x, to_text] = tracked.map(|input| input.grad(&gradients).unwrap());
                 assert_near(to_x, of_x.clone(), &name);
+                assert_near(to_text, of_text_rows.clone(), &name);
                 assert_near(Tensor::cat(to_rows, 0), of_rows.clone(), &name);
             }
         }
