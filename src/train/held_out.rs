@@ -69,11 +69,10 @@ impl HeldOut {
         let own = self.losses(plan, model, world.rank(), count);
         tracing::debug!("{world:?} has the loss of held-out documents: {} batches", own.len());
         let all = world.all_gather_each(own.as_flattened())?;
-        let batches = all.iter().map(|losses| losses.as_chunks().0.iter()).collect::<Vec<_>>();
+        let batches: Vec<&[[f64; 2]]> = all.iter().map(|losses| losses.as_chunks().0).collect();
         // The first batch of each process, then the second one of each: the order and the bits of one process.
         let rounds = batches[0].len();
-        let of_all =
-            (0..rounds * count).filter_map(|at| batches[at % count].as_slice().get(at / count));
+        let of_all = (0..rounds * count).filter_map(|at| batches[at % count].get(at / count));
         Ok(mean(of_all.copied()))
     }
 

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn divided_rows_have_the_loss_and_the_gradients_of_all_rows_on_the_cpu_and_on_a_gpu() {
+    fn both_products_with_divided_rows_have_the_loss_and_gradients_of_all_rows() {
         let (batch, width, documents, words) = (5, 24, 83, 40);
         let [x, rows, text] = [(batch, 1), (documents, 2), (words, 3)]
             .map(|(count, seed)| values([count, width], seed));
