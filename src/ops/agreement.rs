@@ -33,8 +33,9 @@ pub fn assert_agree<const N: usize>(
     }
 }
 
+/// Panics unless two matrices differ by at most 1e-5 of the largest value.
 #[track_caller]
-fn assert_near(one: Tensor<2>, other: Tensor<2>, name: &str) {
+pub fn assert_near(one: Tensor<2>, other: Tensor<2>, name: &str) {
     assert_eq!(one.dims(), other.dims(), "shape of the {name}");
     let largest: f32 = other.clone().abs().max().into_scalar();
     let difference: f32 = (one - other).abs().max().into_scalar();

@@ -96,9 +96,10 @@ impl<'a> Shards<'a> {
     }
 
     /// Adds the gradient of this process's rows to those of an update, summed over its batches along the tree of
-    /// [`PairwiseSum`] block by block: no other sum of its size is held. On a GPU the blocks are copied into one tensor at the end, so that
-    /// the gradient is held twice for a moment. `batches`: for each batch of the update the gradients of its logits, if it has any. Each batch's, and each sum, is rounded to `dtype`. Returns
-    /// the sum of the squares of the gradients of all rows, of all processes.
+    /// [`PairwiseSum`] block by block: no other sum of its size is held. On a GPU the blocks are copied into one tensor at the
+    /// end, so that the gradient is held twice for a moment. `batches`: for each batch of the update the gradients of its
+    /// logits, if it has any. Each batch's, and each sum, is rounded to `dtype`. Returns the sum of the squares of the gradients
+    /// of all rows, of all processes.
     ///
     /// # Errors
     /// MPI fails.

@@ -203,15 +203,8 @@ mod tests {
     use super::super::super::fused::{logsumexp, mean_loss};
     use super::super::{shard, task_rows};
     use super::*;
-    use crate::ops::agreement::values;
+    use crate::ops::agreement::{assert_near, values};
     use crate::ops::head::Logits;
-
-    #[track_caller]
-    fn assert_near(found: Tensor<2>, expected: Tensor<2>, name: &str) {
-        let largest: f32 = expected.clone().abs().max().into_scalar();
-        let difference: f32 = (found - expected).abs().max().into_scalar();
-        assert!(largest > 0.0 && difference <= 1e-5 * largest, "{name}: {difference} of {largest}");
-    }
 
     /// The product with some rows, as on the CPU or as on a GPU.
     fn product(x: &Tensor<2>, rows: Tensor<2>, task: usize, is_host: bool) -> Product {
