@@ -241,7 +241,7 @@ fn gigabytes(bytes: u64) -> String {
 }
 
 /// Returns a hash of the documents: ids and texts, in their order.
-fn documents_hash(corpus: &Corpus) -> String {
+pub(crate) fn documents_hash(corpus: &Corpus) -> String {
     let mut hasher = Hasher::default();
     for document in &corpus.documents {
         hasher.add(&document.id);
@@ -252,7 +252,7 @@ fn documents_hash(corpus: &Corpus) -> String {
 }
 
 /// Returns a hash of queries: ids, texts, relevant documents (by their position) and grades, in their order.
-fn queries_hash(queries: &[Query]) -> String {
+pub(crate) fn queries_hash(queries: &[Query]) -> String {
     let mut hasher = Hasher::default();
     for query in queries {
         hasher.add(&query.id);

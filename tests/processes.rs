@@ -135,9 +135,12 @@ fn a_run_with_lora_and_adafactor_has_the_same_bits_with_any_number_of_processes(
     assert_same_with_any_number(&[&FOUR_BATCHES[..], &more].concat());
 }
 
-/// All probes, of which one has other queries. At the start no text is retrieved among all tokens: the probes are skipped.
-const PROBES: [&str; 6] = [
+/// All probes, of which one has other queries, in batches of three. At the start no text is retrieved among all tokens: the
+/// probes are skipped.
+const PROBES: [&str; 8] = [
     "train.epochs=2",
+    "probes.batch_size=3",
+    "probes.per_query=true",
     "probes.at_start=true",
     "probes.every_epochs=1",
     "probes.vocabulary=all",
@@ -209,21 +212,47 @@ fn each_process_ranks_other_queries_of_an_evaluation() {
 }
 
 #[test]
-fn each_process_measures_other_probes() {
+fn each_process_measures_probes_on_other_queries() {
     let home = TempDir::new().unwrap();
     let more = [
         "train.epochs=1",
-        "probes.run=[\"logit_lens\", \"direct_effect\", \"stage_patching\"]",
+        "probes.run=[\"logit_lens\", \"stage_patching\"]",
         "probes.over=all",
+        "probes.batch_size=3",
     ];
     let run = Home::new(home.path(), &[&FOUR_BATCHES[..], &more].concat());
-    let measured = said(&run, 2, "measures");
-    assert_eq!(measured, [["[logit_lens, stage_patching]"], ["[direct_effect]"]]);
+    let measured = said(&run, 2, "has probed");
+    assert_eq!(measured, [["3 queries", "2 queries"], ["3 queries", "0 queries"]]);
 }
 
-/// Writes a corpus of 240 documents of several lengths, with a query each: the frozen prefix of its texts is computed in
-/// several batches.
-fn write_long_corpus(directory: &Path) {
+#[test]
+fn processes_encode_long_queries_of_probes_together_to_the_same_results() {
+    let home = TempDir::new().unwrap();
+    let overrides = [
+        "train.batch_size=32",
+        "train.accumulate=2",
+        "train.steps=2",
+        "task.query_tokens=256",
+        "~evaluate",
+        "probes.run=[\"logit_lens\", \"encoder_swap\"]",
+        "probes.queries=240",
+        "probes.over=all",
+    ];
+    let run = |name: &str| {
+        let path = home.path().join(name);
+        write_long_corpus(&path.join("corpus"), true);
+        Home::new(&path, &overrides)
+    };
+    let (alone, together) = (run("alone"), run("together"));
+    alone.train();
+    let encoded = said(&together, 2, "encodes");
+    assert!(encoded.iter().all(|batches| batches.len() >= 2), "{encoded:?}");
+    together.results().assert_same(&alone.results(), "2 processes");
+}
+
+/// Writes a corpus of 240 documents of several lengths, with a query each, which is `long` if it has the words of its
+/// document: the encoder computes its texts in several batches.
+fn write_long_corpus(directory: &Path, long: bool) {
     fs::create_dir_all(directory).unwrap();
     let put = |name: &str, values: Vec<Value>| {
         fs::write(directory.join(name), Value::from(values).to_string()).unwrap();
@@ -235,7 +264,8 @@ fn write_long_corpus(directory: &Path) {
     put("documents.json", (0..240).map(|row| json!({"id": row, "text": text(row)})).collect());
     for (name, words) in [("train", "which has"), ("val", "tell me of"), ("test", "what is")] {
         let query = |row: usize| {
-            let query = format!("{words} metal {}", row * 31);
+            let what = if long { text(row) } else { format!("metal {}", row * 31) };
+            let query = format!("{words} {what}");
             json!({"id": format!("{name}-{row}"), "query": query, "relevant_docs": [row]})
         };
         put(&format!("{name}_queries.json"), (0..240).map(query).collect());
@@ -265,7 +295,7 @@ fn each_process_computes_other_batches_of_the_frozen_prefix_to_the_same_bytes() 
         ];
         let run = |name: String| {
             let path = home.path().join(name);
-            write_long_corpus(&path.join("corpus"));
+            write_long_corpus(&path.join("corpus"), false);
             Home::new(&path, &overrides)
         };
         let alone = run(format!("alone {}", select.len()));

@@ -8,19 +8,20 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use self::results::{RunResult, SubsetMeans, subset_means};
 use super::baseline::{BaselineArgs, recipe_of};
 use super::run_output::RunOutput;
 use super::target::{Target, TargetOptions, warn_of_skipped};
-use super::together::{digest, identity, of_all, program, together};
+use super::together::{digest, identity, of_all, program, together, wait_for_end};
 use super::{output, outputs};
 use crate::corpus::{LoadedCorpus, Split};
 use crate::docid::DocidVocabulary;
 use crate::files::write_atomically;
 use crate::monitor::Console;
-use crate::processes::{Order, World};
-use crate::provenance::IrMetadata;
+use crate::processes::World;
+use crate::provenance::{IrMetadata, documents_hash, queries_hash};
 use crate::recipe::{MAX_PADDING, Recipe};
 use crate::report::per_query;
 use crate::retrieval::evaluation::{EvaluationResult, QuerySet, evaluate_by};
@@ -184,15 +185,15 @@ impl Eval {
             let parts = self.evaluate(name, target, &measures, &mut per_query, world)?;
             runs.push(RunResult { name, parts, is_baseline: false });
         }
-        if let Some(world) = world.filter(|_| !is_first) {
-            while world.hear()? != Order::End {}
-            return Ok(());
-        }
         if self.baseline.baseline.is_some() {
-            let loaded = self.options.load_corpus(recipe.as_ref())?;
+            let loaded = of_all(world, self.options.load_corpus(recipe.as_ref()))?;
             let path = self.options.corpus_path(recipe.as_ref());
-            let parts = self.evaluate_baseline((&path, &loaded), &measures, &mut per_query)?;
+            let corpus = (path.as_str(), &loaded);
+            let parts = self.evaluate_baseline(corpus, &measures, &mut per_query, world)?;
             runs.push(RunResult { name: BM25, parts, is_baseline: true });
+        }
+        if let Some(world) = world.filter(|_| !is_first) {
+            return wait_for_end(world);
         }
         if let Some(path) = &self.per_query {
             write_atomically(path, |file| {
@@ -374,23 +375,39 @@ impl Eval {
         (path, loaded): (&str, &LoadedCorpus),
         measures: &[NamedMeasure],
         per_query: &mut Vec<u8>,
+        world: Option<&World>,
     ) -> Result<Vec<SubsetMeans>> {
         warn_of_skipped(loaded);
         let (corpus, split) = (&loaded.corpus, self.split);
         let queries = corpus.split(split);
-        if queries.is_empty() {
-            return Err(RetrieverError::NoQueries { split }.into());
-        }
         let (name, left_out) = (split.to_string(), &loaded.left_out);
         let (most, seed) = (self.queries, self.seed);
         let (set, texts) = QuerySet::without_tokens(&name, corpus, queries, left_out, most, seed);
-        let docids = DocidVocabulary::from_corpus(corpus)?;
-        self.check_ids(&set, &docids)?;
+        let docids = DocidVocabulary::from_corpus(corpus).map_err(anyhow::Error::from);
+        let checked = docids.and_then(|docids| match queries.is_empty() {
+            true => Err(RetrieverError::NoQueries { split }.into()),
+            false => self.check_ids(&set, &docids).map(|()| docids),
+        });
+        let docids = of_all(world, checked)?;
+        let depth = if self.run.is_some() { self.depth } else { 0 };
+        if let Some(world) = world {
+            let corpus = format!("{} {}", documents_hash(corpus), queries_hash(queries));
+            let options = json!([self.baseline.options(), split.name(), most, seed, depth]);
+            world.agree(&[
+                ("their corpus, by BLAKE3", digest(corpus.as_bytes())),
+                ("their options", options.to_string()),
+            ])?;
+        }
+        let index = Bm25::new(corpus, &self.baseline.options());
+        if world.is_some_and(|world| !world.is_first()) {
+            index.evaluate::<anyhow::Error>((&set, &texts), (&docids, depth), None, world)?;
+            return Ok(Vec::new());
+        }
         let metadata = || Ok(self.baseline.metadata(BM25, loaded, path, split));
         let mut run = self.run_output(BM25, metadata)?;
-        let index = Bm25::new(corpus, &self.baseline.options());
         let writer = run.as_mut().map(|run| &mut run.writer);
-        let found = index.evaluate((&set, &texts), &docids, self.depth, writer)?;
+        let found: Result<_> = index.evaluate((&set, &texts), (&docids, depth), writer, world);
+        let found = found?;
         if let Some(run) = run {
             run.finish()?;
         }

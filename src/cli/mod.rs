@@ -161,7 +161,8 @@ pub fn main() -> ExitCode {
     panic::install_hook();
     let cli = Cli::parse();
     // Of several processes that work together, the first one prints.
-    let shared = matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Search(_));
+    use Command::{Eval, Probe, Search, Train};
+    let shared = matches!(cli.command, Train(_) | Eval(_) | Search(_) | Probe(_));
     let follows = shared && started_rank() > 0;
     let console = Console::stderr(match (follows, cli.quiet) {
         (true, _) => Verbosity::Log,
@@ -192,7 +193,7 @@ pub fn main() -> ExitCode {
             Command::Report(report) => report.run(&console).map(success),
             Command::Search(search) => search.run(&console),
             Command::Inspect(inspect) => inspect.run(&console).map(success),
-            Command::Probe(probe) => probe.run(&console).map(success),
+            Command::Probe(probe) => probe.run(&console),
             Command::Advise(advise) => advise.run(&console).map(success),
             Command::Plot(plot) => plot.run(&console).map(success),
             Command::Check(check) => check.run(&console).map(success),

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -11,25 +12,32 @@ use indicatif::ProgressBar;
 use super::reference_models::ReferenceModels;
 use super::stages::{self, StagesOption};
 use super::target::Target;
+use super::together::{digest, identity, of_all, program, together, wait_for_end};
 use super::{output, outputs, plot};
 use crate::component::Stages;
 use crate::corpus::Split;
+use crate::docid::DocidVocabulary;
 use crate::files::AtomicFile;
 use crate::monitor::Console;
 use crate::probe::files::{self, Stored};
 use crate::probe::{
-    AverageFirst, EncoderNorm, Over, PROBE_PRECISION, Probe, ProbeError, ProbeOptions,
-    ProbeQueries, Record, Suite, Variant,
+    AverageFirst, ComparisonModel, ComparisonModels, EncoderNorm, Over, PROBE_PRECISION, Probe,
+    ProbeError, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant,
 };
+use crate::processes::World;
 use crate::recipe::Recipe;
 use crate::report::{self, FigureFormat};
 use crate::retrieval::CandidateSet;
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::run_files::{read_correct_queries, write_correct_queries};
 use crate::retriever::Retriever;
+use crate::run::RunDirectory;
 use crate::terminal::escaped_lines;
 
 /// Measure the paper's interpretability probes on a checkpoint: tables, JSON, CSV, figures.
+///
+/// `mpirun -np 4 genir probe ...` shares queries among four processes, in a build with `--features mpi`:
+/// docs/processes.md.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ProbeCommand {
@@ -171,10 +179,91 @@ enum Format {
     Csv,
 }
 
+/// All that a measurement needs.
+struct Prepared {
+    outputs: Outputs,
+    retriever: Retriever,
+    queries: ProbeQueries,
+    test: Option<ProbeQueries>,
+    others: ComparisonModels,
+    suite: Suite<'static>,
+    probes: Vec<Probe>,
+    options: ProbeOptions,
+}
+
+/// What is written; nothing in a process that is not the first of several.
+#[derive(Default)]
+struct Outputs {
+    run: Option<RunDirectory>,
+    results: Option<AtomicFile>,
+    per_query: Option<AtomicFile>,
+}
+
 impl ProbeCommand {
-    pub fn run(self, console: &Console) -> Result<()> {
+    pub fn run(self, console: &Console) -> Result<ExitCode> {
+        together(console, |world| self.with(console, world))
+    }
+
+    /// Measures, together with the other processes of `world`. The first one writes and prints.
+    fn with(&self, console: &Console, world: Option<&World>) -> Result<()> {
+        let is_first = world.is_none_or(World::is_first);
+        let prepared = of_all(world, self.prepare(console, is_first))?;
+        if let Some(world) = world {
+            world.agree(&[program()?])?;
+            world.agree(&self.identity(&prepared)?)?;
+        }
+        let Prepared { outputs, retriever, mut queries, mut test, others, suite, .. } = prepared;
+        let checkpoint = &retriever.checkpoint;
+        let subject = self.subject(&retriever)?;
+        let suite = suite.shared_by(world);
+        let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
+        let mut progress = |done, of| {
+            show(bar.as_ref(), done, of);
+            ControlFlow::Continue(())
+        };
+        let found = suite.measure(&subject, &mut queries, test.as_mut(), &others, &mut progress);
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let records = of_all(world, found.map_err(anyhow::Error::from))?;
+        match world.filter(|_| !is_first) {
+            Some(world) => wait_for_end(world),
+            None => self.write_all(&records, &queries, &checkpoint.docids, outputs),
+        }
+    }
+
+    /// Opens all that the measurement needs; the files that are written only if this process `writes`.
+    fn prepare(&self, console: &Console, writes: bool) -> Result<Prepared> {
         let recipe = self.target.run_recipe()?;
-        // Checked first, so that no measurement is lost to a path that cannot be written.
+        let outputs = if writes { self.outputs()? } else { Outputs::default() };
+        let mut retriever = self.target.retriever()?;
+        retriever.compute_in(PROBE_PRECISION);
+        let mut queries = self.query_set(&retriever)?;
+        let config = retriever.checkpoint.model.t5.config();
+        let subject = self.subject(&retriever)?;
+        let mut options = self.options();
+        let option = self.stages.as_ref();
+        let chosen = stages::choose(option, recipe.as_ref(), &subject, &mut queries, &options)?;
+        if let Some(found) = &chosen.detection {
+            console.message(&stages::describe(found));
+        }
+        options.stages = chosen.stages;
+        let probes = self.chosen(recipe.as_ref(), &options, config.num_decoder_layers, console)?;
+        let suite = Suite::new(&probes, options.clone(), config)?;
+        let test = match probes.contains(&Probe::Circuit) {
+            true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
+            false => None,
+        };
+        let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
+        Ok(Prepared { outputs, retriever, queries, test, others, suite, probes, options })
+    }
+
+    fn subject<'a>(&self, retriever: &'a Retriever) -> Result<Subject<'a>> {
+        Ok(retriever.subject(&self.target.directory()?.display().to_string()))
+    }
+
+    /// Opens what is written. It is done first, so that no measurement is lost to a path that cannot be written.
+    fn outputs(&self) -> Result<Outputs> {
         let outputs = [
             ("--output", &self.output),
             ("--write-correct", &self.write_correct),
@@ -187,55 +276,57 @@ impl ProbeCommand {
         if let Some(directory) = &self.plots {
             outputs::check_directory("--plots", directory)?;
         }
-        let run = self.save.then(|| self.target.run().context("--save")).transpose()?;
-        let output = self.output.as_deref().map(AtomicFile::create).transpose()?;
-        let per_query = self.per_query.as_deref().map(AtomicFile::create).transpose()?;
-        let mut retriever = self.target.retriever()?;
-        retriever.compute_in(PROBE_PRECISION);
-        let checkpoint = &retriever.checkpoint;
-        let mut queries = self.query_set(&retriever)?;
-        let config = checkpoint.model.t5.config();
-        let subject = retriever.subject(&self.target.directory()?.display().to_string());
-        let mut options = self.options();
-        let option = self.stages.as_ref();
-        let chosen = stages::choose(option, recipe.as_ref(), &subject, &mut queries, &options)?;
-        if let Some(found) = &chosen.detection {
-            console.message(&stages::describe(found));
-        }
-        options.stages = chosen.stages;
-        let probes = self.chosen(recipe.as_ref(), &options, config.num_decoder_layers, console)?;
-        let suite = Suite::new(&probes, options, config)?;
-        let mut test = match probes.contains(&Probe::Circuit) {
-            true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
-            false => None,
+        Ok(Outputs {
+            run: self.save.then(|| self.target.run().context("--save")).transpose()?,
+            results: self.output.as_deref().map(AtomicFile::create).transpose()?,
+            per_query: self.per_query.as_deref().map(AtomicFile::create).transpose()?,
+        })
+    }
+
+    /// What all processes must have in common, each with its name in an error.
+    fn identity(&self, prepared: &Prepared) -> Result<[(&'static str, String); 3]> {
+        let Prepared { retriever, queries, test, others, probes, options, .. } = prepared;
+        let names: Vec<&str> = probes.iter().map(|probe| probe.name()).collect();
+        let other = |other: &Option<ComparisonModel>| match other {
+            Some(other) => other.name.clone(),
+            None => "none".to_owned(),
         };
-        let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
-        let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
-        let mut progress = |done, of| {
-            show(bar.as_ref(), done, of);
-            ControlFlow::Continue(())
-        };
-        let found = suite.measure(&subject, &mut queries, test.as_mut(), &others, &mut progress);
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
+        let texts = |set: &ProbeQueries| set.text_set(1).texts.concat();
+        let queries = (texts(queries), test.as_ref().map(texts));
+        let options = format!(
+            "probes {}, base {}, --encoder-from {}, queries {} and others {} by BLAKE3",
+            names.join(","),
+            other(&others.base),
+            other(&others.encoder),
+            digest(&serde_json::to_vec(&queries)?),
+            digest(format!("{options:?}").as_bytes()),
+        );
+        identity(&self.target.directory()?, &retriever.checkpoint, &retriever.device, options)
+    }
+
+    /// Writes all results. They are written before figures, so that they are not lost if a figure cannot be written. An
+    /// error of theirs (a closed pipe) is returned last, so that the files are still written.
+    fn write_all(
+        &self,
+        records: &[Record],
+        queries: &ProbeQueries,
+        docids: &DocidVocabulary,
+        outputs: Outputs,
+    ) -> Result<()> {
+        if let Some(run) = &outputs.run {
+            run.while_nothing_trains(|| anyhow::Ok(files::add(&run.probes(), records)?))?;
         }
-        let records = found?;
-        // Results are written before figures, so that they are not lost if a figure cannot be written. An error of
-        // theirs (a closed pipe) is returned last, so that the files are still written.
-        if let Some(run) = &run {
-            run.while_nothing_trains(|| anyhow::Ok(files::add(&run.probes(), &records)?))?;
-        }
-        let written = self.write(&records, output);
-        if let Some(mut file) = per_query {
+        let written = self.write(records, outputs.results);
+        if let Some(mut file) = outputs.per_query {
             let path = file.path().display().to_string();
-            report::write_query_ranks(&records, &mut file).context(path)?;
+            report::write_query_ranks(records, &mut file).context(path)?;
             file.commit()?;
         }
         if let Some(path) = &self.write_correct {
-            write_correct_queries(path, &queries.correct_pairs(&checkpoint.docids))?;
+            write_correct_queries(path, &queries.correct_pairs(docids))?;
         }
         if let Some(directory) = &self.plots {
-            let stored = Stored { records, ..Stored::default() };
+            let stored = Stored { records: records.to_vec(), ..Stored::default() };
             let figures = report::plot_stored(&stored)?;
             plot::write(&plot::files(&figures, directory, &[FigureFormat::Svg], &[], &[])?)?;
         }

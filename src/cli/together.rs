@@ -39,6 +39,12 @@ pub(super) fn together(
     }
 }
 
+/// Waits for the end that [`together`] orders, in a process that is not the first.
+pub(super) fn wait_for_end(world: &World) -> Result<()> {
+    while world.hear()? != Order::End {}
+    Ok(())
+}
+
 /// An error that all processes know of.
 #[derive(Debug, Error)]
 #[error("{0}")]

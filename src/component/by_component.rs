@@ -3,10 +3,12 @@
 use std::array;
 use std::ops::{Index, IndexMut};
 
+use serde::{Deserialize, Serialize};
+
 use super::Component;
 
 /// A value for each component.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ByComponent<T>([T; Component::ALL.len()]);
 
 impl<T> ByComponent<T> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{FrozenPrefix, PrefixOutput};
+use crate::processes::{Group, ProcessesError};
 use crate::t5::{T5, Tokens};
 
 /// Positions in a batch, padding included: large, so that matrix products are; small enough that what a batch
@@ -41,6 +42,28 @@ impl FrozenModel<'_> {
     ) -> Result<(), E> {
         for batch in batches_of(texts) {
             each(&self.rows_of(&texts[batch.clone()], residual), batch.end)?;
+        }
+        Ok(())
+    }
+
+    /// As [`FrozenModel::rows`], shared by the processes of `group`, all of which call it and are handed all rows.
+    pub(super) fn rows_in_all<E: From<ProcessesError>>(
+        &self,
+        group: Group,
+        texts: &[&[u32]],
+        residual: bool,
+        mut each: impl FnMut(&[f32], usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for round in batches_of(texts).chunks(group.count()) {
+            let own = round.get(group.rank());
+            let own = own.map(|batch| {
+                tracing::debug!("{group:?} encodes {} texts", batch.len());
+                self.rows_of(&texts[batch.clone()], residual)
+            });
+            let all = group.gather_values(own.unwrap_or_default())?;
+            for (rows, batch) in all.iter().zip(round) {
+                each(rows, batch.end)?;
+            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use super::write_lock::{WriteLock, name_of};
 use super::{CacheError, CacheSettings, FrozenPrefix, PrefixOutput, PrefixStorage, StoredPrefix};
 use crate::allocator::release_freed_memory;
 use crate::files::FileError;
-use crate::processes::World;
+use crate::processes::{Group, World};
 
 /// A set of texts that a run reads.
 pub struct TextSet<'a> {
@@ -214,7 +214,7 @@ impl StoreBuilder<'_> {
         }
         if in_memory {
             tracing::warn!("the frozen prefix of the {name} texts is stored in memory only: {why}");
-            match Store::compute(self.frozen, texts.tokens, element, progress) {
+            match Store::compute(self.frozen, texts.tokens, element, Group::default(), progress) {
                 Ok(store) => {
                     self.memory -= bytes;
                     return (Some(store), PrefixStorage::Memory);

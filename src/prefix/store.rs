@@ -10,6 +10,7 @@ use super::file::Mapped;
 use super::texts::{TextKey, Texts, key_of};
 use super::{CacheError, Element, PrefixOutput};
 use crate::device::is_host;
+use crate::processes::Group;
 use crate::t5::{EncoderStates, padded_length, padding_mask};
 
 /// Values of one tensor on a GPU: kernels count them in 32 bits.
@@ -90,20 +91,21 @@ impl Store {
         }
     }
 
-    /// Computes the prefixes of `texts` and keeps them in memory. `progress` is called with the number of finished
-    /// texts.
+    /// Computes the prefixes of `texts`, which the processes of `group` share, and keeps them in memory. `progress` is called
+    /// with the number of finished texts.
     ///
     /// # Errors
-    /// A value that `element` cannot hold.
+    /// A value that `element` cannot hold; or the processes cannot exchange what they have computed.
     pub(crate) fn compute<'a>(
         frozen: &FrozenModel,
         texts: impl IntoIterator<Item = &'a [u32]>,
         element: Element,
+        group: Group,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, CacheError> {
         let texts = Texts::distinct(texts);
         let mut bytes = Vec::new();
-        frozen.rows(&texts.tokens, frozen.prefix.layer() > 0, |rows, done| {
+        frozen.rows_in_all(group, &texts.tokens, frozen.prefix.layer() > 0, |rows, done| {
             bytes.extend(
                 element.encode(rows).map_err(|value| CacheError::Overflow { value, element })?,
             );
@@ -279,7 +281,7 @@ pub(super) mod tests {
 
     /// The stored prefix of [`TEXTS`], and its bytes.
     fn stored(frozen: &FrozenModel, element: Element) -> (Store, Vec<u8>) {
-        let store = Store::compute(frozen, TEXTS, element, &mut |_| {}).unwrap();
+        let store = Store::compute(frozen, TEXTS, element, Group::default(), &mut |_| {}).unwrap();
         let StoredRows::Memory(bytes) = &store.rows else {
             panic!("rows on the CPU are in memory")
         };

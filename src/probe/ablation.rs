@@ -20,7 +20,7 @@ pub struct Ablation<'a> {
     correct: usize,
 }
 
-impl Suite {
+impl Suite<'_> {
     /// Calls `run` with what ablates components of `subject` and measures it on `queries`. The suite's options say which
     /// queries are measured and in which candidate set; its probes are not run.
     ///
@@ -35,24 +35,13 @@ impl Suite {
         let none = ComparisonModels::default();
         self.check(subject, &none, true)?;
         let own = self.encoder(subject, &subject.model.t5);
-        let states = self.encode(subject, &own, &none, queries);
-        let targets = self.targets(subject, &own, queries, &states);
+        let states = self.encode(subject, &own, &none, queries)?;
+        let targets = self.targets(subject, &own, queries, &states)?;
         let chosen = self.select_queries(subject, &own, queries, &states, &targets)?;
         let measured: Vec<QueryTarget> = chosen.iter().map(|(found, _)| *found).collect();
-        let mut context = ProbeContext {
-            model: subject.model,
-            own,
-            docids: subject.docids,
-            options: &self.options,
-            queries,
-            states: &states,
-            measured: &measured,
-            test: None,
-            means: None,
-            base: None,
-            encoder: None,
-        };
-        context.compute_means();
+        let mut context =
+            ProbeContext::new(subject, own, &self.options, (queries, &states), &measured);
+        context.compute_means()?;
         let correct = targets.iter().filter(|(_, rank)| *rank == 1).count();
         let mut ablation = Ablation { context, intact: Vec::new(), ranked: targets.len(), correct };
         ablation.intact = ablation.without(&[BTreeSet::new()]).pop().unwrap_or_default();
@@ -82,7 +71,7 @@ impl Ablation<'_> {
         };
         let applied: Vec<Applied> = sets.iter().map(patch).collect();
         let mut outcomes = vec![Vec::new(); sets.len()];
-        for batch in self.context.batches(false) {
+        for batch in self.context.rounds(false).flatten() {
             let outputs =
                 applied.iter().map(|applied| self.context.patched_output(&batch, applied));
             let found = self.context.lens().output_outcomes(outputs.collect(), &batch.targets);

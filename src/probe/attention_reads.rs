@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ProbeResult;
 use super::context::{ProbeContext, ProbedBatch};
-use super::input_attribution::{AttributionSums, Contributions, ReadAccumulator, sources};
+use super::input_attribution::{Attribution, Contributions, ReadAccumulator, sources};
 use crate::component::Component;
 use crate::t5::{AttentionBlock, EncoderStates, Linear};
 
@@ -15,7 +15,7 @@ pub(super) fn accumulator(context: &ProbeContext) -> ReadAccumulator {
     ReadAccumulator::new(context, add_batch, ProbeResult::AttentionReads)
 }
 
-fn add_batch(sums: &mut AttributionSums, context: &ProbeContext, batch: &ProbedBatch) {
+fn add_batch(all: &mut Attribution, context: &ProbeContext, batch: &ProbedBatch) {
     for (layer, block) in context.model.t5.decoder.layers.iter().enumerate() {
         let found = &batch.trace.layers[layer];
         let block = &block.cross_attention;
@@ -26,8 +26,8 @@ fn add_batch(sums: &mut AttributionSums, context: &ProbeContext, batch: &ProbedB
         let score = score.mask_fill(is_undefined, f32::NAN);
         let directions = score_directions(block, &batch.states, best.squeeze_dim(2)); // [batch, d_model, heads]
         let sources = sources(&batch.trace, layer, Component::CrossAttention);
-        let read = sums.as_reader_input(sources, &block.norm, &found.residual_mid);
-        sums.add(
+        let read = all.as_reader_input(sources, &block.norm, &found.residual_mid);
+        all.add(
             layer,
             Contributions {
                 parts: read.matmul(directions), // [batch, sources, heads]

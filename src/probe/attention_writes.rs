@@ -9,6 +9,8 @@ use super::patch_tap::head_contributions;
 use super::subject::TokenNames;
 use super::{ProbeResult, Subject};
 use crate::component::{Component, Stage, Stages};
+use crate::processes::ProcessesError;
+use crate::t5::T5Config;
 
 /// Docids among the top tokens of cross-attention's outputs under the logit lens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,41 +69,65 @@ const SAMPLE_TOKENS: usize = 5;
 pub(super) struct Accumulator<'a> {
     names: TokenNames<'a>,
     stages: Option<Stages>,
-    queries: usize,
-    /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
-    docid_shares: Vec<Vec<[f64; 3]>>,
+    sums: Sums,
     /// The sample queries in order, each with its top tokens.
     samples: Vec<(usize, Vec<HeadTokens>)>,
 }
 
+/// Sums over queries, with the top tokens of those that are samples.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sums {
+    queries: usize,
+    /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
+    docid_shares: Vec<Vec<[f64; 3]>>,
+    /// Each with its place among the samples.
+    samples: Vec<(usize, HeadTokens)>,
+}
+
+impl Sums {
+    fn new(config: &T5Config) -> Self {
+        let parts = 1 + config.num_heads;
+        let docid_shares = vec![vec![[0.0; 3]; parts]; config.num_decoder_layers];
+        Self { queries: 0, docid_shares, samples: Vec::new() }
+    }
+}
+
 impl<'a> Accumulator<'a> {
     pub fn new(context: &ProbeContext, subject: &Subject<'a>) -> Self {
-        let config = context.model.t5.config();
         let sampled = context.measured.iter().take(context.options.samples);
         Self {
             names: subject.token_names(),
             stages: context.options.stages.clone(),
-            queries: 0,
-            docid_shares: vec![vec![[0.0; 3]; 1 + config.num_heads]; config.num_decoder_layers],
+            sums: Sums::new(context.model.t5.config()),
             samples: sampled.map(|found| (found.query, Vec::new())).collect(),
         }
     }
 
-    /// Adds the top tokens of each head if `query` is a sample.
-    fn add_sample(&mut self, context: &ProbeContext, query: usize, layer: usize, heads: &[Top]) {
+    /// The top tokens of each head with the place of the sample, if `query` is one.
+    fn sample(
+        &self,
+        context: &ProbeContext,
+        query: usize,
+        layer: usize,
+        heads: &[Top],
+    ) -> Vec<(usize, HeadTokens)> {
         let sample = self.samples.iter().position(|(sample, _)| *sample == query);
-        let Some(sample) = sample else { return };
-        for (head, top) in heads.iter().enumerate() {
+        let Some(sample) = sample else { return Vec::new() };
+        let of_head = |(head, top): (usize, &Top)| {
             let tokens = top.first.iter().map(|&id| self.names.of(id)).collect();
             let query = context.queries.ids[query].clone();
-            self.samples[sample].1.push(HeadTokens { query, layer, head, tokens });
-        }
+            (sample, HeadTokens { query, layer, head, tokens })
+        };
+        heads.iter().enumerate().map(of_head).collect()
     }
 }
 
 impl ProbeAccumulator for Accumulator<'_> {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
-        self.queries += batch.measured.len();
+    type OfBatch = Sums;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Sums {
+        let mut all = Sums::new(context.model.t5.config());
+        all.queries = batch.measured.len();
         for (layer, found) in batch.trace.layers.iter().enumerate() {
             let weighted = found.weighted[Component::CrossAttention].clone();
             let shares =
@@ -120,22 +146,34 @@ impl ProbeAccumulator for Accumulator<'_> {
                 tops
             });
             for (found, tops) in batch.measured.iter().zip(found) {
-                for (sums, top) in self.docid_shares[layer].iter_mut().zip(&tops) {
+                for (sums, top) in all.docid_shares[layer].iter_mut().zip(&tops) {
                     sums.iter_mut().zip(top.docids).for_each(|(sum, share)| *sum += share);
                 }
-                self.add_sample(context, found.query, layer, &tops[1..]);
+                all.samples.extend(self.sample(context, found.query, layer, &tops[1..]));
             }
+        }
+        all
+    }
+
+    fn add(&mut self, found: Sums) {
+        self.sums.queries += found.queries;
+        let parts = self.sums.docid_shares.iter_mut().flatten();
+        for (sums, found) in parts.zip(found.docid_shares.iter().flatten()) {
+            sums.iter_mut().zip(found).for_each(|(sum, share)| *sum += share);
+        }
+        for (sample, tokens) in found.samples {
+            self.samples[sample].1.push(tokens);
         }
     }
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
         let documents = context.model.documents();
         let mut layers = Vec::new();
-        for (layer, parts) in self.docid_shares.iter().enumerate() {
+        for (layer, parts) in self.sums.docid_shares.iter().enumerate() {
             for (part, sums) in parts.iter().enumerate() {
                 let of =
                     part.checked_sub(1).map_or("output".to_owned(), |head| format!("head {head}"));
-                let [top_10, top_100, top_1000] = sums.map(|sum| sum / self.queries as f64);
+                let [top_10, top_100, top_1000] = sums.map(|sum| sum / self.sums.queries as f64);
                 let stage = self.stages.as_ref().map(|stages| stages.of(layer));
                 layers.push(DocidShare {
                     stage,
@@ -148,12 +186,12 @@ impl ProbeAccumulator for Accumulator<'_> {
             }
         }
         let stages = Stage::ALL.into_iter().filter(|_| self.stages.is_some());
-        ProbeResult::AttentionWrites(AttentionWrites {
+        Ok(ProbeResult::AttentionWrites(AttentionWrites {
             chance: 100.0 * documents as f64 / (documents + self.names.text_tokens()) as f64,
             stages: stages.flat_map(|stage| of_stage(stage, &layers)).collect(),
             layers,
             samples: self.samples.into_iter().flat_map(|(_, found)| found).collect(),
-        })
+        }))
     }
 }
 

@@ -7,8 +7,10 @@ use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use super::overlap::Applied;
 use super::patch::{Patch, PatchedPart};
-use super::{ProbeResult, QueryRanks, Replacement};
+use super::queries::{EncodedQueries, QueryTarget};
+use super::{ProbeQueries, ProbeResult, QueryRanks, Replacement};
 use crate::component::{Component, Stage, Stages};
+use crate::processes::ProcessesError;
 use crate::retrieval::ranks::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::retrieval::{JudgedRanks, MetricSums};
@@ -107,52 +109,44 @@ impl Accumulator {
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, _bench: &ProbeContext, _batch: &ProbedBatch) {}
+    /// Nothing is measured on the measured queries.
+    type OfBatch = ();
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+    fn measure(&self, _context: &ProbeContext, _batch: &ProbedBatch) {}
+
+    fn add(&mut self, (): ()) {}
+
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
         let set @ (test, _) = context.test.unwrap_or((context.queries, context.states));
-        let mut unpatched = MetricSums::default();
-        let mut sums = vec![MetricSums::default(); self.circuits.len()];
+        // Of the model without ablation, then of each circuit.
+        let mut sums = vec![MetricSums::default(); 1 + self.circuits.len()];
         let mut per_query = Vec::new();
-        for queries in test.batches(test.all(), context.options.batch_size) {
-            let batch = context.batch(set, queries, context.base.is_some());
-            let relevant: Vec<&[u32]> = batch
-                .measured
-                .iter()
-                .map(|found| test.questions[found.query].relevant.as_slice())
-                .collect();
-            // Ranks in the model without ablation, then in each circuit; by query and relevant docid.
-            let mut of_batch: Vec<Vec<Vec<u32>>> = Vec::new();
-            let mut rank = |output: Tensor<2>, sums: &mut MetricSums| {
-                let docids = context.model.docid_logits(output.clone()); // [batch, documents]
-                let candidates = context.options.candidates;
-                let (model, ties) = (context.model, Ties::Shared);
-                let ranks: Vec<Vec<u32>> =
-                    relevant_ranks(model, output, &docids, candidates, ties, &relevant)
-                        .into_iter()
-                        .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
-                        .collect();
-                for ranks in &ranks {
-                    // Hits and recall do not depend on relevance grades.
-                    sums.add(&JudgedRanks { relevant: ranks.iter().map(|r| (*r, 1)).collect() });
+        let batches = test.batches(test.all(), context.options.batch_size);
+        for own in context.group.rounds(&batches) {
+            let own = own.map(|queries| self.ranks(context, set, queries.clone()));
+            for TestRanks { queries, ranks } in context.group.gather(own)? {
+                for (sums, ranks) in sums.iter_mut().zip(&ranks) {
+                    for ranks in ranks {
+                        // Hits and recall do not depend on relevance grades.
+                        let relevant = ranks.iter().map(|rank| (*rank, 1)).collect();
+                        sums.add(&JudgedRanks { relevant });
+                    }
                 }
-                of_batch.push(ranks);
-            };
-            rank(batch.trace.output.clone(), &mut unpatched);
-            for (sums, (_, applied)) in sums.iter_mut().zip(&self.circuits) {
-                rank(context.patched_output(&batch, applied), sums);
-            }
-            if context.options.per_query {
-                for (place, found) in batch.measured.iter().enumerate() {
-                    per_query.extend(relevant[place].iter().enumerate().map(|(of, &docid)| {
-                        let ranks = of_batch.iter().map(|ranks| ranks[place][of]).collect();
-                        context.query_ranks(test, found.query, docid, ranks)
+                if !context.options.per_query {
+                    continue;
+                }
+                for (place, query) in queries.into_iter().enumerate() {
+                    let relevant = test.questions[query].relevant.iter().enumerate();
+                    per_query.extend(relevant.map(|(of, &docid)| {
+                        let ranks = ranks.iter().map(|ranks| ranks[place][of]).collect();
+                        context.query_ranks(test, query, docid, ranks)
                     }));
                 }
             }
         }
-        let unpatched = Scores::of(&unpatched);
-        let circuits = self.circuits.into_iter().zip(&sums).map(|((name, applied), sums)| {
+        let (unpatched, sums) = sums.split_first().unwrap_or_else(|| unreachable!("there is one"));
+        let unpatched = Scores::of(unpatched);
+        let circuits = self.circuits.into_iter().zip(sums).map(|((name, applied), sums)| {
             let absolute = Scores::of(sums);
             CircuitScore {
                 name,
@@ -161,13 +155,48 @@ impl ProbeAccumulator for Accumulator {
                 relative: absolute.relative_to(unpatched),
             }
         });
-        ProbeResult::Circuit(Circuit {
+        Ok(ProbeResult::Circuit(Circuit {
             test_set: test.name.clone(),
             test_queries: test.len() as u64,
             unpatched,
             circuits: circuits.collect(),
             per_query,
-        })
+        }))
+    }
+}
+
+/// Ranks of the relevant docids of a batch of the test set.
+#[derive(Serialize, Deserialize)]
+struct TestRanks {
+    queries: Vec<usize>,
+    /// In the model without ablation, then in each circuit; by query and relevant docid.
+    ranks: Vec<Vec<Vec<u32>>>,
+}
+
+impl Accumulator {
+    fn ranks(
+        &self,
+        context: &ProbeContext,
+        set: (&ProbeQueries, &EncodedQueries),
+        queries: Vec<QueryTarget>,
+    ) -> TestRanks {
+        let batch = context.batch(set, queries, context.base.is_some());
+        let queries: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
+        let relevant: Vec<&[u32]> =
+            queries.iter().map(|&query| set.0.questions[query].relevant.as_slice()).collect();
+        let rank = |output: Tensor<2>| {
+            let docids = context.model.docid_logits(output.clone()); // [batch, documents]
+            let candidates = context.options.candidates;
+            let (model, ties) = (context.model, Ties::Shared);
+            relevant_ranks(model, output, &docids, candidates, ties, &relevant)
+                .into_iter()
+                .map(|ranks| ranks.into_iter().map(|found| found.rank).collect())
+                .collect()
+        };
+        let mut ranks = vec![rank(batch.trace.output.clone())];
+        let circuits = self.circuits.iter();
+        ranks.extend(circuits.map(|(_, applied)| rank(context.patched_output(&batch, applied))));
+        TestRanks { queries, ranks }
     }
 }
 

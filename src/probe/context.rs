@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 
 use burn::tensor::Tensor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::lens::Lens;
-use super::means::Means;
+use super::means::{Means, Sums};
 use super::overlap::Applied;
 use super::patch_tap::{PatchTap, ReplacementSources};
 use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget, States};
@@ -13,16 +15,58 @@ use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks, Subject};
 use crate::component::ParameterPlace;
 use crate::docid::DocidVocabulary;
+use crate::processes::{Group, ProcessesError};
 use crate::t5::weights::parameters;
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
 /// Accumulates one probe's result over batches.
 pub(super) trait ProbeAccumulator {
-    /// Adds one batch of the measured queries.
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch);
+    /// The result of one batch, which may have been measured by another process.
+    type OfBatch: Serialize + DeserializeOwned;
 
-    /// The result over all batches.
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult;
+    /// Measures one batch of the measured queries.
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Self::OfBatch;
+
+    /// Adds the result of the next batch.
+    fn add(&mut self, found: Self::OfBatch);
+
+    /// The result over all batches. What is measured on other queries is measured now, shared as the batches were.
+    ///
+    /// # Errors
+    /// The processes of the context cannot exchange their results.
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError>;
+}
+
+/// A [`ProbeAccumulator`] of any probe.
+pub(super) trait RunningProbe {
+    /// Measures one round: of each process the batch `own`, if it has one.
+    ///
+    /// # Errors
+    /// The processes of the context cannot exchange their results.
+    fn add_round(
+        &mut self,
+        context: &ProbeContext,
+        own: Option<&ProbedBatch>,
+    ) -> Result<(), ProcessesError>;
+
+    /// As [`ProbeAccumulator::finish`].
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError>;
+}
+
+impl<P: ProbeAccumulator> RunningProbe for P {
+    fn add_round(
+        &mut self,
+        context: &ProbeContext,
+        own: Option<&ProbedBatch>,
+    ) -> Result<(), ProcessesError> {
+        let own = own.map(|batch| self.measure(context, batch));
+        context.group.gather(own)?.into_iter().for_each(|found| self.add(found));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
+        ProbeAccumulator::finish(self, context)
+    }
 }
 
 /// The name that stands for no base model.
@@ -105,6 +149,8 @@ impl ComparisonModel {
 /// Everything that the probes of one measurement share.
 pub(super) struct ProbeContext<'a> {
     pub model: &'a GenirModel,
+    /// The processes that share the batches.
+    pub group: Group<'a>,
     /// Encodes queries with the model's own encoder.
     pub own: QueryEncoder<'a>,
     /// The model's docids.
@@ -146,6 +192,7 @@ impl<'a> ProbeContext<'a> {
     ) -> Self {
         Self {
             model: subject.model,
+            group: Group::default(),
             own,
             docids: subject.docids,
             options,
@@ -180,18 +227,28 @@ impl<'a> ProbeContext<'a> {
         QueryRanks { query: queries.ids[query].clone(), docid: self.docids.token(docid), ranks }
     }
 
-    /// The measured queries, batch by batch.
-    pub fn batches(&self, with_base: bool) -> impl Iterator<Item = ProbedBatch> {
+    /// The measured queries in rounds: of each the batch of this process, if it has one.
+    pub fn rounds(&self, with_base: bool) -> impl Iterator<Item = Option<ProbedBatch>> {
         let batches = self.queries.batches(self.measured.to_vec(), self.options.batch_size);
         let set = (self.queries, self.states);
-        batches.into_iter().map(move |measured| self.batch(set, measured, with_base))
+        let rounds: Vec<Option<Vec<QueryTarget>>> =
+            self.group.rounds(&batches).map(Option::<&_>::cloned).collect();
+        let batch = move |measured| self.batch(set, measured, with_base);
+        rounds.into_iter().map(move |own| own.map(batch))
     }
 
     /// Computes the means of patches over the measured queries.
-    pub fn compute_means(&mut self) {
+    ///
+    /// # Errors
+    /// The processes cannot exchange their sums.
+    pub fn compute_means(&mut self) -> Result<(), ProcessesError> {
         let mut means = Means::new(self.depth(), self.own.device);
-        self.batches(false).for_each(|batch| means.add(&batch.trace));
+        for own in self.rounds(false) {
+            let own = own.map(|batch| Sums::of(&batch.trace));
+            self.group.gather(own)?.iter().for_each(|sums| means.add(sums));
+        }
         self.means = Some(means);
+        Ok(())
     }
 
     /// One batch of a set, given with its encoder states.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::{ProbeResult, RankShift};
 use crate::component::Component;
+use crate::processes::ProcessesError;
 
 /// The component types whose outputs are summed. Self-attention of a one-token decoder carries no information about the
 /// query.
@@ -35,23 +36,28 @@ pub(super) struct Accumulator {
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+    type OfBatch = Vec<Vec<u32>>;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Vec<Vec<u32>> {
         let sum = |component| {
             let layers = 0..batch.trace.layers.len();
             let outputs = layers.map(|layer| batch.trace.output_of(layer, component).clone());
             outputs.reduce(|sum, output| sum + output) // [batch, d_model]
         };
         let sums = SUMMED.into_iter().filter_map(sum).collect();
-        let found = context.lens().ranks(sums, &batch.targets);
+        context.lens().ranks(sums, &batch.targets)
+    }
+
+    fn add(&mut self, found: Vec<Vec<u32>>) {
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
         let effects = SUMMED.into_iter().zip(self.ranks);
         let effect = |(component, ranks)| ComponentEffect {
             component,
             ranks: RankShift::of(ranks, context.options.per_query),
         };
-        ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() })
+        Ok(ProbeResult::DirectEffect(DirectEffect { effects: effects.map(effect).collect() }))
     }
 }

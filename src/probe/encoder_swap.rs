@@ -9,6 +9,7 @@ use super::number;
 use super::queries::{QueryTarget, States};
 use super::{ProbeResult, QueryRanks, RankShift};
 use crate::choice::choice;
+use crate::processes::ProcessesError;
 use crate::retrieval::ranking::EncodedQuery;
 use crate::t5::{EncoderStates, NoTap, Pass, T5};
 
@@ -137,36 +138,42 @@ fn ranks_from(context: &ProbeContext, states: &EncoderStates, targets: &[u32]) -
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+    /// With each of the encoders.
+    type OfBatch = [Vec<u32>; 2];
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> [Vec<u32>; 2] {
         let batch_queries: Vec<usize> = batch.measured.iter().map(|found| found.query).collect();
-        let found = self.encoders(context).map(|swapped| {
+        self.encoders(context).map(|swapped| {
             let Some(Swapped { t5, stored, .. }) = swapped else { return Vec::new() };
             ranks_from(
                 context,
                 &context.states(stored, t5, context.queries, &batch_queries),
                 &batch.targets,
             )
-        });
+        })
+    }
+
+    fn add(&mut self, found: [Vec<u32>; 2]) {
         self.ranks.iter_mut().zip(found).for_each(|(ranks, found)| ranks.extend(found));
     }
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
-        let swap = |(swapped, ranks): (Option<Swapped>, &Vec<u32>)| {
-            let swapped = swapped?;
-            Some(Swap {
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
+        let mut swaps = Vec::new();
+        for (swapped, ranks) in self.encoders(context).into_iter().zip(&self.ranks) {
+            let Some(swapped) = swapped else { continue };
+            swaps.push(Swap {
                 encoder: swapped.other.name.clone(),
                 ranks: RankShift::of(ranks.clone(), context.options.per_query),
-                held_out: held_out(context, &swapped),
-            })
-        };
-        let swaps = self.encoders(context).into_iter().zip(&self.ranks).filter_map(swap).collect();
+                held_out: held_out(context, &swapped)?,
+            });
+        }
         let encoder_norm = context.options.encoder_norm;
-        ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps })
+        Ok(ProbeResult::EncoderSwap(EncoderSwap { encoder_norm, swaps }))
     }
 }
 
 /// Metrics for all queries about documents that the other model was not trained on; none if there are none.
-fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
+fn held_out(context: &ProbeContext, swapped: &Swapped) -> Result<Option<HeldOut>, ProcessesError> {
     let left_out = &swapped.other.left_out;
     let questions = &context.queries.questions;
     let held_out_target = |(query, question): (usize, &EncodedQuery)| {
@@ -177,12 +184,14 @@ fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
     let held_out: Vec<QueryTarget> =
         questions.iter().enumerate().filter_map(held_out_target).collect();
     if held_out.is_empty() {
-        return None;
+        return Ok(None);
     }
     let relevant = questions.iter().flat_map(|question| &question.relevant);
     let documents: HashSet<&u32> = relevant.filter(|row| left_out.contains(row)).collect();
     let (mut from_other, mut from_own, mut per_query) = (Vec::new(), Vec::new(), Vec::new());
-    for batch in context.queries.batches(held_out.clone(), context.options.batch_size) {
+    let batches = context.queries.batches(held_out.clone(), context.options.batch_size);
+    // Each query with its ranks, by the other encoder and by the model's own.
+    let ranked = |batch: &Vec<QueryTarget>| -> Vec<(QueryTarget, [u32; 2])> {
         let queries: Vec<usize> = batch.iter().map(|found| found.query).collect();
         let targets: Vec<u32> = batch.iter().map(|found| found.target).collect();
         let ranks = |stored: &States, t5: &T5| {
@@ -191,21 +200,26 @@ fn held_out(context: &ProbeContext, swapped: &Swapped) -> Option<HeldOut> {
         };
         let other = ranks(swapped.stored, swapped.t5);
         let own = ranks(&context.states.own, &context.model.t5);
-        if context.options.per_query {
-            per_query.extend(batch.iter().zip(&other).zip(&own).map(|((found, &other), &own)| {
-                context.query_ranks(context.queries, found.query, found.target, vec![other, own])
-            }));
+        batch.iter().copied().zip(other.into_iter().zip(own).map(<[u32; 2]>::from)).collect()
+    };
+    for own in context.group.rounds(&batches) {
+        for (found, [other, own]) in context.group.gather(own.map(ranked))?.into_iter().flatten() {
+            if context.options.per_query {
+                let QueryTarget { query, target } = found;
+                let ranks = vec![other, own];
+                per_query.push(context.query_ranks(context.queries, query, target, ranks));
+            }
+            from_other.push(other);
+            from_own.push(own);
         }
-        from_other.extend(other);
-        from_own.extend(own);
     }
-    Some(HeldOut {
+    Ok(Some(HeldOut {
         documents: documents.len(),
         queries: held_out.len(),
         swapped: HeldOutScore::of(&from_other),
         own: HeldOutScore::of(&from_own),
         per_query,
-    })
+    }))
 }
 
 impl HeldOutScore {

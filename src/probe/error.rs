@@ -4,11 +4,15 @@ use thiserror::Error;
 
 use super::{Probe, describe_candidates};
 use crate::component::{SelectorError, Stages, StagesError};
+use crate::processes::ProcessesError;
 use crate::retrieval::CandidateSet;
 
 /// Errors of running probes.
 #[derive(Debug, Error)]
 pub enum ProbeError {
+    /// Processes that share a measurement could not exchange their results.
+    #[error(transparent)]
+    Processes(#[from] ProcessesError),
     /// The caller broke off between two batches.
     #[error("the probes were interrupted")]
     Interrupted,

@@ -8,6 +8,7 @@ use super::trace::Trace;
 use super::{ProbeResult, number};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
+use crate::processes::ProcessesError;
 use crate::t5::RmsNorm;
 
 choice! {
@@ -138,43 +139,57 @@ pub struct StageSource {
 
 /// A probe of one type of reader, which is measured with `add_batch` and stored as `result`.
 pub(super) struct ReadAccumulator {
-    sums: AttributionSums,
-    add_batch: fn(&mut AttributionSums, &ProbeContext, &ProbedBatch),
+    all: Attribution,
+    add_batch: fn(&mut Attribution, &ProbeContext, &ProbedBatch),
     result: fn(InputAttribution) -> ProbeResult,
 }
 
 impl ReadAccumulator {
     pub fn new(
         context: &ProbeContext,
-        add_batch: fn(&mut AttributionSums, &ProbeContext, &ProbedBatch),
+        add_batch: fn(&mut Attribution, &ProbeContext, &ProbedBatch),
         result: fn(InputAttribution) -> ProbeResult,
     ) -> Self {
-        Self { sums: AttributionSums::new(context), add_batch, result }
+        Self { all: Attribution::new(context), add_batch, result }
     }
 }
 
 impl ProbeAccumulator for ReadAccumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
-        (self.add_batch)(&mut self.sums, context, batch);
+    type OfBatch = AttributionSums;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> AttributionSums {
+        let mut of_batch = Attribution::new(context);
+        (self.add_batch)(&mut of_batch, context, batch);
+        of_batch.sums
     }
 
-    fn finish(self: Box<Self>, _context: &ProbeContext) -> ProbeResult {
-        (self.result)(self.sums.finish())
+    fn add(&mut self, found: AttributionSums) {
+        self.all.sums.add(&found);
+    }
+
+    fn finish(self: Box<Self>, _context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
+        Ok((self.result)(self.all.finish()))
     }
 }
 
-/// Sums over queries, from which the shares follow.
-pub(super) struct AttributionSums {
+/// Input attribution over queries, as it is summed.
+pub(super) struct Attribution {
     /// The definition of contributions.
     pub variant: Variant,
     average_first: AverageFirst,
     stages: Option<Stages>,
+    sums: AttributionSums,
+}
+
+/// Sums over queries, from which the shares follow.
+#[derive(Serialize, Deserialize)]
+pub(super) struct AttributionSums {
     layers: Vec<LayerSums>,
     /// NaN from the first value on that is not finite.
     largest_deviation: f64,
 }
 
-#[derive(Default, Clone)]
+#[derive(Default, Clone, Serialize, Deserialize)]
 struct LayerSums {
     /// Readers of all queries, and the number of queries seen.
     readers: f64,
@@ -206,13 +221,32 @@ pub(super) fn sources(trace: &Trace, layer: usize, reader: Component) -> Tensor<
 }
 
 impl AttributionSums {
+    fn new(depth: usize) -> Self {
+        Self { layers: vec![LayerSums::default(); depth], largest_deviation: 0.0 }
+    }
+
+    /// Adds the sums over other queries.
+    fn add(&mut self, other: &Self) {
+        self.largest_deviation = larger(self.largest_deviation, other.largest_deviation);
+        for (sums, found) in self.layers.iter_mut().zip(&other.layers) {
+            sums.readers += found.readers;
+            sums.seen += found.seen;
+            sums.shares.resize(found.shares.len(), 0.0);
+            sums.counts.resize(found.counts.len(), 0.0);
+            let own = sums.shares.iter_mut().chain(&mut sums.counts);
+            let values = found.shares.iter().chain(&found.counts);
+            own.zip(values).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}
+
+impl Attribution {
     pub fn new(context: &ProbeContext) -> Self {
         Self {
             variant: context.options.variant,
             average_first: context.options.average_first,
-            layers: vec![LayerSums::default(); context.depth()],
             stages: context.options.stages.clone(),
-            largest_deviation: 0.0,
+            sums: AttributionSums::new(context.depth()),
         }
     }
 
@@ -244,7 +278,8 @@ impl AttributionSums {
             for ((apart, size), undefined) in of_query {
                 // Nothing deviates where nothing was computed: no neuron of a layer need have a value but 0.
                 let deviation = if apart == 0.0 { 0.0 } else { apart / size };
-                self.largest_deviation = larger(self.largest_deviation, deviation + undefined);
+                let largest = &mut self.sums.largest_deviation;
+                *largest = larger(*largest, deviation + undefined);
             }
         }
         let positive = parts.clamp_min(0.0);
@@ -254,7 +289,7 @@ impl AttributionSums {
         let weight = counts.clone() / (total.clone() + total.equal_elem(0.0).float());
         let shares = positive * weight; // [batch, sources, readers]
 
-        let sums = &mut self.layers[layer];
+        let sums = &mut self.sums.layers[layer];
         sums.seen += batch;
         match self.average_first {
             AverageFirst::Readers => {
@@ -291,6 +326,7 @@ impl AttributionSums {
     /// Means over all batches.
     pub fn finish(self) -> InputAttribution {
         let layers: Vec<LayerAttribution> = self
+            .sums
             .layers
             .iter()
             .enumerate()
@@ -308,7 +344,8 @@ impl AttributionSums {
                 .collect()
         };
         let stages = self.stages.as_ref().map(by_stage).unwrap_or_default();
-        let largest_deviation = (self.variant == Variant::Exact).then_some(self.largest_deviation);
+        let largest_deviation =
+            (self.variant == Variant::Exact).then_some(self.sums.largest_deviation);
         let Self { variant, average_first, .. } = self;
         InputAttribution { variant, average_first, layers, stages, largest_deviation }
     }
@@ -375,14 +412,13 @@ fn all_sources() -> impl Iterator<Item = (Source, Option<Stage>)> {
 mod tests {
     use super::*;
 
-    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> AttributionSums {
+    fn shares(layers: usize, variant: Variant, average_first: AverageFirst) -> Attribution {
         let stages = Stages::consecutive(0..layers - 2, layers - 2..layers - 1, layers - 1..layers);
-        AttributionSums {
+        Attribution {
             variant,
             average_first,
             stages: Some(stages.expect("three stages")),
-            layers: vec![LayerSums::default(); layers],
-            largest_deviation: 0.0,
+            sums: AttributionSums::new(layers),
         }
     }
 
@@ -403,7 +439,7 @@ mod tests {
             LayerSums { readers: 6.0, seen: 2, shares: vec![0.5, 1.5], counts: vec![2.0] };
         let silent = LayerSums { readers: 0.0, seen: 2, shares: vec![0.0; 5], counts: vec![0.0] };
         let mut shares = shares(4, Variant::Paper, AverageFirst::Readers);
-        shares.layers = vec![reading, silent.clone(), silent.clone(), silent];
+        shares.sums.layers = vec![reading, silent.clone(), silent.clone(), silent];
         let reads = shares.finish();
         let of = |stage: usize| reads.stages[stage].shares.iter().map(|share| share.share);
         assert!(of(0).eq([0.25, 0.75]) && of(1).count() == 0, "{:?}", reads.stages);

@@ -248,8 +248,8 @@ fn ablation(
 ) -> Result<InspectedAblation, ProbeError> {
     let suite = |over| Suite::new(&[], options.of_probes(over), subject.model.t5.config());
     let any = suite(Over::All)?;
-    let states = any.encode(subject, &own, &ComparisonModels::default(), queries);
-    let targets = any.targets(subject, &own, queries, &states);
+    let states = any.encode(subject, &own, &ComparisonModels::default(), queries)?;
+    let targets = any.targets(subject, &own, queries, &states)?;
     let over = options.over.unwrap_or(match targets.iter().any(|(_, rank)| *rank == 1) {
         true => Over::Correct,
         false => Over::All,
@@ -258,7 +258,7 @@ fn ablation(
     let measured: Vec<QueryTarget> = chosen.into_iter().map(|(found, _)| found).collect();
     let options = options.of_probes(over);
     let mut context = ProbeContext::new(subject, own, &options, (queries, &states), &measured);
-    context.compute_means();
+    context.compute_means()?;
     Ok(InspectedAblation {
         queries: queries.name.clone(),
         ranked: targets.len(),

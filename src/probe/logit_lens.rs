@@ -10,6 +10,7 @@ use super::shift::median;
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage, Stages};
+use crate::processes::ProcessesError;
 
 choice! {
     /// The activation that is projected to the vocabulary.
@@ -87,6 +88,12 @@ pub struct PopulationRanks {
 /// Running sums of the probe.
 pub(super) struct Accumulator {
     stages: Option<Stages>,
+    sums: Sums,
+}
+
+/// Ranks and sums over queries.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sums {
     queries: usize,
     /// Ranks of relevant docids by layer and site.
     ranks: Vec<Vec<Vec<u32>>>,
@@ -95,7 +102,7 @@ pub(super) struct Accumulator {
 }
 
 /// Rank statistics of the tokens of a group: of one query, or summed over queries.
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone, Copy, Serialize, Deserialize)]
 struct Population {
     mean: f64,
     median: f64,
@@ -105,9 +112,13 @@ struct Population {
 
 impl Accumulator {
     pub fn new(context: &ProbeContext) -> Self {
-        let depth = context.depth();
+        Self { stages: context.options.stages.clone(), sums: Sums::new(context.depth()) }
+    }
+}
+
+impl Sums {
+    fn new(depth: usize) -> Self {
         Self {
-            stages: context.options.stages.clone(),
             queries: 0,
             ranks: vec![vec![Vec::new(); LensSite::ALL.len()]; depth],
             populations: vec![Default::default(); depth],
@@ -116,8 +127,9 @@ impl Accumulator {
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
-        self.queries += batch.measured.len();
+    type OfBatch = Sums;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Sums {
         let candidates = context.lens().candidates;
         let found = context.lens().unscaled(batch.trace.summands(), |row, summands| {
             at_sites(summands, |_, site, logits| {
@@ -125,33 +137,48 @@ impl ProbeAccumulator for Accumulator {
                 (logits.rank(batch.targets[row], candidates), populations)
             })
         });
+        let mut sums = Sums::new(context.depth());
+        sums.queries = batch.measured.len();
         for of_query in found {
             for (layer, found) in of_query.into_iter().enumerate() {
-                for (ranks, (rank, populations)) in self.ranks[layer].iter_mut().zip(found) {
+                for (ranks, (rank, populations)) in sums.ranks[layer].iter_mut().zip(found) {
                     ranks.push(rank);
                     for (sum, found) in
-                        self.populations[layer].iter_mut().zip(populations.into_iter().flatten())
+                        sums.populations[layer].iter_mut().zip(populations.into_iter().flatten())
                     {
                         sum.add(found);
                     }
                 }
             }
         }
+        sums
     }
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+    fn add(&mut self, found: Sums) {
+        self.sums.queries += found.queries;
+        let sites = self.sums.ranks.iter_mut().flatten();
+        for (ranks, found) in sites.zip(found.ranks.into_iter().flatten()) {
+            ranks.extend(found);
+        }
+        let groups = self.sums.populations.iter_mut().flatten();
+        for (sum, found) in groups.zip(found.populations.into_iter().flatten()) {
+            sum.add(found);
+        }
+    }
+
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
         let stage = |layer| self.stages.as_ref().map(|stages| stages.of(layer));
         let mut sites = Vec::new();
-        for (layer, ranks) in self.ranks.into_iter().enumerate() {
+        for (layer, ranks) in self.sums.ranks.into_iter().enumerate() {
             for (&site, ranks) in LensSite::ALL.iter().zip(ranks) {
                 let ranks = RankShift::of(ranks, context.options.per_query);
                 sites.push(SiteRank { layer, stage: stage(layer), site, ranks });
             }
         }
         let mut populations = Vec::new();
-        for (layer, sums) in self.populations.iter().enumerate() {
+        for (layer, sums) in self.sums.populations.iter().enumerate() {
             for (&group, sum) in TokenGroup::ALL.iter().zip(sums) {
-                let mean = |sum: f64| sum / self.queries as f64;
+                let mean = |sum: f64| sum / self.sums.queries as f64;
                 populations.push(PopulationRanks {
                     layer,
                     stage: stage(layer),
@@ -163,7 +190,7 @@ impl ProbeAccumulator for Accumulator {
                 });
             }
         }
-        ProbeResult::LogitLens(LogitLens { sites, populations })
+        Ok(ProbeResult::LogitLens(LogitLens { sites, populations }))
     }
 }
 

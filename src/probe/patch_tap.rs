@@ -200,6 +200,7 @@ pub(super) mod tests {
 
     use burn::tensor::TensorData;
 
+    use super::super::means::Sums;
     use super::super::patch::Patch;
     use super::*;
     use crate::component::Stages;
@@ -241,7 +242,7 @@ pub(super) mod tests {
             let applied = self.applied(patches);
             let first = applied.first_layer().expect("something is replaced");
             let mut means = Means::new(config.num_decoder_layers, &self.states.rows.device());
-            means.add(&self.traces[0]);
+            means.add(&Sums::of(&self.traces[0]));
             let supply =
                 ReplacementSources { model: &self.model, means: Some(&means), base: Some(base) };
             let mut tap = PatchTap::new(&applied, &supply);

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use super::ProbeError;
 use crate::docid::DocidVocabulary;
-use crate::prefix::{Element, FrozenModel, FrozenPrefix, Prefix, Store, TextSet};
+use crate::prefix::{CacheError, Element, FrozenModel, FrozenPrefix, Prefix, Store, TextSet};
+use crate::processes::{Group, ProcessesError};
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{EncodedQuery, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
@@ -42,7 +44,7 @@ pub(super) struct SelectedQueries {
 }
 
 /// A query that is measured, and its relevant docid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct QueryTarget {
     /// Its index in the set.
     pub query: usize,
@@ -208,21 +210,40 @@ enum StateStore {
 }
 
 impl States {
-    /// Encodes all `questions`, unless that was done before or there are too many to be stored.
-    pub fn fill(&mut self, encoder: &QueryEncoder, questions: &[EncodedQuery]) {
+    /// Encodes all `questions`, unless that was done before or there are too many to be stored. The processes of `group`
+    /// share it if all of them need it.
+    ///
+    /// # Errors
+    /// They cannot exchange the states.
+    pub fn fill(
+        &mut self,
+        encoder: &QueryEncoder,
+        questions: &[EncodedQuery],
+        group: Group,
+    ) -> Result<(), ProcessesError> {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
         let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
-        if self.store.is_some() || questions.is_empty() || too_many {
-            return;
+        if questions.is_empty() || too_many {
+            return Ok(());
         }
-        let &QueryEncoder { t5, device, pad_id, .. } = encoder;
+        // Each process has its own view of what the run has stored.
+        let all_need_it = !group.any(self.store.is_some())?;
+        if self.store.is_some() {
+            return Ok(());
+        }
+        let group = if all_need_it { group } else { Group::default() };
+        let &QueryEncoder { t5, device, pad_id } = encoder;
         let prefix = FrozenPrefix::encoder(config.num_decoder_layers);
         let frozen = FrozenModel { t5, prefix, device, pad_id };
         let texts = questions.iter().map(|question| question.tokens.as_slice());
-        // All that could go wrong is a value that the type cannot hold: it is the one they have.
-        let store = Store::compute(&frozen, texts, Element::F32, &mut |_| {});
-        self.store = store.ok().map(|store| StateStore::Queries(Arc::new(store)));
+        match Store::compute(&frozen, texts, Element::F32, group, &mut |_| {}) {
+            Ok(store) => self.store = Some(StateStore::Queries(Arc::new(store))),
+            Err(CacheError::Processes(error)) => return Err(error),
+            // A value that the type cannot hold, which is the one they have: that cannot be.
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// States of the queries `batch`, padded to the longest: from what is stored, or computed now.

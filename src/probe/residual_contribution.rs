@@ -9,6 +9,7 @@ use super::ProbeResult;
 use super::context::{ProbeAccumulator, ProbeContext, ProbedBatch};
 use super::number;
 use crate::component::{ByComponent, Component, Stage, Stages};
+use crate::processes::ProcessesError;
 
 /// Means over queries, for each component of each decoder layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,12 @@ pub struct PrimingCosine {
 /// Running sums over queries.
 pub(super) struct Accumulator {
     stages: Option<Stages>,
+    sums: Sums,
+}
+
+/// Sums over queries.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sums {
     queries: usize,
     /// Sums of the ratio, the cosine with r_post and the cosine with r_pre, by layer and component.
     contributions: Vec<ByComponent<[f64; 3]>>,
@@ -67,46 +74,69 @@ pub(super) struct Accumulator {
 impl Accumulator {
     pub fn new(context: &ProbeContext) -> Self {
         let stages = context.options.stages.clone();
-        let (first, third) = first_and_third(stages.as_ref());
+        Self { sums: Sums::new(context.depth(), stages.as_ref()), stages }
+    }
+}
+
+impl Sums {
+    fn new(depth: usize, stages: Option<&Stages>) -> Self {
+        let (first, third) = first_and_third(stages);
         let priming = || ByComponent::new(|_| vec![0.0; first.len()]);
         Self {
             queries: 0,
-            contributions: vec![ByComponent::default(); context.depth()],
+            contributions: vec![ByComponent::default(); depth],
             priming: third.map(|_| priming()).collect(),
-            stages,
         }
     }
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, _bench: &ProbeContext, batch: &ProbedBatch) {
-        self.queries += batch.measured.len();
+    type OfBatch = Sums;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Sums {
+        let mut found = Sums::new(context.depth(), self.stages.as_ref());
+        found.queries = batch.measured.len();
         let layers = &batch.trace.layers;
-        for (sums, layer) in self.contributions.iter_mut().zip(layers) {
+        for (sums, layer) in found.contributions.iter_mut().zip(layers) {
             let change = layer.residual_post.clone() - layer.residual_pre.clone(); // [batch, d_model]
             let change = norm(change); // [batch, 1]
             for (component, output) in layer.outputs.iter() {
                 let sums = &mut sums[component];
-                sums[0] += total(norm(output.clone()) / change.clone());
-                sums[1] += total(cosine(output, &layer.residual_post));
-                sums[2] += total(cosine(output, &layer.residual_pre));
+                sums[0] = total(norm(output.clone()) / change.clone());
+                sums[1] = total(cosine(output, &layer.residual_post));
+                sums[2] = total(cosine(output, &layer.residual_pre));
             }
         }
         let (first, third) = first_and_third(self.stages.as_ref());
-        for (sums, layer) in self.priming.iter_mut().zip(third) {
+        for (sums, layer) in found.priming.iter_mut().zip(third) {
             for (component, output) in layers[layer].outputs.iter() {
                 for (sum, early) in sums[component].iter_mut().zip(first.clone()) {
                     let early = batch.trace.output_of(early, Component::Mlp);
-                    *sum += total(cosine(output, early));
+                    *sum = total(cosine(output, early));
                 }
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, found: Sums) {
+        self.sums.queries += found.queries;
+        for (sums, found) in self.sums.contributions.iter_mut().zip(found.contributions) {
+            for (component, found) in found.iter() {
+                sums[component].iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        for (sums, found) in self.sums.priming.iter_mut().zip(found.priming) {
+            for (component, found) in found.iter() {
+                sums[component].iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
             }
         }
     }
 
-    fn finish(self: Box<Self>, _bench: &ProbeContext) -> ProbeResult {
-        let mean = |sum: f64| sum / self.queries as f64;
+    fn finish(self: Box<Self>, _context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
+        let mean = |sum: f64| sum / self.sums.queries as f64;
         let mut contributions = Vec::new();
-        for (layer, sums) in self.contributions.iter().enumerate() {
+        for (layer, sums) in self.sums.contributions.iter().enumerate() {
             for (component, [ratio, post, pre]) in sums.iter() {
                 contributions.push(Contribution {
                     layer,
@@ -120,7 +150,7 @@ impl ProbeAccumulator for Accumulator {
         }
         let mut priming = Vec::new();
         let (first, third) = first_and_third(self.stages.as_ref());
-        for (layer, sums) in third.zip(&self.priming) {
+        for (layer, sums) in third.zip(&self.sums.priming) {
             for (component, sums) in sums.iter() {
                 for (mlp_layer, sum) in first.clone().zip(sums) {
                     let cosine = mean(*sum);
@@ -128,7 +158,8 @@ impl ProbeAccumulator for Accumulator {
                 }
             }
         }
-        ProbeResult::ResidualContribution(ResidualContribution { contributions, priming })
+        let found = ResidualContribution { contributions, priming };
+        Ok(ProbeResult::ResidualContribution(found))
     }
 }
 

@@ -8,6 +8,7 @@ use super::patch::{Patch, PatchedPart};
 use super::{ProbeResult, RankShift};
 use crate::choice::choice;
 use crate::component::{Component, Stage};
+use crate::processes::ProcessesError;
 
 choice! {
     /// The replacement of an activation.
@@ -90,13 +91,19 @@ impl Accumulator {
 }
 
 impl ProbeAccumulator for Accumulator {
-    fn add_batch(&mut self, context: &ProbeContext, batch: &ProbedBatch) {
+    /// Ranks by cell.
+    type OfBatch = Vec<Vec<u32>>;
+
+    fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> Vec<Vec<u32>> {
         let outputs = self.cells.iter().map(|cell| context.patched_output(batch, &cell.applied));
-        let ranks = context.lens().output_ranks(outputs.collect(), &batch.targets);
-        self.cells.iter_mut().zip(ranks).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
+        context.lens().output_ranks(outputs.collect(), &batch.targets)
     }
 
-    fn finish(self: Box<Self>, context: &ProbeContext) -> ProbeResult {
+    fn add(&mut self, found: Vec<Vec<u32>>) {
+        self.cells.iter_mut().zip(found).for_each(|(cell, ranks)| cell.ranks.extend(ranks));
+    }
+
+    fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
         let cell = |cell: Cell| PatchedCell {
             component: cell.place.map(|(component, _)| component),
             stage: cell.place.map(|(_, stage)| stage),
@@ -105,6 +112,6 @@ impl ProbeAccumulator for Accumulator {
             ranks: RankShift::of(cell.ranks, context.options.per_query),
         };
         let cells = self.cells.into_iter().map(cell).collect();
-        ProbeResult::StagePatching(StagePatching { cells })
+        Ok(ProbeResult::StagePatching(StagePatching { cells }))
     }
 }

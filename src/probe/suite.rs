@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::context::{ComparisonModels, ProbeAccumulator, ProbeContext};
+use super::context::{ComparisonModels, ProbeContext, RunningProbe};
 use super::patch::{Patch, PatchedPart};
 use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget};
 use super::record::{MeasuredOn, NamedQueries, QueryRanks, Record, SCHEMA};
@@ -15,20 +15,22 @@ use super::{
     attention_reads, attention_writes, circuit, direct_effect, encoder_swap, logit_lens,
     neuron_reads, residual_contribution, stage_patching,
 };
+use crate::processes::{Group, ProcessesError, World};
 use crate::retrieval::ranks::relevant_ranks;
 use crate::retrieval::ties::Ties;
 use crate::t5::{NoTap, Pass, T5, T5Config};
 
-/// Probes that are measured together.
-pub struct Suite {
+/// Probes that are measured together, with the queries shared by processes if there are several.
+pub struct Suite<'a> {
     probes: Vec<Probe>,
+    group: Group<'a>,
     pub(super) options: ProbeOptions,
     /// Read from `options`.
     parts: Vec<PatchedPart>,
     circuit: Vec<Patch>,
 }
 
-impl Suite {
+impl<'a> Suite<'a> {
     /// Prepares `probes` for models of the shape `config`.
     ///
     /// # Errors
@@ -51,7 +53,15 @@ impl Suite {
         if let Some(&probe) = probes.iter().find(|probe| probe.needs_stages(&options)) {
             return Err(ProbeError::NeedsStages { probe, depth });
         }
-        Ok(Self { probes: probes.to_vec(), parts, circuit, options })
+        let group = Group::default();
+        Ok(Self { probes: probes.to_vec(), group, parts, circuit, options })
+    }
+
+    /// Returns the suite so that the processes of `world` share the batches of queries. Each of them measures the same, and
+    /// has the results of all; the first one decides whether they are interrupted.
+    #[must_use]
+    pub fn shared_by(self, world: Option<&'a World>) -> Self {
+        Self { group: Group::of(world), ..self }
     }
 
     /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called after each with the
@@ -59,8 +69,8 @@ impl Suite {
     ///
     /// # Errors
     /// `progress` broke off; no query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
-    /// any other encoder, the circuit a test set, a patch with the base its base model. (Without a base model the
-    /// paper's patches with it are left out.)
+    /// any other encoder, the circuit a test set, a patch with the base its base model (without a base model the
+    /// paper's patches with it are left out); or the processes cannot exchange their results.
     pub fn measure(
         &self,
         subject: &Subject,
@@ -71,21 +81,16 @@ impl Suite {
     ) -> Result<Vec<Record>, ProbeError> {
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let own = self.encoder(subject, &subject.model.t5);
-        let mut states = self.encode(subject, &own, others, queries);
-        let targets = self.targets(subject, &own, queries, &states);
+        let mut states = self.encode(subject, &own, others, queries)?;
+        let targets = self.targets(subject, &own, queries, &states)?;
         // Where there is nothing to measure, nothing else is encoded.
         let chosen = self.select_queries(subject, &own, queries, &states, &targets)?;
         let measured: Vec<QueryTarget> = chosen.iter().map(|(found, _)| *found).collect();
-        self.encode_with_others(subject, others, queries, &mut states);
-        let test = test.filter(|_| self.probes.contains(&Probe::Circuit)).map(|test| {
-            let mut states = self.encode(subject, &own, others, test);
-            if let Some(base) = &others.base {
-                states.base.fill(&self.encoder(subject, &base.t5), &test.questions);
-                test.store(&states, subject.encoder_is_frozen);
-            }
-            (&*test, states)
-        });
+        self.encode_with_others(subject, others, queries, &mut states)?;
+        let test = test.filter(|_| self.probes.contains(&Probe::Circuit));
+        let test = test.map(|test| self.encode_test(subject, &own, others, test)).transpose()?;
         let mut context = ProbeContext {
+            group: self.group,
             test: test.as_ref().map(|(test, states)| (*test, states)),
             base: others.base.as_ref(),
             encoder: others.encoder.as_ref(),
@@ -129,16 +134,33 @@ impl Suite {
         own: &QueryEncoder,
         others: &ComparisonModels,
         queries: &mut ProbeQueries,
-    ) -> EncodedQueries {
+    ) -> Result<EncodedQueries, ProcessesError> {
         let mut states = queries.stored();
-        states.own.fill(own, &queries.questions);
+        states.own.fill(own, &queries.questions, self.group)?;
         if subject.encoder_is_frozen
             && others.base.as_ref().is_some_and(|base| base.has_same_encoder)
         {
             states.base.share(&states.own);
         }
         queries.store(&states, subject.encoder_is_frozen);
-        states
+        Ok(states)
+    }
+
+    /// Encodes the set on which circuits are evaluated, with the base's encoder too.
+    fn encode_test<'q>(
+        &self,
+        subject: &Subject,
+        own: &QueryEncoder,
+        others: &ComparisonModels,
+        test: &'q mut ProbeQueries,
+    ) -> Result<(&'q ProbeQueries, EncodedQueries), ProcessesError> {
+        let mut states = self.encode(subject, own, others, test)?;
+        if let Some(base) = &others.base {
+            let encoder = self.encoder(subject, &base.t5);
+            states.base.fill(&encoder, &test.questions, self.group)?;
+            test.store(&states, subject.encoder_is_frozen);
+        }
+        Ok((test, states))
     }
 
     /// Encodes a set with every other encoder that a probe needs.
@@ -148,19 +170,22 @@ impl Suite {
         others: &ComparisonModels,
         queries: &mut ProbeQueries,
         states: &mut EncodedQueries,
-    ) {
+    ) -> Result<(), ProcessesError> {
         if let Some(base) = others.base.as_ref().filter(|_| self.uses_base()) {
-            states.base.fill(&self.encoder(subject, &base.t5), &queries.questions);
+            let encoder = self.encoder(subject, &base.t5);
+            states.base.fill(&encoder, &queries.questions, self.group)?;
         }
         let swaps = self.probes.contains(&Probe::EncoderSwap)
             && self.options.encoder_norm == EncoderNorm::Other;
         if let Some(other) = others.encoder.as_ref().filter(|_| swaps) {
-            states.other.fill(&self.encoder(subject, &other.t5), &queries.questions);
+            let encoder = self.encoder(subject, &other.t5);
+            states.other.fill(&encoder, &queries.questions, self.group)?;
         }
         queries.store(states, subject.encoder_is_frozen);
+        Ok(())
     }
 
-    pub(super) fn encoder<'a>(&self, subject: &Subject<'a>, t5: &'a T5) -> QueryEncoder<'a> {
+    pub(super) fn encoder<'m>(&self, subject: &Subject<'m>, t5: &'m T5) -> QueryEncoder<'m> {
         QueryEncoder { t5, device: subject.device, pad_id: subject.tokenizer.pad_id() }
     }
 
@@ -171,23 +196,37 @@ impl Suite {
         own: &QueryEncoder,
         queries: &ProbeQueries,
         states: &EncodedQueries,
-    ) -> Vec<(QueryTarget, u32)> {
-        let mut targets = Vec::with_capacity(queries.len());
-        for batch in queries.batches(queries.all(), self.options.batch_size) {
+    ) -> Result<Vec<(QueryTarget, u32)>, ProcessesError> {
+        let batches = queries.batches(queries.all(), self.options.batch_size);
+        let mut targets = self.in_rounds(&batches, |batch| {
             let relevant: Vec<&[u32]> = batch
                 .iter()
                 .map(|found| queries.questions[found.query].relevant.as_slice())
                 .collect();
-            let ranks = self.ranks(subject, own, queries, states, &batch, &relevant);
-            for ((QueryTarget { query, .. }, relevant), ranks) in
-                batch.into_iter().zip(relevant).zip(ranks)
-            {
+            let ranks = self.ranks(subject, own, queries, states, batch, &relevant);
+            let ranked = batch.iter().zip(relevant).zip(ranks);
+            let best = ranked.filter_map(|((found, relevant), ranks)| {
                 let best = relevant.iter().zip(ranks).min_by_key(|(_, rank)| *rank);
-                targets.extend(best.map(|(&target, rank)| (QueryTarget { query, target }, rank)));
-            }
-        }
+                best.map(|(&target, rank)| (QueryTarget { query: found.query, target }, rank))
+            });
+            best.collect()
+        })?;
         targets.sort_by_key(|(found, _)| found.query);
-        targets
+        Ok(targets)
+    }
+
+    /// What `rank` returns of each batch, one after another.
+    fn in_rounds(
+        &self,
+        batches: &[Vec<QueryTarget>],
+        rank: impl Fn(&[QueryTarget]) -> Vec<(QueryTarget, u32)>,
+    ) -> Result<Vec<(QueryTarget, u32)>, ProcessesError> {
+        let mut all = Vec::new();
+        for own in self.group.rounds(batches) {
+            let own = own.map(|batch| rank(batch));
+            all.extend(self.group.gather(own)?.into_iter().flatten());
+        }
+        Ok(all)
     }
 
     /// The ranks of the docid rows in `of` for each query of `batch`, without intervention.
@@ -232,7 +271,7 @@ impl Suite {
         };
         let correct = || targets.iter().filter(|(_, rank)| *rank == 1).copied();
         let measured: Vec<(QueryTarget, u32)> = match (&queries.selected, self.options.over) {
-            (Some(selected), _) => self.named(subject, own, queries, states, &selected.measured),
+            (Some(selected), _) => self.named(subject, own, queries, states, &selected.measured)?,
             (None, Over::Correct) => correct().collect(),
             (None, Over::All) => targets.to_vec(),
         };
@@ -253,18 +292,18 @@ impl Suite {
         queries: &ProbeQueries,
         states: &EncodedQueries,
         named: &[QueryTarget],
-    ) -> Vec<(QueryTarget, u32)> {
+    ) -> Result<Vec<(QueryTarget, u32)>, ProcessesError> {
         let place: HashMap<QueryTarget, usize> =
             named.iter().enumerate().map(|(place, found)| (*found, place)).collect();
-        let mut ranked = Vec::with_capacity(named.len());
-        for batch in queries.batches(named.to_vec(), self.options.batch_size) {
+        let batches = queries.batches(named.to_vec(), self.options.batch_size);
+        let mut ranked = self.in_rounds(&batches, |batch| {
             let of: Vec<&[u32]> =
                 batch.iter().map(|found| std::slice::from_ref(&found.target)).collect();
-            let ranks = self.ranks(subject, own, queries, states, &batch, &of);
-            ranked.extend(batch.iter().copied().zip(ranks.into_iter().flatten()));
-        }
+            let ranks = self.ranks(subject, own, queries, states, batch, &of);
+            batch.iter().copied().zip(ranks.into_iter().flatten()).collect()
+        })?;
         ranked.sort_by_key(|(found, _)| place.get(found).copied());
-        ranked
+        Ok(ranked)
     }
 
     /// Shows every batch to every probe; each result with the seconds that its probe took.
@@ -275,36 +314,38 @@ impl Suite {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<(ProbeResult, f64)>, ProbeError> {
         if self.probes.iter().any(|probe| probe.uses_means()) {
-            context.compute_means();
+            context.compute_means()?;
         }
-        let mut running: Vec<(Box<dyn ProbeAccumulator + '_>, f64)> =
+        let mut running: Vec<(Box<dyn RunningProbe + '_>, f64)> =
             self.probes.iter().map(|&probe| (self.start(probe, context, subject), 0.0)).collect();
-        let mut done = 0;
-        for batch in context.batches(self.uses_base()) {
+        let (mut done, all) = (0, context.measured.len());
+        for own in context.rounds(self.uses_base()) {
+            let measured = own.as_ref().map_or(0, |batch| batch.measured.len());
             for (probe, seconds) in &mut running {
                 let begun = Instant::now();
-                probe.add_batch(context, &batch);
+                probe.add_round(context, own.as_ref())?;
                 *seconds += begun.elapsed().as_secs_f64();
             }
-            done += batch.measured.len();
-            if progress(done, context.measured.len()).is_break() {
+            tracing::debug!("{:?} has probed {measured} queries", self.group);
+            done += self.group.gather(Some(measured))?.iter().sum::<usize>();
+            if self.group.any(progress(done, all).is_break())? {
                 return Err(ProbeError::Interrupted);
             }
         }
-        let finish = |(probe, seconds): (Box<dyn ProbeAccumulator + '_>, f64)| {
+        let finish = |(probe, seconds): (Box<dyn RunningProbe + '_>, f64)| {
             let begun = Instant::now();
-            let result = probe.finish(context);
-            (result, seconds + begun.elapsed().as_secs_f64())
+            let result = probe.finish(context)?;
+            Ok((result, seconds + begun.elapsed().as_secs_f64()))
         };
-        Ok(running.into_iter().map(finish).collect())
+        running.into_iter().map(finish).collect()
     }
 
-    fn start<'a>(
+    fn start<'m>(
         &self,
         probe: Probe,
         context: &ProbeContext,
-        subject: &Subject<'a>,
-    ) -> Box<dyn ProbeAccumulator + 'a> {
+        subject: &Subject<'m>,
+    ) -> Box<dyn RunningProbe + 'm> {
         match probe {
             Probe::ResidualContribution => {
                 Box::new(residual_contribution::Accumulator::new(context))

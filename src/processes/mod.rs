@@ -5,6 +5,7 @@ mod mpi;
 #[cfg(not(feature = "mpi"))]
 mod none;
 
+mod group;
 mod needs;
 mod order;
 #[cfg(feature = "mpi")]
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use crate::ops::most_shards;
 
+pub(crate) use group::Group;
 #[cfg(feature = "mpi")]
 pub use mpi::World;
 pub use needs::Needs;

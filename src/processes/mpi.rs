@@ -152,12 +152,7 @@ impl World {
         Ok(Order::of_words(words))
     }
 
-    /// Returns whether the first process has given an order that this one has not heard yet.
-    pub(crate) fn is_ordered(&self) -> Result<bool, ProcessesError> {
-        Ok(self.communicator.iprobe::<u64>(0, ORDER)?.is_some())
-    }
-
-    /// Sends values to the first process, which receives as many, or [whatever comes](World::try_receive).
+    /// Sends values to the first process, which receives as many.
     pub(crate) fn send<T: MpiDatatype>(&self, values: &[T]) -> Result<(), ProcessesError> {
         Ok(self.communicator.send(values, 0, VALUES)?)
     }
@@ -166,19 +161,6 @@ impl World {
     pub(crate) fn receive(&self, rank: usize, values: &mut [f32]) -> Result<(), ProcessesError> {
         self.communicator.recv(values, rank as i32, VALUES)?;
         Ok(())
-    }
-
-    /// Returns the values that the process of this rank has sent, or `None` if it has not sent them yet.
-    pub(crate) fn try_receive<T: MpiDatatype + Default>(
-        &self,
-        rank: usize,
-    ) -> Result<Option<Vec<T>>, ProcessesError> {
-        let Some(status) = self.communicator.iprobe::<T>(rank as i32, VALUES)? else {
-            return Ok(None);
-        };
-        let mut values = vec![T::default(); status.count.unwrap_or_default()];
-        self.communicator.recv(&mut values, rank as i32, VALUES)?;
-        Ok(Some(values))
     }
 
     /// Ends MPI, which waits for all processes to do so.

@@ -57,15 +57,7 @@ impl World {
         match *self {}
     }
 
-    pub(crate) fn is_ordered(&self) -> Result<bool, ProcessesError> {
-        match *self {}
-    }
-
     pub(crate) fn send<T>(&self, _values: &[T]) -> Result<(), ProcessesError> {
-        match *self {}
-    }
-
-    pub(crate) fn try_receive<T>(&self, _rank: usize) -> Result<Option<Vec<T>>, ProcessesError> {
         match *self {}
     }
 

@@ -21,13 +21,11 @@ pub(crate) enum Order {
     },
     /// They compute a share of the denoising loss of held-out documents.
     HeldOut,
-    /// They measure a share of some probes, and send the results to the first process.
+    /// They measure some probes.
     Probe {
         /// A bit for each of the probes that the recipe names, in its order.
         probes: u64,
     },
-    /// They break off what they measure. Those that have measured it already do nothing.
-    Stop,
     /// They send values of their docid rows to the first process.
     Rows {
         /// The rows themselves (0), or the number of a moment of their optimizer, from 1.
@@ -45,11 +43,10 @@ impl Order {
             Self::Update => [0, 0, 0],
             Self::Rank { set, round } => [1, set as u64, round as u64],
             Self::Probe { probes } => [2, probes, 0],
-            Self::Stop => [3, 0, 0],
-            Self::Prefix { texts, round } => [4, texts, round as u64],
-            Self::Rows { what } => [5, what as u64, 0],
-            Self::HeldOut => [6, 0, 0],
-            Self::End => [7, 0, 0],
+            Self::Prefix { texts, round } => [3, texts, round as u64],
+            Self::Rows { what } => [4, what as u64, 0],
+            Self::HeldOut => [5, 0, 0],
+            Self::End => [6, 0, 0],
         }
     }
 
@@ -60,10 +57,9 @@ impl Order {
             [0, ..] => Self::Update,
             [1, set, round] => Self::Rank { set: set as usize, round: round as usize },
             [2, probes, _] => Self::Probe { probes },
-            [3, ..] => Self::Stop,
-            [4, texts, round] => Self::Prefix { texts, round: round as usize },
-            [5, what, _] => Self::Rows { what: what as usize },
-            [6, ..] => Self::HeldOut,
+            [3, texts, round] => Self::Prefix { texts, round: round as usize },
+            [4, what, _] => Self::Rows { what: what as usize },
+            [5, ..] => Self::HeldOut,
             _ => Self::End,
         }
     }

@@ -12,14 +12,15 @@ use ::bm25::{DefaultTokenizer, Embedder, EmbedderBuilder, Language, TokenEmbedde
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::evaluation::{Evaluation, EvaluationResult, QuerySet};
+use super::evaluation::{EvaluationResult, QuerySet, evaluate_by};
 use super::measure::JudgedRanks;
-use super::ranking::{Rank, Ranking};
+use super::ranking::{EncodedQuery, Rank, Ranking};
 use super::run_files::{RunFileError, RunWriter};
 use super::ties::DocidOrder;
 use crate::choice::choice;
 use crate::corpus::Corpus;
 use crate::docid::DocidVocabulary;
+use crate::processes::{Group, ProcessesError, World};
 
 choice! {
     /// The language of stemmer and stop words.
@@ -123,8 +124,8 @@ impl TokenEmbedder for Words {
 /// Documents that are tokenized at once.
 const CHUNK: usize = 4096;
 
-/// Queries that are ranked between two writes of a run file.
-const QUERIES: usize = 256;
+/// Queries of a batch.
+const QUERIES: usize = 128;
 
 /// An inverted index of a corpus with the BM25 weight of each word in each document. A document is all of its texts.
 pub struct Bm25 {
@@ -225,36 +226,41 @@ impl Bm25 {
     }
 
     /// Ranks the documents for each query of `set`, whose texts are `texts` (see [`QuerySet::without_tokens`]), and writes
-    /// the first `depth` of each ranking to `run`, if given.
+    /// the first `depth` of each ranking to `run`, if given. The processes of `world` share the queries, and all of them have
+    /// the result.
     ///
     /// # Errors
-    /// The run file cannot be written.
-    pub fn evaluate(
+    /// The run file cannot be written; or the processes cannot exchange their rankings.
+    pub fn evaluate<E: From<RunFileError> + From<ProcessesError>>(
         &self,
         (set, texts): (&QuerySet, &[&str]),
-        docids: &DocidVocabulary,
-        depth: usize,
-        mut run: Option<&mut RunWriter>,
-    ) -> Result<EvaluationResult, RunFileError> {
-        let order = DocidOrder::new(docids);
-        let depth = if run.is_some() { depth } else { 0 };
-        let mut evaluation = Evaluation::of(set);
-        let mut index = 0;
-        for (queries, texts) in set.queries.chunks(QUERIES).zip(texts.chunks(QUERIES)) {
-            let ranked = queries.par_iter().zip(texts);
-            let rankings: Vec<Ranking> = ranked
-                .map(|(query, text)| self.rank(text, &query.relevant, &order, depth))
-                .collect();
-            for ranking in rankings {
-                evaluation.add(index, &ranking);
-                if let Some(run) = &mut run {
-                    let best = ranking.best.iter().map(|&(row, score)| (docids.id(row), score));
-                    run.write(&set.ids[index], best)?;
+        (docids, depth): (&DocidVocabulary, usize),
+        run: Option<&mut RunWriter>,
+        world: Option<&World>,
+    ) -> Result<EvaluationResult, E> {
+        let (order, group) = (DocidOrder::new(docids), Group::of(world));
+        let rank =
+            |(query, text): (&EncodedQuery, &&str)| self.rank(text, &query.relevant, &order, depth);
+        let queries: Vec<_> = set.queries.iter().zip(texts).collect();
+        let batches: Vec<_> = queries.chunks(QUERIES).collect();
+        evaluate_by(
+            set,
+            run.map(|run| (run, docids)),
+            || Ok(()),
+            |each| {
+                let mut index = 0..;
+                for own in group.rounds(&batches) {
+                    let own = own.map(|batch| batch.par_iter().copied().map(rank).collect());
+                    let ranked = own.as_ref().map_or(0, Vec::len);
+                    tracing::debug!("{group:?} has ranked {ranked} queries by BM25");
+                    let all: Vec<Vec<Ranking>> = group.gather(own)?;
+                    for (index, ranking) in index.by_ref().zip(all.into_iter().flatten()) {
+                        each(index, ranking)?;
+                    }
                 }
-                index += 1;
-            }
-        }
-        Ok(evaluation.finish())
+                Ok(())
+            },
+        )
     }
 }
 

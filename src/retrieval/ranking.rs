@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::ranks::relevant_ranks;
 use super::ties::{DocidOrder, Ties};
@@ -32,7 +33,7 @@ pub struct EncodedQuery {
 }
 
 /// The ranking of one query.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ranking {
     /// The rank of each relevant document, in the order of [`EncodedQuery::relevant`].
     pub relevant: Vec<Rank>,
@@ -42,7 +43,7 @@ pub struct Ranking {
 }
 
 /// The rank of one document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rank {
     /// The rank, from 1.
     pub rank: u32,

@@ -53,6 +53,61 @@ fn several_processes_evaluate_to_the_same_files_and_metrics() {
 }
 
 #[test]
+fn each_process_ranks_other_queries_by_bm25() {
+    let home = TempDir::new().unwrap();
+    write_long_corpus(&home.path().join("corpus"), false);
+    let run = |count: Option<usize>| {
+        let file = home.path().join(format!("run-{count:?}"));
+        let mut alone = Command::new(env!("CARGO_BIN_EXE_genir"));
+        alone.args(["eval", "--baseline", "bm25", "--depth", "7", "--corpus"]);
+        alone.arg(home.path().join("corpus")).arg("--run").arg(&file);
+        let mut command = match count {
+            None => alone,
+            Some(count) => processes(count, &alone),
+        };
+        let output = output(command.env("RUST_LOG", "genir=debug"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        (String::from_utf8(output.stdout).unwrap(), fs::read_to_string(file).unwrap(), said)
+    };
+    let (printed, file, _) = run(None);
+    assert!(file.lines().count() > 1000, "{file}");
+    let (of_two, file_of_two, said) = run(Some(2));
+    assert_eq!((of_two, file_of_two), (printed, file));
+    for ranked in ["process 0 of 2 has ranked 128 queries", "process 1 of 2 has ranked 112 queries"]
+    {
+        assert!(said.contains(&format!("{ranked} by BM25")), "{said}");
+    }
+}
+
+#[test]
+fn several_processes_probe_to_the_same_files() {
+    let home = TempDir::new().unwrap();
+    let run = trained(home.path());
+    let probe = |count: Option<usize>| {
+        let [ranks, correct] =
+            ["ranks", "correct"].map(|name| home.path().join(format!("{name}-{count:?}")));
+        let mut alone =
+            command(&run, "probe", &["--batch-size=3", "--format=json", "--vocabulary=docids"]);
+        alone.arg("--per-query").arg(&ranks).arg("--write-correct").arg(&correct);
+        let text = match count {
+            None => printed(&mut alone),
+            Some(count) => printed(&mut processes(count, &alone)),
+        };
+        let mut records: Value = serde_json::from_str(&text).unwrap();
+        for record in records.as_array_mut().unwrap() {
+            assert!(record.as_object_mut().unwrap().remove("seconds").is_some());
+        }
+        (records.to_string(), [ranks, correct].map(|path| fs::read_to_string(path).unwrap()))
+    };
+    let alone = probe(None);
+    assert!(alone.0.contains("attention_writes") && alone.1[0].lines().count() > 50, "{alone:?}");
+    for count in [2, 4] {
+        assert_eq!(probe(Some(count)), alone, "{count} processes");
+    }
+}
+
+#[test]
 fn each_process_has_its_own_rows_in_an_evaluation_and_a_search() {
     let home = TempDir::new().unwrap();
     let run = trained(home.path());
@@ -126,6 +181,21 @@ fn processes_that_would_rank_other_things_are_refused_once() {
         ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--split=test"])),
         ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--batch-size=3"])),
         (
+            "their options",
+            command(&run, "probe", &["--over=all"]),
+            command(&run, "probe", &["--over=all", "--batch-size=3"]),
+        ),
+        (
+            "their options",
+            command(&run, "probe", &["--over=all"]),
+            command(&run, "probe", &["--over=all", "--split=test"]),
+        ),
+        (
+            "their options",
+            command(&run, "eval", &["--baseline=bm25"]),
+            command(&run, "eval", &["--baseline=bm25", "--bm25-k1=1.2"]),
+        ),
+        (
             "their number of checkpoints",
             command(&run, "eval", &[]),
             command(&run, "eval", &[second]),
@@ -150,7 +220,7 @@ fn processes_that_would_rank_other_things_are_refused_once() {
 #[test]
 fn a_reader_that_closes_its_pipe_ends_an_evaluation_of_several_processes() {
     let home = TempDir::new().unwrap();
-    write_long_corpus(&home.path().join("corpus"));
+    write_long_corpus(&home.path().join("corpus"), false);
     let run = Home::new(home.path(), &["train.steps=1"]);
     run.train();
     let pipe = home.path().join("pipe");

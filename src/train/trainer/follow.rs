@@ -66,7 +66,13 @@ impl Trainer<'_> {
                     let (step, prefix) = (self.newest.number, self.prefix.as_ref());
                     let probed = Probed { model, step, prefix };
                     if let Some(sets) = &mut follower.probed {
-                        sets.measure_share(world, probes, probed)?;
+                        let _memory = MemoryScope::begin();
+                        let due = sets.ordered(probes);
+                        match sets.measure(Some(world), &due, probed, &|| Ok(())) {
+                            // The first process keeps the results, or was interrupted.
+                            Ok(_) | Err(TrainError::Interrupted) => {}
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
                 Order::Rows { what } => {
@@ -74,8 +80,8 @@ impl Trainer<'_> {
                         shards.send(what, model, &self.optimizer)?;
                     }
                 }
-                // This process has measured its share already; the prefix comes before all updates.
-                Order::Stop | Order::Prefix { .. } => {}
+                // The prefix comes before all updates.
+                Order::Prefix { .. } => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::allocator;
 use crate::prefix::TextSet;
 use crate::probe::{Probe, Record, SkipReason, Skipped, Stored, files};
-use crate::processes::World;
+use crate::processes::Order;
 use crate::recipe::ProbesSection;
 use crate::report;
 use crate::run::RunDirectory;
@@ -144,13 +144,11 @@ impl<'a> Probes<'a> {
         let (step, prefix) = (state.step, state.prefix.as_ref());
         let probed = Probed { model: state.model, step, prefix };
         let check = || state.check_interrupt();
-        let measured = match state.world {
-            None => self.sets.measure(due, probed, &check)?,
-            Some(world) => self.sets.measure_together(world, due, probed, &check)?,
-        };
-        // As many probes are measured at once as there are processes.
-        let at_once = state.world.map_or(1, World::count) as f64;
-        let cost = |record: &Record| (record.result.probe(), record.seconds / at_once);
+        if let Some(world) = state.world {
+            world.order(Order::Probe { probes: self.sets.order_of(due) })?;
+        }
+        let measured = self.sets.measure(state.world, due, probed, &check)?;
+        let cost = |record: &Record| (record.result.probe(), record.seconds);
         let parts: Vec<(Probe, f64)> = measured.records.iter().map(cost).collect();
         self.keep(measured, state)?;
         let seconds = begun.elapsed().as_secs_f64();

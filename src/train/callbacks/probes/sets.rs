@@ -1,23 +1,16 @@
 //! The probes of a run with their queries, which one process measures, or several together.
-//!
-//! Several processes measure other probes each, with all queries: of the probes that are due, the first process measures
-//! the first one, the second process the second one, and so on. No probe depends on those that are measured with it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use burn::module::Module;
-use serde::{Deserialize, Serialize};
 
-use crate::allocator;
 use crate::prefix::{Prefix, TextSet};
 use crate::probe::{
     ComparisonModel, ComparisonModels, PROBE_PRECISION, Probe, ProbeError, ProbeQueries, Record,
     Subject, Suite,
 };
-use crate::processes::{Order, ProcessesError, World};
+use crate::processes::World;
 use crate::recipe::ProbesSection;
 use crate::t5::GenirModel;
 use crate::train::callback::Cadence;
@@ -55,15 +48,12 @@ pub(in crate::train) struct Probed<'a> {
 }
 
 /// Results of a measurement.
-#[derive(Default, Serialize, Deserialize)]
-pub(super) struct Measured {
+#[derive(Default)]
+pub(in crate::train) struct Measured {
     pub records: Vec<Record>,
     /// Probes that found no query to measure, with the reason as text.
     pub without: Vec<(Vec<Probe>, String)>,
 }
-
-/// The time between two looks for the results of another process.
-const PAUSE: Duration = Duration::from_millis(1);
 
 impl<'a> ProbeSets<'a> {
     /// Encodes the queries.
@@ -117,13 +107,27 @@ impl<'a> ProbeSets<'a> {
         .collect()
     }
 
+    /// The probes among those of the recipe whose bits are set in an [`Order::Probe`](crate::processes::Order::Probe).
+    pub fn ordered(&self, probes: u64) -> Vec<Probe> {
+        let run = self.section.run.iter().enumerate();
+        run.filter(|(place, _)| probes >> place & 1 == 1).map(|(_, probe)| *probe).collect()
+    }
+
+    /// The bits of [`ProbeSets::ordered`].
+    pub fn order_of(&self, due: &[Probe]) -> u64 {
+        let place = |probe: &Probe| self.section.run.iter().position(|other| other == probe);
+        due.iter().filter_map(place).fold(0, |probes, place| probes | 1 << place)
+    }
+
     /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
-    /// no error. `check` is called between batches of queries.
+    /// no error. `check` is called between batches of queries. The processes of `world` share the batches: all of them
+    /// measure the same and have all results.
     ///
     /// # Errors
-    /// [`TrainError::Interrupted`] if `check` fails; or a probe cannot be measured.
-    pub(super) fn measure(
+    /// [`TrainError::Interrupted`] if `check` fails in any process; or a probe cannot be measured.
+    pub fn measure(
         &mut self,
+        world: Option<&World>,
         due: &[Probe],
         probed: Probed,
         check: &dyn Fn() -> Result<(), TrainError>,
@@ -148,7 +152,7 @@ impl<'a> ProbeSets<'a> {
                 continue;
             }
             let options = self.section.options(plan.stages.as_ref());
-            let suite = Suite::new(&probes, options, plan.config())?;
+            let suite = Suite::new(&probes, options, plan.config())?.shared_by(world);
             if let Some(prefix) = probed.prefix {
                 set.queries.use_stored_prefix(prefix);
                 set.test.use_stored_prefix(prefix);
@@ -192,113 +196,4 @@ impl<'a> ProbeSets<'a> {
         }
         Ok(())
     }
-
-    /// As [`ProbeSets::measure`], together with the other processes of `world`. Only the first process calls it: in the
-    /// others it calls [`ProbeSets::measure_share`].
-    pub(super) fn measure_together(
-        &mut self,
-        world: &World,
-        due: &[Probe],
-        probed: Probed,
-        check: &dyn Fn() -> Result<(), TrainError>,
-    ) -> Result<Measured, TrainError> {
-        let place = |probe: &Probe| self.section.run.iter().position(|other| other == probe);
-        let probes = due.iter().filter_map(place).fold(0, |probes, place| probes | 1 << place);
-        world.order(Order::Probe { probes })?;
-        let own = self.measure(&own_of(due, world), probed, check);
-        if !matches!(own, Ok(_) | Err(TrainError::Interrupted)) {
-            return own;
-        }
-        // Every process answers, so that nothing is left to receive when an interrupted run saves.
-        let (mut others, mut is_stopped) = (Vec::new(), false);
-        for rank in 1..world.count() {
-            others.push(loop {
-                if !is_stopped && check().is_err() {
-                    world.order(Order::Stop)?;
-                    is_stopped = true;
-                }
-                match world.try_receive::<u8>(rank)? {
-                    Some(bytes) => break bytes,
-                    None => thread::sleep(PAUSE),
-                }
-            });
-        }
-        if is_stopped {
-            return Err(TrainError::Interrupted);
-        }
-        let mut all = vec![own?];
-        for bytes in others {
-            let measured: Option<Measured> =
-                ciborium::from_reader(bytes.as_slice()).map_err(not_transferred)?;
-            all.extend(measured);
-        }
-        Ok(self.in_order(all))
-    }
-
-    /// Measures the share of this process, which is not the first, of the probes that the first one has ordered.
-    ///
-    /// # Errors
-    /// A probe cannot be measured, or MPI failed.
-    pub fn measure_share(
-        &mut self,
-        world: &World,
-        probes: u64,
-        probed: Probed,
-    ) -> Result<(), TrainError> {
-        let _memory = allocator::MemoryScope::begin();
-        let run = self.section.run.iter().enumerate();
-        let due: Vec<Probe> =
-            run.filter(|(place, _)| probes >> place & 1 == 1).map(|(_, probe)| *probe).collect();
-        // While probes are measured, the only order is to stop.
-        let check = || match world.is_ordered()? {
-            true => Err(TrainError::Interrupted),
-            false => Ok(()),
-        };
-        let measured = match self.measure(&own_of(&due, world), probed, &check) {
-            Ok(measured) => Some(measured),
-            Err(TrainError::Interrupted) => None,
-            Err(error) => return Err(error),
-        };
-        // CBOR holds every number exactly, NaN too.
-        let mut bytes = Vec::new();
-        ciborium::into_writer(&measured, &mut bytes).map_err(not_transferred)?;
-        Ok(world.send(&bytes)?)
-    }
-
-    /// All results in the order in which one process measures them.
-    fn in_order(&self, all: Vec<Measured>) -> Measured {
-        let (mut records, mut without) = (Vec::new(), Vec::new());
-        for measured in all {
-            records.extend(measured.records);
-            without.extend(measured.without);
-        }
-        let probes = || self.sets.iter().flat_map(|set| &set.probes);
-        let place = |probe: Probe| probes().position(|other| *other == probe);
-        records.sort_by_key(|record| place(record.result.probe()));
-        // A set has a query to measure for all of its probes or for none.
-        let without_of = |set: &Set| {
-            let is_of_set = |(some, _): &&(Vec<Probe>, String)| {
-                some.iter().any(|probe| set.probes.contains(probe))
-            };
-            let of_set: Vec<_> = without.iter().filter(is_of_set).collect();
-            let (_, why) = of_set.first()?;
-            let mut probes: Vec<Probe> = of_set.iter().flat_map(|(some, _)| some.clone()).collect();
-            probes.sort_by_key(|probe| place(*probe));
-            Some((probes, why.clone()))
-        };
-        let without = self.sets.iter().filter_map(without_of).collect();
-        Measured { records, without }
-    }
-}
-
-/// The probes among those that are `due` that this process measures.
-fn own_of(due: &[Probe], world: &World) -> Vec<Probe> {
-    let own: Vec<Probe> = due.iter().skip(world.rank()).step_by(world.count()).copied().collect();
-    let names: Vec<&str> = own.iter().map(|probe| probe.name()).collect();
-    tracing::debug!("{world:?} measures [{}]", names.join(", "));
-    own
-}
-
-fn not_transferred(error: impl std::fmt::Display) -> ProcessesError {
-    ProcessesError::Mpi(format!("results of probes were not transferred: {error}"))
 }
