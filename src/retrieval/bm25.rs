@@ -254,7 +254,7 @@ impl Bm25 {
                     let ranked = own.as_ref().map_or(0, Vec::len);
                     tracing::debug!("{group:?} has ranked {ranked} queries by BM25");
                     let all: Vec<Vec<Ranking>> = group.gather(own)?;
-                    for (index, ranking) in index.by_ref().zip(all.into_iter().flatten()) {
+                    for (ranking, index) in all.into_iter().flatten().zip(index.by_ref()) {
                         each(index, ranking)?;
                     }
                 }
