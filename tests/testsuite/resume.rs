@@ -201,13 +201,13 @@ fn a_signal_interrupts_an_evaluation_or_a_probe_and_the_run_repeats_it() {
         "stop.patience=9",
         "probes.run=[\"logit_lens\"]",
         "probes.every_evaluations=1",
-        "probes.queries=12000",
+        "probes.queries=4000",
         "probes.over=all",
         "probes.batch_size=4",
     ];
     let new = |name: &str| {
         let new = Home::new(&home.path().join(name), &overrides);
-        repeat_queries(&new, "val_queries.json", 1500);
+        repeat_queries(&new, "val_queries.json", 500);
         new
     };
     let undisturbed = new("undisturbed");
