@@ -221,8 +221,28 @@ fn each_process_measures_probes_on_other_queries() {
         "probes.batch_size=3",
     ];
     let run = Home::new(home.path(), &[&FOUR_BATCHES[..], &more].concat());
-    let measured = said(&run, 2, "has probed");
+    let measured = said(&run, 2, "has computed the activations for");
     assert_eq!(measured, [["3 queries", "2 queries"], ["3 queries", "0 queries"]]);
+}
+
+#[test]
+fn processes_with_other_queries_to_probe_are_refused_once() {
+    let home = TempDir::new().unwrap();
+    let run = |name: &str| {
+        let more = ["train.epochs=1", "probes.run=[\"logit_lens\"]", "probes.over=all"];
+        // Nothing else reads the test queries.
+        let split = ["probes.split=test", "evaluate.splits=[\"validation\"]"];
+        Home::new(&home.path().join(name), &[&FOUR_BATCHES[..], &more, &split].concat())
+    };
+    let [one, other] = [run("one"), run("other")];
+    let file = other.path.join("corpus/test_queries.json");
+    let mut queries: Vec<Value> =
+        serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    queries.truncate(2);
+    fs::write(&file, Value::from(queries).to_string()).unwrap();
+    let found = refused(&mut started_together(&[(1, &one.command()), (1, &other.command())]));
+    assert!(found.contains("differ in the queries and options of their probes"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
 }
 
 #[test]
@@ -377,9 +397,13 @@ fn interrupt(rank: usize, sent: &str, more: &[&str]) -> (Output, Duration) {
     (output, took)
 }
 
-/// Most of the time is that of evaluations and probes, which a signal interrupts.
-const PROBED: [&str; 3] =
-    ["probes.run=[\"logit_lens\", \"direct_effect\"]", "probes.every_steps=2", "probes.over=all"];
+/// Most of the time is that of evaluations and probes, which a signal interrupts, also between two rounds of batches.
+const PROBED: [&str; 4] = [
+    "probes.run=[\"logit_lens\", \"direct_effect\"]",
+    "probes.every_steps=2",
+    "probes.over=all",
+    "probes.batch_size=1",
+];
 
 #[test]
 fn a_run_that_a_signal_stops_continues_with_fewer_processes_to_the_same_bits() {

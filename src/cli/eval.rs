@@ -398,16 +398,16 @@ impl Eval {
                 ("their options", options.to_string()),
             ])?;
         }
-        let index = Bm25::new(corpus, &self.baseline.options());
-        if world.is_some_and(|world| !world.is_first()) {
-            index.evaluate::<anyhow::Error>((&set, &texts), (&docids, depth), None, world)?;
-            return Ok(Vec::new());
-        }
+        let is_first = world.is_none_or(World::is_first);
         let metadata = || Ok(self.baseline.metadata(BM25, loaded, path, split));
-        let mut run = self.run_output(BM25, metadata)?;
+        let mut run = if is_first { self.run_output(BM25, metadata)? } else { None };
+        let index = Bm25::new(corpus, &self.baseline.options());
         let writer = run.as_mut().map(|run| &mut run.writer);
         let found: Result<_> = index.evaluate((&set, &texts), (&docids, depth), writer, world);
         let found = found?;
+        if !is_first {
+            return Ok(Vec::new());
+        }
         if let Some(run) = run {
             run.finish()?;
         }

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use super::reference_models::ReferenceModels;
 use super::stages::{self, StagesOption};
 use super::target::Target;
-use super::together::{digest, identity, of_all, program, together, wait_for_end};
+use super::together::{identity, of_all, program, together, wait_for_end};
 use super::{output, outputs, plot};
 use crate::component::Stages;
 use crate::corpus::Split;
@@ -21,10 +21,10 @@ use crate::files::AtomicFile;
 use crate::monitor::Console;
 use crate::probe::files::{self, Stored};
 use crate::probe::{
-    AverageFirst, ComparisonModel, ComparisonModels, EncoderNorm, Over, PROBE_PRECISION, Probe,
-    ProbeError, ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant,
+    AverageFirst, ComparisonModels, EncoderNorm, Over, PROBE_PRECISION, Probe, ProbeError,
+    ProbeOptions, ProbeQueries, Record, Subject, Suite, Variant,
 };
-use crate::processes::World;
+use crate::processes::{Group, World};
 use crate::recipe::Recipe;
 use crate::report::{self, FigureFormat};
 use crate::retrieval::CandidateSet;
@@ -179,19 +179,15 @@ enum Format {
     Csv,
 }
 
-/// All that a measurement needs.
-struct Prepared {
+/// A checkpoint with the queries to measure.
+struct Opened {
+    recipe: Option<Recipe>,
     outputs: Outputs,
     retriever: Retriever,
     queries: ProbeQueries,
-    test: Option<ProbeQueries>,
-    others: ComparisonModels,
-    suite: Suite<'static>,
-    probes: Vec<Probe>,
-    options: ProbeOptions,
 }
 
-/// What is written; nothing in a process that is not the first of several.
+/// Where results are written; nowhere in a process that is not the first of several.
 #[derive(Default)]
 struct Outputs {
     run: Option<RunDirectory>,
@@ -207,13 +203,20 @@ impl ProbeCommand {
     /// Measures, together with the other processes of `world`. The first one writes and prints.
     fn with(&self, console: &Console, world: Option<&World>) -> Result<()> {
         let is_first = world.is_none_or(World::is_first);
-        let prepared = of_all(world, self.prepare(console, is_first))?;
+        let mut opened = of_all(world, self.open(is_first))?;
         if let Some(world) = world {
+            let (target, Retriever { checkpoint, device, .. }) = (&self.target, &opened.retriever);
             world.agree(&[program()?])?;
-            world.agree(&self.identity(&prepared)?)?;
+            world.agree(&identity(&target.directory()?, checkpoint, device, String::new())?)?;
         }
-        let Prepared { outputs, retriever, mut queries, mut test, others, suite, .. } = prepared;
-        let checkpoint = &retriever.checkpoint;
+        // All have the stages that the first process finds: detection may depend on the last bits of a GPU.
+        let stages = is_first.then(|| self.find_stages(&mut opened, console)).transpose();
+        let stages = Group::of(world).gather(of_all(world, stages)?)?.pop().flatten();
+        let (suite, mut test, others) = of_all(world, self.prepare(&opened, stages, console))?;
+        if let Some(world) = world {
+            others.agree(world)?;
+        }
+        let Opened { outputs, retriever, mut queries, .. } = opened;
         let subject = self.subject(&retriever)?;
         let suite = suite.shared_by(world);
         let bar = console.bar(0).map(|bar| bar.with_message("queries probed"));
@@ -228,34 +231,48 @@ impl ProbeCommand {
         let records = of_all(world, found.map_err(anyhow::Error::from))?;
         match world.filter(|_| !is_first) {
             Some(world) => wait_for_end(world),
-            None => self.write_all(&records, &queries, &checkpoint.docids, outputs),
+            None => self.write_all(&records, &queries, &retriever.checkpoint.docids, outputs),
         }
     }
 
-    /// Opens all that the measurement needs; the files that are written only if this process `writes`.
-    fn prepare(&self, console: &Console, writes: bool) -> Result<Prepared> {
+    /// Opens the checkpoint, and the files that are written if this process `writes`.
+    fn open(&self, writes: bool) -> Result<Opened> {
         let recipe = self.target.run_recipe()?;
         let outputs = if writes { self.outputs()? } else { Outputs::default() };
         let mut retriever = self.target.retriever()?;
         retriever.compute_in(PROBE_PRECISION);
-        let mut queries = self.query_set(&retriever)?;
-        let config = retriever.checkpoint.model.t5.config();
-        let subject = self.subject(&retriever)?;
-        let mut options = self.options();
-        let option = self.stages.as_ref();
-        let chosen = stages::choose(option, recipe.as_ref(), &subject, &mut queries, &options)?;
+        let queries = self.query_set(&retriever)?;
+        Ok(Opened { recipe, outputs, retriever, queries })
+    }
+
+    /// Returns the stages of the decoder, which may have to be detected; `None` if it has too few layers.
+    fn find_stages(&self, opened: &mut Opened, console: &Console) -> Result<Option<Stages>> {
+        let Opened { recipe, retriever, queries, .. } = opened;
+        let subject = self.subject(retriever)?;
+        let (option, recipe) = (self.stages.as_ref(), recipe.as_ref());
+        let chosen = stages::choose(option, recipe, &subject, queries, &self.options())?;
         if let Some(found) = &chosen.detection {
             console.message(&stages::describe(found));
         }
-        options.stages = chosen.stages;
-        let probes = self.chosen(recipe.as_ref(), &options, config.num_decoder_layers, console)?;
-        let suite = Suite::new(&probes, options.clone(), config)?;
+        Ok(chosen.stages)
+    }
+
+    /// Opens what the probes need beside the checkpoint and its queries.
+    fn prepare(
+        &self,
+        Opened { recipe, retriever, .. }: &Opened,
+        stages: Option<Stages>,
+        console: &Console,
+    ) -> Result<(Suite<'static>, Option<ProbeQueries>, ComparisonModels)> {
+        let (recipe, config) = (recipe.as_ref(), retriever.checkpoint.model.t5.config());
+        let options = ProbeOptions { stages, ..self.options() };
+        let probes = self.chosen(recipe, &options, config.num_decoder_layers, console)?;
+        let suite = Suite::new(&probes, options, config)?;
         let test = match probes.contains(&Probe::Circuit) {
-            true => Some(ProbeQueries::new(self.test_set(&retriever)?)),
+            true => Some(ProbeQueries::new(self.test_set(retriever)?)),
             false => None,
         };
-        let others = self.references.open(&probes, recipe.as_ref(), &retriever, console)?;
-        Ok(Prepared { outputs, retriever, queries, test, others, suite, probes, options })
+        Ok((suite, test, self.references.open(&probes, recipe, retriever, console)?))
     }
 
     fn subject<'a>(&self, retriever: &'a Retriever) -> Result<Subject<'a>> {
@@ -281,27 +298,6 @@ impl ProbeCommand {
             results: self.output.as_deref().map(AtomicFile::create).transpose()?,
             per_query: self.per_query.as_deref().map(AtomicFile::create).transpose()?,
         })
-    }
-
-    /// What all processes must have in common, each with its name in an error.
-    fn identity(&self, prepared: &Prepared) -> Result<[(&'static str, String); 3]> {
-        let Prepared { retriever, queries, test, others, probes, options, .. } = prepared;
-        let names: Vec<&str> = probes.iter().map(|probe| probe.name()).collect();
-        let other = |other: &Option<ComparisonModel>| match other {
-            Some(other) => other.name.clone(),
-            None => "none".to_owned(),
-        };
-        let texts = |set: &ProbeQueries| set.text_set(1).texts.concat();
-        let queries = (texts(queries), test.as_ref().map(texts));
-        let options = format!(
-            "probes {}, base {}, --encoder-from {}, queries {} and others {} by BLAKE3",
-            names.join(","),
-            other(&others.base),
-            other(&others.encoder),
-            digest(&serde_json::to_vec(&queries)?),
-            digest(format!("{options:?}").as_bytes()),
-        );
-        identity(&self.target.directory()?, &retriever.checkpoint, &retriever.device, options)
     }
 
     /// Writes all results. They are written before figures, so that they are not lost if a figure cannot be written. An

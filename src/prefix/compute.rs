@@ -33,21 +33,8 @@ impl FrozenModel<'_> {
 
     /// Computes the rows of all `texts`, which come shortest first: for each the encoder's state of each token, then
     /// with `residual` the decoder's residual. They are handed to `each` batch by batch, `[rows * d_model]`, with the
-    /// number of texts done.
-    pub(super) fn rows<E>(
-        &self,
-        texts: &[&[u32]],
-        residual: bool,
-        mut each: impl FnMut(&[f32], usize) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for batch in batches_of(texts) {
-            each(&self.rows_of(&texts[batch.clone()], residual), batch.end)?;
-        }
-        Ok(())
-    }
-
-    /// As [`FrozenModel::rows`], shared by the processes of `group`, all of which call it and are handed all rows.
-    pub(super) fn rows_in_all<E: From<ProcessesError>>(
+    /// number of texts done. The processes of `group` share the batches; all of them call it and are handed all rows.
+    pub(super) fn rows<E: From<ProcessesError>>(
         &self,
         group: Group,
         texts: &[&[u32]],

@@ -1,10 +1,9 @@
 //! Mean encoder states of texts.
 
-use std::convert::Infallible;
-
 use burn::tensor::Device;
 
 use super::{FrozenModel, FrozenPrefix};
+use crate::processes::{Group, ProcessesError};
 use crate::t5::T5;
 
 impl FrozenModel<'_> {
@@ -28,7 +27,7 @@ impl FrozenModel<'_> {
         let only: Vec<&[u32]> = texts.iter().map(|(_, tokens)| *tokens).collect();
         let mut means = vec![0.0; groups.len() * width];
         let mut begun = 0;
-        let Ok(()) = model.rows(&only, false, |rows, done| {
+        let computed = model.rows(Group::default(), &only, false, |rows, done| {
             let mut rows = rows.chunks_exact(width); // one for each token
             for (group, tokens) in &texts[begun..done] {
                 let mean = &mut means[group * width..][..width];
@@ -37,8 +36,9 @@ impl FrozenModel<'_> {
                 }
             }
             begun = done;
-            Ok::<_, Infallible>(())
+            Ok::<_, ProcessesError>(())
         });
+        computed.unwrap_or_else(|_| unreachable!("this process is alone"));
         for (mean, texts) in means.chunks_exact_mut(width).zip(groups) {
             let tokens = texts.iter().map(Vec::len).sum::<usize>().max(1) as f32;
             mean.iter_mut().for_each(|sum| *sum /= tokens);

@@ -296,7 +296,7 @@ impl StoreBuilder<'_> {
             };
             let residual = self.frozen.prefix.layer() > 0;
             match self.world {
-                None => self.frozen.rows(&texts.tokens, residual, each),
+                None => self.frozen.rows(Group::default(), &texts.tokens, residual, each),
                 Some(world) => self.frozen.rows_together(world, texts, residual, each),
             }
         };

@@ -105,7 +105,7 @@ impl Store {
     ) -> Result<Self, CacheError> {
         let texts = Texts::distinct(texts);
         let mut bytes = Vec::new();
-        frozen.rows_in_all(group, &texts.tokens, frozen.prefix.layer() > 0, |rows, done| {
+        frozen.rows(group, &texts.tokens, frozen.prefix.layer() > 0, |rows, done| {
             bytes.extend(
                 element.encode(rows).map_err(|value| CacheError::Overflow { value, element })?,
             );

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::compute::{FrozenModel, batches_of};
 use super::prepare::TextSet;
 use super::texts::Texts;
-use crate::processes::{Order, ProcessesError, World};
+use crate::processes::{Group, Order, ProcessesError, World};
 
 impl FrozenModel<'_> {
     /// As [`FrozenModel::rows`], together with the other processes of `world`. Only the first process calls it: it orders
@@ -24,7 +24,7 @@ impl FrozenModel<'_> {
         for (round, batches) in batches_of(&texts.tokens).chunks(world.count()).enumerate() {
             world.order(Order::Prefix { texts: digest, round })?;
             if round == 0 && !is_known_to_all(world, true)? {
-                return self.rows(&texts.tokens, residual, each);
+                return self.rows(Group::default(), &texts.tokens, residual, each);
             }
             let mut taken = Ok(());
             for (rank, batch) in batches.iter().enumerate() {

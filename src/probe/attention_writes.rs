@@ -80,7 +80,7 @@ pub(super) struct Sums {
     queries: usize,
     /// % of docids for each of [`TOPS`]: by layer, of the output and then of each head.
     docid_shares: Vec<Vec<[f64; 3]>>,
-    /// Each with its place among the samples.
+    /// Top tokens, each with the place of its query among the samples.
     samples: Vec<(usize, HeadTokens)>,
 }
 

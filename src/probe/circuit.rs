@@ -109,7 +109,7 @@ impl Accumulator {
 }
 
 impl ProbeAccumulator for Accumulator {
-    /// Nothing is measured on the measured queries.
+    /// Nothing: circuits are measured on the test set, in `finish`.
     type OfBatch = ();
 
     fn measure(&self, _context: &ProbeContext, _batch: &ProbedBatch) {}

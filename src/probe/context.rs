@@ -15,8 +15,8 @@ use super::trace::Trace;
 use super::{ProbeError, ProbeOptions, ProbeResult, QueryRanks, Subject};
 use crate::component::ParameterPlace;
 use crate::docid::DocidVocabulary;
-use crate::processes::{Group, ProcessesError};
-use crate::t5::weights::parameters;
+use crate::processes::{Group, ProcessesError, World};
+use crate::t5::weights::{parameters, weights_digest};
 use crate::t5::{EncoderStates, GenirModel, Pass, T5};
 
 /// Accumulates one probe's result over batches.
@@ -95,6 +95,22 @@ pub struct ComparisonModels {
 }
 
 impl ComparisonModels {
+    /// Checks that all processes of `world` have the same comparison models.
+    ///
+    /// # Errors
+    /// They have not, or MPI failed.
+    pub(crate) fn agree(&self, world: &World) -> Result<(), ProcessesError> {
+        let describe = |model: &Option<ComparisonModel>| match model {
+            Some(model) => format!("{} ({})", weights_digest(&model.t5, None), model.name),
+            None => "none".to_owned(),
+        };
+        let [base, encoder] = [&self.base, &self.encoder].map(describe);
+        world.agree(&[
+            ("the base model of their probes, by BLAKE3", base),
+            ("the other encoder of their probes, by BLAKE3", encoder),
+        ])
+    }
+
     /// Checks that the comparison models fit `model`: the base model in every weight, the other encoder in its width.
     pub(super) fn check(&self, model: &T5) -> Result<(), ProbeError> {
         if let Some(base) = &self.base {

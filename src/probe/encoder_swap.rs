@@ -138,7 +138,7 @@ fn ranks_from(context: &ProbeContext, states: &EncoderStates, targets: &[u32]) -
 }
 
 impl ProbeAccumulator for Accumulator {
-    /// With each of the encoders.
+    /// The ranks of the relevant docids, with each of the encoders.
     type OfBatch = [Vec<u32>; 2];
 
     fn measure(&self, context: &ProbeContext, batch: &ProbedBatch) -> [Vec<u32>; 2] {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::ProbeError;
 use crate::docid::DocidVocabulary;
 use crate::prefix::{CacheError, Element, FrozenModel, FrozenPrefix, Prefix, Store, TextSet};
-use crate::processes::{Group, ProcessesError};
+use crate::processes::{Group, ProcessesError, World};
 use crate::retrieval::evaluation::QuerySet;
 use crate::retrieval::ranking::{EncodedQuery, by_length};
 use crate::t5::{EncoderStates, NoTap, Pass, T5, Tokens};
@@ -88,12 +89,31 @@ impl ProbeQueries {
         }
     }
 
-    /// Uses the encoder states in a run's stored frozen prefix, if it has all of them. The probed model must have the
-    /// same encoder.
-    pub fn use_stored_prefix(&mut self, prefix: &Arc<Prefix>) {
-        if self.stored.own.store.is_none() && prefix.has(&self.texts()) {
-            self.stored.own.store = Some(StateStore::Run(prefix.clone()));
+    /// Uses the encoder states in a run's stored frozen prefix, if it has all of them in each process of `world`. The probed
+    /// model must have the same encoder.
+    ///
+    /// # Errors
+    /// MPI failed.
+    pub fn use_stored_prefix(
+        &mut self,
+        prefix: Option<&Arc<Prefix>>,
+        world: Option<&World>,
+    ) -> Result<(), ProcessesError> {
+        if self.stored.own.store.is_none() {
+            let prefix = prefix.filter(|prefix| prefix.has(&self.texts()));
+            // One batch would be rounded as the run stores it, and another one not.
+            let is_missing = Group::of(world).any(prefix.is_none())?;
+            let prefix = prefix.filter(|_| !is_missing);
+            self.stored.own.store = prefix.cloned().map(StateStore::Run);
         }
+        Ok(())
+    }
+
+    /// Describes all that the batches of a measurement depend on, in JSON.
+    pub(super) fn identity(&self) -> Value {
+        let questions = self.questions.iter().map(|asked| (&asked.tokens, &asked.relevant));
+        let selected = self.selected.as_ref().map(|selected| &selected.measured);
+        json!([self.name, self.ids, questions.collect::<Vec<_>>(), selected])
     }
 
     fn texts(&self) -> Vec<&[u32]> {
@@ -210,8 +230,8 @@ enum StateStore {
 }
 
 impl States {
-    /// Encodes all `questions`, unless that was done before or there are too many to be stored. The processes of `group`
-    /// share it if all of them need it.
+    /// Encodes all `questions`, which the processes of `group` share, unless that was done before or there are too many to be
+    /// stored.
     ///
     /// # Errors
     /// They cannot exchange the states.
@@ -224,15 +244,9 @@ impl States {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
         let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
-        if questions.is_empty() || too_many {
+        if self.store.is_some() || questions.is_empty() || too_many {
             return Ok(());
         }
-        // Each process has its own view of what the run has stored.
-        let all_need_it = !group.any(self.store.is_some())?;
-        if self.store.is_some() {
-            return Ok(());
-        }
-        let group = if all_need_it { group } else { Group::default() };
         let &QueryEncoder { t5, device, pad_id } = encoder;
         let prefix = FrozenPrefix::encoder(config.num_decoder_layers);
         let frozen = FrozenModel { t5, prefix, device, pad_id };

@@ -1,10 +1,12 @@
 //! Runs probes: ranks the queries, finds the correct ones, and shows each batch of them to every probe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use super::context::{ComparisonModels, ProbeContext, RunningProbe};
+use serde_json::json;
+
+use super::context::{ComparisonModel, ComparisonModels, ProbeContext, RunningProbe};
 use super::patch::{Patch, PatchedPart};
 use super::queries::{EncodedQueries, ProbeQueries, QueryEncoder, QueryTarget};
 use super::record::{MeasuredOn, NamedQueries, QueryRanks, Record, SCHEMA};
@@ -58,14 +60,14 @@ impl<'a> Suite<'a> {
     }
 
     /// Returns the suite so that the processes of `world` share the batches of queries. Each of them measures the same, and
-    /// has the results of all; the first one decides whether they are interrupted.
+    /// has the results of all.
     #[must_use]
     pub fn shared_by(self, world: Option<&'a World>) -> Self {
         Self { group: Group::of(world), ..self }
     }
 
-    /// Measures all probes on `queries` (circuits on `test`), batch by batch. `progress` is called after each with the
-    /// number of queries done and their total, and may break off.
+    /// Measures all probes on `queries` (circuits on `test`) in rounds, of one batch in each process. `progress` is called
+    /// after each round with the number of queries done and their total, and may break off the measurement of all.
     ///
     /// # Errors
     /// `progress` broke off; no query to measure over; another model of the wrong shape; a probe without what it needs: the encoder swap
@@ -79,6 +81,7 @@ impl<'a> Suite<'a> {
         others: &ComparisonModels,
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<Record>, ProbeError> {
+        self.agree(queries, test.as_deref(), others)?;
         self.check(subject, others, test.as_ref().is_some_and(|test| !test.is_empty()))?;
         let own = self.encoder(subject, &subject.model.t5);
         let mut states = self.encode(subject, &own, others, queries)?;
@@ -98,6 +101,26 @@ impl<'a> Suite<'a> {
         };
         let found = self.run_probes(&mut context, subject, progress)?;
         Ok(self.records(subject, &context, &targets, &chosen, found))
+    }
+
+    /// Checks that all processes measure the same. They would wait for each other for ever if they had other batches.
+    fn agree(
+        &self,
+        queries: &ProbeQueries,
+        test: Option<&ProbeQueries>,
+        others: &ComparisonModels,
+    ) -> Result<(), ProcessesError> {
+        self.group.agree("the queries and options of their probes, by BLAKE3", || {
+            let left_out = |model: &Option<ComparisonModel>| {
+                model
+                    .as_ref()
+                    .map(|model| model.left_out.iter().copied().collect::<BTreeSet<u32>>())
+            };
+            let sets = json!([queries.identity(), test.map(ProbeQueries::identity)]);
+            let left_out = [left_out(&others.base), left_out(&others.encoder)];
+            let all = json!([self.probes, format!("{:?}", self.options), sets, left_out]);
+            blake3::hash(all.to_string().as_bytes()).to_hex()[..16].to_owned()
+        })
     }
 
     /// Checks that the probes have the models and sets that they need.
@@ -215,7 +238,7 @@ impl<'a> Suite<'a> {
         Ok(targets)
     }
 
-    /// What `rank` returns of each batch, one after another.
+    /// Returns the results of `rank` for all batches, one after another.
     fn in_rounds(
         &self,
         batches: &[Vec<QueryTarget>],
@@ -321,13 +344,14 @@ impl<'a> Suite<'a> {
         let (mut done, all) = (0, context.measured.len());
         for own in context.rounds(self.uses_base()) {
             let measured = own.as_ref().map_or(0, |batch| batch.measured.len());
+            tracing::debug!("{:?} has computed the activations for {measured} queries", self.group);
+            // Before the probes: no probe's time has that of waiting for the others.
+            done += self.group.gather(Some(measured))?.iter().sum::<usize>();
             for (probe, seconds) in &mut running {
                 let begun = Instant::now();
                 probe.add_round(context, own.as_ref())?;
                 *seconds += begun.elapsed().as_secs_f64();
             }
-            tracing::debug!("{:?} has probed {measured} queries", self.group);
-            done += self.group.gather(Some(measured))?.iter().sum::<usize>();
             if self.group.any(progress(done, all).is_break())? {
                 return Err(ProbeError::Interrupted);
             }

@@ -55,16 +55,9 @@ impl<'a> Group<'a> {
         own: Option<T>,
     ) -> Result<Vec<T>, ProcessesError> {
         let Some(world) = self.world else { return Ok(own.into_iter().collect()) };
-        // CBOR holds every number exactly, NaN too.
-        let mut bytes = Vec::new();
-        if let Some(own) = own {
-            ciborium::into_writer(&own, &mut bytes).map_err(not_transferred)?;
-        }
+        let bytes = own.map_or(Ok(Vec::new()), |own| to_bytes(&own))?;
         let all = world.all_gather_each(&bytes)?;
-        let found = all.iter().filter(|bytes| !bytes.is_empty());
-        found
-            .map(|bytes| ciborium::from_reader(bytes.as_slice()).map_err(not_transferred))
-            .collect()
+        all.iter().filter(|bytes| !bytes.is_empty()).map(|bytes| of_bytes(bytes)).collect()
     }
 
     /// Returns the values of each process, in their order. Each may have another number of them.
@@ -76,6 +69,19 @@ impl<'a> Group<'a> {
             None => Ok(vec![own]),
             Some(world) => world.all_gather_each(&own),
         }
+    }
+
+    /// Checks that all processes have the same text, which `own` returns; it is called if there are several. `what` is its
+    /// name in an error.
+    ///
+    /// # Errors
+    /// They have not, or MPI failed.
+    pub fn agree(
+        self,
+        what: &'static str,
+        own: impl FnOnce() -> String,
+    ) -> Result<(), ProcessesError> {
+        self.world.map_or(Ok(()), |world| world.agree(&[(what, own())]))
     }
 
     /// Returns whether `own` is true in any of the processes.
@@ -90,6 +96,40 @@ impl<'a> Group<'a> {
     }
 }
 
+/// A value as CBOR, which holds every number exactly, NaN too.
+fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, ProcessesError> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).map_err(not_transferred)?;
+    Ok(bytes)
+}
+
+fn of_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProcessesError> {
+    ciborium::from_reader(bytes).map_err(not_transferred)
+}
+
 fn not_transferred(error: impl std::fmt::Display) -> ProcessesError {
     ProcessesError::Mpi(format!("results were not transferred: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_messages_arrive_to_the_bit() {
+        let large = [f64::NAN, -f64::NAN, -0.0, 1.0 / 3.0, f64::MIN_POSITIVE / 4.0, f64::INFINITY];
+        let small = [f32::NAN, -f32::NAN, -0.0, 1.0 / 3.0, f32::from_bits(1), f32::NEG_INFINITY];
+        let (found_large, found_small) = of_bytes(&to_bytes(&(large, small)).unwrap()).unwrap();
+        let (_, _): ([f64; 6], [f32; 6]) = (found_large, found_small);
+        assert_eq!(found_large.map(f64::to_bits), large.map(f64::to_bits));
+        assert_eq!(found_small.map(f32::to_bits), small.map(f32::to_bits));
+        // A value without content is other than none.
+        assert!(!to_bytes(&()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_process_has_all_batches() {
+        let rounds: Vec<_> = Group::default().rounds(&[1, 2, 3]).collect();
+        assert_eq!(rounds, [Some(&1), Some(&2), Some(&3)]);
+    }
 }

@@ -35,6 +35,9 @@ const ORDER: i32 = 1;
 /// The tag of what [`World::send`] sends.
 const VALUES: i32 = 2;
 
+/// The most values that all processes gather in one message; more are sent in several. MPI counts them in 31 bits.
+const MOST_VALUES: u64 = 1 << 28;
+
 /// The longest time between two looks for an [`Order`]. A process that waits in MPI would occupy a core while the first
 /// process evaluates.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
@@ -99,10 +102,22 @@ impl World {
         own: &[T],
     ) -> Result<Vec<Vec<T>>, ProcessesError> {
         let counts = self.all_gather(&[own.len() as u64])?;
-        let counts = message_sizes(&counts)?;
-        let mut all = vec![T::default(); counts.iter().sum::<i32>() as usize];
-        self.communicator.allgatherv(own, &mut all, &counts, &starts(&counts))?;
-        Ok(divided(&all, &counts))
+        let mut parts: Vec<Vec<T>> =
+            counts.iter().map(|&count| Vec::with_capacity(count as usize)).collect();
+        let most = MOST_VALUES / counts.len() as u64; // of a process in one message
+        let longest = counts.iter().copied().max().unwrap_or(0);
+        for begun in (0..longest).step_by(most as usize) {
+            let sizes: Vec<u64> =
+                counts.iter().map(|count| count.saturating_sub(begun).min(most)).collect();
+            let own = &own[(begun as usize).min(own.len())..][..sizes[self.rank()] as usize];
+            let sizes = message_sizes(&sizes)?;
+            let mut all = vec![T::default(); sizes.iter().sum::<i32>() as usize];
+            self.communicator.allgatherv(own, &mut all, &sizes, &starts(&sizes))?;
+            for (part, values) in parts.iter_mut().zip(divided(&all, &sizes)) {
+                part.extend(values);
+            }
+        }
+        Ok(parts)
     }
 
     /// Sends each process one of the equal `parts`, and returns those that all processes have for this one, in their

@@ -21,7 +21,7 @@ pub(crate) enum Order {
     },
     /// They compute a share of the denoising loss of held-out documents.
     HeldOut,
-    /// They measure some probes.
+    /// They measure some probes together with the first process, each on other batches of queries.
     Probe {
         /// A bit for each of the probes that the recipe names, in its order.
         probes: u64,

@@ -84,11 +84,36 @@ fn each_process_ranks_other_queries_by_bm25() {
 fn several_processes_probe_to_the_same_files() {
     let home = TempDir::new().unwrap();
     let run = trained(home.path());
+    let swapped = Home::new(&home.path().join("swapped"), &["train.epochs=2", "~train.steps"]);
+    swapped.train();
+    let pairs = home.path().join("pairs.json");
+    printed(
+        command(&run, "probe", &["--probe=logit_lens", "--over=all"])
+            .arg("--write-correct")
+            .arg(&pairs),
+    );
+    let [swapped, pairs] = [swapped.run(), pairs].map(|path| path.display().to_string());
+    for more in [
+        &["--encoder-from", &swapped, "--left-out-ids=1,2,3,4,5", "--average-first=queries"][..],
+        &[
+            "--correct",
+            &pairs,
+            "--stages=detect",
+            "--circuit=decoder.mlp[0]=mean",
+            "--variant=exact",
+        ],
+    ] {
+        assert_same_probes(&home, &run, more);
+    }
+}
+
+fn assert_same_probes(home: &TempDir, run: &Home, more: &[&str]) {
     let probe = |count: Option<usize>| {
         let [ranks, correct] =
             ["ranks", "correct"].map(|name| home.path().join(format!("{name}-{count:?}")));
         let mut alone =
-            command(&run, "probe", &["--batch-size=3", "--format=json", "--vocabulary=docids"]);
+            command(run, "probe", &["--batch-size=3", "--format=json", "--vocabulary=docids"]);
+        alone.args(more);
         alone.arg("--per-query").arg(&ranks).arg("--write-correct").arg(&correct);
         let text = match count {
             None => printed(&mut alone),
@@ -103,7 +128,7 @@ fn several_processes_probe_to_the_same_files() {
     let alone = probe(None);
     assert!(alone.0.contains("attention_writes") && alone.1[0].lines().count() > 50, "{alone:?}");
     for count in [2, 4] {
-        assert_eq!(probe(Some(count)), alone, "{count} processes");
+        assert_eq!(probe(Some(count)), alone, "{more:?}, {count} processes");
     }
 }
 
@@ -146,7 +171,7 @@ fn several_processes_search_to_the_same_hits() {
 }
 
 #[test]
-fn an_error_of_an_evaluation_or_a_search_ends_all_processes_and_is_said_once() {
+fn an_error_of_a_command_ends_all_processes_and_is_said_once() {
     let home = TempDir::new().unwrap();
     let run = trained(home.path());
     let missing = home.path().join("missing");
@@ -160,12 +185,22 @@ fn an_error_of_an_evaluation_or_a_search_ends_all_processes_and_is_said_once() {
     assert!(found.contains("the query is empty"), "{found}");
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
 
+    // No query is correct among text tokens and docids.
+    let found = refused(&mut processes(2, &command(&run, "probe", &["--vocabulary=all"])));
+    assert!(found.contains("relevant docid at rank 1"), "{found}");
+    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+
     // The first process alone cannot write.
     let file = missing.join("test.run");
-    let found =
-        refused(&mut processes(2, &command(&run, "eval", &["--run", file.to_str().unwrap()])));
-    assert!(found.contains("test.run: cannot be written"), "{found}");
-    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    let file = file.to_str().unwrap();
+    for wrong in [
+        command(&run, "eval", &["--run", file]),
+        command(&run, "probe", &["--over=all", "--output", file]),
+    ] {
+        let found = refused(&mut processes(2, &wrong));
+        assert!(found.contains("test.run: cannot be written"), "{found}");
+        assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    }
 }
 
 #[test]
@@ -181,14 +216,19 @@ fn processes_that_would_rank_other_things_are_refused_once() {
         ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--split=test"])),
         ("their options", command(&run, "eval", &[]), command(&run, "eval", &["--batch-size=3"])),
         (
-            "their options",
+            "the queries and options of their probes",
             command(&run, "probe", &["--over=all"]),
             command(&run, "probe", &["--over=all", "--batch-size=3"]),
         ),
         (
-            "their options",
+            "the queries and options of their probes",
             command(&run, "probe", &["--over=all"]),
             command(&run, "probe", &["--over=all", "--split=test"]),
+        ),
+        (
+            "the base model of their probes",
+            command(&run, "probe", &["--over=all"]),
+            command(&run, "probe", &["--over=all", "--base", second]),
         ),
         (
             "their options",

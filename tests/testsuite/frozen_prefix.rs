@@ -285,9 +285,7 @@ fn what_is_stored_is_not_encoded_again() {
 
     let probed = |model: &GenirModel, prefix: Option<&Arc<Prefix>>, base: &GenirModel| {
         let mut queries = ProbeQueries::new(validation(&plan));
-        if let Some(prefix) = prefix {
-            queries.use_stored_prefix(prefix);
-        }
+        queries.use_stored_prefix(prefix, None).unwrap();
         let subject = Subject {
             model,
             device: &plan.device,

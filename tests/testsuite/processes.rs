@@ -35,7 +35,7 @@ fn a_build_without_mpi_refuses_to_do_the_same_work_several_times() {
     assert!(found.contains("MPI has started 2 processes"), "{found}");
     assert!(found.contains("`--features mpi`"), "{found}");
     assert!(!home.path().join("run").exists(), "nothing is written");
-    for shared in [&["eval", "run"][..], &["search", "run", "a query"]] {
+    for shared in [&["eval", "run"][..], &["search", "run", "a query"], &["probe", "run"]] {
         let found = started_as_one_of(2, shared);
         assert!(found.contains("each would do the whole of the work"), "{found}");
     }

@@ -1,6 +1,7 @@
 //! Weights in and out: Hugging Face safetensors (one file or shards; f32, f16, bf16) and T5's own initialisation.
 
 mod check;
+mod digest;
 mod fill;
 mod header;
 mod initial;
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub use check::problems;
 pub(crate) use check::{check, check_memory, warn_of_unread};
+pub(crate) use digest::weights_digest;
 pub use fill::{Parameter, first_not_finite, first_not_finite_where, parameters};
 pub(super) use fill::{fill_some, parameters_where, with_placeholders};
 pub use origin::Origin;

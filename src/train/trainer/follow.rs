@@ -69,8 +69,8 @@ impl Trainer<'_> {
                         let _memory = MemoryScope::begin();
                         let due = sets.ordered(probes);
                         match sets.measure(Some(world), &due, probed, &|| Ok(())) {
-                            // The first process keeps the results, or was interrupted.
-                            Ok(_) | Err(TrainError::Interrupted) => {}
+                            // The first process keeps the results, was interrupted, or reports the same error.
+                            Ok(_) | Err(TrainError::Interrupted | TrainError::Probe(_)) => {}
                             Err(error) => return Err(error),
                         }
                     }

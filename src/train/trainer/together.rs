@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 
-use burn::module::Param;
-use burn::tensor::Tensor;
-
 use super::super::shards::DOCIDS;
 use super::Trainer;
-use crate::component::{VisitParameter, visit_parameters};
 use crate::processes::{Order, ProcessesError, World};
 use crate::t5::GenirModel;
+use crate::t5::weights::weights_digest;
 use crate::task::BatchPart;
 
 impl Trainer<'_> {
@@ -31,7 +28,9 @@ impl Trainer<'_> {
         match self.world {
             None => Ok(()),
             Some(world) => {
-                let digest = weights_digest(model, self.shards.is_some());
+                // Each process has its own docid rows where they are divided.
+                let divided = self.shards.is_some().then_some(DOCIDS);
+                let digest = weights_digest(model, divided);
                 world.agree(&[("the weights that they begin with, by BLAKE3", digest)])
             }
         }
@@ -66,21 +65,4 @@ impl Trainer<'_> {
         let of_part = |(at, part)| all[self.owner(parts, part) * parts.len() + at];
         Ok(parts.iter().enumerate().map(of_part).collect())
     }
-}
-
-/// The BLAKE3 hash of all parameters, without docid rows if they are `divided` among processes.
-fn weights_digest(model: &GenirModel, divided: bool) -> String {
-    struct Digest(blake3::Hasher, bool);
-    impl VisitParameter for Digest {
-        fn visit<const D: usize>(&mut self, name: &str, parameter: &Param<Tensor<D>>) {
-            if self.1 && name == DOCIDS {
-                return;
-            }
-            self.0.update(name.as_bytes());
-            self.0.update_rayon(parameter.val().into_data().as_bytes());
-        }
-    }
-    let mut digest = Digest(blake3::Hasher::new(), divided);
-    visit_parameters(model, &mut digest);
-    digest.0.finalize().to_hex()[..16].to_owned()
 }

@@ -120,8 +120,8 @@ impl<'a> ProbeSets<'a> {
     }
 
     /// Measures `due`, each with its queries, in the precision of [`PROBE_PRECISION`]. That no query is correct yet is
-    /// no error. `check` is called between batches of queries. The processes of `world` share the batches: all of them
-    /// measure the same and have all results.
+    /// no error. `check` is called between rounds of batches. The processes of `world` share the batches: all of them measure
+    /// the same and have all results.
     ///
     /// # Errors
     /// [`TrainError::Interrupted`] if `check` fails in any process; or a probe cannot be measured.
@@ -133,7 +133,7 @@ impl<'a> ProbeSets<'a> {
         check: &dyn Fn() -> Result<(), TrainError>,
     ) -> Result<Measured, TrainError> {
         let model = probed.model.valid().merged();
-        self.open_base(due, &model)?;
+        self.open_base(due, &model, world)?;
         let plan = self.plan;
         let subject = Subject {
             model: &model.with_precision(PROBE_PRECISION),
@@ -153,10 +153,8 @@ impl<'a> ProbeSets<'a> {
             }
             let options = self.section.options(plan.stages.as_ref());
             let suite = Suite::new(&probes, options, plan.config())?.shared_by(world);
-            if let Some(prefix) = probed.prefix {
-                set.queries.use_stored_prefix(prefix);
-                set.test.use_stored_prefix(prefix);
-            }
+            set.queries.use_stored_prefix(probed.prefix, world)?;
+            set.test.use_stored_prefix(probed.prefix, world)?;
             let (queries, test) = (&mut set.queries, Some(&mut set.test));
             let mut check = |_, _| match check() {
                 Ok(()) => ControlFlow::Continue(()),
@@ -171,6 +169,7 @@ impl<'a> ProbeSets<'a> {
                     measured.without.push((probes, why));
                 }
                 Err(ProbeError::Interrupted) => return Err(TrainError::Interrupted),
+                Err(ProbeError::Processes(error)) => return Err(error.into()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -178,7 +177,12 @@ impl<'a> ProbeSets<'a> {
     }
 
     /// Opens the base model beside `model` the first time that one of `due` uses it.
-    fn open_base(&mut self, due: &[Probe], model: &GenirModel) -> Result<(), TrainError> {
+    fn open_base(
+        &mut self,
+        due: &[Probe],
+        model: &GenirModel,
+        world: Option<&World>,
+    ) -> Result<(), TrainError> {
         let is_wanted = self.others.base.is_none() && due.iter().any(|probe| probe.uses_base());
         if let Some(base) = self.plan.probe_base().filter(|_| is_wanted) {
             let plan = self.plan;
@@ -193,6 +197,9 @@ impl<'a> ProbeSets<'a> {
             };
             other.t5 = other.t5.with_precision(PROBE_PRECISION);
             self.others.base = Some(other);
+            if let Some(world) = world {
+                self.others.agree(world)?;
+            }
         }
         Ok(())
     }
