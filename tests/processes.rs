@@ -228,19 +228,27 @@ fn each_process_measures_probes_on_other_queries() {
 #[test]
 fn processes_with_other_queries_to_probe_are_refused_once() {
     let home = TempDir::new().unwrap();
-    let run = |name: &str| {
-        let more = ["train.epochs=1", "probes.run=[\"logit_lens\"]", "probes.over=all"];
-        // Nothing else reads the test queries.
-        let split = ["probes.split=test", "evaluate.splits=[\"validation\"]"];
-        Home::new(&home.path().join(name), &[&FOUR_BATCHES[..], &more, &split].concat())
-    };
-    let [one, other] = [run("one"), run("other")];
-    let file = other.path.join("corpus/test_queries.json");
+    // The same recipe in two working directories, with another corpus in each.
+    let places = ["one", "two"].map(|name| home.path().join(name));
+    places.iter().for_each(|place| write_long_corpus(&place.join("corpus"), false));
+    let file = places[1].join("corpus/test_queries.json");
     let mut queries: Vec<Value> =
         serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    queries.truncate(2);
+    queries.truncate(200);
     fs::write(&file, Value::from(queries).to_string()).unwrap();
-    let found = refused(&mut started_together(&[(1, &one.command()), (1, &other.command())]));
+    // Only the probes read the test queries.
+    let overrides = [
+        "corpus.path=corpus",
+        "train.steps=1",
+        "train.accumulate=2",
+        "evaluate.splits=[\"validation\"]",
+        "probes.run=[\"logit_lens\"]",
+        "probes.over=all",
+        "probes.queries=240",
+        "probes.split=test",
+    ];
+    let run = Home::new(&home.path().join("run"), &overrides);
+    let found = refused(&mut two_in([&places[0], &places[1]], &run));
     assert!(found.contains("differ in the queries and options of their probes"), "{found}");
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
 }

@@ -88,20 +88,15 @@ fn several_processes_probe_to_the_same_files() {
     swapped.train();
     let pairs = home.path().join("pairs.json");
     printed(
-        command(&run, "probe", &["--probe=logit_lens", "--over=all"])
+        command(&run, "probe", &["--probe=logit_lens", "--vocabulary=docids"])
             .arg("--write-correct")
             .arg(&pairs),
     );
     let [swapped, pairs] = [swapped.run(), pairs].map(|path| path.display().to_string());
     for more in [
-        &["--encoder-from", &swapped, "--left-out-ids=1,2,3,4,5", "--average-first=queries"][..],
-        &[
-            "--correct",
-            &pairs,
-            "--stages=detect",
-            "--circuit=decoder.mlp[0]=mean",
-            "--variant=exact",
-        ],
+        &["--encoder-from", &swapped, "--left-out-ids=7,neon,Oslo,lima", "--average-first=queries"]
+            [..],
+        &["--correct", &pairs, "--circuit=decoder.mlp[0]=mean", "--variant=exact"],
     ] {
         assert_same_probes(&home, &run, more);
     }
@@ -185,10 +180,16 @@ fn an_error_of_a_command_ends_all_processes_and_is_said_once() {
     assert!(found.contains("the query is empty"), "{found}");
     assert_eq!(found.matches("error: ").count(), 1, "{found}");
 
-    // No query is correct among text tokens and docids.
-    let found = refused(&mut processes(2, &command(&run, "probe", &["--vocabulary=all"])));
-    assert!(found.contains("relevant docid at rank 1"), "{found}");
-    assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    for (wrong, words) in [
+        // No query is correct among text tokens and docids.
+        ("--vocabulary=all", "relevant docid at rank 1"),
+        // The first process finds the stages.
+        ("--stages=detect", "there is no Stage II"),
+    ] {
+        let found = refused(&mut processes(2, &command(&run, "probe", &[wrong])));
+        assert!(found.contains(words), "{found}");
+        assert_eq!(found.matches("error: ").count(), 1, "{found}");
+    }
 
     // The first process alone cannot write.
     let file = missing.join("test.run");
