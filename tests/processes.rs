@@ -7,6 +7,8 @@ mod everything;
 mod interrupted_run;
 #[path = "processes/kills.rs"]
 mod kills;
+#[path = "support/planted_stages.rs"]
+mod planted_stages;
 #[path = "support/preloaded.rs"]
 mod preloaded;
 #[path = "processes/ranking.rs"]

@@ -230,8 +230,8 @@ enum StateStore {
 }
 
 impl States {
-    /// Encodes all `questions`, which the processes of `group` share, unless that was done before or there are too many to be
-    /// stored.
+    /// Encodes all `questions`, which the processes of `group` share, unless all of them have that already, or there are too
+    /// many to be stored.
     ///
     /// # Errors
     /// They cannot exchange the states.
@@ -244,7 +244,11 @@ impl States {
         let config = encoder.t5.config();
         let tokens: usize = questions.iter().map(|question| question.tokens.len()).sum();
         let too_many = tokens * config.d_model * size_of::<f32>() > STORED_BYTES;
-        if self.store.is_some() || questions.is_empty() || too_many {
+        if questions.is_empty() || too_many {
+            return Ok(());
+        }
+        // One process may have states that the others do not have, of a measurement that it has made alone.
+        if !group.any(self.store.is_none())? {
             return Ok(());
         }
         let &QueryEncoder { t5, device, pad_id } = encoder;

@@ -1,6 +1,7 @@
 //! `genir eval` and `genir search` by several processes: what one process writes and prints.
 
 use super::*;
+use crate::planted_stages::{CLEAR, plant};
 
 /// A trained run of the tiny corpus.
 fn trained(path: &Path) -> Home {
@@ -100,6 +101,17 @@ fn several_processes_probe_to_the_same_files() {
     ] {
         assert_same_probes(&home, &run, more);
     }
+}
+
+#[test]
+fn the_first_process_detects_the_stages_of_all() {
+    let home = TempDir::new().unwrap();
+    let layers = format!("model.config.num_decoder_layers={}", CLEAR.len());
+    let run = Home::new(home.path(), &["train.steps=1", &layers]);
+    run.train();
+    plant(&run.run().join("checkpoints/latest").canonicalize().unwrap(), &CLEAR);
+    // The first process has states of the encoder then, which the others do not have.
+    assert_same_probes(&home, &run, &["--stages=detect", "--over=all", "--base=none"]);
 }
 
 fn assert_same_probes(home: &TempDir, run: &Home, more: &[&str]) {

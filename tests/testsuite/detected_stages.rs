@@ -7,28 +7,9 @@ use genir::recipe::{Recipe, StagesSetting};
 use tempfile::TempDir;
 
 use crate::command::{assert_says, is_refused, succeeds, text};
-use crate::small_checkpoint::change_tensors;
+use crate::planted_stages::{CLEAR, plant};
 use crate::small_recipe;
 use crate::tiny_corpus;
-
-/// Scales what cross-attention and the MLP of each decoder layer write, so that cross-attention contributes more in the
-/// layers that are true, and the MLP in the others.
-fn plant(checkpoint: &Path, is_above: &[bool]) {
-    change_tensors(checkpoint, |tensors| {
-        for (layer, is_above) in is_above.iter().enumerate() {
-            let names = [("1.EncDecAttention.o", *is_above), ("2.DenseReluDense.wo", !is_above)];
-            for (name, is_large) in names {
-                let name = format!("decoder.block.{layer}.layer.{name}.weight");
-                let tensor = tensors.get_mut(&name).unwrap_or_else(|| panic!("no {name}"));
-                let scale = if is_large { 40.0 } else { 0.01 };
-                for bytes in tensor.bytes.chunks_mut(4) {
-                    let value = f32::from_le_bytes(bytes.try_into().unwrap()) * scale;
-                    bytes.copy_from_slice(&value.to_le_bytes());
-                }
-            }
-        }
-    });
-}
 
 /// A directory with a base model that has these contributions, and a recipe that trains it.
 fn planted(is_above: &[bool]) -> (TempDir, String) {
@@ -63,8 +44,6 @@ fn stdout(arguments: &[String]) -> String {
 fn stderr(arguments: &[String]) -> String {
     succeeds(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).stderr
 }
-
-const CLEAR: [bool; 6] = [false, true, true, true, false, false];
 
 #[test]
 fn a_recipe_detects_the_stages_of_its_base_and_the_run_has_their_numbers() {

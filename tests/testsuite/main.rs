@@ -23,6 +23,8 @@ mod killed;
 mod near;
 #[path = "../support/parameter_bits.rs"]
 mod parameter_bits;
+#[path = "../support/planted_stages.rs"]
+mod planted_stages;
 #[path = "../support/preloaded.rs"]
 mod preloaded;
 #[path = "../support/probe_records.rs"]
