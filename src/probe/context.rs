@@ -30,7 +30,7 @@ pub(super) trait ProbeAccumulator {
     /// Adds the result of the next batch.
     fn add(&mut self, found: Self::OfBatch);
 
-    /// The result over all batches. What is measured on other queries is measured now, shared as the batches were.
+    /// The result over all batches. A probe that has queries of its own measures them now; the processes share them, too.
     ///
     /// # Errors
     /// The processes of the context cannot exchange their results.
