@@ -175,7 +175,12 @@ impl Eval {
         let (targets, recipe) = of_all(world, self.prepare(console, is_first))?;
         if let Some(world) = world {
             let count = targets.len().to_string();
-            world.agree(&[program()?, ("their number of checkpoints", count)])?;
+            let baseline = self.baseline.baseline.map_or("none".to_owned(), |it| it.to_string());
+            world.agree(&[
+                program()?,
+                ("their number of checkpoints", count),
+                ("their baseline", baseline),
+            ])?;
         }
         let measures = self.metrics.clone().unwrap_or_else(default_measures).0;
         let mut per_query = Vec::new();

@@ -228,7 +228,11 @@ impl ProbeCommand {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
-        let records = of_all(world, found.map_err(anyhow::Error::from))?;
+        let records = match found {
+            // The others may not know of it, and wait.
+            Err(ProbeError::Processes(error)) => return Err(error.into()),
+            found => of_all(world, found.map_err(anyhow::Error::from))?,
+        };
         match world.filter(|_| !is_first) {
             Some(world) => wait_for_end(world),
             None => self.write_all(&records, &queries, &retriever.checkpoint.docids, outputs),

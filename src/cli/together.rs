@@ -80,8 +80,8 @@ pub(super) fn end_known(world: World, error: &anyhow::Error, console: &Console) 
     ExitCode::FAILURE
 }
 
-/// Returns the values that all processes must have in common to rank queries with a checkpoint, each with its name in an error.
-/// `options` are those of the ranking.
+/// Returns the values that all processes must have in common to rank or to probe with a checkpoint, each with its name in an
+/// error. `options` are those of the command that are not compared elsewhere.
 pub(super) fn identity(
     directory: &Path,
     checkpoint: &Checkpoint,

@@ -33,6 +33,7 @@ impl Suite<'_> {
         run: impl FnOnce(&Ablation) -> R,
     ) -> Result<R, ProbeError> {
         let none = ComparisonModels::default();
+        self.agree(queries, None, &none)?;
         self.check(subject, &none, true)?;
         let own = self.encoder(subject, &subject.model.t5);
         let states = self.encode(subject, &own, &none, queries)?;

@@ -60,8 +60,7 @@ impl<P: ProbeAccumulator> RunningProbe for P {
         own: Option<&ProbedBatch>,
     ) -> Result<(), ProcessesError> {
         let own = own.map(|batch| self.measure(context, batch));
-        context.group.gather(own)?.into_iter().for_each(|found| self.add(found));
-        Ok(())
+        context.group.gather_each(own, |found| self.add(found))
     }
 
     fn finish(self: Box<Self>, context: &ProbeContext) -> Result<ProbeResult, ProcessesError> {
@@ -261,7 +260,7 @@ impl<'a> ProbeContext<'a> {
         let mut means = Means::new(self.depth(), self.own.device);
         for own in self.rounds(false) {
             let own = own.map(|batch| Sums::of(&batch.trace));
-            self.group.gather(own)?.iter().for_each(|sums| means.add(sums));
+            self.group.gather_each(own, |sums: Sums| means.add(&sums))?;
         }
         self.means = Some(means);
         Ok(())

@@ -172,7 +172,7 @@ impl ProbeAccumulator for ReadAccumulator {
     }
 }
 
-/// Input attribution over queries, as it is summed.
+/// Sums of input attribution over queries, with the options that say how they are summed.
 pub(super) struct Attribution {
     /// The definition of contributions.
     pub variant: Variant,

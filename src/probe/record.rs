@@ -25,7 +25,8 @@ pub struct Record {
     pub genir: String,
     /// The model and the queries.
     pub measured_on: MeasuredOn,
-    /// Seconds of this probe, without the time that all probes of the measurement share.
+    /// Seconds of this probe, without the time that all probes of the measurement share. If several processes share the queries,
+    /// until all of them have measured theirs.
     pub seconds: f64,
     /// The probe's name and its result.
     #[serde(flatten)]

@@ -59,8 +59,10 @@ impl<'a> Suite<'a> {
         Ok(Self { probes: probes.to_vec(), group, parts, circuit, options })
     }
 
-    /// Returns the suite so that the processes of `world` share the batches of queries. Each of them measures the same, and
-    /// has the results of all.
+    /// Returns the suite so that the processes of `world` share the batches of queries. Each of them measures the same queries
+    /// with the same models, and has the results of all. Queries and options are compared; that the models are the same is the
+    /// caller's part, and so is to end all processes after an error of one. [`Suite::ablate`] shares the ranking of the queries
+    /// alone.
     #[must_use]
     pub fn shared_by(self, world: Option<&'a World>) -> Self {
         Self { group: Group::of(world), ..self }
@@ -104,7 +106,7 @@ impl<'a> Suite<'a> {
     }
 
     /// Checks that all processes measure the same. They would wait for each other for ever if they had other batches.
-    fn agree(
+    pub(super) fn agree(
         &self,
         queries: &ProbeQueries,
         test: Option<&ProbeQueries>,
@@ -345,7 +347,7 @@ impl<'a> Suite<'a> {
         for own in context.rounds(self.uses_base()) {
             let measured = own.as_ref().map_or(0, |batch| batch.measured.len());
             tracing::debug!("{:?} has computed the activations for {measured} queries", self.group);
-            // Before the probes: no probe's time has that of waiting for the others.
+            // Before the probes: the time of the first one has not that of waiting for the others' activations.
             done += self.group.gather(Some(measured))?.iter().sum::<usize>();
             for (probe, seconds) in &mut running {
                 let begun = Instant::now();

@@ -54,10 +54,30 @@ impl<'a> Group<'a> {
         self,
         own: Option<T>,
     ) -> Result<Vec<T>, ProcessesError> {
-        let Some(world) = self.world else { return Ok(own.into_iter().collect()) };
+        let mut all = Vec::new();
+        self.gather_each(own, |value| all.push(value))?;
+        Ok(all)
+    }
+
+    /// Calls `take` with the values of the processes that have one, in their order, one at a time.
+    ///
+    /// # Errors
+    /// MPI failed.
+    pub fn gather_each<T: Serialize + DeserializeOwned>(
+        self,
+        own: Option<T>,
+        mut take: impl FnMut(T),
+    ) -> Result<(), ProcessesError> {
+        let Some(world) = self.world else {
+            own.into_iter().for_each(take);
+            return Ok(());
+        };
         let bytes = own.map_or(Ok(Vec::new()), |own| to_bytes(&own))?;
         let all = world.all_gather_each(&bytes)?;
-        all.iter().filter(|bytes| !bytes.is_empty()).map(|bytes| of_bytes(bytes)).collect()
+        for bytes in all.into_iter().filter(|bytes| !bytes.is_empty()) {
+            take(of_bytes(&bytes)?);
+        }
+        Ok(())
     }
 
     /// Returns the values of each process, in their order. Each may have another number of them.
@@ -71,8 +91,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Checks that all processes have the same text, which `own` returns; it is called if there are several. `what` is its
-    /// name in an error.
+    /// Checks that all processes have the same text, whose name in an error is `what`. `own`, which returns it, is called only
+    /// if there are several processes.
     ///
     /// # Errors
     /// They have not, or MPI failed.

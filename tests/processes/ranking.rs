@@ -1,4 +1,4 @@
-//! `genir eval` and `genir search` by several processes: what one process writes and prints.
+//! `genir eval`, `genir search` and `genir probe` by several processes: what one process writes and prints.
 
 use super::*;
 use crate::planted_stages::{CLEAR, plant};
@@ -248,6 +248,7 @@ fn processes_that_would_rank_other_things_are_refused_once() {
             command(&run, "eval", &["--baseline=bm25"]),
             command(&run, "eval", &["--baseline=bm25", "--bm25-k1=1.2"]),
         ),
+        ("their baseline", command(&run, "eval", &["--baseline=bm25"]), command(&run, "eval", &[])),
         (
             "their number of checkpoints",
             command(&run, "eval", &[]),

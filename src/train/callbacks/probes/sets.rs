@@ -124,7 +124,8 @@ impl<'a> ProbeSets<'a> {
     /// the same and have all results.
     ///
     /// # Errors
-    /// [`TrainError::Interrupted`] if `check` fails in any process; or a probe cannot be measured.
+    /// [`TrainError::Interrupted`] if `check` fails in any process; or a probe cannot be measured, the processes differ in
+    /// queries, options or base model, or MPI failed.
     pub fn measure(
         &mut self,
         world: Option<&World>,
