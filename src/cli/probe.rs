@@ -235,7 +235,7 @@ impl ProbeCommand {
         };
         match world.filter(|_| !is_first) {
             Some(world) => wait_for_end(world),
-            None => self.write_all(&records, &queries, &retriever.checkpoint.docids, outputs),
+            None => self.write_all(records, &queries, &retriever.checkpoint.docids, outputs),
         }
     }
 
@@ -308,25 +308,25 @@ impl ProbeCommand {
     /// error of theirs (a closed pipe) is returned last, so that the files are still written.
     fn write_all(
         &self,
-        records: &[Record],
+        records: Vec<Record>,
         queries: &ProbeQueries,
         docids: &DocidVocabulary,
         outputs: Outputs,
     ) -> Result<()> {
         if let Some(run) = &outputs.run {
-            run.while_nothing_trains(|| anyhow::Ok(files::add(&run.probes(), records)?))?;
+            run.while_nothing_trains(|| anyhow::Ok(files::add(&run.probes(), &records)?))?;
         }
-        let written = self.write(records, outputs.results);
+        let written = self.write(&records, outputs.results);
         if let Some(mut file) = outputs.per_query {
             let path = file.path().display().to_string();
-            report::write_query_ranks(records, &mut file).context(path)?;
+            report::write_query_ranks(&records, &mut file).context(path)?;
             file.commit()?;
         }
         if let Some(path) = &self.write_correct {
             write_correct_queries(path, &queries.correct_pairs(docids))?;
         }
         if let Some(directory) = &self.plots {
-            let stored = Stored { records: records.to_vec(), ..Stored::default() };
+            let stored = Stored { records, ..Stored::default() };
             let figures = report::plot_stored(&stored)?;
             plot::write(&plot::files(&figures, directory, &[FigureFormat::Svg], &[], &[])?)?;
         }

@@ -122,28 +122,27 @@ impl ProbeAccumulator for Accumulator {
         let mut sums = vec![MetricSums::default(); 1 + self.circuits.len()];
         let mut per_query = Vec::new();
         let batches = test.batches(test.all(), context.options.batch_size);
-        for own in context.group.rounds(&batches) {
-            let own = own.map(|queries| self.ranks(context, set, queries.clone()));
-            for TestRanks { queries, ranks } in context.group.gather(own)? {
-                for (sums, ranks) in sums.iter_mut().zip(&ranks) {
-                    for ranks in ranks {
-                        // Hits and recall do not depend on relevance grades.
-                        let relevant = ranks.iter().map(|rank| (*rank, 1)).collect();
-                        sums.add(&JudgedRanks { relevant });
-                    }
-                }
-                if !context.options.per_query {
-                    continue;
-                }
-                for (place, query) in queries.into_iter().enumerate() {
-                    let relevant = test.questions[query].relevant.iter().enumerate();
-                    per_query.extend(relevant.map(|(of, &docid)| {
-                        let ranks = ranks.iter().map(|ranks| ranks[place][of]).collect();
-                        context.query_ranks(test, query, docid, ranks)
-                    }));
+        let ranked = |queries: &Vec<QueryTarget>| self.ranks(context, set, queries.clone());
+        context.group.share(&batches, ranked, |TestRanks { queries, ranks }| {
+            for (sums, ranks) in sums.iter_mut().zip(&ranks) {
+                for ranks in ranks {
+                    // Hits and recall do not depend on relevance grades.
+                    let relevant = ranks.iter().map(|rank| (*rank, 1)).collect();
+                    sums.add(&JudgedRanks { relevant });
                 }
             }
-        }
+            if !context.options.per_query {
+                return Ok(());
+            }
+            for (place, query) in queries.into_iter().enumerate() {
+                let relevant = test.questions[query].relevant.iter().enumerate();
+                per_query.extend(relevant.map(|(of, &docid)| {
+                    let ranks = ranks.iter().map(|ranks| ranks[place][of]).collect();
+                    context.query_ranks(test, query, docid, ranks)
+                }));
+            }
+            Ok::<_, ProcessesError>(())
+        })?;
         let (unpatched, sums) = sums.split_first().unwrap_or_else(|| unreachable!("there is one"));
         let unpatched = Scores::of(unpatched);
         let circuits = self.circuits.into_iter().zip(sums).map(|((name, applied), sums)| {

@@ -202,8 +202,8 @@ fn held_out(context: &ProbeContext, swapped: &Swapped) -> Result<Option<HeldOut>
         let own = ranks(&context.states.own, &context.model.t5);
         batch.iter().copied().zip(other.into_iter().zip(own).map(<[u32; 2]>::from)).collect()
     };
-    for own in context.group.rounds(&batches) {
-        for (found, [other, own]) in context.group.gather(own.map(ranked))?.into_iter().flatten() {
+    context.group.share(&batches, ranked, |found| {
+        for (found, [other, own]) in found {
             if context.options.per_query {
                 let QueryTarget { query, target } = found;
                 let ranks = vec![other, own];
@@ -212,7 +212,8 @@ fn held_out(context: &ProbeContext, swapped: &Swapped) -> Result<Option<HeldOut>
             from_other.push(other);
             from_own.push(own);
         }
-    }
+        Ok::<_, ProcessesError>(())
+    })?;
     Ok(Some(HeldOut {
         documents: documents.len(),
         queries: held_out.len(),

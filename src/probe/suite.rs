@@ -247,10 +247,11 @@ impl<'a> Suite<'a> {
         rank: impl Fn(&[QueryTarget]) -> Vec<(QueryTarget, u32)>,
     ) -> Result<Vec<(QueryTarget, u32)>, ProcessesError> {
         let mut all = Vec::new();
-        for own in self.group.rounds(batches) {
-            let own = own.map(|batch| rank(batch));
-            all.extend(self.group.gather(own)?.into_iter().flatten());
-        }
+        let take = |found| {
+            all.extend::<Vec<_>>(found);
+            Ok::<_, ProcessesError>(())
+        };
+        self.group.share(batches, |batch| rank(batch), take)?;
         Ok(all)
     }
 

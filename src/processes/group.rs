@@ -46,6 +46,24 @@ impl<'a> Group<'a> {
         batches.chunks(self.count()).map(move |round| round.get(self.rank()))
     }
 
+    /// Computes `batches` in [rounds](Self::rounds), and calls `take` with the results of all, in the order of the batches.
+    ///
+    /// # Errors
+    /// The first error of `take`; or MPI failed.
+    pub fn share<B, T: Serialize + DeserializeOwned, E: From<ProcessesError>>(
+        self,
+        batches: &[B],
+        mut compute: impl FnMut(&B) -> T,
+        mut take: impl FnMut(T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for own in self.rounds(batches) {
+            for found in self.gather(own.map(&mut compute))? {
+                take(found)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the values of the processes that have one, in their order.
     ///
     /// # Errors

@@ -239,26 +239,26 @@ impl Bm25 {
         world: Option<&World>,
     ) -> Result<EvaluationResult, E> {
         let (order, group) = (DocidOrder::new(docids), Group::of(world));
-        let rank =
-            |(query, text): (&EncodedQuery, &&str)| self.rank(text, &query.relevant, &order, depth);
         let queries: Vec<_> = set.queries.iter().zip(texts).collect();
         let batches: Vec<_> = queries.chunks(QUERIES).collect();
+        let rank = |batch: &&[(&EncodedQuery, &&str)]| -> Vec<Ranking> {
+            let queries = batch.par_iter();
+            let ranked = queries
+                .map(|(query, text)| self.rank(text, &query.relevant, &order, depth))
+                .collect();
+            tracing::debug!("{group:?} has ranked {} queries by BM25", batch.len());
+            ranked
+        };
         evaluate_by(
             set,
             run.map(|run| (run, docids)),
             || Ok(()),
             |each| {
                 let mut index = 0..;
-                for own in group.rounds(&batches) {
-                    let own = own.map(|batch| batch.par_iter().copied().map(rank).collect());
-                    let ranked = own.as_ref().map_or(0, Vec::len);
-                    tracing::debug!("{group:?} has ranked {ranked} queries by BM25");
-                    let all: Vec<Vec<Ranking>> = group.gather(own)?;
-                    for (ranking, index) in all.into_iter().flatten().zip(index.by_ref()) {
-                        each(index, ranking)?;
-                    }
-                }
-                Ok(())
+                group.share(&batches, rank, |rankings| {
+                    let mut ranked = rankings.into_iter().zip(index.by_ref());
+                    ranked.try_for_each(|(ranking, index)| each(index, ranking))
+                })
             },
         )
     }
